@@ -1,0 +1,1 @@
+"""Train Muon and MuonClip mixture-of-experts models in JAX."""

@@ -1,0 +1,246 @@
+"""Experiment configuration: frozen dataclasses, typed `path=value` edits, JSON.
+
+An experiment is a Python function that builds one `Experiment`; a variant is a function that edits
+another. Nothing here imports anything but the standard library.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class YarnConfig:
+    """YaRN context extension (arXiv:2309.00071), with DeepSeek's two attention factors."""
+
+    factor: float
+    original_max_positions: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of a DeepSeek-V3-family decoder: multi-head latent attention and mixture of experts."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_dense_layers: int  # leading layers whose MLP is dense
+    num_heads: int
+    q_lora_rank: int | None  # None: queries are projected from the hidden state directly
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    intermediate_size: int  # width of the dense layers' MLP
+    moe_intermediate_size: int = 0  # width of one expert
+    num_experts: int = 0
+    num_experts_per_token: int = 0
+    num_shared_experts: int = 0
+    num_expert_groups: int = 1
+    num_groups_per_token: int = 1
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 1.0
+    rope_theta: float = 50_000.0
+    yarn: YarnConfig | None = None
+    rms_norm_eps: float = 1e-5
+    zero_centered_gamma: bool = False  # RMSNorm multiplies by 1 + gamma instead of gamma
+    tie_embeddings: bool = False
+    init_std: float = 0.02
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: Literal["none", "dots", "full"] = "none"
+    attention_implementation: str = "auto"
+    grouped_matmul_implementation: str = "auto"
+
+    def __post_init__(self):
+        _positive(
+            self,
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "kv_lora_rank",
+            "qk_nope_head_dim",
+            "qk_rope_head_dim",
+            "v_head_dim",
+            "intermediate_size",
+        )
+        if self.q_lora_rank is not None:
+            _positive(self, "q_lora_rank")
+        if self.qk_rope_head_dim % 2:
+            raise ConfigError(f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim}")
+        if not 0 <= self.num_dense_layers <= self.num_layers:
+            raise ConfigError(
+                f"num_dense_layers must lie in [0, num_layers = {self.num_layers}], "
+                f"got {self.num_dense_layers}"
+            )
+        if self.num_moe_layers:
+            self._check_experts()
+
+    def _check_experts(self):
+        _positive(self, "moe_intermediate_size", "num_experts", "num_experts_per_token")
+        groups, kept = self.num_expert_groups, self.num_groups_per_token
+        if self.num_experts % groups or not 1 <= kept <= groups:
+            raise ConfigError(
+                f"num_expert_groups must divide num_experts = {self.num_experts} and "
+                f"num_groups_per_token must lie in [1, num_expert_groups]; got {groups}, {kept}"
+            )
+        reachable = kept * (self.num_experts // groups)
+        if self.num_experts_per_token > reachable:
+            raise ConfigError(
+                f"num_experts_per_token must be at most {reachable}, the experts in the groups "
+                f"kept for one token; got {self.num_experts_per_token}"
+            )
+
+    @property
+    def num_moe_layers(self) -> int:
+        return self.num_layers - self.num_dense_layers
+
+    @property
+    def qk_head_dim(self) -> int:
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on. With no paths: the sources and documentation of the running Python."""
+
+    paths: tuple[str, ...] = ()  # files or globs; each entry is one source of the mixture
+    weights: tuple[float, ...] = ()  # one per path; empty: in proportion to tokens
+    text_field: str = "text"  # the column or key of .parquet and .jsonl sources
+    tokenizer: str = "bytes"  # "bytes", "bpe" (trained on the corpus), or a tokenizer.json
+    bpe_vocab_size: int = 8192
+    seq_len: int = 256
+    batch_size: int = 8  # sequences per optimizer step, over all devices and micro-batches
+    heldout_fraction: float = 0.02  # share of documents kept for evaluation
+    max_bytes: int = 0  # stop reading a source after this many bytes of text; 0: read all
+    seed: int = 0
+    cache_dir: str = ""  # token stores and tokenizers; empty: <workdir>/cache
+
+    def __post_init__(self):
+        _positive(self, "seq_len", "batch_size", "bpe_vocab_size")
+        if not 0.0 < self.heldout_fraction < 1.0:
+            raise ConfigError(f"heldout_fraction must lie in (0, 1), got {self.heldout_fraction}")
+        if self.weights and len(self.weights) != len(self.paths):
+            raise ConfigError(
+                f"data.weights needs one weight per path: got {len(self.weights)} weights "
+                f"for {len(self.paths)} paths"
+            )
+        if any(weight <= 0 for weight in self.weights):
+            raise ConfigError(f"data.weights must be positive, got {self.weights}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Learning rate against step, as a multiple of the peak."""
+
+    name: Literal["constant", "cosine", "wsd"] = "wsd"
+    warmup_steps: int = 0
+    decay_steps: int = 0  # wsd: length of the final decay; cosine: 0 means until the last step
+    final_ratio: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """One of AdamW, Muon and MuonClip. Embeddings, head, norms and biases always use AdamW."""
+
+    name: Literal["adamw", "muon", "muonclip"] = "muonclip"
+    lr: float = 1e-3  # peak; Muon's updates are scaled to AdamW's RMS, so both share it
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    nesterov: bool = True
+    polar: Literal["newton_schulz", "polar_express"] = "polar_express"
+    polar_steps: int = 5
+    polar_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    shape_scale: Literal["moonlight", "keller_jordan", "spectral", "none"] = "moonlight"
+    split: Literal["none", "parts", "heads"] = "parts"  # what counts as one matrix in attention
+    router: Literal["adamw", "muon"] = "adamw"
+    tau: float = 100.0  # QK-Clip: largest max attention logit that is left alone
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    def __post_init__(self):
+        _positive(self, "lr", "polar_steps", "tau", "eps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length, losses, and how often to look and save."""
+
+    num_steps: int = 1000
+    accumulation_steps: int = 1  # micro-batches per optimizer step
+    seed: int = 0
+    z_loss_weight: float = 5e-6
+    balance_loss_weight: float = 1e-4  # sequence-level, arXiv:2412.19437 eq. 17
+    router_bias_rate: float = 1e-3  # step of the auxiliary-loss-free balancing bias
+    eval_interval_steps: int = 100
+    eval_batches: int = 8
+    diagnostics_interval_steps: int = 20  # spectral norms and orthogonality error
+    checkpoint_interval_steps: int = 100
+    keep_checkpoints: int = 2
+    loss_chunk_tokens: int = 4096  # the head's logits are formed for this many tokens at a time
+
+    def __post_init__(self):
+        _positive(
+            self,
+            "num_steps",
+            "accumulation_steps",
+            "eval_interval_steps",
+            "eval_batches",
+            "diagnostics_interval_steps",
+            "checkpoint_interval_steps",
+            "keep_checkpoints",
+            "loss_chunk_tokens",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each mesh axis. -1 (one axis at most) takes the devices that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One contestant of a comparison: a name and the `path=value` edits that make it."""
+
+    name: str
+    edits: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides a result. With `arms`, every arm runs at every rate and seed."""
+
+    name: str
+    question: str
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+    arms: tuple[Arm, ...] = ()
+    lrs: tuple[float, ...] = field(default=())  # the sweep of a comparison, base rate first
+    seeds: int = 1
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says what was expected."""
+
+
+def _positive(config, *names: str):
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise ConfigError(
+                f"{type(config).__name__}.{name} must be positive, got {getattr(config, name)}"
+            )
