@@ -8,8 +8,20 @@ import dataclasses
 import json
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says what was expected."""
+
+
+def _positive(config, *names: str):
+    for name in names:
+        if not 0 < getattr(config, name) < float("inf"):
+            raise ConfigError(
+                f"{type(config).__name__}.{name} must be positive, got {getattr(config, name)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,17 +242,84 @@ class Experiment:
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
     arms: tuple[Arm, ...] = ()
-    lrs: tuple[float, ...] = field(default=())  # the sweep of a comparison, base rate first
+    lrs: tuple[float, ...] = ()  # the sweep of a comparison, base rate first
     seeds: int = 1
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message says what was expected."""
+def edit(config: Any, edits: typing.Iterable[str]) -> Any:
+    """Returns `config` with each `path=value` applied, the value read by its field's type.
 
-
-def _positive(config, *names: str):
-    for name in names:
-        if getattr(config, name) <= 0:
+    Raises ConfigError when a path names no field or a value does not fit it.
+    """
+    for text in edits:
+        path, equals, value = text.partition("=")
+        if not equals:
             raise ConfigError(
-                f"{type(config).__name__}.{name} must be positive, got {getattr(config, name)}"
+                f"an edit looks like path=value, e.g. optimizer.lr=0.01; got {text!r}"
             )
+        config = _edit_one(config, path.strip().split("."), value.strip(), path.strip())
+    return config
+
+
+def _edit_one(config: Any, names: list[str], value: str, path: str) -> Any:
+    kinds = typing.get_type_hints(type(config))
+    name, rest = names[0], names[1:]
+    if name not in kinds:
+        raise ConfigError(
+            f"unknown setting {path!r}: {type(config).__name__} has {', '.join(sorted(kinds))}"
+        )
+    current = getattr(config, name)
+    if rest:
+        if not dataclasses.is_dataclass(current):
+            raise ConfigError(f"unknown setting {path!r}: {name} is a value, not a group")
+        new = _edit_one(current, rest, value, path)
+    elif dataclasses.is_dataclass(current):
+        fields = ", ".join(f"{path}.{f.name}" for f in dataclasses.fields(current))
+        raise ConfigError(f"{path} is a group of settings; set one of {fields}")
+    else:
+        new = _parse(kinds[name], value, path)
+    return dataclasses.replace(config, **{name: new})
+
+
+def _parse(kind: Any, text: str, path: str) -> Any:
+    """Reads `text` as `kind`: a scalar, Literal, optional or comma-separated tuple of these."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if text not in args:
+            raise ConfigError(f"{path} must be one of {', '.join(args)}; got {text!r}")
+        return text
+    if origin in (types.UnionType, typing.Union):
+        if text.lower() in ("none", "null"):
+            return None
+        (inner,) = (arg for arg in args if arg is not type(None))
+        return _parse(inner, text, path)
+    if origin is tuple:
+        return tuple(
+            _parse(args[0], part.strip(), path) for part in text.split(",") if part.strip()
+        )
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"{path} must be true or false; got {text!r}")
+        return text.lower() == "true"
+    if kind not in (int, float, str):
+        raise ConfigError(f"{path} cannot be given as text; edit the experiment's function")
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{path} must be of type {kind.__name__}; got {text!r}") from None
+
+
+def to_json(config: Any) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def diff(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines "path: old -> new" for the settings in which two `asdict` forms differ."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after, path = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += diff(before, after, f"{path}.")
+        elif before != after:
+            lines.append(f"{path}: {before} -> {after}")
+    return lines
