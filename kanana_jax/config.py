@@ -40,7 +40,7 @@ class YarnConfig:
 class ModelConfig:
     """Shape of a DeepSeek-V3-family decoder: multi-head latent attention and mixture of experts."""
 
-    vocab_size: int
+    vocab_size: int  # 0: the tokenizer's
     hidden_size: int
     num_layers: int
     num_dense_layers: int  # leading layers whose MLP is dense
@@ -71,9 +71,10 @@ class ModelConfig:
     grouped_matmul_implementation: str = "auto"
 
     def __post_init__(self):
+        if self.vocab_size < 0:
+            raise ConfigError(f"vocab_size must not be negative, got {self.vocab_size}")
         _positive(
             self,
-            "vocab_size",
             "hidden_size",
             "num_layers",
             "num_heads",

@@ -1,0 +1,47 @@
+# The first Python of these that is 3.12 or newer.
+PYTHON := $(shell for p in python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs/muon_stress
+
+.PHONY: stress test lint test-oldest gpu-test clean
+
+stress: $(VENV)/installed  ## Train the comparison and write its report
+	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
+
+test: lint  ## Lint and all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test-oldest: .venv-oldest/installed  ## The fast tests on the oldest supported jax
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+gpu-test: $(VENV)/installed  ## The kernels' whole case tables; skips without a Hopper GPU
+	$(BIN)/python -m pytest -m gpu
+
+$(VENV)/installed: requirements.txt pyproject.toml
+ifeq ($(PYTHON),)
+	$(error no Python 3.12 or newer found as python3.12, python3.13 or python3; install one first)
+endif
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+.venv-oldest/installed: requirements.txt pyproject.toml constraints-oldest.txt
+ifeq ($(PYTHON),)
+	$(error no Python 3.12 or newer found as python3.12, python3.13 or python3; install one first)
+endif
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.txt -c constraints-oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-oldest

@@ -1,0 +1,158 @@
+"""The train step and its companions, compiled once for all rates and seeds of a comparison."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from kanana_jax import config, model, optim
+from kanana_jax.data import Batch
+from kanana_jax.train import diagnostics, loss, optimizers, state
+
+Metrics = dict[str, Any]
+
+
+class Steps(NamedTuple):
+    """The compiled functions of one configuration."""
+
+    init: Callable[[int], state.TrainState]
+    train: Callable[[state.TrainState, Batch, float], tuple[state.TrainState, Metrics]]
+    evaluate: Callable[[state.TrainState, Batch], tuple[Array, Array]]
+    diagnose: Callable[[state.TrainState], Metrics]
+    like: state.TrainState  # shapes, dtypes and shardings, for restoring
+
+
+def build(exp: config.Experiment, mesh: Mesh) -> Steps:
+    """Compiles lazily; runs that differ in rate, seed or name share the compiled functions."""
+    shared = dataclasses.replace(
+        exp,
+        name="",
+        question="",
+        arms=(),
+        lrs=(),
+        seeds=1,
+        optimizer=dataclasses.replace(exp.optimizer, lr=1.0),
+        train=dataclasses.replace(exp.train, seed=0),
+    )
+    return _build(shared, mesh)
+
+
+@functools.lru_cache(maxsize=8)
+def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
+    template = optimizers.make(exp, lr=1.0)
+    placed = state.shardings(exp.model, template, mesh)
+    shapes = jax.eval_shape(lambda: state.init(exp.model, template, 0))
+    like = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        placed,
+    )
+    return Steps(
+        init=jax.jit(functools.partial(state.init, exp.model, template), out_shardings=placed),
+        train=jax.jit(
+            functools.partial(train_step, exp=exp),
+            out_shardings=(placed, None),
+            donate_argnums=0,
+        ),
+        evaluate=jax.jit(functools.partial(evaluate, exp=exp)),
+        diagnose=jax.jit(functools.partial(diagnostics.diagnose, exp=exp)),
+        like=like,
+    )
+
+
+def train_step(
+    before: state.TrainState, batch: Batch, lr: Float[Array, ""], *, exp: config.Experiment
+) -> tuple[state.TrainState, Metrics]:
+    """One update. `lr` is the peak rate; the schedule multiplies it by its own shape."""
+    optimizer = optimizers.make(exp, lr=lr)
+    grads, sums, max_logits = gradients(before.params, before.router_bias, batch, exp)
+    updates, opt_state = optimizer.update(
+        grads, before.opt_state, before.params, max_logits=max_logits
+    )
+    params = optax.apply_updates(before.params, updates)
+    load = sums.pop("load")
+    after = state.TrainState(
+        step=before.step + 1,
+        params=params,
+        opt_state=opt_state,
+        router_bias=model.update_router_bias(
+            before.router_bias, load, exp.train.router_bias_rate
+        ),
+    )
+    metrics = sums | {
+        "max_logits": max_logits,
+        "max_logit": jnp.max(max_logits),
+        "max_vio": jnp.max(model.max_vio(load), initial=0.0),
+        "grad_rms": rms(grads),
+        "update_rms": rms(updates),
+        "lr": optimizers.schedule(exp, lr)(before.step),
+    }
+    if exp.optimizer.name == "muonclip":
+        metrics |= optimizers.clip_metrics(max_logits, exp.optimizer.tau)
+    return after, metrics
+
+
+def gradients(params: Any, router_bias: Array, batch: Batch, exp: config.Experiment):
+    """Gradients over the whole batch, micro-batch by micro-batch.
+
+    Sums add up over micro-batches; max logits are maximised.
+    """
+    parts = exp.train.accumulation_steps
+    num_tokens = jnp.maximum(jnp.sum(batch.loss_mask), 1.0)
+    grad_fn = jax.grad(loss.training_loss, has_aux=True)
+
+    def micro(part):
+        grads, aux = grad_fn(params, router_bias, part, 1.0 / parts, num_tokens, exp)
+        return (grads, aux["sums"]), aux["max_logits"]
+
+    if parts == 1:
+        (grads, sums), max_logits = micro(batch)
+        return grads, sums, max_logits
+
+    def split(x):  # every parts-th row, so that each device keeps its own rows
+        return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+    def body(carry, part):
+        added, highest = micro(part)
+        return (
+            jax.tree.map(jnp.add, carry[0], added),
+            jnp.maximum(carry[1], highest),
+        ), None
+
+    split_batch = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(micro, jax.tree.map(lambda x: x[0], split_batch))
+    start = (
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[0]),
+        jnp.full(shapes[1].shape, -jnp.inf),
+    )
+    ((grads, sums), max_logits), _ = jax.lax.scan(body, start, split_batch)
+    return grads, sums, max_logits
+
+
+def evaluate(
+    at: state.TrainState, batch: Batch, *, exp: config.Experiment
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """Nats and UTF-8 bytes of each sequence's targets."""
+    hidden, _ = model.hidden_states(
+        exp.model, at.params, at.router_bias, batch.tokens, batch.positions, batch.segment_ids
+    )
+    nll, _ = loss.token_losses(
+        exp.model, at.params, hidden, batch.targets, exp.train.loss_chunk_tokens
+    )
+    return jnp.sum(nll * batch.loss_mask, axis=1), jnp.sum(batch.target_bytes, axis=1)
+
+
+def rms(tree: Any) -> Float[Array, ""]:
+    """Root mean square over all numbers of a tree."""
+    leaves = jax.tree.leaves(tree)
+    return jnp.sqrt(
+        sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in leaves)
+        / sum(math.prod(x.shape) for x in leaves)
+    )
