@@ -1,0 +1,30 @@
+"""DeepSeek-V3-family decoders in Flax NNX, used through functions over plain dicts of arrays."""
+
+from kanana_jax.model import presets
+from kanana_jax.model.moe import init_router_bias, update_router_bias
+from kanana_jax.model.transformer import (
+    Aux,
+    Params,
+    Transformer,
+    apply,
+    bind,
+    hidden_states,
+    init,
+    logits,
+    num_params,
+)
+
+__all__ = [
+    "Aux",
+    "Params",
+    "Transformer",
+    "apply",
+    "bind",
+    "hidden_states",
+    "init",
+    "init_router_bias",
+    "logits",
+    "num_params",
+    "presets",
+    "update_router_bias",
+]

@@ -1,0 +1,54 @@
+"""Pieces every block shares: initialisers, RMSNorm and the SwiGLU MLP.
+
+    rms_norm(x) = x / sqrt(mean(x^2) + eps) * g          g = gamma, or 1 + gamma if zero-centred
+    mlp(x)      = (silu(x W_gate) * (x W_up)) W_down
+
+Every matrix, the embedding and the head start as normal(0, init_std): not truncated and with no
+extra scale on the residual outputs, which is how Hugging Face initialises this family.
+
+Letters: B batch, S sequence, D hidden, I width of the MLP, G gate or up (2).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from kanana_jax.config import ModelConfig
+
+
+def normal(rngs: nnx.Rngs, cfg: ModelConfig, *shape: int) -> nnx.Param:
+    return nnx.Param(cfg.init_std * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
+def norm_gamma(cfg: ModelConfig, size: int) -> nnx.Param:
+    return nnx.Param(jnp.full((size,), 0.0 if cfg.zero_centered_gamma else 1.0, jnp.float32))
+
+
+def compute_dtype(cfg: ModelConfig) -> jnp.dtype:
+    return jnp.dtype(cfg.compute_dtype)
+
+
+def rms_norm(
+    x: Float[Array, "*rows D"], gamma_D: Float[Array, "D"], eps: float, *, zero_centered: bool
+) -> Float[Array, "*rows D"]:
+    """Normalises and scales in float32; the result has the dtype of `x`."""
+    wide = x.astype(jnp.float32)
+    gain_D = gamma_D.astype(jnp.float32) + (1.0 if zero_centered else 0.0)
+    inverse_rms = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return (wide * inverse_rms * gain_D).astype(x.dtype)
+
+
+class SwiGLU(nnx.Module):
+    """The dense layers' MLP, and the shared experts as one MLP of their summed width."""
+
+    def __init__(self, cfg: ModelConfig, width: int, *, rngs: nnx.Rngs):
+        self.w_gate_up = normal(rngs, cfg, 2, width, cfg.hidden_size)
+        self.w_down = normal(rngs, cfg, width, cfg.hidden_size)
+
+    def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        w_GID = self.w_gate_up[...].astype(x_BSD.dtype)
+        w_down_ID = self.w_down[...].astype(x_BSD.dtype)
+        gate_BSI = jnp.einsum("BSD,ID->BSI", x_BSD, w_GID[0])
+        up_BSI = jnp.einsum("BSD,ID->BSI", x_BSD, w_GID[1])
+        return jnp.einsum("BSI,ID->BSD", jax.nn.silu(gate_BSI) * up_BSI, w_down_ID)

@@ -1,0 +1,145 @@
+"""Mixture of experts as in DeepSeek-V3 (arXiv:2412.19437, sec. 2.1.2); no token is ever dropped.
+
+    s        = sigmoid(x W_router)                                      float32
+    chosen   = top K of s + b, within the token's best groups           b picks, it does not weigh
+    w_e      = scaling * s_e / sum_chosen s
+    out      = sum_chosen w_e mlp_e(x) + mlp_shared(x)
+
+After each step b_e grows for experts below the mean load and shrinks for those above it, in
+Moonlight's zero-mean form. A small loss keeps single sequences from collapsing (eq. 17-20):
+
+    loss = sum_e f_e P_e,  f_e = E / (K T) #{t : e in top K of s_t},  P_e = mean_t s_te / sum_j s_tj
+
+Letters: B batch, S sequence, T tokens, D hidden, L layers, E experts, K experts per token,
+F width of an expert, g groups, m members of a group.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+import pallas_kernels
+from kanana_jax.config import ModelConfig
+from kanana_jax.model import layers
+
+
+class RoutingStats(NamedTuple):
+    load_E: Float[Array, "E"]  # tokens sent to each expert, padding left out
+    balance_loss: Float[Array, ""]
+
+
+class MoE(nnx.Module):
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        hidden, experts, width = cfg.hidden_size, cfg.num_experts, cfg.moe_intermediate_size
+        self.router = layers.normal(rngs, cfg, hidden, experts)
+        self.w_gate_up = layers.normal(rngs, cfg, experts, 2, width, hidden)
+        self.w_down = layers.normal(rngs, cfg, experts, width, hidden)
+        if cfg.num_shared_experts:
+            self.shared = layers.SwiGLU(cfg, cfg.num_shared_experts * width, rngs=rngs)
+
+    def __call__(
+        self,
+        x_BSD: Float[Array, "B S D"],
+        bias_E: Float[Array, "E"],
+        is_token_BS: Bool[Array, "B S"],
+    ) -> tuple[Float[Array, "B S D"], RoutingStats]:
+        score_BSE = router_scores(x_BSD, self.router[...])
+        expert_BSK, weight_BSK = choose(score_BSE, bias_E, self.cfg)
+        dtype, top_k = x_BSD.dtype, self.cfg.num_experts_per_token
+        out_TD = pallas_kernels.moe_mlp(
+            x_BSD.reshape(-1, x_BSD.shape[-1]),
+            self.w_gate_up[...].astype(dtype),
+            self.w_down[...].astype(dtype),
+            expert_BSK.reshape(-1, top_k),
+            weight_BSK.reshape(-1, top_k),
+            implementation=self.cfg.grouped_matmul_implementation,
+        )
+        out_BSD = out_TD.reshape(x_BSD.shape).astype(dtype)
+        if self.cfg.num_shared_experts:
+            out_BSD += self.shared(x_BSD)
+        load_E = _count(expert_BSK, is_token_BS, self.cfg.num_experts).sum(axis=0)
+        return out_BSD, RoutingStats(load_E, balance_loss(score_BSE, is_token_BS, top_k))
+
+
+def router_scores(
+    x_BSD: Float[Array, "B S D"], router_DE: Float[Array, "D E"]
+) -> Float[Array, "B S E"]:
+    # Full float32: near-ties decide which expert a token visits.
+    logits_BSE = jnp.einsum(
+        "BSD,DE->BSE", x_BSD.astype(jnp.float32), router_DE, precision=jax.lax.Precision.HIGHEST
+    )
+    return jax.nn.sigmoid(logits_BSE)
+
+
+def choose(
+    score_BSE: Float[Array, "B S E"], bias_E: Float[Array, "E"], cfg: ModelConfig
+) -> tuple[Int[Array, "B S K"], Float[Array, "B S K"]]:
+    """The experts of each token and their weights, which do not depend on the bias."""
+    biased_BSE = score_BSE + jax.lax.stop_gradient(bias_E)
+    if cfg.num_groups_per_token < cfg.num_expert_groups:
+        biased_BSE = _keep_best_groups(biased_BSE, cfg.num_expert_groups, cfg.num_groups_per_token)
+    _, expert_BSK = jax.lax.top_k(biased_BSE, cfg.num_experts_per_token)
+    weight_BSK = jnp.take_along_axis(score_BSE, expert_BSK, axis=-1)
+    if cfg.norm_topk_prob:
+        weight_BSK /= weight_BSK.sum(axis=-1, keepdims=True) + 1e-20
+    return expert_BSK, weight_BSK * cfg.routed_scaling_factor
+
+
+def _keep_best_groups(biased_BSE: Array, num_groups: int, num_kept: int) -> Array:
+    """-inf outside the groups whose two best members have the largest sums.
+
+    Hugging Face fills with 0, which lets a token leave its groups when biases are below -score;
+    DeepSeek's own inference code fills with -inf.
+    """
+    biased_BSgm = biased_BSE.reshape(*biased_BSE.shape[:2], num_groups, -1)
+    best_two, _ = jax.lax.top_k(biased_BSgm, min(2, biased_BSgm.shape[-1]))
+    _, kept_BSk = jax.lax.top_k(best_two.sum(axis=-1), num_kept)
+    is_kept_BSg = (kept_BSk[..., None] == jnp.arange(num_groups)).any(axis=2)
+    return jnp.where(is_kept_BSg[..., None], biased_BSgm, -jnp.inf).reshape(biased_BSE.shape)
+
+
+def _count(expert_BSK: Array, is_token_BS: Array, num_experts: int) -> Array:
+    """Tokens of each sequence sent to each expert, (B, E) float32."""
+    is_chosen_BSE = (expert_BSK[..., None] == jnp.arange(num_experts)).any(axis=2)
+    return (is_chosen_BSE & is_token_BS[..., None]).sum(axis=1).astype(jnp.float32)
+
+
+def balance_loss(
+    score_BSE: Float[Array, "B S E"], is_token_BS: Bool[Array, "B S"], top_k: int
+) -> Float[Array, ""]:
+    """Eq. 17-20 without the weight: the mean over sequences that have a token; 1 when balanced."""
+    num_experts = score_BSE.shape[-1]
+    num_tokens_B = is_token_BS.sum(axis=1).astype(jnp.float32)
+    safe_B1 = jnp.maximum(num_tokens_B, 1.0)[:, None]
+    # As printed: the unbiased scores choose here, whatever the groups and the bias.
+    _, expert_BSK = jax.lax.top_k(jax.lax.stop_gradient(score_BSE), top_k)
+    f_BE = _count(expert_BSK, is_token_BS, num_experts) * (num_experts / top_k) / safe_B1
+    share_BSE = score_BSE / (score_BSE.sum(axis=-1, keepdims=True) + 1e-20)
+    p_BE = jnp.where(is_token_BS[..., None], share_BSE, 0.0).sum(axis=1) / safe_B1
+    num_sequences = jnp.maximum((num_tokens_B > 0).sum(), 1)
+    return (f_BE * p_BE).sum() / num_sequences
+
+
+def max_violation(load_LE: Float[Array, "L E"]) -> Float[Array, "L"]:
+    """MaxVio: how far the busiest expert lies above the mean load, as a share of the mean."""
+    mean_L = load_LE.mean(axis=-1)
+    return (load_LE.max(axis=-1) - mean_L) / jnp.maximum(mean_L, 1e-20)
+
+
+def init_router_bias(cfg: ModelConfig) -> Float[Array, "L E"]:
+    """The balancing bias of every MoE layer, zero: train state, not a parameter."""
+    return jnp.zeros((cfg.num_moe_layers, cfg.num_experts), jnp.float32)
+
+
+def update_router_bias(
+    bias_LE: Float[Array, "L E"], load_LE: Float[Array, "L E"], rate: float | Float[Array, ""]
+) -> Float[Array, "L E"]:
+    """b + rate (sign(e) - mean sign(e)), e = mean load - load: the mean of b never moves."""
+    if 0 in bias_LE.shape:
+        return bias_LE
+    sign_LE = jnp.sign(load_LE.mean(axis=-1, keepdims=True) - load_LE)
+    return bias_LE + rate * (sign_LE - sign_LE.mean(axis=-1, keepdims=True))

@@ -1,0 +1,198 @@
+"""Published shapes of the family, and tiny ones for a CPU. Values nobody published say "ours".
+
+init_std is ours everywhere: no base variance was published for these runs.
+"""
+
+from kanana_jax.config import ConfigError, ModelConfig, YarnConfig
+
+# Kakao's override for 128K tokens; `dataclasses.replace(cfg, yarn=KANANA_2_YARN_128K)`.
+KANANA_2_YARN_128K = YarnConfig(factor=4.0, original_max_positions=32_768)
+
+# Heads, experts and routed_scaling_factor by width (arXiv:2608.20061, Table 3).
+_KANANA_2_WIDTHS = {
+    256: (4, 16, 2.428),
+    512: (8, 32, 2.442),
+    1024: (16, 64, 2.446),
+    2048: (32, 128, 2.448),
+}
+
+
+def tiny(vocab_size: int) -> ModelConfig:
+    """About 1.1M parameters with every part of the family in place; all values are ours."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=128,
+        num_layers=4,
+        num_dense_layers=1,
+        num_heads=4,
+        q_lora_rank=None,
+        kv_lora_rank=64,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=16,
+        v_head_dim=32,
+        intermediate_size=256,
+        moe_intermediate_size=64,
+        num_experts=8,
+        num_experts_per_token=2,
+        num_shared_experts=1,
+        routed_scaling_factor=1.410,  # Moonlight's gate-scaling formula for 2 of 8
+        compute_dtype="float32",
+    )
+
+
+def tiny_dense(vocab_size: int) -> ModelConfig:
+    """The attention of `tiny` with dense MLPs only: the fastest model; all values are ours."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=128,
+        num_layers=4,
+        num_dense_layers=4,
+        num_heads=4,
+        q_lora_rank=None,
+        kv_lora_rank=64,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=16,
+        v_head_dim=32,
+        intermediate_size=384,
+        compute_dtype="float32",
+    )
+
+
+def kanana_2_30b_a3b() -> ModelConfig:
+    """Kanana-2-30B-A3B: 30,670,809,088 parameters, 3.614B of them active."""
+    return kanana_2_width(2048)
+
+
+def kanana_2_width(hidden_size: int) -> ModelConfig:
+    """The 48-layer family in which heads and experts grow with the width 256, 512, 1024 or 2048."""
+    if hidden_size not in _KANANA_2_WIDTHS:
+        widths = ", ".join(map(str, _KANANA_2_WIDTHS))
+        raise ConfigError(f"kanana_2_width takes one of {widths}; got {hidden_size}")
+    num_heads, num_experts, scaling = _KANANA_2_WIDTHS[hidden_size]
+    return ModelConfig(
+        vocab_size=128_256,
+        hidden_size=hidden_size,
+        num_layers=48,
+        num_dense_layers=1,
+        num_heads=num_heads,
+        q_lora_rank=None,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        intermediate_size=6144,
+        moe_intermediate_size=768,
+        num_experts=num_experts,
+        num_experts_per_token=6,
+        num_shared_experts=2,
+        routed_scaling_factor=scaling,
+        rope_theta=50_000.0,  # ours: not published; Moonlight's, as are the next four
+        rms_norm_eps=1e-5,
+        num_expert_groups=1,
+        num_groups_per_token=1,
+        norm_topk_prob=True,
+    )
+
+
+def kanana_2_155b_a17b() -> ModelConfig:
+    """APPROXIMATE: 156.8B total, 16.3B active where 155B and 17B are published.
+
+    Layers, width, heads, experts, the sum of active expert widths and the scaling are published
+    (arXiv:2608.20061, Table 3); no choice of the rest gives both published counts.
+    """
+    return ModelConfig(
+        vocab_size=128_256,  # ours: the 30B model's
+        hidden_size=4096,
+        num_layers=62,
+        num_dense_layers=1,
+        num_heads=64,
+        q_lora_rank=None,  # ours; 1536 would give 155.2B total but 14.75B active
+        kv_lora_rank=512,  # ours
+        qk_nope_head_dim=128,  # ours
+        qk_rope_head_dim=64,  # ours
+        v_head_dim=128,  # ours
+        intermediate_size=12_288,
+        moe_intermediate_size=1536,  # ours: 12288 = (6 + 2) x 1536
+        num_experts=128,
+        num_experts_per_token=6,  # ours: what the scaling 2.448 implies
+        num_shared_experts=2,  # ours
+        routed_scaling_factor=2.448,
+        rope_theta=50_000.0,  # ours
+        rms_norm_eps=1e-5,  # ours
+    )
+
+
+def moonlight_16b_a3b() -> ModelConfig:
+    """Moonlight-16B-A3B (arXiv:2502.16982), from its published config."""
+    return ModelConfig(
+        vocab_size=163_840,
+        hidden_size=2048,
+        num_layers=27,
+        num_dense_layers=1,
+        num_heads=16,
+        q_lora_rank=None,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        intermediate_size=11_264,
+        moe_intermediate_size=1408,
+        num_experts=64,
+        num_experts_per_token=6,
+        num_shared_experts=2,
+        routed_scaling_factor=2.446,
+        rope_theta=50_000.0,
+        rms_norm_eps=1e-5,
+    )
+
+
+def kimi_k2_1t_a32b() -> ModelConfig:
+    """Kimi K2 (arXiv:2507.20534), from its published config with the 128K context."""
+    return ModelConfig(
+        vocab_size=163_840,
+        hidden_size=7168,
+        num_layers=61,
+        num_dense_layers=1,
+        num_heads=64,
+        q_lora_rank=1536,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        intermediate_size=18_432,
+        moe_intermediate_size=2048,
+        num_experts=384,
+        num_experts_per_token=8,
+        num_shared_experts=1,
+        routed_scaling_factor=2.827,
+        rope_theta=50_000.0,
+        yarn=YarnConfig(factor=32.0, original_max_positions=4096, beta_fast=1.0, beta_slow=1.0),
+        rms_norm_eps=1e-6,
+    )
+
+
+def deepseek_v3() -> ModelConfig:
+    """DeepSeek-V3 (arXiv:2412.19437), from its published config, without the extra predictor."""
+    return ModelConfig(
+        vocab_size=129_280,
+        hidden_size=7168,
+        num_layers=61,
+        num_dense_layers=3,
+        num_heads=128,
+        q_lora_rank=1536,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        intermediate_size=18_432,
+        moe_intermediate_size=2048,
+        num_experts=256,
+        num_experts_per_token=8,
+        num_shared_experts=1,
+        num_expert_groups=8,
+        num_groups_per_token=4,
+        routed_scaling_factor=2.5,
+        rope_theta=10_000.0,
+        yarn=YarnConfig(factor=40.0, original_max_positions=4096),
+        rms_norm_eps=1e-6,
+    )

@@ -1,0 +1,233 @@
+"""The decoder: embedding, a stack of dense blocks, a stack of MoE blocks, final norm, head.
+
+    x <- x + attention(norm(x))        x <- x + mlp(norm(x))        logits = norm(x) W_head
+
+Parameters leave as a plain nested dict in which each stack's leaves carry its layers on axis 0.
+NNX modules are pytrees, so one `jax.lax.scan` runs a stack and compiles one block of it.
+
+Letters: B batch, S sequence, D hidden, V vocabulary, L layers, H heads, E experts.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from kanana_jax.config import ModelConfig
+from kanana_jax.model import layers, mla, moe, rope
+
+Params = dict[str, Any]
+
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Aux(NamedTuple):
+    """What the forward pass saw. Padding (segment id 0) counts nowhere; no field but the loss has
+    a gradient."""
+
+    max_logits: Float[Array, "L H"]  # dense layers first; -inf if there was no token
+    expert_load: Float[Array, "Lmoe E"]  # tokens sent to each expert in this batch
+    balance_loss: Float[Array, ""]  # sum over MoE layers, unweighted
+    max_vio: Float[Array, "Lmoe"]
+
+
+class Inputs(NamedTuple):
+    """What every block reads beside the residual stream."""
+
+    rotation: rope.Rotation
+    segment_ids_BS: Int[Array, "B S"]
+
+
+class Block(nnx.Module):
+    def __init__(self, cfg: ModelConfig, *, is_moe: bool, rngs: nnx.Rngs):
+        self.cfg, self.is_moe = cfg, is_moe
+        self.attention_norm = layers.norm_gamma(cfg, cfg.hidden_size)
+        self.attention = mla.LatentAttention(cfg, rngs=rngs)
+        self.mlp_norm = layers.norm_gamma(cfg, cfg.hidden_size)
+        if is_moe:
+            self.mlp = moe.MoE(cfg, rngs=rngs)
+        else:
+            self.mlp = layers.SwiGLU(cfg, cfg.intermediate_size, rngs=rngs)
+
+    def __call__(
+        self, x_BSD: Float[Array, "B S D"], bias_E: Float[Array, "E"], inputs: Inputs
+    ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "H"], moe.RoutingStats | None]]:
+        """Returns the residual stream, and (largest logit of each head, routing statistics)."""
+        norm = functools.partial(_norm, self.cfg)
+        attended_BSD, max_logits_BH = self.attention(norm(x_BSD, self.attention_norm), *inputs)
+        x_BSD = x_BSD + attended_BSD
+        normed_BSD = norm(x_BSD, self.mlp_norm)
+        if self.is_moe:
+            mlp_BSD, stats = self.mlp(normed_BSD, bias_E, inputs.segment_ids_BS != 0)
+        else:
+            mlp_BSD, stats = self.mlp(normed_BSD), None
+        return x_BSD + mlp_BSD, (max_logits_BH.max(axis=0), stats)
+
+
+def _norm(cfg: ModelConfig, x_BSD: Array, gamma: nnx.Param) -> Array:
+    return layers.rms_norm(
+        x_BSD, gamma[...], cfg.rms_norm_eps, zero_centered=cfg.zero_centered_gamma
+    )
+
+
+def _stack(cfg: ModelConfig, num_layers: int, *, is_moe: bool, rngs: nnx.Rngs) -> Block:
+    """One Block whose every leaf has a leading axis of `num_layers` layers."""
+    keys = jax.random.split(rngs.params(), num_layers)
+    return jax.vmap(lambda key: Block(cfg, is_moe=is_moe, rngs=nnx.Rngs(key)))(keys)
+
+
+def _run_stack(cfg: ModelConfig, stack: Block, x_BSD: Array, bias_LE: Array, inputs: Inputs):
+    def body(x_BSD, layer):
+        block, bias_E = layer
+        return block(x_BSD, bias_E, inputs)
+
+    if cfg.remat != "none":
+        # Inside a scan nothing can merge the recomputation with the forward pass.
+        body = jax.checkpoint(body, policy=_REMAT_POLICIES[cfg.remat], prevent_cse=False)
+    return jax.lax.scan(body, x_BSD, (stack, bias_LE))
+
+
+class Transformer(nnx.Module):
+    """A DeepSeek-V3-family language model; `model(tokens_BS)` gives logits and statistics.
+
+    Float32 parameters; activations in `cfg.compute_dtype`; router, norms and logits in float32.
+    """
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.embed = layers.normal(rngs, cfg, cfg.vocab_size, cfg.hidden_size)
+        if cfg.num_dense_layers:
+            self.dense_layers = _stack(cfg, cfg.num_dense_layers, is_moe=False, rngs=rngs)
+        if cfg.num_moe_layers:
+            self.moe_layers = _stack(cfg, cfg.num_moe_layers, is_moe=True, rngs=rngs)
+        self.final_norm = layers.norm_gamma(cfg, cfg.hidden_size)
+        if not cfg.tie_embeddings:
+            self.head = layers.normal(rngs, cfg, cfg.hidden_size, cfg.vocab_size)
+
+    def __call__(
+        self,
+        tokens_BS: Int[Array, "B S"],
+        positions_BS: Int[Array, "B S"] | None = None,
+        segment_ids_BS: Int[Array, "B S"] | None = None,
+        router_bias_LE: Float[Array, "L E"] | None = None,
+    ) -> tuple[Float[Array, "B S V"], Aux]:
+        """Logits and statistics. By default each row is one document and the bias is zero."""
+        if positions_BS is None:
+            positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1]), tokens_BS.shape)
+        if segment_ids_BS is None:
+            segment_ids_BS = jnp.ones_like(tokens_BS)
+        if router_bias_LE is None:
+            router_bias_LE = moe.init_router_bias(self.cfg)
+        hidden_BSD, aux = self.hidden_states(
+            router_bias_LE, tokens_BS, positions_BS, segment_ids_BS
+        )
+        head_DV = self.embed[...].T if self.cfg.tie_embeddings else self.head[...]
+        return _project(hidden_BSD, head_DV), aux
+
+    def hidden_states(
+        self,
+        router_bias_LE: Float[Array, "L E"],
+        tokens_BS: Int[Array, "B S"],
+        positions_BS: Int[Array, "B S"],
+        segment_ids_BS: Int[Array, "B S"],
+    ) -> tuple[Float[Array, "B S D"], Aux]:
+        """What the head reads (after the final norm), and the statistics."""
+        cfg = self.cfg
+        wanted = (cfg.num_moe_layers, cfg.num_experts)
+        if router_bias_LE.shape != wanted:
+            raise ValueError(
+                f"router_bias must have shape (num_moe_layers, num_experts) = {wanted}, "
+                f"got {router_bias_LE.shape}; start from model.init_router_bias(cfg)."
+            )
+        inputs = Inputs(rope.rotation(cfg, positions_BS), segment_ids_BS)
+        x_BSD = self.embed[...][tokens_BS].astype(layers.compute_dtype(cfg))
+        max_logits, load_LE, balance_loss = [], jnp.zeros(wanted), jnp.zeros(())
+        if cfg.num_dense_layers:
+            no_bias_L0 = jnp.zeros((cfg.num_dense_layers, 0))
+            x_BSD, (max_LH, _) = _run_stack(cfg, self.dense_layers, x_BSD, no_bias_L0, inputs)
+            max_logits.append(max_LH)
+        if cfg.num_moe_layers:
+            x_BSD, (max_LH, stats) = _run_stack(cfg, self.moe_layers, x_BSD, router_bias_LE, inputs)
+            max_logits.append(max_LH)
+            load_LE, balance_loss = stats.load_E, stats.balance_loss.sum()
+        max_vio_L = moe.max_violation(load_LE) if cfg.num_moe_layers else jnp.zeros((0,))
+        aux = Aux(jnp.concatenate(max_logits), load_LE, balance_loss, max_vio_L)
+        return _norm(cfg, x_BSD, self.final_norm), aux
+
+
+def _project(hidden_BSD: Array, head_DV: Array) -> Array:
+    return jnp.einsum(
+        "...D,DV->...V",
+        hidden_BSD,
+        head_DV.astype(hidden_BSD.dtype),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def init(cfg: ModelConfig, key: Array) -> Params:
+    """Fresh float32 parameters; jit it with out_shardings to build a large model in place."""
+    return nnx.to_pure_dict(nnx.state(Transformer(cfg, rngs=nnx.Rngs(key))))
+
+
+@functools.lru_cache(maxsize=64)
+def _skeleton(cfg: ModelConfig):
+    """The module's graph and the shapes of its state, without any array."""
+    return nnx.split(jax.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
+
+
+def bind(cfg: ModelConfig, params: Params) -> Transformer:
+    """The module that holds `params`, arrays or tracers."""
+    graph, abstract = _skeleton(cfg)
+    expected, got = jax.tree.structure(nnx.to_pure_dict(abstract)), jax.tree.structure(params)
+    if expected != got:
+        raise ValueError(
+            f"params must have the structure of model.init(cfg, key), {expected}; got {got}"
+        )
+    state = jax.tree.unflatten(jax.tree.structure(abstract), jax.tree.leaves(params))
+    return nnx.merge(graph, state)
+
+
+def hidden_states(
+    cfg: ModelConfig,
+    params: Params,
+    router_bias_LE: Float[Array, "L E"],
+    tokens_BS: Int[Array, "B S"],
+    positions_BS: Int[Array, "B S"],
+    segment_ids_BS: Int[Array, "B S"],
+) -> tuple[Float[Array, "B S D"], Aux]:
+    """What the head reads, so that a loss can form `logits` for a few tokens at a time."""
+    return bind(cfg, params).hidden_states(router_bias_LE, tokens_BS, positions_BS, segment_ids_BS)
+
+
+def logits(
+    cfg: ModelConfig, params: Params, hidden: Float[Array, "*rows D"]
+) -> Float[Array, "*rows V"]:
+    """Float32 logits of hidden states."""
+    return _project(hidden, params["embed"].T if cfg.tie_embeddings else params["head"])
+
+
+def apply(
+    cfg: ModelConfig,
+    params: Params,
+    router_bias_LE: Float[Array, "L E"],
+    tokens_BS: Int[Array, "B S"],
+    positions_BS: Int[Array, "B S"],
+    segment_ids_BS: Int[Array, "B S"],
+) -> tuple[Float[Array, "B S V"], Aux]:
+    """Float32 logits and statistics. Segment ids start at 1; 0 is padding."""
+    return bind(cfg, params)(tokens_BS, positions_BS, segment_ids_BS, router_bias_LE)
+
+
+def num_params(cfg: ModelConfig) -> tuple[int, int]:
+    """Parameters in all, and those that one token uses (the router bias is not a parameter)."""
+    shapes = jax.eval_shape(functools.partial(init, cfg), jax.random.key(0))
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    per_expert = 3 * cfg.moe_intermediate_size * cfg.hidden_size
+    idle = cfg.num_moe_layers * (cfg.num_experts - cfg.num_experts_per_token) * per_expert
+    return total, total - idle
