@@ -42,3 +42,14 @@ def make_mesh(
         axis_types=(jax.sharding.AxisType.Auto,) * len(sizes),
         devices=devices,
     )
+
+
+def check_batch(exp: config.Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Raises ConfigError unless every device gets the same number of sequences per micro-batch."""
+    devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    parts = devices * exp.train.accumulation_steps
+    if exp.data.batch_size % parts:
+        raise config.ConfigError(
+            f"data.batch_size = {exp.data.batch_size} does not divide into "
+            f"{exp.train.accumulation_steps} micro-batches over {devices} devices"
+        )

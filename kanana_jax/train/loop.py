@@ -8,15 +8,14 @@ import collections
 import json
 import math
 import os
-import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from kanana_jax import checkpoint, config, data, parallel, report
+from kanana_jax import checkpoint, config, data, parallel
+from kanana_jax.report import metrics, progress, results
 from kanana_jax.train import step as step_lib
 
 # Records wait this many steps before they are fetched, so that the device is never waited for.
@@ -24,71 +23,83 @@ _LAG_STEPS = 8
 
 
 def run(
-    exp: config.Experiment, corpus: data.Corpus, directory: Path, mesh: Mesh, progress: Any
+    exp: config.Experiment,
+    corpus: data.Corpus,
+    directory: Path,
+    mesh: Mesh,
+    *,
+    arm: str,
+    sweep: progress.Sweep,
+    index: int = 1,
 ) -> None:
-    """Trains `exp` in `directory` until done or diverged; leaves result.json behind."""
+    """Trains `exp` in `directory` until done or diverged; leaves result.json behind.
+
+    `index` is the run's place in `sweep`, for the progress bar.
+    """
     steps = step_lib.build(exp, mesh)
     heldout = [
         parallel.shard_batch(mesh, batch)
         for batch in data.heldout_batches(corpus, exp.data, exp.train.eval_batches)
     ]
-    directory.mkdir(parents=True, exist_ok=True)
+    last = exp.train.num_steps
     with (
         checkpoint.Checkpoints(directory / "checkpoints", keep=exp.train.keep_checkpoints) as saved,
-        report.MetricsWriter(directory) as metrics,
+        metrics.MetricsWriter(directory) as writer,
     ):
         start = saved.latest_step() or 0
         state = saved.restore(start, steps.like) if start else steps.init(exp.train.seed)
-        metrics.truncate_after(start)
-        recorder = _Recorder(metrics, progress)
-        progress.start(done=start, total=exp.train.num_steps)
-        batches = data.train_batches(corpus, exp.data, start_step=start)
-        for number, batch in zip(range(start + 1, exp.train.num_steps + 1), batches, strict=False):
-            state, record = steps.train(
-                state, parallel.shard_batch(mesh, batch), exp.optimizer.lr
-            )
-            if _due(number, exp.train.diagnostics_interval_steps, exp.train.num_steps):
-                record |= steps.diagnose(state)
-            if _due(number, exp.train.eval_interval_steps, exp.train.num_steps):
-                record["heldout"] = [steps.evaluate(state, batch) for batch in heldout]
-            recorder.push(number, record)
-            if _due(number, exp.train.checkpoint_interval_steps, exp.train.num_steps):
-                recorder.flush()
-                if recorder.diverged_step is None:
-                    saved.save(number, state)
-            if recorder.diverged_step is not None:
-                break
-        recorder.flush()
-    _write_result(exp, directory, recorder.diverged_step)
+        writer.truncate_after(start)
+        label = f"{arm} lr {exp.optimizer.lr:g} seed {exp.train.seed}"
+        tokens = exp.data.batch_size * exp.data.seq_len
+        with sweep.run(
+            index, label, num_steps=last, start_step=start, tokens_per_step=tokens
+        ) as bar:
+            recorder = _Recorder(writer, bar)
+            batches = data.train_batches(corpus, exp.data, start_step=start)
+            for number in range(start + 1, last + 1):
+                batch = parallel.shard_batch(mesh, next(batches))
+                state, record = steps.train(state, batch, exp.optimizer.lr)
+                if _is_due(number, exp.train.diagnostics_interval_steps, last):
+                    record |= steps.diagnose(state)
+                if _is_due(number, exp.train.eval_interval_steps, last):
+                    record["heldout"] = [steps.evaluate(state, batch) for batch in heldout]
+                recorder.push(number, record)
+                if _is_due(number, exp.train.checkpoint_interval_steps, last):
+                    # What a checkpoint claims was done must be in the metrics file first.
+                    recorder.flush()
+                    if recorder.diverged_step is None:
+                        saved.save(number, state)
+                if recorder.diverged_step is not None:
+                    break
+    _write_result(exp, arm, directory, recorder.diverged_step)
 
 
-def _due(number: int, interval: int, last: int) -> bool:
+def _is_due(number: int, interval: int, last: int) -> bool:
     return number % interval == 0 or number == last
 
 
 class _Recorder:
     """Writes step records a few steps late; stops at the first loss that is not finite."""
 
-    def __init__(self, metrics: report.MetricsWriter, progress: Any):
-        self._metrics, self._progress = metrics, progress
+    def __init__(self, writer: metrics.MetricsWriter, bar: progress.Progress):
+        self._writer, self._bar = writer, bar
         self._waiting: collections.deque[tuple[int, dict]] = collections.deque()
         self.diverged_step: int | None = None
 
-    def push(self, number: int, record: dict):
+    def push(self, number: int, record: dict) -> None:
         self._waiting.append((number, record))
         self.flush(keep=_LAG_STEPS)
 
-    def flush(self, keep: int = 0):
+    def flush(self, keep: int = 0) -> None:
         while len(self._waiting) > keep and self.diverged_step is None:
             number, record = self._waiting.popleft()
             record = jax.device_get(record)
             if "heldout" in record:
                 record |= _heldout_metrics(record.pop("heldout"))
-            self._metrics.write(number, record)
-            self._progress.update(
-                number, loss=float(record["loss"]), max_logit=float(record["max_logit"])
-            )
-            if not math.isfinite(record["loss"]):
+            self._writer.write(number, record)
+            loss, max_logit = float(record["loss"]), float(record["max_logit"])
+            self._bar.update(number, loss=loss, max_logit=max_logit)
+            if not math.isfinite(loss):
                 self.diverged_step = number
 
 
@@ -96,27 +107,39 @@ def _heldout_metrics(per_batch: list[tuple[np.ndarray, np.ndarray]]) -> dict[str
     """Bits per byte over the held-out text, with the standard error of sampling its sequences."""
     nats, num_bytes = (np.concatenate(x).astype(np.float64) for x in zip(*per_batch, strict=True))
     bpb = nats.sum() / num_bytes.sum() / math.log(2)
-    residual = nats / math.log(2) - bpb * num_bytes  # ratio estimator, linearised
+    residual = nats / math.log(2) - bpb * num_bytes  # of the ratio estimator, linearised
     stderr = math.sqrt(len(nats) * residual.var(ddof=1)) / num_bytes.sum()
     return {"heldout_bpb": bpb, "heldout_bpb_stderr": stderr}
 
 
-def _write_result(exp: config.Experiment, directory: Path, diverged_step: int | None) -> None:
+def _write_result(
+    exp: config.Experiment, arm: str, directory: Path, diverged_step: int | None
+) -> None:
     """Sums the run up from its metrics file, so that a resumed run gives the same result."""
-    columns = report.read_metrics(directory / "metrics.jsonl")
-    initial, final = columns["loss"].values[0], np.mean(columns["loss"].values[-10:])
+    columns = metrics.read_metrics(directory / metrics.METRICS_NAME)
+    losses = columns["loss"].values_N
+    initial, final = float(losses[0]), float(np.mean(losses[-10:]))
     if diverged_step is None and not final < initial:
         diverged_step = exp.train.num_steps
-    heldout = columns.get("heldout_bpb")
+
+    def last_of(name: str) -> float | None:
+        return float(columns[name].values_N[-1]) if name in columns else None
+
     result = {
+        "arm": arm,
+        "optimizer": exp.optimizer.name,
         "lr": exp.optimizer.lr,
         "seed": exp.train.seed,
         "status": "ok" if diverged_step is None else "diverged",
         "diverged_step": diverged_step,
-        "initial_loss": float(initial),
-        "final_loss": float(final),
-        "final_heldout_bpb": None if heldout is None else float(heldout.values[-1]),
+        "tau": exp.optimizer.tau,
+        "clips": exp.optimizer.name == "muonclip",
+        "num_steps": exp.train.num_steps,
+        "initial_loss": initial,
+        "final_loss": final,
+        "final_heldout_bpb": last_of("heldout_bpb"),
+        "final_heldout_bpb_stderr": last_of("heldout_bpb_stderr"),
     }
-    temporary = directory / "result.json.tmp"
+    temporary = directory / f"{results.RESULT_NAME}.tmp"
     temporary.write_text(json.dumps(result, indent=2))
-    os.replace(temporary, directory / "result.json")
+    os.replace(temporary, directory / results.RESULT_NAME)

@@ -1,0 +1,46 @@
+"""At learning rates that break the others, does MuonClip hold? On a laptop, on real text.
+
+Four arms train the same small MLA mixture-of-experts model on the same bytes with the same seeds,
+at a base rate and at stress rates.
+"""
+
+from kanana_jax import config
+from kanana_jax.model import presets
+
+ARMS = (
+    config.Arm(name="AdamW", edits=("optimizer.name=adamw",)),
+    config.Arm(
+        name="Muon, Newton-Schulz",
+        edits=("optimizer.name=muon", "optimizer.polar=newton_schulz"),
+    ),
+    config.Arm(
+        name="Muon, Polar Express",
+        edits=("optimizer.name=muon", "optimizer.polar=polar_express"),
+    ),
+    config.Arm(
+        name="MuonClip",
+        edits=("optimizer.name=muonclip", "optimizer.polar=polar_express"),
+    ),
+)
+
+
+def experiment() -> config.Experiment:
+    return config.Experiment(
+        name="muon_stress",
+        question="At learning rates that break the others, does MuonClip hold?",
+        model=presets.tiny(),
+        data=config.DataConfig(seq_len=256, batch_size=8),
+        optimizer=config.OptimizerConfig(
+            tau=30.0,
+            polar_dtype="float32",
+            schedule=config.ScheduleConfig(name="wsd", warmup_steps=10, decay_steps=40),
+        ),
+        train=config.TrainConfig(
+            num_steps=200,
+            eval_interval_steps=40,
+            diagnostics_interval_steps=20,
+            checkpoint_interval_steps=50,
+        ),
+        arms=ARMS,
+        lrs=(0.003, 0.01, 0.03),
+    )

@@ -1,0 +1,43 @@
+"""Runs an experiment: python -m kanana_jax.main --experiment=muon_stress [--set=path=value ...].
+
+Running the same command again continues where it stopped. Exit code 2: a setting or the corpus
+cannot be used, and nothing was written.
+"""
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from kanana_jax import config, train
+
+_EXPERIMENT = flags.DEFINE_string("experiment", None, "Module of experiments/ to run.")
+_SET = flags.DEFINE_multi_string("set", [], "path=value: overrides one setting; may be repeated.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; default runs/<experiment>.")
+
+
+def load_experiment(name: str | None) -> config.Experiment:
+    """Calls the `experiment` function of experiments/<name>.py; ConfigError lists the names."""
+    import experiments
+
+    names = sorted(m.name for m in pkgutil.iter_modules(experiments.__path__) if not m.ispkg)
+    if name not in names:
+        raise config.ConfigError(f"--experiment must be one of {', '.join(names)}; got {name!r}")
+    return importlib.import_module(f"experiments.{name}").experiment()
+
+
+def main(argv: list[str]) -> None:
+    try:
+        if argv[1:]:
+            raise config.ConfigError(f"unexpected arguments {argv[1:]}; settings are --set=a.b=c")
+        exp = config.edit(load_experiment(_EXPERIMENT.value), _SET.value)
+        train.run(exp, Path(_WORKDIR.value or f"runs/{exp.name}"))
+    except (config.ConfigError, train.DataError) as error:
+        print(f"kanana_jax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)

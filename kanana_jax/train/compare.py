@@ -1,0 +1,69 @@
+"""An experiment from end to end: one run, or every arm at every rate and seed, then the report."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from kanana_jax import config, data, parallel, report
+from kanana_jax.train import loop, record
+
+
+class Run(NamedTuple):
+    """One training run of an experiment."""
+
+    arm: str
+    exp: config.Experiment
+    directory: Path
+
+
+def run(exp: config.Experiment, workdir: Path) -> None:
+    """Runs `exp` in `workdir`, or continues it; finished runs are not repeated.
+
+    Raises ConfigError or DataError before anything is written in `workdir`.
+    """
+    plan(exp, workdir)
+    mesh = parallel.make_mesh(exp.mesh)
+    parallel.check_batch(exp, mesh)
+    record.check(workdir, exp)
+    cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
+    corpus = data.open_corpus(exp.data, cache_dir)
+    exp = record.with_vocab(exp, corpus.vocab_size)
+    record.write(workdir, exp)
+
+    runs = plan(exp, workdir)
+    sweep = report.progress.Sweep(sum(not _is_finished(run) for run in runs))
+    waiting = (run for run in runs if not _is_finished(run))
+    for index, one in enumerate(waiting, start=1):
+        loop.run(one.exp, corpus, one.directory, mesh, arm=one.arm, sweep=sweep, index=index)
+    results = [report.results.load(one.directory) for one in runs]
+    write = report.stress.write_stress_report if exp.arms else report.single.write_run_report
+    write(results, workdir)
+
+
+def plan(exp: config.Experiment, workdir: Path) -> list[Run]:
+    """The runs of an experiment, rate by rate so that a first picture of all arms comes early."""
+    if not exp.arms:
+        return [Run(exp.name, exp, workdir / "run")]
+    runs = []
+    for lr in exp.lrs or (exp.optimizer.lr,):
+        for seed in range(exp.train.seed, exp.train.seed + exp.seeds):
+            for arm in exp.arms:
+                edited = config.edit(_single(exp, lr, seed), arm.edits)
+                name = f"{arm.name}-lr{lr:g}-seed{seed}"
+                runs.append(Run(arm.name, edited, workdir / "runs" / name))
+    return runs
+
+
+def _single(exp: config.Experiment, lr: float, seed: int) -> config.Experiment:
+    return dataclasses.replace(
+        exp,
+        arms=(),
+        lrs=(),
+        seeds=1,
+        optimizer=dataclasses.replace(exp.optimizer, lr=lr),
+        train=dataclasses.replace(exp.train, seed=seed),
+    )
+
+
+def _is_finished(one: Run) -> bool:
+    return (one.directory / report.results.RESULT_NAME).exists()

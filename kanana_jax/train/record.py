@@ -1,0 +1,84 @@
+"""What a run directory says about how it was made: config.json and sessions.jsonl."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from kanana_jax import config
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorstore", "numpy")
+
+
+def check(workdir: Path, exp: config.Experiment) -> None:
+    """Raises ConfigError when `workdir` holds a run of another configuration. Writes nothing."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    saved = json.loads(path.read_text())
+    wanted = json.loads(config.to_json(exp))
+    if exp.model.vocab_size == 0:  # filled in from the tokenizer when the run began
+        wanted["model"]["vocab_size"] = saved["model"]["vocab_size"]
+    lines = config.diff(saved, wanted)
+    if lines:
+        raise config.ConfigError(
+            f"{workdir} holds a run of another configuration ({'; '.join(lines)}); "
+            "choose another --workdir, or give the same settings to continue it"
+        )
+
+
+def write(workdir: Path, exp: config.Experiment) -> None:
+    """Saves the configuration and appends one line about this process."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(config.to_json(exp))
+    os.replace(temporary, workdir / "config.json")
+    with (workdir / "sessions.jsonl").open("a") as file:
+        file.write(json.dumps(environment()) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions, device and command of this process."""
+    return {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "command": " ".join(["python", "-m", "kanana_jax.main", *sys.argv[1:]]),
+        "commit": _git_commit(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "device_kind": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "num_cpus": os.cpu_count(),
+    }
+
+
+def _git_commit() -> str:
+    """The commit of the source tree, "+changes" when it was edited, "unknown" outside git."""
+    command = ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12"]
+    try:
+        answer = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+
+
+def with_vocab(exp: config.Experiment, vocab_size: int) -> config.Experiment:
+    """Fills in the tokenizer's vocabulary size, or checks it against the model's."""
+    if exp.model.vocab_size == 0:
+        model = dataclasses.replace(exp.model, vocab_size=vocab_size)
+        return dataclasses.replace(exp, model=model)
+    if exp.model.vocab_size < vocab_size:
+        raise config.ConfigError(
+            f"model.vocab_size = {exp.model.vocab_size} is smaller than the tokenizer's "
+            f"{vocab_size}; raise it, or set it to 0 to take the tokenizer's"
+        )
+    return exp

@@ -1,0 +1,77 @@
+"""The repository's own files agree with each other."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_requirements_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = {*project["dependencies"], *extras["train"], *extras["test"]}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert {line for line in lines if line and not line.startswith("#")} == wanted
+
+
+def test_every_dependency_has_an_upper_bound():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    assert [line for group in groups for line in group if "<" not in line] == []
+
+
+def test_every_dependency_earns_a_line_in_build_md():
+    text = (ROOT / "BUILD.md").read_text()
+    names = [
+        re.split(r"[<>=\[]", line)[0]
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def _tracked() -> list[str]:
+    answer = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return answer.stdout.splitlines()
+
+
+def test_readme_tree_matches_the_disk():
+    tree = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert tree is not None
+    named = set()
+    parent = ""
+    for line in tree[1].splitlines():
+        name = line.split()[0]
+        if line.startswith(" "):
+            named.add(parent + name)
+        else:
+            named.add(name)
+            parent = name if name.endswith("/") else ""
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert missing == set()
+    tops = {path.split("/")[0] + "/" for path in _tracked() if "/" in path}
+    rooms = {
+        "/".join(path.split("/")[:2]) + "/"
+        for path in _tracked()
+        if path.startswith(("kanana_jax/", "pallas_kernels/")) and path.count("/") > 1
+    }
+    hidden = {top for top in tops if top.startswith(".")}
+    assert (tops | rooms) - hidden - named == set()
+
+
+def test_no_large_file_is_tracked():
+    limit = 600_000
+    assert [path for path in _tracked() if (ROOT / path).stat().st_size > limit] == []
+
+
+def test_source_is_ascii():
+    offenders = [
+        path
+        for path in _tracked()
+        if path.endswith(".py") and not (ROOT / path).read_bytes().isascii()
+    ]
+    assert offenders == []
