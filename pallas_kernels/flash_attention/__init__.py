@@ -1,0 +1,158 @@
+"""Attention that returns each head's maximum logit and can be differentiated.
+
+    s = scale q k^T     out = softmax(s over visible keys) v     max_logits = max of visible s
+
+A query sees a key when their segment ids are equal and, if causal, when the key does not come
+after it; with different lengths the last query is aligned with the last key.
+
+Letters: B batch, S queries, T keys, N query heads, H key heads, D query and key width,
+U value width.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.flash_attention import reference, xla
+
+type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
+
+
+class Problem(NamedTuple):
+    """What decides whether an implementation can run; arrays may be ShapeDtypeStructs."""
+
+    q: Any
+    k: Any
+    v: Any
+    is_packed: bool
+    causal: bool
+    platform: str
+
+
+class Choice(NamedTuple):
+    """The implementation that "auto" takes, and why each other one cannot run."""
+
+    implementation: str
+    reasons: dict[str, str]
+
+
+class _Kernel(NamedTuple):
+    attention: Callable
+    why_not: Callable[[Problem], str | None]
+
+
+def _always(problem: Problem) -> None:
+    return None
+
+
+# In order of preference. A kernel is `attention(q, k, v, q_ids, kv_ids, *, causal, scale)` and a
+# function that returns None or the reason why a problem is beyond it.
+_KERNELS = {
+    "xla": _Kernel(xla.attention, _always),
+    "reference": _Kernel(reference.attention, _always),
+}
+
+
+def flash_attention(
+    q,
+    k,
+    v,
+    *,
+    segment_ids=None,
+    causal: bool = True,
+    scale: float | None = None,
+    implementation: Implementation = "auto",
+) -> tuple[jax.Array, jax.Array]:
+    """Attends from q (B, S, N, D) to k (B, T, H, D) and v (B, T, H, U).
+
+    Returns out (B, S, N, U) in q's dtype and max_logits (B, N) in float32: the largest visible
+    score after scaling, -inf where a head sees nothing, without gradient. N is a multiple of H.
+    segment_ids is an integer (B, S) array for both sides or a pair (B, S), (B, T); ids are only
+    compared for equality, no value is special. A query that sees no key gets 0 and passes no
+    gradient. scale defaults to D**-0.5. Raises ValueError on shapes or dtypes that do not fit,
+    NotImplementedError when the named implementation cannot run here.
+    """
+    _check(q, k, v)
+    q_ids, kv_ids = _split_ids(q, k, segment_ids)
+    problem = _problem(q, k, v, q_ids, causal)
+    kernel = _KERNELS[_select(problem, implementation)]
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    return kernel.attention(q, k, v, q_ids, kv_ids, causal=causal, scale=scale)
+
+
+def flash_attention_choice(q, k, v, *, segment_ids=None, causal: bool = True) -> Choice:
+    """Says what implementation="auto" takes for these arguments on the default backend.
+
+    q, k and v may be arrays or jax.ShapeDtypeStruct.
+    """
+    _check(q, k, v)
+    return _choose(_problem(q, k, v, _split_ids(q, k, segment_ids)[0], causal))
+
+
+def _problem(q, k, v, q_ids, causal):
+    return Problem(q, k, v, q_ids is not None, causal, jax.default_backend())
+
+
+def _choose(problem: Problem) -> Choice:
+    reasons = {name: kernel.why_not(problem) for name, kernel in _KERNELS.items()}
+    able = [name for name, reason in reasons.items() if reason is None]
+    return Choice(able[0], {name: reason for name, reason in reasons.items() if reason})
+
+
+def _select(problem: Problem, implementation: str) -> str:
+    if implementation == "auto":
+        return _choose(problem).implementation
+    if implementation not in _KERNELS:
+        raise ValueError(
+            f"implementation must be 'auto' or one of {sorted(_KERNELS)}, got {implementation!r}."
+        )
+    reason = _KERNELS[implementation].why_not(problem)
+    if reason is not None:
+        raise NotImplementedError(
+            f"implementation={implementation!r} cannot run here: {reason}; "
+            f"'auto' would take {_choose(problem).implementation!r}."
+        )
+    return implementation
+
+
+def _check(q, k, v):
+    if not q.ndim == k.ndim == v.ndim == 4:
+        raise ValueError(
+            "q, k and v need 4 dimensions (batch, length, heads, width), got shapes "
+            f"{q.shape}, {k.shape}, {v.shape}; add or merge dimensions, or use jax.vmap."
+        )
+    if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating):
+        raise ValueError(
+            "q, k and v need one floating-point dtype, got "
+            f"{q.dtype}, {k.dtype}, {v.dtype}; cast them first."
+        )
+    if k.shape[:3] != v.shape[:3] or k.shape[0] != q.shape[0] or k.shape[3] != q.shape[3]:
+        raise ValueError(
+            "expected q (B, S, N, D), k (B, T, H, D), v (B, T, H, U), got shapes "
+            f"{q.shape}, {k.shape}, {v.shape}; B, T, H and D must agree."
+        )
+    if 0 in q.shape or 0 in k.shape or 0 in v.shape or q.shape[2] % k.shape[2]:
+        raise ValueError(
+            "dimensions must be positive and the query heads a multiple of the key heads, got "
+            f"shapes {q.shape}, {k.shape}, {v.shape}; repeat or drop key heads."
+        )
+
+
+def _split_ids(q, k, segment_ids):
+    if segment_ids is None:
+        return None, None
+    pair = segment_ids if isinstance(segment_ids, tuple | list) else (segment_ids, segment_ids)
+    expected = (q.shape[:2], k.shape[:2])
+    if len(pair) != 2 or tuple(ids.shape for ids in pair) != expected:
+        raise ValueError(
+            f"segment_ids must be one array or a pair with shapes {expected[0]} and "
+            f"{expected[1]}, got {[ids.shape for ids in pair]}; pass (query_ids, key_ids) when "
+            "the lengths differ."
+        )
+    if not all(jnp.issubdtype(ids.dtype, jnp.integer) for ids in pair):
+        raise ValueError(
+            f"segment_ids must be integers, got {[str(ids.dtype) for ids in pair]}; cast them."
+        )
+    return tuple(pair)

@@ -1,0 +1,162 @@
+"""Grouped products in XLA with work proportional to rows, not rows times groups.
+
+    out[m] = lhs[m] @ rhs[g(m)]          outer[g] = sum over rows m of group g of lhs[m] grad[m]^T
+
+Rows are cut into blocks that never span two groups: at most M / block + G of them, whatever the
+group sizes, so shapes stay static. Each block then meets its group's matrix in a batched product.
+TPUs have a native product for this, jax.lax.ragged_dot, which elsewhere costs M G K N.
+
+Letters: M rows, G groups, K contracted width, N output width, C blocks, R rows of a block.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+BLOCK_ROWS = 128
+# Matrices gathered for the blocks of one step, in bytes; more blocks than fit take more steps.
+STEP_BYTES = 64 * 2**20
+
+
+class _Blocks(NamedTuple):
+    group_C: jax.Array
+    row_CR: jax.Array  # row of lhs in each slot of each block
+    is_row_CR: jax.Array  # slots past the end of a group hold no row
+    slot_M: jax.Array  # where each row went, in [0, C R)
+    is_grouped_M: jax.Array  # rows beyond the last group belong to none
+
+
+def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype):
+    """Rows times their group's matrix; arguments are already checked."""
+    native = functools.partial(_native_matmul, transpose_rhs=transpose_rhs, out_dtype=out_dtype)
+    blocked = functools.partial(_blocked_matmul, transpose_rhs=transpose_rhs, out_dtype=out_dtype)
+    return _by_platform(native, blocked, lhs_MK, rhs, group_sizes_G)
+
+
+def outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
+    """Sum of outer products within each group; arguments are already checked."""
+    native = functools.partial(_native_outer, out_dtype=out_dtype)
+    blocked = functools.partial(_blocked_outer, out_dtype=out_dtype)
+    return _by_platform(native, blocked, lhs_MK, grad_MN, group_sizes_G)
+
+
+def _by_platform(native, blocked, lhs, rhs, group_sizes):
+    def on_cpu(lhs, rhs, group_sizes):
+        # CPUs multiply 16-bit floats by converting them; convert each once.
+        return blocked(lhs.astype(jnp.float32), rhs.astype(jnp.float32), group_sizes)
+
+    return jax.lax.platform_dependent(
+        lhs, rhs, group_sizes, cpu=on_cpu, tpu=native, default=blocked
+    )
+
+
+def _blocked_matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs, out_dtype):
+    blocks = _cut(group_sizes_G, lhs_MK.shape[0], _step_blocks(rhs))
+    spec = "CRK,CNK->CRN" if transpose_rhs else "CRK,CKN->CRN"
+
+    def step(block):
+        group_C, row_CR = block
+        return _dot(spec, lhs_MK[row_CR], rhs[group_C], out_dtype)
+
+    out = _map_steps(step, (blocks.group_C, blocks.row_CR), _step_blocks(rhs))
+    out_MN = out.reshape(-1, out.shape[-1])[blocks.slot_M]
+    return jnp.where(blocks.is_grouped_M[:, None], out_MN, 0)
+
+
+def _blocked_outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
+    shape = (group_sizes_G.shape[0], lhs_MK.shape[1], grad_MN.shape[1])
+    sums_GKN = jnp.zeros(shape, jnp.float32)
+    step_blocks = _step_blocks(sums_GKN)
+    blocks = _cut(group_sizes_G, lhs_MK.shape[0], step_blocks)
+
+    def step(sums_GKN, block):
+        group_C, row_CR, is_row_CR = block
+        lhs_CRK = jnp.where(is_row_CR[..., None], lhs_MK[row_CR], 0)
+        grad_CRN = jnp.where(is_row_CR[..., None], grad_MN[row_CR], 0)
+        product = _dot("CRK,CRN->CKN", lhs_CRK, grad_CRN, jnp.float32)
+        return sums_GKN.at[group_C].add(product, indices_are_sorted=True), None
+
+    steps = _split_steps((blocks.group_C, blocks.row_CR, blocks.is_row_CR), step_blocks)
+    return jax.lax.scan(step, sums_GKN, steps)[0].astype(out_dtype)
+
+
+def _native_matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs, out_dtype):
+    rhs_GKN = jnp.swapaxes(rhs, 1, 2) if transpose_rhs else rhs
+    out_MN = jax.lax.ragged_dot(
+        lhs_MK,
+        rhs_GKN,
+        group_sizes_G,
+        precision=_precision(lhs_MK),
+        preferred_element_type=out_dtype,
+    )
+    is_grouped_M = jnp.arange(lhs_MK.shape[0]) < group_sizes_G.sum()
+    return jnp.where(is_grouped_M[:, None], out_MN, 0)
+
+
+def _native_outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
+    contract_rows = jax.lax.RaggedDotDimensionNumbers(
+        dot_dimension_numbers=(((0,), (0,)), ((), ())),
+        lhs_ragged_dimensions=[0],
+        rhs_group_dimensions=[],
+    )
+    return jax.lax.ragged_dot_general(
+        lhs_MK,
+        grad_MN,
+        group_sizes_G,
+        contract_rows,
+        precision=_precision(lhs_MK),
+        preferred_element_type=out_dtype,
+    )
+
+
+def _cut(group_sizes_G, num_rows, step_blocks):
+    num_groups = group_sizes_G.shape[0]
+    num_blocks = -(-num_rows // BLOCK_ROWS) + num_groups
+    num_blocks = -(-num_blocks // min(step_blocks, num_blocks)) * min(step_blocks, num_blocks)
+    end_G = jnp.cumsum(group_sizes_G)
+    last_block_G = jnp.cumsum(-(-group_sizes_G // BLOCK_ROWS))
+    start_G = end_G - group_sizes_G
+    first_block_G = last_block_G - -(-group_sizes_G // BLOCK_ROWS)
+
+    block_C = jnp.arange(num_blocks)
+    group_C = _group_of(block_C, last_block_G)
+    row_CR = (start_G[group_C] + (block_C - first_block_G[group_C]) * BLOCK_ROWS)[:, None]
+    row_CR += jnp.arange(BLOCK_ROWS)
+    is_row_CR = row_CR < end_G[group_C][:, None]
+
+    row_M = jnp.arange(num_rows)
+    group_M = _group_of(row_M, end_G)
+    slot_M = first_block_G[group_M] * BLOCK_ROWS + row_M - start_G[group_M]
+    return _Blocks(group_C, jnp.clip(row_CR, 0, num_rows - 1), is_row_CR, slot_M, row_M < end_G[-1])
+
+
+def _group_of(index, end_G):
+    group = jnp.searchsorted(end_G, index, side="right").astype(jnp.int32)
+    return jnp.minimum(group, end_G.shape[0] - 1)
+
+
+def _step_blocks(matrices_GKN):
+    bytes_each = matrices_GKN[0].size * matrices_GKN.dtype.itemsize
+    return max(1, STEP_BYTES // bytes_each)
+
+
+def _split_steps(blocks, step_blocks):
+    num_blocks = blocks[0].shape[0]
+    step_blocks = min(step_blocks, num_blocks)
+    return jax.tree.map(lambda x: x.reshape(-1, step_blocks, *x.shape[1:]), blocks)
+
+
+def _map_steps(step, blocks, step_blocks):
+    steps = _split_steps(blocks, step_blocks)
+    return jax.lax.map(step, steps)
+
+
+def _dot(spec, lhs, rhs, out_dtype):
+    out = jnp.einsum(spec, lhs, rhs, precision=_precision(lhs), preferred_element_type=jnp.float32)
+    return out.astype(out_dtype)
+
+
+def _precision(x):
+    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
