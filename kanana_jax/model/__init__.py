@@ -1,7 +1,7 @@
 """DeepSeek-V3-family decoders in Flax NNX, used through functions over plain dicts of arrays."""
 
 from kanana_jax.model import presets
-from kanana_jax.model.moe import init_router_bias, update_router_bias
+from kanana_jax.model.moe import init_router_bias, max_vio, update_router_bias
 from kanana_jax.model.transformer import (
     Aux,
     Params,
@@ -24,6 +24,7 @@ __all__ = [
     "init",
     "init_router_bias",
     "logits",
+    "max_vio",
     "num_params",
     "presets",
     "update_router_bias",

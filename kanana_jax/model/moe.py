@@ -124,8 +124,10 @@ def balance_loss(
     return (f_BE * p_BE).sum() / num_sequences
 
 
-def max_violation(load_LE: Float[Array, "L E"]) -> Float[Array, "L"]:
+def max_vio(load_LE: Float[Array, "L E"]) -> Float[Array, "L"]:
     """MaxVio: how far the busiest expert lies above the mean load, as a share of the mean."""
+    if 0 in load_LE.shape:
+        return jnp.zeros(load_LE.shape[:1])
     mean_L = load_LE.mean(axis=-1)
     return (load_LE.max(axis=-1) - mean_L) / jnp.maximum(mean_L, 1e-20)
 

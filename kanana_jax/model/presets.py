@@ -1,6 +1,7 @@
 """Published shapes of the family, and tiny ones for a CPU. Values nobody published say "ours".
 
-init_std is ours everywhere: no base variance was published for these runs.
+A vocab_size of 0 stands for the tokenizer's. init_std is ours everywhere: no base variance was
+published for these runs.
 """
 
 from kanana_jax.config import ConfigError, ModelConfig, YarnConfig
@@ -17,7 +18,7 @@ _KANANA_2_WIDTHS = {
 }
 
 
-def tiny(vocab_size: int) -> ModelConfig:
+def tiny(vocab_size: int = 0) -> ModelConfig:
     """About 1.1M parameters with every part of the family in place; all values are ours."""
     return ModelConfig(
         vocab_size=vocab_size,
@@ -40,7 +41,7 @@ def tiny(vocab_size: int) -> ModelConfig:
     )
 
 
-def tiny_dense(vocab_size: int) -> ModelConfig:
+def tiny_dense(vocab_size: int = 0) -> ModelConfig:
     """The attention of `tiny` with dense MLPs only: the fastest model; all values are ours."""
     return ModelConfig(
         vocab_size=vocab_size,

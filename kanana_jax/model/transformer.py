@@ -100,6 +100,11 @@ class Transformer(nnx.Module):
     """
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        if not cfg.vocab_size:
+            raise ValueError(
+                "a model needs vocab_size > 0, got 0; take the tokenizer's: "
+                "dataclasses.replace(cfg, vocab_size=corpus.vocab_size)."
+            )
         self.cfg = cfg
         self.embed = layers.normal(rngs, cfg, cfg.vocab_size, cfg.hidden_size)
         if cfg.num_dense_layers:
@@ -156,8 +161,7 @@ class Transformer(nnx.Module):
             x_BSD, (max_LH, stats) = _run_stack(cfg, self.moe_layers, x_BSD, router_bias_LE, inputs)
             max_logits.append(max_LH)
             load_LE, balance_loss = stats.load_E, stats.balance_loss.sum()
-        max_vio_L = moe.max_violation(load_LE) if cfg.num_moe_layers else jnp.zeros((0,))
-        aux = Aux(jnp.concatenate(max_logits), load_LE, balance_loss, max_vio_L)
+        aux = Aux(jnp.concatenate(max_logits), load_LE, balance_loss, moe.max_vio(load_LE))
         return _norm(cfg, x_BSD, self.final_norm), aux
 
 
