@@ -1,0 +1,202 @@
+"""Open a corpus: read the text, split it, tokenize it once, and keep the tokens in a cache.
+
+    data.paths -> sources -> split by content hash -> tokenizer -> token store -> Corpus
+
+The text is read at every start, because only its content says whether a cached store is still the
+right one. Nothing is written before all of it was read and found long enough.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from kanana_jax.config import DataConfig
+from kanana_jax.data import sources, split, store, tokenizer
+from kanana_jax.data.errors import DataError, StoreError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Tokens to train on and to evaluate on, one array per source and side."""
+
+    names: tuple[str, ...]  # of the sources, as in data.paths
+    tokenizer: tokenizer.Tokenizer
+    train: tuple[store.TokenArray, ...]
+    heldout: tuple[store.TokenArray, ...]
+    fingerprint: str  # equal if and only if every token, document end and the tokenizer are
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.vocab_size
+
+    def describe(self) -> str:
+        """One line: sources, documents, tokens and bytes per token."""
+        sides = [*self.train, *self.heldout]
+        num_tokens = sum(side.num_tokens for side in sides)
+        num_documents = sum(side.num_documents for side in sides)
+        return (
+            f"{len(self.names)} source(s), {num_documents:,} documents, "
+            f"{sum(side.num_tokens for side in self.train):,} tokens to train on, "
+            f"{sum(side.num_tokens for side in self.heldout):,} held out, "
+            f"{sum(side.num_bytes for side in sides) / num_tokens:.2f} bytes per token"
+        )
+
+
+def open_corpus(
+    cfg: DataConfig,
+    cache_dir: pathlib.Path,
+    progress: Callable[[str], None] | None = None,
+) -> Corpus:
+    """Reads the text of `cfg` and returns its tokens, from `cache_dir` if they are there.
+
+    `progress` is told in one line what takes time. A damaged store is reported and rebuilt.
+    Raises DataError, before anything is written, when the text cannot be used.
+    """
+    say = progress or (lambda line: None)
+    opened = sources.open_sources(cfg)
+    say(f"reading {', '.join(source.name for source in opened)}")
+    rules = [split.split_rule(source, cfg.heldout_fraction) for source in opened]
+    pieces = lambda: split.split_sources(opened, rules)  # noqa: E731
+    text = split.text_digest(pieces())
+    wanted = _wanted_tokenizer(cfg)
+    path = pathlib.Path(cache_dir) / f"tokens-{_digest(store.FORMAT, text, wanted[0])}"
+    cached = _open_cached(path, say)
+    used = cached.tokenizer if cached else wanted[1](_train_texts(pieces()))
+    _check_length(cfg, opened, pieces(), used)
+    if cached is None:
+        say(f"tokenizing into {path}")
+        cached = _build(path, pieces, len(opened), used, text)
+    return Corpus(
+        names=tuple(source.name for source in opened),
+        tokenizer=used,
+        train=cached.train,
+        heldout=cached.heldout,
+        fingerprint=cached.fingerprint,
+    )
+
+
+_MakeTokenizer = Callable[[Iterable[bytes]], tokenizer.Tokenizer]
+
+
+def _wanted_tokenizer(cfg: DataConfig) -> tuple[str, _MakeTokenizer]:
+    """What identifies the tokenizer before it exists, and how to make it from the train text."""
+    if cfg.tokenizer == "bytes":
+        return "bytes", lambda texts: tokenizer.byte_tokenizer()
+    if cfg.tokenizer == "bpe":
+        size = cfg.bpe_vocab_size
+        return f"bpe-{size}", lambda texts: tokenizer.train_bpe(texts, size)
+    try:
+        content = sources.read_bytes(cfg.tokenizer).decode("utf-8")
+    except (DataError, UnicodeDecodeError) as error:
+        raise DataError(
+            f'data.tokenizer: expected "bytes", "bpe" or the path of a tokenizer.json, '
+            f"got {cfg.tokenizer!r}, which cannot be read."
+        ) from error
+    loaded = tokenizer.from_json(content, cfg.tokenizer)
+    return loaded.digest, lambda texts: loaded
+
+
+def _train_texts(pieces: Iterable[tuple[int, split.Piece]]) -> Iterator[bytes]:
+    return (piece.text for _, piece in pieces if not piece.is_heldout)
+
+
+def _check_length(
+    cfg: DataConfig,
+    opened: Sequence[sources.Source],
+    pieces: Iterable[tuple[int, split.Piece]],
+    used: tokenizer.Tokenizer,
+) -> None:
+    # Reads on only until each source has proved long enough.
+    window, batch = cfg.seq_len + 1, cfg.seq_len * cfg.batch_size + 1
+    num_tokens = [0] * len(opened)
+    for index, piece in pieces:
+        if not piece.is_heldout and num_tokens[index] < batch:
+            num_tokens[index] += len(used.encode_documents([piece.text])[0])
+        if min(num_tokens) >= batch:
+            return
+    for source, count in zip(opened, num_tokens, strict=True):
+        if count < window:
+            raise DataError(
+                f"{source.name}: expected at least seq_len + 1 = {window} distinct tokens to train "
+                f"on, got {count} after removing duplicate and held-out text; add text or lower "
+                "data.seq_len."
+            )
+    if sum(num_tokens) < batch:
+        raise DataError(
+            f"{', '.join(source.name for source in opened)}: expected at least batch_size * "
+            f"seq_len + 1 = {batch} tokens to train on, got {sum(num_tokens)} after removing "
+            "duplicate and held-out text; add text or lower data.batch_size or data.seq_len."
+        )
+
+
+def _open_cached(path: pathlib.Path, say: Callable[[str], None]) -> store.Store | None:
+    if not path.exists():
+        return None
+    try:
+        return store.open_store(path)
+    except StoreError as error:
+        say(f"rebuilding: {error}")
+        return None
+
+
+def _build(
+    path: pathlib.Path,
+    pieces: Callable[[], Iterable[tuple[int, split.Piece]]],
+    num_sources: int,
+    used: tokenizer.Tokenizer,
+    text: str,
+) -> store.Store:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            # Another process may have built it while this one waited for the lock.
+            built = _open_cached(path, lambda line: None)
+            return built or _write(path, pieces, num_sources, used, text)
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:  # TensorStore reports a full disk as ValueError
+        raise DataError(
+            f"data.cache_dir: cannot write the token store {path}: {str(error).splitlines()[0]}; "
+            "free space or set data.cache_dir to a folder that can be written."
+        ) from error
+
+
+def _write(
+    path: pathlib.Path,
+    pieces: Callable[[], Iterable[tuple[int, split.Piece]]],
+    num_sources: int,
+    used: tokenizer.Tokenizer,
+    text: str,
+) -> store.Store:
+    # Whoever left these held the lock, so it is dead.
+    for orphan in path.parent.glob(f".{path.name}-*"):
+        shutil.rmtree(orphan)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        written = split.new_digest()
+        store.write_store(folder, split.digesting(pieces(), written), num_sources, used, text)
+        if written.hexdigest() != text:
+            raise DataError("the text of data.paths changed while it was read; run again.")
+        if path.exists():
+            shutil.rmtree(path)
+        os.rename(folder, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return store.open_store(path)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path):
+    with open(path.parent / f"{path.name}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system if this process dies
+        yield
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
