@@ -1,0 +1,151 @@
+"""The look that all figures share: one colour per arm, panels per learning rate, one legend.
+
+Figures are made with matplotlib's object interface; nothing here touches pyplot's global state.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from kanana_jax.report import results
+from kanana_jax.report.metrics import Series
+from kanana_jax.report.results import RunResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colour-blind safe palette (Color Universal Design, 2008), plus a grey. Blue is
+# kept for the arms with QK-Clip, so that they are the same colour whatever else is in the figure.
+CLIPPED_COLORS = ("#0072B2", "#56B4E9")
+OTHER_COLORS = ("#8A8A8A", "#E69F00", "#CC79A7", "#009E73", "#D55E00")
+INK, FAINT = "#333333", "#D8D8D8"
+
+WIDTH_INCHES = 12.0
+DPI = 150
+MAX_COLUMNS = 4
+
+
+def colors(runs: Sequence[RunResult]) -> dict[str, str]:
+    """A colour for every arm."""
+    is_clipped = {run.arm: run.clipped for run in runs}
+    palettes = {True: list(CLIPPED_COLORS), False: list(OTHER_COLORS)}
+    chosen = {}
+    for arm in results.arms(runs):
+        palette = palettes[is_clipped[arm]]
+        chosen[arm] = palette[0]
+        palette.append(palette.pop(0))
+    return chosen
+
+
+def panels(
+    num_panels: int, *, rows_per_panel: int = 1, panel_height: float = 3.0
+) -> tuple["Figure", np.ndarray]:
+    """A figure of equal panels sharing both axes, and its axes as (rows_per_panel, num_panels)."""
+    from matplotlib.figure import Figure
+
+    columns = min(num_panels, MAX_COLUMNS)
+    wraps = -(-num_panels // columns)
+    height = 0.75 + panel_height * rows_per_panel * wraps
+    width = WIDTH_INCHES if columns > 1 else 0.66 * WIDTH_INCHES
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    grid = figure.subplots(
+        rows_per_panel * wraps, columns, sharex=True, sharey="row", squeeze=False
+    )
+    for axes in grid.flat:
+        dress(axes)
+    # Wrapped panels: row r of panel p stands in grid row (p // columns) * rows_per_panel + r.
+    table = np.empty((rows_per_panel, num_panels), dtype=object)
+    for panel in range(num_panels):
+        for row in range(rows_per_panel):
+            table[row, panel] = grid[panel // columns * rows_per_panel + row, panel % columns]
+    for unused in range(num_panels, wraps * columns):
+        for row in range(rows_per_panel):
+            grid[unused // columns * rows_per_panel + row, unused % columns].set_visible(False)
+            above = grid[(unused // columns - 1) * rows_per_panel + row, unused % columns]
+            above.tick_params(labelbottom=True)
+    return figure, table
+
+
+def dress(axes: "Axes") -> None:
+    """Takes away what carries no information."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#9A9A9A")
+    axes.grid(axis="y", color="#ECECEC", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=9, length=3, width=0.6)
+
+
+def legend(
+    figure: "Figure",
+    runs: Sequence[RunResult],
+    extra: Iterable = (),
+    *,
+    colors: dict[str, str],
+) -> None:
+    """One legend above all panels: a line per arm, and a cross when a run diverged."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colors[arm], linewidth=2.4, label=arm) for arm in results.arms(runs)
+    ]
+    handles += list(extra)
+    if any(run.diverged for run in runs):
+        handles.append(
+            Line2D([], [], color=INK, marker="x", markersize=7, linestyle="", label="diverged")
+        )
+    if len(handles) > 1:
+        figure.legend(
+            handles=handles,
+            loc="outside upper left",
+            ncols=len(handles),
+            frameon=False,
+            fontsize=10,
+            handlelength=1.6,
+            columnspacing=1.8,
+            labelcolor=INK,
+        )
+
+
+def label_rate(axes: "Axes", lr: float) -> None:
+    axes.set_title(f"learning rate {lr:g}", fontsize=10.5, loc="left", color=INK)
+
+
+def over_seeds(
+    series: Sequence[Series],
+) -> tuple[
+    Int[np.ndarray, "N"], Float[np.ndarray, "N"], Float[np.ndarray, "N"], Float[np.ndarray, "N"]
+]:
+    """Steps, mean, lowest and highest over the seeds that have a finite value at each step."""
+    finite = [one.finite() for one in series]
+    steps_N = np.unique(np.concatenate([one.steps_N for one in finite]))
+    values_SN = np.full((len(finite), len(steps_N)), np.nan)
+    for row_N, one in zip(values_SN, finite, strict=True):
+        row_N[np.searchsorted(steps_N, one.steps_N)] = one.values_N
+    present_SN = np.isfinite(values_SN)
+    mean_N = np.where(present_SN, values_SN, 0.0).sum(0) / np.maximum(present_SN.sum(0), 1)
+    low_N = np.where(present_SN, values_SN, np.inf).min(0, initial=np.inf)
+    high_N = np.where(present_SN, values_SN, -np.inf).max(0, initial=-np.inf)
+    return steps_N, mean_N, low_N, high_N
+
+
+def smooth(series: Series, window: int) -> Series:
+    """Mean over the last `window` records; the first records average what there is."""
+    series = series.finite()
+    total_N = np.cumsum(np.concatenate([[0.0], series.values_N]))
+    last_N = np.arange(1, len(series.values_N) + 1)
+    first_N = np.maximum(last_N - window, 0)
+    return Series(series.steps_N, (total_N[last_N] - total_N[first_N]) / (last_N - first_N))
+
+
+def png(figure: "Figure") -> bytes:
+    """The figure as a PNG with a white ground."""
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

@@ -1,0 +1,194 @@
+"""Metrics of one run: a line of JSON per step, mirrored to TensorBoard.
+
+    metrics.jsonl    {"step": 7, "loss": 2.25, "max_logits": [[1.5, NaN], [0.5, 3.0]]}
+    tensorboard/     the scalars of the same lines
+
+Floats are written with the fewest digits that read back as the same float64, so nothing is rounded;
+NaN and the infinities are spelled the way Python's json does. Letters: N recorded steps.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+from jaxtyping import Int, Num
+from numpy.typing import ArrayLike
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class Series(NamedTuple):
+    """One metric: the steps at which it was recorded, in order, and its values there."""
+
+    steps_N: Int[np.ndarray, "N"]
+    values_N: Num[np.ndarray, "N ..."]
+
+    def finite(self) -> "Series":
+        """The part of a scalar series that is neither NaN nor infinite."""
+        kept_N = np.isfinite(self.values_N)
+        return Series(self.steps_N[kept_N], self.values_N[kept_N])
+
+
+def empty_series() -> Series:
+    return Series(np.zeros(0, np.int64), np.zeros(0))
+
+
+class MetricsWriter:
+    """Appends to `<directory>/metrics.jsonl`, one line per step, steps increasing.
+
+    A line is flushed as soon as it is written: a killed process loses at most the line it was
+    writing, and opening the directory again drops that torn line.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self._directory = Path(directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._path = self._directory / METRICS_NAME
+        self._events = None
+        self._file = None
+        self._keep(last=math.inf)
+
+    @property
+    def last_step(self) -> int | None:
+        """The newest step in the file, None when there is none."""
+        return self._last_step
+
+    def truncate_after(self, step: int) -> None:
+        """Drops what was recorded after `step`; call it when resuming from the state at `step`."""
+        self._keep(last=step)
+
+    def write(self, step: int, values: Mapping[str, ArrayLike]) -> None:
+        """Records the metrics of one step: numbers, or arrays of numbers, NumPy's or JAX's."""
+        if self._file is None:
+            raise ValueError(f"MetricsWriter of {self._path} is closed; open a new one to write.")
+        if self._last_step is not None and step <= self._last_step:
+            raise ValueError(
+                f"steps must increase: got step {step} after step {self._last_step} in "
+                f"{self._path}; call truncate_after(step) when resuming."
+            )
+        record: dict[str, Any] = {"step": int(step)}
+        record |= {key: _plain(key, value) for key, value in values.items() if key != "step"}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        self._last_step = record["step"]
+        self._mirror(record)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._close_events()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _keep(self, last: float) -> None:
+        """Cuts the file after the last whole line whose step is at most `last`, and reopens it."""
+        if self._file is not None:
+            self._file.close()
+        self._close_events()
+        self._path.touch()
+        length, self._last_step = 0, None
+        with self._path.open() as lines:
+            for line, step in _whole_lines(lines, self._path, parse=_step):
+                # Steps increase, so what is kept is a prefix and one truncation suffices.
+                if step > last:
+                    break
+                length += len(line)
+                self._last_step = step
+        os.truncate(self._path, length)
+        self._file = self._path.open("a")
+
+    def _mirror(self, record: Mapping[str, Any]) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        # The protocol buffer is built here because add_scalar logs a warning for every NaN.
+        scalars = [
+            Summary.Value(tag=key, simple_value=value)
+            for key, value in record.items()
+            if key != "step" and not isinstance(value, list)
+        ]
+        if self._events is None:
+            self._events = self._open_events(first_step=record["step"])
+        self._events.add_summary(Summary(value=scalars), record["step"])
+
+    def _open_events(self, first_step: int):
+        from tensorboardX import FileWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        events = FileWriter(str(self._directory / "tensorboard"))
+        # Hides the events of an earlier process from this step on.
+        events.add_event(Event(file_version="brain.Event:2"), first_step)
+        events.add_event(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
+        return events
+
+    def _close_events(self) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
+def read_metrics(path: str | os.PathLike) -> dict[str, Series]:
+    """Reads metrics.jsonl into one series per key; a key may be absent from some steps.
+
+    A torn last line is left out. Raises ValueError for any other line that is not JSON and for a
+    key whose arrays change shape.
+    """
+    path = Path(path)
+    columns: dict[str, tuple[list[int], list[Any]]] = {}
+    with path.open() as lines:
+        for _, record in _whole_lines(lines, path, parse=json.loads):
+            step = record.pop("step")
+            for key, value in record.items():
+                steps, values = columns.setdefault(key, ([], []))
+                steps.append(step)
+                values.append(value)
+    return {key: _series(key, *column, path) for key, column in columns.items()}
+
+
+def _series(key: str, steps: list[int], values: list[Any], path: Path) -> Series:
+    try:
+        values_N = np.array(values)
+    except ValueError as error:
+        raise ValueError(f"{key!r} in {path} must keep one shape at every step: {error}") from None
+    return Series(np.array(steps, np.int64), values_N)
+
+
+def _whole_lines(lines: TextIO, path: Path, parse: Callable) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):  # the writer was killed here
+            return
+        try:
+            yield line, parse(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} of {path} is not a record: {error}") from None
+
+
+def _step(line: str) -> int:
+    """The step of a line, without parsing the arrays behind it."""
+    match = re.match(r'\{"step": (-?\d+)[,}]', line)
+    if match is None:
+        raise ValueError(f'expected {{"step": ..., got {line[:40]!r}')
+    return int(match[1])
+
+
+def _plain(key: str, value: ArrayLike) -> Any:
+    """Python numbers, nested in lists for an array."""
+    array = np.asarray(value)
+    if array.dtype.kind in "biu":
+        return array.astype(np.int64).tolist()
+    try:
+        # float64 holds every float32, bfloat16 and float16 exactly.
+        return array.astype(np.float64).tolist()
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"metrics must be numbers or arrays of numbers, got {value!r} for {key!r}."
+        ) from None

@@ -1,0 +1,139 @@
+"""Made-up runs that look like a stress sweep: growth without a clip, a plateau with one."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from kanana_jax.report import metrics, results
+from kanana_jax.report.results import RunResult
+
+LAYERS, HEADS, EXPERTS = 3, 4, 8
+ARMS = {  # name: (optimizer, clips)
+    "AdamW": ("adamw", False),
+    "Muon NS": ("muon", False),
+    "Muon PE": ("muon", False),
+    "MuonClip": ("muonclip", True),
+}
+
+
+def run(
+    directory: Path,
+    *,
+    arm: str = "Muon NS",
+    lr: float = 0.01,
+    seed: int = 0,
+    peak: float = 20.0,
+    tail: float | None = None,
+    bpb: float = 2.7,
+    stderr: float = 0.005,
+    diverged_step: int | None = None,
+    num_steps: int = 40,
+    tau: float = 30.0,
+) -> RunResult:
+    """A run whose max logit rises to `peak` and ends around `tail` (in logits), with its files."""
+    directory = directory / f"{arm}-{lr:g}-{seed}".replace(" ", "_")
+    optimizer, clips = ARMS.get(arm, ("muon", False))
+    random = np.random.default_rng(abs(hash((arm, lr, seed, peak))) % 2**32)
+    max_logit_N = _max_logits(num_steps, peak, peak if tail is None else tail, random)
+    with metrics.MetricsWriter(directory) as writer:
+        for step in range(1, (diverged_step or num_steps) + 1):
+            writer.write(
+                step, _record(step, num_steps, max_logit_N[step - 1], random, bpb, clips, tau)
+            )
+        if diverged_step:
+            writer.write(diverged_step + 1, {"loss": math.nan, "max_logit": math.nan})
+    status = "diverged" if diverged_step else "ok"
+    record = {
+        "arm": arm, "optimizer": optimizer, "lr": lr, "seed": seed, "status": status,
+        "diverged_step": diverged_step, "tau": tau, "clips": clips, "num_steps": num_steps,
+        "seconds": 12.5, "initial_loss": 5.5, "final_loss": 1.9,
+        "final_heldout_bpb": math.nan if diverged_step else bpb,
+        "final_heldout_bpb_stderr": math.nan if diverged_step else stderr,
+    }  # fmt: skip
+    (directory / results.RESULT_NAME).write_text(json.dumps(record))
+    return results.load(directory)
+
+
+def sweep(directory: Path, *, seeds: int = 1, num_steps: int = 40) -> list[RunResult]:
+    """Four arms at three rates: Muon blows up at the largest, where AdamW diverges."""
+    peaks = {
+        "AdamW": (33.0, 82.0, 361.0),
+        "Muon NS": (20.0, 43.0, 380.0),
+        "Muon PE": (21.0, 51.0, 322.0),
+        "MuonClip": (21.0, 34.0, 49.0),
+    }
+    losses = {
+        "AdamW": (2.77, 3.01, 3.4),
+        "Muon NS": (2.78, 2.74, 3.21),
+        "Muon PE": (2.81, 2.73, 3.23),
+        "MuonClip": (2.81, 2.70, 3.06),
+    }
+    runs = []
+    for column, lr in enumerate((0.003, 0.01, 0.03)):
+        for arm in ARMS:
+            for seed in range(seeds):
+                peak = peaks[arm][column] * (1 + 0.03 * seed)
+                runs.append(
+                    run(
+                        directory,
+                        arm=arm,
+                        lr=lr,
+                        seed=seed,
+                        peak=peak,
+                        tail=min(peak, 31.0) if arm == "MuonClip" else None,
+                        bpb=losses[arm][column] + 0.01 * seed,
+                        diverged_step=num_steps // 2 if arm == "AdamW" and lr == 0.03 else None,
+                        num_steps=num_steps,
+                    )
+                )
+    return runs
+
+
+def experiment() -> dict:
+    return {
+        "config": {"name": "muon_stress", "question": "Does <b>MuonClip</b> hold?", "seeds": 1},
+        "command": "python -m kanana_jax.main --experiment=muon_stress",
+        "commit": "0123abc",
+        "versions": {"jax": "0.12.0"},
+        "device": "cpu",
+    }
+
+
+def _max_logits(num_steps: int, peak: float, tail: float, random) -> np.ndarray:
+    """Rises to exactly `peak` two thirds through, then settles around exactly `tail`."""
+    crest = 2 * num_steps // 3
+    rise = 2.0 * (peak / 2.0) ** (np.arange(1, crest + 1) / crest)
+    rise[:-1] *= random.uniform(0.85, 0.999, crest - 1)
+    fall = tail + (peak - tail) * np.exp(-np.arange(num_steps - crest) / max(num_steps / 25, 1))
+    fall[-math.ceil(num_steps / 10) :] = tail
+    return np.concatenate([rise, np.minimum(fall, peak)])
+
+
+def _record(step, num_steps, max_logit, random, bpb, clips, tau) -> dict:
+    share_LH = random.uniform(0.2, 1.0, (LAYERS, HEADS))
+    max_logits_LH = max_logit * share_LH / share_LH.max()
+    is_clipping = clips and max_logit > tau
+    loss = bpb * math.log(2) + 3.6 * math.exp(-12 * step / num_steps) + 0.05 * random.normal()
+    record = {
+        "loss": loss,
+        "max_logit": max_logit,
+        "max_logits": max_logits_LH,
+        "clip_count": int((max_logits_LH > tau).sum()) if clips else 0,
+        "min_gamma": tau / max_logit if is_clipping else 1.0,
+        "grad_rms": 1e-3 * random.uniform(0.5, 2.0),
+        "update_rms": 2e-3 * random.uniform(0.9, 1.1),
+        "max_vio": random.uniform(0.2, 1.5, LAYERS - 1),
+        "lr": 0.01,
+        "tokens": 2048 * step,
+    }
+    if step % 5 == 0:
+        record |= {
+            "heldout_loss": loss,
+            "heldout_bpb": bpb + 5 * math.exp(-12 * step / num_steps),
+            "heldout_bpb_stderr": 0.005,
+            "qk_spectral_norm": max_logits_LH / 3,
+            "orthogonality_error": 0.1 + 0.02 * random.normal(),
+        }
+    return record
