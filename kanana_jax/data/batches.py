@@ -45,11 +45,7 @@ def heldout_batches(corpus: Corpus, cfg: DataConfig, num_batches: int) -> list[B
         for array in corpus.heldout
     ]
     # The padded window at the end counts too: evaluation leaves no token out.
-    places = [
-        (s, w)
-        for s, source in enumerate(sources)
-        for w in range(-(-_inputs(source) // cfg.seq_len))
-    ]
+    places = [(s, w) for s, source in enumerate(sources) for w in range(source.num_padded_windows)]
     chosen = packing.random_permutation(len(places), "heldout")[: num_batches * cfg.batch_size]
     windows = [sources[s].window_of(0, w) for s, w in (places[i] for i in chosen)]
     empty = Batch(*(np.zeros_like(column) for column in windows[0]))

@@ -46,8 +46,9 @@ def _root() -> pathlib.Path:
 
 
 def _module_paths() -> Iterator[pathlib.Path]:
+    root = _root()
     found = []
-    for folder, folders, names in _root().walk():
+    for folder, folders, names in root.walk():
         folders[:] = [name for name in folders if name not in _SKIPPED]
         # _sysconfigdata holds the paths of the machine that built this Python.
         found += [
@@ -55,7 +56,7 @@ def _module_paths() -> Iterator[pathlib.Path]:
             for name in names
             if name.endswith(".py") and not name.startswith("_sysconfigdata")
         ]
-    yield from sorted(found, key=lambda path: path.relative_to(_root()).as_posix())
+    yield from sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
 def _topics() -> Iterator[bytes]:
