@@ -1,0 +1,127 @@
+"""Whole optimizers: the place where the pieces meet and the defaults live.
+
+    muon      leaves with a MatrixSpec: momentum, polar, shape scale, weight decay, lr;
+              all others: adamw
+    muonclip  muon, then qk_clip on the finished update of the whole tree
+    adamw     moments in float32 whatever the parameters' dtype
+
+Weight decay is decoupled and multiplied by the learning rate: W <- W - lr (u + wd W). A learning
+rate is a number, a traced scalar or a schedule; no `init` depends on it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kanana_jax.optim import clipping, coefficients, matrices, orthogonalize, rules, transforms
+from kanana_jax.optim.specs import MatrixSpec
+
+LearningRate = jax.typing.ArrayLike | optax.Schedule
+
+
+def muon(
+    lr: LearningRate,
+    specs: Any = None,
+    *,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    weight_decay: jax.typing.ArrayLike = 0.1,
+    schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
+    compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
+    polar_fn: Callable[[jax.Array], jax.Array] | None = None,
+    shape_rule: str | transforms.ShapeRule = "moonlight",
+    momentum_dtype: jax.typing.DTypeLike | None = None,
+    adamw_lr: LearningRate | None = None,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    """Muon on every leaf that has a MatrixSpec, AdamW on every leaf whose spec is None.
+
+    `specs` is a tree like the parameters, or a function from the parameters to one; None: all
+    leaves are matrices. `polar_fn` replaces `polar(., schedule, compute_dtype=...)`. AdamW uses
+    `lr` too unless given its own `adamw_lr`; the default shape rule makes their step sizes alike.
+    """
+    if polar_fn is None:
+
+        def polar_fn(x):
+            return orthogonalize.polar(x, schedule, compute_dtype=compute_dtype)
+
+    on_matrices = optax.chain(
+        transforms.scale_by_muon(
+            polar_fn=polar_fn,
+            specs=specs,
+            momentum=momentum,
+            nesterov=nesterov,
+            momentum_dtype=momentum_dtype,
+        ),
+        transforms.scale_by_shape(shape_rule, specs),
+        optax.add_decayed_weights(weight_decay),
+        _scale_by_lr(lr),
+    )
+    others = adamw(
+        lr if adamw_lr is None else adamw_lr, weight_decay=weight_decay, b1=b1, b2=b2, eps=eps
+    )
+    return rules.partition({"muon": on_matrices, "adamw": others}, _labels_from(specs))
+
+
+def muonclip(
+    lr: LearningRate,
+    specs: Any,
+    clip_specs: Any,
+    *,
+    tau: jax.typing.ArrayLike = 100.0,
+    **muon_options,
+) -> optax.GradientTransformationExtraArgs:
+    """`muon(lr, specs, **muon_options)`, then `qk_clip(tau, clip_specs)` (arXiv:2507.20534).
+
+    `update` needs the keyword max_logits, (num_layers, num_heads).
+    """
+    return optax.chain(muon(lr, specs, **muon_options), clipping.qk_clip(tau, clip_specs))
+
+
+def adamw(
+    lr: LearningRate,
+    *,
+    weight_decay: jax.typing.ArrayLike = 0.1,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW with float32 moments, on every leaf."""
+    return optax.chain(
+        _in_float32(optax.scale_by_adam(b1=b1, b2=b2, eps=eps)),
+        optax.add_decayed_weights(weight_decay),
+        _scale_by_lr(lr),
+    )
+
+
+def _labels_from(specs) -> Callable[[Any], Any]:
+    def labels(tree):
+        if specs is None:
+            return jax.tree.map(lambda _: "muon", tree)
+        leaves, leaf_specs, _, rebuild = matrices.flatten_with_specs(tree, specs, "specs")
+        del leaves
+        return rebuild(["muon" if isinstance(s, MatrixSpec) else "adamw" for s in leaf_specs])
+
+    return labels
+
+
+def _scale_by_lr(lr: LearningRate) -> optax.GradientTransformation:
+    # Always the scheduled form: one state structure and the update's dtype for every kind of lr.
+    rate = lr if callable(lr) else lambda _: lr
+    return optax.scale_by_schedule(lambda step: -1.0 * rate(step))
+
+
+def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    def widen(tree):
+        return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+    def update_fn(updates, state, params=None):
+        new_updates, state = inner.update(widen(updates), state, params)
+        return jax.tree.map(lambda u, g: u.astype(g.dtype), new_updates, updates), state
+
+    return optax.GradientTransformation(lambda params: inner.init(widen(params)), update_fn)
