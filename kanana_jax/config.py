@@ -155,8 +155,18 @@ class ScheduleConfig:
 
     name: Literal["constant", "cosine", "wsd"] = "wsd"
     warmup_steps: int = 0
-    decay_steps: int = 0  # wsd: length of the final decay; cosine: 0 means until the last step
-    final_ratio: float = 0.0
+    decay_steps: int = 0  # wsd only: length of the final decay
+    final_ratio: float = 0.0  # wsd and cosine: where the decay ends
+
+    def __post_init__(self):
+        if self.warmup_steps < 0 or self.decay_steps < 0 or not 0.0 <= self.final_ratio <= 1.0:
+            raise ConfigError(
+                f"schedule lengths must not be negative, final_ratio in [0, 1]: {self}"
+            )
+        if self.decay_steps and self.name != "wsd":
+            raise ConfigError(
+                f"only wsd has decay_steps; set optimizer.schedule.decay_steps=0 for {self.name}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,36 +260,46 @@ class Experiment:
 def edit(config: Any, edits: typing.Iterable[str]) -> Any:
     """Returns `config` with each `path=value` applied, the value read by its field's type.
 
-    Raises ConfigError when a path names no field or a value does not fit it.
+    Settings are checked once all edits are in. Raises ConfigError when a path names no field, or a
+    value does not fit it or the others.
     """
+    changes: dict[str, Any] = {}
     for text in edits:
-        path, equals, value = text.partition("=")
+        path, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise ConfigError(
                 f"an edit looks like path=value, e.g. optimizer.lr=0.01; got {text!r}"
             )
-        config = _edit_one(config, path.strip().split("."), value.strip(), path.strip())
-    return config
+        *groups, name = path.split(".")
+        level, target = changes, config
+        for group in groups:
+            _kind_of(target, group, path)
+            target = getattr(target, group)
+            if not dataclasses.is_dataclass(target):
+                raise ConfigError(f"unknown setting {path!r}: {group} is a value, not a group")
+            level = level.setdefault(group, {})
+        kind = _kind_of(target, name, path)
+        if dataclasses.is_dataclass(getattr(target, name)):
+            fields = ", ".join(f.name for f in dataclasses.fields(getattr(target, name)))
+            raise ConfigError(f"{path} is a group of settings; set one of its {fields}")
+        level[name] = _parse(kind, value, path)
+    return _replace(config, changes)
 
 
-def _edit_one(config: Any, names: list[str], value: str, path: str) -> Any:
+def _kind_of(config: Any, name: str, path: str) -> Any:
     kinds = typing.get_type_hints(type(config))
-    name, rest = names[0], names[1:]
     if name not in kinds:
-        raise ConfigError(
-            f"unknown setting {path!r}: {type(config).__name__} has {', '.join(sorted(kinds))}"
-        )
-    current = getattr(config, name)
-    if rest:
-        if not dataclasses.is_dataclass(current):
-            raise ConfigError(f"unknown setting {path!r}: {name} is a value, not a group")
-        new = _edit_one(current, rest, value, path)
-    elif dataclasses.is_dataclass(current):
-        fields = ", ".join(f"{path}.{f.name}" for f in dataclasses.fields(current))
-        raise ConfigError(f"{path} is a group of settings; set one of {fields}")
-    else:
-        new = _parse(kinds[name], value, path)
-    return dataclasses.replace(config, **{name: new})
+        known = ", ".join(sorted(kinds))
+        raise ConfigError(f"unknown setting {path!r}: {type(config).__name__} has {known}")
+    return kinds[name]
+
+
+def _replace(config: Any, changes: dict[str, Any]) -> Any:
+    new = {
+        name: _replace(getattr(config, name), change) if isinstance(change, dict) else change
+        for name, change in changes.items()
+    }
+    return dataclasses.replace(config, **new)
 
 
 def _parse(kind: Any, text: str, path: str) -> Any:

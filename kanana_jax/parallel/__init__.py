@@ -3,4 +3,12 @@
 from kanana_jax.parallel.mesh import BATCH_AXES, check_batch, make_mesh
 from kanana_jax.parallel.sharding import RULES, param_shardings, shard_batch, state_shardings
 
-__all__ = ["BATCH_AXES", "RULES", "check_batch", "make_mesh", "param_shardings", "shard_batch", "state_shardings"]
+__all__ = [
+    "BATCH_AXES",
+    "RULES",
+    "check_batch",
+    "make_mesh",
+    "param_shardings",
+    "shard_batch",
+    "state_shardings",
+]

@@ -35,9 +35,19 @@ def run(exp: config.Experiment, workdir: Path) -> None:
     waiting = (run for run in runs if not _is_finished(run))
     for index, one in enumerate(waiting, start=1):
         loop.run(one.exp, corpus, one.directory, mesh, arm=one.arm, sweep=sweep, index=index)
+    print(write_report(exp, runs, workdir))
+
+
+def write_report(exp: config.Experiment, runs: list[Run], workdir: Path) -> str:
+    """Writes report.html and its figures; returns the table and the verdict as text."""
     results = [report.results.load(one.directory) for one in runs]
-    write = report.stress.write_stress_report if exp.arms else report.single.write_run_report
-    write(results, workdir)
+    about = record.load(workdir)
+    path = workdir / "report.html"
+    if exp.arms:
+        text = report.stress.write_stress_report(results, about, path).text()
+    else:
+        text = report.single.write_run_report(results[0], about, path)
+    return f"{text}\n\nReport: {path}"
 
 
 def plan(exp: config.Experiment, workdir: Path) -> list[Run]:

@@ -8,6 +8,7 @@ import collections
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import jax
@@ -54,13 +55,13 @@ def run(
         with sweep.run(
             index, label, num_steps=last, start_step=start, tokens_per_step=tokens
         ) as bar:
-            recorder = _Recorder(writer, bar)
+            recorder = _Recorder(writer, bar, _seconds_so_far(directory))
             batches = data.train_batches(corpus, exp.data, start_step=start)
             for number in range(start + 1, last + 1):
                 batch = parallel.shard_batch(mesh, next(batches))
                 state, record = steps.train(state, batch, exp.optimizer.lr)
                 if _is_due(number, exp.train.diagnostics_interval_steps, last):
-                    record |= steps.diagnose(state)
+                    record |= steps.diagnose(state.params, state.opt_state)
                 if _is_due(number, exp.train.eval_interval_steps, last):
                     record["heldout"] = [steps.evaluate(state, batch) for batch in heldout]
                 recorder.push(number, record)
@@ -81,8 +82,9 @@ def _is_due(number: int, interval: int, last: int) -> bool:
 class _Recorder:
     """Writes step records a few steps late; stops at the first loss that is not finite."""
 
-    def __init__(self, writer: metrics.MetricsWriter, bar: progress.Progress):
+    def __init__(self, writer: metrics.MetricsWriter, bar: progress.Progress, earlier_s: float):
         self._writer, self._bar = writer, bar
+        self._clock_offset_s = earlier_s - time.monotonic()
         self._waiting: collections.deque[tuple[int, dict]] = collections.deque()
         self.diverged_step: int | None = None
 
@@ -96,11 +98,18 @@ class _Recorder:
             record = jax.device_get(record)
             if "heldout" in record:
                 record |= _heldout_metrics(record.pop("heldout"))
+            record["seconds"] = self._clock_offset_s + time.monotonic()
             self._writer.write(number, record)
             loss, max_logit = float(record["loss"]), float(record["max_logit"])
             self._bar.update(number, loss=loss, max_logit=max_logit)
             if not math.isfinite(loss):
                 self.diverged_step = number
+
+
+def _seconds_so_far(directory: Path) -> float:
+    """Time that earlier processes spent on the steps kept in the metrics file."""
+    seconds = metrics.read_metrics(directory / metrics.METRICS_NAME).get("seconds")
+    return 0.0 if seconds is None else float(seconds.values_N[-1])
 
 
 def _heldout_metrics(per_batch: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
@@ -135,6 +144,7 @@ def _write_result(
         "tau": exp.optimizer.tau,
         "clips": exp.optimizer.name == "muonclip",
         "num_steps": exp.train.num_steps,
+        "seconds": last_of("seconds"),
         "initial_loss": initial,
         "final_loss": final,
         "final_heldout_bpb": last_of("heldout_bpb"),

@@ -1,1 +1,86 @@
 """From OptimizerConfig and the model's description of its weights to an optax transformation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from kanana_jax import config, model, optim
+
+
+def make(exp: config.Experiment, lr: Any) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of `exp` at peak rate `lr`, a number or a traced scalar.
+
+    Its state does not depend on `lr`. `update` takes the keyword `max_logits`, (layers, heads).
+    """
+    cfg = exp.optimizer
+    adam = {"weight_decay": cfg.weight_decay, "b1": cfg.b1, "b2": cfg.b2, "eps": cfg.eps}
+    rate = schedule(exp, lr)
+    if cfg.name == "adamw":
+        return optax.with_extra_args_support(optim.adamw(rate, **adam))
+    options = adam | {
+        "momentum": cfg.momentum,
+        "nesterov": cfg.nesterov,
+        "polar_fn": polar_fn(cfg),
+        "shape_rule": cfg.shape_scale,
+    }
+    if cfg.name == "muon":
+        return optim.muon(rate, matrix_specs(exp), **options)
+    return optim.muonclip(rate, matrix_specs(exp), clip_specs(exp.model), tau=cfg.tau, **options)
+
+
+def schedule(exp: config.Experiment, peak: Any) -> optax.Schedule:
+    """Learning rate against updates done."""
+    cfg, num_steps = exp.optimizer.schedule, exp.train.num_steps
+    if cfg.name == "constant":
+        return optim.schedules.constant(peak, warmup_steps=cfg.warmup_steps)
+    if cfg.name == "cosine":
+        return optim.schedules.cosine(
+            peak,
+            num_steps=num_steps,
+            warmup_steps=cfg.warmup_steps,
+            final_ratio=cfg.final_ratio,
+        )
+    return optim.schedules.wsd(
+        peak,
+        num_steps=num_steps,
+        warmup_steps=cfg.warmup_steps,
+        decay_steps=cfg.decay_steps,
+        final_ratio=cfg.final_ratio,
+    )
+
+
+def polar_fn(cfg: config.OptimizerConfig) -> Callable[[Array], Array]:
+    """The orthogonaliser that `cfg` names."""
+    tables = {"newton_schulz": optim.newton_schulz, "polar_express": optim.polar_express}
+    table = tables[cfg.polar](cfg.polar_steps)
+    return lambda x: optim.polar(x, table, compute_dtype=jnp.dtype(cfg.polar_dtype))
+
+
+def matrix_specs(exp: config.Experiment) -> Any:
+    """A MatrixSpec for every leaf that Muon updates, None for AdamW's."""
+
+    def pick(spec: model.ParamSpec):
+        by_muon = spec.role == "matrix" or (
+            spec.role == "router" and exp.optimizer.router == "muon"
+        )
+        return spec.matrix if by_muon else None
+
+    return _map_specs(pick, model.describe(exp.model, split=exp.optimizer.split))
+
+
+def clip_specs(cfg: config.ModelConfig) -> Any:
+    return _map_specs(lambda spec: spec.qk_clip, model.describe(cfg))
+
+
+def clip_metrics(opt_state: optax.OptState) -> dict[str, Array]:
+    """Heads clipped in the last step, and the smallest factor."""
+    gamma_LH = optim.clip_report(opt_state)["gamma"]
+    return {"clip_count": jnp.sum(gamma_LH < 1.0), "min_gamma": jnp.min(gamma_LH)}
+
+
+def _map_specs(fn: Callable[[model.ParamSpec], Any], specs: Any) -> Any:
+    return jax.tree.map(fn, specs, is_leaf=lambda x: isinstance(x, model.ParamSpec))

@@ -45,17 +45,22 @@ def write(workdir: Path, exp: config.Experiment) -> None:
         file.write(json.dumps(environment()) + "\n")
 
 
+def load(workdir: Path) -> dict[str, Any]:
+    """The configuration under "config", and what is known of the newest process."""
+    newest = (workdir / "sessions.jsonl").read_text().splitlines()[-1]
+    return {"config": json.loads((workdir / "config.json").read_text()), **json.loads(newest)}
+
+
 def environment() -> dict[str, Any]:
     """Commit, versions, device and command of this process."""
+    devices = jax.devices()
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "command": " ".join(["python", "-m", "kanana_jax.main", *sys.argv[1:]]),
         "commit": _git_commit(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "device_kind": jax.devices()[0].device_kind,
-        "num_devices": jax.device_count(),
-        "num_cpus": os.cpu_count(),
+        "device": f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores",
     }
 
 

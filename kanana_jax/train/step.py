@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from kanana_jax import config, model, optim
+from kanana_jax import config, model
 from kanana_jax.data import Batch
 from kanana_jax.train import diagnostics, loss, optimizers, state
 
@@ -25,7 +25,7 @@ class Steps(NamedTuple):
     init: Callable[[int], state.TrainState]
     train: Callable[[state.TrainState, Batch, float], tuple[state.TrainState, Metrics]]
     evaluate: Callable[[state.TrainState, Batch], tuple[Array, Array]]
-    diagnose: Callable[[state.TrainState], Metrics]
+    diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
 
 
@@ -82,20 +82,18 @@ def train_step(
         step=before.step + 1,
         params=params,
         opt_state=opt_state,
-        router_bias=model.update_router_bias(
-            before.router_bias, load, exp.train.router_bias_rate
-        ),
+        router_bias=model.update_router_bias(before.router_bias, load, exp.train.router_bias_rate),
     )
     metrics = sums | {
         "max_logits": max_logits,
         "max_logit": jnp.max(max_logits),
-        "max_vio": jnp.max(model.max_vio(load), initial=0.0),
+        "max_vio": jnp.max(model.moe.max_violation(load), initial=0.0),
         "grad_rms": rms(grads),
         "update_rms": rms(updates),
         "lr": optimizers.schedule(exp, lr)(before.step),
     }
     if exp.optimizer.name == "muonclip":
-        metrics |= optimizers.clip_metrics(max_logits, exp.optimizer.tau)
+        metrics |= optimizers.clip_metrics(opt_state)
     return after, metrics
 
 

@@ -14,7 +14,10 @@ _TRAIN_LIBRARIES = {"jax", "numpy", "optax", "flax", "jaxtyping", "orbax"}
 ROOMS = {
     "pallas_kernels": (set(), {"jax", "numpy"}),
     "kanana_jax/optim": (set(), {"jax", "optax", "numpy"}),
-    "kanana_jax/model": ({"config", "optim", "pallas_kernels"}, {"jax", "numpy", "flax", "jaxtyping"}),
+    "kanana_jax/model": (
+        {"config", "optim", "pallas_kernels"},
+        {"jax", "numpy", "flax", "jaxtyping"},
+    ),
     "kanana_jax/data": (
         {"config"},
         {"jax", "numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec"},

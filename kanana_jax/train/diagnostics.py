@@ -1,0 +1,73 @@
+"""Slow measurements, taken every few steps: what makes attention logits grow.
+
+    spectral norm of W_q W_k^T per head      the factor by which logits can grow with their inputs
+    |U U^T - I|_F / sqrt(M)                  how far Muon's update is from orthogonal
+
+Letters: L layers, H heads, D inputs of the query, C kv_lora_rank, N qk_nope_head_dim.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from kanana_jax import config, optim
+from kanana_jax.train import optimizers
+
+_POWER_ITERATIONS = 24
+
+
+def diagnose(params: Any, opt_state: optax.OptState, *, exp: config.Experiment) -> dict[str, Array]:
+    stacks = [params[name] for name in ("dense_layers", "moe_layers") if name in params]
+    norms = [qk_spectral_norms(stack["attention"], exp.model) for stack in stacks]
+    found = {"qk_spectral_norm": jnp.concatenate(norms)}
+    if exp.optimizer.name != "adamw":
+        found["orthogonality_error"] = update_orthogonality_error(opt_state, exp)
+    return found
+
+
+def qk_spectral_norms(attention: Any, cfg: config.ModelConfig) -> Float[Array, "L H"]:
+    """Largest singular value of W_q W_k^T, no-position part, of every layer and head.
+
+    The matrix is D x C but of rank N: with the Gram matrices A = W_q^T W_q and B = W_k^T W_k, its
+    squared singular values are the eigenvalues of A B, found by power iteration.
+    """
+    wq = attention["wq"] if cfg.q_lora_rank is None else attention["wq_b"]
+    q_LDHN = wq[..., : cfg.qk_nope_head_dim]
+    k_LCHN = attention["wkv_b"][..., : cfg.qk_nope_head_dim]
+    a_LHNN = jnp.einsum("LDHN,LDHM->LHNM", q_LDHN, q_LDHN)
+    b_LHNN = jnp.einsum("LCHN,LCHM->LHNM", k_LCHN, k_LCHN)
+
+    def iterate(v_LHN, _):
+        v_LHN = jnp.einsum("LHNM,LHM->LHN", a_LHNN, jnp.einsum("LHNM,LHM->LHN", b_LHNN, v_LHN))
+        norm_LH1 = jnp.linalg.norm(v_LHN, axis=-1, keepdims=True)
+        return v_LHN / jnp.maximum(norm_LH1, 1e-30), norm_LH1[..., 0]
+
+    start_LHN = jax.random.normal(jax.random.key(0), a_LHNN.shape[:-1])
+    start_LHN /= jnp.linalg.norm(start_LHN, axis=-1, keepdims=True)
+    _, norms = jax.lax.scan(iterate, start_LHN, length=_POWER_ITERATIONS)
+    return jnp.sqrt(norms[-1])
+
+
+def update_orthogonality_error(
+    opt_state: optax.OptState, exp: config.Experiment
+) -> Float[Array, ""]:
+    """Mean over all matrices of the error of the orthogonalised momentum."""
+    specs = optimizers.matrix_specs(exp)
+    polar = optimizers.polar_fn(exp.optimizer)
+
+    def errors(spec, momentum):
+        if spec is None:
+            return []
+        parts = optim.split_matrices(momentum, spec)
+        return [optim.orthogonality_error(polar(part)).ravel() for part in parts]
+
+    momentum = optax.tree_utils.tree_get(opt_state, "momentum")
+    found = jax.tree.map(errors, specs, momentum, is_leaf=_is_spec)
+    return jnp.mean(jnp.concatenate(jax.tree.leaves(found)))
+
+
+def _is_spec(node: Any) -> bool:
+    return node is None or isinstance(node, optim.MatrixSpec)

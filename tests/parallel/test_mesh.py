@@ -1,0 +1,61 @@
+"""The mesh and the sharding table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from kanana_jax import config, parallel
+from kanana_jax.parallel import sharding
+
+
+def test_minus_one_takes_the_devices_left():
+    mesh = parallel.make_mesh(config.MeshConfig(data=-1, fsdp=2))
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2}
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (-1, 3), (-1, -1), (0, 8), (-2, 1), (16, 1)])
+def test_a_mesh_that_does_not_use_up_the_devices_is_refused(data, fsdp):
+    with pytest.raises(config.ConfigError, match="mesh axes|mesh axis"):
+        parallel.make_mesh(config.MeshConfig(data=data, fsdp=fsdp))
+
+
+def test_unknown_axis_is_refused():
+    with pytest.raises(ValueError, match="no sharding rule for axes \\['colour'\\]"):
+        sharding.partition_spec(("embed", "colour"))
+
+
+def test_two_axes_on_one_mesh_axis_are_refused():
+    with pytest.raises(ValueError, match="map twice"):
+        sharding.partition_spec(("embed", "embed"))
+
+
+def test_an_axis_that_does_not_divide_is_refused_by_name():
+    mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=8))
+    shapes = {"w": jax.ShapeDtypeStruct((12, 4), jnp.float32)}
+    with pytest.raises(config.ConfigError, match="'w'.*axis embed of size 12"):
+        parallel.param_shardings(mesh, shapes, {"w": ("embed", "heads")})
+
+
+def test_optimizer_state_follows_its_parameter():
+    mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=8))
+    params = {"w": jax.ShapeDtypeStruct((16, 4), jnp.float32)}
+    shardings = parallel.param_shardings(mesh, params, {"w": ("embed", "heads")})
+    state = {
+        "mu": {"w": jax.ShapeDtypeStruct((16, 4), jnp.float32)},
+        "row_norms": {"w": jax.ShapeDtypeStruct((16,), jnp.float32)},
+        "count": jax.ShapeDtypeStruct((), jnp.int32),
+    }
+    found = parallel.state_shardings(mesh, state, params, shardings)
+    assert found["mu"]["w"] == NamedSharding(mesh, P("fsdp", None))
+    assert found["row_norms"]["w"].is_fully_replicated
+    assert found["count"].is_fully_replicated
+
+
+def test_a_batch_is_spread_over_both_batch_axes():
+    mesh = parallel.make_mesh(config.MeshConfig(data=4, fsdp=2))
+    (batch,) = parallel.shard_batch(mesh, (np.arange(16).reshape(16, 1),))
+    assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 1)}
+    np.testing.assert_array_equal(np.asarray(batch)[:, 0], np.arange(16))

@@ -1,0 +1,46 @@
+"""A very small experiment and a corpus made here, so that tests of training take seconds."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kanana_jax import config, data
+from kanana_jax.model import presets
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """About 60 kB of words drawn from a small vocabulary: quick to learn something from."""
+    rng = np.random.default_rng(0)
+    words = ["muon", "clip", "polar", "express", "latent", "expert", "router", "logit", "\n"]
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(" ".join(rng.choice(words, size=10_000)))
+    return path
+
+
+@pytest.fixture
+def exp(text_file) -> config.Experiment:
+    model = dataclasses.replace(
+        presets.tiny(0), hidden_size=32, num_layers=2, kv_lora_rank=16, num_experts=4
+    )
+    return config.Experiment(
+        name="test",
+        question="?",
+        model=model,
+        data=config.DataConfig(paths=(str(text_file),), seq_len=32, batch_size=8),
+        optimizer=config.OptimizerConfig(lr=0.01, tau=5.0, polar_dtype="float32"),
+        train=config.TrainConfig(
+            num_steps=12,
+            eval_interval_steps=4,
+            eval_batches=1,
+            diagnostics_interval_steps=6,
+            checkpoint_interval_steps=4,
+        ),
+        mesh=config.MeshConfig(data=1, fsdp=-1),
+    )
+
+
+@pytest.fixture
+def corpus(exp, tmp_path):
+    return data.open_corpus(exp.data, tmp_path / "cache")
