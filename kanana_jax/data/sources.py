@@ -13,8 +13,7 @@ import contextlib
 import glob
 import gzip
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc Xclasses import dataclass
 from typing import Any, BinaryIO
 
 from kanana_jax.config import DataConfig
@@ -148,7 +147,11 @@ def utf8_document(content: bytes) -> bytes:
 
 
 def _read_jsonl(file: BinaryIO, path: str, text_field: str) -> Iterator[bytes]:
-    for number, line in enumerate(file, start=1):
+    yield from _json_lines(file, path, text_field)
+
+
+def _json_lines(lines: Iterable[bytes], path: str, text_field: str) -> Iterator[bytes]:
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             yield _json_text(line, f"{path}, line {number}", text_field)
 
@@ -170,7 +173,7 @@ def _json_text(line: bytes, where: str, text_field: str) -> bytes:
 
 def _read_jsonl_gz(file: BinaryIO, path: str, text_field: str) -> Iterator[bytes]:
     with gzip.open(file) as lines:
-        yield from _read_jsonl(lines, path, text_field)
+        yield from _json_lines(lines, path, text_field)
 
 
 def _read_parquet(file: BinaryIO, path: str, text_field: str) -> Iterator[bytes]:

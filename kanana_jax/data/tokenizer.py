@@ -47,7 +47,7 @@ class Tokenizer:
 
     def encode_documents(self, texts: Sequence[bytes]) -> list[Int32[np.ndarray, "N"]]:
         """Ids of each document between BOS and EOS."""
-        bos, eos = np.int32([self.bos_id]), np.int32([self.eos_id])
+        bos, eos = np.array([[self.bos_id], [self.eos_id]], np.int32)
         return [np.concatenate([bos, ids, eos]) for ids in self.encode_batch(texts)]
 
     @property
