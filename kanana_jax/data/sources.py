@@ -13,7 +13,8 @@ import contextlib
 import glob
 import gzip
 import json
-from collections.abc Xclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from kanana_jax.config import DataConfig
