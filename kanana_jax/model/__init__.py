@@ -1,6 +1,7 @@
 """DeepSeek-V3-family decoders in Flax NNX, used through functions over plain dicts of arrays."""
 
 from kanana_jax.model import presets
+from kanana_jax.model.describe import ParamSpec, describe
 from kanana_jax.model.moe import init_router_bias, max_vio, update_router_bias
 from kanana_jax.model.transformer import (
     Aux,
@@ -16,10 +17,12 @@ from kanana_jax.model.transformer import (
 
 __all__ = [
     "Aux",
+    "ParamSpec",
     "Params",
     "Transformer",
     "apply",
     "bind",
+    "describe",
     "hidden_states",
     "init",
     "init_router_bias",
