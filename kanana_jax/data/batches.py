@@ -22,7 +22,9 @@ _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)  # in batches
 
 def train_batch(corpus: Corpus, cfg: DataConfig, step: int) -> Batch:
     """The batch of one step."""
-    return _train_dataset(corpus, cfg)[step]
+    batch = _train_dataset(corpus, cfg)[step]
+    assert batch is not None  # grain's type allows for filters; there are none
+    return batch
 
 
 def train_batches(corpus: Corpus, cfg: DataConfig, *, start_step: int = 0) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from kanana_jax.config import DataConfig
 from kanana_jax.data import python_text
@@ -125,7 +125,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _reader_for(path: str) -> Callable[[BinaryIO, str, str], Iterator[bytes]]:
+def _reader_for(path: str) -> Callable[[Any, str, str], Iterator[bytes]]:
     for suffix, reader in _READERS.items():
         if path.lower().endswith(suffix):
             return reader
@@ -135,24 +135,15 @@ def _reader_for(path: str) -> Callable[[BinaryIO, str, str], Iterator[bytes]]:
     )
 
 
-def _read_whole(file: BinaryIO, path: str, text_field: str) -> Iterator[bytes]:
+def _read_whole(file: Any, path: str, text_field: str) -> Iterator[bytes]:
     del path, text_field
-    yield utf8_document(file.read())
+    content = file.read().removeprefix(codecs.BOM_UTF8)
+    content.decode("utf-8")  # raises where it is not UTF-8
+    yield content
 
 
-def utf8_document(content: bytes) -> bytes:
-    """The content without a byte order mark; UnicodeDecodeError if it is not UTF-8."""
-    content = content.removeprefix(codecs.BOM_UTF8)
-    content.decode("utf-8")
-    return content
-
-
-def _read_jsonl(file: BinaryIO, path: str, text_field: str) -> Iterator[bytes]:
-    yield from _json_lines(file, path, text_field)
-
-
-def _json_lines(lines: Iterable[bytes], path: str, text_field: str) -> Iterator[bytes]:
-    for number, line in enumerate(lines, start=1):
+def _read_jsonl(file: Iterable[bytes], path: str, text_field: str) -> Iterator[bytes]:
+    for number, line in enumerate(file, start=1):
         if line.strip():
             yield _json_text(line, f"{path}, line {number}", text_field)
 
@@ -172,12 +163,12 @@ def _json_text(line: bytes, where: str, text_field: str) -> bytes:
     return _encoded(record[text_field], where, text_field)
 
 
-def _read_jsonl_gz(file: BinaryIO, path: str, text_field: str) -> Iterator[bytes]:
+def _read_jsonl_gz(file: Any, path: str, text_field: str) -> Iterator[bytes]:
     with gzip.open(file) as lines:
-        yield from _json_lines(lines, path, text_field)
+        yield from _read_jsonl(lines, path, text_field)
 
 
-def _read_parquet(file: BinaryIO, path: str, text_field: str) -> Iterator[bytes]:
+def _read_parquet(file: Any, path: str, text_field: str) -> Iterator[bytes]:
     import pyarrow.parquet
 
     table = pyarrow.parquet.ParquetFile(file)

@@ -43,7 +43,7 @@ def test_store_gives_back_the_documents(tmp_path, memory_bytes, monkeypatch):
     monkeypatch.setattr(store, "_CHUNK", 64)
     texts = documents(100)
     opened = store.open_store(write(tmp_path / "s", texts), memory_bytes)
-    ends = [0, *opened.train[0].ends_N]
+    ends = [0, *opened.train[0].ends_N.tolist()]
     decoded = [
         opened.tokenizer.decode(opened.train[0].read(a, b)) for a, b in itertools.pairwise(ends)
     ]
