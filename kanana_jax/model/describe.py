@@ -13,7 +13,6 @@ from kanana_jax.config import ModelConfig
 from kanana_jax.optim.specs import MatrixSpec, QKClipSpec
 
 Role = Literal["embedding", "head", "norm", "router", "matrix"]
-Split = Literal["none", "parts", "heads"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,7 @@ class ParamSpec:
     qk_clip: QKClipSpec | None = None
 
 
-def describe(cfg: ModelConfig, split: Split = "parts") -> dict[str, Any]:
+def describe(cfg: ModelConfig, split: str = "parts") -> dict[str, Any]:
     """A tree of ParamSpec with the structure of the parameters.
 
     `split` says what counts as one matrix in attention: "none" takes each projection whole; "parts"
@@ -48,7 +47,7 @@ def describe(cfg: ModelConfig, split: Split = "parts") -> dict[str, Any]:
     return specs
 
 
-def _block(cfg: ModelConfig, split: Split, mlp: dict[str, Any], first_layer: int) -> dict[str, Any]:
+def _block(cfg: ModelConfig, split: str, mlp: dict[str, Any], first_layer: int) -> dict[str, Any]:
     return {
         "attention_norm": _norm(),
         "attention": _attention(cfg, split, first_layer),
@@ -70,7 +69,7 @@ def _matrix(*axes: str, qk_clip: QKClipSpec | None = None, **matrix: Any) -> Par
     )
 
 
-def _attention(cfg: ModelConfig, split: Split, first_layer: int) -> dict[str, Any]:
+def _attention(cfg: ModelConfig, split: str, first_layer: int) -> dict[str, Any]:
     nope, rope, value = cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim
     by_head = {"rows": (1,), "cols": (3,), "batch": (0, 2)}
     heads = by_head if split == "heads" else {"rows": (1,), "cols": (2, 3), "batch": (0,)}

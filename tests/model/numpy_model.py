@@ -1,0 +1,203 @@
+"""The model again, slowly, in float64 numpy: loops over tokens, heads and experts, no tricks.
+
+Rotary pairs are complex numbers here, neighbours stay neighbours; scores must not notice.
+"""
+
+import functools
+import math
+
+import jax
+import numpy as np
+
+from kanana_jax import model
+from kanana_jax.config import ModelConfig
+
+SMALL = ModelConfig(
+    vocab_size=50,
+    hidden_size=32,
+    num_layers=3,
+    num_dense_layers=1,
+    num_heads=2,
+    q_lora_rank=None,
+    kv_lora_rank=16,
+    qk_nope_head_dim=8,
+    qk_rope_head_dim=4,
+    v_head_dim=6,
+    intermediate_size=40,
+    moe_intermediate_size=24,
+    num_experts=8,
+    num_experts_per_token=3,
+    num_shared_experts=2,
+    routed_scaling_factor=2.5,
+    init_std=0.2,
+    compute_dtype="float32",
+)
+
+
+@functools.lru_cache
+def init(cfg):
+    """Random parameters drawn by numpy: compiling `model.init` would take longer than most tests."""
+    rng = np.random.default_rng(0)
+
+    def one(path, leaf):
+        if "norm" in str(path[-1]):  # not all alike, so that a forgotten gamma shows
+            centre = 0.0 if cfg.zero_centered_gamma else 1.0
+            return centre + 0.1 * rng.standard_normal(leaf.shape, np.float32)
+        return np.float32(cfg.init_std) * rng.standard_normal(leaf.shape, np.float32)
+
+    shapes = jax.eval_shape(functools.partial(model.init, cfg), jax.random.key(0))
+    return jax.tree.map(jax.numpy.asarray, jax.tree_util.tree_map_with_path(one, shapes))
+
+
+def rms_norm(x, gamma, eps, cfg):
+    gain = gamma + 1.0 if cfg.zero_centered_gamma else gamma
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps) * gain
+
+
+def silu(x):
+    return x / (1.0 + np.exp(-x))
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def yarn_mscale(factor, weight):
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def frequencies(cfg):
+    size, yarn = cfg.qk_rope_head_dim, cfg.yarn
+    out = []
+    for pair in range(size // 2):
+        f = cfg.rope_theta ** (-2.0 * pair / size)
+        if yarn is not None:
+            bounds = [
+                size
+                * math.log(yarn.original_max_positions / (beta * 2 * math.pi))
+                / (2 * math.log(cfg.rope_theta))
+                for beta in (yarn.beta_fast, yarn.beta_slow)
+            ]
+            low, high = max(math.floor(bounds[0]), 0), min(math.ceil(bounds[1]), size - 1)
+            ramp = min(max((pair - low) / ((high - low) or 0.001), 0.0), 1.0)
+            f = f / yarn.factor * ramp + f * (1.0 - ramp)
+        out.append(f)
+    return np.array(out)
+
+
+def turn(x, position, cfg):
+    amplitude = 1.0
+    if cfg.yarn is not None:
+        amplitude = yarn_mscale(cfg.yarn.factor, cfg.yarn.mscale)
+        amplitude /= yarn_mscale(cfg.yarn.factor, cfg.yarn.mscale_all_dim)
+    pairs = x.reshape(-1, 2)
+    turned = (pairs[:, 0] + 1j * pairs[:, 1]) * np.exp(1j * position * frequencies(cfg))
+    return amplitude * np.stack([turned.real, turned.imag], axis=-1).reshape(-1)
+
+
+def attention(p, x_SD, positions, segments, cfg):
+    """One sequence. Returns its output and each head's largest logit."""
+    nope, latent = cfg.qk_nope_head_dim, cfg.kv_lora_rank
+    length, heads = len(x_SD), cfg.num_heads
+    scale = cfg.qk_head_dim**-0.5
+    if cfg.yarn is not None:
+        scale *= yarn_mscale(cfg.yarn.factor, cfg.yarn.mscale_all_dim) ** 2
+    if cfg.q_lora_rank is None:
+        q = np.einsum("sd,dhk->shk", x_SD, p["wq"])
+    else:
+        q = np.einsum("sq,qhk->shk", rms_norm(x_SD @ p["wq_a"], p["q_norm"], 1e-6, cfg), p["wq_b"])
+    kv_a = x_SD @ p["wkv_a"]
+    c = rms_norm(kv_a[:, :latent], p["kv_norm"], 1e-6, cfg)
+    kv = np.einsum("sc,chm->shm", c, p["wkv_b"])
+    out, largest = np.zeros_like(x_SD), np.full(heads, -np.inf)
+    for head in range(heads):
+        keys = [
+            np.concatenate([kv[t, head, :nope], turn(kv_a[t, latent:], positions[t], cfg)])
+            for t in range(length)
+        ]
+        for i in range(length):
+            query = np.concatenate([q[i, head, :nope], turn(q[i, head, nope:], positions[i], cfg)])
+            seen = [t for t in range(i + 1) if segments[t] == segments[i] != 0]
+            if not seen:
+                continue
+            score = np.array([scale * query @ keys[t] for t in seen])
+            largest[head] = max(largest[head], score.max())
+            weight = np.exp(score - score.max())
+            value = (weight / weight.sum()) @ kv[seen, head, nope:]
+            out[i] += value @ p["wo"][head]
+    return out, largest
+
+
+def swiglu(p, x):
+    return (silu(x @ p["w_gate_up"][0].T) * (x @ p["w_gate_up"][1].T)) @ p["w_down"]
+
+
+def choose(score_E, bias_E, cfg):
+    """Expert ids of one token, best first, by the rule as it is written."""
+    biased = score_E + bias_E
+    groups = np.arange(cfg.num_experts).reshape(cfg.num_expert_groups, -1)
+    strength = [np.sort(biased[members])[-2:].sum() for members in groups]
+    kept = np.argsort(strength)[::-1][: cfg.num_groups_per_token]
+    allowed = sorted(expert for group in kept for expert in groups[group])
+    return sorted(allowed, key=lambda e: -biased[e])[: cfg.num_experts_per_token]
+
+
+def experts(p, x_SD, bias_E, cfg):
+    """The MoE of one sequence. Returns its output and (S, K) expert ids."""
+    out, ids = np.zeros_like(x_SD), []
+    for s, x in enumerate(x_SD):
+        score = sigmoid(x @ p["router"])
+        chosen = choose(score, bias_E, cfg)
+        total = sum(score[e] for e in chosen) if cfg.norm_topk_prob else 1.0
+        for e in chosen:
+            one = {"w_gate_up": p["w_gate_up"][e], "w_down": p["w_down"][e]}
+            out[s] += cfg.routed_scaling_factor * score[e] / total * swiglu(one, x)
+        if cfg.num_shared_experts:
+            out[s] += swiglu(p["shared"], x)
+        ids.append(chosen)
+    return out, np.array(ids)
+
+
+def balance_loss(score_BSE, is_token_BS, top_k):
+    """arXiv:2412.19437, eq. 17-20, averaged over the sequences that hold a token."""
+    losses = []
+    for score_SE, is_token_S in zip(score_BSE, is_token_BS, strict=True):
+        s = score_SE[is_token_S]
+        if not len(s):
+            continue
+        length, num_experts = s.shape
+        total = 0.0
+        for i in range(num_experts):
+            hits = sum(i in np.argsort(-row)[:top_k] for row in s)
+            f = num_experts / (top_k * length) * hits
+            total += f * np.mean([row[i] / row.sum() for row in s])
+        losses.append(total)
+    return np.mean(losses)
+
+
+def forward(params, bias_LE, tokens_S, positions_S, segments_S, cfg):
+    """Logits and (layers, heads) largest logits of one sequence."""
+    x = params["embed"][tokens_S]
+    largest = []
+    for layer in range(cfg.num_layers):
+        is_moe = layer >= cfg.num_dense_layers
+        index = layer - cfg.num_dense_layers if is_moe else layer
+        block = _layer(params["moe_layers" if is_moe else "dense_layers"], index)
+        normed = rms_norm(x, block["attention_norm"], cfg.rms_norm_eps, cfg)
+        out, top = attention(block["attention"], normed, positions_S, segments_S, cfg)
+        x = x + out
+        largest.append(top)
+        normed = rms_norm(x, block["mlp_norm"], cfg.rms_norm_eps, cfg)
+        if is_moe:
+            x = x + experts(block["mlp"], normed, bias_LE[index], cfg)[0]
+        else:
+            x = x + swiglu(block["mlp"], normed)
+    x = rms_norm(x, params["final_norm"], cfg.rms_norm_eps, cfg)
+    head = params["embed"].T if cfg.tie_embeddings else params["head"]
+    return x @ head, np.array(largest)
+
+
+def _layer(tree, index):
+    if isinstance(tree, dict):
+        return {key: _layer(value, index) for key, value in tree.items()}
+    return tree[index]

@@ -1,0 +1,112 @@
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+from numpy_model import SMALL, init
+
+from kanana_jax import model
+from kanana_jax.model import rope
+
+VARIANTS = {
+    "small": SMALL,
+    "query_compression": dataclasses.replace(SMALL, q_lora_rank=12),
+    "tied_without_shared": dataclasses.replace(SMALL, tie_embeddings=True, num_shared_experts=0),
+    "all_dense": dataclasses.replace(SMALL, num_dense_layers=3),
+    "all_moe": dataclasses.replace(SMALL, num_dense_layers=0),
+}
+
+
+def shapes_and_specs(cfg, split):
+    shapes = jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))
+    specs = model.describe(cfg, split)
+    assert jax.tree.structure(shapes) == jax.tree.structure(specs)
+    paths, _ = jax.tree_util.tree_flatten_with_path(shapes)
+    return [
+        (jax.tree_util.keystr(path), leaf.shape, spec)
+        for (path, leaf), spec in zip(paths, jax.tree.leaves(specs), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("split", ["none", "parts", "heads"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_leaf_is_described_in_its_own_shape(name, split):
+    for path, shape, spec in shapes_and_specs(VARIANTS[name], split):
+        assert len(spec.logical_axes) == len(shape), path
+        assert (spec.logical_axes[0] == "layers") == ("layers" in path), path
+        if spec.matrix is not None:
+            assert spec.matrix.ndim == len(shape), path
+            if spec.matrix.split_axis is not None:
+                assert sum(spec.matrix.split_sizes) == shape[spec.matrix.split_axis], path
+        if spec.qk_clip is not None:
+            assert shape[spec.qk_clip.head_axis] == SMALL.num_heads, path
+            sizes = [size for size, _ in spec.qk_clip.segments]
+            assert sum(sizes) == shape[spec.qk_clip.segment_axis], path
+        is_vector = spec.role in ("norm", "embedding", "head")
+        assert (spec.matrix is None) == is_vector, path
+
+
+def one_matrix(cfg, split, leaf):
+    """(rows, cols) of the matrices of one leaf of the MoE stack."""
+    stacked = {path: (shape, spec) for path, shape, spec in shapes_and_specs(cfg, split)}
+    shape, spec = stacked[f"['moe_layers']{leaf}"]
+    rows = math.prod(shape[axis] for axis in spec.matrix.rows)
+    cols = math.prod(shape[axis] for axis in spec.matrix.cols)
+    return rows, cols, spec.matrix.split_sizes
+
+
+def test_matrices_are_those_of_the_layer():
+    attention = "['attention']"
+    assert one_matrix(SMALL, "none", attention + "['wkv_b']") == (16, 2 * (8 + 6), ())
+    assert one_matrix(SMALL, "parts", attention + "['wkv_b']") == (16, 2 * (8 + 6), (8, 6))
+    assert one_matrix(SMALL, "heads", attention + "['wkv_b']") == (16, 8 + 6, (8, 6))
+    assert one_matrix(SMALL, "parts", attention + "['wq']") == (32, 2 * (8 + 4), ())
+    assert one_matrix(SMALL, "heads", attention + "['wq']") == (32, 8 + 4, ())
+    assert one_matrix(SMALL, "heads", attention + "['wo']") == (2 * 6, 32, ())
+    assert one_matrix(SMALL, "parts", "['mlp']['w_gate_up']") == (32, 24, ())
+    assert one_matrix(SMALL, "parts", "['mlp']['w_down']") == (24, 32, ())
+    assert one_matrix(SMALL, "parts", "['mlp']['shared']['w_gate_up']") == (32, 48, ())
+    assert one_matrix(SMALL, "parts", "['mlp']['router']") == (32, 8, ())
+
+
+@pytest.mark.parametrize("q_lora_rank", [None, 12])
+def test_scaling_by_the_exponents_scales_one_heads_logits_by_gamma(q_lora_rank):
+    cfg = dataclasses.replace(SMALL, q_lora_rank=q_lora_rank)
+    params = init(cfg)
+    specs = model.describe(cfg)
+    layer, head, gamma = 2, 1, 0.25  # the second MoE layer: layer 2 of the model
+
+    def scaled(leaf, spec):
+        clip = spec.qk_clip
+        if clip is None or clip.first_layer != cfg.num_dense_layers:
+            return leaf
+        factor = np.concatenate([np.full(size, gamma**e) for size, e in clip.segments])
+        index = (layer - clip.first_layer, slice(None), head)
+        leaf = np.array(leaf)
+        leaf[index] *= factor.astype(np.float32)
+        return leaf
+
+    clipped = jax.tree.map(scaled, params, specs)
+
+    @jax.jit
+    def scores_and_values(params):
+        stack = model.bind(cfg, params).moe_layers.attention
+        attention = jax.tree.map(lambda leaf: leaf[layer - cfg.num_dense_layers], stack)
+        x = jax.random.normal(jax.random.key(1), (1, 5, cfg.hidden_size))
+        by = rope.rotation(cfg, jax.numpy.arange(5)[None])
+        k, v = attention.keys_and_values(x, by)
+        return jax.numpy.einsum("bshk,bthk->hst", attention.queries(x, by), k), v
+
+    (before, values), (after, same_values) = scores_and_values(params), scores_and_values(clipped)
+    np.testing.assert_array_equal(same_values, values)
+    np.testing.assert_array_equal(after[0], before[0])
+    np.testing.assert_allclose(
+        after[1], gamma * before[1], rtol=0, atol=1e-5 * np.abs(before).max()
+    )
+    assert sum(spec.qk_clip is not None for spec in jax.tree.leaves(specs)) == 4
+
+
+def test_an_unknown_split_raises():
+    with pytest.raises(ValueError, match="'none', 'parts' or 'heads', got 'gate'"):
+        model.describe(SMALL, "gate")

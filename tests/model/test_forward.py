@@ -1,0 +1,58 @@
+"""The model against a slow float64 numpy version of it, over every switch of the family."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from numpy_model import SMALL, forward, init
+
+from kanana_jax import model
+from kanana_jax.config import YarnConfig
+
+YARN = YarnConfig(factor=4.0, original_max_positions=8, beta_fast=2.0, mscale=0.7)
+
+VARIANTS = {
+    "plain": {},
+    "yarn": {"yarn": YARN, "rope_theta": 100.0},
+    "yarn_equal_betas": {"yarn": dataclasses.replace(YARN, beta_fast=1.0), "rope_theta": 100.0},
+    "query_compression_groups_raw_weights": {
+        "q_lora_rank": 12,
+        "num_expert_groups": 4,
+        "num_groups_per_token": 2,
+        "norm_topk_prob": False,
+    },
+    "zero_centred_tied_all_moe_no_shared": {
+        "zero_centered_gamma": True,
+        "tie_embeddings": True,
+        "num_shared_experts": 0,
+        "num_dense_layers": 0,
+    },
+    "all_dense": {"num_dense_layers": 3, "num_experts": 0, "num_experts_per_token": 0},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_and_max_logits_equal_the_numpy_model(name):
+    cfg = dataclasses.replace(SMALL, **VARIANTS[name])
+    rng = np.random.default_rng(1)
+    params = init(cfg)
+    bias = rng.normal(0, 0.2, (cfg.num_moe_layers, cfg.num_experts)).astype(np.float32)
+    tokens = rng.integers(0, cfg.vocab_size, (2, 10)).astype(np.int32)
+    segments = np.array([[1] * 4 + [2] * 6, [1] * 7 + [0] * 3], np.int32)
+    positions = np.array([[*range(4), *range(6)], [*range(7), 0, 0, 0]], np.int32)
+
+    got, aux = jax.jit(functools.partial(model.apply, cfg))(
+        params, bias, tokens, positions, segments
+    )
+
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    rows = [forward(wide, bias, *row, cfg) for row in zip(tokens, positions, segments, strict=True)]
+    is_token = segments != 0
+    want = np.stack([logits for logits, _ in rows])
+    # Some 20 float32 reductions of up to 50 terms follow each other; measured: 1e-6 of the scale.
+    scale = np.abs(want).max()
+    np.testing.assert_allclose(got[is_token], want[is_token], rtol=0, atol=2e-5 * scale)
+    want_max = np.max([largest for _, largest in rows], axis=0)
+    np.testing.assert_allclose(aux.max_logits, want_max, rtol=0, atol=2e-5 * np.abs(want_max).max())

@@ -1,0 +1,41 @@
+import pytest
+
+from kanana_jax import model
+from kanana_jax.config import ConfigError
+from kanana_jax.model import presets
+
+
+@pytest.mark.parametrize(
+    ("cfg", "total", "active"),
+    [
+        (presets.tiny(256), 1_102_208, 659_840),
+        (presets.tiny_dense(256), 927_104, 927_104),
+        # 30,670.8M is what the release says; the rest of its digits follow from its shapes.
+        (presets.kanana_2_30b_a3b(), 30_670_809_088, 3_614_402_560),
+        (presets.kanana_2_width(256), 617_591_040, 340_373_760),
+        (presets.kanana_2_width(512), 2_154_095_104, 712_565_248),
+        (presets.kanana_2_width(1024), 7_983_916_032, 1_552_475_136),
+        (presets.kanana_2_155b_a17b(), 156_775_238_656, 16_312_192_000),
+        # Published: 15.29B and 2.24B without embedding and head (2 x 335.5M).
+        (presets.moonlight_16b_a3b(), 15_960_108_544, 2_914_774_528),
+        (presets.kimi_k2_1t_a32b(), 1_026_408_209_408, 32_861_477_888),
+        (presets.deepseek_v3(), 671_026_404_352, 37_552_282_624),
+    ],
+    ids=lambda value: f"{value.num_layers}x{value.hidden_size}" if hasattr(value, "yarn") else "",
+)
+def test_parameter_counts_are_exact_and_need_no_memory(cfg, total, active):
+    assert model.num_params(cfg) == (total, active)
+
+
+@pytest.mark.parametrize(
+    ("width", "total", "active"),
+    [(256, 0.6, 0.3), (512, 2.2, 0.7), (1024, 8.0, 1.6), (2048, 30.7, 3.6)],
+)
+def test_width_family_rounds_to_the_published_table(width, total, active):
+    counts = model.num_params(presets.kanana_2_width(width))
+    assert [round(count / 1e9, 1) for count in counts] == [total, active]
+
+
+def test_a_width_outside_the_family_raises():
+    with pytest.raises(ConfigError, match="256, 512, 1024, 2048; got 768"):
+        presets.kanana_2_width(768)

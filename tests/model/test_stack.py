@@ -1,0 +1,202 @@
+"""What the design rests on: NNX modules as pytrees under plain JAX transformations."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from numpy_model import SMALL, init
+
+from kanana_jax import model
+from kanana_jax.model import presets, transformer
+
+BIAS = jnp.zeros((2, 8))
+
+
+def batch(num_rows=2, length=12, seed=0):
+    tokens = jax.random.randint(jax.random.key(seed), (num_rows, length), 0, SMALL.vocab_size)
+    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+    return tokens, positions, jnp.ones_like(tokens)
+
+
+def loss(cfg, params, *inputs):
+    logits, aux = model.apply(cfg, params, BIAS, *inputs)
+    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - logits[..., 0]) + aux.balance_loss
+
+
+def unrolled_loss(cfg, params, *inputs):
+    """The same, with a Python loop over single blocks and no checkpointing."""
+    whole = model.bind(cfg, params)
+    tokens, positions, segments = inputs
+    context = transformer.Inputs(transformer.rope.rotation(cfg, positions), segments)
+    x, balance = whole.embed[...][tokens], 0.0
+    for stack, size in ((whole.dense_layers, 1), (whole.moe_layers, 2)):
+        for index in range(size):
+            block = jax.tree.map(lambda leaf, index=index: leaf[index], stack)
+            x, (_, stats) = block(x, jnp.zeros(8), context)
+            balance += stats.balance_loss if stats else 0.0
+    x = transformer._norm(cfg, x, whole.final_norm)
+    logits = x @ whole.head[...]
+    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - logits[..., 0]) + balance
+
+
+def assert_trees_close(got, want, relative):
+    """Each leaf within `relative` of its largest entry."""
+
+    def check(path, a, b):
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=relative * np.abs(b).max(), err_msg=jax.tree_util.keystr(path)
+        )
+
+    jax.tree_util.tree_map_with_path(check, got, want)
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_scan_and_checkpoint_give_the_gradients_of_a_loop(remat):
+    cfg = dataclasses.replace(SMALL, remat=remat)
+    params = init(cfg)
+    got = jax.jit(jax.value_and_grad(functools.partial(loss, cfg)))(params, *batch())
+    want = jax.jit(jax.value_and_grad(functools.partial(unrolled_loss, cfg)))(params, *batch())
+    assert_trees_close(got, want, 2e-5)
+
+
+def test_full_remat_keeps_fewer_numbers_for_the_backward_pass():
+    def kept(remat):
+        cfg = dataclasses.replace(SMALL, remat=remat)
+        params = jax.eval_shape(functools.partial(model.init, cfg), jax.random.key(0))
+        _, pullback = jax.eval_shape(
+            lambda params: jax.vjp(lambda p: loss(cfg, p, *batch()), params), params
+        )
+        return sum(leaf.size for leaf in jax.tree.leaves(pullback))
+
+    assert kept("full") < kept("dots") < kept("none")
+
+
+def test_parameters_survive_the_round_trip_through_a_plain_dict():
+    params = init(SMALL)
+    again = nnx.to_pure_dict(nnx.state(model.bind(SMALL, params)))
+    assert type(params) is dict
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_module_and_function_give_the_same_logits():
+    params = init(SMALL)
+    module = model.bind(SMALL, params)
+    tokens, positions, segments = batch()
+    want, _ = jax.jit(lambda module, tokens: module(tokens))(module, tokens)
+    got, _ = jax.jit(functools.partial(model.apply, SMALL))(
+        params, BIAS, tokens, positions, segments
+    )
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_logits_of_hidden_states_are_the_logits():
+    def both(params, *inputs):
+        hidden, _ = model.hidden_states(SMALL, params, BIAS, *inputs)
+        return model.logits(SMALL, params, hidden), model.apply(SMALL, params, BIAS, *inputs)[0]
+
+    chunked, whole = jax.jit(both)(init(SMALL), *batch())
+    np.testing.assert_allclose(chunked, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
+
+
+def test_a_notebook_user_needs_a_config_and_tokens_only():
+    module = nnx.eval_shape(lambda: model.Transformer(SMALL, rngs=nnx.Rngs(0)))
+    logits, aux = nnx.eval_shape(lambda module: module(jnp.ones((2, 5), int)), module)
+    assert logits.shape == (2, 5, 50)
+    assert aux.max_logits.shape == (3, 2)
+
+
+def test_missing_and_unknown_parameters_raise():
+    params = init(SMALL)
+    for wrong in (
+        params | {"extra": jnp.zeros(1)},
+        {k: v for k, v in params.items() if k != "head"},
+    ):
+        with pytest.raises(ValueError, match="must have the structure of"):
+            model.apply(SMALL, wrong, BIAS, *batch())
+
+
+def test_a_router_bias_of_another_shape_raises():
+    params = init(SMALL)
+    with pytest.raises(ValueError, match=r"= \(2, 8\), got \(3, 8\)"):
+        model.apply(SMALL, params, jnp.zeros((3, 8)), *batch())
+
+
+def test_eight_devices_agree_with_one():
+    params = init(SMALL)
+    step = jax.jit(jax.value_and_grad(functools.partial(loss, SMALL)))
+    want = step(params, *batch(num_rows=8))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in batch(num_rows=8)]
+    got = step(jax.device_put(params, NamedSharding(mesh, P())), *rows)
+    assert_trees_close(got, want, 2e-5)
+
+
+def test_init_draws_every_layer_alike_on_one_device_or_eight():
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    make = functools.partial(model.init, SMALL)
+
+    def spread(leaf):
+        axes = ["fsdp" if size == SMALL.hidden_size else None for size in leaf.shape]
+        return NamedSharding(mesh, P(*axes))
+
+    placed = jax.tree.map(spread, jax.eval_shape(make, jax.random.key(0)))
+    sharded = jax.jit(make, out_shardings=placed)(jax.random.key(0))
+    plain = jax.jit(make)(jax.random.key(0))
+    assert sharded["embed"].addressable_shards[0].data.shape == (50, 4)
+    # The compiler may fuse the two programs differently: the last bit of erf_inv.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), sharded, plain)
+    first, second = plain["moe_layers"]["attention"]["wq"]
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.2
+    np.testing.assert_allclose(first.std(), SMALL.init_std, rtol=0.1)
+    np.testing.assert_array_equal(plain["moe_layers"]["mlp_norm"], 1.0)
+
+
+def test_orbax_restores_every_bit(tmp_path):
+    params = init(SMALL)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "params", params)
+        checkpointer.wait_until_finished()
+        like = jax.eval_shape(functools.partial(model.init, SMALL), jax.random.key(0))
+        placed = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=params["embed"].sharding),
+            like,
+        )
+        restored = checkpointer.restore(tmp_path / "params", placed)
+    jax.tree.map(np.testing.assert_array_equal, restored, params)
+
+
+def test_parameters_and_gradients_are_float32_and_activations_bfloat16():
+    cfg = dataclasses.replace(SMALL, compute_dtype="bfloat16")
+    params = jax.eval_shape(functools.partial(model.init, cfg), jax.random.key(0))
+    grads = jax.eval_shape(jax.grad(functools.partial(loss, cfg)), params, *batch())
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, grads))} == {jnp.dtype("float32")}
+    hidden, aux = jax.eval_shape(
+        functools.partial(model.hidden_states, cfg), params, BIAS, *batch()
+    )
+    logits = jax.eval_shape(functools.partial(model.logits, cfg), params, hidden)
+    assert hidden.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in (logits, *aux)} == {jnp.dtype("float32")}
+
+
+def test_bfloat16_logits_are_near_float32_ones():
+    params = init(SMALL)
+    half = dataclasses.replace(SMALL, compute_dtype="bfloat16")
+    want, got = (
+        jax.jit(functools.partial(model.apply, cfg))(params, BIAS, *batch())[0]
+        for cfg in (SMALL, half)
+    )
+    # 8 bits of mantissa through 3 layers; a token whose experts nearly tie may go elsewhere.
+    error = np.abs(np.asarray(got) - want).max(axis=-1)
+    assert np.median(error) < 0.05 * np.abs(want).max()
+
+
+def test_an_empty_vocabulary_raises():
+    with pytest.raises(ValueError, match="vocab_size > 0"):
+        model.init(presets.tiny(), jax.random.key(0))
