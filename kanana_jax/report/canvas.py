@@ -40,32 +40,37 @@ def colors(runs: Sequence[RunResult]) -> dict[str, str]:
     return chosen
 
 
+def num_columns(num_panels: int) -> int:
+    """Panels side by side: as few rows as fit, filled evenly."""
+    num_rows = -(-num_panels // MAX_COLUMNS)
+    return -(-num_panels // num_rows)
+
+
 def panels(
     num_panels: int, *, rows_per_panel: int = 1, panel_height: float = 3.0
 ) -> tuple["Figure", np.ndarray]:
-    """A figure of equal panels sharing both axes, and its axes as (rows_per_panel, num_panels)."""
+    """A figure of panels, and its axes as an array (rows_per_panel, num_panels).
+
+    All share the x axis, and those of one row of the array the y axis.
+    """
     from matplotlib.figure import Figure
 
-    columns = min(num_panels, MAX_COLUMNS)
-    wraps = -(-num_panels // columns)
-    height = 0.75 + panel_height * rows_per_panel * wraps
+    columns = num_columns(num_panels)
+    num_wraps = -(-num_panels // columns)
+    height = 0.75 + panel_height * rows_per_panel * num_wraps
     width = WIDTH_INCHES if columns > 1 else 0.66 * WIDTH_INCHES
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    grid = figure.subplots(
-        rows_per_panel * wraps, columns, sharex=True, sharey="row", squeeze=False
-    )
-    for axes in grid.flat:
-        dress(axes)
-    # Wrapped panels: row r of panel p stands in grid row (p // columns) * rows_per_panel + r.
+    grid = figure.add_gridspec(rows_per_panel * num_wraps, columns)
     table = np.empty((rows_per_panel, num_panels), dtype=object)
     for panel in range(num_panels):
+        wrap, column = divmod(panel, columns)
         for row in range(rows_per_panel):
-            table[row, panel] = grid[panel // columns * rows_per_panel + row, panel % columns]
-    for unused in range(num_panels, wraps * columns):
-        for row in range(rows_per_panel):
-            grid[unused // columns * rows_per_panel + row, unused % columns].set_visible(False)
-            above = grid[(unused // columns - 1) * rows_per_panel + row, unused % columns]
-            above.tick_params(labelbottom=True)
+            axes = figure.add_subplot(
+                grid[wrap * rows_per_panel + row, column], sharex=table[0, 0], sharey=table[row, 0]
+            )
+            dress(axes)
+            axes.tick_params(labelleft=column == 0, labelbottom=row == rows_per_panel - 1)
+            table[row, panel] = axes
     return figure, table
 
 

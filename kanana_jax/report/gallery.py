@@ -3,17 +3,18 @@
 A figure whose metric no run recorded is left out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from kanana_jax.report import canvas, heatmaps, plots, results
 from kanana_jax.report.page import Figure
 from kanana_jax.report.results import RunResult
 
 
-def figures(runs: Sequence[RunResult], *, lr: float) -> list[Figure]:
-    """Every figure the runs have data for; `lr` is the rate of those that show one rate only."""
+def figures(runs: Sequence[RunResult], *, lr: float) -> Iterator[Figure]:
+    """Draws every figure the runs have data for; `lr` is the rate of single-rate figures."""
     at_lr = results.select(runs, lr=lr)
     clipped = [run for run in runs if run.clipped]
+    window = plots.smoothing_steps(runs)
     num_rates = len(results.lrs(runs))
     candidates: list[tuple[str, str, str, bool, Callable]] = [
         (
@@ -53,8 +54,8 @@ def figures(runs: Sequence[RunResult], *, lr: float) -> list[Figure]:
         (
             "loss",
             "Training loss",
-            "Smoothed; the axis is fitted to living runs after their first twentieth, so the "
-            "initial fall and the end of diverged runs leave the panel at the top.",
+            f"Mean of the last {window} steps; the axis is fitted to living runs after their first "
+            "twentieth, so the initial fall and the end of diverged runs leave at the top.",
             _any(runs, "loss"),
             lambda: plots.loss(runs),
         ),
@@ -92,25 +93,24 @@ def figures(runs: Sequence[RunResult], *, lr: float) -> list[Figure]:
         (
             "rms",
             "Size of gradients and updates",
-            "Root mean square over all parameters, on log scales; at one rate the arms' updates "
-            "should be of one size, or the rates are not comparable.",
+            "Root mean square over all parameters, on log scales "
+            f"(mean of the last {window} steps); at one rate the arms' updates should be of one "
+            "size, or the rates are not comparable.",
             _any(runs, "grad_rms") and _any(runs, "update_rms"),
             lambda: plots.rms(runs),
         ),
         (
             "max_vio",
             "Expert balance",
-            "MaxVio is the busiest expert's load over the mean load, less one, in the worst layer; "
-            "0 is perfect balance.",
+            "MaxVio is the busiest expert's load over the mean load, less one, in the worst layer "
+            f"(mean of the last {window} steps); 0 is perfect balance.",
             _any(runs, "max_vio"),
             lambda: plots.max_vio(runs),
         ),
     ]
-    return [
-        Figure(name, title, reading, canvas.png(draw()))
-        for name, title, reading, has_data, draw in candidates
-        if has_data
-    ]
+    for name, title, reading, has_data, draw in candidates:
+        if has_data:
+            yield Figure(name, title, reading, canvas.png(draw()))
 
 
 def _any(runs: Sequence[RunResult], key: str) -> bool:

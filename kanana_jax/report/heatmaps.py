@@ -3,7 +3,6 @@
 Letters: L layers, H heads.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+COLORS = "RdBu_r"
+
+
 def max_logits(
     runs: Sequence[RunResult],
     *,
@@ -27,6 +29,7 @@ def max_logits(
 
     White is tau, red is above it, blue below. A run that ended early leaves the later maps empty.
     """
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
     rows = [results.select(runs, arm=arm)[0] for arm in results.arms(runs)]
@@ -40,21 +43,21 @@ def max_logits(
     )
     grid = figure.subplots(len(rows), len(moments), squeeze=False, sharex=True, sharey=True)
     colors = colors or canvas.colors(runs)
-    image = None
     for row, run in zip(grid, rows, strict=True):
         for panel, step in zip(row, moments, strict=True):
             snapshot_LH = _snapshot(run, step)
             if snapshot_LH is None:
                 _draw_end(panel, run)
             else:
-                image = _draw_map(panel, snapshot_LH, norm)
+                _draw_map(panel, snapshot_LH, norm)
         row[0].set_ylabel(f"{run.arm}\nlayer", fontsize=9.5, color=canvas.INK)
         row[0].yaxis.label.set_color(colors[run.arm])
     for panel, step in zip(grid[0], moments, strict=True):
         panel.set_title(f"step {step}", fontsize=10, loc="left", color=canvas.INK)
     for panel in grid[-1]:
         panel.set_xlabel("head", fontsize=9.5, color=canvas.INK)
-    bar = figure.colorbar(image, ax=grid, fraction=0.025, pad=0.01, ticks=list(ticks))
+    scale = ScalarMappable(norm, COLORS)
+    bar = figure.colorbar(scale, ax=grid, fraction=0.025, pad=0.01, ticks=list(ticks))
     bar.ax.set_yticklabels([f"{tick:.3g}" + (" = tau" if tick == tau else "") for tick in ticks])
     bar.ax.minorticks_off()
     bar.ax.tick_params(labelsize=9, colors=canvas.INK)
@@ -69,9 +72,10 @@ def _scale(rows: Sequence[RunResult], moments: np.ndarray, tau: float):
 
     shown = [_snapshot(run, step) for run in rows for step in moments]
     top = max(float(np.max(one, initial=0.0)) for one in map(_finite, shown))
-    # At least a factor of four, so that a calm run is not painted in alarming colours.
-    reach = max(top / tau, 4.0)
-    ticks = sorted({tau / reach, tau / math.sqrt(reach), tau, tau * math.sqrt(reach), tau * reach})
+    # At least a decade each way, so that a calm run is not painted in alarming colours.
+    reach = max(top / tau, 10.0)
+    multiples = [m for m in (3, 10, 30, 100, 300, 1000) if m <= reach]
+    ticks = [tau / m for m in reversed(multiples)] + [tau] + [tau * m for m in multiples]
     return LogNorm(tau / reach, tau * reach), ticks
 
 
@@ -90,19 +94,16 @@ def _snapshot(run: RunResult, step: int) -> Float[np.ndarray, "L H"] | None:
 
 
 def _draw_map(panel, snapshot_LH: Float[np.ndarray, "L H"], norm):
-    from matplotlib import colormaps
-
     # A head that saw nothing, or whose largest logit is negative, is as cold as the scale goes.
     shown_LH = np.where(np.isnan(snapshot_LH), np.nan, np.clip(snapshot_LH, norm.vmin, norm.vmax))
-    image = panel.imshow(
+    panel.imshow(
         np.ma.masked_invalid(shown_LH),
         norm=norm,
-        cmap=colormaps["RdBu_r"],
+        cmap=COLORS,
         aspect="auto",
         interpolation="nearest",
     )
     _dress(panel, snapshot_LH.shape)
-    return image
 
 
 def _dress(panel, shape: tuple[int, int]) -> None:
@@ -116,7 +117,7 @@ def _dress(panel, shape: tuple[int, int]) -> None:
 
 def _draw_end(panel, run: RunResult) -> None:
     panel.spines[:].set_visible(False)
-    panel.tick_params(labelsize=8.5, length=2, colors=canvas.INK)
+    panel.tick_params(labelsize=8.5, length=0, colors=canvas.INK)
     step = "" if run.diverged_step is None else f"\nat step {run.diverged_step}"
     words = f"diverged{step}" if run.diverged else "not recorded"
     panel.text(

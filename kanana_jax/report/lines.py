@@ -73,7 +73,7 @@ def finish(
     extra: Sequence["Line2D"] = (),
 ) -> None:
     """Titles the panels, labels the outer axes and adds the legend."""
-    columns = min(axes.shape[1], canvas.MAX_COLUMNS)
+    columns = canvas.num_columns(axes.shape[1])
     for column, lr in enumerate(results.lrs(runs)):
         canvas.label_rate(axes[0, column], lr)
         axes[-1, column].set_xlabel("step", fontsize=9.5, color=canvas.INK)
@@ -96,15 +96,14 @@ def tau_handle(tau: float) -> "Line2D":
 
 
 def log_axis(row: Sequence["Axes"]) -> None:
-    """A logarithmic y axis with plain numbers where they are short."""
+    """A logarithmic y axis with plain numbers, three to a decade where there is room."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     for panel in row:
         panel.set_yscale("log")
         low, high = panel.get_ylim()
-        if low >= 1e-3 and high < 1e5:
-            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        if high / low < 300:
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        if high / low < 3000:
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_minor_formatter(NullFormatter())
 

@@ -108,7 +108,7 @@ class MetricsWriter:
         self._file = self._path.open("a")
 
     def _mirror(self, record: Mapping[str, Any]) -> None:
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 
         # The protocol buffer is built here because add_scalar logs a warning for every NaN.
         scalars = [
@@ -122,12 +122,15 @@ class MetricsWriter:
 
     def _open_events(self, first_step: int):
         from tensorboardX import FileWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 
-        events = FileWriter(str(self._directory / "tensorboard"))
+        # Files are named by the second; the suffix keeps a quick resume from overwriting one.
+        suffix = f".from{first_step}"
+        events = FileWriter(str(self._directory / "tensorboard"), filename_suffix=suffix)
         # Hides the events of an earlier process from this step on.
         events.add_event(Event(file_version="brain.Event:2"), first_step)
-        events.add_event(Event(session_log=SessionLog(status=SessionLog.START)), first_step)
+        start = SessionLog(status=SessionLog.START)
+        events.add_event(Event(session_log=start), first_step)
         return events
 
     def _close_events(self) -> None:

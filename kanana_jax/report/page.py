@@ -2,11 +2,12 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanana_jax.report import canvas
 from kanana_jax.report.template import TEMPLATE
 
 QK_CLIP = (
@@ -31,6 +32,11 @@ class Figure:
     png: bytes
 
     @property
+    def width_px(self) -> int:
+        """Width on the page: the header's pixels, shown at 96 to the inch."""
+        return round(int.from_bytes(self.png[16:20], "big") * 96 / canvas.DPI)
+
+    @property
     def data_uri(self) -> str:
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
@@ -39,14 +45,15 @@ def write(
     path: Path,
     *,
     experiment: Mapping[str, Any],
-    figures: Sequence[Figure],
+    figures: Iterable[Figure],
     facts: Sequence[tuple[str, str]],
     **content: Any,
 ) -> None:
     """Writes the page, and every figure as `<figure.name>.png` beside it.
 
     `experiment` is the record saved with a run: `config` (the resolved configuration as a dict)
-    and, where known, `command`, `commit`, `versions` (package to version) and `device`.
+    and, where known, `command`, `commit`, `started`, `python`, `versions` (package to version),
+    `device_kind`, `num_devices` and `num_cpus`.
     """
     import jinja2
 
@@ -56,6 +63,7 @@ def write(
         )
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     config = experiment["config"]
+    figures = list(figures)
     html = environment.from_string(TEMPLATE).render(
         name=config.get("name", "experiment"),
         question=config.get("question", ""),
@@ -74,13 +82,17 @@ def write(
 def provenance(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What ran and where, as far as the record knows."""
     facts = [
-        (label, str(experiment[key]))
-        for key, label in (("command", "Command"), ("commit", "Commit"), ("device", "Device"))
+        (key.capitalize(), str(experiment[key]))
+        for key in ("command", "commit", "started")
         if experiment.get(key)
     ]
-    versions = experiment.get("versions") or {}
+    if experiment.get("device_kind"):
+        device = f"{experiment.get('num_devices', 1)} x {experiment['device_kind']}"
+        cpus = experiment.get("num_cpus")
+        facts.append(("Devices", f"{device}, {cpus} CPU cores" if cpus else device))
+    versions = dict(experiment.get("versions") or {})
+    if experiment.get("python"):
+        versions = {"python": experiment["python"], **versions}
     if versions:
-        facts.append(
-            ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()))
-        )
+        facts.append(("Versions", ", ".join(f"{name} {one}" for name, one in versions.items())))
     return facts

@@ -26,7 +26,7 @@ def loss(runs: Runs) -> "Figure":
     figure, axes = canvas.panels(len(results.lrs(runs)))
     lines.draw_rates(axes[0], runs, lambda run: canvas.smooth(run.series("loss"), window))
     lines.limit_to_trained(axes[0], runs, "loss")
-    lines.finish(figure, axes, runs, [f"training loss (nats per token, mean of {window} steps)"])
+    lines.finish(figure, axes, runs, ["training loss (nats per token)"])
     return figure
 
 
@@ -67,7 +67,7 @@ def final_loss(runs: Runs) -> "Figure":
     """Final held-out bits per byte against learning rate; diverged runs at the top edge."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 4.6), dpi=canvas.DPI, layout="constrained")
+    figure = Figure(figsize=(canvas.WIDTH_INCHES, 4.4), dpi=canvas.DPI, layout="constrained")
     panel = figure.subplots()
     canvas.dress(panel)
     draw_final_loss(panel, runs)
@@ -149,7 +149,7 @@ def max_vio(runs: Runs) -> "Figure":
     )
     for panel in axes[0]:
         panel.set_ylim(bottom=0)
-    lines.finish(figure, axes, measured, [f"MaxVio (mean of {window} steps)"], colored_as=runs)
+    lines.finish(figure, axes, measured, ["MaxVio"], colored_as=runs)
     return figure
 
 

@@ -32,7 +32,7 @@ def headline(run: RunResult) -> str:
     if run.diverged:
         return f"The run diverged at step {run.diverged_step}."
     cell = summary.summarize([run])[0]
-    clip = f", {run.clip_events} heads were clipped on the way" if run.clipped else ""
+    clip = f", with {run.clip_events} clip events" if run.clipped else ""
     heldout = summary.with_error(cell.heldout_bpb, cell.heldout_error)
     return (
         f"After {run.num_steps} steps: {heldout} held-out bits per byte; the max attention logit "

@@ -31,8 +31,8 @@ def write_stress_report(
 ) -> StressReport:
     """Writes a self-contained report.html to `path` and its figures as PNG files beside it.
 
-    `experiment` is the record saved with the sweep: `config` and, where known, `command`, `commit`,
-    `versions` and `device`. The runs may be any part of the sweep, but share one tau.
+    `experiment` is the record saved with the sweep, see `page.write`. The runs may be any part of
+    the sweep, but share one tau.
     """
     taus = {run.tau for run in runs}
     if len(taus) != 1:
@@ -77,7 +77,7 @@ def table(cells: Sequence[Cell], runs: Sequence[RunResult]) -> dict[str, Any]:
             {
                 "cells": words,
                 "first": is_first,
-                "best": cell.heldout_bpb == best[cell.lr],
+                "best": len(cells) > 1 and cell.heldout_bpb == best[cell.lr],
                 "bad": bool(cell.diverged),
                 "color": colors[cell.arm],
             }
@@ -93,9 +93,9 @@ def note(cells: Sequence[Cell], tau: float) -> str:
         error = (
             "the sampling error of the held-out text, which says nothing about the luck of the seed"
         )
+    best = " The best held-out loss at each rate is bold." if len(cells) > 1 else ""
     return (
-        f"tau = {tau:g}. +- is {error}. Clip events count heads clipped, summed over steps. "
-        "The best held-out loss at each rate is bold."
+        f"tau = {tau:g}. +- is {error}. Clip events count heads clipped, summed over steps.{best}"
     )
 
 

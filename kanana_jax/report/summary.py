@@ -33,7 +33,7 @@ class Cell:
         """`ok`, or which of the seeds diverged and when."""
         if not self.diverged:
             return "ok"
-        steps = [step for _, step in self.diverged if step is not None]
+        steps = sorted({step for _, step in self.diverged if step is not None})
         when = f" at step {', '.join(map(str, steps))}" if steps else ""
         some = f"{len(self.diverged)} of {self.num_seeds} " if self.num_seeds > 1 else ""
         return f"{some}diverged{when}"

@@ -74,7 +74,7 @@ pre {
 <p class="question">{{ question }}</p>
 {% if headline %}
 <section class="verdict">
-<p class="headline">{{ headline }}</p>
+<p class="headline">{{ headline | replace('+-', '\u00b1') }}</p>
 {% for claim in claims %}
 <div class="claim">
   <div class="mark {{ {True: 'yes', False: 'no'}.get(claim.holds, '') }}">
@@ -101,13 +101,13 @@ pre {
 <td class="{{ 'word ' if loop.index0 in table.words }}{{ 'best ' if row.best and loop.index0 == 2 }}
   {{- 'bad' if row.bad and loop.last }}">
   {%- if loop.index0 == 1 %}<span class="dot" style="background: {{ row.color }}"></span>{% endif %}
-  {{- text }}</td>
+  {{- text | replace('+-', '\u00b1') }}</td>
 {% endfor %}
 </tr>
 {% endfor %}
 </tbody>
 </table></div>
-<p class="note">{{ note }}</p>
+<p class="note">{{ note | replace('+-', '\u00b1') }}</p>
 {% endif %}
 <h2>How to read QK-Clip</h2>
 <p>{{ qk_clip }}</p>
@@ -115,7 +115,7 @@ pre {
 {% for figure in figures %}
 <figure>
 <figcaption><strong>{{ figure.title }}</strong><span>{{ figure.reading }}</span></figcaption>
-<img src="{{ figure.data_uri }}" alt="{{ figure.title }}">
+<img src="{{ figure.data_uri }}" alt="{{ figure.title }}" width="{{ figure.width_px }}">
 </figure>
 {% endfor %}
 <h2>What was run</h2>

@@ -156,7 +156,7 @@ def _outcome(arm: str, lr: float, cells: Sequence[Cell], tau: float) -> RateOutc
     words = (
         f"peak {cell.peak * tau:.1f} ({cell.peak:.2f} x tau), "
         f"last tenth {summary.number(cell.tail, 2)} x tau, "
-        f"{cell.clip_events:.0f} clip events"
+        + (f"{cell.clip_events:.0f} clip events" if cell.clip_events else "the clip never acted")
     )
     return RateOutcome(lr, blew_up, bounded, comparison, words)
 
@@ -266,9 +266,11 @@ def _arm_headline(arm: str, outcomes: Sequence[RateOutcome]) -> str:
         f"at {_rates([one.lr for one in held])}, {where}, its logits stay bounded and its held-out "
         f"loss is {_loss_words(held)}"
     )
+    costly = [one.lr for one in outcomes if one.comparison.outcome == "worse" and not one.blew_up]
+    price = f" Its held-out loss is worse at {_rates(costly)}." if costly else ""
     if not failed:
-        return f"{arm} held: {kept}."
-    return f"{arm} held only in part: {kept}. It failed at {reasons}."
+        return f"{arm} held: {kept}.{price}"
+    return f"{arm} held only in part: {kept}. It failed at {reasons}.{price}"
 
 
 def _failure(outcome: RateOutcome) -> str:

@@ -1,0 +1,204 @@
+"""Claims about the verdict: for every branch, data on which it flips."""
+
+import math
+
+import fabricate
+import pytest
+
+from kanana_jax.report import verdict
+
+TAU = 30.0
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two Muon arms and MuonClip at one stress rate; keywords change single runs."""
+
+    def make(lr=0.03, *, muon=None, polar=None, clip=None, seeds=1):
+        runs = []
+        for seed in range(seeds):
+            for arm, usual, changes in (
+                ("Muon NS", {"peak": 12 * TAU, "bpb": 3.0}, muon),
+                ("Muon PE", {"peak": 9 * TAU, "bpb": 3.1}, polar),
+                ("MuonClip", {"peak": 1.6 * TAU, "tail": 1.03 * TAU, "bpb": 2.9}, clip),
+            ):
+                settings = usual | (changes or {})
+                settings["bpb"] += settings.pop("seed_step", 0.0) * seed
+                runs.append(fabricate.run(tmp_path, arm=arm, lr=lr, seed=seed, **settings))
+        return runs
+
+    return make
+
+
+def _outcome(runs, lr=0.03):
+    (found,) = [one for one in verdict.judge(runs).outcomes["MuonClip"] if one.lr == lr]
+    return found
+
+
+def _claim(runs, words):
+    (found,) = [claim for claim in verdict.judge(runs).claims if words in claim.question]
+    return found
+
+
+def test_the_clip_held_where_muon_blew_up(sweep):
+    judged = verdict.judge(sweep())
+    assert judged.headline == (
+        "MuonClip held: at lr 0.03, where unclipped Muon's attention logits pass 3 x tau, its "
+        "logits stay bounded and its held-out loss is better than the best unclipped Muon arm's."
+    )
+    assert [claim.holds for claim in judged.claims] == [True, True, True, None]
+
+
+@pytest.mark.parametrize(("peak", "blew_up"), [(2.99, False), (3.01, True)])
+def test_muon_blows_up_past_three_tau(sweep, peak, blew_up):
+    runs = sweep(muon={"peak": peak * TAU}, polar={"peak": 0.5 * TAU})
+    assert _claim(runs, "unclipped Muon arms pass").holds is blew_up
+    assert _outcome(runs).blew_up is blew_up
+    assert verdict.judge(runs).headline.startswith("Nothing blew up") is not blew_up
+
+
+def test_nothing_blew_up_names_the_largest_peak(sweep):
+    runs = sweep(muon={"peak": 40.0}, polar={"peak": 51.0}, clip={"peak": 20.0, "tail": 20.0})
+    headline = verdict.judge(runs).headline
+    assert "the largest peak is 51.0 (1.70 x tau), Muon PE at lr 0.03" in headline
+    assert "cannot show" in headline
+    assert "the clip never acted" in _outcome(runs).words
+
+
+def test_a_blow_up_must_show_in_every_seed(tmp_path, sweep):
+    runs = sweep(seeds=2, polar={"peak": TAU})
+    assert _outcome(runs).blew_up
+    calm = fabricate.run(tmp_path, arm="Muon NS", lr=0.03, seed=1, peak=TAU)
+    runs = [calm if (run.arm, run.seed) == ("Muon NS", 1) else run for run in runs]
+    assert not _outcome(runs).blew_up
+
+
+def test_adamw_does_not_count_as_an_unclipped_muon_arm(tmp_path, sweep):
+    runs = sweep(muon={"peak": TAU}, polar={"peak": TAU})
+    runs.append(fabricate.run(tmp_path, arm="AdamW", lr=0.03, peak=20 * TAU, bpb=1.0))
+    assert not _outcome(runs).blew_up
+    assert _outcome(runs).comparison.outcome == "better"
+
+
+@pytest.mark.parametrize(
+    ("peak", "tail", "bounded"),
+    [(1.99, 1.24, True), (2.01, 1.24, False), (1.99, 1.26, False)],
+)
+def test_bounded_means_peak_under_two_and_last_tenth_under_one_and_a_quarter(
+    sweep, peak, tail, bounded
+):
+    runs = sweep(clip={"peak": peak * TAU, "tail": tail * TAU})
+    assert _outcome(runs).bounded is bounded
+    assert _claim(runs, "last tenth").holds is bounded
+    headline = verdict.judge(runs).headline
+    assert headline.startswith("MuonClip held:" if bounded else "MuonClip failed:")
+
+
+def test_the_worst_seed_decides_whether_the_clip_is_bounded(tmp_path, sweep):
+    runs = sweep(seeds=3)
+    assert _outcome(runs).bounded
+    wild = fabricate.run(tmp_path, arm="MuonClip", lr=0.03, seed=2, peak=2.5 * TAU, tail=TAU)
+    runs = [wild if (run.arm, run.seed) == ("MuonClip", 2) else run for run in runs]
+    assert not _outcome(runs).bounded
+
+
+@pytest.mark.parametrize(
+    ("bpb", "outcome"), [(2.98, "better"), (2.99, "within noise"), (3.01, "within noise"),
+                         (3.02, "worse")],
+)  # fmt: skip
+def test_one_seed_is_compared_within_two_sampling_errors_of_the_best_arm(sweep, bpb, outcome):
+    # 2 sqrt(0.005^2 + 0.005^2) = 0.0141, against Muon NS at 3.0 (not Muon PE at 3.1).
+    runs = sweep(clip={"bpb": bpb})
+    assert _outcome(runs).comparison.outcome == outcome
+    assert "of held-out sampling" in _outcome(runs).comparison.words
+    assert _claim(runs, "held-out loss").holds is (outcome != "worse")
+    assert verdict.judge(runs).headline.startswith(
+        "MuonClip failed:" if outcome == "worse" else "MuonClip held:"
+    )
+
+
+@pytest.mark.parametrize(("seed_step", "outcome"), [(0.0, "worse"), (0.05, "within noise")])
+def test_with_seeds_the_noise_is_their_spread(sweep, seed_step, outcome):
+    spread = {"seed_step": seed_step}
+    runs = sweep(clip={"bpb": 3.05, **spread}, muon={"bpb": 3.0, **spread}, seeds=3)
+    comparison = _outcome(runs).comparison
+    assert comparison.outcome == outcome
+    # Deviations of 0, s, 2s have standard deviation s; two arms of three seeds each.
+    noise = 2 * seed_step * math.sqrt(2 / 3)
+    assert f"noise {noise:.4f} over seeds" in comparison.words
+
+
+@pytest.mark.parametrize(("bpb", "outcome"), [(3.009, "within noise"), (3.011, "worse")])
+def test_without_any_error_a_stated_threshold_is_used(sweep, bpb, outcome):
+    unknown = {"stderr": math.nan}
+    runs = sweep(muon=unknown, polar=unknown, clip={"bpb": bpb, **unknown})
+    assert _outcome(runs).comparison.outcome == outcome
+    assert "noise 0.0100 by assumption" in _outcome(runs).comparison.words
+
+
+def test_a_diverged_clip_failed(sweep):
+    runs = sweep(clip={"diverged_step": 20})
+    assert _outcome(runs).bounded is False
+    assert _outcome(runs).comparison.outcome == "worse"
+    judged = verdict.judge(runs)
+    assert judged.headline.startswith("MuonClip failed:")
+    assert judged.claims[-1].details == ("MuonClip at lr 0.03: diverged at step 20",)
+
+
+def test_a_clip_is_better_than_muon_arms_that_all_diverged(sweep):
+    runs = sweep(muon={"diverged_step": 36}, polar={"diverged_step": 36})
+    assert _outcome(runs).comparison.outcome == "better"
+    assert verdict.judge(runs).headline.startswith("MuonClip held:")
+
+
+def test_a_diverged_muon_arm_is_not_the_best_one(sweep):
+    runs = sweep(muon={"diverged_step": 36, "bpb": 1.0})
+    assert "Muon PE" in _outcome(runs).comparison.words
+
+
+def test_when_all_diverged_there_is_no_comparison_and_the_clip_failed(sweep):
+    dead = {"diverged_step": 36}
+    runs = sweep(muon=dead, polar=dead, clip=dead)
+    assert _outcome(runs).comparison.outcome == "not measured"
+    assert verdict.judge(runs).headline.startswith("MuonClip failed:")
+
+
+def test_no_divergence_is_said_plainly(sweep):
+    assert _claim(sweep(), "diverged").answer == "None."
+
+
+def test_holding_at_one_rate_and_failing_at_another_is_held_only_in_part(sweep):
+    runs = sweep(lr=0.03) + sweep(lr=0.1, clip={"peak": 5 * TAU, "tail": 5 * TAU})
+    headline = verdict.judge(runs).headline
+    assert headline.startswith("MuonClip held only in part: at lr 0.03")
+    assert "It failed at lr 0.1: peak 150.0 (5.00 x tau)" in headline
+
+
+def test_a_cost_where_nothing_blew_up_is_not_kept_quiet(sweep):
+    calm = {"peak": 20.0, "tail": 20.0}
+    runs = sweep(lr=0.03) + sweep(lr=0.003, muon=calm, polar=calm, clip=calm | {"bpb": 3.2})
+    headline = verdict.judge(runs).headline
+    assert headline.startswith("MuonClip held:")
+    assert headline.endswith("Its held-out loss is worse at lr 0.003.")
+
+
+def test_without_a_clipped_arm_nothing_is_claimed_about_it(sweep):
+    runs = [run for run in sweep() if not run.clipped]
+    assert verdict.judge(runs).headline.startswith("No arm applies QK-Clip")
+
+
+def test_without_an_unclipped_muon_arm_the_clip_cannot_be_judged(sweep):
+    runs = [run for run in sweep() if run.clipped]
+    judged = verdict.judge(runs)
+    assert judged.headline == "No unclipped Muon arm ran, so MuonClip cannot be judged."
+    assert judged.claims[0].holds is None
+
+
+def test_a_clipped_arm_that_has_not_run_at_the_stress_rate_did_not_hold(sweep):
+    runs = [run for run in sweep(lr=0.03) if not run.clipped] + sweep(lr=0.1)
+    assert "It failed at lr 0.03: not run" in verdict.judge(runs).headline
+
+
+def test_no_runs_are_refused():
+    with pytest.raises(ValueError, match="at least one finished run"):
+        verdict.judge([])
