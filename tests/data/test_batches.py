@@ -51,13 +51,16 @@ def test_seed_changes_the_training_batches_and_not_the_heldout_ones(open_text):
 def test_an_epoch_of_batches_holds_each_window_once(open_text):
     corpus, cfg = open_text(documents(100), batch_size=1)
     num_windows = (corpus.train[0].num_tokens - 1) // cfg.seq_len
+    epochs = []
     for epoch in range(2):
         steps = range(epoch * num_windows, (epoch + 1) * num_windows)
         tokens = np.concatenate([data.train_batch(corpus, cfg, step).tokens[0] for step in steps])
+        epochs.append(tokens)
         counts = np.bincount(tokens, minlength=corpus.vocab_size)
         whole = np.bincount(corpus.train[0].read(0, 10**9), minlength=corpus.vocab_size)
         assert (counts <= whole).all()
         assert whole.sum() - counts.sum() <= cfg.seq_len
+    assert (epochs[0] != epochs[1]).any(), "each epoch has an order of its own"
 
 
 def test_windows_of_a_batch_come_from_all_over_the_epoch(open_text):

@@ -26,10 +26,14 @@ def write(path: pathlib.Path, texts: list[str], used=None) -> pathlib.Path:
     return path
 
 
-def content(opened: store.Store) -> list[list[int]]:
+def content(opened: store.Store) -> list[object]:
     arrays = [*opened.train, *opened.heldout]
-    return [array.read(0, array.num_tokens).tolist() for array in arrays] + [
-        array.ends_N.tolist() for array in arrays
+    return [
+        opened.tokenizer.json,
+        opened.fingerprint,
+        *(array.read(0, array.num_tokens).tolist() for array in arrays),
+        *(array.ends_N.tolist() for array in arrays),
+        *(array.num_bytes for array in arrays),
     ]
 
 
@@ -94,6 +98,14 @@ def test_damage_to_any_file_is_detected_or_harmless(tmp_path, damage, memory_byt
                 assert "\n" not in str(error) and str(path) in str(error)
                 detected += 1
     assert detected >= len(files(path))
+
+
+def test_intact_file_of_another_store_is_detected(tmp_path):
+    first = write(tmp_path / "first", ["aaa", "bbbb", "cc"])
+    other = write(tmp_path / "other", ["aaa", "bbxb", "cc"])
+    shutil.copy(other / "0-train-tokens/c/0", first / "0-train-tokens/c/0")
+    with pytest.raises(data.StoreError, match="expected checksum"):
+        store.open_store(first)
 
 
 def test_damaged_store_is_reported_and_rebuilt_with_the_same_tokens(tmp_path):
