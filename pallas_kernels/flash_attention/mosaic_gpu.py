@@ -1,0 +1,154 @@
+"""Attention for Hopper GPUs in Pallas Mosaic GPU: TMA, wgmma, specialised warpgroups.
+
+    s = scale q k^T     out = softmax(s over visible keys) v     max_logits = max of visible s
+
+The forward pass keeps two numbers per row, lse = log2 sum 2^(log2(e) s) for the backward pass and
+the row's maximum; the maximum over rows is left to XLA. The backward pass is either fused, which
+adds dq tiles to float32 memory in the order they arrive, or deterministic, 1.4 times the work.
+
+Letters: B batch, S queries, T keys, N query heads, H key heads, D query and key width, U value
+width.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.flash_attention import mosaic_gpu_backward as bwd
+from pallas_kernels.flash_attention import mosaic_gpu_forward as fwd
+
+WIDTHS = (64, 128, 192, 256)
+# dk and dv of 64 keys live in the registers of one warpgroup: 4 (D + U) bytes per row and key.
+MAX_BACKWARD_WIDTH = 320
+_DTYPES = (jnp.bfloat16, jnp.float16)
+
+
+class _Static(NamedTuple):
+    causal: bool
+    scale: float
+    deterministic: bool
+    interpret: bool
+    forward: fwd.Config
+    backward: bwd.Config
+
+
+def attention(
+    q_BSND,
+    k_BTHD,
+    v_BTHU,
+    q_ids_BS,
+    kv_ids_BT,
+    *,
+    causal: bool,
+    scale: float,
+    deterministic: bool = False,
+    forward: fwd.Config | None = None,
+    backward: bwd.Config | None = None,
+    interpret: bool = False,
+):
+    """Attention and its per-head max logit; arguments are already checked."""
+    widths = q_BSND.shape[3], v_BTHU.shape[3]
+    static = _Static(
+        causal,
+        float(scale),
+        deterministic,
+        interpret,
+        forward or forward_config(*widths),
+        backward or bwd.Config(),
+    )
+    return _attention(static, q_BSND, k_BTHD, v_BTHU, q_ids_BS, kv_ids_BT)
+
+
+def forward_config(width: int, width_v: int) -> fwd.Config:
+    """The tuned forward configuration of a shape class; see `pallas_kernels.bench`."""
+    return fwd.Config(block_kv=128 if width + width_v <= 320 else 64, num_stages=2)
+
+
+def why_not(problem) -> str | None:
+    """The reason why these kernels cannot run a problem, or None."""
+    q, v = problem.q, problem.v
+    if problem.platform != "gpu":
+        return f"it needs a Hopper GPU, the default backend is {problem.platform}"
+    capability = getattr(jax.devices()[0], "compute_capability", "unknown")
+    if capability != "9.0":
+        return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
+    if q.dtype not in _DTYPES:
+        return f"it needs bfloat16 or float16, got {q.dtype}"
+    if q.shape[3] not in WIDTHS or v.shape[3] not in WIDTHS:
+        return f"it needs head widths in {WIDTHS}, got {q.shape[3]} and {v.shape[3]}"
+    return None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(static, q, k, v, q_ids, kv_ids):
+    return _attention_fwd(static, q, k, v, q_ids, kv_ids)[0]
+
+
+def _attention_fwd(static, q, k, v, q_ids, kv_ids):
+    out, lse, max_logits = _over_batch(functools.partial(_forward, static), q, k, v, q_ids, kv_ids)
+    return (out, max_logits), (q, k, v, q_ids, kv_ids, out, lse)
+
+
+def _attention_bwd(static, residuals, cotangents):
+    dout, _ = cotangents  # max_logits is a statistic: it has no gradient
+    dq, dk, dv = _over_batch(functools.partial(_backward, static), *residuals, dout)
+    return dq, dk, dv, None, None
+
+
+_attention.defvjp(_attention_fwd, _attention_bwd)
+
+
+def _over_batch(function, *args):
+    """function(*args) whose vmap merges the new axis into B: the kernels see one batch axis."""
+
+    @jax.custom_batching.custom_vmap
+    def call(*args):
+        return function(*args)
+
+    @call.def_vmap
+    def _(axis_size, batched, *args):
+        def merge(x, is_batched):
+            x = x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+            return x.reshape(-1, *x.shape[2:])
+
+        def split(x):
+            return x.reshape(axis_size, -1, *x.shape[1:])
+
+        merged = [jax.tree.map(merge, x, b) for x, b in zip(args, batched, strict=True)]
+        out = jax.tree.map(split, _over_batch(function, *merged))
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call(*args)
+
+
+def _forward(static, q, k, v, q_ids, kv_ids):
+    num_rows = q.shape[1]
+    kernel = _kernel_static(static, q, k)
+    q, k, v = (_pad_rows(x) for x in (q, k, v))
+    out, lse, row_max = fwd.forward(q, k, v, q_ids, kv_ids, kernel, static.forward)
+    return out[:, :num_rows], lse, row_max[:, :, :num_rows].max(axis=-1)
+
+
+def _backward(static, q, k, v, q_ids, kv_ids, out, lse, dout):
+    num_rows, num_cols = q.shape[1], k.shape[1]
+    kernel = _kernel_static(static, q, k)
+    delta_BSN = jnp.einsum("BSNU,BSNU->BSN", out, dout, preferred_element_type=jnp.float32)
+    missing = lse.shape[2] - num_rows
+    delta_BNS = jnp.pad(delta_BSN.swapaxes(1, 2), ((0, 0), (0, 0), (0, missing)))
+    q, k, v, dout = (_pad_rows(x) for x in (q, k, v, dout))
+    dq, dk, dv = bwd.backward(
+        q, k, v, q_ids, kv_ids, dout, lse, delta_BNS, kernel, static.backward, static.deterministic
+    )
+    return dq[:, :num_rows], dk[:, :num_cols], dv[:, :num_cols]
+
+
+def _kernel_static(static, q, k):
+    return fwd.Static(q.shape[1], k.shape[1], static.causal, static.scale, static.interpret)
+
+
+def _pad_rows(x_BSND):
+    """TMA with a swizzle needs whole groups of 8 rows."""
+    missing = -x_BSND.shape[1] % 8
+    return jnp.pad(x_BSND, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else x_BSND

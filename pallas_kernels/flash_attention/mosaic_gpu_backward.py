@@ -1,0 +1,496 @@
+"""Backward attention for Hopper, fused (five products) or deterministic (seven, in two kernels).
+
+    p = 2^(c s - lse)   dv = sum p^T dout   ds = p (dout v^T - delta)   dk = sum ds^T q   dq = ds k
+    with s = q k^T, c = scale log2(e), delta = sum_U out dout; dq and dk still lack `scale`.
+
+Each compute warpgroup owns 64 keys and keeps their dk and dv in registers while queries stream by
+in blocks of 64, for all query heads that share the key head. The fused kernel also multiplies
+ds by k: the two warpgroups exchange ds through shared memory, one step behind so that neither
+waits for the other, and TMA adds their dq tiles to float32 memory in whatever order they arrive.
+The deterministic form leaves that product to a second kernel, which owns 64 queries per
+warpgroup and streams keys.
+
+Letters: B batch, S queries, T keys, N query heads, H key heads, D query and key width, U value
+width. Shared memory, fused, D/U 192/128: k 48 KB, v 32, q 48, dout 32, ds 32, dq 32.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from pallas_kernels.flash_attention import mosaic_gpu_forward as fwd
+from pallas_kernels.flash_attention import mosaic_gpu_tiles as tiles
+
+ROWS = fwd.ROWS
+TILE_KV = 2 * ROWS
+BLOCK_Q = 64
+COLS = 64  # one dq chunk, the width of a swizzled tile
+_MATRIX, _ROW, _COL = (
+    plgpu.Layout.WGMMA,
+    plgpu.Layout.WGMMA.reduce(1),
+    plgpu.Layout.WGMMA.reduce(0),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Tuned choices: ring depths, and keys per block of the deterministic dq kernel."""
+
+    num_stages: int = 2
+    dq_block_kv: int = 64
+    dq_num_stages: int = 2
+
+
+def backward(q, k, v, q_ids, kv_ids, dout, lse, delta, static, config, deterministic: bool):
+    """Returns dq, dk, dv in q's dtype; lse and delta are (B, N, S padded to whole tiles)."""
+    if deterministic:
+        dk, dv = _key_side(q, k, v, q_ids, kv_ids, dout, lse, delta, None, static, config)
+        dq = _query_side(q, k, v, q_ids, kv_ids, dout, lse, delta, static, config)
+        return dq, dk, dv
+    dq_ref = jax.new_ref(jnp.zeros(q.shape, jnp.float32))
+    dk, dv = _key_side(q, k, v, q_ids, kv_ids, dout, lse, delta, dq_ref, static, config)
+    return (jax.freeze(dq_ref) * static.scale).astype(q.dtype), dk, dv
+
+
+def _key_side(q, k, v, q_ids, kv_ids, dout, lse, delta, dq_ref, static, config):
+    batch, _, num_kv_heads, _ = k.shape
+    num_tiles = pl.cdiv(static.num_cols, TILE_KV)
+    query_range = functools.partial(
+        tiles.query_range,
+        tile_kv=TILE_KV,
+        block_q=BLOCK_Q,
+        num_rows=static.num_rows,
+        num_cols=static.num_cols,
+        causal=static.causal,
+    )
+    packed = ()
+    if q_ids is not None:
+        q_ids, kv_ids = tiles.pad_ids(q_ids, BLOCK_Q), tiles.pad_ids(kv_ids, TILE_KV)
+        by_causality = query_range(jnp.arange(num_tiles, dtype=jnp.int32))
+        table = tiles.segment_ranges(
+            kv_ids, q_ids, tile=TILE_KV, block=BLOCK_Q, ranges=by_causality
+        )
+        packed = (table, q_ids, kv_ids)
+    inputs = (q, k, v, dout, lse, delta, *packed)
+    body = functools.partial(
+        _key_side_kernel,
+        static=static,
+        config=config,
+        query_range=query_range,
+        num_packed=len(packed),
+    )
+    if dq_ref is not None:
+        inputs += (dq_ref,)
+    return plgpu.kernel(
+        body,
+        out_type=(jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)),
+        scratch_types=_key_side_scratch(q, v, static, config, fused=dq_ref is not None),
+        grid=(batch * num_kv_heads * num_tiles,),
+        kernel_name="flash_attention_backward_kv",
+        **fwd.launch(static.interpret),
+    )(*inputs)
+
+
+def _key_side_scratch(q, v, static, config, *, fused):
+    dtype, width, width_v, stages = q.dtype, q.shape[3], v.shape[3], config.num_stages
+    scratch = dict(
+        k_smem=fwd.tiled((width // COLS, TILE_KV, COLS), dtype),
+        v_smem=fwd.tiled((TILE_KV, width_v), dtype),
+        q_smem=fwd.tiled((stages, BLOCK_Q, width), dtype),
+        dout_smem=fwd.tiled((stages, BLOCK_Q, width_v), dtype),
+        lse_smem=plgpu.SMEM((stages, BLOCK_Q), jnp.float32),
+        delta_smem=plgpu.SMEM((stages, BLOCK_Q), jnp.float32),
+        kv_ready=plgpu.Barrier(num_arrivals=width // COLS + 1, num_barriers=1),
+        q_ready=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+        dout_ready=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+        free=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+    )
+    if static.interpret:
+        scratch |= dict(stand_in=fwd.tiled((2, ROWS, BLOCK_Q), dtype))
+    if fused:
+        scratch |= dict(
+            ds_smem=fwd.tiled((2, TILE_KV, BLOCK_Q), dtype),
+            dq_smem=fwd.tiled((2, BLOCK_Q, COLS), jnp.float32),
+            ds_ready=plgpu.Barrier(num_arrivals=2, num_barriers=1),
+        )
+    return scratch
+
+
+def _key_side_kernel(q, k, v, dout, lse, delta, *rest, static, config, query_range, num_packed,
+                     **scratch):  # fmt: skip
+    packed, rest = rest[:num_packed], rest[num_packed:]
+    *dq, dk, dv = rest
+    batch, _, num_kv_heads, width = k.shape
+    group = q.shape[2] // num_kv_heads
+    num_tiles = pl.cdiv(static.num_cols, TILE_KV)
+    # q and dout are read, float32 dq is added to, once per tile of keys.
+    bytes_per_head = q.shape[1] * group * (2 * (width + v.shape[3]) + 4 * width)
+    together = tiles.side_by_side(batch * num_kv_heads, bytes_per_head)
+    # The first tiles are seen by most queries: longest first.
+    bh, tile = tiles.decode(lax.axis_index("cta"), num_tiles=num_tiles, heads_together=together)
+    b, kv_head = lax.div(bh, np.int32(num_kv_heads)), lax.rem(bh, np.int32(num_kv_heads))
+    if packed:
+        table, q_ids, kv_ids = packed
+        visits = tiles.Range(*(table[b, tile, i] for i in range(4)))
+        ids = (q_ids.at[b], kv_ids.at[b])
+    else:
+        visits, ids = query_range(tile), None
+    per_head = visits.last - visits.first
+    num_steps = per_head * group
+
+    def position(step):
+        """step -> (query head, block of queries)"""
+        if group == 1:
+            return kv_head, visits.first + step
+        nth = lax.div(step, jnp.maximum(per_head, 1))
+        return kv_head * group + nth, visits.first + step - nth * per_head
+
+    warpgroup = lax.axis_index("warpgroup")
+
+    @pl.when(warpgroup < 2)
+    def _():
+        plgpu.set_max_registers(240, action="increase")
+        col = tile * TILE_KV + warpgroup * ROWS
+        score_mask = functools.partial(
+            _mask, col=col, tile_col=tile * TILE_KV, ids=ids, visits=visits, static=static
+        )
+        cols = pl.ds(col, ROWS)
+        outputs = (dk.at[b, cols, kv_head], dv.at[b, cols, kv_head])
+        _compute_key_side(dq[0].at[b] if dq else None, outputs, num_steps, position, score_mask,
+                          warpgroup, static, config, **scratch)  # fmt: skip
+
+    @pl.when(warpgroup == 2)
+    def _():
+        plgpu.set_max_registers(24, action="decrease")
+        cols = pl.ds(tile * TILE_KV, TILE_KV)
+        keys, values = k.at[b, cols, kv_head], v.at[b, cols, kv_head]
+        streams = tuple(x.at[b] for x in (q, dout, lse, delta))
+        _load_key_side(keys, values, streams, num_steps, position, config, **scratch)
+
+
+def _load_key_side(keys, values, streams, num_steps, position, config, *, k_smem, v_smem, q_smem,
+                   dout_smem, lse_smem, delta_smem, kv_ready, q_ready, dout_ready, free,
+                   **_):  # fmt: skip
+    q, dout, lse, delta = streams
+    stages = np.int32(config.num_stages)
+
+    @pl.when(num_steps > 0)
+    def _():
+        for i in range(k_smem.shape[0]):
+            chunk = keys.at[:, pl.ds(i * COLS, COLS)]
+            plgpu.copy_gmem_to_smem(chunk, k_smem.at[i], kv_ready)
+        plgpu.copy_gmem_to_smem(values, v_smem, kv_ready)
+
+    @pl.loop(0, num_steps)
+    def _(step):
+        slot = lax.rem(step, stages)
+        head, block = position(step)
+        rows = pl.ds(block * BLOCK_Q, BLOCK_Q)
+
+        @pl.when(step >= stages)
+        def _():
+            plgpu.barrier_wait(free.at[slot])
+
+        plgpu.copy_gmem_to_smem(q.at[rows, head], q_smem.at[slot], q_ready.at[slot])
+        plgpu.copy_gmem_to_smem(lse.at[head, rows], lse_smem.at[slot], q_ready.at[slot])
+        plgpu.copy_gmem_to_smem(dout.at[rows, head], dout_smem.at[slot], dout_ready.at[slot])
+        plgpu.copy_gmem_to_smem(delta.at[head, rows], delta_smem.at[slot], dout_ready.at[slot])
+
+    @pl.loop(jnp.maximum(0, num_steps - stages), num_steps)
+    def _(step):
+        plgpu.barrier_wait(free.at[lax.rem(step, stages)])
+
+
+def _compute_key_side(dq, outputs, num_steps, position, score_mask, warpgroup, static, config, *,
+                      k_smem, v_smem, kv_ready, free, ds_smem=None, dq_smem=None, ds_ready=None,
+                      **scratch):  # fmt: skip
+    own = pl.ds(warpgroup * ROWS, ROWS)
+    stand_in = scratch.pop("stand_in").at[warpgroup] if static.interpret else None
+    stages = np.int32(config.num_stages)
+    add_dq = functools.partial(
+        _add_dq,
+        dq,
+        position,
+        warpgroup,
+        k_smem,
+        ds_smem,
+        None if dq is None else dq_smem.at[warpgroup],
+    )
+    step_fn = functools.partial(
+        _key_side_step, position=position, score_mask=score_mask, static=static, own=own,
+        stand_in=stand_in, k_smem=k_smem, v_smem=v_smem, **scratch
+    )  # fmt: skip
+
+    @pl.when(num_steps > 0)
+    def _():
+        plgpu.barrier_wait(kv_ready)
+
+    def accumulate(dk_acc, dv_acc):
+        @pl.loop(0, num_steps)
+        def _(step):
+            slot = lax.rem(step, stages)
+            if dq is not None:
+
+                @pl.when(step > 0)
+                def _():
+                    plgpu.barrier_wait(ds_ready)
+                    add_dq(step - 1)
+
+            target = None if dq is None else ds_smem.at[lax.rem(step, np.int32(2)), own]
+            step_fn(step, slot, dk_acc, dv_acc, target)
+            if dq is not None:
+                plgpu.commit_smem()
+                plgpu.barrier_arrive(ds_ready)
+            plgpu.wgmma_wait(0)
+            plgpu.barrier_arrive(free.at[slot])
+
+        if dq is not None:
+
+            @pl.when(num_steps > 0)
+            def _():
+                plgpu.barrier_wait(ds_ready)
+                add_dq(num_steps - 1)
+
+        return dk_acc[...], dv_acc[...]
+
+    width, width_v = k_smem.shape[0] * COLS, v_smem.shape[1]
+    accumulators = (
+        plgpu.ACC((ROWS, width), jnp.float32),
+        plgpu.ACC((ROWS, width_v), jnp.float32),
+    )
+    dk, dv = pl.run_scoped(accumulate, *accumulators)
+    _store_key_side(dk * static.scale, dv, outputs, own, k_smem, v_smem, both_read=ds_ready)
+
+
+def _store_key_side(dk, dv, outputs, own, k_smem, v_smem, *, both_read):
+    dk_out, dv_out = outputs
+    if both_read is not None:  # the other warpgroup's last dq reads all of k_smem
+        plgpu.barrier_arrive(both_read)
+        plgpu.barrier_wait(both_read)
+    v_smem = v_smem.at[own]
+    v_smem[...] = dv.astype(v_smem.dtype)
+    for i in range(k_smem.shape[0]):
+        k_smem[i, own] = dk[:, i * COLS : (i + 1) * COLS].astype(k_smem.dtype)
+    plgpu.commit_smem()
+    plgpu.copy_smem_to_gmem(v_smem, dv_out, commit_group=False)
+    for i in range(k_smem.shape[0]):
+        plgpu.copy_smem_to_gmem(k_smem.at[i, own], dk_out.at[:, pl.ds(i * COLS, COLS)])
+    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+
+def _key_side_step(step, slot, dk_acc, dv_acc, ds_target, *, position, score_mask, static, own,
+                   stand_in, k_smem, v_smem, q_smem, dout_smem, lse_smem, delta_smem, q_ready,
+                   dout_ready):  # fmt: skip
+    q, dout = q_smem.at[slot], dout_smem.at[slot]
+    plgpu.barrier_wait(q_ready.at[slot])
+
+    def scores(acc):
+        for i in range(k_smem.shape[0]):
+            plgpu.wgmma(acc, k_smem.at[i, own], q.at[:, pl.ds(i * COLS, COLS)].T)
+        lse = plgpu.load(lse_smem.at[slot], layout=_COL)
+        plgpu.barrier_wait(dout_ready.at[slot])
+        return acc[...], lse
+
+    block_acc = plgpu.ACC((ROWS, BLOCK_Q), jnp.float32)
+    score, lse = pl.run_scoped(scores, block_acc)
+    score = score_mask(score, position(step)[1])
+    over_rows = lambda x: lax.broadcast_in_dim(x, score.shape, [1])
+    prob = jnp.exp2(score * (static.scale * fwd.LOG2_E) - over_rows(lse)).astype(q.dtype)
+
+    def products(acc):
+        plgpu.wgmma(acc, v_smem.at[own], dout.T)
+        _multiply(dv_acc, prob, dout, stand_in)
+        delta = plgpu.load(delta_smem.at[slot], layout=_COL)
+        return plgpu.wgmma_accumulator_load(acc, wait_n=1), delta
+
+    dprob, delta = pl.run_scoped(products, block_acc)
+    dscore = (prob.astype(jnp.float32) * (dprob - over_rows(delta))).astype(q.dtype)
+    _multiply(dk_acc, dscore, q, stand_in)
+    if ds_target is not None:
+        ds_target[...] = dscore
+
+
+def _add_dq(dq, position, warpgroup, k_smem, ds_smem, dq_smem, step):
+    """Adds ds k of one step; a warpgroup takes every other chunk of 64 columns."""
+    head, block = position(step)
+    ds = ds_smem.at[lax.rem(step, np.int32(2))]
+    num_chunks = k_smem.shape[0]
+
+    def add(chunk):
+        def product(acc):
+            plgpu.wgmma(acc, ds.T, k_smem.at[chunk])
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            return acc[...]
+
+        dq_smem[...] = pl.run_scoped(product, plgpu.ACC((BLOCK_Q, COLS), jnp.float32))
+        plgpu.commit_smem()
+        target = dq.at[pl.ds(block * BLOCK_Q, BLOCK_Q), head, pl.ds(chunk * COLS, COLS)]
+        plgpu.copy_smem_to_gmem(dq_smem, target, reduction_op="add")
+
+    for pair in range(num_chunks // 2):
+        add(2 * pair + warpgroup)
+    if num_chunks % 2:
+        pl.when(lax.rem(step, np.int32(2)) == warpgroup)(lambda: add(num_chunks - 1))
+
+
+def _mask(score, block, *, col, tile_col, ids, visits, static):
+    """Hides scores (keys, queries) of a block that is not in the fully visible range."""
+    if not static.causal and ids is None and static.num_cols % TILE_KV == 0:
+        return score
+
+    def hide():
+        iota = lambda axis: plgpu.broadcasted_iota(jnp.int32, score.shape, axis, layout=_MATRIX)
+        row = block * BLOCK_Q
+        seen = None
+        if static.causal:
+            seen = iota(0) <= iota(1) + (row + static.num_cols - static.num_rows - col)
+        elif static.num_cols % TILE_KV:
+            seen = iota(0) < static.num_cols - col
+        if ids is not None:
+            q_ids = plgpu.load(ids[0].at[pl.ds(row, BLOCK_Q)], layout=_COL, optimized=False)
+            kv_ids = plgpu.load(ids[1].at[pl.ds(col, ROWS)], layout=_ROW, optimized=False)
+            same = lax.broadcast_in_dim(kv_ids, score.shape, [0]) == lax.broadcast_in_dim(
+                q_ids, score.shape, [1]
+            )
+            seen = same if seen is None else seen & same
+        return jnp.where(seen, score, -jnp.inf)
+
+    masked = (block < visits.full_first) | (block >= visits.full_last)
+    return lax.cond(masked, hide, lambda: score)
+
+
+def _multiply(acc, lhs, rhs, stand_in):
+    """acc += lhs @ rhs with lhs in registers; interpret mode needs shared memory to stand in."""
+    if stand_in is None:
+        plgpu.wgmma(acc, lhs, rhs)
+    else:
+        stand_in[...] = lhs
+        plgpu.commit_smem()
+        plgpu.wgmma(acc, stand_in, rhs)
+
+
+def _query_side(q, k, v, q_ids, kv_ids, dout, lse, delta, static, config):
+    batch, _, num_heads, _ = q.shape
+    num_tiles = pl.cdiv(static.num_rows, fwd.TILE_Q)
+    block_kv = config.dq_block_kv
+    key_range = functools.partial(
+        tiles.key_range,
+        tile_q=fwd.TILE_Q,
+        block_kv=block_kv,
+        num_rows=static.num_rows,
+        num_cols=static.num_cols,
+        causal=static.causal,
+    )
+    packed = ()
+    if q_ids is not None:
+        q_ids, kv_ids = tiles.pad_ids(q_ids, fwd.TILE_Q), tiles.pad_ids(kv_ids, block_kv)
+        by_causality = key_range(jnp.arange(num_tiles, dtype=jnp.int32))
+        table = tiles.segment_ranges(
+            q_ids, kv_ids, tile=fwd.TILE_Q, block=block_kv, ranges=by_causality
+        )
+        packed = (table, q_ids, kv_ids)
+    body = functools.partial(
+        _query_side_kernel,
+        static=static,
+        config=config,
+        key_range=key_range,
+        num_packed=len(packed),
+    )
+    dtype, width, width_v, stages = q.dtype, q.shape[3], v.shape[3], config.dq_num_stages
+    return plgpu.kernel(
+        body,
+        out_type=jax.ShapeDtypeStruct(q.shape, dtype),
+        scratch_types=dict(
+            stand_in=fwd.tiled((2, ROWS, block_kv), dtype) if static.interpret else None,
+            q_smem=fwd.tiled((2, ROWS, width), dtype),
+            dout_smem=fwd.tiled((2, ROWS, width_v), dtype),
+            k_smem=fwd.tiled((stages, block_kv, width), dtype),
+            v_smem=fwd.tiled((stages, block_kv, width_v), dtype),
+            q_ready=plgpu.Barrier(num_arrivals=2, num_barriers=2),
+            k_ready=plgpu.Barrier(num_arrivals=1, num_barriers=stages),
+            v_ready=plgpu.Barrier(num_arrivals=1, num_barriers=stages),
+            k_free=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+            v_free=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+        ),
+        grid=(batch * num_heads * num_tiles,),
+        kernel_name="flash_attention_backward_q",
+        **fwd.launch(static.interpret),
+    )(q, k, v, dout, lse, delta, *packed)
+
+
+def _query_side_kernel(q, k, v, dout, lse, delta, *rest, static, config, key_range, num_packed,
+                       **scratch):  # fmt: skip
+    packed, (dq,) = rest[:num_packed], rest[num_packed:]
+    place = fwd.place(q, k, v, packed, key_range, static)
+    warpgroup = lax.axis_index("warpgroup")
+
+    @pl.when(warpgroup < 2)
+    def _():
+        plgpu.set_max_registers(240, action="increase")
+        row = place.tile * fwd.TILE_Q + warpgroup * ROWS
+        rows = pl.ds(row, ROWS)
+        at = lambda x: x.at[place.batch, rows, place.head]
+        stats = tuple(x.at[place.batch, place.head, rows] for x in (lse, delta))
+        _compute_query_side(at(q), at(dout), stats, at(dq), place, warpgroup, row, static, config,
+                            **scratch)  # fmt: skip
+
+    @pl.when(warpgroup == 2)
+    def _():
+        plgpu.set_max_registers(24, action="decrease")
+        keys, values = (x.at[place.batch, :, place.kv_head] for x in (k, v))
+        fwd.load_keys(keys, values, place.visits, config.dq_block_kv, config.dq_num_stages,
+                      **scratch)  # fmt: skip
+
+
+def _compute_query_side(q, dout, stats, dq, place, warpgroup, row, static, config, *, q_smem,
+                        dout_smem, k_smem, v_smem, q_ready, k_ready, v_ready, k_free,
+                        v_free, stand_in):  # fmt: skip
+    q_smem, dout_smem, q_ready = (x.at[warpgroup] for x in (q_smem, dout_smem, q_ready))
+    stand_in = None if stand_in is None else stand_in.at[warpgroup]
+    plgpu.copy_gmem_to_smem(q, q_smem, q_ready)
+    plgpu.copy_gmem_to_smem(dout, dout_smem, q_ready)
+    lse, delta = (plgpu.load(x, layout=_ROW, optimized=False) for x in stats)
+    plgpu.barrier_wait(q_ready)
+    visits, block_kv = place.visits, config.dq_block_kv
+    over_cols = lambda x: lax.broadcast_in_dim(x, (ROWS, block_kv), [0])
+    may_hide = static.causal or place.ids is not None or static.num_cols % block_kv != 0
+
+    def accumulate(dq_acc):
+        @pl.loop(visits.first, visits.last)
+        def _(block):
+            slot = lax.rem(block - visits.first, np.int32(config.dq_num_stages))
+            block_acc = plgpu.ACC((ROWS, block_kv), jnp.float32)
+
+            def scores(score_acc, dprob_acc):
+                plgpu.barrier_wait(k_ready.at[slot])
+                plgpu.wgmma(score_acc, q_smem, k_smem.at[slot].T)
+                plgpu.barrier_wait(v_ready.at[slot])
+                plgpu.wgmma(dprob_acc, dout_smem, v_smem.at[slot].T)
+                score = plgpu.wgmma_accumulator_load(score_acc, wait_n=1)
+                if may_hide:
+                    masked = (block < visits.full_first) | (block >= visits.full_last)
+                    hide = lambda: fwd.mask(score, row, block * block_kv, place.ids, static)
+                    score = lax.cond(masked, hide, lambda: score)
+                prob = jnp.exp2(score * (static.scale * fwd.LOG2_E) - over_cols(lse))
+                return prob, dprob_acc[...]
+
+            prob, dprob = pl.run_scoped(scores, block_acc, block_acc)
+            plgpu.barrier_arrive(v_free.at[slot])
+            dscore = (prob * (dprob - over_cols(delta))).astype(q_smem.dtype)
+            _multiply(dq_acc, dscore, k_smem.at[slot], stand_in)
+            plgpu.wgmma_wait(0)
+            plgpu.barrier_arrive(k_free.at[slot])
+
+        return dq_acc[...]
+
+    dq_value = pl.run_scoped(accumulate, plgpu.ACC(q_smem.shape, jnp.float32))
+    q_smem[...] = (dq_value * static.scale).astype(q_smem.dtype)
+    plgpu.commit_smem()
+    plgpu.copy_smem_to_gmem(q_smem, dq)
+    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
