@@ -139,6 +139,8 @@ def _exponents(shape: tuple[int, ...], spec: QKClipSpec) -> np.ndarray:
 def _covered(params, specs) -> np.ndarray:
     """Return which (layer, head) some spec acts on; its shape is the smallest that holds them."""
     leaves, leaf_specs, paths, _ = matrices.flatten_with_specs(params, specs, "specs")
+    if not leaves:
+        return np.zeros((0, 0), bool)
     found = [
         (_layers(leaf, spec, path), _heads(leaf, spec, path))
         for leaf, spec, path in zip(leaves, leaf_specs, paths, strict=True)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 Row = tuple[float, float, float]
+Precondition = Literal["frobenius", "aol"]
 
 # The paper's own value: it makes the first row's slope exactly that of its published list.
 _CUSHION = 0.02407327424182761
@@ -27,6 +28,31 @@ _POLAR_EXPRESS: tuple[Row, ...] = (
     (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
     (1.875, -1.25, 0.375),
 )
+# github.com/KellerJordan/modded-nanogpt and github.com/microsoft/dion: Polar Express with 2 %
+# safety folded into all rows, cushion 2, for inputs divided by 1.02 times their Frobenius norm.
+_MODDED: tuple[Row, ...] = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+# arXiv:2506.10935.
+_CANS: tuple[Row, ...] = (
+    (8.4703, -25.1081, 18.6293),
+    (4.1828, -3.1087, 0.5806),
+    (3.9619, -2.9541, 0.5630),
+    (3.2866, -2.4647, 0.5074),
+    (2.2737, -1.6447, 0.4162),
+)
+# arXiv:2512.04632.
+_TURBO_MUON: tuple[Row, ...] = (
+    (4.0098, -7.0585, 2.4635),
+    (3.4585, -5.5479, 2.5959),
+    (2.7573, -3.2939, 1.4254),
+    (2.7215, -3.0494, 1.3169),
+)
+_JORDAN: Row = (3.4445, -4.7750, 2.0315)
 # The quintic with p(1) = 1 and two vanishing derivatives there: what the rows converge to.
 _LIMIT: Row = (1.875, -1.25, 0.375)
 
@@ -38,7 +64,7 @@ class PolarSchedule:
     name: str
     rows: tuple[Row, ...]
     source: str
-    precondition: Literal["frobenius", "aol"] = "frobenius"
+    precondition: Precondition = "frobenius"
 
     def __post_init__(self):
         if not self.rows or any(len(row) != 3 for row in self.rows):
@@ -70,18 +96,23 @@ def newton_schulz(steps: int = 5) -> PolarSchedule:
     _check_steps(steps)
     return PolarSchedule(
         name=f"newton_schulz_{steps}",
-        rows=((3.4445, -4.7750, 2.0315),) * steps,
+        rows=(_JORDAN,) * steps,
         source="github.com/KellerJordan/Muon",
     )
 
 
 def polar_express(
-    steps: int = 5, lower: float = 1e-3, safety: float = 1.01, cushion: float = _CUSHION
+    steps: int = 5,
+    lower: float = 1e-3,
+    safety: float = 1.01,
+    cushion: float = _CUSHION,
+    precondition: Precondition = "frobenius",
 ) -> PolarSchedule:
     """Return the greedy minimax quintics for singular values in [lower, 1] (arXiv:2505.16932).
 
     Every row but those in limit form acts on x / safety, which absorbs rounding above 1. `cushion`
-    keeps the fitted interval's lower end at or above cushion * upper end.
+    keeps the fitted interval's lower end at or above cushion * upper end. AOL preconditioning
+    raises small singular values several times, so there lower=1e-2 and one step less will do.
     """
     _check_steps(steps)
     if not 0.0 < lower < 1.0 or safety < 1.0 or not 0.0 <= cushion < 1.0:
@@ -98,6 +129,44 @@ def polar_express(
         name=f"polar_express_{steps}",
         rows=tuple(row if row == _LIMIT else _on_scaled_input(row, safety) for row in rows),
         source="arXiv:2505.16932, Alg. 1, App. G",
+        precondition=precondition,
+    )
+
+
+def modded_nanogpt() -> PolarSchedule:
+    """Return the five-step list shared by modded-nanogpt and dion."""
+    return PolarSchedule(
+        name="modded_nanogpt",
+        rows=(_on_scaled_input(_MODDED[0], 1.02), *_MODDED[1:]),
+        source="github.com/KellerJordan/modded-nanogpt, github.com/microsoft/dion",
+    )
+
+
+def cans() -> PolarSchedule:
+    """Return the five-step list of Chebyshev-type polynomials (arXiv:2506.10935)."""
+    return PolarSchedule(name="cans", rows=_CANS, source="arXiv:2506.10935")
+
+
+def deepseek_v4() -> PolarSchedule:
+    """Return eight steps of Jordan's quintic and two that settle at 1 (arXiv:2606.19348)."""
+    return PolarSchedule(
+        name="deepseek_v4",
+        rows=(_JORDAN,) * 8 + ((2.0, -1.5, 0.5),) * 2,
+        source="arXiv:2606.19348",
+    )
+
+
+def turbo_muon() -> PolarSchedule:
+    """Return four steps for matrices rescaled by AOL preconditioning (arXiv:2512.04632).
+
+    The first row acts on x / 1.2 here: as published, the four send singular values above 0.88 to
+    -1, and AOL leaves them anywhere up to 1 (0.96 for an 8 x 512 gaussian, 1 for a single row).
+    """
+    return PolarSchedule(
+        name="turbo_muon",
+        rows=(_on_scaled_input(_TURBO_MUON[0], 1.2), *_TURBO_MUON[1:]),
+        source="arXiv:2512.04632",
+        precondition="aol",
     )
 
 

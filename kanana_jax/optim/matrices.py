@@ -67,6 +67,9 @@ def flatten_with_specs(
         return isinstance(node, optax.MaskedNode)
 
     with_paths, treedef = jax.tree.flatten_with_path(tree, is_leaf=is_masked)
+    if not with_paths:
+        # optax.tree_map_params calls init on a stand-in for the parameters that has no leaves.
+        return [], [], [], lambda _: tree
     specs = specs(tree) if callable(specs) else specs
     try:
         flat_specs = treedef.flatten_up_to(specs)

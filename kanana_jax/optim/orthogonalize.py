@@ -1,10 +1,13 @@
 """The polar factor U V^T of a matrix X = U S V^T, by matrix products only.
 
-    A = X X^T        X <- (a I + b A + c A A) X        for each row (a, b, c) of a schedule
+    R = X X^T        P = a I + b R + c R R        X <- P X        for each row (a, b, c)
 
-A is M x M with M the short edge: for tall X the products are taken from the other side instead.
+R is M x M with M the short edge: for tall X the products are taken from the other side. The Gram
+form does two rows on R alone (R <- P R P, Q <- P Q) before it touches X again (X <- Q X), which is
+cheaper for long matrices.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -12,7 +15,13 @@ import jax.numpy as jnp
 
 from kanana_jax.optim.coefficients import PolarSchedule, Row
 
-Method = Literal["auto", "direct"]
+Method = Literal["auto", "direct", "gram"]
+Product = Callable[[jax.Array, jax.Array], jax.Array]
+
+# Rows per visit of X. Rounding makes eigenvalues of R slightly negative, and the rows amplify that:
+# over spectra down to 1e-3, two rows between fresh Gram matrices are as exact as one in float16 and
+# bfloat16, three are not, and five diverge in bfloat16 (experiments/scripts/polar_error_table.py).
+_ROWS_PER_VISIT = {"direct": 1, "gram": 2}
 
 
 def polar(
@@ -21,17 +30,45 @@ def polar(
     *,
     compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
     method: Method = "auto",
+    symmetric_product: Product | None = None,
 ) -> jax.Array:
     """Return the approximate polar factors of the matrices in the last two axes, in x's dtype.
 
-    Any scale that float32 can hold is accepted; zero matrices, rows and columns stay zero.
+    Any scale that float32 can hold is accepted; zero matrices, rows and columns stay zero. "auto"
+    takes the form with fewer multiplications. `symmetric_product(left, right)` may replace the
+    matrix product where the result is known to be symmetric, by a kernel that computes half of it.
     """
     if x.ndim < 2:
         raise ValueError(f"polar needs (..., M, N) matrices, got shape {x.shape}.")
-    if method not in ("auto", "direct"):
-        raise ValueError(f'method must be "auto" or "direct", got {method!r}.')
+    if method not in ("auto", *_ROWS_PER_VISIT):
+        raise ValueError(f'method must be "auto", "direct" or "gram", got {method!r}.')
+    if method == "auto":
+        method = cheaper_method(x.shape[-2], x.shape[-1], schedule.steps)
+    symmetric = product if symmetric_product is None else symmetric_product
+    size = _ROWS_PER_VISIT[method]
+
     unit = unit_frobenius(x).astype(compute_dtype)
-    return _direct(unit, schedule).astype(x.dtype)
+    unit, gram = _precondition(unit, schedule, symmetric)
+    for start in range(0, schedule.steps, size):
+        unit = _visit(unit, gram, schedule.rows[start : start + size], symmetric)
+        gram = None
+    return unit.astype(x.dtype)
+
+
+def cheaper_method(num_rows: int, num_cols: int, steps: int) -> Literal["direct", "gram"]:
+    """Return the form with fewer multiplications; a tie goes to the direct one."""
+    return min(_ROWS_PER_VISIT, key=lambda method: polar_flops(num_rows, num_cols, steps, method))
+
+
+def polar_flops(num_rows: int, num_cols: int, steps: int, method: Method) -> int:
+    """Floating-point operations of `polar` on one matrix, symmetric results counted in full."""
+    short, long = sorted((num_rows, num_cols))
+    if method == "auto":
+        method = cheaper_method(num_rows, num_cols, steps)
+    visits, leftover = divmod(steps, _ROWS_PER_VISIT[method])
+    on_x = 2 * (visits + leftover)  # R = X X^T and X <- Q X
+    on_gram = steps if method == "direct" else 5 * visits + leftover
+    return 2 * short * short * (on_x * long + on_gram * short)
 
 
 def unit_frobenius(x: jax.Array) -> jax.Array:
@@ -44,43 +81,69 @@ def unit_frobenius(x: jax.Array) -> jax.Array:
 def orthogonality_error(x: jax.Array) -> jax.Array:
     """Return |A - I|_F / sqrt(M) of each matrix, with A its Gram matrix on the short edge M."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    gram = _product(x, x.mT) if x.shape[-2] <= x.shape[-1] else _product(x.mT, x)
+    gram = _gram(x, product)
     size = gram.shape[-1]
     return jnp.linalg.norm(gram - jnp.eye(size, dtype=gram.dtype), axis=(-2, -1)) / size**0.5
 
 
-def _direct(x: jax.Array, schedule: PolarSchedule) -> jax.Array:
-    is_tall = x.shape[-2] > x.shape[-1]
-    for row in schedule.rows:
-        gram = _product(x.mT, x) if is_tall else _product(x, x.mT)
-        poly = _polynomial(gram, row, x.dtype).astype(x.dtype)
-        x = (_product(x, poly) if is_tall else _product(poly, x)).astype(x.dtype)
-    return x
+def product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Multiply in the operands' dtype; float32 is never lowered to bfloat16 or TF32 products."""
+    is_exact = left.dtype in (jnp.float32, jnp.float64)
+    return jnp.matmul(left, right, precision="highest" if is_exact else "default")
 
 
-def _polynomial(gram: jax.Array, row: Row, compute_dtype: jnp.dtype) -> jax.Array:
-    """Return a I + b A + c A A, summed in float32.
+def _visit(
+    x: jax.Array, gram: jax.Array | None, rows: tuple[Row, ...], symmetric: Product
+) -> jax.Array:
+    """Apply some rows to X through their product Q, a polynomial of X's Gram matrix."""
+    gram = _gram(x, symmetric) if gram is None else gram
+    total = None
+    for row in rows:
+        poly = _polynomial(gram, row, symmetric)
+        if total is None:
+            gram = symmetric(poly, symmetric(gram, poly)) if len(rows) > 1 else gram
+        # Polynomials of one matrix commute, so their products are symmetric too.
+        total = poly if total is None else symmetric(poly, total)
+    return product(x, total) if _is_tall(x) else product(total, x)
 
-    With a X kept apart, as usual, each step rounds it against terms up to three times its size:
-    in bfloat16 that turned the factor by 4 % where this form turns it by 0.8 %.
+
+def _polynomial(gram: jax.Array, row: Row, symmetric: Product) -> jax.Array:
+    """Return a I + b R + c R R, summed in float32.
+
+    With a X kept apart, as usual, X is rounded against terms up to three times its size: with eight
+    steps in bfloat16 that turned the factor by 4 % where this form turns it by 0.8 %.
     """
     a, b, c = row
-    identity = jnp.eye(gram.shape[-1], dtype=gram.dtype)
-    rounded = gram.astype(compute_dtype)
-    squared = _product(rounded, rounded)
-    return a * identity + b * gram + c * squared
+    wide = jnp.promote_types(gram.dtype, jnp.float32)
+    squared = symmetric(gram, gram).astype(wide)
+    identity = jnp.eye(gram.shape[-1], dtype=wide)
+    return (a * identity + b * gram.astype(wide) + c * squared).astype(gram.dtype)
 
 
-def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Multiply in the operands' dtype and keep the float32 accumulator."""
-    # float32 was asked for, so accelerators must not fall back to bfloat16 or TF32 products.
-    is_exact = left.dtype in (jnp.float32, jnp.float64)
-    return jnp.matmul(
-        left,
-        right,
-        precision="highest" if is_exact else "default",
-        preferred_element_type=jnp.promote_types(left.dtype, jnp.float32),
-    )
+def _gram(x: jax.Array, symmetric: Product) -> jax.Array:
+    return symmetric(x.mT, x) if _is_tall(x) else symmetric(x, x.mT)
+
+
+def _is_tall(x: jax.Array) -> bool:
+    return x.shape[-2] > x.shape[-1]
+
+
+def _precondition(
+    x: jax.Array, schedule: PolarSchedule, symmetric: Product
+) -> tuple[jax.Array, jax.Array | None]:
+    """Return the matrix the rows start from, with its Gram matrix where that is known by then.
+
+    "aol" (arXiv:2512.04632) divides row i by sqrt(sum_j |R_ij|): no singular value is above 1, and
+    they start closer to 1 than after the Frobenius norm; the factor is that of the scaled matrix.
+    """
+    if schedule.precondition == "frobenius":
+        return x, None
+    gram = _gram(x, symmetric)
+    sums = jnp.sum(jnp.abs(gram.astype(jnp.float32)), axis=-1)
+    scale = jnp.where(sums > 0.0, jax.lax.rsqrt(jnp.where(sums > 0.0, sums, 1.0)), 0.0)
+    across, down = scale[..., None, :], scale[..., :, None]
+    scaled = x * (across if _is_tall(x) else down).astype(x.dtype)
+    return scaled, (gram * across * down).astype(x.dtype)
 
 
 def _frobenius_norm(x: jax.Array) -> jax.Array:

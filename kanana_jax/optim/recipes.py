@@ -1,9 +1,10 @@
 """Whole optimizers: the place where the pieces meet and the defaults live.
 
-    muon      leaves with a MatrixSpec: momentum, polar, shape scale, weight decay, lr;
-              all others: adamw
-    muonclip  muon, then qk_clip on the finished update of the whole tree
-    adamw     moments in float32 whatever the parameters' dtype
+    muon            leaves with a MatrixSpec: momentum, polar, shape scale, weight decay, lr;
+                    all others: adamw
+    muonclip        muon, then qk_clip on the finished update of the whole tree
+    normuon, adamuon, muon_hyperball    as muon, with the stages of `variants` on the matrices
+    adamw           moments in float32 whatever the parameters' dtype
 
 Weight decay is decoupled and multiplied by the learning rate: W <- W - lr (u + wd W). A learning
 rate is a number, a traced scalar or a schedule; no `init` depends on it.
@@ -16,10 +17,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kanana_jax.optim import clipping, coefficients, matrices, orthogonalize, rules, transforms
+from kanana_jax.optim import (
+    clipping,
+    coefficients,
+    layouts,
+    matrices,
+    orthogonalize,
+    rules,
+    transforms,
+    variants,
+)
 from kanana_jax.optim.specs import MatrixSpec
 
 LearningRate = jax.typing.ArrayLike | optax.Schedule
+PolarFn = Callable[[jax.Array], jax.Array]
 
 
 def muon(
@@ -31,9 +42,10 @@ def muon(
     weight_decay: jax.typing.ArrayLike = 0.1,
     schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
     compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
-    polar_fn: Callable[[jax.Array], jax.Array] | None = None,
+    polar_fn: PolarFn | None = None,
     shape_rule: str | transforms.ShapeRule = "moonlight",
     momentum_dtype: jax.typing.DTypeLike | None = None,
+    layout: layouts.Layout = layouts.in_place,
     adamw_lr: LearningRate | None = None,
     b1: float = 0.9,
     b2: float = 0.95,
@@ -45,18 +57,14 @@ def muon(
     leaves are matrices. `polar_fn` replaces `polar(., schedule, compute_dtype=...)`. AdamW uses
     `lr` too unless given its own `adamw_lr`; the default shape rule makes their step sizes alike.
     """
-    if polar_fn is None:
-
-        def polar_fn(x):
-            return orthogonalize.polar(x, schedule, compute_dtype=compute_dtype)
-
     on_matrices = optax.chain(
         transforms.scale_by_muon(
-            polar_fn=polar_fn,
+            polar_fn=polar_fn or _polar_fn(schedule, compute_dtype),
             specs=specs,
             momentum=momentum,
             nesterov=nesterov,
             momentum_dtype=momentum_dtype,
+            layout=layout,
         ),
         transforms.scale_by_shape(shape_rule, specs),
         optax.add_decayed_weights(weight_decay),
@@ -65,7 +73,7 @@ def muon(
     others = adamw(
         lr if adamw_lr is None else adamw_lr, weight_decay=weight_decay, b1=b1, b2=b2, eps=eps
     )
-    return rules.partition({"muon": on_matrices, "adamw": others}, _labels_from(specs))
+    return _matrices_and_others(on_matrices, others, specs)
 
 
 def muonclip(
@@ -81,6 +89,88 @@ def muonclip(
     `update` needs the keyword max_logits, (num_layers, num_heads).
     """
     return optax.chain(muon(lr, specs, **muon_options), clipping.qk_clip(tau, clip_specs))
+
+
+def normuon(
+    lr: LearningRate,
+    specs: Any = None,
+    *,
+    momentum: float = 0.95,
+    neuron_b2: float = 0.95,
+    weight_decay: jax.typing.ArrayLike = 0.1,
+    schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
+    compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
+    **adamw_options,
+) -> optax.GradientTransformationExtraArgs:
+    """NorMuon (arXiv:2510.05491, Alg. 1) on the matrices, AdamW on the rest."""
+    on_matrices = optax.chain(
+        transforms.scale_by_muon(
+            polar_fn=_polar_fn(schedule, compute_dtype),
+            specs=specs,
+            momentum=momentum,
+            nesterov=False,
+        ),
+        variants.scale_by_neuron(b2=neuron_b2, eps=1e-8, specs=specs),
+        optax.add_decayed_weights(weight_decay),
+        _scale_by_lr(lr),
+    )
+    others = adamw(lr, weight_decay=weight_decay, **adamw_options)
+    return _matrices_and_others(on_matrices, others, specs)
+
+
+def adamuon(
+    lr: LearningRate,
+    specs: Any = None,
+    *,
+    momentum: float = 0.95,
+    weight_decay: jax.typing.ArrayLike = 0.1,
+    schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
+    compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
+    **adamw_options,
+) -> optax.GradientTransformationExtraArgs:
+    """AdaMuon (arXiv:2507.11005) on the matrices, AdamW on the rest."""
+    polar_fn = _polar_fn(schedule, compute_dtype)
+    on_matrices = optax.chain(
+        transforms.scale_by_muon(
+            polar_fn=lambda x: polar_fn(jnp.sign(x)),
+            specs=specs,
+            momentum=momentum,
+            nesterov=True,
+        ),
+        variants.scale_by_entry(b2=momentum, eps=1e-8, specs=specs),
+        optax.add_decayed_weights(weight_decay),
+        _scale_by_lr(lr),
+    )
+    others = adamw(lr, weight_decay=weight_decay, **adamw_options)
+    return _matrices_and_others(on_matrices, others, specs)
+
+
+def muon_hyperball(
+    lr: LearningRate,
+    specs: Any = None,
+    *,
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
+    compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
+    adamw_lr: LearningRate | None = None,
+    **adamw_options,
+) -> optax.GradientTransformationExtraArgs:
+    """Muon that keeps every matrix's Frobenius norm (arXiv:2606.16899), AdamW on the rest.
+
+    `lr` is the tangent of the angle by which a matrix turns per step, so AdamW has its own.
+    """
+    on_matrices = optax.chain(
+        transforms.scale_by_muon(
+            polar_fn=_polar_fn(schedule, compute_dtype),
+            specs=specs,
+            momentum=momentum,
+            nesterov=nesterov,
+        ),
+        variants.hyperball(lr, specs),
+    )
+    others = adamw(lr if adamw_lr is None else adamw_lr, **adamw_options)
+    return _matrices_and_others(on_matrices, others, specs)
 
 
 def adamw(
@@ -99,15 +189,18 @@ def adamw(
     )
 
 
-def _labels_from(specs) -> Callable[[Any], Any]:
+def _polar_fn(schedule: coefficients.PolarSchedule, compute_dtype) -> PolarFn:
+    return lambda x: orthogonalize.polar(x, schedule, compute_dtype=compute_dtype)
+
+
+def _matrices_and_others(on_matrices, others, specs) -> optax.GradientTransformationExtraArgs:
     def labels(tree):
         if specs is None:
-            return jax.tree.map(lambda _: "muon", tree)
-        leaves, leaf_specs, _, rebuild = matrices.flatten_with_specs(tree, specs, "specs")
-        del leaves
-        return rebuild(["muon" if isinstance(s, MatrixSpec) else "adamw" for s in leaf_specs])
+            return jax.tree.map(lambda _: "matrices", tree)
+        _, leaf_specs, _, rebuild = matrices.flatten_with_specs(tree, specs, "specs")
+        return rebuild(["matrices" if isinstance(s, MatrixSpec) else "others" for s in leaf_specs])
 
-    return labels
+    return rules.partition({"matrices": on_matrices, "others": others}, labels)
 
 
 def _scale_by_lr(lr: LearningRate) -> optax.GradientTransformation:

@@ -5,6 +5,7 @@ final_ratio ends just after the last step, so no update is spent at a rate of ze
 traced scalar.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -54,6 +55,56 @@ def wsd(
         fall = done if decay == "linear" else 0.5 - 0.5 * jnp.cos(jnp.pi * done)
         ratio = 1.0 - (1.0 - final_ratio) * fall if decay_steps else 1.0
         return peak * _warmup(step, warmup_steps) * ratio
+
+    return schedule
+
+
+def multi_step(
+    peak: jax.typing.ArrayLike,
+    *,
+    milestones: Sequence[tuple[int, float]],
+    warmup_steps: int = 0,
+) -> optax.Schedule:
+    """Linear warm-up, then peak * ratio from each milestone (step, ratio) on."""
+    steps = [step for step, _ in milestones]
+    if steps != sorted(set(steps)):
+        raise ValueError(f"milestones need rising steps, got {list(milestones)}.")
+
+    def schedule(step):
+        ratio = 1.0
+        for start, value in milestones:
+            ratio = jnp.where(step >= start, value, ratio)
+        return peak * _warmup(step, warmup_steps) * ratio
+
+    return schedule
+
+
+def kimi_k2(
+    peak: jax.typing.ArrayLike = 2e-4,
+    *,
+    num_steps: int,
+    warmup_steps: int = 500,
+    anneal_steps: int = 0,
+) -> optax.Schedule:
+    """Kimi K2's (arXiv:2507.20534, sec. 2.5): stable, cosine to 1/10, anneal to 7/200 of the peak.
+
+    Of the num_steps before the anneal, 10/15.5 are warm-up and stable, 5.5/15.5 the cosine; over
+    `anneal_steps` more the rate falls linearly from peak / 10.
+    """
+    decay_steps = round(num_steps * 5.5 / 15.5)
+    pretrain = wsd(
+        peak,
+        num_steps=num_steps,
+        warmup_steps=warmup_steps,
+        decay_steps=decay_steps,
+        final_ratio=0.1,
+        decay="cosine",
+    )
+
+    def schedule(step):
+        done = jnp.clip((step - num_steps) / max(1, anneal_steps), 0.0, 1.0)
+        annealed = peak * (0.1 + (0.035 - 0.1) * done)
+        return jnp.where(step < num_steps, pretrain(step), annealed)
 
     return schedule
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kanana_jax.optim import matrices
+from kanana_jax.optim import layouts, matrices
 from kanana_jax.optim.specs import MatrixSpec
 
 ShapeRule = Callable[[int, int], float]
@@ -38,16 +38,18 @@ def scale_by_muon(
     momentum: float,
     nesterov: bool,
     momentum_dtype: jax.typing.DTypeLike | None = None,
+    layout: layouts.Layout = layouts.in_place,
 ) -> optax.GradientTransformationExtraArgs:
     """Replace each gradient by the polar factors of its momentum.
 
     `polar_fn` maps (..., M, N) stacks. `specs` is a tree of `MatrixSpec` (or a function from the
     gradients to one); None means that every leaf is one matrix. Momentum is kept in float32 unless
-    `momentum_dtype` says otherwise; updates come back in the gradients' dtype.
+    `momentum_dtype` says otherwise; updates come back in the gradients' dtype. `layout` decides on
+    which devices the factors are computed, see `layouts`.
     """
 
     def init_fn(params):
-        _resolve(params, specs)
+        resolve(params, specs)
 
         def zeros(p):
             return jnp.zeros_like(p, dtype=_state_dtype(p, momentum_dtype))
@@ -65,12 +67,8 @@ def scale_by_muon(
             ahead = jax.tree.map(lambda m, g: momentum * m + g.astype(m.dtype), wide, updates)
         else:
             ahead = wide
-        leaves, leaf_specs, rebuild = _resolve(ahead, specs)
-        factors = [
-            matrices.map_matrices(polar_fn, leaf, spec)
-            for leaf, spec in zip(leaves, leaf_specs, strict=True)
-        ]
-        new_updates = jax.tree.map(lambda u, g: u.astype(g.dtype), rebuild(factors), updates)
+        factors = _polar_factors(ahead, specs, polar_fn, layout)
+        new_updates = jax.tree.map(lambda u, g: u.astype(g.dtype), factors, updates)
         kept = jax.tree.map(lambda m, old: m.astype(old.dtype), wide, state.momentum)
         return new_updates, ScaleByMuonState(kept)
 
@@ -91,13 +89,24 @@ def scale_by_shape(rule: str | ShapeRule, specs: Any = None) -> optax.GradientTr
 
     def update_fn(updates, state, params=None):
         del params
-        leaves, leaf_specs, rebuild = _resolve(updates, specs)
+        leaves, leaf_specs, _, rebuild = resolve(updates, specs)
         return rebuild([scaled(x, s) for x, s in zip(leaves, leaf_specs, strict=True)]), state
 
     return optax.GradientTransformation(optax.init_empty_state, update_fn)
 
 
-def _resolve(tree, specs) -> tuple[list, list[MatrixSpec], Callable]:
+def _polar_factors(tree, specs, polar_fn, layout: layouts.Layout):
+    leaves, leaf_specs, paths, rebuild = resolve(tree, specs)
+    stacks = [matrices.split_matrices(x, s) for x, s in zip(leaves, leaf_specs, strict=True)]
+    factors = layout(polar_fn, stacks, leaf_specs, paths)
+    merged = zip(factors, leaf_specs, leaves, strict=True)
+    return rebuild([matrices.merge_matrices(f, spec, leaf.shape) for f, spec, leaf in merged])
+
+
+def resolve(
+    tree: Any, specs: Any
+) -> tuple[list[jax.Array], list[MatrixSpec], list[str], Callable[[list], Any]]:
+    """Return leaves, their checked specs, their paths, and the function that rebuilds the tree."""
     if specs is None:
 
         def specs(tree):
@@ -115,7 +124,7 @@ def _resolve(tree, specs) -> tuple[list, list[MatrixSpec], Callable]:
             matrices.fans(leaf.shape, spec)
         except ValueError as error:
             raise ValueError(f"at {path!r}: {error}") from None
-    return leaves, leaf_specs, rebuild
+    return leaves, leaf_specs, paths, rebuild
 
 
 def _wide(x: jax.Array) -> jnp.dtype:

@@ -1,0 +1,99 @@
+"""Weights kept beside the parameters: an average, and a float32 master copy.
+
+average   every interval_steps:  A <- decay A + (1 - decay) W       (arXiv:2608.20061, sec. 2.2)
+masters   W_32 <- W_32 + u(W_32)      W = round(W_32)
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class AverageState(NamedTuple):
+    count: jax.Array
+    average: Any  # float32
+
+
+class MasterState(NamedTuple):
+    master: Any  # float32
+    inner: Any
+
+
+def weight_average(
+    decay: float = 0.6, *, interval_steps: int = 1
+) -> optax.GradientTransformationExtraArgs:
+    """Keep a float32 moving average of the weights, updated every `interval_steps`.
+
+    Goes last in a chain, since it looks at params + updates, and changes no update. The source
+    applies decay 0.6 every 2 B tokens. Read it with `averaged_params`.
+    """
+
+    def init_fn(params):
+        return AverageState(jnp.zeros((), jnp.int32), _float32(params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        if params is None:
+            raise ValueError("weight_average needs params; call update(grads, state, params).")
+        count = optax.safe_increment(state.count)
+        weight = jnp.where(count % interval_steps == 0, 1.0 - decay, 0.0)
+
+        def moved(average, p, u):
+            new = optax.apply_updates(p, u).astype(jnp.float32)
+            # Between intervals the average must stay as it is, bit for bit.
+            return jnp.where(weight > 0.0, average + weight * (new - average), average)
+
+        return updates, AverageState(count, jax.tree.map(moved, state.average, params, updates))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def averaged_params(opt_state: Any, params: Any) -> Any:
+    """Return the average found in an optimizer state, in the dtypes of `params`."""
+
+    def is_average(node):
+        return isinstance(node, AverageState)
+
+    leaves = jax.tree.leaves(opt_state, is_leaf=is_average)
+    found = [node for node in leaves if is_average(node)]
+    if len(found) != 1:
+        raise ValueError(f"averaged_params needs one AverageState, found {len(found)}.")
+    return jax.tree.map(lambda average, p: average.astype(p.dtype), found[0].average, params)
+
+
+def with_master_weights(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Run an optimizer on a float32 copy of the weights that it keeps; params follow, rounded.
+
+    Without it a bfloat16 weight ignores steps below 2^-9 of its size, and QK-Clip's factor rounds
+    as coarsely. Updates come out in float32, so that optax.apply_updates gives exactly the rounded
+    master weights. Do not change the parameters in another way: the master copy would not follow.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params):
+        master = _float32(params)
+        return MasterState(master, inner.init(master))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        if params is None:
+            raise ValueError("with_master_weights needs params; call update(grads, state, params).")
+        steps, inner_state = inner.update(
+            _float32(updates), state.inner, state.master, **extra_args
+        )
+        master = optax.apply_updates(state.master, steps)
+
+        def to_rounded(m, p):
+            return m.astype(p.dtype).astype(jnp.float32) - p.astype(jnp.float32)
+
+        return jax.tree.map(to_rounded, master, params), MasterState(master, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _float32(tree):
+    # A copy even where nothing changes, so that donating params does not donate the state.
+    return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.float32, copy=True), tree)

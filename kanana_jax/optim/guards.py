@@ -1,0 +1,96 @@
+"""Skip updates whose gradients cannot be trusted.
+
+    skip when |g| is not finite, or |g| > mean + num_sigmas * std of the last accepted norms
+
+Only accepted steps enter the statistics: one NaN that reaches a rolling mean would condemn every
+step until it has left the window.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class SkipState(NamedTuple):
+    inner: Any
+    accepted_norms: jax.Array  # float32 ring buffer
+    num_accepted: jax.Array
+    num_skipped: jax.Array
+    consecutive_skips: jax.Array
+    last_norm: jax.Array  # float32, of the last gradient seen
+
+
+def skip_bad_steps(
+    inner: optax.GradientTransformation,
+    *,
+    window_steps: int = 128,
+    num_sigmas: float = 6.0,
+    max_consecutive_skips: int = 10,
+) -> optax.GradientTransformationExtraArgs:
+    """Wrap an optimizer so that bad gradients give a zero update and leave its state untouched.
+
+    Spikes are judged once `window_steps` norms were accepted; std is taken as at least 1 % of the
+    mean, so that a quiet stretch does not make every ripple a spike. After `max_consecutive_skips`
+    in a row a finite gradient is accepted whatever its norm: the level has moved. Non-finite ones
+    never are; `skip_report(state)` tells the training loop when to give up or roll back.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params):
+        zero = jnp.zeros((), jnp.int32)
+        return SkipState(
+            inner=inner.init(params),
+            accepted_norms=jnp.zeros((window_steps,), jnp.float32),
+            num_accepted=zero,
+            num_skipped=zero,
+            consecutive_skips=zero,
+            last_norm=jnp.zeros((), jnp.float32),
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        norm = optax.tree_utils.tree_norm(_float32(updates))
+        mean, std = jnp.mean(state.accepted_norms), jnp.std(state.accepted_norms)
+        limit = mean + num_sigmas * jnp.maximum(std, 0.01 * mean)
+        is_spike = (norm > limit) & (state.num_accepted >= window_steps)
+        has_moved = state.consecutive_skips >= max_consecutive_skips
+        is_accepted = jnp.isfinite(norm) & (~is_spike | has_moved)
+
+        def accept(updates, inner_state):
+            return inner.update(updates, inner_state, params, **extra_args)
+
+        def skip(updates, inner_state):
+            shapes, _ = jax.eval_shape(accept, updates, inner_state)
+            return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), inner_state
+
+        new_updates, new_inner = jax.lax.cond(is_accepted, accept, skip, updates, state.inner)
+        slot = state.num_accepted % window_steps
+        entered = state.accepted_norms.at[slot].set(norm)
+        return new_updates, SkipState(
+            inner=new_inner,
+            accepted_norms=jnp.where(is_accepted, entered, state.accepted_norms),
+            num_accepted=state.num_accepted + is_accepted,
+            num_skipped=state.num_skipped + ~is_accepted,
+            consecutive_skips=jnp.where(is_accepted, 0, state.consecutive_skips + 1),
+            last_norm=norm,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def skip_report(opt_state: Any) -> dict[str, jax.Array]:
+    """Return counts of accepted, skipped and consecutively skipped steps, and the last norm."""
+
+    def is_skip(node):
+        return isinstance(node, SkipState)
+
+    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_skip) if is_skip(node)]
+    if len(found) != 1:
+        raise ValueError(f"skip_report needs one SkipState in the state, found {len(found)}.")
+    kept = ("num_accepted", "num_skipped", "consecutive_skips", "last_norm")
+    return {name: getattr(found[0], name) for name in kept}
+
+
+def _float32(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
