@@ -28,7 +28,7 @@ def experiment() -> config.Experiment:
     return config.Experiment(
         name="muon_stress",
         question="At learning rates that break the others, does MuonClip hold?",
-        model=presets.tiny(),
+        model=presets.tiny(0),
         data=config.DataConfig(seq_len=256, batch_size=8),
         optimizer=config.OptimizerConfig(
             tau=30.0,

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -257,7 +258,7 @@ class Experiment:
     seeds: int = 1
 
 
-def edit(config: Any, edits: typing.Iterable[str]) -> Any:
+def edit(config: Any, edits: Iterable[str]) -> Any:
     """Returns `config` with each `path=value` applied, the value read by its field's type.
 
     Settings are checked once all edits are in. Raises ConfigError when a path names no field, or a

@@ -30,15 +30,15 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
-def partition_spec(logical_axes: tuple[str, ...], rules: dict[str, tuple[str, ...]] = RULES) -> P:
+def partition_spec(logical_axes: tuple[str, ...]) -> P:
     """Looks every axis up; raises ValueError on an unknown name or a mesh axis used twice."""
-    unknown = [name for name in logical_axes if name not in rules]
+    unknown = [name for name in logical_axes if name not in RULES]
     if unknown:
-        raise ValueError(f"no sharding rule for axes {unknown}; rules exist for {sorted(rules)}")
-    mesh_axes = [axis for name in logical_axes for axis in rules[name]]
+        raise ValueError(f"no sharding rule for axes {unknown}; rules exist for {sorted(RULES)}")
+    mesh_axes = [axis for name in logical_axes for axis in RULES[name]]
     if len(set(mesh_axes)) < len(mesh_axes):
         raise ValueError(f"axes {logical_axes} map twice to a mesh axis: {mesh_axes}")
-    return P(*(rules[name] or None for name in logical_axes))
+    return P(*(RULES[name] or None for name in logical_axes))
 
 
 def param_shardings(mesh: Mesh, shapes: Any, logical_axes: Any) -> Any:
@@ -49,12 +49,12 @@ def param_shardings(mesh: Mesh, shapes: Any, logical_axes: Any) -> Any:
 
     def one(path, shape, axes):
         spec = partition_spec(axes)
-        for size, name, mapped in zip(shape.shape, axes, spec, strict=True):
-            parts = math.prod(mesh.shape[axis] for axis in mapped or ())
+        for size, name in zip(shape.shape, axes, strict=True):
+            parts = math.prod(mesh.shape[axis] for axis in RULES[name])
             if size % parts:
                 raise config.ConfigError(
                     f"{jax.tree_util.keystr(path)}: axis {name} of size {size} does not divide "
-                    f"over mesh axes {mapped} of size {parts}"
+                    f"over mesh axes {RULES[name]} of size {parts}"
                 )
         return NamedSharding(mesh, spec)
 

@@ -63,7 +63,9 @@ def run(
                 if _is_due(number, exp.train.diagnostics_interval_steps, last):
                     record |= steps.diagnose(state.params, state.opt_state)
                 if _is_due(number, exp.train.eval_interval_steps, last):
-                    record["heldout"] = [steps.evaluate(state, batch) for batch in heldout]
+                    record["heldout"] = [
+                        steps.evaluate(state.params, state.router_bias, batch) for batch in heldout
+                    ]
                 recorder.push(number, record)
                 if _is_due(number, exp.train.checkpoint_interval_steps, last):
                     # What a checkpoint claims was done must be in the metrics file first.

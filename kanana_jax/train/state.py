@@ -20,10 +20,10 @@ class TrainState(NamedTuple):
     router_bias: jax.Array  # (MoE layers, experts), float32
 
 
-def init(
-    cfg: config.ModelConfig, optimizer: optax.GradientTransformation, seed: jax.Array | int
+def wrap(
+    cfg: config.ModelConfig, optimizer: optax.GradientTransformation, params: Any
 ) -> TrainState:
-    params = model.init(cfg, jax.random.key(seed))
+    """The state before the first update."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -32,21 +32,34 @@ def init(
     )
 
 
-def shardings(
-    cfg: config.ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """Where every array of the state lives on `mesh`."""
-    shapes = jax.eval_shape(lambda: init(cfg, optimizer, 0))
+def param_shardings(cfg: config.ModelConfig, mesh: Mesh) -> Any:
     logical_axes = jax.tree.map(
         lambda spec: spec.logical_axes,
         model.describe(cfg),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )
-    of_params = parallel.param_shardings(mesh, shapes.params, logical_axes)
+    return parallel.param_shardings(mesh, _param_shapes(cfg), logical_axes)
+
+
+def abstract(
+    cfg: config.ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Shape, dtype and sharding of every array of the state on `mesh`."""
+    of_params = param_shardings(cfg, mesh)
+    shapes = jax.eval_shape(lambda params: wrap(cfg, optimizer, params), _param_shapes(cfg))
     replicated = NamedSharding(mesh, P())
-    return TrainState(
+    placed = TrainState(
         step=replicated,
         params=of_params,
         opt_state=parallel.state_shardings(mesh, shapes.opt_state, shapes.params, of_params),
         router_bias=replicated,
     )
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        placed,
+    )
+
+
+def _param_shapes(cfg: config.ModelConfig) -> Any:
+    return jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))

@@ -24,13 +24,16 @@ class Steps(NamedTuple):
 
     init: Callable[[int], state.TrainState]
     train: Callable[[state.TrainState, Batch, float], tuple[state.TrainState, Metrics]]
-    evaluate: Callable[[state.TrainState, Batch], tuple[Array, Array]]
+    evaluate: Callable[[Any, Array, Batch], tuple[Array, Array]]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
 
 
 def build(exp: config.Experiment, mesh: Mesh) -> Steps:
-    """Compiles lazily; runs that differ in rate, seed or name share the compiled functions."""
+    """Compiles at first use; runs that differ in rate, seed or name share the compiled functions.
+
+    Arms of a comparison share all but the train step.
+    """
     shared = dataclasses.replace(
         exp,
         name="",
@@ -46,24 +49,31 @@ def build(exp: config.Experiment, mesh: Mesh) -> Steps:
 
 @functools.lru_cache(maxsize=8)
 def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
-    template = optimizers.make(exp, lr=1.0)
-    placed = state.shardings(exp.model, template, mesh)
-    shapes = jax.eval_shape(lambda: state.init(exp.model, template, 0))
-    like = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        placed,
-    )
+    optimizer = optimizers.make(exp, lr=1.0)
+    like = state.abstract(exp.model, optimizer, mesh)
+    placed = jax.tree.map(lambda x: x.sharding, like)
+    init_params, evaluate = _shared_by_arms(exp.model, exp.train.loss_chunk_tokens, mesh)
+    wrap = jax.jit(functools.partial(state.wrap, exp.model, optimizer), out_shardings=placed)
     return Steps(
-        init=jax.jit(functools.partial(state.init, exp.model, template), out_shardings=placed),
+        init=lambda seed: wrap(init_params(jax.random.key(seed))),
         train=jax.jit(
             functools.partial(train_step, exp=exp),
             out_shardings=(placed, None),
             donate_argnums=0,
         ),
-        evaluate=jax.jit(functools.partial(evaluate, exp=exp)),
+        evaluate=evaluate,
         diagnose=jax.jit(functools.partial(diagnostics.diagnose, exp=exp)),
         like=like,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh):
+    init_params = jax.jit(
+        functools.partial(model.init, cfg), out_shardings=state.param_shardings(cfg, mesh)
+    )
+    return init_params, jax.jit(
+        functools.partial(evaluate_batch, cfg=cfg, chunk_tokens=chunk_tokens)
     )
 
 
@@ -87,7 +97,7 @@ def train_step(
     metrics = sums | {
         "max_logits": max_logits,
         "max_logit": jnp.max(max_logits),
-        "max_vio": jnp.max(model.moe.max_violation(load), initial=0.0),
+        "max_vio": jnp.max(model.max_vio(load), initial=0.0),
         "grad_rms": rms(grads),
         "update_rms": rms(updates),
         "lr": optimizers.schedule(exp, lr)(before.step),
@@ -134,16 +144,14 @@ def gradients(params: Any, router_bias: Array, batch: Batch, exp: config.Experim
     return grads, sums, max_logits
 
 
-def evaluate(
-    at: state.TrainState, batch: Batch, *, exp: config.Experiment
+def evaluate_batch(
+    params: Any, router_bias: Array, batch: Batch, *, cfg: config.ModelConfig, chunk_tokens: int
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Nats and UTF-8 bytes of each sequence's targets."""
     hidden, _ = model.hidden_states(
-        exp.model, at.params, at.router_bias, batch.tokens, batch.positions, batch.segment_ids
+        cfg, params, router_bias, batch.tokens, batch.positions, batch.segment_ids
     )
-    nll, _ = loss.token_losses(
-        exp.model, at.params, hidden, batch.targets, exp.train.loss_chunk_tokens
-    )
+    nll, _ = loss.token_losses(cfg, params, hidden, batch.targets, chunk_tokens)
     return jnp.sum(nll * batch.loss_mask, axis=1), jnp.sum(batch.target_bytes, axis=1)
 
 
