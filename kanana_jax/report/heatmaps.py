@@ -35,7 +35,7 @@ def max_logits(
     rows = [results.select(runs, arm=arm)[0] for arm in results.arms(runs)]
     rows = [run for run in rows if len(run.series("max_logits").steps_N)]
     last = max(int(run.series("max_logits").steps_N[-1]) for run in rows)
-    moments = np.unique(np.linspace(0, last, num_snapshots + 1)[1:].round().astype(int))
+    moments = np.unique(np.linspace(0, last, num_snapshots + 1)[1:].round().astype(int)).tolist()
     tau = rows[0].tau
     norm, ticks = _scale(rows, moments, tau)
     figure = Figure(
@@ -66,7 +66,7 @@ def max_logits(
     return figure
 
 
-def _scale(rows: Sequence[RunResult], moments: np.ndarray, tau: float):
+def _scale(rows: Sequence[RunResult], moments: Sequence[int], tau: float):
     """Log colours, symmetric around tau, wide enough for the largest value shown."""
     from matplotlib.colors import LogNorm
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from jaxtyping import Int, Num
-from numpy.typing import ArrayLike
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -62,7 +61,7 @@ class MetricsWriter:
         """Drops what was recorded after `step`; call it when resuming from the state at `step`."""
         self._keep(last=step)
 
-    def write(self, step: int, values: Mapping[str, ArrayLike]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Records the metrics of one step: numbers, or arrays of numbers, NumPy's or JAX's."""
         if self._file is None:
             raise ValueError(f"MetricsWriter of {self._path} is closed; open a new one to write.")
@@ -90,7 +89,7 @@ class MetricsWriter:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _keep(self, last: float) -> None:
+    def _keep(self, last: int | float) -> None:
         """Cuts the file after the last whole line whose step is at most `last`, and reopens it."""
         if self._file is not None:
             self._file.close()
@@ -183,7 +182,7 @@ def _step(line: str) -> int:
     return int(match[1])
 
 
-def _plain(key: str, value: ArrayLike) -> Any:
+def _plain(key: str, value: Any) -> Any:
     """Python numbers, nested in lists for an array."""
     array = np.asarray(value)
     if array.dtype.kind in "biu":

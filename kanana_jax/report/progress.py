@@ -13,10 +13,19 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Protocol, runtime_checkable
 
 LINE_INTERVAL_S = 10.0
 LINE_FRACTION = 0.05
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What is needed of the file that a bar is drawn on."""
+
+    def write(self, text: str, /) -> int: ...
+    def flush(self) -> None: ...
+    def isatty(self) -> bool: ...
 
 
 class Sweep:
@@ -26,7 +35,7 @@ class Sweep:
         self,
         num_runs: int = 1,
         *,
-        file: TextIO | None = None,
+        file: Stream | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.num_runs = num_runs
@@ -77,7 +86,7 @@ class Progress:
         num_steps: int,
         start_step: int = 0,
         tokens_per_step: int = 0,
-        file: TextIO | None = None,
+        file: Stream | None = None,
         clock: Callable[[], float] = time.monotonic,
         sweep: Sweep | None = None,
         later_steps: int = 0,

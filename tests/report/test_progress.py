@@ -94,14 +94,14 @@ def test_a_run_that_stops_early_still_prints_its_last_state():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "00:00"), (59.6, "01:00"), (3723, "1:02:03"), (math.nan, "?")]
+    ("seconds", "text"), [(0.0, "00:00"), (59.6, "01:00"), (3723.0, "1:02:03"), (math.nan, "?")]
 )
 def test_durations_read_as_clocks(seconds, text):
     assert progress.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(7.0, "7"), (999.9, "1k"), (54_200, "54.2k"), (1.3e6, "1.3M"), (2e9, "2G")]
+    ("value", "text"), [(7.0, "7"), (999.9, "1k"), (54_200.0, "54.2k"), (1.3e6, "1.3M"), (2e9, "2G")]
 )
 def test_quantities_have_three_digits_and_a_unit(value, text):
     assert progress.quantity(value) == text

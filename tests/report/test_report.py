@@ -154,6 +154,23 @@ def test_the_cross_stands_at_the_last_finite_value_of_a_diverged_run(runs):
     )
 
 
+def test_the_cross_of_a_run_that_ended_in_infinity_stands_on_its_finite_part(tmp_path):
+    run = fabricate.run(tmp_path, arm="Muon NS", diverged_step=10)
+    with (run.directory / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "loss": 9.0, "max_logit": Infinity}\n')
+    run = results.load(run.directory)
+    assert run.peak_max_logit == math.inf
+    (cross,) = [line for line in plots.max_logit([run]).axes[0].lines if line.get_marker() == "x"]
+    np.testing.assert_array_equal(cross.get_xdata(), [10])
+
+
+def test_diverged_runs_stand_at_the_top_edge_of_the_final_loss_in_their_colour(runs):
+    (axes,) = plots.final_loss(runs).axes
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert cross.get_color() == canvas.colors(runs)["AdamW"]
+    assert [text.get_text() for text in axes.texts] == ["diverged"]
+
+
 def test_an_arm_keeps_its_colour_in_every_figure(runs):
     colors = canvas.colors(runs)
     assert len(set(colors.values())) == len(fabricate.ARMS)

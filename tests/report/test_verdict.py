@@ -94,10 +94,13 @@ def test_bounded_means_peak_under_two_and_last_tenth_under_one_and_a_quarter(
     assert headline.startswith("MuonClip held:" if bounded else "MuonClip failed:")
 
 
-def test_the_worst_seed_decides_whether_the_clip_is_bounded(tmp_path, sweep):
+@pytest.mark.parametrize(("peak", "tail"), [(2.5, 1.0), (1.9, 1.5)])
+def test_the_worst_seed_decides_whether_the_clip_is_bounded(tmp_path, sweep, peak, tail):
     runs = sweep(seeds=3)
     assert _outcome(runs).bounded
-    wild = fabricate.run(tmp_path, arm="MuonClip", lr=0.03, seed=2, peak=2.5 * TAU, tail=TAU)
+    wild = fabricate.run(
+        tmp_path, arm="MuonClip", lr=0.03, seed=2, peak=peak * TAU, tail=tail * TAU
+    )
     runs = [wild if (run.arm, run.seed) == ("MuonClip", 2) else run for run in runs]
     assert not _outcome(runs).bounded
 
@@ -153,6 +156,14 @@ def test_a_clip_is_better_than_muon_arms_that_all_diverged(sweep):
 
 def test_a_diverged_muon_arm_is_not_the_best_one(sweep):
     runs = sweep(muon={"diverged_step": 36, "bpb": 1.0})
+    assert "Muon PE" in _outcome(runs).comparison.words
+
+
+def test_a_muon_arm_that_lost_one_seed_is_not_the_best_one(tmp_path, sweep):
+    runs = sweep(seeds=2, muon={"bpb": 1.0})
+    assert "Muon NS" in _outcome(runs).comparison.words
+    dead = fabricate.run(tmp_path, arm="Muon NS", lr=0.03, seed=1, diverged_step=36)
+    runs = [dead if (run.arm, run.seed) == ("Muon NS", 1) else run for run in runs]
     assert "Muon PE" in _outcome(runs).comparison.words
 
 
