@@ -101,7 +101,8 @@ def test_durations_read_as_clocks(seconds, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(7.0, "7"), (999.9, "1k"), (54_200.0, "54.2k"), (1.3e6, "1.3M"), (2e9, "2G")]
+    ("value", "text"),
+    [(7.0, "7"), (999.9, "1k"), (54_200.0, "54.2k"), (1.3e6, "1.3M"), (2e9, "2G")],
 )
 def test_quantities_have_three_digits_and_a_unit(value, text):
     assert progress.quantity(value) == text
