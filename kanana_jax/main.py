@@ -9,7 +9,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from kanana_jax import config, train
 
@@ -29,6 +29,7 @@ def load_experiment(name: str | None) -> config.Experiment:
 
 
 def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # Orbax logs a page per checkpoint below this
     try:
         if argv[1:]:
             raise config.ConfigError(f"unexpected arguments {argv[1:]}; settings are --set=a.b=c")
