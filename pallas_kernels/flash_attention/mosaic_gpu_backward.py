@@ -4,7 +4,8 @@
     with s = q k^T, c = scale log2(e), delta = sum_U out dout; dq and dk still lack `scale`.
 
 Each compute warpgroup owns 64 keys and keeps their dk and dv in registers while queries stream by
-in blocks of 64, for all query heads that share the key head. The fused kernel also multiplies
+in blocks of 64, for all query heads that share the key head; p and ds pass through shared memory.
+The fused kernel also multiplies
 ds by k: the two warpgroups exchange ds through shared memory, one step behind so that neither
 waits for the other, and TMA adds their dq tiles to float32 memory in whatever order they arrive.
 The deterministic form leaves that product to a second kernel, which owns 64 queries per
@@ -31,25 +32,22 @@ ROWS = fwd.ROWS
 TILE_KV = 2 * ROWS
 BLOCK_Q = 64
 COLS = 64  # one dq chunk, the width of a swizzled tile
-_MATRIX, _ROW, _COL = (
-    plgpu.Layout.WGMMA,
-    plgpu.Layout.WGMMA.reduce(1),
-    plgpu.Layout.WGMMA.reduce(0),
-)
+_MATRIX, _ROW = plgpu.Layout.WGMMA, plgpu.Layout.WGMMA.reduce(1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Tuned choices: ring depths, and keys per block of the deterministic dq kernel."""
+    """Tuned choices: the form, ring depths, keys per block of the deterministic dq kernel."""
 
+    is_fused: bool = True
     num_stages: int = 2
     dq_block_kv: int = 64
     dq_num_stages: int = 2
 
 
-def backward(q, k, v, q_ids, kv_ids, dout, lse, delta, static, config, deterministic: bool):
+def backward(q, k, v, q_ids, kv_ids, dout, lse, delta, static, config, is_fused: bool):
     """Returns dq, dk, dv in q's dtype; lse and delta are (B, N, S padded to whole tiles)."""
-    if deterministic:
+    if not is_fused:
         dk, dv = _key_side(q, k, v, q_ids, kv_ids, dout, lse, delta, None, static, config)
         dq = _query_side(q, k, v, q_ids, kv_ids, dout, lse, delta, static, config)
         return dq, dk, dv
@@ -90,20 +88,22 @@ def _key_side(q, k, v, q_ids, kv_ids, dout, lse, delta, dq_ref, static, config):
     return plgpu.kernel(
         body,
         out_type=(jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)),
-        scratch_types=_key_side_scratch(q, v, static, config, fused=dq_ref is not None),
+        scratch_types=_key_side_scratch(q, v, config, fused=dq_ref is not None),
         grid=(batch * num_kv_heads * num_tiles,),
         kernel_name="flash_attention_backward_kv",
         **fwd.launch(static.interpret),
     )(*inputs)
 
 
-def _key_side_scratch(q, v, static, config, *, fused):
+def _key_side_scratch(q, v, config, *, fused):
     dtype, width, width_v, stages = q.dtype, q.shape[3], v.shape[3], config.num_stages
     scratch = dict(
         k_smem=fwd.tiled((width // COLS, TILE_KV, COLS), dtype),
         v_smem=fwd.tiled((TILE_KV, width_v), dtype),
         q_smem=fwd.tiled((stages, BLOCK_Q, width), dtype),
         dout_smem=fwd.tiled((stages, BLOCK_Q, width_v), dtype),
+        # Probabilities, then ds, of (step parity, warpgroup).
+        ds_smem=fwd.tiled((2, 2, BLOCK_Q, ROWS), dtype),
         lse_smem=plgpu.SMEM((stages, BLOCK_Q), jnp.float32),
         delta_smem=plgpu.SMEM((stages, BLOCK_Q), jnp.float32),
         kv_ready=plgpu.Barrier(num_arrivals=width // COLS + 1, num_barriers=1),
@@ -111,11 +111,8 @@ def _key_side_scratch(q, v, static, config, *, fused):
         dout_ready=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
         free=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
     )
-    if static.interpret:
-        scratch |= dict(stand_in=fwd.tiled((2, ROWS, BLOCK_Q), dtype))
     if fused:
         scratch |= dict(
-            ds_smem=fwd.tiled((2, TILE_KV, BLOCK_Q), dtype),
             dq_smem=fwd.tiled((2, BLOCK_Q, COLS), jnp.float32),
             ds_ready=plgpu.Barrier(num_arrivals=2, num_barriers=1),
         )
@@ -157,9 +154,7 @@ def _key_side_kernel(q, k, v, dout, lse, delta, *rest, static, config, query_ran
     def _():
         plgpu.set_max_registers(240, action="increase")
         col = tile * TILE_KV + warpgroup * ROWS
-        score_mask = functools.partial(
-            _mask, col=col, tile_col=tile * TILE_KV, ids=ids, visits=visits, static=static
-        )
+        score_mask = functools.partial(_mask, col=col, ids=ids, visits=visits, static=static)
         cols = pl.ds(col, ROWS)
         outputs = (dk.at[b, cols, kv_head], dv.at[b, cols, kv_head])
         _compute_key_side(dq[0].at[b] if dq else None, outputs, num_steps, position, score_mask,
@@ -208,10 +203,9 @@ def _load_key_side(keys, values, streams, num_steps, position, config, *, k_smem
 
 
 def _compute_key_side(dq, outputs, num_steps, position, score_mask, warpgroup, static, config, *,
-                      k_smem, v_smem, kv_ready, free, ds_smem=None, dq_smem=None, ds_ready=None,
+                      k_smem, v_smem, kv_ready, free, ds_smem, dq_smem=None, ds_ready=None,
                       **scratch):  # fmt: skip
     own = pl.ds(warpgroup * ROWS, ROWS)
-    stand_in = scratch.pop("stand_in").at[warpgroup] if static.interpret else None
     stages = np.int32(config.num_stages)
     add_dq = functools.partial(
         _add_dq,
@@ -224,7 +218,7 @@ def _compute_key_side(dq, outputs, num_steps, position, score_mask, warpgroup, s
     )
     step_fn = functools.partial(
         _key_side_step, position=position, score_mask=score_mask, static=static, own=own,
-        stand_in=stand_in, k_smem=k_smem, v_smem=v_smem, **scratch
+        k_smem=k_smem, v_smem=v_smem, **scratch
     )  # fmt: skip
 
     @pl.when(num_steps > 0)
@@ -242,11 +236,8 @@ def _compute_key_side(dq, outputs, num_steps, position, score_mask, warpgroup, s
                     plgpu.barrier_wait(ds_ready)
                     add_dq(step - 1)
 
-            target = None if dq is None else ds_smem.at[lax.rem(step, np.int32(2)), own]
-            step_fn(step, slot, dk_acc, dv_acc, target)
-            if dq is not None:
-                plgpu.commit_smem()
-                plgpu.barrier_arrive(ds_ready)
+            ds = ds_smem.at[lax.rem(step, np.int32(2)), warpgroup]
+            step_fn(step, slot, dk_acc, dv_acc, ds, ds_ready)
             plgpu.wgmma_wait(0)
             plgpu.barrier_arrive(free.at[slot])
 
@@ -284,36 +275,42 @@ def _store_key_side(dk, dv, outputs, own, k_smem, v_smem, *, both_read):
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 
-def _key_side_step(step, slot, dk_acc, dv_acc, ds_target, *, position, score_mask, static, own,
-                   stand_in, k_smem, v_smem, q_smem, dout_smem, lse_smem, delta_smem, q_ready,
+def _key_side_step(step, slot, dk_acc, dv_acc, ds, ds_ready, *, position, score_mask, static, own,
+                   k_smem, v_smem, q_smem, dout_smem, lse_smem, delta_smem, q_ready,
                    dout_ready):  # fmt: skip
     q, dout = q_smem.at[slot], dout_smem.at[slot]
     plgpu.barrier_wait(q_ready.at[slot])
 
     def scores(acc):
         for i in range(k_smem.shape[0]):
-            plgpu.wgmma(acc, k_smem.at[i, own], q.at[:, pl.ds(i * COLS, COLS)].T)
-        lse = plgpu.load(lse_smem.at[slot], layout=_COL)
+            plgpu.wgmma(acc, q.at[:, pl.ds(i * COLS, COLS)], k_smem.at[i, own].T)
+        lse = plgpu.load(lse_smem.at[slot], layout=_ROW)
         plgpu.barrier_wait(dout_ready.at[slot])
         return acc[...], lse
 
-    block_acc = plgpu.ACC((ROWS, BLOCK_Q), jnp.float32)
+    block_acc = plgpu.ACC((BLOCK_Q, ROWS), jnp.float32)
     score, lse = pl.run_scoped(scores, block_acc)
     score = score_mask(score, position(step)[1])
-    over_rows = lambda x: lax.broadcast_in_dim(x, score.shape, [1])
-    prob = jnp.exp2(score * (static.scale * fwd.LOG2_E) - over_rows(lse)).astype(q.dtype)
+    over_cols = functools.partial(lax.broadcast_in_dim, shape=score.shape, broadcast_dimensions=[0])
+    prob = jnp.exp2(score * (static.scale * fwd.LOG2_E) - over_cols(lse))
+    ds[...] = prob.astype(q.dtype)
+    plgpu.commit_smem()
 
     def products(acc):
-        plgpu.wgmma(acc, v_smem.at[own], dout.T)
-        _multiply(dv_acc, prob, dout, stand_in)
-        delta = plgpu.load(delta_smem.at[slot], layout=_COL)
-        return plgpu.wgmma_accumulator_load(acc, wait_n=1), delta
+        plgpu.wgmma(acc, dout, v_smem.at[own].T)
+        plgpu.wgmma(dv_acc, ds.T, dout)
+        delta = plgpu.load(delta_smem.at[slot], layout=_ROW)
+        return acc[...], delta
 
+    # The probabilities are read back instead of kept: registers are what limits this kernel.
     dprob, delta = pl.run_scoped(products, block_acc)
-    dscore = (prob.astype(jnp.float32) * (dprob - over_rows(delta))).astype(q.dtype)
-    _multiply(dk_acc, dscore, q, stand_in)
-    if ds_target is not None:
-        ds_target[...] = dscore
+    prob = plgpu.load(ds, layout=_MATRIX).astype(jnp.float32)
+    plgpu.commit_smem()  # all four warps' products have read the probabilities
+    ds[...] = (prob * (dprob - over_cols(delta))).astype(q.dtype)
+    plgpu.commit_smem()
+    if ds_ready is not None:
+        plgpu.barrier_arrive(ds_ready)
+    plgpu.wgmma(dk_acc, ds.T, q)
 
 
 def _add_dq(dq, position, warpgroup, k_smem, ds_smem, dq_smem, step):
@@ -324,7 +321,8 @@ def _add_dq(dq, position, warpgroup, k_smem, ds_smem, dq_smem, step):
 
     def add(chunk):
         def product(acc):
-            plgpu.wgmma(acc, ds.T, k_smem.at[chunk])
+            for i in range(2):
+                plgpu.wgmma(acc, ds.at[i], k_smem.at[chunk, pl.ds(i * ROWS, ROWS)])
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             return acc[...]
 
@@ -339,29 +337,12 @@ def _add_dq(dq, position, warpgroup, k_smem, ds_smem, dq_smem, step):
         pl.when(lax.rem(step, np.int32(2)) == warpgroup)(lambda: add(num_chunks - 1))
 
 
-def _mask(score, block, *, col, tile_col, ids, visits, static):
-    """Hides scores (keys, queries) of a block that is not in the fully visible range."""
+def _mask(score, block, *, col, ids, visits, static):
+    """Hides scores of a block that is not in the fully visible range."""
     if not static.causal and ids is None and static.num_cols % TILE_KV == 0:
         return score
-
-    def hide():
-        iota = lambda axis: plgpu.broadcasted_iota(jnp.int32, score.shape, axis, layout=_MATRIX)
-        row = block * BLOCK_Q
-        seen = None
-        if static.causal:
-            seen = iota(0) <= iota(1) + (row + static.num_cols - static.num_rows - col)
-        elif static.num_cols % TILE_KV:
-            seen = iota(0) < static.num_cols - col
-        if ids is not None:
-            q_ids = plgpu.load(ids[0].at[pl.ds(row, BLOCK_Q)], layout=_COL, optimized=False)
-            kv_ids = plgpu.load(ids[1].at[pl.ds(col, ROWS)], layout=_ROW, optimized=False)
-            same = lax.broadcast_in_dim(kv_ids, score.shape, [0]) == lax.broadcast_in_dim(
-                q_ids, score.shape, [1]
-            )
-            seen = same if seen is None else seen & same
-        return jnp.where(seen, score, -jnp.inf)
-
     masked = (block < visits.full_first) | (block >= visits.full_last)
+    hide = functools.partial(fwd.mask, score, block * BLOCK_Q, col, ids, static, TILE_KV)
     return lax.cond(masked, hide, lambda: score)
 
 
@@ -435,7 +416,10 @@ def _query_side_kernel(q, k, v, dout, lse, delta, *rest, static, config, key_ran
         plgpu.set_max_registers(240, action="increase")
         row = place.tile * fwd.TILE_Q + warpgroup * ROWS
         rows = pl.ds(row, ROWS)
-        at = lambda x: x.at[place.batch, rows, place.head]
+
+        def at(x):
+            return x.at[place.batch, rows, place.head]
+
         stats = tuple(x.at[place.batch, place.head, rows] for x in (lse, delta))
         _compute_query_side(at(q), at(dout), stats, at(dq), place, warpgroup, row, static, config,
                             **scratch)  # fmt: skip
@@ -458,7 +442,10 @@ def _compute_query_side(q, dout, stats, dq, place, warpgroup, row, static, confi
     lse, delta = (plgpu.load(x, layout=_ROW, optimized=False) for x in stats)
     plgpu.barrier_wait(q_ready)
     visits, block_kv = place.visits, config.dq_block_kv
-    over_cols = lambda x: lax.broadcast_in_dim(x, (ROWS, block_kv), [0])
+
+    def over_cols(x):
+        return lax.broadcast_in_dim(x, (ROWS, block_kv), [0])
+
     may_hide = static.causal or place.ids is not None or static.num_cols % block_kv != 0
 
     def accumulate(dq_acc):
@@ -475,7 +462,9 @@ def _compute_query_side(q, dout, stats, dq, place, warpgroup, row, static, confi
                 score = plgpu.wgmma_accumulator_load(score_acc, wait_n=1)
                 if may_hide:
                     masked = (block < visits.full_first) | (block >= visits.full_last)
-                    hide = lambda: fwd.mask(score, row, block * block_kv, place.ids, static)
+
+                    corner = row, block * block_kv
+                    hide = functools.partial(fwd.mask, score, *corner, place.ids, static, block_kv)
                     score = lax.cond(masked, hide, lambda: score)
                 prob = jnp.exp2(score * (static.scale * fwd.LOG2_E) - over_cols(lse))
                 return prob, dprob_acc[...]

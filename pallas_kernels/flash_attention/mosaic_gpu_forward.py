@@ -35,11 +35,10 @@ _EPILOGUE_COLS = 64
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Tuned choices; `num_ctas` None launches one block per tile, else that many stay resident."""
+    """Tuned choices: keys per block, and how many blocks are in flight."""
 
     block_kv: int = 128
     num_stages: int = 2
-    num_ctas: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +212,7 @@ def _compute(q, outputs, ids, visits, warpgroup, row, static, config, *,
         plgpu.barrier_wait(turn_taken)
 
     def hide(score, block):
-        return mask(score, row, block * config.block_kv, ids, static)
+        return mask(score, row, block * config.block_kv, ids, static, config.block_kv)
 
     loop = functools.partial(
         _step, visits=visits, q_smem=q_smem, turn=turn, static=static, config=config, **scratch
@@ -297,7 +296,7 @@ def _accumulate(acc, lhs, rhs, meanwhile, interpret):
     return pl.run_state(product)(plgpu.ACC.init(acc))
 
 
-def mask(score, row, col, ids, static):
+def mask(score, row, col, ids, static, block_kv):
     """Scores (queries, keys) from the given corner, -inf where not visible."""
 
     def iota(axis):
@@ -306,7 +305,7 @@ def mask(score, row, col, ids, static):
     seen = None
     if static.causal:
         seen = iota(0) + (row + static.num_cols - static.num_rows - col) >= iota(1)
-    elif static.num_cols % score.shape[1]:
+    elif static.num_cols % block_kv:
         seen = iota(1) < static.num_cols - col
     if ids is not None:
         q_ids = _load_ids(ids[0], row, ROWS, _ROW)

@@ -65,7 +65,10 @@ def segment_ranges(tile_ids_BS, block_ids_BT, *, tile: int, block: int, ranges: 
     tile_min, tile_max = _min_max(tile_ids_BS, tile)
     block_min, block_max = _min_max(block_ids_BT, block)
     index = jnp.arange(block_min.shape[1])
-    column = lambda x: jnp.broadcast_to(jnp.asarray(x), tile_min.shape[1:])[None, :, None]
+
+    def column(x):
+        return jnp.broadcast_to(jnp.asarray(x), tile_min.shape[1:])[None, :, None]
+
     allowed = (index >= column(ranges.first)) & (index < column(ranges.last))
     unmasked = (index >= column(ranges.full_first)) & (index < column(ranges.full_last))
     tile_min, tile_max = tile_min[:, :, None], tile_max[:, :, None]
