@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 import pallas_kernels
 from kanana_jax.config import ModelConfig
-from kanana_jax.model import layers, rope
+from kanana_jax.model import layers, local, rope
 
 # The family's published code builds the latent norms with this default, whatever rms_norm_eps is.
 LATENT_NORM_EPS = 1e-6
@@ -47,17 +47,30 @@ class LatentAttention(nnx.Module):
 
         A sequence of padding only has -inf as its largest logit.
         """
-        out_BSHU, max_logits_BH = pallas_kernels.flash_attention(
-            self.queries(x_BSD, rotation),
-            *self.keys_and_values(x_BSD, rotation),
-            # Padding asks with an id that no key has, so that it sees nothing.
-            segment_ids=(jnp.where(segment_ids_BS == 0, -1, segment_ids_BS), segment_ids_BS),
+        # Padding asks with an id that no key has, so that it sees nothing.
+        query_ids_BS = jnp.where(segment_ids_BS == 0, -1, segment_ids_BS)
+        out_BSHU, max_logits_BH = local.on_local_sequences(
+            self._attend,
+            (
+                self.queries(x_BSD, rotation),
+                *self.keys_and_values(x_BSD, rotation),
+                query_ids_BS,
+                segment_ids_BS,
+            ),
+        )
+        wo_HUD = self.wo[...].astype(x_BSD.dtype)
+        return jnp.einsum("BSHU,HUD->BSD", out_BSHU, wo_HUD), max_logits_BH
+
+    def _attend(self, q, k, v, query_ids, key_ids):
+        return pallas_kernels.flash_attention(
+            q,
+            k,
+            v,
+            segment_ids=(query_ids, key_ids),
             causal=True,
             scale=rope.softmax_scale(self.cfg),
             implementation=self.cfg.attention_implementation,
         )
-        wo_HUD = self.wo[...].astype(x_BSD.dtype)
-        return jnp.einsum("BSHU,HUD->BSD", out_BSHU, wo_HUD), max_logits_BH
 
     def queries(
         self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation

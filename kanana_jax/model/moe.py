@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 import pallas_kernels
 from kanana_jax.config import ModelConfig
-from kanana_jax.model import layers
+from kanana_jax.model import layers, local
 
 
 class RoutingStats(NamedTuple):
@@ -50,19 +50,26 @@ class MoE(nnx.Module):
         score_BSE = router_scores(x_BSD, self.router[...])
         expert_BSK, weight_BSK = choose(score_BSE, bias_E, self.cfg)
         dtype, top_k = x_BSD.dtype, self.cfg.num_experts_per_token
-        out_TD = pallas_kernels.moe_mlp(
-            x_BSD.reshape(-1, x_BSD.shape[-1]),
-            self.w_gate_up[...].astype(dtype),
-            self.w_down[...].astype(dtype),
-            expert_BSK.reshape(-1, top_k),
-            weight_BSK.reshape(-1, top_k),
-            implementation=self.cfg.grouped_matmul_implementation,
+        out_BSD = local.on_local_sequences(
+            self._routed,
+            (x_BSD, expert_BSK, weight_BSK),
+            (self.w_gate_up[...].astype(dtype), self.w_down[...].astype(dtype)),
         )
-        out_BSD = out_TD.reshape(x_BSD.shape).astype(dtype)
         if self.cfg.num_shared_experts:
             out_BSD += self.shared(x_BSD)
         load_E = _count(expert_BSK, is_token_BS, self.cfg.num_experts).sum(axis=0)
         return out_BSD, RoutingStats(load_E, balance_loss(score_BSE, is_token_BS, top_k))
+
+    def _routed(self, x_BSD, expert_BSK, weight_BSK, w_gate_up, w_down):
+        out_TD = pallas_kernels.moe_mlp(
+            x_BSD.reshape(-1, x_BSD.shape[-1]),
+            w_gate_up,
+            w_down,
+            expert_BSK.reshape(-1, expert_BSK.shape[-1]),
+            weight_BSK.reshape(-1, weight_BSK.shape[-1]),
+            implementation=self.cfg.grouped_matmul_implementation,
+        )
+        return out_TD.reshape(x_BSD.shape).astype(x_BSD.dtype)
 
 
 def router_scores(

@@ -34,9 +34,13 @@ SMALL = ModelConfig(
 )
 
 
+# Most of these tests' time is compilation; what they compute is small.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 @functools.lru_cache
 def init(cfg):
-    """Random parameters drawn by numpy: compiling `model.init` would take longer than most tests."""
+    """Random parameters drawn by numpy: compiling `model.init` takes longer than most tests."""
     rng = np.random.default_rng(0)
 
     def one(path, leaf):

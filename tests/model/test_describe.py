@@ -4,7 +4,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from numpy_model import SMALL, init
+from numpy_model import SMALL, init, jit
 
 from kanana_jax import model
 from kanana_jax.model import rope
@@ -89,7 +89,7 @@ def test_scaling_by_the_exponents_scales_one_heads_logits_by_gamma(q_lora_rank):
 
     clipped = jax.tree.map(scaled, params, specs)
 
-    @jax.jit
+    @jit
     def scores_and_values(params):
         stack = model.bind(cfg, params).moe_layers.attention
         attention = jax.tree.map(lambda leaf: leaf[layer - cfg.num_dense_layers], stack)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy_model import SMALL, init
+from numpy_model import SMALL, init, jit
 
 from kanana_jax import model
 
@@ -18,7 +18,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def apply():
-    return jax.jit(lambda params, *inputs: model.apply(SMALL, params, BIAS, *inputs))
+    return jit(lambda params, *inputs: model.apply(SMALL, params, BIAS, *inputs))
 
 
 def row(lengths, num_padding=0, seed=0):
@@ -79,7 +79,7 @@ def test_padding_gets_no_gradient_and_none_is_nan(params):
         logits, aux = model.apply(SMALL, params, BIAS, tokens, positions, segments)
         return logits[:, :8].mean() + aux.balance_loss
 
-    grad = jax.jit(jax.grad(loss))
+    grad = jit(jax.grad(loss))
     one, two = grad(params, tokens), grad(params, tokens.at[0, 8:].set(7))
     for leaf in jax.tree.leaves(one):
         assert np.all(np.isfinite(leaf))

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from numpy_model import SMALL, forward, init
+from numpy_model import SMALL, forward, init, jit
 
 from kanana_jax import model
 from kanana_jax.config import YarnConfig
@@ -43,9 +43,7 @@ def test_logits_and_max_logits_equal_the_numpy_model(name):
     segments = np.array([[1] * 4 + [2] * 6, [1] * 7 + [0] * 3], np.int32)
     positions = np.array([[*range(4), *range(6)], [*range(7), 0, 0, 0]], np.int32)
 
-    got, aux = jax.jit(functools.partial(model.apply, cfg))(
-        params, bias, tokens, positions, segments
-    )
+    got, aux = jit(functools.partial(model.apply, cfg))(params, bias, tokens, positions, segments)
 
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     rows = [forward(wide, bias, *row, cfg) for row in zip(tokens, positions, segments, strict=True)]

@@ -7,14 +7,15 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy_model import SMALL, balance_loss, choose, experts
+from numpy_model import SMALL, balance_loss, choose, experts, init, jit
 
+from kanana_jax import model
 from kanana_jax.model import moe, presets
 
 GROUPED = dataclasses.replace(SMALL, num_expert_groups=4, num_groups_per_token=2)
 
 
-_choose = jax.jit(moe.choose, static_argnums=2)
+_choose = jit(moe.choose, static_argnums=2)
 
 
 def scores(seed, *shape):
@@ -60,13 +61,14 @@ def test_bias_changes_the_choice_and_never_a_weight():
 
 @pytest.mark.parametrize("cfg", [SMALL, GROUPED], ids=["one_group", "groups"])
 def test_layer_equals_a_loop_over_tokens_and_experts(cfg):
-    layer = moe.MoE(cfg, rngs=nnx.Rngs(0))
+    stack = model.bind(cfg, init(cfg)).moe_layers.mlp
+    layer = jax.tree.map(lambda leaf: leaf[0], stack)
     rng = np.random.default_rng(2)
     x = rng.standard_normal((2, 7, cfg.hidden_size), np.float32)
     bias = rng.normal(0, 0.3, cfg.num_experts).astype(np.float32)
     is_token = np.ones((2, 7), bool)
     is_token[1, 4:] = False
-    out, stats = jax.jit(lambda layer, *inputs: layer(*inputs))(layer, x, bias, is_token)
+    out, stats = jit(lambda layer, *inputs: layer(*inputs))(layer, x, bias, is_token)
 
     params = nnx.to_pure_dict(nnx.state(layer))
     wide = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
@@ -96,7 +98,7 @@ def test_balance_loss_is_one_when_every_expert_is_used_alike():
 
 def test_balance_loss_lowers_the_scores_of_busy_experts():
     score = jnp.asarray(scores(4, 1, 16, 8)).at[..., 2].add(1.0)
-    gradient = jax.jit(jax.grad(moe.balance_loss), static_argnums=2)
+    gradient = jit(jax.grad(moe.balance_loss), static_argnums=2)
     grad = gradient(score, jnp.ones((1, 16), bool), 2)
     assert grad[..., 2].mean() > 0 > grad[..., [0, 1, 3, 4, 5, 6, 7]].mean()
 
@@ -132,7 +134,7 @@ def test_repeated_updates_balance_a_skewed_router():
 
     bias = moe.init_router_bias(cfg)
     first = moe.max_vio(load(bias))[0]
-    update = jax.jit(lambda bias: moe.update_router_bias(bias, load(bias), 0.01))
+    update = jit(lambda bias: moe.update_router_bias(bias, load(bias), 0.01))
     for _ in range(60):
         bias = update(bias)
     assert first > 0.5

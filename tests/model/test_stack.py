@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from numpy_model import SMALL, init
+from numpy_model import SMALL, init, jit
 
 from kanana_jax import model
 from kanana_jax.model import presets, transformer
@@ -19,7 +19,7 @@ from kanana_jax.model import presets, transformer
 BIAS = jnp.zeros((2, 8))
 
 
-def batch(num_rows=2, length=12, seed=0):
+def batch(num_rows=8, length=12, seed=0):
     tokens = jax.random.randint(jax.random.key(seed), (num_rows, length), 0, SMALL.vocab_size)
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
     return tokens, positions, jnp.ones_like(tokens)
@@ -57,13 +57,24 @@ def assert_trees_close(got, want, relative):
     jax.tree_util.tree_map_with_path(check, got, want)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
-def test_scan_and_checkpoint_give_the_gradients_of_a_loop(remat):
+@pytest.fixture(scope="module")
+def unrolled():
+    return jit(jax.value_and_grad(functools.partial(unrolled_loss, SMALL)))(init(SMALL), *batch())
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_scan_and_checkpoint_give_the_gradients_of_a_loop(unrolled, remat):
     cfg = dataclasses.replace(SMALL, remat=remat)
-    params = init(cfg)
-    got = jax.jit(jax.value_and_grad(functools.partial(loss, cfg)))(params, *batch())
-    want = jax.jit(jax.value_and_grad(functools.partial(unrolled_loss, cfg)))(params, *batch())
-    assert_trees_close(got, want, 2e-5)
+    got = jit(jax.value_and_grad(functools.partial(loss, cfg)))(init(SMALL), *batch())
+    assert_trees_close(got, unrolled, 2e-5)
+
+
+def test_scan_over_eight_devices_gives_the_gradients_of_a_loop_on_one(unrolled):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in batch()]
+    params = jax.device_put(init(SMALL), NamedSharding(mesh, P()))
+    got = jit(jax.value_and_grad(functools.partial(loss, SMALL)))(params, *rows)
+    assert_trees_close(got, unrolled, 2e-5)
 
 
 def test_full_remat_keeps_fewer_numbers_for_the_backward_pass():
@@ -85,24 +96,21 @@ def test_parameters_survive_the_round_trip_through_a_plain_dict():
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
-def test_module_and_function_give_the_same_logits():
-    params = init(SMALL)
-    module = model.bind(SMALL, params)
-    tokens, positions, segments = batch()
-    want, _ = jax.jit(lambda module, tokens: module(tokens))(module, tokens)
-    got, _ = jax.jit(functools.partial(model.apply, SMALL))(
-        params, BIAS, tokens, positions, segments
-    )
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
-
-
-def test_logits_of_hidden_states_are_the_logits():
-    def both(params, *inputs):
+def test_module_apply_and_hidden_states_give_the_same_logits():
+    @jit
+    def three_ways(params, tokens, positions, segments):
+        inputs = tokens, positions, segments
         hidden, _ = model.hidden_states(SMALL, params, BIAS, *inputs)
-        return model.logits(SMALL, params, hidden), model.apply(SMALL, params, BIAS, *inputs)[0]
+        return (
+            model.bind(SMALL, params)(tokens)[0],
+            model.apply(SMALL, params, BIAS, *inputs)[0],
+            model.logits(SMALL, params, hidden),
+        )
 
-    chunked, whole = jax.jit(both)(init(SMALL), *batch())
-    np.testing.assert_allclose(chunked, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
+    called, applied, projected = three_ways(init(SMALL), *batch())
+    tolerance = 1e-5 * np.abs(called).max()
+    np.testing.assert_allclose(applied, called, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(projected, called, rtol=0, atol=tolerance)
 
 
 def test_a_notebook_user_needs_a_config_and_tokens_only():
@@ -128,16 +136,6 @@ def test_a_router_bias_of_another_shape_raises():
         model.apply(SMALL, params, jnp.zeros((3, 8)), *batch())
 
 
-def test_eight_devices_agree_with_one():
-    params = init(SMALL)
-    step = jax.jit(jax.value_and_grad(functools.partial(loss, SMALL)))
-    want = step(params, *batch(num_rows=8))
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in batch(num_rows=8)]
-    got = step(jax.device_put(params, NamedSharding(mesh, P())), *rows)
-    assert_trees_close(got, want, 2e-5)
-
-
 def test_init_draws_every_layer_alike_on_one_device_or_eight():
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
     make = functools.partial(model.init, SMALL)
@@ -147,8 +145,8 @@ def test_init_draws_every_layer_alike_on_one_device_or_eight():
         return NamedSharding(mesh, P(*axes))
 
     placed = jax.tree.map(spread, jax.eval_shape(make, jax.random.key(0)))
-    sharded = jax.jit(make, out_shardings=placed)(jax.random.key(0))
-    plain = jax.jit(make)(jax.random.key(0))
+    sharded = jit(make, out_shardings=placed)(jax.random.key(0))
+    plain = jit(make)(jax.random.key(0))
     assert sharded["embed"].addressable_shards[0].data.shape == (50, 4)
     # The compiler may fuse the two programs differently: the last bit of erf_inv.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), sharded, plain)
@@ -189,8 +187,7 @@ def test_bfloat16_logits_are_near_float32_ones():
     params = init(SMALL)
     half = dataclasses.replace(SMALL, compute_dtype="bfloat16")
     want, got = (
-        jax.jit(functools.partial(model.apply, cfg))(params, BIAS, *batch())[0]
-        for cfg in (SMALL, half)
+        jit(functools.partial(model.apply, cfg))(params, BIAS, *batch())[0] for cfg in (SMALL, half)
     )
     # 8 bits of mantissa through 3 layers; a token whose experts nearly tie may go elsewhere.
     error = np.abs(np.asarray(got) - want).max(axis=-1)
