@@ -226,6 +226,9 @@ class TrainConfig:
         )
 
 
+BATCH_AXES = ("data", "fsdp")  # the mesh axes over which a batch's sequences are spread
+
+
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
     """Devices along each mesh axis. -1 (one axis at most) takes the devices that are left."""

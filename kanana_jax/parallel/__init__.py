@@ -1,6 +1,6 @@
 """Meshes, and the one table that says which array axis lives on which mesh axis."""
 
-from kanana_jax.parallel.mesh import BATCH_AXES, check_batch, make_mesh
+from kanana_jax.parallel.mesh import check_batch, make_mesh
 from kanana_jax.parallel.sharding import RULES, param_shardings, shard_batch, state_shardings
 
 __all__ = [

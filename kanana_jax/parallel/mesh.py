@@ -11,8 +11,6 @@ import jax
 
 from kanana_jax import config
 
-BATCH_AXES = ("data", "fsdp")  # a batch's sequences are spread over both
-
 
 def make_mesh(
     cfg: config.MeshConfig, devices: Sequence[jax.Device] | None = None
@@ -46,7 +44,7 @@ def make_mesh(
 
 def check_batch(exp: config.Experiment, mesh: jax.sharding.Mesh) -> None:
     """Raises ConfigError unless every device gets the same number of sequences per micro-batch."""
-    devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    devices = math.prod(mesh.shape[axis] for axis in config.BATCH_AXES)
     parts = devices * exp.train.accumulation_steps
     if exp.data.batch_size % parts:
         raise config.ConfigError(

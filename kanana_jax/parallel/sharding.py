@@ -13,7 +13,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config
-from kanana_jax.parallel.mesh import BATCH_AXES
 
 RULES: dict[str, tuple[str, ...]] = {
     "layers": (),
@@ -81,5 +80,5 @@ def state_shardings(mesh: Mesh, state: Any, params: Any, shardings: Any) -> Any:
 
 def shard_batch(mesh: Mesh, batch: Any) -> Any:
     """Puts host arrays (B, ...) on the devices, spread over the batch axes."""
-    sharding = NamedSharding(mesh, P(BATCH_AXES))
+    sharding = NamedSharding(mesh, P(config.BATCH_AXES))
     return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), batch)

@@ -54,13 +54,12 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
     placed = jax.tree.map(lambda x: x.sharding, like)
     init_params, evaluate = _shared_by_arms(exp.model, exp.train.loss_chunk_tokens, mesh)
     wrap = jax.jit(functools.partial(state.wrap, exp.model, optimizer), out_shardings=placed)
+    train = jax.jit(
+        functools.partial(train_step, exp=exp), out_shardings=(placed, None), donate_argnums=0
+    )
     return Steps(
         init=lambda seed: wrap(init_params(jax.random.key(seed))),
-        train=jax.jit(
-            functools.partial(train_step, exp=exp),
-            out_shardings=(placed, None),
-            donate_argnums=0,
-        ),
+        train=_under(mesh, train),
         evaluate=evaluate,
         diagnose=jax.jit(functools.partial(diagnostics.diagnose, exp=exp)),
         like=like,
@@ -72,9 +71,18 @@ def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh):
     init_params = jax.jit(
         functools.partial(model.init, cfg), out_shardings=state.param_shardings(cfg, mesh)
     )
-    return init_params, jax.jit(
-        functools.partial(evaluate_batch, cfg=cfg, chunk_tokens=chunk_tokens)
-    )
+    evaluate = jax.jit(functools.partial(evaluate_batch, cfg=cfg, chunk_tokens=chunk_tokens))
+    return init_params, _under(mesh, evaluate)
+
+
+def _under(mesh: Mesh, fn: Callable) -> Callable:
+    """Calls `fn` with `mesh` set, which is how the model's kernels learn of it."""
+
+    def call(*args):
+        with jax.set_mesh(mesh):
+            return fn(*args)
+
+    return call
 
 
 def train_step(
