@@ -31,7 +31,7 @@ _DTYPES = (jnp.bfloat16, jnp.float16)
 
 
 class Config(NamedTuple):
-    """What is tuned: see `tune` in `pallas_kernels.bench`."""
+    """What `mosaic_gpu_tune` tunes."""
 
     forward: fwd.Config = fwd.Config()
     backward: bwd.Config = bwd.Config()
