@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import manual_axes
 from pallas_kernels.flash_attention import reference, xla
 
 type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
@@ -79,7 +80,8 @@ def flash_attention(
     problem = _problem(q, k, v, q_ids, causal)
     kernel = _KERNELS[_select(problem, implementation)]
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return kernel.attention(q, k, v, q_ids, kv_ids, causal=causal, scale=scale)
+    arrays = manual_axes.align(q, k, v, q_ids, kv_ids)
+    return kernel.attention(*arrays, causal=causal, scale=scale)
 
 
 def flash_attention_choice(q, k, v, *, segment_ids=None, causal: bool = True) -> Choice:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import manual_axes
 from pallas_kernels.grouped_matmul import reference, xla
 
 type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
@@ -92,7 +93,8 @@ def grouped_matmul(
         )
     implementation = _select(Problem(lhs, rhs, jax.default_backend()), implementation)
     out_dtype = jnp.dtype(preferred_element_type or lhs.dtype)
-    return _matmul(_Options(implementation, transpose_rhs, out_dtype), lhs, rhs, group_sizes)
+    options = _Options(implementation, transpose_rhs, out_dtype)
+    return _matmul(options, *manual_axes.align(lhs, rhs, group_sizes))
 
 
 def grouped_outer(
@@ -117,7 +119,8 @@ def grouped_outer(
         )
     implementation = _select(Problem(lhs, grad, jax.default_backend()), implementation)
     out_dtype = jnp.dtype(preferred_element_type or lhs.dtype)
-    return _outer(_Options(implementation, False, out_dtype), lhs, grad, group_sizes)
+    options = _Options(implementation, False, out_dtype)
+    return _outer(options, *manual_axes.align(lhs, grad, group_sizes))
 
 
 def grouped_matmul_choice(lhs, rhs) -> Choice:

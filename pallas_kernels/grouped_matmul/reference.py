@@ -8,6 +8,8 @@ Letters: M rows, G groups, K contracted width, N output width.
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import manual_axes
+
 
 def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype):
     """Rows times their group's matrix; arguments are already checked."""
@@ -21,9 +23,9 @@ def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype):
 
     out_dim = rhs.shape[1 if transpose_rhs else 2]
     zeros = jnp.zeros((lhs_MK.shape[0], out_dim), jnp.float32)
-    return jax.lax.scan(add_group, zeros, (rhs.astype(jnp.float32), one_hot_GM))[0].astype(
-        out_dtype
-    )
+    zeros, one_hot_GM, rhs = manual_axes.align(zeros, one_hot_GM, rhs)
+    out_MN, _ = jax.lax.scan(add_group, zeros, (rhs.astype(jnp.float32), one_hot_GM))
+    return out_MN.astype(out_dtype)
 
 
 def outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):

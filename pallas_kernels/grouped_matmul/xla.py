@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import manual_axes
+
 BLOCK_ROWS = 128
 # Matrices gathered for the blocks of one step, in bytes; more blocks than fit take more steps.
 STEP_BYTES = 64 * 2**20
@@ -30,14 +32,19 @@ class _Blocks(NamedTuple):
 
 def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype):
     """Rows times their group's matrix; arguments are already checked."""
-    native = functools.partial(_native_matmul, transpose_rhs=transpose_rhs, out_dtype=out_dtype)
+    # ragged_dot cannot be batched over one side only.
+    native = jax.custom_batching.sequential_vmap(
+        functools.partial(_native_matmul, transpose_rhs=transpose_rhs, out_dtype=out_dtype)
+    )
     blocked = functools.partial(_blocked_matmul, transpose_rhs=transpose_rhs, out_dtype=out_dtype)
     return _by_platform(native, blocked, lhs_MK, rhs, group_sizes_G)
 
 
 def outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
     """Sum of outer products within each group; arguments are already checked."""
-    native = functools.partial(_native_outer, out_dtype=out_dtype)
+    native = jax.custom_batching.sequential_vmap(
+        functools.partial(_native_outer, out_dtype=out_dtype)
+    )
     blocked = functools.partial(_blocked_outer, out_dtype=out_dtype)
     return _by_platform(native, blocked, lhs_MK, grad_MN, group_sizes_G)
 
@@ -60,14 +67,16 @@ def _blocked_matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs, out_dtype):
         group_C, row_CR = block
         return _dot(spec, lhs_MK[row_CR], rhs[group_C], out_dtype)
 
-    out = _map_steps(step, (blocks.group_C, blocks.row_CR), _step_blocks(rhs))
+    out = jax.lax.map(step, _split_steps((blocks.group_C, blocks.row_CR), _step_blocks(rhs)))
     out_MN = out.reshape(-1, out.shape[-1])[blocks.slot_M]
     return jnp.where(blocks.is_grouped_M[:, None], out_MN, 0)
 
 
 def _blocked_outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
     shape = (group_sizes_G.shape[0], lhs_MK.shape[1], grad_MN.shape[1])
-    sums_GKN = jnp.zeros(shape, jnp.float32)
+    sums_GKN, lhs_MK, grad_MN, group_sizes_G = manual_axes.align(
+        jnp.zeros(shape, jnp.float32), lhs_MK, grad_MN, group_sizes_G
+    )
     step_blocks = _step_blocks(sums_GKN)
     blocks = _cut(group_sizes_G, lhs_MK.shape[0], step_blocks)
 
@@ -112,24 +121,24 @@ def _native_outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
 
 
 def _cut(group_sizes_G, num_rows, step_blocks):
-    num_groups = group_sizes_G.shape[0]
-    num_blocks = -(-num_rows // BLOCK_ROWS) + num_groups
-    num_blocks = -(-num_blocks // min(step_blocks, num_blocks)) * min(step_blocks, num_blocks)
-    end_G = jnp.cumsum(group_sizes_G)
-    last_block_G = jnp.cumsum(-(-group_sizes_G // BLOCK_ROWS))
-    start_G = end_G - group_sizes_G
-    first_block_G = last_block_G - -(-group_sizes_G // BLOCK_ROWS)
+    num_blocks = -(-num_rows // BLOCK_ROWS) + group_sizes_G.shape[0]
+    step_blocks = min(step_blocks, num_blocks)
+    num_blocks = -(-num_blocks // step_blocks) * step_blocks
+    blocks_G = -(-group_sizes_G // BLOCK_ROWS)
+    end_G, end_block_G = jnp.cumsum(group_sizes_G), jnp.cumsum(blocks_G)
+    start_G, start_block_G = end_G - group_sizes_G, end_block_G - blocks_G
 
     block_C = jnp.arange(num_blocks)
-    group_C = _group_of(block_C, last_block_G)
-    row_CR = (start_G[group_C] + (block_C - first_block_G[group_C]) * BLOCK_ROWS)[:, None]
-    row_CR += jnp.arange(BLOCK_ROWS)
+    group_C = _group_of(block_C, end_block_G)
+    start_C = start_G[group_C] + (block_C - start_block_G[group_C]) * BLOCK_ROWS
+    row_CR = start_C[:, None] + jnp.arange(BLOCK_ROWS)
     is_row_CR = row_CR < end_G[group_C][:, None]
+    row_CR = jnp.clip(row_CR, 0, num_rows - 1)
 
     row_M = jnp.arange(num_rows)
     group_M = _group_of(row_M, end_G)
-    slot_M = first_block_G[group_M] * BLOCK_ROWS + row_M - start_G[group_M]
-    return _Blocks(group_C, jnp.clip(row_CR, 0, num_rows - 1), is_row_CR, slot_M, row_M < end_G[-1])
+    slot_M = start_block_G[group_M] * BLOCK_ROWS + row_M - start_G[group_M]
+    return _Blocks(group_C, row_CR, is_row_CR, slot_M, row_M < end_G[-1])
 
 
 def _group_of(index, end_G):
@@ -146,11 +155,6 @@ def _split_steps(blocks, step_blocks):
     num_blocks = blocks[0].shape[0]
     step_blocks = min(step_blocks, num_blocks)
     return jax.tree.map(lambda x: x.reshape(-1, step_blocks, *x.shape[1:]), blocks)
-
-
-def _map_steps(step, blocks, step_blocks):
-    steps = _split_steps(blocks, step_blocks)
-    return jax.lax.map(step, steps)
 
 
 def _dot(spec, lhs, rhs, out_dtype):

@@ -1,0 +1,99 @@
+"""The problems on which attention is tested and timed: what is timed is what is checked."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+type Segments = Literal["none", "documents", "one_token", "one_per_block", "unseen_rows"]
+
+
+class Case(NamedTuple):
+    """One attention problem; small ones run on every platform, the others on accelerators."""
+
+    name: str
+    batch: int
+    q_len: int
+    kv_len: int
+    num_heads: int
+    num_kv_heads: int
+    qk_dim: int
+    v_dim: int
+    causal: bool = True
+    segments: Segments = "none"
+    largest_logit: float = 4.0  # about; inputs are scaled to reach it
+    is_small: bool = True
+
+
+CASES = (
+    Case("dense_block", 2, 64, 64, 2, 2, 24, 16),
+    Case("odd_length", 1, 97, 97, 2, 1, 24, 16),
+    Case("one_token", 2, 1, 1, 2, 2, 24, 16),
+    Case("full", 1, 100, 100, 2, 2, 16, 16, causal=False),
+    Case("grouped_queries", 1, 100, 100, 6, 2, 16, 8),
+    Case("chunked_prefill", 1, 40, 100, 2, 2, 24, 16),
+    Case("more_queries_than_keys", 1, 100, 40, 2, 2, 24, 16),
+    Case("documents", 2, 150, 150, 2, 2, 24, 16, segments="documents"),
+    Case("documents_both_ways", 2, 130, 90, 2, 1, 24, 16, causal=False, segments="documents"),
+    Case("one_token_segments", 1, 70, 70, 2, 2, 24, 16, segments="one_token"),
+    Case("one_segment_per_block", 1, 128, 128, 2, 2, 24, 16, segments="one_per_block"),
+    Case("unseen_rows", 2, 100, 100, 2, 2, 24, 16, segments="unseen_rows"),
+    Case("logits_of_1e4", 1, 128, 128, 2, 2, 24, 16, largest_logit=1e4),
+    Case("scanned_tiles", 1, 600, 600, 2, 1, 24, 16, segments="documents"),
+    Case("scanned_prefill", 1, 70, 700, 2, 2, 16, 8),
+    Case("kanana_2_30b_4k", 4, 4096, 4096, 32, 32, 192, 128, is_small=False),
+    Case("kanana_2_30b_16k", 1, 16384, 16384, 32, 32, 192, 128, is_small=False),
+    Case("kanana_2_16k_packed", 1, 16384, 16384, 32, 32, 192, 128, True, "documents", 4.0, False),
+    Case("kimi_k2_4k", 2, 4096, 4096, 64, 64, 192, 128, is_small=False),
+    Case("width_128_4k", 4, 4096, 4096, 32, 32, 128, 128, is_small=False),
+    Case("width_64_grouped_4k", 4, 4096, 4096, 32, 8, 64, 64, is_small=False),
+    Case("width_256_4k", 2, 4096, 4096, 16, 16, 256, 256, is_small=False),
+)
+SMALL_CASES = tuple(case for case in CASES if case.is_small)
+
+
+class Inputs(NamedTuple):
+    """Float32 numpy arrays, and segment ids or None, in the layouts of flash_attention."""
+
+    q: np.ndarray
+    k: np.ndarray
+    v: np.ndarray
+    dout: np.ndarray
+    segment_ids: tuple[np.ndarray, np.ndarray] | None
+
+
+def make_inputs(case: Case, seed: int = 0) -> Inputs:
+    """Draws the inputs of a case, the same ones for the same seed."""
+    rng = np.random.default_rng(seed)
+    q_rows, kv_rows = (case.batch, case.q_len), (case.batch, case.kv_len)
+    # Normal scores reach about 4 standard deviations.
+    gain = (case.largest_logit / 4.0) ** 0.5
+    q = gain * rng.standard_normal((*q_rows, case.num_heads, case.qk_dim), np.float32)
+    k = gain * rng.standard_normal((*kv_rows, case.num_kv_heads, case.qk_dim), np.float32)
+    v = rng.standard_normal((*kv_rows, case.num_kv_heads, case.v_dim), np.float32)
+    dout = rng.standard_normal((*q_rows, case.num_heads, case.v_dim), np.float32)
+    return Inputs(q, k, v, dout, _segment_ids(case, rng))
+
+
+def _segment_ids(case, rng):
+    def sorted_ids(length, num_segments=8):
+        cuts = rng.integers(1, length, (case.batch, num_segments - 1))
+        return (cuts[:, :, None] <= np.arange(length)).sum(axis=1, dtype=np.int32) + 1
+
+    def both(ids):
+        return (np.broadcast_to(ids, (case.batch, case.q_len)).astype(np.int32),) * 2
+
+    match case.segments:
+        case "none":
+            return None
+        case "documents":
+            ids = sorted_ids(case.q_len)
+            return ids, ids if case.kv_len == case.q_len else sorted_ids(case.kv_len)
+        case "one_token":
+            return both(np.arange(case.q_len))
+        case "one_per_block":
+            return both(np.arange(case.q_len) // 64)
+        case "unseen_rows":
+            # The first sequence sees nothing; in the others every third query sees nothing.
+            q_ids, kv_ids = (ids.copy() for ids in both(np.ones(case.q_len)))
+            q_ids[0], q_ids[1:, ::3] = -7, 0
+            return q_ids, kv_ids
