@@ -1,6 +1,7 @@
 """Muon, Polar Express and QK-Clip as optax transforms. Needs jax, optax and numpy only."""
 
 from kanana_jax.optim import layouts, schedules
+from kanana_jax.optim.accumulation import accumulate
 from kanana_jax.optim.averages import averaged_params, weight_average, with_master_weights
 from kanana_jax.optim.clipping import QKClipState, clip_report, qk_clip
 from kanana_jax.optim.coefficients import (
@@ -40,6 +41,7 @@ __all__ = [
     "QKClipState",
     "ScaleByMuonState",
     "SkipState",
+    "accumulate",
     "adamuon",
     "adamw",
     "assign",

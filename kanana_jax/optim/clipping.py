@@ -59,7 +59,7 @@ def qk_clip(
         del extra_args
         if params is None:
             raise ValueError("qk_clip needs params; call optimizer.update(grads, state, params).")
-        _check_max_logits(max_logits, state.gamma.shape)
+        check_max_logits(max_logits, state.gamma.shape)
         covered = _pad_to(_covered(params, specs), state.gamma.shape)
         gamma, is_bad = _gamma(max_logits, tau, covered)
         if not monitor_only:
@@ -78,14 +78,19 @@ def qk_clip(
 
 def clip_report(opt_state: Any) -> dict[str, jax.Array]:
     """Return QK-Clip's records, found anywhere in an optimizer state, as named arrays."""
+    found = find_clip_states(opt_state)
+    if len(found) != 1:
+        raise ValueError(f"clip_report needs one QKClipState in the state, found {len(found)}.")
+    return found[0]._asdict()
+
+
+def find_clip_states(opt_state: Any) -> list[QKClipState]:
+    """Return every QKClipState in an optimizer state."""
 
     def is_clip(node):
         return isinstance(node, QKClipState)
 
-    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_clip) if is_clip(node)]
-    if len(found) != 1:
-        raise ValueError(f"clip_report needs one QKClipState in the state, found {len(found)}.")
-    return found[0]._asdict()
+    return [node for node in jax.tree.leaves(opt_state, is_leaf=is_clip) if is_clip(node)]
 
 
 def _gamma(max_logits, tau, covered) -> tuple[jax.Array, jax.Array]:
@@ -188,7 +193,8 @@ def _checked_shape(leaf, spec: QKClipSpec, path: str) -> tuple[int, ...]:
     return shape
 
 
-def _check_max_logits(max_logits, expected: tuple[int, int]):
+def check_max_logits(max_logits: Any, expected: tuple[int, int]):
+    """Raise unless the statistic is there, one number per (layer, head)."""
     got = None if max_logits is None else jnp.shape(max_logits)
     if got != expected:
         raise ValueError(
