@@ -4,7 +4,7 @@ import jax
 
 
 def align(*arrays):
-    """Marks all arrays (or None) as varying over every manual mesh axis that any of them varies on.
+    """Marks arrays (None passes) as varying over every manual axis that any of them varies on.
 
     A custom VJP rule must return each gradient with its argument's axes. Aligned arguments all
     have the same, and JAX sums the gradient of what was replicated where it enters.

@@ -136,6 +136,26 @@ def test_preferred_element_type_keeps_float32_sums(implementation):
     assert out.dtype == drhs.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("case", cases.SMALL_CASES[1:7:2], ids=lambda case: case.name)
+def test_the_native_products_taken_on_tpu_agree_with_float64(case):
+    lhs, rhs, grad, group_sizes = cast_inputs(case, jnp.float32)
+    kwargs = {"out_dtype": jnp.float32}
+    out = xla._native_matmul(lhs, rhs, group_sizes, transpose_rhs=False, **kwargs)
+    dlhs = xla._native_matmul(grad, rhs, group_sizes, transpose_rhs=True, **kwargs)
+    drhs = xla._native_outer(lhs, grad, group_sizes, **kwargs)
+    for x, y in zip((out, dlhs, drhs), exact(lhs, rhs, grad, group_sizes), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=ROUNDING * case.num_rows)
+
+
+def test_only_tpu_takes_the_native_products():
+    inputs = cast_inputs(cases.SMALL_CASES[1], jnp.bfloat16)
+    run = functools.partial(with_gradients.__wrapped__, transpose_rhs=False, implementation="xla")
+    traced = jax.jit(run).trace(*inputs)
+    for platform, is_native in (("cpu", False), ("cuda", False), ("tpu", True)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("ragged_dot" in text) == is_native
+
+
 def count_flops(num_groups):
     def loss(lhs, rhs, group_sizes):
         return pallas_kernels.grouped_matmul(lhs, rhs, group_sizes, implementation="xla").sum()
