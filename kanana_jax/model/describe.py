@@ -71,10 +71,12 @@ def _matrix(*axes: str, qk_clip: QKClipSpec | None = None, **matrix: Any) -> Par
 
 def _attention(cfg: ModelConfig, split: str, first_layer: int) -> dict[str, Any]:
     nope, rope, value = cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim
-    by_head = {"rows": (1,), "cols": (3,), "batch": (0, 2)}
-    heads = by_head if split == "heads" else {"rows": (1,), "cols": (2, 3), "batch": (0,)}
-    parts = {} if split == "none" else {"split_axis": 3, "split_sizes": (nope, value)}
-    plain = {"rows": (1,), "cols": (2,), "batch": (0,)}
+    by_head: dict[str, Any] = {"rows": (1,), "cols": (3,), "batch": (0, 2)}
+    together: dict[str, Any] = {"rows": (1,), "cols": (2, 3), "batch": (0,)}
+    heads = by_head if split == "heads" else together
+    fused: dict[str, Any] = {"split_axis": 3, "split_sizes": (nope, value)}
+    parts = {} if split == "none" else fused
+    plain: dict[str, Any] = {"rows": (1,), "cols": (2,), "batch": (0,)}
 
     def clip(*segments: tuple[int, float]) -> QKClipSpec:
         return QKClipSpec(layer_axis=0, head_axis=2, segments=segments, first_layer=first_layer)

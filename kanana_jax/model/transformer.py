@@ -46,7 +46,7 @@ class Inputs(NamedTuple):
 
 class Block(nnx.Module):
     def __init__(self, cfg: ModelConfig, *, is_moe: bool, rngs: nnx.Rngs):
-        self.cfg, self.is_moe = cfg, is_moe
+        self.cfg = cfg
         self.attention_norm = layers.norm_gamma(cfg, cfg.hidden_size)
         self.attention = mla.LatentAttention(cfg, rngs=rngs)
         self.mlp_norm = layers.norm_gamma(cfg, cfg.hidden_size)
@@ -63,7 +63,7 @@ class Block(nnx.Module):
         attended_BSD, max_logits_BH = self.attention(norm(x_BSD, self.attention_norm), *inputs)
         x_BSD = x_BSD + attended_BSD
         normed_BSD = norm(x_BSD, self.mlp_norm)
-        if self.is_moe:
+        if isinstance(self.mlp, moe.MoE):
             mlp_BSD, stats = self.mlp(normed_BSD, bias_E, inputs.segment_ids_BS != 0)
         else:
             mlp_BSD, stats = self.mlp(normed_BSD), None
