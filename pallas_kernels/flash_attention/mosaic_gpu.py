@@ -65,7 +65,7 @@ def attention(
     config: Config | None = None,
     interpret: bool = False,
 ):
-    """Attention and its per-head max logit; arguments are already checked.
+    """Attention and its per-head max logit; arguments are already checked and vary alike.
 
     deterministic=True promises bit-equal gradients from equal inputs; outputs always are.
     """
@@ -124,7 +124,7 @@ def _over_batch(function, *args):
 
     @jax.custom_batching.custom_vmap
     def call(*args):
-        return function(*args)
+        return jax.tree.map(functools.partial(_vary_like, args[0]), function(*args))
 
     @call.def_vmap
     def _(axis_size, batched, *args):
@@ -140,6 +140,16 @@ def _over_batch(function, *args):
         return out, jax.tree.map(lambda _: True, out)
 
     return call(*args)
+
+
+def _vary_like(q, x):
+    """Inside shard_map a kernel's output forgets the mesh axes on which its inputs vary."""
+    missing = _varying_axes(q) - _varying_axes(x)
+    return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
+
+
+def _varying_axes(x) -> frozenset:
+    return jax.typeof(x).manual_axis_type.varying
 
 
 def _forward(static, q, k, v, q_ids, kv_ids):

@@ -13,7 +13,7 @@ from pallas_kernels.flash_attention import mosaic_gpu_forward as fwd
 from pallas_kernels.flash_attention import mosaic_gpu_tiles as tiles
 
 FUSED, SPLIT = bwd.Config(is_fused=True), bwd.Config(is_fused=False)
-LENGTHS = ((512, 512), (500, 500), (130, 700), (700, 130), (1, 300), (129, 129))
+LENGTHS = ((512, 512), (500, 500), (130, 700), (700, 130), (1, 300), (129, 129), (256, 318))
 by_length = pytest.mark.parametrize("num_rows, num_cols", LENGTHS)
 
 
@@ -177,6 +177,19 @@ def test_vmap_adds_to_the_batch():
     out, max_logits = jax.eval_shape(mapped, *stacked, v)
     assert out.shape == (3, 1, 128, 2, 64) and max_logits.shape == (3, 1, 2)
     mapped.trace(*stacked, v).lower(lowering_platforms=("cuda",))
+
+
+def test_gradient_lowers_inside_shard_map():
+    q, k, v, dout = make(8, 128, 128, 2, 2, 64, 64)
+    attention = functools.partial(
+        mosaic_gpu.attention, q_ids_BS=None, kv_ids_BT=None, causal=True, scale=0.1
+    )
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh, spec = jax.make_mesh((8,), ("data",), axis_types=auto), jax.sharding.PartitionSpec("data")
+    run = jax.shard_map(
+        functools.partial(with_gradients, attention), mesh=mesh, in_specs=spec, out_specs=spec
+    )
+    jax.jit(run).trace(q, k, v, dout).lower(lowering_platforms=("cuda",))
 
 
 def test_scale_must_be_positive():
