@@ -23,7 +23,8 @@ from pallas_kernels.flash_attention import mosaic_gpu_backward as bwd
 from pallas_kernels.flash_attention import mosaic_gpu_forward as fwd
 from pallas_kernels.flash_attention import xla
 
-WIDTHS = (64, 128, 192, 256)
+# Pairs (D, U) whose outputs and gradients were checked on a Hopper GPU.
+WIDTHS = ((64, 64), (128, 128), (192, 128), (192, 192), (256, 256))
 # dk and dv of 64 keys live in the registers of one warpgroup, (D + U) / 2 of at most 240 each;
 # beyond this sum the gradient is left to XLA, which recomputes the forward pass.
 MAX_BACKWARD_WIDTH = 320
@@ -69,8 +70,8 @@ def attention(
 
     deterministic=True promises bit-equal gradients from equal inputs; outputs always are.
     """
-    if scale <= 0:
-        raise NotImplementedError(f"mosaic_gpu needs a positive scale, got {scale}; negate q.")
+    if scale <= 0:  # the kernels take the maximum before they scale
+        q_BSND, scale = (-q_BSND, -scale) if scale else (q_BSND * 0, 1.0)
     config = config or choose_config(q_BSND.shape[3], v_BTHU.shape[3])
     is_fused = config.backward.is_fused and not deterministic
     static = _Static(causal, float(scale), is_fused, interpret, config)
@@ -95,8 +96,8 @@ def why_not(problem) -> str | None:
         return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
     if q.dtype not in _DTYPES:
         return f"it needs bfloat16 or float16, got {q.dtype}"
-    if q.shape[3] not in WIDTHS or v.shape[3] not in WIDTHS:
-        return f"it needs head widths in {WIDTHS}, got {q.shape[3]} and {v.shape[3]}"
+    if (q.shape[3], v.shape[3]) not in WIDTHS:
+        return f"it needs widths (D, U) in {WIDTHS}, got {(q.shape[3], v.shape[3])}"
     return None
 
 

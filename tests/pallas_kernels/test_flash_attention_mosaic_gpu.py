@@ -192,10 +192,13 @@ def test_gradient_lowers_inside_shard_map():
     jax.jit(run).trace(q, k, v, dout).lower(lowering_platforms=("cuda",))
 
 
-def test_scale_must_be_positive():
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", (-0.1, 0.0))
+def test_any_scale_gives_the_maximum(scale):
     q, k, v, _ = make(1, 64, 64, 1, 1, 64, 64)
-    with pytest.raises(NotImplementedError, match="positive scale"):
-        mosaic_gpu.attention(q, k, v, None, None, causal=True, scale=-1.0)
+    kinds = dict(q_ids_BS=None, kv_ids_BT=None, causal=True, scale=scale)
+    _, ours = mosaic_gpu.attention(q, k, v, interpret=True, **kinds)
+    np.testing.assert_allclose(ours, reference.attention(q, k, v, **kinds)[1], rtol=1e-5)
 
 
 RUN = (
