@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+# Of a kernel; "auto" always works, the others raise where they cannot run.
+Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message says what was expected."""
@@ -68,8 +71,8 @@ class ModelConfig:
     init_std: float = 0.02
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "none"
-    attention_implementation: str = "auto"
-    grouped_matmul_implementation: str = "auto"
+    attention_implementation: Implementation = "auto"
+    grouped_matmul_implementation: Implementation = "auto"
 
     def __post_init__(self):
         if self.vocab_size < 0:
@@ -288,6 +291,18 @@ def edit(config: Any, edits: Iterable[str]) -> Any:
             raise ConfigError(f"{path} is a group of settings; set one of its {fields}")
         level[name] = _parse(kind, value, path)
     return _replace(config, changes)
+
+
+def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:
+    """`edit`, refusing settings that the arms or the sweep would silently override."""
+    edits = list(edits)
+    swept = {edit.partition("=")[0] for arm in exp.arms for edit in arm.edits}
+    if exp.arms:
+        swept |= {"optimizer.lr"}
+    for path in (text.partition("=")[0].strip() for text in edits):
+        if path in swept:
+            raise ConfigError(f"{path} is what the arms compare; for rates set lrs=...")
+    return edit(exp, edits)
 
 
 def _kind_of(config: Any, name: str, path: str) -> Any:

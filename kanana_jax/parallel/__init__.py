@@ -4,7 +4,6 @@ from kanana_jax.parallel.mesh import check_batch, make_mesh
 from kanana_jax.parallel.sharding import RULES, param_shardings, shard_batch, state_shardings
 
 __all__ = [
-    "BATCH_AXES",
     "RULES",
     "check_batch",
     "make_mesh",

@@ -6,15 +6,14 @@ sharded axis, which is what Muon computes.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from kanana_jax import config
 
 
-def make_mesh(
-    cfg: config.MeshConfig, devices: Sequence[jax.Device] | None = None
-) -> jax.sharding.Mesh:
+def make_mesh(cfg: config.MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """Makes the mesh that `cfg` asks for over `devices` (default: all of them).
 
     Raises ConfigError when the axis sizes do not use up the devices exactly.

@@ -79,6 +79,6 @@ def state_shardings(mesh: Mesh, state: Any, params: Any, shardings: Any) -> Any:
 
 
 def shard_batch(mesh: Mesh, batch: Any) -> Any:
-    """Puts host arrays (B, ...) on the devices, spread over the batch axes."""
+    """Puts the host arrays of a batch, (B, ...), on the devices, spread over the batch axes."""
     sharding = NamedSharding(mesh, P(config.BATCH_AXES))
     return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), batch)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from kanana_jax import checkpoint, config, data, parallel
 from kanana_jax.report import metrics, progress, results
+from kanana_jax.train import loss
 from kanana_jax.train import step as step_lib
 
 # Records wait this many steps before they are fetched, so that the device is never waited for.
@@ -39,7 +40,7 @@ def run(
     """
     steps = step_lib.build(exp, mesh)
     heldout = [
-        parallel.shard_batch(mesh, batch)
+        _to_devices(mesh, batch)
         for batch in data.heldout_batches(corpus, exp.data, exp.train.eval_batches)
     ]
     last = exp.train.num_steps
@@ -58,7 +59,7 @@ def run(
             recorder = _Recorder(writer, bar, _seconds_so_far(directory))
             batches = data.train_batches(corpus, exp.data, start_step=start)
             for number in range(start + 1, last + 1):
-                batch = parallel.shard_batch(mesh, next(batches))
+                batch = _to_devices(mesh, next(batches))
                 state, record = steps.train(state, batch, exp.optimizer.lr)
                 if _is_due(number, exp.train.diagnostics_interval_steps, last):
                     record |= steps.diagnose(state.params, state.opt_state)
@@ -75,6 +76,10 @@ def run(
                 if recorder.diverged_step is not None:
                     break
     _write_result(exp, arm, directory, recorder.diverged_step)
+
+
+def _to_devices(mesh: Mesh, batch: data.Batch) -> loss.DeviceBatch:
+    return loss.DeviceBatch(*parallel.shard_batch(mesh, batch))
 
 
 def _is_due(number: int, interval: int, last: int) -> bool:
@@ -102,9 +107,10 @@ class _Recorder:
                 record |= _heldout_metrics(record.pop("heldout"))
             record["seconds"] = self._clock_offset_s + time.monotonic()
             self._writer.write(number, record)
-            loss, max_logit = float(record["loss"]), float(record["max_logit"])
-            self._bar.update(number, loss=loss, max_logit=max_logit)
-            if not math.isfinite(loss):
+            self._bar.update(
+                number, loss=float(record["loss"]), max_logit=float(record["max_logit"])
+            )
+            if not math.isfinite(record["loss"]):
                 self.diverged_step = number
 
 

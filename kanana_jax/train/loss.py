@@ -7,14 +7,24 @@ formed for a slice of the sequence at a time and never kept for the backward pas
 Letters: B sequences, S positions, D hidden, V vocabulary.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kanana_jax import config, model
-from kanana_jax.data import Batch
+
+
+class DeviceBatch(NamedTuple):
+    """A `data.Batch` on the devices; its fields are explained there."""
+
+    tokens: Int[Array, "B S"]
+    targets: Int[Array, "B S"]
+    positions: Int[Array, "B S"]
+    segment_ids: Int[Array, "B S"]
+    loss_mask: Float[Array, "B S"]
+    target_bytes: Float[Array, "B S"]
 
 
 def token_losses(
@@ -41,8 +51,11 @@ def token_losses(
     def split(x):
         return jnp.moveaxis(x.reshape(num_seqs, chunks, seq_len // chunks, *x.shape[2:]), 1, 0)
 
+    def join(x):
+        return jnp.moveaxis(x, 0, 1).reshape(num_seqs, seq_len)
+
     nll, logz = jax.lax.map(chunk, (split(hidden_BSD), split(targets_BS)))
-    return tuple(jnp.moveaxis(x, 0, 1).reshape(num_seqs, seq_len) for x in (nll, logz))
+    return join(nll), join(logz)
 
 
 def _num_chunks(seq_len: int, tokens: int, chunk_tokens: int) -> int:
@@ -54,7 +67,7 @@ def _num_chunks(seq_len: int, tokens: int, chunk_tokens: int) -> int:
 def training_loss(
     params: Any,
     router_bias: Any,
-    batch: Batch,
+    batch: DeviceBatch,
     share: Float[Array, ""],
     num_tokens: Float[Array, ""],
     exp: config.Experiment,

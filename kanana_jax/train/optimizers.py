@@ -17,7 +17,12 @@ def make(exp: config.Experiment, lr: Any) -> optax.GradientTransformationExtraAr
     Its state does not depend on `lr`. `update` takes the keyword `max_logits`, (layers, heads).
     """
     cfg = exp.optimizer
-    adam = {"weight_decay": cfg.weight_decay, "b1": cfg.b1, "b2": cfg.b2, "eps": cfg.eps}
+    adam: dict[str, Any] = {
+        "weight_decay": cfg.weight_decay,
+        "b1": cfg.b1,
+        "b2": cfg.b2,
+        "eps": cfg.eps,
+    }
     rate = schedule(exp, lr)
     if cfg.name == "adamw":
         return optax.with_extra_args_support(optim.adamw(rate, **adam))

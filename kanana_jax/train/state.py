@@ -14,10 +14,10 @@ from kanana_jax import config, model, parallel
 class TrainState(NamedTuple):
     """All that a checkpoint holds; batches need nothing more than `step`."""
 
-    step: jax.Array  # updates done so far
+    step: Any  # int32, updates done so far
     params: Any
     opt_state: optax.OptState
-    router_bias: jax.Array  # (MoE layers, experts), float32
+    router_bias: Any  # (MoE layers, experts), float32
 
 
 def wrap(
@@ -48,16 +48,16 @@ def abstract(
     of_params = param_shardings(cfg, mesh)
     shapes = jax.eval_shape(lambda params: wrap(cfg, optimizer, params), _param_shapes(cfg))
     replicated = NamedSharding(mesh, P())
-    placed = TrainState(
-        step=replicated,
-        params=of_params,
-        opt_state=parallel.state_shardings(mesh, shapes.opt_state, shapes.params, of_params),
-        router_bias=replicated,
-    )
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        placed,
+    of_opt_state = parallel.state_shardings(mesh, shapes.opt_state, shapes.params, of_params)
+
+    def place(x, sharding):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return TrainState(
+        step=place(shapes.step, replicated),
+        params=jax.tree.map(place, shapes.params, of_params),
+        opt_state=jax.tree.map(place, shapes.opt_state, of_opt_state),
+        router_bias=place(shapes.router_bias, replicated),
     )
 
 

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from kanana_jax import config, model
-from kanana_jax.data import Batch
 from kanana_jax.train import diagnostics, loss, optimizers, state
 
 Metrics = dict[str, Any]
@@ -23,8 +22,8 @@ class Steps(NamedTuple):
     """The compiled functions of one configuration."""
 
     init: Callable[[int], state.TrainState]
-    train: Callable[[state.TrainState, Batch, float], tuple[state.TrainState, Metrics]]
-    evaluate: Callable[[Any, Array, Batch], tuple[Array, Array]]
+    train: Callable[[state.TrainState, loss.DeviceBatch, float], tuple[state.TrainState, Metrics]]
+    evaluate: Callable[[Any, Array, loss.DeviceBatch], tuple[Array, Array]]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
 
@@ -86,7 +85,11 @@ def _under(mesh: Mesh, fn: Callable) -> Callable:
 
 
 def train_step(
-    before: state.TrainState, batch: Batch, lr: Float[Array, ""], *, exp: config.Experiment
+    before: state.TrainState,
+    batch: loss.DeviceBatch,
+    lr: Float[Array, ""],
+    *,
+    exp: config.Experiment,
 ) -> tuple[state.TrainState, Metrics]:
     """One update. `lr` is the peak rate; the schedule multiplies it by its own shape."""
     optimizer = optimizers.make(exp, lr=lr)
@@ -115,7 +118,7 @@ def train_step(
     return after, metrics
 
 
-def gradients(params: Any, router_bias: Array, batch: Batch, exp: config.Experiment):
+def gradients(params: Any, router_bias: Array, batch: loss.DeviceBatch, exp: config.Experiment):
     """Gradients over the whole batch, micro-batch by micro-batch.
 
     Sums add up over micro-batches; max logits are maximised.
@@ -153,7 +156,12 @@ def gradients(params: Any, router_bias: Array, batch: Batch, exp: config.Experim
 
 
 def evaluate_batch(
-    params: Any, router_bias: Array, batch: Batch, *, cfg: config.ModelConfig, chunk_tokens: int
+    params: Any,
+    router_bias: Array,
+    batch: loss.DeviceBatch,
+    *,
+    cfg: config.ModelConfig,
+    chunk_tokens: int,
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Nats and UTF-8 bytes of each sequence's targets."""
     hidden, _ = model.hidden_states(

@@ -18,7 +18,7 @@ def test_minus_one_takes_the_devices_left():
 
 @pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (-1, 3), (-1, -1), (0, 8), (-2, 1), (16, 1)])
 def test_a_mesh_that_does_not_use_up_the_devices_is_refused(data, fsdp):
-    with pytest.raises(config.ConfigError, match="mesh axes|mesh axis"):
+    with pytest.raises(config.ConfigError, match=r"mesh axes|mesh axis"):
         parallel.make_mesh(config.MeshConfig(data=data, fsdp=fsdp))
 
 
@@ -35,7 +35,7 @@ def test_two_axes_on_one_mesh_axis_are_refused():
 def test_an_axis_that_does_not_divide_is_refused_by_name():
     mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=8))
     shapes = {"w": jax.ShapeDtypeStruct((12, 4), jnp.float32)}
-    with pytest.raises(config.ConfigError, match="'w'.*axis embed of size 12"):
+    with pytest.raises(config.ConfigError, match=r"'w'.*axis embed of size 12"):
         parallel.param_shardings(mesh, shapes, {"w": ("embed", "heads")})
 
 

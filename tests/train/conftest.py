@@ -22,14 +22,26 @@ def text_file(tmp_path_factory):
 @pytest.fixture
 def exp(text_file) -> config.Experiment:
     model = dataclasses.replace(
-        presets.tiny(0), hidden_size=32, num_layers=2, kv_lora_rank=16, num_experts=4
+        presets.tiny(0),
+        hidden_size=32,
+        num_layers=1,
+        num_dense_layers=0,
+        kv_lora_rank=16,
+        num_experts=4,
     )
     return config.Experiment(
         name="test",
         question="?",
         model=model,
         data=config.DataConfig(paths=(str(text_file),), seq_len=32, batch_size=8),
-        optimizer=config.OptimizerConfig(lr=0.01, tau=5.0, polar_dtype="float32"),
+        # Two Newton-Schulz steps: these tests are about the wiring, and compile faster so.
+        optimizer=config.OptimizerConfig(
+            polar="newton_schulz",
+            polar_steps=2,
+            lr=0.01,
+            tau=0.5,
+            polar_dtype="float32",
+        ),
         train=config.TrainConfig(
             num_steps=12,
             eval_interval_steps=4,
@@ -37,7 +49,7 @@ def exp(text_file) -> config.Experiment:
             diagnostics_interval_steps=6,
             checkpoint_interval_steps=4,
         ),
-        mesh=config.MeshConfig(data=1, fsdp=-1),
+        mesh=config.MeshConfig(data=1, fsdp=1),
     )
 
 

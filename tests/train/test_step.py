@@ -52,8 +52,7 @@ def test_max_logits_of_micro_batches_are_maximised(exp, corpus):
     args = (exp.model, state.params, state.router_bias)
     rows = [jax.tree.map(lambda x, k=k: x[k : k + 1], batch) for k in range(8)]
     each = [
-        model.apply(*args, row.tokens, row.positions, row.segment_ids)[1].max_logits
-        for row in rows
+        model.apply(*args, row.tokens, row.positions, row.segment_ids)[1].max_logits for row in rows
     ]
     np.testing.assert_allclose(found, np.max(each, axis=0), rtol=1e-5)
 
@@ -136,5 +135,5 @@ def test_the_router_bias_moves_against_the_load(exp, corpus):
 
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(exp):
     small = dataclasses.replace(exp.model, vocab_size=10)
-    with pytest.raises(config.ConfigError, match="smaller than the tokenizer's 259"):
-        record.with_vocab(dataclasses.replace(exp, model=small), 259)
+    with pytest.raises(config.ConfigError, match="smaller than the tokenizer's 258"):
+        record.with_vocab(dataclasses.replace(exp, model=small), 258)

@@ -1,0 +1,149 @@
+"""Runs from the corpus to the result: resuming, divergence, comparison, report."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from kanana_jax import config, parallel
+from kanana_jax.report import metrics, progress, results
+from kanana_jax.train import compare, loop, record
+from kanana_jax.train import step as step_lib
+
+
+class _Killed(Exception):
+    pass
+
+
+class _KilledBar(progress.Progress):
+    """Ends the run when step 7 is reported, as if the process had been killed there."""
+
+    def update(self, step, **shown):
+        super().update(step, **shown)
+        if step == 7:
+            raise _Killed
+
+
+def _run(exp, corpus, directory):
+    exp = record.with_vocab(exp, corpus.vocab_size)
+    mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
+    loop.run(exp, corpus, directory, mesh, arm="arm", sweep=progress.Sweep())
+    return metrics.read_metrics(directory / metrics.METRICS_NAME)
+
+
+def _assert_same_columns(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name in wanted.keys() - {"seconds"}:
+        for one, other in zip(found[name], wanted[name], strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(exp, corpus, tmp_path, monkeypatch):
+    unbroken = _run(exp, corpus, tmp_path / "unbroken")
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "Progress", _KilledBar)
+        with pytest.raises(_Killed):
+            _run(exp, corpus, tmp_path / "broken")
+    assert not (tmp_path / "broken" / results.RESULT_NAME).exists()
+    _assert_same_columns(_run(exp, corpus, tmp_path / "broken"), unbroken)
+    found, wanted = (results.load(tmp_path / name) for name in ("broken", "unbroken"))
+    assert found.final_heldout_bpb == wanted.final_heldout_bpb
+
+
+def test_a_run_records_what_the_report_needs(exp, corpus, tmp_path):
+    columns = _run(exp, corpus, tmp_path)
+    every_step = {"loss", "max_logit", "max_logits", "clip_count", "min_gamma", "grad_rms", "lr"}
+    for name in every_step:
+        np.testing.assert_array_equal(columns[name].steps_N, np.arange(1, 13), err_msg=name)
+    np.testing.assert_array_equal(columns["heldout_bpb"].steps_N, [4, 8, 12])
+    np.testing.assert_array_equal(columns["qk_spectral_norm"].steps_N, [6, 12])
+    assert columns["max_logits"].values_N.shape == (12, 1, 4)
+    assert columns["loss"].values_N[-1] < columns["loss"].values_N[0]
+
+
+def test_a_run_that_becomes_nan_is_recorded_and_stops(exp, corpus, tmp_path, monkeypatch):
+    build = step_lib.build
+
+    def poisoned(*args):
+        steps = build(*args)
+
+        def train(state, batch, lr):
+            state, record = steps.train(state, batch, lr)
+            return state, record | {"loss": record["loss"] + (np.nan if state.step == 5 else 0.0)}
+
+        return steps._replace(train=train)
+
+    monkeypatch.setattr(step_lib, "build", poisoned)
+    columns = _run(exp, corpus, tmp_path)
+    result = results.load(tmp_path)
+    assert (result.status, result.diverged_step) == ("diverged", 5)
+    assert columns["loss"].steps_N[-1] == 5
+
+
+def test_a_loss_above_its_start_counts_as_diverged(exp, corpus, tmp_path):
+    exp = config.edit(exp, ["optimizer.name=adamw", "optimizer.lr=30"])
+    _run(exp, corpus, tmp_path)
+    assert results.load(tmp_path).diverged
+
+
+def test_held_out_bits_per_byte_are_nats_over_bytes():
+    nats, num_bytes = np.array([2.0, 4.0, 6.0]), np.array([2.0, 2.0, 4.0])
+    found = loop._heldout_metrics([(nats[:2], num_bytes[:2]), (nats[2:], num_bytes[2:])])
+    assert found["heldout_bpb"] == pytest.approx(12.0 / 8.0 / math.log(2))
+    residual = nats - 1.5 * num_bytes
+    stderr = math.sqrt(3 * np.var(residual, ddof=1)) / 8.0 / math.log(2)
+    assert found["heldout_bpb_stderr"] == pytest.approx(stderr)
+
+
+@pytest.fixture
+def comparison(exp):
+    arms = (
+        config.Arm(name="AdamW", edits=("optimizer.name=adamw",)),
+        config.Arm(name="MuonClip", edits=("optimizer.name=muonclip",)),
+    )
+    short = dataclasses.replace(exp.train, num_steps=4)
+    return dataclasses.replace(exp, arms=arms, lrs=(0.003, 0.01), train=short)
+
+
+def test_finished_arms_are_not_rerun(comparison, tmp_path, capsys, monkeypatch):
+    one_device = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *args: one_device)
+    compare.run(comparison, tmp_path)
+    table = capsys.readouterr().out
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert len(runs) == 4
+    monkeypatch.setattr(loop, "run", None)  # calling it would raise
+    compare.run(comparison, tmp_path)
+    assert capsys.readouterr().out == table
+
+
+def test_a_directory_of_another_configuration_is_refused(comparison, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "environment", dict)
+        record.write(tmp_path, record.with_vocab(comparison, 258))
+    before = (tmp_path / "config.json").read_text()
+    record.check(tmp_path, comparison)
+    other = config.edit(comparison, ["optimizer.tau=7"])
+    with pytest.raises(config.ConfigError, match=r"optimizer\.tau: 0\.5 -> 7\.0"):
+        record.check(tmp_path, other)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_the_plan_has_every_arm_at_every_rate_and_seed(comparison, tmp_path):
+    runs = compare.plan(dataclasses.replace(comparison, seeds=3), tmp_path)
+    found = {(run.arm, run.exp.optimizer.lr, run.exp.train.seed) for run in runs}
+    assert len(found) == len(runs) == 2 * 2 * 3
+    assert {run.exp.optimizer.name for run in runs if run.arm == "AdamW"} == {"adamw"}
+    assert len({run.directory for run in runs}) == len(runs)
+
+
+def test_what_a_run_says_of_itself(comparison, tmp_path):
+    record.write(tmp_path, comparison)
+    about = record.load(tmp_path)
+    assert about["config"] == json.loads(config.to_json(comparison))
+    assert about["versions"]["jax"] == jax.__version__
+    assert about["device"].startswith("8 x cpu")
