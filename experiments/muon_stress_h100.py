@@ -34,7 +34,14 @@ def experiment() -> config.Experiment:
         optimizer=dataclasses.replace(
             base.optimizer,
             polar_dtype="bfloat16",
-            schedule=config.ScheduleConfig(name="wsd", warmup_steps=20, decay_steps=60),
+            schedule=config.ScheduleConfig(name="wsd", warmup_steps=20, decay_steps=40),
         ),
-        train=dataclasses.replace(base.train, num_steps=300, loss_chunk_tokens=16_384),
+        train=dataclasses.replace(
+            base.train,
+            num_steps=160,
+            eval_interval_steps=40,
+            checkpoint_interval_steps=80,
+            loss_chunk_tokens=16_384,
+        ),
+        lrs=(0.003, 0.01),
     )
