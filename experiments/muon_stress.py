@@ -4,6 +4,8 @@ Four arms train the same small MLA mixture-of-experts model on the same bytes wi
 at a base rate and at stress rates.
 """
 
+import dataclasses
+
 from kanana_jax import config
 from kanana_jax.model import presets
 
@@ -28,8 +30,8 @@ def experiment() -> config.Experiment:
     return config.Experiment(
         name="muon_stress",
         question="At learning rates that break the others, does MuonClip hold?",
-        model=presets.tiny(0),
-        data=config.DataConfig(seq_len=256, batch_size=8),
+        model=dataclasses.replace(presets.tiny(), num_layers=3),
+        data=config.DataConfig(seq_len=128, batch_size=8),
         optimizer=config.OptimizerConfig(
             tau=30.0,
             polar_dtype="float32",
@@ -42,5 +44,5 @@ def experiment() -> config.Experiment:
             checkpoint_interval_steps=50,
         ),
         arms=ARMS,
-        lrs=(0.003, 0.01, 0.03),
+        lrs=(0.005, 0.02, 0.06),
     )
