@@ -1,9 +1,11 @@
 """Manual mesh axes: what the arguments of a custom derivative must agree on inside shard_map."""
 
+from typing import Any
+
 import jax
 
 
-def align(*arrays):
+def align(*arrays) -> tuple[Any, ...]:
     """Marks arrays (None passes) as varying over every manual axis that any of them varies on.
 
     A custom VJP rule must return each gradient with its argument's axes. Aligned arguments all

@@ -74,13 +74,14 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     return Inputs(q, k, v, dout, _segment_ids(case, rng))
 
 
-def _segment_ids(case, rng):
+def _segment_ids(case, rng) -> tuple[np.ndarray, np.ndarray] | None:
     def sorted_ids(length, num_segments=8):
         cuts = rng.integers(1, length, (case.batch, num_segments - 1))
         return (cuts[:, :, None] <= np.arange(length)).sum(axis=1, dtype=np.int32) + 1
 
     def both(ids):
-        return (np.broadcast_to(ids, (case.batch, case.q_len)).astype(np.int32),) * 2
+        ids = np.broadcast_to(ids, (case.batch, case.q_len)).astype(np.int32)
+        return ids, ids
 
     match case.segments:
         case "none":

@@ -207,15 +207,7 @@ def _compute_key_side(dq, outputs, num_steps, position, score_mask, warpgroup, s
                       **scratch):  # fmt: skip
     own = pl.ds(warpgroup * ROWS, ROWS)
     stages = np.int32(config.num_stages)
-    add_dq = functools.partial(
-        _add_dq,
-        dq,
-        position,
-        warpgroup,
-        k_smem,
-        ds_smem,
-        None if dq is None else dq_smem.at[warpgroup],
-    )
+    add_dq = functools.partial(_add_dq, dq, position, warpgroup, k_smem, ds_smem, dq_smem, ds_ready)
     step_fn = functools.partial(
         _key_side_step, position=position, score_mask=score_mask, static=static, own=own,
         k_smem=k_smem, v_smem=v_smem, **scratch
@@ -229,11 +221,10 @@ def _compute_key_side(dq, outputs, num_steps, position, score_mask, warpgroup, s
         @pl.loop(0, num_steps)
         def _(step):
             slot = lax.rem(step, stages)
-            if dq is not None:
+            if ds_ready is not None:
 
                 @pl.when(step > 0)
                 def _():
-                    plgpu.barrier_wait(ds_ready)
                     add_dq(step - 1)
 
             ds = ds_smem.at[lax.rem(step, np.int32(2)), warpgroup]
@@ -241,21 +232,16 @@ def _compute_key_side(dq, outputs, num_steps, position, score_mask, warpgroup, s
             plgpu.wgmma_wait(0)
             plgpu.barrier_arrive(free.at[slot])
 
-        if dq is not None:
+        if ds_ready is not None:
 
             @pl.when(num_steps > 0)
             def _():
-                plgpu.barrier_wait(ds_ready)
                 add_dq(num_steps - 1)
 
         return dk_acc[...], dv_acc[...]
 
     width, width_v = k_smem.shape[0] * COLS, v_smem.shape[1]
-    accumulators = (
-        plgpu.ACC((ROWS, width), jnp.float32),
-        plgpu.ACC((ROWS, width_v), jnp.float32),
-    )
-    dk, dv = pl.run_scoped(accumulate, *accumulators)
+    dk, dv = pl.run_scoped(accumulate, fwd.accumulator(ROWS, width), fwd.accumulator(ROWS, width_v))
     _store_key_side(dk * static.scale, dv, outputs, own, k_smem, v_smem, both_read=ds_ready)
 
 
@@ -288,7 +274,7 @@ def _key_side_step(step, slot, dk_acc, dv_acc, ds, ds_ready, *, position, score_
         plgpu.barrier_wait(dout_ready.at[slot])
         return acc[...], lse
 
-    block_acc = plgpu.ACC((BLOCK_Q, ROWS), jnp.float32)
+    block_acc = fwd.accumulator(BLOCK_Q, ROWS)
     score, lse = pl.run_scoped(scores, block_acc)
     score = score_mask(score, position(step)[1])
     over_cols = functools.partial(lax.broadcast_in_dim, shape=score.shape, broadcast_dimensions=[0])
@@ -313,10 +299,11 @@ def _key_side_step(step, slot, dk_acc, dv_acc, ds, ds_ready, *, position, score_
     plgpu.wgmma(dk_acc, ds.T, q)
 
 
-def _add_dq(dq, position, warpgroup, k_smem, ds_smem, dq_smem, step):
+def _add_dq(dq, position, warpgroup, k_smem, ds_smem, dq_smem, ds_ready, step):
     """Adds ds k of one step; a warpgroup takes every other chunk of 64 columns."""
+    plgpu.barrier_wait(ds_ready)
     head, block = position(step)
-    ds = ds_smem.at[lax.rem(step, np.int32(2))]
+    ds, dq_smem = ds_smem.at[lax.rem(step, np.int32(2))], dq_smem.at[warpgroup]
     num_chunks = k_smem.shape[0]
 
     def add(chunk):
@@ -326,7 +313,7 @@ def _add_dq(dq, position, warpgroup, k_smem, ds_smem, dq_smem, step):
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             return acc[...]
 
-        dq_smem[...] = pl.run_scoped(product, plgpu.ACC((BLOCK_Q, COLS), jnp.float32))
+        dq_smem[...] = pl.run_scoped(product, fwd.accumulator(BLOCK_Q, COLS))
         plgpu.commit_smem()
         target = dq.at[pl.ds(block * BLOCK_Q, BLOCK_Q), head, pl.ds(chunk * COLS, COLS)]
         plgpu.copy_smem_to_gmem(dq_smem, target, reduction_op="add")
@@ -388,7 +375,6 @@ def _query_side(q, k, v, q_ids, kv_ids, dout, lse, delta, static, config):
         body,
         out_type=jax.ShapeDtypeStruct(q.shape, dtype),
         scratch_types=dict(
-            stand_in=fwd.tiled((2, ROWS, block_kv), dtype) if static.interpret else None,
             q_smem=fwd.tiled((2, ROWS, width), dtype),
             dout_smem=fwd.tiled((2, ROWS, width_v), dtype),
             k_smem=fwd.tiled((stages, block_kv, width), dtype),
@@ -434,7 +420,7 @@ def _query_side_kernel(q, k, v, dout, lse, delta, *rest, static, config, key_ran
 
 def _compute_query_side(q, dout, stats, dq, place, warpgroup, row, static, config, *, q_smem,
                         dout_smem, k_smem, v_smem, q_ready, k_ready, v_ready, k_free,
-                        v_free, stand_in):  # fmt: skip
+                        v_free, stand_in=None):  # fmt: skip
     q_smem, dout_smem, q_ready = (x.at[warpgroup] for x in (q_smem, dout_smem, q_ready))
     stand_in = None if stand_in is None else stand_in.at[warpgroup]
     plgpu.copy_gmem_to_smem(q, q_smem, q_ready)
@@ -452,7 +438,7 @@ def _compute_query_side(q, dout, stats, dq, place, warpgroup, row, static, confi
         @pl.loop(visits.first, visits.last)
         def _(block):
             slot = lax.rem(block - visits.first, np.int32(config.dq_num_stages))
-            block_acc = plgpu.ACC((ROWS, block_kv), jnp.float32)
+            block_acc = fwd.accumulator(ROWS, block_kv)
 
             def scores(score_acc, dprob_acc):
                 plgpu.barrier_wait(k_ready.at[slot])
@@ -478,7 +464,7 @@ def _compute_query_side(q, dout, stats, dq, place, warpgroup, row, static, confi
 
         return dq_acc[...]
 
-    dq_value = pl.run_scoped(accumulate, plgpu.ACC(q_smem.shape, jnp.float32))
+    dq_value = pl.run_scoped(accumulate, fwd.accumulator(*q_smem.shape))
     q_smem[...] = (dq_value * static.scale).astype(q_smem.dtype)
     plgpu.commit_smem()
     plgpu.copy_smem_to_gmem(q_smem, dq)

@@ -10,6 +10,8 @@ while the other is at its softmax. Scores, probabilities and the output stay in 
 Letters: B batch, S queries, T keys, N query heads, H key heads, D query and key width, U value
 width. Shared memory at D/U 192/128, 128 keys, 2 stages: q 48 KB, k 96, v 64, out 16.
 """
+# Pallas does not list ACC among its exports and leaves its transforms abstract.
+# pyright: reportPrivateImportUsage=false, reportAbstractUsage=false
 
 import dataclasses
 import functools
@@ -254,7 +256,7 @@ def _step(block, carry, *, visits, q_smem, turn, mask, may_hide, static, config,
         turn()
         return acc_ref[...]
 
-    score = pl.run_scoped(scores, plgpu.ACC((ROWS, config.block_kv), jnp.float32))
+    score = pl.run_scoped(scores, accumulator(ROWS, config.block_kv))
     plgpu.barrier_arrive(k_free.at[slot])
     if mask is not None:
         score = mask(score, block)
@@ -314,6 +316,7 @@ def mask(score, row, col, ids, static, block_kv):
             kv_ids, score.shape, [1]
         )
         seen = same if seen is None else seen & same
+    assert seen is not None  # callers ask only where something may be hidden
     return jnp.where(seen, score, -jnp.inf)
 
 
@@ -342,6 +345,11 @@ def _finish(carry, outputs, warpgroup, *, out_smem, stats_smem, **_):
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(out_smem, out.at[:, cols])
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+
+def accumulator(num_rows, num_cols):
+    """Float32 registers that wgmma adds to, zero at first."""
+    return plgpu.ACC((num_rows, num_cols), jnp.float32)
 
 
 def tiled(shape, dtype):

@@ -91,9 +91,9 @@ def grouped_matmul(
             f"expected one group size per matrix of rhs {rhs.shape}, got group_sizes with shape "
             f"{group_sizes.shape}."
         )
-    implementation = _select(Problem(lhs, rhs, jax.default_backend()), implementation)
+    name = _select(Problem(lhs, rhs, jax.default_backend()), implementation)
     out_dtype = jnp.dtype(preferred_element_type or lhs.dtype)
-    options = _Options(implementation, transpose_rhs, out_dtype)
+    options = _Options(name, transpose_rhs, out_dtype)
     return _matmul(options, *manual_axes.align(lhs, rhs, group_sizes))
 
 
@@ -117,9 +117,9 @@ def grouped_outer(
             f"expected lhs (M, K) and grad (M, N), got {lhs.shape} and {grad.shape}; "
             "the number of rows M must agree."
         )
-    implementation = _select(Problem(lhs, grad, jax.default_backend()), implementation)
+    name = _select(Problem(lhs, grad, jax.default_backend()), implementation)
     out_dtype = jnp.dtype(preferred_element_type or lhs.dtype)
-    options = _Options(implementation, False, out_dtype)
+    options = _Options(name, False, out_dtype)
     return _outer(options, *manual_axes.align(lhs, grad, group_sizes))
 
 
