@@ -142,9 +142,17 @@ def modded_nanogpt() -> PolarSchedule:
     )
 
 
-def cans() -> PolarSchedule:
-    """Return the five-step list of Chebyshev-type polynomials (arXiv:2506.10935)."""
-    return PolarSchedule(name="cans", rows=_CANS, source="arXiv:2506.10935")
+def cans(safety: float = 1.0) -> PolarSchedule:
+    """Return the five-step list of Chebyshev-type polynomials (arXiv:2506.10935).
+
+    As published it leaves no room above 1: rounding in bfloat16 drives single singular values to 2
+    and beyond. safety=1.01, every row acting on x / safety, mends that.
+    """
+    return PolarSchedule(
+        name="cans",
+        rows=tuple(_on_scaled_input(row, safety) for row in _CANS),
+        source="arXiv:2506.10935",
+    )
 
 
 def deepseek_v4() -> PolarSchedule:

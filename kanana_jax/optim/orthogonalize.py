@@ -18,9 +18,9 @@ from kanana_jax.optim.coefficients import PolarSchedule, Row
 Method = Literal["auto", "direct", "gram"]
 Product = Callable[[jax.Array, jax.Array], jax.Array]
 
-# Rows per visit of X. Rounding makes eigenvalues of R slightly negative, and the rows amplify that:
-# over spectra down to 1e-3, two rows between fresh Gram matrices are as exact as one in float16 and
-# bfloat16, three are not, and five diverge in bfloat16 (experiments/scripts/polar_error_table.py).
+# Rows per visit of X. Rounding R makes its eigenvalues wrong by an absolute amount, which the next
+# rows amplify: over three decades of singular values, two rows between fresh Gram matrices are as
+# exact as one, three are not, and five diverge in bfloat16.
 _ROWS_PER_VISIT = {"direct": 1, "gram": 2}
 
 
@@ -35,15 +35,17 @@ def polar(
     """Return the approximate polar factors of the matrices in the last two axes, in x's dtype.
 
     Any scale that float32 can hold is accepted; zero matrices, rows and columns stay zero. "auto"
-    takes the form with fewer multiplications. `symmetric_product(left, right)` may replace the
-    matrix product where the result is known to be symmetric, by a kernel that computes half of it.
+    takes the form with fewer multiplications, but never "gram" in bfloat16: there Polar Express
+    with its usual safety factor leaves too little room for rounding and one matrix in a hundred
+    diverges; safety=1.05 mends that. `symmetric_product(left, right)` may replace the matrix product
+    where the result is known to be symmetric, by a kernel that computes half of it.
     """
     if x.ndim < 2:
         raise ValueError(f"polar needs (..., M, N) matrices, got shape {x.shape}.")
     if method not in ("auto", *_ROWS_PER_VISIT):
         raise ValueError(f'method must be "auto", "direct" or "gram", got {method!r}.')
     if method == "auto":
-        method = cheaper_method(x.shape[-2], x.shape[-1], schedule.steps)
+        method = choose_method(x.shape[-2], x.shape[-1], schedule.steps, compute_dtype)
     symmetric = product if symmetric_product is None else symmetric_product
     size = _ROWS_PER_VISIT[method]
 
@@ -55,16 +57,19 @@ def polar(
     return unit.astype(x.dtype)
 
 
-def cheaper_method(num_rows: int, num_cols: int, steps: int) -> Literal["direct", "gram"]:
-    """Return the form with fewer multiplications; a tie goes to the direct one."""
-    return min(_ROWS_PER_VISIT, key=lambda method: polar_flops(num_rows, num_cols, steps, method))
+def choose_method(
+    num_rows: int, num_cols: int, steps: int, compute_dtype: jax.typing.DTypeLike
+) -> Literal["direct", "gram"]:
+    """Return the form "auto" takes: the cheaper one that is safe in this dtype."""
+    if jnp.finfo(compute_dtype).nmant < 10:
+        return "direct"
+    gram, direct = (polar_flops(num_rows, num_cols, steps, m) for m in ("gram", "direct"))
+    return "gram" if gram < direct else "direct"
 
 
-def polar_flops(num_rows: int, num_cols: int, steps: int, method: Method) -> int:
+def polar_flops(num_rows: int, num_cols: int, steps: int, method: Literal["direct", "gram"]) -> int:
     """Floating-point operations of `polar` on one matrix, symmetric results counted in full."""
     short, long = sorted((num_rows, num_cols))
-    if method == "auto":
-        method = cheaper_method(num_rows, num_cols, steps)
     visits, leftover = divmod(steps, _ROWS_PER_VISIT[method])
     on_x = 2 * (visits + leftover)  # R = X X^T and X <- Q X
     on_gram = steps if method == "direct" else 5 * visits + leftover

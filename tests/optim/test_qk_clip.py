@@ -140,9 +140,7 @@ def test_grouped_queries_take_the_whole_gamma_and_shared_keys_stay():
     max_logits = jnp.array([[3 * TAU, TAU, 5.0, 2 * TAU]])
     new, _ = clipped_weights({"wk": wk_DHK, "wq": wq_DHK}, specs, max_logits)
     x_SD = jax.random.normal(jax.random.key(2), (5, D))
-    queries = {
-        name: jnp.einsum("SD,DHK->SHK", x_SD, w) for name, w in (("o", wq_DHK), ("n", new["wq"]))
-    }
+    old_SHK, new_SHK = (jnp.einsum("SD,DHK->SHK", x_SD, w) for w in (wq_DHK, new["wq"]))
     keys_SHK = jnp.repeat(jnp.einsum("SD,DHK->SHK", x_SD, new["wk"]), 2, axis=1)
     gamma_H = np.minimum(1.0, TAU / np.asarray(max_logits[0]))
     np.testing.assert_allclose(
@@ -243,17 +241,12 @@ def test_bfloat16_weights_end_within_half_a_unit_of_the_clipped_ones():
     np.testing.assert_allclose(np.asarray(new["wq"], np.float32), exact, rtol=2 * 2.0**-8)
 
 
+FINITE = st.floats(-(2.0**13), 2.0**100, width=32)
+ANY_MAXIMUM = st.one_of(FINITE, st.sampled_from([np.nan, np.inf, -np.inf, 0.0]))
+
+
 @settings(max_examples=20, deadline=None)
-@given(
-    max_logits=arrays(
-        np.float32,
-        (L, H),
-        elements=st.one_of(
-            st.floats(-(2.0**13), 2.0**100, width=32),
-            st.sampled_from([np.nan, np.inf, -np.inf, 0.0]),
-        ),
-    )
-)
+@given(max_logits=arrays(np.float32, (L, H), elements=ANY_MAXIMUM))
 def test_new_weights_are_finite_and_never_larger_whatever_the_statistic(max_logits):
     params, updates = example()
     new, state = compiled_clip(updates, params, jnp.asarray(max_logits))
