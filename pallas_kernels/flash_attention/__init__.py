@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes
+from pallas_kernels import manual_axes, selection
 from pallas_kernels.flash_attention import mosaic_gpu, reference, xla
 
 type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
@@ -32,29 +32,18 @@ class Problem(NamedTuple):
     platform: str
 
 
-class Choice(NamedTuple):
-    """The implementation that "auto" takes, and why each other one cannot run."""
-
-    implementation: str
-    reasons: dict[str, str]
-
-
 class _Kernel(NamedTuple):
     attention: Callable
     why_not: Callable[[Problem], str | None]
     has_deterministic_mode: bool = False  # the others have no faster, unrepeatable one
 
 
-def _always(problem: Problem) -> None:
-    return None
-
-
 # In order of preference. A kernel is `attention(q, k, v, q_ids, kv_ids, *, causal, scale)` and a
 # function that returns None or the reason why a problem is beyond it.
 _KERNELS = {
     "mosaic_gpu": _Kernel(mosaic_gpu.attention, mosaic_gpu.why_not, has_deterministic_mode=True),
-    "xla": _Kernel(xla.attention, _always),
-    "reference": _Kernel(reference.attention, _always),
+    "xla": _Kernel(xla.attention, selection.always),
+    "reference": _Kernel(reference.attention, selection.always),
 }
 
 
@@ -84,46 +73,24 @@ def flash_attention(
     _check(q, k, v)
     q_ids, kv_ids = _split_ids(q, k, segment_ids)
     problem = _problem(q, k, v, q_ids, causal)
-    kernel = _KERNELS[_select(problem, implementation)]
+    kernel = _KERNELS[selection.select(_KERNELS, problem, implementation)]
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     arrays = manual_axes.align(q, k, v, q_ids, kv_ids)
     modes = {"deterministic": deterministic} if kernel.has_deterministic_mode else {}
     return kernel.attention(*arrays, causal=causal, scale=scale, **modes)
 
 
-def flash_attention_choice(q, k, v, *, segment_ids=None, causal: bool = True) -> Choice:
+def flash_attention_choice(q, k, v, *, segment_ids=None, causal: bool = True) -> selection.Choice:
     """Says what implementation="auto" takes for these arguments on the default backend.
 
     q, k and v may be arrays or jax.ShapeDtypeStruct.
     """
     _check(q, k, v)
-    return _choose(_problem(q, k, v, _split_ids(q, k, segment_ids)[0], causal))
+    return selection.choose(_KERNELS, _problem(q, k, v, _split_ids(q, k, segment_ids)[0], causal))
 
 
 def _problem(q, k, v, q_ids, causal):
     return Problem(q, k, v, q_ids is not None, causal, jax.default_backend())
-
-
-def _choose(problem: Problem) -> Choice:
-    reasons = {name: kernel.why_not(problem) for name, kernel in _KERNELS.items()}
-    able = [name for name, reason in reasons.items() if reason is None]
-    return Choice(able[0], {name: reason for name, reason in reasons.items() if reason})
-
-
-def _select(problem: Problem, implementation: str) -> str:
-    if implementation == "auto":
-        return _choose(problem).implementation
-    if implementation not in _KERNELS:
-        raise ValueError(
-            f"implementation must be 'auto' or one of {sorted(_KERNELS)}, got {implementation!r}."
-        )
-    reason = _KERNELS[implementation].why_not(problem)
-    if reason is not None:
-        raise NotImplementedError(
-            f"implementation={implementation!r} cannot run here: {reason}; "
-            f"'auto' would take {_choose(problem).implementation!r}."
-        )
-    return implementation
 
 
 def _check(q, k, v):

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes
+from pallas_kernels import manual_axes, selection
 from pallas_kernels.grouped_matmul import reference, xla
 
 type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
@@ -27,13 +27,6 @@ class Problem(NamedTuple):
     lhs: Any
     rhs: Any
     platform: str
-
-
-class Choice(NamedTuple):
-    """The implementation that "auto" takes, and why each other one cannot run."""
-
-    implementation: str
-    reasons: dict[str, str]
 
 
 class _Kernel(NamedTuple):
@@ -50,16 +43,12 @@ class _Options(NamedTuple):
     out_dtype: Any
 
 
-def _always(problem: Problem) -> None:
-    return None
-
-
 # In order of preference. A kernel is `matmul(lhs, rhs, group_sizes, *, transpose_rhs, out_dtype)`,
 # `outer(lhs, grad, group_sizes, *, out_dtype)` and a function that returns None or the reason why
 # a problem is beyond them; this file differentiates each product through the other two.
 _KERNELS = {
-    "xla": _Kernel(xla.matmul, xla.outer, _always),
-    "reference": _Kernel(reference.matmul, reference.outer, _always),
+    "xla": _Kernel(xla.matmul, xla.outer, selection.always),
+    "reference": _Kernel(reference.matmul, reference.outer, selection.always),
 }
 
 
@@ -91,7 +80,7 @@ def grouped_matmul(
             f"expected one group size per matrix of rhs {rhs.shape}, got group_sizes with shape "
             f"{group_sizes.shape}."
         )
-    name = _select(Problem(lhs, rhs, jax.default_backend()), implementation)
+    name = selection.select(_KERNELS, Problem(lhs, rhs, jax.default_backend()), implementation)
     out_dtype = jnp.dtype(preferred_element_type or lhs.dtype)
     options = _Options(name, transpose_rhs, out_dtype)
     return _matmul(options, *manual_axes.align(lhs, rhs, group_sizes))
@@ -117,15 +106,15 @@ def grouped_outer(
             f"expected lhs (M, K) and grad (M, N), got {lhs.shape} and {grad.shape}; "
             "the number of rows M must agree."
         )
-    name = _select(Problem(lhs, grad, jax.default_backend()), implementation)
+    name = selection.select(_KERNELS, Problem(lhs, grad, jax.default_backend()), implementation)
     out_dtype = jnp.dtype(preferred_element_type or lhs.dtype)
     options = _Options(name, False, out_dtype)
     return _outer(options, *manual_axes.align(lhs, grad, group_sizes))
 
 
-def grouped_matmul_choice(lhs, rhs) -> Choice:
+def grouped_matmul_choice(lhs, rhs) -> selection.Choice:
     """Says what implementation="auto" takes for these arrays (or ShapeDtypeStructs)."""
-    return _choose(Problem(lhs, rhs, jax.default_backend()))
+    return selection.choose(_KERNELS, Problem(lhs, rhs, jax.default_backend()))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -177,28 +166,6 @@ def _outer_bwd(options, residuals, cotangent_GKN):
 
 
 _outer.defvjp(_outer_fwd, _outer_bwd)
-
-
-def _choose(problem: Problem) -> Choice:
-    reasons = {name: kernel.why_not(problem) for name, kernel in _KERNELS.items()}
-    able = [name for name, reason in reasons.items() if reason is None]
-    return Choice(able[0], {name: reason for name, reason in reasons.items() if reason})
-
-
-def _select(problem: Problem, implementation: str) -> str:
-    if implementation == "auto":
-        return _choose(problem).implementation
-    if implementation not in _KERNELS:
-        raise ValueError(
-            f"implementation must be 'auto' or one of {sorted(_KERNELS)}, got {implementation!r}."
-        )
-    reason = _KERNELS[implementation].why_not(problem)
-    if reason is not None:
-        raise NotImplementedError(
-            f"implementation={implementation!r} cannot run here: {reason}; "
-            f"'auto' would take {_choose(problem).implementation!r}."
-        )
-    return implementation
 
 
 def _check(lhs, rhs, group_sizes):
