@@ -82,10 +82,15 @@ def test_a_clipped_head_is_bounded_by_the_next_forward_pass(exp, corpus):
     assert np.all(optim.clip_report(state.opt_state)["num_clips"] == 2)
 
 
-def test_a_high_tau_changes_no_bit(exp, corpus):
+def test_muonclip_with_a_high_tau_is_muon(exp, corpus):
+    """To rounding: two programs, compiled apart. tests/optim has the bit-for-bit claim."""
     clipped, _ = _take_steps(_edit(exp, "optimizer.tau=1e6"), corpus, 3)
     plain, _ = _take_steps(_edit(exp, "optimizer.name=muon"), corpus, 3)
-    jax.tree.map(np.testing.assert_array_equal, clipped.params, plain.params)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6),
+        clipped.params,
+        plain.params,
+    )
 
 
 def test_rates_and_seeds_share_one_compilation(exp, corpus):
