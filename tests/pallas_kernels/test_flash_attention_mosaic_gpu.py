@@ -17,10 +17,6 @@ LENGTHS = ((512, 512), (500, 500), (130, 700), (700, 130), (1, 300), (129, 129),
 by_length = pytest.mark.parametrize("num_rows, num_cols", LENGTHS)
 
 
-def is_hopper():
-    return getattr(jax.devices()[0], "compute_capability", None) == "9.0"
-
-
 def sees(num_rows, num_cols, causal, ids=None):
     """(S, T) booleans of one sequence."""
     ids = (None, None) if ids is None else (jnp.asarray(x)[None] for x in ids)
@@ -147,11 +143,11 @@ def test_interpreted_kernels_agree_and_have_no_races(shape, causal, document, ca
 
 
 LOWERED = (
-    pytest.param((1, 256, 256, 2, 2, 192, 128), False, SPLIT, id="mla"),
+    pytest.param((1, 256, 256, 2, 2, 192, 128), False, SPLIT, id="mla", marks=pytest.mark.slow),
     pytest.param((1, 256, 256, 2, 2, 192, 128), True, FUSED, id="mla-packed-fused"),
     pytest.param((1, 250, 300, 4, 2, 128, 128), False, FUSED, id="grouped-odd"),
-    pytest.param((1, 256, 256, 2, 2, 64, 64), True, FUSED, id="64-packed"),
-    pytest.param((1, 256, 256, 2, 2, 256, 256), False, FUSED, id="256"),
+    pytest.param((1, 256, 256, 2, 2, 64, 64), True, FUSED, id="64-packed", marks=pytest.mark.slow),
+    pytest.param((1, 256, 256, 2, 2, 256, 256), False, FUSED, id="256", marks=pytest.mark.slow),
 )
 
 
@@ -209,7 +205,7 @@ RUN = (
 )
 
 
-@pytest.mark.skipif(not is_hopper(), reason="needs a Hopper GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("shape, causal, document", RUN)
 @pytest.mark.parametrize("backward", (FUSED, SPLIT), ids=("fused", "split"))
 def test_kernels_agree_on_the_gpu(shape, causal, document, backward):
@@ -220,14 +216,3 @@ def test_kernels_agree_on_the_gpu(shape, causal, document, backward):
     attention = functools.partial(mosaic_gpu.attention, config=config)
     with jax.default_matmul_precision("highest"):
         assert_near_reference(attention, make(*shape), ids, causal)
-
-
-@pytest.mark.skipif(not is_hopper(), reason="needs a Hopper GPU")
-def test_deterministic_gradients_repeat_bit_for_bit():
-    inputs = make(2, 1024, 1024, 4, 4, 128, 128)
-    attention = functools.partial(
-        mosaic_gpu.attention, q_ids_BS=None, kv_ids_BT=None, causal=True, scale=0.1,
-        deterministic=True,
-    )  # fmt: skip
-    run = jax.jit(lambda *x: with_gradients(attention, *x))
-    jax.tree.map(np.testing.assert_array_equal, run(*inputs), run(*inputs))

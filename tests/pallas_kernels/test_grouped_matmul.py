@@ -58,7 +58,12 @@ def cast_inputs(case, dtype):
 
 
 @pytest.mark.parametrize(
-    ("implementation", "transpose_rhs"), [("reference", False), ("xla", False), ("xla", True)]
+    ("implementation", "transpose_rhs"),
+    [
+        ("xla", False),
+        pytest.param("xla", True, marks=pytest.mark.slow),
+        pytest.param("reference", False, marks=pytest.mark.slow),
+    ],
 )
 @by_case
 def test_float32_agrees_with_float64(case, implementation, transpose_rhs):
@@ -68,7 +73,7 @@ def test_float32_agrees_with_float64(case, implementation, transpose_rhs):
         np.testing.assert_allclose(x, y, rtol=0, atol=ROUNDING * case.num_rows)
 
 
-@pytest.mark.parametrize("case", cases.SMALL_CASES[:7], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.SMALL_CASES[1:7], ids=lambda case: case.name)
 def test_bfloat16_errs_at_most_twice_as_much_as_plain_bfloat16(case):
     inputs = cast_inputs(case, jnp.bfloat16)
     got = with_gradients(*inputs, transpose_rhs=False, implementation="xla")
@@ -97,7 +102,7 @@ def test_rows_beyond_the_groups_and_empty_groups_are_zero(implementation):
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 150), min_size=4, max_size=4).filter(lambda n: sum(n) <= 300))
 def test_any_group_sizes_agree_with_float64(group_sizes):
-    case = cases.Case("any", 300, 16, 24, 4, tuple(group_sizes))
+    case = cases.Case("any", 384, 16, 24, 4, tuple(group_sizes))
     inputs = cast_inputs(case, jnp.float32)
     got = with_gradients(*inputs, transpose_rhs=True, implementation="xla")
     for x, y in zip(got, exact(*inputs), strict=True):
@@ -116,9 +121,14 @@ def test_several_steps_agree_with_one(monkeypatch):
 
 def test_outer_differentiates_through_the_products():
     lhs, _, grad, group_sizes = cast_inputs(cases.SMALL_CASES[2], jnp.float32)
-    cotangent = jax.random.normal(jax.random.key(1), (5, 16, 24))
-    _, pullback = jax.vjp(lambda *xy: pallas_kernels.grouped_outer(*xy, group_sizes), lhs, grad)
-    dlhs, dgrad = pullback(cotangent)
+    cotangent = jax.random.normal(jax.random.key(1), (4, 16, 24))
+
+    @jit
+    def gradients(lhs, grad, cotangent):
+        outer = functools.partial(pallas_kernels.grouped_outer, group_sizes=group_sizes)
+        return jax.vjp(outer, lhs, grad)[1](cotangent)
+
+    dlhs, dgrad = gradients(lhs, grad, cotangent)
     want_dgrad, want_dlhs, _ = exact(lhs, cotangent, grad, group_sizes)
     np.testing.assert_allclose(dgrad, want_dgrad, rtol=0, atol=1e-4)
     np.testing.assert_allclose(dlhs, want_dlhs, rtol=0, atol=1e-4)
@@ -128,15 +138,15 @@ def test_outer_differentiates_through_the_products():
 def test_preferred_element_type_keeps_float32_sums(implementation):
     lhs, rhs, grad, group_sizes = cast_inputs(cases.SMALL_CASES[0], jnp.bfloat16)
     kwargs = {"preferred_element_type": jnp.float32, "implementation": implementation}
-    out = pallas_kernels.grouped_matmul(lhs, rhs, group_sizes, **kwargs)
-    drhs = pallas_kernels.grouped_outer(lhs, grad, group_sizes, **kwargs)
+    out = jit(functools.partial(pallas_kernels.grouped_matmul, **kwargs))(lhs, rhs, group_sizes)
+    drhs = jit(functools.partial(pallas_kernels.grouped_outer, **kwargs))(lhs, grad, group_sizes)
     want = exact(lhs, rhs, grad, group_sizes)
     np.testing.assert_allclose(out, want[0], atol=1e-4)
     np.testing.assert_allclose(drhs, want[2], atol=1e-3)
     assert out.dtype == drhs.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("case", cases.SMALL_CASES[1:7:2], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.SMALL_CASES[1:8:2], ids=lambda case: case.name)
 def test_the_native_products_taken_on_tpu_agree_with_float64(case):
     lhs, rhs, grad, group_sizes = cast_inputs(case, jnp.float32)
     kwargs = {"out_dtype": jnp.float32}
