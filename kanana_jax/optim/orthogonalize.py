@@ -36,9 +36,9 @@ def polar(
 
     Any scale that float32 can hold is accepted; zero matrices, rows and columns stay zero. "auto"
     takes the form with fewer multiplications, but never "gram" in bfloat16: there Polar Express
-    with its usual safety factor leaves too little room for rounding and one matrix in a hundred
-    diverges; safety=1.05 mends that. `symmetric_product(left, right)` may replace the matrix product
-    where the result is known to be symmetric, by a kernel that computes half of it.
+    with its usual safety factor leaves too little room for rounding and a few matrices in a hundred
+    diverge; safety=1.05 mends that. `symmetric_product(left, right)` may replace the matrix
+    product where the result is known to be symmetric, by a kernel that computes half of it.
     """
     if x.ndim < 2:
         raise ValueError(f"polar needs (..., M, N) matrices, got shape {x.shape}.")

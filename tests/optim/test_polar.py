@@ -205,7 +205,7 @@ def test_symmetric_product_is_used_where_the_result_is_symmetric():
     np.testing.assert_allclose(
         got, optim.polar(x, optim.POLAR_EXPRESS_5, compute_dtype=jnp.float32), atol=1e-5
     )
-    # 8 x 40 in float32 takes the Gram form: two visits of five symmetric products and X X^T, and one of one.
+    # The Gram form: two visits with X X^T and five symmetric products, one with X X^T and one.
     assert len(seen) == 2 * 6 + 2
 
 
