@@ -1,6 +1,7 @@
 """An experiment from end to end: one run, or every arm at every rate and seed, then the report."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,9 +60,14 @@ def plan(exp: config.Experiment, workdir: Path) -> list[Run]:
         for seed in range(exp.train.seed, exp.train.seed + exp.seeds):
             for arm in exp.arms:
                 edited = config.edit(_single(exp, lr, seed), arm.edits)
-                name = f"{arm.name}-lr{lr:g}-seed{seed}"
+                name = f"{_slug(arm.name)}-lr{lr:g}-seed{seed}"
                 runs.append(Run(arm.name, edited, workdir / "runs" / name))
     return runs
+
+
+def _slug(name: str) -> str:
+    """A name for a folder: "Muon, Polar Express" becomes muon-polar-express."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _single(exp: config.Experiment, lr: float, seed: int) -> config.Experiment:
