@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+import experiments
 from kanana_jax import config, train
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Module of experiments/ to run.")
@@ -18,11 +19,14 @@ _SET = flags.DEFINE_multi_string("set", [], "path=value: overrides one setting; 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; default runs/<experiment>.")
 
 
+def experiment_names() -> list[str]:
+    modules = pkgutil.iter_modules(experiments.__path__)
+    return sorted(module.name for module in modules if not module.ispkg)
+
+
 def load_experiment(name: str | None) -> config.Experiment:
     """Calls the `experiment` function of experiments/<name>.py; ConfigError lists the names."""
-    import experiments
-
-    names = sorted(m.name for m in pkgutil.iter_modules(experiments.__path__) if not m.ispkg)
+    names = experiment_names()
     if name not in names:
         raise config.ConfigError(f"--experiment must be one of {', '.join(names)}; got {name!r}")
     return importlib.import_module(f"experiments.{name}").experiment()

@@ -1,14 +1,20 @@
 """The command line: what a user types, and what it says when that cannot work."""
 
+import dataclasses
+import functools
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from kanana_jax import main
+from kanana_jax import config, main, parallel
+from kanana_jax.train import loss
+from kanana_jax.train import step as step_lib
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,6 +81,27 @@ def test_a_corpus_that_cannot_be_used_is_refused(content, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_every_experiment_can_be_built():
-    for name in ("muon_stress", "muon_stress_h100"):
-        assert main.load_experiment(name).name == name
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "muon_stress" else pytest.mark.slow)
+        for name in main.experiment_names()
+    ],
+)
+def test_every_experiment_can_take_a_step(name):
+    """Traced with every arm's optimizer, without arrays."""
+    exp = main.load_experiment(name)
+    assert exp.name == name
+    mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
+    edits = [arm.edits for arm in exp.arms] or [()]
+    for arm_edits in edits:
+        one = config.edit(dataclasses.replace(exp, arms=(), lrs=()), arm_edits)
+        one = config.edit(one, ["model.vocab_size=258"])
+        steps = step_lib.build(one, mesh)
+        shape = (exp.data.batch_size, exp.data.seq_len)
+        kinds = [jnp.int32] * 4 + [jnp.float32] * 2
+        batch = loss.DeviceBatch(*(jax.ShapeDtypeStruct(shape, kind) for kind in kinds))
+        train = functools.partial(step_lib.train_step, exp=one)
+        after, record = jax.eval_shape(train, steps.like, batch, 0.01)
+        assert jax.tree.structure(after) == jax.tree.structure(steps.like)
+        assert record["max_logits"].shape == (one.model.num_layers, one.model.num_heads)
