@@ -24,7 +24,7 @@ def test_plain_dictionary_example_needs_base_dependencies_only():
     example = README.read_text().split("### A plain dictionary")[1].split("```")[1]
     code = example.removeprefix("python\n") + (
         "\nimport sys\n"
-        "loaded = {'flax', 'jaxtyping', 'orbax', 'absl'} & set(sys.modules)\n"
+        "loaded = {'flax', 'jaxtyping', 'orbax', 'grain'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
     root = README.parents[2]
