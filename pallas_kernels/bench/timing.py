@@ -1,0 +1,49 @@
+"""Milliseconds of a call: the median over blocks of calls, after warm-up."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+BLOCK_S = 0.05  # long enough for the clock and for what a block's first call waits
+NUM_BLOCKS = 7
+MAX_CALLS = 20
+
+
+class Row(NamedTuple):
+    """One measurement, or the reason why there is none."""
+
+    case: str
+    op: str
+    implementation: str
+    ms: float | None
+    tflops: float | None
+    reason: str | None = None
+
+
+def measure(run: Callable, wait: Callable) -> float:
+    """Milliseconds per run(); wait(result) returns when the device has finished."""
+    wait(run())
+    start = time.perf_counter()
+    for _ in range(2):
+        wait(run())
+    calls = int(min(MAX_CALLS, max(1, BLOCK_S * 2 // (time.perf_counter() - start))))
+    blocks, result = [], None
+    for _ in range(NUM_BLOCKS):
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = run()
+        wait(result)
+        blocks.append((time.perf_counter() - start) / calls)
+    return 1e3 * statistics.median(blocks)
+
+
+def attempt(case: str, op: str, implementation: str, flops: float, run, wait) -> Row:
+    """A Row of run(); what a peer cannot do becomes its reason, it must not end the table."""
+    try:
+        ms = measure(run, wait)
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        reason = f"{type(error).__name__}: {first_line[:160]}"
+        return Row(case, op, implementation, None, None, reason)
+    return Row(case, op, implementation, ms, flops / ms / 1e9)

@@ -1,0 +1,104 @@
+"""The same cases in PyTorch, as a program of its own: two frameworks would share a GPU's memory.
+
+    python -m pallas_kernels.bench.torch_peers attention kanana_2_30b_4k ...
+
+Prints one JSON object: versions and rows, or the reason why there are none.
+"""
+
+import functools
+import importlib
+import json
+import sys
+
+import numpy as np
+
+from pallas_kernels.bench import attention, grouped_matmul, timing
+from pallas_kernels.flash_attention import cases as attention_cases
+from pallas_kernels.grouped_matmul import cases as matmul_cases
+
+
+def main(op: str, names: list[str]) -> dict:
+    """Measures the named cases of an op."""
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        return {"reason": f"not importable: {error}"}
+    if not torch.cuda.is_available():
+        return {"reason": f"torch {torch.__version__} sees no CUDA device"}
+    if op == "attention":
+        table, measure = attention_cases.CASES, _attention
+    else:
+        table, measure = matmul_cases.CASES, _grouped_matmul
+    rows = []
+    for case in table:
+        if case.name in names:
+            rows += measure(torch, case)
+            torch.cuda.empty_cache()
+    versions = {
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "torch_cudnn": torch.backends.cudnn.version(),
+    }
+    return {"versions": versions, "rows": rows}
+
+
+def _attention(torch, case):
+    inputs = attention_cases.make_inputs(case)
+    work = attention.flops(case, inputs.segment_ids)
+    kernels = importlib.import_module("torch.nn.attention")
+    q, k, v, dout = (
+        _on_gpu(torch, x).transpose(1, 2).contiguous()
+        for x in (inputs.q, inputs.k, inputs.v, inputs.dout)
+    )
+    for x in (q, k, v):
+        x.requires_grad_(True)
+
+    def forward(backend):
+        with kernels.sdpa_kernel(backend):
+            return torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=case.causal, enable_gqa=case.num_heads != case.num_kv_heads
+            )
+
+    def gradients(backend):
+        return torch.autograd.grad(forward(backend), (q, k, v), dout)
+
+    for label, backend in (
+        ("torch SDPA cuDNN", kernels.SDPBackend.CUDNN_ATTENTION),
+        ("torch SDPA flash", kernels.SDPBackend.FLASH_ATTENTION),
+    ):
+        for op, function in zip(attention.OPS, (forward, gradients), strict=True):
+            if inputs.segment_ids is not None:
+                reason = "has no segment ids, only masks of all scores"
+                yield timing.Row(case.name, op, label, None, None, reason)
+                continue
+            run = functools.partial(function, backend)
+            yield timing.attempt(case.name, op, label, work[op], run, _wait(torch))
+
+
+def _grouped_matmul(torch, case):
+    inputs = matmul_cases.make_inputs(case)
+    lhs, rhs, grad = (_on_gpu(torch, x) for x in (inputs.lhs, inputs.rhs, inputs.grad))
+    ends = torch.tensor(np.cumsum(inputs.group_sizes), device="cuda", dtype=torch.int32)
+    product = functools.partial(torch._grouped_mm, offs=ends)
+
+    def forward():
+        return product(lhs, rhs)
+
+    def gradients():
+        return forward(), product(grad, rhs.transpose(-2, -1)), product(lhs.t(), grad)
+
+    work = grouped_matmul.flops(case)
+    for op, run in zip(grouped_matmul.OPS, (forward, gradients), strict=True):
+        yield timing.attempt(case.name, op, "torch grouped_mm", work[op], run, _wait(torch))
+
+
+def _on_gpu(torch, x):
+    return torch.from_numpy(x).to("cuda", torch.bfloat16)
+
+
+def _wait(torch):
+    return lambda _: torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], sys.argv[2:])))

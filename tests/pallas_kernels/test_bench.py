@@ -1,0 +1,82 @@
+"""The benchmark: model FLOPs, ratios to the best peer, and the whole program on a CPU."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pallas_kernels.bench import __main__ as command
+from pallas_kernels.bench import attention, grouped_matmul, record, timing
+from pallas_kernels.flash_attention import cases
+from pallas_kernels.grouped_matmul import cases as matmul_cases
+
+TIMES = (
+    timing.Row("a", "forward", "ours (xla)", 2.0, 1.0),
+    timing.Row("a", "forward", "slow peer", 4.0, 0.5),
+    timing.Row("a", "forward", "best peer", 3.0, 0.7),
+    timing.Row("a", "forward", "absent peer", None, None, "not importable"),
+    timing.Row("b", "forward", "other case", 0.1, 20.0),
+)
+
+
+def test_causal_attention_counts_half_and_backward_five_products():
+    case = cases.Case("x", 4, 4096, 4096, 32, 32, 192, 128)
+    forward, both = attention.flops(case, None).values()
+    assert forward == 4 * 32 * 4096**2 * (192 + 128)
+    assert both - forward == 4 * 32 * 4096**2 * (3 * 192 + 2 * 128)
+    assert attention.flops(case._replace(causal=False), None)["forward"] == 2 * forward
+
+
+def test_packed_attention_counts_only_pairs_within_a_segment():
+    ids = np.array([[1, 1, 1, 2]])
+    case = cases.Case("x", 1, 4, 4, 1, 1, 8, 8, causal=False)
+    assert attention.flops(case, (ids, ids))["forward"] == 2 * (9 + 1) * 16
+
+
+def test_gradients_of_a_grouped_product_count_twice_its_work():
+    case = matmul_cases.Case("x", 10, 3, 5, 2)
+    assert grouped_matmul.flops(case) == {"forward": 300, "forward+backward": 900}
+
+
+def test_ratio_compares_ours_with_the_fastest_peer_of_the_same_case():
+    assert record.ratio(TIMES[0], list(TIMES)) == "1.500 x best peer"
+    assert record.ratio(TIMES[1], list(TIMES)) == ""
+
+
+def test_table_is_aligned_and_says_why_a_peer_is_absent():
+    lines = record.table(list(TIMES)).splitlines()
+    assert len({line.index("forward") for line in lines[1:]}) == 1
+    assert lines[4].endswith("not importable")
+
+
+def test_a_failing_peer_becomes_a_row_with_its_reason():
+    def run():
+        raise RuntimeError("out of memory\nmore")
+
+    row = timing.attempt("a", "forward", "peer", 1.0, run, lambda _: None)
+    assert row.ms is None and row.reason == "RuntimeError: out of memory"
+
+
+def test_time_is_per_call_and_in_milliseconds(monkeypatch):
+    clock = iter(np.arange(0, 1000, 1.0))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    assert timing.measure(lambda: None, lambda _: None) == 1000.0
+
+
+@pytest.mark.slow
+def test_program_runs_on_a_cpu_and_records_what_it_ran_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    out = tmp_path / "times.json"
+    argv = ["attention", "grouped_matmul", "--case", "full", "--case", "one_group"]
+    assert command.main([*argv, "--out", str(out)]) == 0
+    recorded = json.loads(out.read_text())
+    assert {"commit", "device", "driver", "runtime", "packages", "command"} < set(recorded)
+    ours = [row for row in recorded["rows"] if row["implementation"] == "ours (xla)"]
+    assert len(ours) == 4 and all(row["ms"] > 0 for row in ours)
+    assert "needs an NVIDIA GPU" in capsys.readouterr().out
+
+
+def test_unknown_cases_are_named(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["attention", "--case", "nothing"])
+    assert "unknown cases ['nothing']" in capsys.readouterr().err
