@@ -18,7 +18,7 @@ from kanana_jax.optim import clipping
 class AccumulateState(NamedTuple):
     micro_step: jax.Array
     gradients: Any  # float32 sum
-    max_logits: jax.Array | None  # None where the inner optimizer has no qk_clip
+    max_logits: Any  # None where the inner optimizer has no qk_clip
     inner: Any
 
 

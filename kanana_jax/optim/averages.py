@@ -37,11 +37,11 @@ def weight_average(
         del extra_args
         if params is None:
             raise ValueError("weight_average needs params; call update(grads, state, params).")
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         weight = jnp.where(count % interval_steps == 0, 1.0 - decay, 0.0)
 
         def moved(average, p, u):
-            new = optax.apply_updates(p, u).astype(jnp.float32)
+            new = jnp.asarray(optax.apply_updates(p, u), jnp.float32)
             # Between intervals the average must stay as it is, bit for bit.
             return jnp.where(weight > 0.0, average + weight * (new - average), average)
 

@@ -41,7 +41,7 @@ def qk_clip(
     NaN and +inf do nothing either, since they carry no scale, and are counted. `monitor_only`
     records what would be clipped and changes no update.
     """
-    if not isinstance(tau, jax.core.Tracer) and not tau > 0.0:
+    if not isinstance(tau, jax.Array) and not tau > 0.0:
         raise ValueError(f"qk_clip needs tau > 0, got {tau}.")
 
     def init_fn(params):
@@ -212,7 +212,7 @@ def _pad_to(covered: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def _record(state: QKClipState, gamma: jax.Array, is_bad: jax.Array) -> QKClipState:
     fired = gamma < 1.0
     return QKClipState(
-        count=optax.safe_increment(state.count),
+        count=jnp.asarray(optax.safe_increment(state.count)),
         num_clips=state.num_clips + fired,
         last_clipped_step=jnp.where(fired, state.count, state.last_clipped_step),
         min_gamma=jnp.minimum(state.min_gamma, gamma),

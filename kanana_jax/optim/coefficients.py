@@ -192,7 +192,7 @@ def minimax_rows(steps: int, lower: float, cushion: float = _CUSHION) -> tuple[R
             continue
         row = _best_quintic(max(low, cushion * high), high)
         centre = (_apply(row, low) + _apply(row, high)) / 2.0
-        row = tuple(value / centre for value in row)
+        row = (row[0] / centre, row[1] / centre, row[2] / centre)
         rows.append(row)
         low = _apply(row, low)
         high = 2.0 - low
@@ -201,6 +201,7 @@ def minimax_rows(steps: int, lower: float, cushion: float = _CUSHION) -> tuple[R
 
 def _best_quintic(low: float, high: float) -> Row:
     """Return the odd quintic whose error from 1 on [low, high] equioscillates (Remez exchange)."""
+    a = b = c = 0.0
     inner = np.array([0.75 * low + 0.25 * high, 0.25 * low + 0.75 * high])
     for _ in range(100):
         nodes = np.array([low, *inner, high])

@@ -102,13 +102,12 @@ def _visit(
 ) -> jax.Array:
     """Apply some rows to X through their product Q, a polynomial of X's Gram matrix."""
     gram = _gram(x, symmetric) if gram is None else gram
-    total = None
-    for row in rows:
-        poly = _polynomial(gram, row, symmetric)
-        if total is None:
-            gram = symmetric(poly, symmetric(gram, poly)) if len(rows) > 1 else gram
+    total = _polynomial(gram, rows[0], symmetric)
+    if len(rows) > 1:
+        gram = symmetric(total, symmetric(gram, total))
+    for row in rows[1:]:
         # Polynomials of one matrix commute, so their products are symmetric too.
-        total = poly if total is None else symmetric(poly, total)
+        total = symmetric(_polynomial(gram, row, symmetric), total)
     return product(x, total) if _is_tall(x) else product(total, x)
 
 

@@ -5,7 +5,7 @@ A rule is a regular expression that must match a leaf's whole path, such as
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,8 +41,8 @@ def assign(rules: Rules, params: Any) -> Any:
 
 
 def partition(
-    transforms: Mapping[str, optax.GradientTransformation],
-    labels: Any | Rules | Callable[[Any], Any],
+    transforms: Mapping[Any, optax.GradientTransformation],
+    labels: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Give each leaf to the transform its label names (`optax.partition`, checked).
 

@@ -108,10 +108,7 @@ def resolve(
 ) -> tuple[list[jax.Array], list[MatrixSpec], list[str], Callable[[list], Any]]:
     """Return leaves, their checked specs, their paths, and the function that rebuilds the tree."""
     if specs is None:
-
-        def specs(tree):
-            return jax.tree.map(lambda _: MatrixSpec(), tree)
-
+        specs = jax.tree.map(lambda _: MatrixSpec(), tree)
     leaves, leaf_specs, paths, rebuild = matrices.flatten_with_specs(tree, specs, "specs")
     missing = [p for p, s in zip(paths, leaf_specs, strict=True) if not isinstance(s, MatrixSpec)]
     if missing:

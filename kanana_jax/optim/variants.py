@@ -74,7 +74,9 @@ def hyperball(lr: jax.typing.ArrayLike | optax.Schedule, specs: Any):
         new_updates = _merge(
             lambda u, w, r, spec: moved(u, w, r), updates, specs, params, state.radius
         )
-        return new_updates, HyperballState(optax.safe_increment(state.count), state.radius)
+        return new_updates, HyperballState(
+            jnp.asarray(optax.safe_increment(state.count)), state.radius
+        )
 
     return optax.GradientTransformation(init_fn, update_fn)
 
