@@ -22,7 +22,7 @@ test-oldest: .venv-oldest/installed  ## The fast tests on the oldest supported j
 	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 gpu-test: $(VENV)/installed  ## The kernels' whole case tables; skips without a Hopper GPU
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu tests/pallas_kernels
 
 $(VENV)/installed: requirements.txt pyproject.toml
 ifeq ($(PYTHON),)

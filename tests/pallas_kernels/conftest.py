@@ -7,7 +7,6 @@ import pytest
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs a Hopper GPU; left out where there is none")
     if config.getoption("markexpr") == "gpu":
         jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or None)
 
