@@ -374,7 +374,18 @@ def test_hyperball_keeps_every_matrix_norm_and_still_descends():
 
 
 @pytest.mark.slow
-@every_optimizer
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adamw",
+        "muon_polar_express_5",
+        "muonclip",
+        "normuon",
+        "adamuon",
+        "muon_hyperball",
+        "guarded",
+    ],
+)
 def test_updates_keep_the_parameters_sharding(name):
     this = case(name)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
