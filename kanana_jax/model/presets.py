@@ -41,24 +41,6 @@ def tiny(vocab_size: int = 0) -> ModelConfig:
     )
 
 
-def tiny_dense(vocab_size: int = 0) -> ModelConfig:
-    """The attention of `tiny` with dense MLPs only: the fastest model; all values are ours."""
-    return ModelConfig(
-        vocab_size=vocab_size,
-        hidden_size=128,
-        num_layers=4,
-        num_dense_layers=4,
-        num_heads=4,
-        q_lora_rank=None,
-        kv_lora_rank=64,
-        qk_nope_head_dim=32,
-        qk_rope_head_dim=16,
-        v_head_dim=32,
-        intermediate_size=384,
-        compute_dtype="float32",
-    )
-
-
 def kanana_2_30b_a3b() -> ModelConfig:
     """Kanana-2-30B-A3B: 30,670,809,088 parameters, 3.614B of them active."""
     return kanana_2_width(2048)

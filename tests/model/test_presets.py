@@ -9,7 +9,6 @@ from kanana_jax.model import presets
     ("cfg", "total", "active"),
     [
         (presets.tiny(256), 1_102_208, 659_840),
-        (presets.tiny_dense(256), 927_104, 927_104),
         # 30,670.8M is what the release says; the rest of its digits follow from its shapes.
         (presets.kanana_2_30b_a3b(), 30_670_809_088, 3_614_402_560),
         (presets.kanana_2_width(256), 617_591_040, 340_373_760),
