@@ -83,6 +83,7 @@ def test_a_run_that_becomes_nan_is_recorded_and_stops(exp, corpus, tmp_path, mon
     assert columns["loss"].steps_N[-1] == 5
 
 
+@pytest.mark.slow
 def test_a_loss_above_its_start_counts_as_diverged(exp, corpus, tmp_path):
     exp = config.edit(exp, ["optimizer.name=adamw", "optimizer.lr=30"])
     _run(exp, corpus, tmp_path)
@@ -108,6 +109,7 @@ def comparison(exp):
     return dataclasses.replace(exp, arms=arms, lrs=(0.003, 0.01), train=short)
 
 
+@pytest.mark.slow
 def test_finished_arms_are_not_rerun(comparison, tmp_path, capsys, monkeypatch):
     one_device = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *args: one_device)

@@ -82,6 +82,7 @@ def test_a_clipped_head_is_bounded_by_the_next_forward_pass(exp, corpus):
     assert np.all(optim.clip_report(state.opt_state)["num_clips"] == 2)
 
 
+@pytest.mark.slow
 def test_muonclip_with_a_high_tau_is_muon(exp, corpus):
     """To rounding: two programs, compiled apart. tests/optim has the bit-for-bit claim."""
     clipped, _ = _take_steps(_edit(exp, "optimizer.tau=1e6"), corpus, 3)
