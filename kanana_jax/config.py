@@ -305,6 +305,18 @@ def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:
     return edit(exp, edits)
 
 
+def single_run(exp: Experiment, *, lr: float, seed: int) -> Experiment:
+    """One training run of a comparison, before the edits of its arm."""
+    return dataclasses.replace(
+        exp,
+        arms=(),
+        lrs=(),
+        seeds=1,
+        optimizer=dataclasses.replace(exp.optimizer, lr=lr),
+        train=dataclasses.replace(exp.train, seed=seed),
+    )
+
+
 def _kind_of(config: Any, name: str, path: str) -> Any:
     kinds = typing.get_type_hints(type(config))
     if name not in kinds:

@@ -1,6 +1,5 @@
 """An experiment from end to end: one run, or every arm at every rate and seed, then the report."""
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +31,8 @@ def run(exp: config.Experiment, workdir: Path) -> None:
     record.write(workdir, exp)
 
     runs = plan(exp, workdir)
-    sweep = report.progress.Sweep(sum(not _is_finished(run) for run in runs))
-    waiting = (run for run in runs if not _is_finished(run))
+    waiting = [one for one in runs if not _is_finished(one)]
+    sweep = report.progress.Sweep(len(waiting))
     for index, one in enumerate(waiting, start=1):
         loop.run(one.exp, corpus, one.directory, mesh, arm=one.arm, sweep=sweep, index=index)
     print(write_report(exp, runs, workdir))
@@ -59,7 +58,7 @@ def plan(exp: config.Experiment, workdir: Path) -> list[Run]:
     for lr in exp.lrs or (exp.optimizer.lr,):
         for seed in range(exp.train.seed, exp.train.seed + exp.seeds):
             for arm in exp.arms:
-                edited = config.edit(_single(exp, lr, seed), arm.edits)
+                edited = config.edit(config.single_run(exp, lr=lr, seed=seed), arm.edits)
                 name = f"{_slug(arm.name)}-lr{lr:g}-seed{seed}"
                 runs.append(Run(arm.name, edited, workdir / "runs" / name))
     return runs
@@ -68,17 +67,6 @@ def plan(exp: config.Experiment, workdir: Path) -> list[Run]:
 def _slug(name: str) -> str:
     """A name for a folder: "Muon, Polar Express" becomes muon-polar-express."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _single(exp: config.Experiment, lr: float, seed: int) -> config.Experiment:
-    return dataclasses.replace(
-        exp,
-        arms=(),
-        lrs=(),
-        seeds=1,
-        optimizer=dataclasses.replace(exp.optimizer, lr=lr),
-        train=dataclasses.replace(exp.train, seed=seed),
-    )
 
 
 def _is_finished(one: Run) -> bool:

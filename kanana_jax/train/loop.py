@@ -7,7 +7,6 @@ the same call again continues where a killed run stopped, with the same numbers.
 import collections
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from jax.sharding import Mesh
 
 from kanana_jax import checkpoint, config, data, parallel
 from kanana_jax.report import metrics, progress, results
-from kanana_jax.train import loss
+from kanana_jax.train import loss, record
 from kanana_jax.train import step as step_lib
 
 # Records wait this many steps before they are fetched, so that the device is never waited for.
@@ -60,14 +59,14 @@ def run(
             batches = data.train_batches(corpus, exp.data, start_step=start)
             for number in range(start + 1, last + 1):
                 batch = _to_devices(mesh, next(batches))
-                state, record = steps.train(state, batch, exp.optimizer.lr)
+                state, entry = steps.train(state, batch, exp.optimizer.lr)
                 if _is_due(number, exp.train.diagnostics_interval_steps, last):
-                    record |= steps.diagnose(state.params, state.opt_state)
+                    entry |= steps.diagnose(state.params, state.opt_state)
                 if _is_due(number, exp.train.eval_interval_steps, last):
-                    record["heldout"] = [
+                    entry["heldout"] = [
                         steps.evaluate(state.params, state.router_bias, batch) for batch in heldout
                     ]
-                recorder.push(number, record)
+                recorder.push(number, entry)
                 if _is_due(number, exp.train.checkpoint_interval_steps, last):
                     # What a checkpoint claims was done must be in the metrics file first.
                     recorder.flush()
@@ -95,22 +94,20 @@ class _Recorder:
         self._waiting: collections.deque[tuple[int, dict]] = collections.deque()
         self.diverged_step: int | None = None
 
-    def push(self, number: int, record: dict) -> None:
-        self._waiting.append((number, record))
+    def push(self, number: int, entry: dict) -> None:
+        self._waiting.append((number, entry))
         self.flush(keep=_LAG_STEPS)
 
     def flush(self, keep: int = 0) -> None:
         while len(self._waiting) > keep and self.diverged_step is None:
-            number, record = self._waiting.popleft()
-            record = jax.device_get(record)
-            if "heldout" in record:
-                record |= _heldout_metrics(record.pop("heldout"))
-            record["seconds"] = self._clock_offset_s + time.monotonic()
-            self._writer.write(number, record)
-            self._bar.update(
-                number, loss=float(record["loss"]), max_logit=float(record["max_logit"])
-            )
-            if not math.isfinite(record["loss"]):
+            number, entry = self._waiting.popleft()
+            entry = jax.device_get(entry)
+            if "heldout" in entry:
+                entry |= _heldout_metrics(entry.pop("heldout"))
+            entry["seconds"] = self._clock_offset_s + time.monotonic()
+            self._writer.write(number, entry)
+            self._bar.update(number, loss=float(entry["loss"]), max_logit=float(entry["max_logit"]))
+            if not math.isfinite(entry["loss"]):
                 self.diverged_step = number
 
 
@@ -158,6 +155,4 @@ def _write_result(
         "final_heldout_bpb": last_of("heldout_bpb"),
         "final_heldout_bpb_stderr": last_of("heldout_bpb_stderr"),
     }
-    temporary = directory / f"{results.RESULT_NAME}.tmp"
-    temporary.write_text(json.dumps(result, indent=2))
-    os.replace(temporary, directory / results.RESULT_NAME)
+    record.write_whole(directory / results.RESULT_NAME, json.dumps(result, indent=2))

@@ -38,11 +38,16 @@ def check(workdir: Path, exp: config.Experiment) -> None:
 def write(workdir: Path, exp: config.Experiment) -> None:
     """Saves the configuration and appends one line about this process."""
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(config.to_json(exp))
-    os.replace(temporary, workdir / "config.json")
+    write_whole(workdir / "config.json", config.to_json(exp))
     with (workdir / "sessions.jsonl").open("a") as file:
         file.write(json.dumps(environment()) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is either there whole or not at all, also when the process is killed."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def load(workdir: Path) -> dict[str, Any]:

@@ -33,17 +33,8 @@ def build(exp: config.Experiment, mesh: Mesh) -> Steps:
 
     Arms of a comparison share all but the train step.
     """
-    shared = dataclasses.replace(
-        exp,
-        name="",
-        question="",
-        arms=(),
-        lrs=(),
-        seeds=1,
-        optimizer=dataclasses.replace(exp.optimizer, lr=1.0),
-        train=dataclasses.replace(exp.train, seed=0),
-    )
-    return _build(shared, mesh)
+    shared = config.single_run(exp, lr=1.0, seed=0)
+    return _build(dataclasses.replace(shared, name="", question=""), mesh)
 
 
 @functools.lru_cache(maxsize=8)
