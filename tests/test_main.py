@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from kanana_jax import config, main, parallel
@@ -98,9 +97,7 @@ def test_every_experiment_can_take_a_step(name):
         one = config.edit(dataclasses.replace(exp, arms=(), lrs=()), arm_edits)
         one = config.edit(one, ["model.vocab_size=258"])
         steps = step_lib.build(one, mesh)
-        shape = (exp.data.batch_size, exp.data.seq_len)
-        kinds = [jnp.int32] * 4 + [jnp.float32] * 2
-        batch = loss.DeviceBatch(*(jax.ShapeDtypeStruct(shape, kind) for kind in kinds))
+        batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
         train = functools.partial(step_lib.train_step, exp=one)
         after, record = jax.eval_shape(train, steps.like, batch, 0.01)
         assert jax.tree.structure(after) == jax.tree.structure(steps.like)

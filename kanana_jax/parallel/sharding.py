@@ -78,7 +78,12 @@ def state_shardings(mesh: Mesh, state: Any, params: Any, shardings: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, state)
 
 
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Arrays (B, ...) spread over the batch axes."""
+    return NamedSharding(mesh, P(config.BATCH_AXES))
+
+
 def shard_batch(mesh: Mesh, batch: Any) -> Any:
     """Puts the host arrays of a batch, (B, ...), on the devices, spread over the batch axes."""
-    sharding = NamedSharding(mesh, P(config.BATCH_AXES))
+    sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), batch)

@@ -1,11 +1,16 @@
 """An experiment from end to end: one run, or every arm at every rate and seed, then the report."""
 
+import concurrent.futures
+import contextlib
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
+from jax.sharding import Mesh
+
 from kanana_jax import config, data, parallel, report
-from kanana_jax.train import loop, record
+from kanana_jax.train import loop, record, step
 
 
 class Run(NamedTuple):
@@ -33,9 +38,34 @@ def run(exp: config.Experiment, workdir: Path) -> None:
     runs = plan(exp, workdir)
     waiting = [one for one in runs if not _is_finished(one)]
     sweep = report.progress.Sweep(len(waiting))
-    for index, one in enumerate(waiting, start=1):
-        loop.run(one.exp, corpus, one.directory, mesh, arm=one.arm, sweep=sweep, index=index)
+    with _compile_ahead(waiting, mesh) as compiled:
+        for index, one in enumerate(waiting, start=1):
+            steps = compiled(one.exp)
+            loop.run(
+                one.exp, corpus, one.directory, mesh, steps, arm=one.arm, sweep=sweep, index=index
+            )
     print(write_report(exp, runs, workdir))
+
+
+@contextlib.contextmanager
+def _compile_ahead(runs: list[Run], mesh: Mesh):
+    """Compiles every arm while earlier ones train; yields exp -> its steps, waiting for them.
+
+    One arm at a time for every four cores: compilation keeps more than one busy.
+    """
+
+    def compile(exp: config.Experiment) -> step.Steps:
+        steps = step.build(exp, mesh)
+        steps.compile()
+        return steps
+
+    pool = concurrent.futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4))
+    try:
+        parts = dict.fromkeys(step.compiled_part(one.exp) for one in runs)
+        waiting = {part: pool.submit(compile, part) for part in parts}
+        yield lambda exp: waiting[step.compiled_part(exp)].result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_report(exp: config.Experiment, runs: list[Run], workdir: Path) -> str:

@@ -28,6 +28,7 @@ def run(
     corpus: data.Corpus,
     directory: Path,
     mesh: Mesh,
+    steps: step_lib.Steps,
     *,
     arm: str,
     sweep: progress.Sweep,
@@ -35,9 +36,9 @@ def run(
 ) -> None:
     """Trains `exp` in `directory` until done or diverged; leaves result.json behind.
 
-    `index` is the run's place in `sweep`, for the progress bar.
+    `steps` are those built for `exp` and `mesh`; `index` is the run's place in `sweep`, for the
+    progress bar.
     """
-    steps = step_lib.build(exp, mesh)
     heldout = [
         _to_devices(mesh, batch)
         for batch in data.heldout_batches(corpus, exp.data, exp.train.eval_batches)

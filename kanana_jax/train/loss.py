@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from kanana_jax import config, model
+from kanana_jax import config, model, parallel
 
 
 class DeviceBatch(NamedTuple):
@@ -25,6 +26,14 @@ class DeviceBatch(NamedTuple):
     segment_ids: Int[Array, "B S"]
     loss_mask: Float[Array, "B S"]
     target_bytes: Float[Array, "B S"]
+
+
+def abstract_batch(batch_size: int, seq_len: int, mesh: Mesh) -> DeviceBatch:
+    """Shapes, dtypes and shardings of a batch on `mesh`."""
+    sharding = parallel.batch_sharding(mesh)
+    kinds = [jnp.int32] * 4 + [jnp.float32] * 2
+    shape = batch_size, seq_len
+    return DeviceBatch(*(jax.ShapeDtypeStruct(shape, kind, sharding=sharding) for kind in kinds))
 
 
 def token_losses(

@@ -26,15 +26,21 @@ class Steps(NamedTuple):
     evaluate: Callable[[Any, Array, loss.DeviceBatch], tuple[Array, Array]]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
+    compile: Callable[[], None]  # ahead of the first calls, which then find it done
 
 
 def build(exp: config.Experiment, mesh: Mesh) -> Steps:
-    """Compiles at first use; runs that differ in rate, seed or name share the compiled functions.
+    """Compiles at first use; runs with the same `compiled_part` share the compiled functions.
 
     Arms of a comparison share all but the train step.
     """
+    return _build(compiled_part(exp), mesh)
+
+
+def compiled_part(exp: config.Experiment) -> config.Experiment:
+    """What the compiled functions depend on: not the rate, the seed or the name."""
     shared = config.single_run(exp, lr=1.0, seed=0)
-    return _build(dataclasses.replace(shared, name="", question=""), mesh)
+    return dataclasses.replace(shared, name="", question="")
 
 
 @functools.lru_cache(maxsize=8)
@@ -47,12 +53,21 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
     train = jax.jit(
         functools.partial(train_step, exp=exp), out_shardings=(placed, None), donate_argnums=0
     )
+    diagnose = jax.jit(functools.partial(diagnostics.diagnose, exp=exp))
+
+    def compile() -> None:
+        batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
+        with jax.set_mesh(mesh):
+            train.lower(like, batch, 1.0).compile()
+        diagnose.lower(like.params, like.opt_state).compile()
+
     return Steps(
         init=lambda seed: wrap(init_params(jax.random.key(seed))),
         train=_under(mesh, train),
         evaluate=evaluate,
-        diagnose=jax.jit(functools.partial(diagnostics.diagnose, exp=exp)),
+        diagnose=diagnose,
         like=like,
+        compile=compile,
     )
 
 

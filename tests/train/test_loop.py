@@ -30,7 +30,8 @@ class _KilledBar(progress.Progress):
 def _run(exp, corpus, directory):
     exp = record.with_vocab(exp, corpus.vocab_size)
     mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
-    loop.run(exp, corpus, directory, mesh, arm="arm", sweep=progress.Sweep())
+    steps = step_lib.build(exp, mesh)
+    loop.run(exp, corpus, directory, mesh, steps, arm="arm", sweep=progress.Sweep())
     return metrics.read_metrics(directory / metrics.METRICS_NAME)
 
 

@@ -102,6 +102,21 @@ def test_rates_and_seeds_share_one_compilation(exp, corpus):
     assert one is other
 
 
+def test_what_was_compiled_ahead_is_not_compiled_again(exp, corpus, caplog):
+    exp = record.with_vocab(exp, corpus.vocab_size)
+    mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
+    steps = step_lib.build(_edit(exp, "optimizer.momentum=0.9"), mesh)  # no other test's
+    steps.compile()
+    state = steps.init(0)
+    batch = parallel.shard_batch(mesh, data.train_batch(corpus, exp.data, 0))
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        state, _ = steps.train(state, loss.DeviceBatch(*batch), exp.optimizer.lr)
+        steps.diagnose(state.params, state.opt_state)
+    messages = [record.getMessage() for record in caplog.records]
+    compiled = [message[:40] for message in messages if message.startswith("Compiling")]
+    assert not [name for name in compiled if "train_step" in name or "diagnose" in name]
+
+
 def test_the_head_in_chunks_gives_the_same_losses_and_gradients(exp, corpus):
     exp = record.with_vocab(exp, corpus.vocab_size)
     params = model.init(exp.model, jax.random.key(0))
