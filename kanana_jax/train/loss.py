@@ -31,9 +31,11 @@ class DeviceBatch(NamedTuple):
 def abstract_batch(batch_size: int, seq_len: int, mesh: Mesh) -> DeviceBatch:
     """Shapes, dtypes and shardings of a batch on `mesh`."""
     sharding = parallel.batch_sharding(mesh)
-    kinds = [jnp.int32] * 4 + [jnp.float32] * 2
-    shape = batch_size, seq_len
-    return DeviceBatch(*(jax.ShapeDtypeStruct(shape, kind, sharding=sharding) for kind in kinds))
+
+    def column(dtype) -> Any:
+        return jax.ShapeDtypeStruct((batch_size, seq_len), dtype, sharding=sharding)
+
+    return DeviceBatch(*[column(jnp.int32)] * 4, *[column(jnp.float32)] * 2)
 
 
 def token_losses(
