@@ -41,7 +41,7 @@ class Sweep:
         self.num_runs = num_runs
         self.file = sys.stderr if file is None else file
         self.clock = clock
-        self._started_s = clock()
+        self._started_s: float | None = None
         self._steps_done = 0
 
     def run(
@@ -67,11 +67,14 @@ class Sweep:
         )
 
     def advance(self, num_steps: int) -> None:
-        self._steps_done += num_steps
+        if self._started_s is None:  # what came before was mostly compilation
+            self._started_s = self.clock()
+        else:
+            self._steps_done += num_steps
 
     def remaining_s(self, num_steps: int) -> float:
-        """Time for `num_steps` more at the pace of this process so far; NaN before its first."""
-        if not self._steps_done:
+        """Time for `num_steps` more at the pace since the first report; NaN until the second."""
+        if self._started_s is None or not self._steps_done:
             return math.nan
         return num_steps * (self.clock() - self._started_s) / self._steps_done
 

@@ -30,13 +30,16 @@ def attend(q, k, v, dout, ids, *, causal, deterministic):
 def plain(q, k, v, dout, ids, *, causal):
     """What one writes first, in the inputs' dtype with at least a float32 softmax.
 
-    One key head at a time, so that the scores of 16k tokens fit; in float64 it is exact.
+    One key head at a time, so that the scores of 16k tokens fit; in float64 it is exact. Scores are
+    rounded to bfloat16 as outside jit, where XLA cannot keep the product's excess precision.
     """
     q_ids, kv_ids = (None, None) if ids is None else ids
     seen = reference.visible(q.shape[1], k.shape[1], q_ids, kv_ids, causal=causal)[:, 0]
 
     def attention(q_BSGD, k_BTD, v_BTU):
         score = jnp.einsum("BSGD,BTD->BGST", q_BSGD, k_BTD, precision="highest")
+        if q.dtype == jnp.bfloat16:
+            score = jax.lax.reduce_precision(score, exponent_bits=8, mantissa_bits=7)
         score = score.astype(jnp.promote_types(q.dtype, jnp.float32)) * q.shape[-1] ** -0.5
         score = jnp.where(seen, score, -jnp.inf)
         any_seen = seen.any(axis=-1, keepdims=True)
