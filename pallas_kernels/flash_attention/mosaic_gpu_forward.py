@@ -52,10 +52,11 @@ class Static:
     causal: bool
     scale: float
     interpret: bool = False
+    with_max: bool = True  # without, the benchmark measures what row maxima cost
 
 
 def forward(q_BSND, k_BTHD, v_BTHU, q_ids_BS, kv_ids_BT, static: Static, config: Config):
-    """Returns out (B, S, N, U), and base-2 log-sum-exp and row maxima (B, N, padded S)."""
+    """Returns out (B, S, N, U), base-2 log-sum-exp and, if wanted, row maxima (B, N, padded S)."""
     batch, padded_rows, num_heads, _ = q_BSND.shape
     num_tiles = pl.cdiv(static.num_rows, TILE_Q)
     stats = jax.ShapeDtypeStruct((batch, num_heads, num_tiles * TILE_Q), jnp.float32)
@@ -82,7 +83,7 @@ def forward(q_BSND, k_BTHD, v_BTHU, q_ids_BS, kv_ids_BT, static: Static, config:
     num_ctas = batch * num_heads * num_tiles
     return plgpu.kernel(
         body,
-        out_type=(out, stats, stats),
+        out_type=(out, stats, stats) if static.with_max else (out, stats),
         scratch_types=_scratch(q_BSND, v_BTHU, config),
         grid=(num_ctas,),
         kernel_name="flash_attention_forward",
@@ -153,7 +154,7 @@ def _scratch(q, v, config):
 
 
 def _kernel(q, k, v, *rest, static, config, key_range, num_packed, **scratch):
-    packed, (out, lse, row_max) = rest[:num_packed], rest[num_packed:]
+    packed, (out, *stats) = rest[:num_packed], rest[num_packed:]
     b, head, kv_head, tile, visits, ids = place(q, k, v, packed, key_range, static)
     warpgroup = lax.axis_index("warpgroup")
 
@@ -161,12 +162,9 @@ def _kernel(q, k, v, *rest, static, config, key_range, num_packed, **scratch):
     def _():
         plgpu.set_max_registers(240, action="increase")
         row = tile * TILE_Q + warpgroup * ROWS
-        outputs = (
-            out.at[b, pl.ds(row, ROWS), head],
-            lse.at[b, head, pl.ds(row, ROWS)],
-            row_max.at[b, head, pl.ds(row, ROWS)],
-        )
-        q_rows = q.at[b, pl.ds(row, ROWS), head]
+        rows = pl.ds(row, ROWS)
+        outputs = (out.at[b, rows, head], *(x.at[b, head, rows] for x in stats))
+        q_rows = q.at[b, rows, head]
         _compute(q_rows, outputs, ids, visits, warpgroup, row, static, config, **scratch)
 
     @pl.when(warpgroup == 2)
@@ -326,15 +324,16 @@ def _load_ids(ids, start, size, layout):
 
 def _finish(carry, outputs, warpgroup, *, out_smem, stats_smem, **_):
     acc, m, total = carry
-    out, lse, row_max = outputs
+    out, *stats = outputs
     stats_smem, out_smem = stats_smem.at[warpgroup], out_smem.at[warpgroup]
     nothing = total == 0.0
     # +inf makes the probabilities of such a row 0 in the backward pass.
     stats_smem[0] = jnp.where(nothing, jnp.inf, m + jnp.log(total) * LOG2_E)
-    stats_smem[1] = m * (1 / LOG2_E)
+    if len(stats) == 2:
+        stats_smem[1] = m * (1 / LOG2_E)
     plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(stats_smem.at[0], lse, commit_group=False)
-    plgpu.copy_smem_to_gmem(stats_smem.at[1], row_max)
+    for i, target in enumerate(stats):
+        plgpu.copy_smem_to_gmem(stats_smem.at[i], target)
     inverse = jnp.where(nothing, 0.0, 1.0 / total)
     acc *= lax.broadcast_in_dim(inverse, acc.shape, [0])
     for start in range(0, acc.shape[1], _EPILOGUE_COLS):
