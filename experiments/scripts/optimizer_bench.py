@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from absl import app, flags
 
+from experiments.scripts import kernel_times
 from kanana_jax import optim
 
 _SIZE = flags.DEFINE_enum("size", "kanana", ["kanana", "tiny"], "Width of the slice.")
@@ -27,6 +28,7 @@ _DTYPE = flags.DEFINE_enum(
     "dtype", "bfloat16", ["bfloat16", "float32"], "Dtype of parameters and gradients."
 )
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps.", lower_bound=1)
+_PROFILE = flags.DEFINE_bool("profile", False, "Also print the slowest kernels of each.")
 _ONLY = flags.DEFINE_list("only", [], "Names of the optimizers to time; empty: all.")
 
 SIZES = {
@@ -111,6 +113,21 @@ def time_steps(step, params, state, grads, repeats: int) -> list[float]:
     return times[2:]
 
 
+def print_slowest(step, params, state, grads, count: int = 30):
+    """Print the kernels that take longest; return the parameters and state after these steps."""
+    hlo_text = step.lower(params, state, grads).compile().as_text()
+
+    def run():
+        nonlocal params, state
+        params, state = step(params, state, grads)
+        return params
+
+    found = kernel_times.measure(run, hlo_text, calls=2)
+    for (kernel, op_name), ms in sorted(found.items(), key=lambda item: -item[1])[:count]:
+        print(f"{ms:9.3f} ms  {kernel[:60]:60s}  {op_name[-80:]}", flush=True)
+    return params, state
+
+
 def plain_flops(shapes, specs, steps: int = 5) -> int:
     """Count the multiplications of the direct iteration, as the yardstick for all."""
     total = 0
@@ -149,7 +166,10 @@ def main(_):
             continue
         params = random_tree(jax.random.key(0))
         state = jax.jit(optimizer.init)(params)
-        times = time_steps(make_step(optimizer, max_logits), params, state, grads, _REPEATS.value)
+        step = make_step(optimizer, max_logits)
+        if _PROFILE.value:
+            params, state = print_slowest(step, params, state, grads)
+        times = time_steps(step, params, state, grads, _REPEATS.value)
         median = statistics.median(times)
         record = {
             "optimizer": name,

@@ -60,6 +60,7 @@ class MoE(nnx.Module):
         load_E = _count(expert_BSK, is_token_BS, self.cfg.num_experts).sum(axis=0)
         return out_BSD, RoutingStats(load_E, balance_loss(score_BSE, is_token_BS, top_k))
 
+    @jax.named_scope("experts")
     def _routed(self, x_BSD, expert_BSK, weight_BSK, w_gate_up, w_down):
         out_TD = pallas_kernels.moe_mlp(
             x_BSD.reshape(-1, x_BSD.shape[-1]),

@@ -60,13 +60,15 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "H"], moe.RoutingStats | None]]:
         """Returns the residual stream, and (largest logit of each head, routing statistics)."""
         norm = functools.partial(_norm, self.cfg)
-        attended_BSD, max_logits_BH = self.attention(norm(x_BSD, self.attention_norm), *inputs)
+        with jax.named_scope("attention"):  # profiles are read by these names
+            attended_BSD, max_logits_BH = self.attention(norm(x_BSD, self.attention_norm), *inputs)
         x_BSD = x_BSD + attended_BSD
         normed_BSD = norm(x_BSD, self.mlp_norm)
-        if isinstance(self.mlp, moe.MoE):
-            mlp_BSD, stats = self.mlp(normed_BSD, bias_E, inputs.segment_ids_BS != 0)
-        else:
-            mlp_BSD, stats = self.mlp(normed_BSD), None
+        with jax.named_scope("mlp"):
+            if isinstance(self.mlp, moe.MoE):
+                mlp_BSD, stats = self.mlp(normed_BSD, bias_E, inputs.segment_ids_BS != 0)
+            else:
+                mlp_BSD, stats = self.mlp(normed_BSD), None
         return x_BSD + mlp_BSD, (max_logits_BH.max(axis=0), stats)
 
 
@@ -165,6 +167,7 @@ class Transformer(nnx.Module):
         return _norm(cfg, x_BSD, self.final_norm), aux
 
 
+@jax.named_scope("head")
 def _project(hidden_BSD: Array, head_DV: Array) -> Array:
     return jnp.einsum(
         "...D,DV->...V",

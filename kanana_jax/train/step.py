@@ -26,7 +26,7 @@ class Steps(NamedTuple):
     evaluate: Callable[[Any, Array, loss.DeviceBatch], tuple[Array, Array]]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
-    compile: Callable[[], None]  # ahead of the first calls, which then find it done
+    compile: Callable[[], jax.stages.Compiled]  # before the first calls, which then find it done
 
 
 def build(exp: config.Experiment, mesh: Mesh) -> Steps:
@@ -55,11 +55,11 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
     )
     diagnose = jax.jit(functools.partial(diagnostics.diagnose, exp=exp))
 
-    def compile() -> None:
+    def compile() -> jax.stages.Compiled:
         batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
-        with jax.set_mesh(mesh):
-            train.lower(like, batch, 1.0).compile()
         diagnose.lower(like.params, like.opt_state).compile()
+        with jax.set_mesh(mesh):
+            return train.lower(like, batch, 1.0).compile()
 
     return Steps(
         init=lambda seed: wrap(init_params(jax.random.key(seed))),
@@ -100,10 +100,11 @@ def train_step(
     """One update. `lr` is the peak rate; the schedule multiplies it by its own shape."""
     optimizer = optimizers.make(exp, lr=lr)
     grads, sums, max_logits = gradients(before.params, before.router_bias, batch, exp)
-    updates, opt_state = optimizer.update(
-        grads, before.opt_state, before.params, max_logits=max_logits
-    )
-    params = optax.apply_updates(before.params, updates)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(
+            grads, before.opt_state, before.params, max_logits=max_logits
+        )
+        params = optax.apply_updates(before.params, updates)
     load = sums.pop("load")
     after = state.TrainState(
         step=before.step + 1,

@@ -1,0 +1,139 @@
+"""Time a whole train step of a published shape with fewer layers, and say where the time goes.
+
+The step is the one that experiments run: forward, backward, optimizer, on random tokens packed as
+one document per row. One JSON line: milliseconds, tokens per second, model FLOP/s utilisation
+against the dense bfloat16 peak, memory, and with --profile the time split.
+
+    python -m experiments.scripts.train_step_bench --preset=kanana_2_30b_a3b --layers=3
+    python -m experiments.scripts.train_step_bench --preset=tiny --layers=2 --batch=2 --seq_len=64
+
+`--set=path=value` edits the experiment, for example --set=model.attention_implementation=xla.
+"""
+
+import dataclasses
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from experiments.scripts import kernel_times
+from kanana_jax import config, model, parallel
+from kanana_jax.model import presets
+from kanana_jax.train import loss, step
+
+_PRESET = flags.DEFINE_string(
+    "preset", "kanana_2_30b_a3b", "A function of kanana_jax.model.presets."
+)
+_LAYERS = flags.DEFINE_integer("layers", 3, "Layers kept, the leading dense ones first.")
+_SEQ_LEN = flags.DEFINE_integer("seq_len", 4096, "Tokens per sequence.")
+_BATCH = flags.DEFINE_integer("batch", 4, "Sequences per optimizer step.")
+_SET = flags.DEFINE_multi_string("set", [], "Edits of the experiment, path=value.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed steps.", lower_bound=1)
+_PROFILE = flags.DEFINE_bool("profile", False, "Also profile one step; see kernel_times.")
+
+PEAK_FLOPS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
+SCOPES = {
+    "optimizer": "optimizer",
+    "attention": "attention",
+    "experts": "experts",
+    "dense and shared MLP, router": "mlp",
+    "head and loss": "head|token_losses",
+}
+
+
+def experiment() -> config.Experiment:
+    """The experiment that the flags describe."""
+    shape = getattr(presets, _PRESET.value)()
+    shape = dataclasses.replace(
+        shape,
+        num_layers=_LAYERS.value,
+        num_dense_layers=min(shape.num_dense_layers, _LAYERS.value),
+        vocab_size=shape.vocab_size or 512,
+    )
+    exp = config.Experiment(
+        name="train_step_bench",
+        question="How fast is a train step?",
+        model=shape,
+        data=config.DataConfig(seq_len=_SEQ_LEN.value, batch_size=_BATCH.value),
+        optimizer=config.OptimizerConfig(name="muonclip"),
+        train=config.TrainConfig(num_steps=100),
+    )
+    return config.edit(exp, _SET.value)
+
+
+def random_batch(exp: config.Experiment, mesh) -> loss.DeviceBatch:
+    """One document per row, ids drawn uniformly."""
+    shape = (exp.data.batch_size, exp.data.seq_len)
+    tokens = np.random.default_rng(0).integers(0, exp.model.vocab_size, shape, np.int32)
+    positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    ones = np.ones(shape, np.float32)
+    batch = (tokens, np.roll(tokens, -1, 1), positions, ones.astype(np.int32), ones, ones)
+    return loss.DeviceBatch(*parallel.shard_batch(mesh, batch))
+
+
+def model_flops(exp: config.Experiment) -> float:
+    """Forward and backward FLOPs of a step: 6 per active weight and token, and causal attention.
+
+    The embedding is a look-up and counts nothing.
+    """
+    cfg, tokens = exp.model, exp.data.batch_size * exp.data.seq_len
+    _, active = model.num_params(cfg)
+    weights = active - cfg.vocab_size * cfg.hidden_size
+    widths = cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + cfg.v_head_dim
+    attention = 6 * cfg.num_layers * cfg.num_heads * widths * exp.data.seq_len / 2
+    return tokens * (6 * weights + attention)
+
+
+def main(_) -> None:
+    exp = experiment()
+    mesh = parallel.make_mesh(exp.mesh)
+    steps = step.build(exp, mesh)
+    state, batch = steps.init(0), random_batch(exp, mesh)
+    num_params, _ = model.num_params(exp.model)
+    compiled = steps.compile()
+    times = []
+    for _ in range(_REPEATS.value + 2):
+        start = time.perf_counter()
+        state, record = steps.train(state, batch, 0.001)
+        jax.block_until_ready((state, record))
+        times.append(time.perf_counter() - start)
+    seconds = statistics.median(times[2:])
+    kind = jax.devices()[0].device_kind
+    flops = model_flops(exp)
+    memory = compiled.memory_analysis()
+    stats = jax.devices()[0].memory_stats() or {}
+    result = {
+        "preset": _PRESET.value,
+        "layers": exp.model.num_layers,
+        "num_params": num_params,
+        "tokens": exp.data.batch_size * exp.data.seq_len,
+        "edits": _SET.value,
+        "ms": round(1e3 * seconds, 2),
+        "tokens_per_s": round(exp.data.batch_size * exp.data.seq_len / seconds),
+        "mfu": round(flops / seconds / PEAK_FLOPS[kind], 4) if kind in PEAK_FLOPS else None,
+        "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 3),
+        "peak_gib": round(stats.get("peak_bytes_in_use", 0) / 2**30, 3),
+        "loss_is_finite": bool(jnp.isfinite(record["loss"])),
+        "device": kind,
+        "jax": jax.__version__,
+    }
+    if _PROFILE.value:
+
+        def run():
+            nonlocal state
+            state, record = steps.train(state, batch, 0.001)
+            return record
+
+        found = kernel_times.measure(run, compiled.as_text(), calls=2)
+        result["split_ms"] = kernel_times.by_scope(found, SCOPES)
+        for (kernel, op_name), ms in sorted(found.items(), key=lambda x: -x[1])[:40]:
+            print(f"{ms:9.3f} ms  {kernel[:60]:60s}  {op_name[-100:]}", flush=True)
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
