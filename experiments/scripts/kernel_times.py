@@ -30,7 +30,7 @@ def measure(run: Callable[[], object], hlo_text: str, calls: int) -> dict[tuple[
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
     op_names = dict(re.findall(r"%?([\w.-]+) = .*?op_name=\"([^\"]*)\"", hlo_text))
-    times: collections.Counter[tuple[str, str]] = collections.Counter()
+    times: dict[tuple[str, str], float] = collections.defaultdict(float)
     for plane in data.planes:
         if not re.fullmatch(r"/device:(GPU|TPU):0.*", plane.name):
             continue
@@ -48,8 +48,8 @@ def by_scope(times: Mapping[tuple[str, str], float], scopes: Mapping[str, str]) 
 
     `scopes` maps a label to a regular expression.
     """
-    total: collections.Counter[str] = collections.Counter()
+    total: dict[str, float] = collections.defaultdict(float)
     for (_, op_name), ms in times.items():
         label = next((k for k, pattern in scopes.items() if re.search(pattern, op_name)), "other")
         total[label] += ms
-    return {label: round(ms, 3) for label, ms in total.most_common()}
+    return {label: round(ms, 3) for label, ms in sorted(total.items(), key=lambda x: -x[1])}

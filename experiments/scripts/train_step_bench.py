@@ -14,6 +14,7 @@ import dataclasses
 import json
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ def main(_) -> None:
     state, batch = steps.init(0), random_batch(exp, mesh)
     num_params, _ = model.num_params(exp.model)
     compiled = steps.compile()
-    times = []
+    times, record = [], {}
     for _ in range(_REPEATS.value + 2):
         start = time.perf_counter()
         state, record = steps.train(state, batch, 0.001)
@@ -104,7 +105,7 @@ def main(_) -> None:
     seconds = statistics.median(times[2:])
     kind = jax.devices()[0].device_kind
     flops = model_flops(exp)
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     stats = jax.devices()[0].memory_stats() or {}
     result = {
         "preset": _PRESET.value,
@@ -128,7 +129,7 @@ def main(_) -> None:
             state, record = steps.train(state, batch, 0.001)
             return record
 
-        found = kernel_times.measure(run, compiled.as_text(), calls=2)
+        found = kernel_times.measure(run, compiled.as_text() or "", calls=2)
         result["split_ms"] = kernel_times.by_scope(found, SCOPES)
         for (kernel, op_name), ms in sorted(found.items(), key=lambda x: -x[1])[:40]:
             print(f"{ms:9.3f} ms  {kernel[:60]:60s}  {op_name[-100:]}", flush=True)
