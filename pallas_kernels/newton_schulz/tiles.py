@@ -6,6 +6,11 @@ Letters: P items.
 import numpy as np
 
 
+def count(num_blocks: int, tiles_per_item: int) -> int:
+    """Number of items that cover the triangle."""
+    return -(-num_blocks * (num_blocks + 1) // 2 // tiles_per_item)
+
+
 def items(num_blocks: int, tiles_per_item: int) -> np.ndarray:
     """Returns (P, 1 + tiles_per_item) int32 rows (shared, other, ...) that cover every tile once.
 
