@@ -40,6 +40,8 @@ class Config(NamedTuple):
     num_ctas: int = 132
 
 
+# jit: an iteration's products of one shape become one kernel, compiled once.
+@functools.partial(jax.jit, static_argnames=("config", "interpret"))
 def product(lhs_BMK, rhs_BMK, addend_BMM, coefficients, config: Config, interpret: bool = False):
     """Returns the result (B, M, M); coefficients is (3,) float32, addend may be None."""
     batch, size, depth = lhs_BMK.shape
