@@ -185,6 +185,7 @@ class OptimizerConfig:
     polar: Literal["newton_schulz", "polar_express"] = "polar_express"
     polar_steps: int = 5
     polar_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    polar_implementation: Implementation = "auto"  # of its products with a symmetric result
     shape_scale: Literal["moonlight", "keller_jordan", "spectral", "none"] = "moonlight"
     split: Literal["none", "parts", "heads"] = "parts"  # what counts as one matrix in attention
     router: Literal["adamw", "muon"] = "adamw"

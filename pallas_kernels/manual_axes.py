@@ -19,5 +19,19 @@ def align(*arrays) -> tuple[Any, ...]:
     )
 
 
+def vary_like(like, x):
+    """Marks a kernel's output, which forgets its mesh axes, as varying like its input."""
+    missing = _varying(like) - _varying(x)
+    return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
+
+
+def is_partitioned_by_compiler() -> bool:
+    """Whether arrays may be spread over devices here, where kernels would gather them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    manual = jax.sharding.AxisType.Manual
+    kinds = zip(mesh.axis_types, mesh.axis_sizes, strict=True)
+    return any(size > 1 and kind != manual for kind, size in kinds)
+
+
 def _varying(x) -> frozenset:
     return frozenset() if x is None else jax.typeof(x).manual_axis_type.varying

@@ -7,8 +7,7 @@ form does two rows on R alone (R <- P R P, Q <- P Q) before it touches X again (
 cheaper for long matrices.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,31 @@ import jax.numpy as jnp
 from kanana_jax.optim.coefficients import PolarSchedule, Row
 
 Method = Literal["auto", "direct", "gram"]
-Product = Callable[[jax.Array, jax.Array], jax.Array]
+
 
 # Rows per visit of X. Rounding R makes its eigenvalues wrong by an absolute amount, which the next
 # rows amplify: over three decades of singular values, two rows between fresh Gram matrices are as
 # exact as one, three are not, and five diverge in bfloat16.
 _ROWS_PER_VISIT = {"direct": 1, "gram": 2}
+
+
+class SymmetricProduct(Protocol):
+    """scale left right^T + addend_scale addend + diagonal I, where that is known to be symmetric.
+
+    A kernel may compute half of it, see `pallas_kernels.symmetric_matmul`.
+    """
+
+    def __call__(
+        self,
+        left: jax.Array,
+        right: jax.Array,
+        addend: jax.Array | None = None,
+        /,
+        *,
+        scale: float = 1.0,
+        addend_scale: float = 1.0,
+        diagonal: float = 0.0,
+    ) -> jax.Array: ...
 
 
 def polar(
@@ -30,15 +48,15 @@ def polar(
     *,
     compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
     method: Method = "auto",
-    symmetric_product: Product | None = None,
+    symmetric_product: SymmetricProduct | None = None,
 ) -> jax.Array:
     """Return the approximate polar factors of the matrices in the last two axes, in x's dtype.
 
     Any scale that float32 can hold is accepted; zero matrices, rows and columns stay zero. "auto"
     takes the form with fewer multiplications, but never "gram" in bfloat16: there Polar Express
     with its usual safety factor leaves too little room for rounding and a few matrices in a hundred
-    diverge; safety=1.05 mends that. `symmetric_product(left, right)` may replace the matrix
-    product where the result is known to be symmetric, by a kernel that computes half of it.
+    diverge; safety=1.05 mends that. `symmetric_product` may replace the products whose result is
+    known to be symmetric, by a kernel that computes half of it.
     """
     if x.ndim < 2:
         raise ValueError(f"polar needs (..., M, N) matrices, got shape {x.shape}.")
@@ -46,7 +64,7 @@ def polar(
         raise ValueError(f'method must be "auto", "direct" or "gram", got {method!r}.')
     if method == "auto":
         method = choose_method(x.shape[-2], x.shape[-1], schedule.steps, compute_dtype)
-    symmetric = product if symmetric_product is None else symmetric_product
+    symmetric = _symmetric_product if symmetric_product is None else symmetric_product
     size = _ROWS_PER_VISIT[method]
 
     unit = unit_frobenius(x).astype(compute_dtype)
@@ -86,7 +104,7 @@ def unit_frobenius(x: jax.Array) -> jax.Array:
 def orthogonality_error(x: jax.Array) -> jax.Array:
     """Return |A - I|_F / sqrt(M) of each matrix, with A its Gram matrix on the short edge M."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    gram = _gram(x, product)
+    gram = _gram(x, _symmetric_product)
     size = gram.shape[-1]
     return jnp.linalg.norm(gram - jnp.eye(size, dtype=gram.dtype), axis=(-2, -1)) / size**0.5
 
@@ -98,34 +116,41 @@ def product(left: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def _visit(
-    x: jax.Array, gram: jax.Array | None, rows: tuple[Row, ...], symmetric: Product
+    x: jax.Array, gram: jax.Array | None, rows: tuple[Row, ...], symmetric: SymmetricProduct
 ) -> jax.Array:
     """Apply some rows to X through their product Q, a polynomial of X's Gram matrix."""
     gram = _gram(x, symmetric) if gram is None else gram
-    total = _polynomial(gram, rows[0], symmetric)
-    if len(rows) > 1:
-        gram = symmetric(total, symmetric(gram, total))
-    for row in rows[1:]:
+    total = None
+    for nth, (a, b, c) in enumerate(rows, 1):
+        step = symmetric(gram, gram, gram, scale=c, addend_scale=b, diagonal=a)
         # Polynomials of one matrix commute, so their products are symmetric too.
-        total = symmetric(_polynomial(gram, row, symmetric), total)
+        total = step if total is None else symmetric(step, total)
+        if nth < len(rows):
+            # In this order: (R P) P with halves mirrored lets single values escape in float16.
+            gram = symmetric(step, symmetric(gram, step))
+    assert total is not None
     return product(x, total) if _is_tall(x) else product(total, x)
 
 
-def _polynomial(gram: jax.Array, row: Row, symmetric: Product) -> jax.Array:
-    """Return a I + b R + c R R, summed in float32.
+def _symmetric_product(left, right, addend=None, /, *, scale=1.0, addend_scale=1.0, diagonal=0.0):
+    """The plain form, other terms added in float32.
 
-    With a X kept apart, as usual, X is rounded against terms up to three times its size: with eight
-    steps in bfloat16 that turned the factor by 4 % where this form turns it by 0.8 %.
+    So P = a I + b R + c R R is rounded once. With a X kept apart, as usual, X is rounded against
+    terms up to three times its size: with eight steps in bfloat16 that turned the factor by 4 %
+    where this form turns it by 0.8 %.
     """
-    a, b, c = row
-    wide = jnp.promote_types(gram.dtype, jnp.float32)
-    squared = symmetric(gram, gram).astype(wide)
-    identity = jnp.eye(gram.shape[-1], dtype=wide)
-    return (a * identity + b * gram.astype(wide) + c * squared).astype(gram.dtype)
+    result = product(left, right.mT)
+    if addend is None and scale == 1.0 and diagonal == 0.0:
+        return result
+    wide = jnp.promote_types(left.dtype, jnp.float32)
+    total = diagonal * jnp.eye(left.shape[-2], dtype=wide)
+    if addend is not None:
+        total += addend_scale * addend.astype(wide)
+    return (total + scale * result.astype(wide)).astype(left.dtype)
 
 
-def _gram(x: jax.Array, symmetric: Product) -> jax.Array:
-    return symmetric(x.mT, x) if _is_tall(x) else symmetric(x, x.mT)
+def _gram(x: jax.Array, symmetric: SymmetricProduct) -> jax.Array:
+    return symmetric(x.mT, x.mT) if _is_tall(x) else symmetric(x, x)
 
 
 def _is_tall(x: jax.Array) -> bool:
@@ -133,7 +158,7 @@ def _is_tall(x: jax.Array) -> bool:
 
 
 def _precondition(
-    x: jax.Array, schedule: PolarSchedule, symmetric: Product
+    x: jax.Array, schedule: PolarSchedule, symmetric: SymmetricProduct
 ) -> tuple[jax.Array, jax.Array | None]:
     """Return the matrix the rows start from, with its Gram matrix where that is known by then.
 

@@ -1,5 +1,6 @@
 """From OptimizerConfig and the model's description of its weights to an optax transformation."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+import pallas_kernels
 from kanana_jax import config, model, optim
 
 
@@ -62,7 +64,15 @@ def polar_fn(cfg: config.OptimizerConfig) -> Callable[[Array], Array]:
     """The orthogonaliser that `cfg` names."""
     tables = {"newton_schulz": optim.newton_schulz, "polar_express": optim.polar_express}
     table = tables[cfg.polar](cfg.polar_steps)
-    return lambda x: optim.polar(x, table, compute_dtype=jnp.dtype(cfg.polar_dtype))
+    symmetric = functools.partial(
+        pallas_kernels.symmetric_matmul, implementation=cfg.polar_implementation
+    )
+    return functools.partial(
+        optim.polar,
+        schedule=table,
+        compute_dtype=jnp.dtype(cfg.polar_dtype),
+        symmetric_product=symmetric,
+    )
 
 
 def matrix_specs(exp: config.Experiment) -> Any:

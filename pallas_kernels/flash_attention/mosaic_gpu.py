@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import manual_axes
 from pallas_kernels.flash_attention import mosaic_gpu_backward as bwd
 from pallas_kernels.flash_attention import mosaic_gpu_forward as fwd
 from pallas_kernels.flash_attention import xla
@@ -125,7 +126,7 @@ def _over_batch(function, *args):
 
     @jax.custom_batching.custom_vmap
     def call(*args):
-        return jax.tree.map(functools.partial(_vary_like, args[0]), function(*args))
+        return jax.tree.map(functools.partial(manual_axes.vary_like, args[0]), function(*args))
 
     @call.def_vmap
     def _(axis_size, batched, *args):
@@ -141,16 +142,6 @@ def _over_batch(function, *args):
         return out, jax.tree.map(lambda _: True, out)
 
     return call(*args)
-
-
-def _vary_like(q, x):
-    """Inside shard_map a kernel's output forgets the mesh axes on which its inputs vary."""
-    missing = _varying_axes(q) - _varying_axes(x)
-    return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
-
-
-def _varying_axes(x) -> frozenset:
-    return jax.typeof(x).manual_axis_type.varying
 
 
 def _forward(static, q, k, v, q_ids, kv_ids):

@@ -29,7 +29,16 @@ ROOMS = {
     "kanana_jax/checkpoint": ({"config"}, {"jax", "numpy", "orbax"}),
     "kanana_jax/parallel": ({"config"}, {"jax", "numpy"}),
     "kanana_jax/train": (
-        {"config", "data", "model", "optim", "parallel", "checkpoint", "report"},
+        {
+            "config",
+            "data",
+            "model",
+            "optim",
+            "parallel",
+            "checkpoint",
+            "report",
+            "pallas_kernels",
+        },
         _TRAIN_LIBRARIES,
     ),
     "kanana_jax/config.py": (set(), set()),

@@ -1,0 +1,78 @@
+"""Symmetric products for Hopper GPUs in Pallas Mosaic GPU: when, and with which configuration.
+
+    out = scale lhs rhs^T + addend_scale addend + diagonal I
+
+Letters: B batch, M side of the result, K contracted width.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import manual_axes
+from pallas_kernels.newton_schulz import mosaic_gpu_kernel as kernel
+from pallas_kernels.newton_schulz import tiles
+
+_DTYPES = (jnp.bfloat16, jnp.float16)
+# Below these "auto" leaves the product to XLA. Short edges waste tiles and are bound by memory;
+# fewer tiles than half the multiprocessors leave the rest idle.
+MIN_SIDE = 256
+MIN_TILES = 66
+# Time of one 128 x 128 tile alone, in halves of an item of two: it loads a third more per product.
+_SINGLE_TILE = 1.15
+
+
+def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal, config=None, interpret=False):
+    """The product; arguments are already checked and vary alike."""
+    factors = (scale, addend_scale, diagonal)
+    coefficients = jnp.stack([jnp.asarray(x, jnp.float32) for x in factors])
+    config = config or choose_config(lhs.shape)
+
+    lhs_BMK, rhs_BMK, addend_BMM = (
+        None if x is None else x.reshape(-1, *x.shape[-2:]) for x in (lhs, rhs, addend)
+    )
+    out = kernel.product(lhs_BMK, rhs_BMK, addend_BMM, coefficients, config, interpret)
+    return manual_axes.vary_like(lhs, out.reshape(*lhs.shape[:-1], lhs.shape[-2]))
+
+
+def choose_config(shape: tuple[int, ...]) -> kernel.Config:
+    """Two tiles per item, unless single ones spread over the multiprocessors much more evenly."""
+    num_ctas = _num_multiprocessors()
+    num_blocks = -(-shape[-2] // kernel.TILE)
+
+    def halves(tiles_per_item):
+        num_items = math.prod(shape[:-2]) * tiles.count(num_blocks, tiles_per_item)
+        return -(-num_items // num_ctas) * (2 if tiles_per_item == 2 else _SINGLE_TILE)
+
+    best = min((2, 1), key=halves)
+    return kernel.Config(best, num_stages=4 if best == 2 else 6, num_ctas=num_ctas)
+
+
+def why_not(problem) -> str | None:
+    """The reason why this kernel cannot run a problem, or None."""
+    lhs = problem.lhs
+    if problem.platform != "gpu":
+        return f"it needs a Hopper GPU, the default backend is {problem.platform}"
+    capability = getattr(jax.devices()[0], "compute_capability", "unknown")
+    if capability != "9.0":
+        return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
+    if lhs.dtype not in _DTYPES:
+        return f"it needs bfloat16 or float16, got {lhs.dtype}"
+    if lhs.shape[-2] % 8 or lhs.shape[-1] % 8:
+        return f"it needs rows of whole 16 bytes, so M and K multiples of 8, got {lhs.shape[-2:]}"
+    if manual_axes.is_partitioned_by_compiler():
+        return "it needs shard_map on a mesh of several devices"
+    if not problem.is_named and not _is_large(lhs.shape):
+        return f"XLA is taken to be faster at {lhs.shape}"
+    return None
+
+
+def _is_large(shape: tuple[int, ...]) -> bool:
+    num_tiles = math.prod(shape[:-2]) * tiles.count(-(-shape[-2] // kernel.TILE), 1)
+    return shape[-2] >= MIN_SIDE and num_tiles >= MIN_TILES
+
+
+def _num_multiprocessors() -> int:
+    device = jax.devices()[0]
+    return device.core_count if device.platform == "gpu" else 132

@@ -1,0 +1,22 @@
+"""Symmetric products by XLA, which computes both halves.
+
+out = scale lhs rhs^T + addend_scale addend + diagonal I
+"""
+
+import jax.numpy as jnp
+
+
+def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal):
+    """The product; arguments are already checked.
+
+    It is rounded to lhs's dtype before the other terms are added in float32: half the traffic of a
+    float32 product, whose sum with them XLA does not fuse into the multiplication.
+    """
+    wide = jnp.promote_types(lhs.dtype, jnp.float32)
+    # float32 must not become bfloat16 or TF32 products.
+    precision = "highest" if lhs.dtype == wide else "default"
+    product = jnp.matmul(lhs, rhs.mT, precision=precision)
+    out = diagonal * jnp.eye(lhs.shape[-2], dtype=wide) + scale * product.astype(wide)
+    if addend is not None:
+        out += addend_scale * addend.astype(wide)
+    return out.astype(lhs.dtype)
