@@ -2,7 +2,8 @@
 
 The slice is four mixture-of-experts layers at real width: 128 experts of 2048 x 768, multi-head
 latent attention with 32 heads, no embeddings. All optimizers get the same gradients and parameters
-(donated, so the update is in place); the two Muons run five Newton-Schulz steps. One JSON line per
+(donated, so the update is in place); all Muons run five Newton-Schulz steps, and optax keeps its
+momentum in the gradients' dtype. One JSON line per
 optimizer: median milliseconds of a step, and what fraction of the H100's dense bfloat16 peak the
 multiplications of the plain iteration would be.
 
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import optax
 from absl import app, flags
 
+import pallas_kernels
 from experiments.scripts import kernel_times
 from kanana_jax import optim
 
@@ -66,6 +68,12 @@ def optimizers(specs, clip_specs):
     """Return name -> optimizer. All Muons: five steps, the same scale, weight decay and rate."""
     jordan = optim.newton_schulz(5)
     ours = functools.partial(optim.muon, 1e-3, specs)
+    with_kernel = functools.partial(
+        optim.polar,
+        schedule=jordan,
+        compute_dtype=jnp.float16,
+        symmetric_product=pallas_kernels.symmetric_matmul,
+    )
     numbers = {
         name: spec and optax.contrib.MuonDimensionNumbers(spec.rows, spec.cols)
         for name, spec in specs.items()
@@ -84,7 +92,11 @@ def optimizers(specs, clip_specs):
         ),
         "muon_float16": ours(schedule=jordan, compute_dtype=jnp.float16),
         "muon_polar_express": ours(),
-        "muon_bfloat16_momentum": ours(schedule=jordan, momentum_dtype=jnp.bfloat16),
+        "muon_float16_bfloat16_momentum": ours(
+            schedule=jordan, compute_dtype=jnp.float16, momentum_dtype=jnp.bfloat16
+        ),
+        "muon_kernel": ours(polar_fn=with_kernel),
+        "muon_kernel_bfloat16_momentum": ours(polar_fn=with_kernel, momentum_dtype=jnp.bfloat16),
         "muonclip": optim.muonclip(1e-3, specs, clip_specs, schedule=jordan),
         "adamw": optim.adamw(1e-3),
         "optax.adamw": optax.adamw(1e-3, weight_decay=0.1),
