@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import pallas_kernels
+from pallas_kernels.bench import moe as bench_moe
 from pallas_kernels.moe_mlp import cases
 
 # Compiling costs more than running these, and rounding does not depend on the compiler's effort.
@@ -101,16 +102,8 @@ def test_float32_weights_get_unrounded_gradients():
 
 def test_backward_pass_keeps_less_than_23_kb_per_token_at_kanana_2_widths():
     case = next(case for case in cases.CASES if case.name == "kanana_2_30b")
-    num_tokens, hidden, width, num_experts, top_k = case[1:6]
-    shapes = (num_tokens, hidden), (num_experts, 2, width, hidden), (num_experts, width, hidden)
-    ids = jax.ShapeDtypeStruct((num_tokens, top_k), jnp.int32)
-    weights = jax.ShapeDtypeStruct((num_tokens, top_k), jnp.float32)
-    arrays = *(jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes), ids, weights
-    # The pullback is a pytree whose leaves are what it keeps.
-    kept = jax.eval_shape(lambda *arrays: jax.vjp(pallas_kernels.moe_mlp, *arrays)[1], *arrays)
-    leaves = [leaf for leaf in jax.tree.leaves(kept) if leaf.shape not in shapes[1:]]
-    kept_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    assert 2 * hidden + 4 * top_k * width < kept_bytes / num_tokens < 23_000
+    kept = bench_moe.kept_bytes_per_token(pallas_kernels.moe_mlp, case)
+    assert 2 * case.hidden + 4 * case.top_k * case.width < kept < 23_000
 
 
 def test_works_under_checkpoint_and_vmap():
