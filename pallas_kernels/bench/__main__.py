@@ -10,13 +10,15 @@ import subprocess
 import sys
 
 from pallas_kernels import bench
-from pallas_kernels.bench import attention, grouped_matmul, record, timing
+from pallas_kernels.bench import attention, grouped_matmul, moe, record, timing, torch_peers
 from pallas_kernels.flash_attention import cases as attention_cases
 from pallas_kernels.grouped_matmul import cases as matmul_cases
+from pallas_kernels.moe_mlp import cases as moe_cases
 
 OPS = {
     "attention": (attention.rows, attention_cases),
     "grouped_matmul": (grouped_matmul.rows, matmul_cases),
+    "moe": (moe.rows, moe_cases),
 }
 NUM_SMALL_CASES = 3  # on a CPU: enough to see that everything runs
 
@@ -28,7 +30,8 @@ def main(argv: list[str]) -> int:
     names = {op: _case_names(op, options.case) for op in options.ops}
     rows, versions = [], {}
     for op in options.ops:
-        from_torch, found = _torch_rows(op, names[op]) if names[op] else ([], {})
+        has_peer = names[op] and op in torch_peers.OPS
+        from_torch, found = _torch_rows(op, names[op]) if has_peer else ([], {})
         versions |= found
         rows += from_torch
     where = record.environment(["python", "-m", "pallas_kernels.bench", *argv]) | versions

@@ -1,7 +1,9 @@
-"""Grouped products of this package, of jax.lax and of tokamax on the same inputs."""
+"""Grouped products of this package and of its peers in JAX on the same inputs."""
 
 import functools
 import importlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,48 +12,105 @@ import pallas_kernels
 from pallas_kernels.bench import timing
 from pallas_kernels.grouped_matmul import cases
 
-OPS = ("forward", "forward+backward")
+OPS = ("forward", "dlhs", "drhs")
+# Block rows, columns and depth, steps in flight, column blocks walked together.
+_MGPU_BLOCKS = (
+    (128, 128, 64, 4, 1),
+    (64, 128, 64, 4, 1),
+    (128, 128, 64, 4, 4),
+    (64, 256, 64, 4, 2),
+    (128, 256, 64, 4, 2),
+)
 
 
-def flops(case: cases.Case) -> dict[str, float]:
+class _Peer(NamedTuple):
+    """A product of (lhs, rhs, group sizes) in the variants of which the fastest counts."""
+
+    name: str
+    products: tuple[Callable, ...]
+    reason: str | None = None
+
+
+def flops(case: cases.Case) -> float:
     """Model FLOPs of each op."""
-    product = 2.0 * case.num_rows * case.contracted * case.out_width
-    return dict(zip(OPS, (product, 3 * product), strict=True))
+    return 2.0 * case.num_rows * case.contracted * case.out_width
 
 
 def rows(case: cases.Case) -> list[timing.Row]:
-    """Every implementation's product, and product with both gradients."""
+    """Every implementation's product, and each gradient for itself."""
     *arrays, group_sizes = cases.make_inputs(case)
     lhs, rhs, grad = (jnp.asarray(x, jnp.bfloat16) for x in arrays)
-    group_sizes = jnp.asarray(group_sizes)
+    inputs = lhs, rhs, jnp.asarray(group_sizes), grad
     choice = pallas_kernels.grouped_matmul_choice(lhs, rhs).implementation
-    products = [
-        (f"ours ({choice})", pallas_kernels.grouped_matmul),
-        ("jax.lax.ragged_dot", jax.lax.ragged_dot),
-    ]
-    found = []
+    ours = _Peer(f"ours ({choice})", (pallas_kernels.grouped_matmul,))
+    return [_time(case, op, peer, inputs) for peer in (ours, *_peers()) for op in OPS]
+
+
+def _peers() -> Iterator[_Peer]:
+    yield _Peer("jax.lax.ragged_dot", (jax.lax.ragged_dot,))
+    yield _Peer("bound: dense matmul", (_dense,))
+    yield _importable("tokamax", "tokamax", _tokamax)
+    mgpu = "jax.experimental.pallas.ops.gpu.ragged_dot_mgpu"
+    yield _importable("jax ragged_dot_mgpu", mgpu, _ragged_dot_mgpu)
+
+
+def _dense(lhs, rhs, group_sizes):
+    """As many FLOPs without groups."""
+    return lhs @ rhs[0]
+
+
+def _importable(name, module, variants):
+    if jax.default_backend() != "gpu":
+        return _Peer(name, (), f"needs an NVIDIA GPU, JAX runs on {jax.default_backend()}")
     try:
-        tokamax = importlib.import_module("tokamax")
-        products.append(("tokamax", functools.partial(tokamax.ragged_dot, implementation="mosaic")))
+        return _Peer(name, variants(importlib.import_module(module)))
     except ImportError as error:
-        reason = f"not importable: {error}"
-        found = [timing.Row(case.name, op, "tokamax", None, None, reason) for op in OPS]
-    for name, product in products:
-        found += _both(case, name, product, (lhs, rhs, group_sizes, grad))
-    return found
+        return _Peer(name, (), f"not importable: {error}")
 
 
-def _both(case, name, product, inputs):
-    def gradients(lhs, rhs, group_sizes, grad):
-        out, pullback = jax.vjp(lambda lhs, rhs: product(lhs, rhs, group_sizes), lhs, rhs)
-        return out, pullback(grad)
+def _tokamax(module):
+    return (functools.partial(module.ragged_dot, implementation="mosaic"),)
 
-    work = flops(case)
-    runs = (
-        functools.partial(jax.jit(product), *inputs[:3]),
-        functools.partial(jax.jit(gradients), *inputs),
-    )
-    return [
-        timing.attempt(case.name, op, name, work[op], run, jax.block_until_ready)
-        for op, run in zip(OPS, runs, strict=True)
+
+def _ragged_dot_mgpu(module):
+    names = ("block_m", "block_n", "block_k", "max_concurrent_steps", "grid_block_n")
+
+    def variant(blocks):
+        sizes = dict(zip(names, blocks, strict=True))
+        return lambda lhs, rhs, group_sizes: module.ragged_dot(
+            lhs, rhs, group_sizes=group_sizes, **sizes
+        )
+
+    return tuple(variant(blocks) for blocks in _MGPU_BLOCKS)
+
+
+def _time(case, op, peer, inputs):
+    if peer.reason:
+        return timing.Row(case.name, op, peer.name, None, None, peer.reason)
+    found = [
+        timing.attempt(
+            case.name,
+            op,
+            peer.name,
+            flops(case),
+            functools.partial(_jit(product, op), *inputs),
+            jax.block_until_ready,
+        )
+        for product in peer.products
     ]
+    return min(found, key=lambda row: row.ms or float("inf"))
+
+
+def _jit(product, op):
+    """The op as a function of lhs, rhs, group sizes and grad; the compiler drops what is unused."""
+
+    def forward(lhs, rhs, group_sizes, grad):
+        return product(lhs, rhs, group_sizes)
+
+    def dlhs(lhs, rhs, group_sizes, grad):
+        return jax.vjp(lambda lhs: product(lhs, rhs, group_sizes), lhs)[1](grad)
+
+    def drhs(lhs, rhs, group_sizes, grad):
+        return jax.vjp(lambda rhs: product(lhs, rhs, group_sizes), rhs)[1](grad)
+
+    return jax.jit({"forward": forward, "dlhs": dlhs, "drhs": drhs}[op])

@@ -59,16 +59,20 @@ def table(rows: list[timing.Row]) -> str:
     """Aligned columns; ours carry how many times as fast they are as the case's best peer."""
     lines = [("case", "op", "implementation", "ms", "TFLOP/s", "vs best peer")]
     for row in rows:
-        if row.ms is None or row.tflops is None:
-            lines.append((row.case, row.op, row.implementation, "-", "-", row.reason or ""))
-        else:
-            figures = (
-                f"{row.ms:.3f}",
-                f"{row.tflops:.3g}" if row.tflops < 1 else f"{row.tflops:.1f}",
-            )
-            lines.append((row.case, row.op, row.implementation, *figures, ratio(row, rows)))
+        figures = _figure(row.ms, 3), _figure(row.tflops, 1)
+        remarks = [row.reason or ratio(row, rows)]
+        if row.kept_bytes_per_token is not None:
+            remarks.append(f"keeps {row.kept_bytes_per_token / 1e3:.1f} kB per token")
+        remark = ", ".join(filter(None, remarks))
+        lines.append((row.case, row.op, row.implementation, *figures, remark))
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     return "\n".join(_aligned(line, widths) for line in lines)
+
+
+def _figure(value, digits):
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if value < 1 else f"{value:.{digits}f}"
 
 
 def _aligned(line, widths):
@@ -82,7 +86,7 @@ def ratio(row: timing.Row, rows: list[timing.Row]) -> str:
     peers = [
         (other.ms, other.implementation)
         for other in rows
-        if (other.case, other.op) == (row.case, row.op) and other.ms and not is_ours(other)
+        if (other.case, other.op) == (row.case, row.op) and other.ms and _is_peer(other)
     ]
     if not is_ours(row) or not peers or not row.ms:
         return ""
@@ -93,6 +97,10 @@ def ratio(row: timing.Row, rows: list[timing.Row]) -> str:
 def is_ours(row: timing.Row) -> bool:
     """Whether a row measures this package."""
     return row.implementation.startswith("ours")
+
+
+def _is_peer(row):
+    return not row.implementation.startswith(("ours", "bound"))
 
 
 def write(path: pathlib.Path, where: dict, rows: list[timing.Row]) -> None:

@@ -19,6 +19,7 @@ class Row(NamedTuple):
     ms: float | None
     tflops: float | None
     reason: str | None = None
+    kept_bytes_per_token: float | None = None  # for the backward pass
 
 
 def measure(run: Callable, wait: Callable) -> float:
@@ -38,7 +39,7 @@ def measure(run: Callable, wait: Callable) -> float:
     return 1e3 * statistics.median(blocks)
 
 
-def attempt(case: str, op: str, implementation: str, flops: float, run, wait) -> Row:
+def attempt(case: str, op: str, implementation: str, flops: float | None, run, wait) -> Row:
     """A Row of run(); what a peer cannot do becomes its reason, it must not end the table."""
     try:
         ms = measure(run, wait)
@@ -46,4 +47,4 @@ def attempt(case: str, op: str, implementation: str, flops: float, run, wait) ->
         first_line = (str(error).strip().splitlines() or [""])[0]
         reason = f"{type(error).__name__}: {first_line[:160]}"
         return Row(case, op, implementation, None, None, reason)
-    return Row(case, op, implementation, ms, flops / ms / 1e9)
+    return Row(case, op, implementation, ms, flops and flops / ms / 1e9)

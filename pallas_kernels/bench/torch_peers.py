@@ -25,12 +25,9 @@ def main(op: str, names: list[str]) -> dict:
         return {"reason": f"not importable: {error}"}
     if not torch.cuda.is_available():
         return {"reason": f"torch {torch.__version__} sees no CUDA device"}
-    if op == "attention":
-        table, measure = attention_cases.CASES, _attention
-    else:
-        table, measure = matmul_cases.CASES, _grouped_matmul
+    table, measure = OPS[op]
     rows = []
-    for case in table:
+    for case in table.CASES:
         if case.name in names:
             rows += measure(torch, case)
             torch.cuda.empty_cache()
@@ -81,15 +78,14 @@ def _grouped_matmul(torch, case):
     ends = torch.tensor(np.cumsum(inputs.group_sizes), device="cuda", dtype=torch.int32)
     product = functools.partial(torch._grouped_mm, offs=ends)
 
-    def forward():
-        return product(lhs, rhs)
-
-    def gradients():
-        return forward(), product(grad, rhs.transpose(-2, -1)), product(lhs.t(), grad)
-
+    runs = (
+        lambda: product(lhs, rhs),
+        lambda: product(grad, rhs.transpose(-2, -1)),
+        lambda: product(lhs.t(), grad),
+    )
     work = grouped_matmul.flops(case)
-    for op, run in zip(grouped_matmul.OPS, (forward, gradients), strict=True):
-        yield timing.attempt(case.name, op, "torch grouped_mm", work[op], run, _wait(torch))
+    for op, run in zip(grouped_matmul.OPS, runs, strict=True):
+        yield timing.attempt(case.name, op, "torch grouped_mm", work, run, _wait(torch))
 
 
 def _on_gpu(torch, x):
@@ -98,6 +94,12 @@ def _on_gpu(torch, x):
 
 def _wait(torch):
     return lambda _: torch.cuda.synchronize()
+
+
+OPS = {
+    "attention": (attention_cases, _attention),
+    "grouped_matmul": (matmul_cases, _grouped_matmul),
+}
 
 
 if __name__ == "__main__":

@@ -3,15 +3,27 @@
     y[t] = sum_k weights[t, k] expert[ids[t, k]](x[t])
     expert[e](x) = w_down[e]^T (silu(w_gate[e] x) * (w_up[e] x))
 
-No token is dropped, whatever the load of an expert.
+No token is dropped, whatever the load of an expert. The backward pass keeps x, the pre-activation
+h and a few integers per row (SonicMoE, arXiv:2512.14080, sec. 4): gathered rows and activations
+are made again, and the router's gradient is found without the experts' outputs,
 
-Letters: T tokens, K experts per token, E experts, F expert width, D hidden width, M = T K rows.
+    dweights[t, k] = <dy[t], w_down^T a> = <w_down dy[t], a>
+
+At Kanana-2-30B's widths in bfloat16 (D 2048, F 768, K 6) that is 2 D + 4 K F bytes, 22.6 kB per
+token with the integers.
+
+Letters: T tokens, K experts per token, E experts, F expert width, D hidden width, M = T K rows
+sorted by expert.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.grouped_matmul import Implementation, grouped_matmul
+from pallas_kernels import manual_axes
+from pallas_kernels.grouped_matmul import Implementation, grouped_matmul, grouped_outer
+from pallas_kernels.moe_mlp import routing, stages
 
 
 def moe_mlp(
@@ -27,30 +39,63 @@ def moe_mlp(
 
     w_gate_up (E, 2, F, D) holds the gate first and the up projection second; w_down is (E, F, D);
     expert_ids (T, K) are int32 in [0, E); weights (T, K) are float32 and get their exact gradient.
-    implementation names that of grouped_matmul. Raises ValueError on shapes that do not fit.
+    Products are in x's dtype. Expert weights of another dtype are cast to it, and their gradients
+    are rounded to the weights' own dtype only: float32 weights get unrounded float32 gradients.
+    Results and gradients repeat bit for bit where those of grouped_matmul do. implementation names
+    that of grouped_matmul. Raises ValueError on shapes or dtypes that do not fit.
     """
-    _check(x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)
-    num_experts, _, width, hidden = w_gate_up_E2FD.shape
-    num_tokens, experts_per_token = expert_ids_TK.shape
-    expert_M = expert_ids_TK.reshape(-1)
-    order_M = jnp.argsort(expert_M, stable=True)
-    group_sizes_E = jnp.bincount(expert_M, length=num_experts).astype(jnp.int32)
-    x_MD = x_TD[order_M // experts_per_token]
-    gate_up_MF = grouped_matmul(
-        x_MD,
-        w_gate_up_E2FD.reshape(num_experts, 2 * width, hidden),
-        group_sizes_E,
-        transpose_rhs=True,
-        implementation=implementation,
+    arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
+    arrays = [jnp.asarray(array) for array in arrays]
+    _check(*arrays)
+    return _moe_mlp(implementation, *manual_axes.align(*arrays))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _moe_mlp(implementation, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+    return _forward(implementation, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)[0]
+
+
+def _forward(implementation, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+    routes = routing.sort_by_expert(expert_ids_TK, w_down_EFD.shape[0])
+    token_M = routes.pair_M // expert_ids_TK.shape[1]
+    products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
+    h_M2F, act_MF = stages.up(x_TD[token_M], w_gate_up_E2FD.astype(x_TD.dtype), **products)
+    y_MD = grouped_matmul(act_MF, w_down_EFD.astype(x_TD.dtype), **products)
+    y_TD = _sum_of_rows(y_MD, routes.row_TK, weights_TK)
+    return y_TD, (x_TD, h_M2F, w_gate_up_E2FD, w_down_EFD, routes, weights_TK)
+
+
+def _backward(implementation, residuals, dy_TD):
+    x_TD, h_M2F, w_gate_up_E2FD, w_down_EFD, routes, weights_TK = residuals
+    token_M = routes.pair_M // weights_TK.shape[1]
+    products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
+    w_gate_up, w_down = (w.astype(x_TD.dtype) for w in (w_gate_up_E2FD, w_down_EFD))
+
+    dy_MD = jnp.asarray(dy_TD)[token_M]
+    weight_M = weights_TK.reshape(-1)[routes.pair_M]
+    dh_M2F, weighted_MF, dweight_M = stages.down_backward(
+        dy_MD, w_down, h_M2F, weight_M, **products
     )
-    gate_MF, up_MF = jnp.split(gate_up_MF, 2, axis=1)
-    act_MF = jax.nn.silu(gate_MF.astype(jnp.float32)) * up_MF.astype(jnp.float32)
-    out_MD = grouped_matmul(
-        act_MF.astype(x_TD.dtype), w_down_EFD, group_sizes_E, implementation=implementation
+    dw_down = grouped_outer(weighted_MF, dy_MD, preferred_element_type=w_down_EFD.dtype, **products)
+    dx_MD = grouped_matmul(dh_M2F, stages.merge_gate_up(w_gate_up), **products)
+    dw_gate_up = grouped_outer(
+        dh_M2F, x_TD[token_M], preferred_element_type=w_gate_up_E2FD.dtype, **products
     )
-    weighted_MD = out_MD.astype(jnp.float32) * weights_TK.reshape(-1)[order_M][:, None]
-    y_TD = jnp.zeros((num_tokens, hidden), jnp.float32)
-    return y_TD.at[order_M // experts_per_token].add(weighted_MD).astype(x_TD.dtype)
+    dx_TD = _sum_of_rows(dx_MD, routes.row_TK)
+    dw_gate_up = dw_gate_up.reshape(w_gate_up_E2FD.shape)
+    return dx_TD, dw_gate_up, dw_down, None, dweight_M[routes.row_TK]
+
+
+_moe_mlp.defvjp(_forward, _backward)
+
+
+def _sum_of_rows(rows_MD, row_TK, weights_TK=None):
+    """Sums each token's rows in float32, in the order of its choices: no atomic additions."""
+    total = jnp.float32(0)
+    for k in range(row_TK.shape[1]):  # a sum of K gathers fuses into one pass over the rows
+        rows_TD = rows_MD[row_TK[:, k]].astype(jnp.float32)
+        total += rows_TD if weights_TK is None else weights_TK[:, k, None] * rows_TD
+    return total.astype(rows_MD.dtype)
 
 
 def _check(x, w_gate_up, w_down, expert_ids, weights):

@@ -2,19 +2,23 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+import pallas_kernels
 from pallas_kernels.bench import __main__ as command
-from pallas_kernels.bench import attention, grouped_matmul, record, timing
+from pallas_kernels.bench import attention, grouped_matmul, moe, record, timing
 from pallas_kernels.flash_attention import cases
 from pallas_kernels.grouped_matmul import cases as matmul_cases
+from pallas_kernels.moe_mlp import cases as moe_cases
 
 TIMES = (
     timing.Row("a", "forward", "ours (xla)", 2.0, 1.0),
     timing.Row("a", "forward", "slow peer", 4.0, 0.5),
     timing.Row("a", "forward", "best peer", 3.0, 0.7),
     timing.Row("a", "forward", "absent peer", None, None, "not importable"),
+    timing.Row("a", "forward", "bound: no groups", 0.5, 4.0),
     timing.Row("b", "forward", "other case", 0.1, 20.0),
 )
 
@@ -33,9 +37,26 @@ def test_packed_attention_counts_only_pairs_within_a_segment():
     assert attention.flops(case, (ids, ids))["forward"] == 2 * (9 + 1) * 16
 
 
-def test_gradients_of_a_grouped_product_count_twice_its_work():
-    case = matmul_cases.Case("x", 10, 3, 5, 2)
-    assert grouped_matmul.flops(case) == {"forward": 300, "forward+backward": 900}
+def test_a_grouped_product_counts_two_flops_per_row_and_weight():
+    assert grouped_matmul.flops(matmul_cases.Case("x", 10, 3, 5, 2)) == 300
+
+
+def test_a_moe_layer_counts_three_products_per_visited_expert_and_twice_that_backward():
+    case = moe_cases.Case("x", 10, 3, 5, 7, 2, num_shared=1)
+    assert moe.flops(case) == {"forward": 2700, "forward+backward": 8100}
+
+
+def test_plain_autodiff_keeps_more_than_three_times_as_much_per_token():
+    case = next(case for case in moe_cases.CASES if case.name == "kanana_2_30b")
+    ours = moe.kept_bytes_per_token(pallas_kernels.moe_mlp, case)
+    assert moe.kept_bytes_per_token(moe.plain, case) > 3 * ours
+
+
+def test_plain_layer_of_the_benchmark_computes_the_same():
+    x, w_gate_up, w_down, ids, weights, _ = moe_cases.make_inputs(moe_cases.SMALL_CASES[0])
+    layers = pallas_kernels.moe_mlp, moe.plain
+    ours, plain = (jax.jit(layer)(x, w_gate_up, w_down, ids, weights) for layer in layers)
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_ratio_compares_ours_with_the_fastest_peer_of_the_same_case():
@@ -68,13 +89,15 @@ def test_time_is_per_call_and_in_milliseconds(monkeypatch):
 def test_program_runs_on_a_cpu_and_records_what_it_ran_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     out = tmp_path / "times.json"
-    argv = ["attention", "grouped_matmul", "--case", "full", "--case", "one_group"]
+    names = ("full", "one_group", "two_of_five")
+    argv = [*command.OPS, *(word for name in names for word in ("--case", name))]
     assert command.main([*argv, "--out", str(out)]) == 0
     recorded = json.loads(out.read_text())
     assert {"commit", "device", "driver", "runtime", "packages", "command"} < set(recorded)
-    ours = [row for row in recorded["rows"] if row["implementation"] == "ours (xla)"]
-    assert len(ours) == 4 and all(row["ms"] > 0 for row in ours)
-    assert "needs an NVIDIA GPU" in capsys.readouterr().out
+    ours = [row for row in recorded["rows"] if row["implementation"].startswith("ours")]
+    assert len(ours) == 2 + 3 + 3 and all(row["ms"] > 0 for row in ours)
+    shown = capsys.readouterr().out
+    assert "needs an NVIDIA GPU" in shown and "kB per token" in shown
 
 
 def test_unknown_cases_are_named(capsys):

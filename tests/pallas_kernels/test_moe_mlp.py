@@ -6,79 +6,147 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import pallas_kernels
+from pallas_kernels.bench import moe as bench_moe
+from pallas_kernels.moe_mlp import cases
 
 # Compiling costs more than running these, and rounding does not depend on the compiler's effort.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-TOKENS, EXPERTS, WIDTH, HIDDEN, TOP_K = 96, 5, 12, 16, 2
+NAMES = ("y", "dx", "dw_gate_up", "dw_down", "dweights")
+CASE = cases.SMALL_CASES[0]
 
 
-def make_inputs(seed=0, one_expert=False):
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((TOKENS, HIDDEN), np.float32)
-    w_gate_up = rng.standard_normal((EXPERTS, 2, WIDTH, HIDDEN), np.float32) * HIDDEN**-0.5
-    w_down = rng.standard_normal((EXPERTS, WIDTH, HIDDEN), np.float32) * WIDTH**-0.5
-    weights = rng.uniform(size=(TOKENS, TOP_K)).astype(np.float32)
-    choices = [rng.permutation(EXPERTS)[:TOP_K] for _ in range(TOKENS)]
-    ids = np.full((TOKENS, TOP_K), 3, np.int32) if one_expert else np.array(choices, np.int32)
-    return (x, w_gate_up.astype(np.float32), w_down.astype(np.float32), weights), ids
-
-
-def dense(x, w_gate_up, w_down, weights, ids):
+def dense(x, w_gate_up, w_down, ids, weights):
     hidden = jnp.einsum("td,eafd->aetf", x, w_gate_up)
     out = jnp.einsum("etf,efd->etd", jax.nn.silu(hidden[0]) * hidden[1], w_down)
-    return sum(weights[:, k, None] * out[ids[:, k], jnp.arange(TOKENS)] for k in range(TOP_K))
+    token = jnp.arange(ids.shape[0])
+    return sum(weights[:, k, None] * out[ids[:, k], token] for k in range(ids.shape[1]))
 
 
-@jit
-def dense_with_gradients(x, w_gate_up, w_down, weights, ids, dy):
-    out, pullback = jax.vjp(lambda *a: dense(*a, ids), x, w_gate_up, w_down, weights)
-    return out, *pullback(dy)
+@functools.partial(jit, static_argnums=0)
+def with_gradients(layer, x, w_gate_up, w_down, ids, weights, dy):
+    def differentiable(x, w_gate_up, w_down, weights):
+        return layer(x, w_gate_up, w_down, ids, weights)
+
+    y, pullback = jax.vjp(differentiable, x, w_gate_up, w_down, weights)
+    return y, *pullback(dy)
 
 
-@pytest.mark.parametrize(
-    ("implementation", "one_expert"), [("reference", False), ("xla", False), ("xla", True)]
-)
-def test_output_and_gradients_are_those_of_the_dense_evaluation(implementation, one_expert):
-    arrays, ids = make_inputs(one_expert=one_expert)
-    dy = np.random.default_rng(1).standard_normal((TOKENS, HIDDEN), np.float32)
-
-    def ours(x, w_gate_up, w_down, weights):
-        return pallas_kernels.moe_mlp(
-            x, w_gate_up, w_down, ids, weights, implementation=implementation
-        )
-
-    @jit
-    def got(arrays):
-        out, pullback = jax.vjp(ours, *arrays)
-        return out, *pullback(dy)
-
+def exact(inputs):
+    """The dense evaluation in float64 of inputs of any dtype."""
+    wide = [np.asarray(a, None if a.dtype == jnp.int32 else np.float64) for a in inputs]
     with jax.enable_x64(True):
-        want = jax.tree.map(
-            np.asarray, dense_with_gradients(*(np.float64(a) for a in arrays), ids, np.float64(dy))
-        )
-    for x, y in zip(got(arrays), want, strict=True):
+        return [np.asarray(a) for a in with_gradients(dense, *wide)]
+
+
+def cast_inputs(case, dtype):
+    x, w_gate_up, w_down, ids, weights, dy = cases.make_inputs(case)
+    x, w_gate_up, w_down, dy = (jnp.asarray(a, dtype) for a in (x, w_gate_up, w_down, dy))
+    return x, w_gate_up, w_down, ids, weights, dy
+
+
+def error(got, want):
+    return np.linalg.norm(np.float64(got) - want)
+
+
+@pytest.mark.parametrize("case", cases.SMALL_CASES, ids=lambda case: case.name)
+def test_output_and_gradients_are_those_of_the_dense_evaluation(case):
+    inputs = cast_inputs(case, jnp.float32)
+    got = with_gradients(pallas_kernels.moe_mlp, *inputs)
+    for name, x, y in zip(NAMES, got, exact(inputs), strict=True):
         assert x.dtype == jnp.float32
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * np.abs(y).max(), err_msg=name)
+
+
+def test_reference_products_give_the_same():
+    inputs = cast_inputs(CASE, jnp.float32)
+    layer = functools.partial(pallas_kernels.moe_mlp, implementation="reference")
+    want = with_gradients(pallas_kernels.moe_mlp, *inputs)
+    for x, y in zip(with_gradients(layer, *inputs), want, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * np.abs(y).max())
 
 
-def test_bfloat16_errs_at_most_twice_as_much_as_plain_bfloat16():
-    arrays, ids = make_inputs()
-    *tensors, weights = arrays
-    low = [jnp.asarray(a, jnp.bfloat16) for a in tensors]
-    got = jit(pallas_kernels.moe_mlp)(*low, ids, weights)
-    plain = jit(dense)(*low, weights.astype(jnp.bfloat16), ids)
-    with jax.enable_x64(True):
-        want = np.asarray(jit(dense)(*(np.float64(a) for a in low), np.float64(weights), ids))
-    error, plain_error = (np.linalg.norm(np.float64(y) - want) for y in (got, plain))
-    assert got.dtype == jnp.bfloat16
-    assert error <= 2 * plain_error
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_16_bits_err_at_most_twice_as_much_as_the_plain_layer_and_less_in_the_router(dtype):
+    inputs = cast_inputs(CASE, dtype)
+    plain_inputs = *inputs[:4], inputs[4].astype(dtype), inputs[5]
+    got = with_gradients(pallas_kernels.moe_mlp, *inputs)
+    plain = with_gradients(dense, *plain_inputs)
+    found = zip(NAMES, got, plain, exact(inputs), exact(plain_inputs), strict=True)
+    for name, x, y, want, plain_want in found:
+        assert x.dtype == (jnp.float32 if name == "dweights" else dtype)
+        limit = 1 if name == "dweights" else 2
+        assert error(x, want) <= limit * error(y, plain_want), name
+
+
+def test_repeats_are_equal_bit_for_bit():
+    inputs = cast_inputs(CASE, jnp.bfloat16)
+    first, again = (with_gradients(pallas_kernels.moe_mlp, *inputs) for _ in range(2))
+    for x, y in zip(first, again, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_float32_weights_get_unrounded_gradients():
+    x, w_gate_up, w_down, *others = cast_inputs(CASE, jnp.bfloat16)
+    low = with_gradients(pallas_kernels.moe_mlp, x, w_gate_up, w_down, *others)
+    wide_weights = w_gate_up.astype(jnp.float32), w_down.astype(jnp.float32)
+    wide = with_gradients(pallas_kernels.moe_mlp, x, *wide_weights, *others)
+    np.testing.assert_array_equal(wide[0], low[0])
+    for x, y in zip(wide[2:4], low[2:4], strict=True):
+        assert x.dtype == jnp.float32 and (x != y).any()
+        np.testing.assert_array_equal(x.astype(jnp.bfloat16), y)
+
+
+def test_backward_pass_keeps_less_than_23_kb_per_token_at_kanana_2_widths():
+    case = next(case for case in cases.CASES if case.name == "kanana_2_30b")
+    kept = bench_moe.kept_bytes_per_token(pallas_kernels.moe_mlp, case)
+    assert 2 * case.hidden + 4 * case.top_k * case.width < kept < 23_000
+
+
+def test_works_under_checkpoint_and_vmap():
+    inputs = cast_inputs(CASE, jnp.float32)
+    ids = jnp.asarray(inputs[3])
+
+    def loss(x, ids):
+        return (pallas_kernels.moe_mlp(x, *inputs[1:3], ids, inputs[4]) ** 2).sum()
+
+    gradient = jax.grad(loss)
+    want = jit(gradient)(inputs[0], ids), jit(gradient)(2 * inputs[0], ids[::-1])
+    again = jit(jax.grad(jax.checkpoint(loss)))(inputs[0], ids)
+    np.testing.assert_allclose(again, want[0], rtol=1e-6)
+    both = jnp.stack([inputs[0], 2 * inputs[0]]), jnp.stack([ids, ids[::-1]])
+    got = jit(jax.vmap(gradient))(*both)
+    np.testing.assert_allclose(got, np.stack(want), rtol=1e-4, atol=1e-4)
+
+
+def test_shard_map_sums_the_gradient_of_replicated_weights():
+    x, w_gate_up, w_down, ids, weights, _ = cast_inputs(CASE, jnp.float32)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def loss(w_gate_up, w_down, weights):
+        return (pallas_kernels.moe_mlp(x, w_gate_up, w_down, ids, weights) ** 2).sum()
+
+    def sharded_loss(w_gate_up, w_down, weights):
+        def local(*args):
+            return jax.lax.psum((pallas_kernels.moe_mlp(*args) ** 2).sum(), "data")
+
+        specs = (P("data"), P(), P(), P("data"), P("data"))
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
+        return mapped(x, w_gate_up, w_down, ids, weights)
+
+    gradients = [
+        jit(jax.grad(f, argnums=(0, 1, 2)))(w_gate_up, w_down, weights)
+        for f in (sharded_loss, loss)
+    ]
+    for got, want in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_wrong_arguments_are_named():
-    (x, w_gate_up, w_down, weights), ids = make_inputs()
+    x, w_gate_up, w_down, ids, weights, _ = cases.make_inputs(CASE)
     with pytest.raises(ValueError, match="w_down"):
         pallas_kernels.moe_mlp(x, w_gate_up, w_down[:, :-1], ids, weights)
     with pytest.raises(ValueError, match="int32"):

@@ -7,6 +7,7 @@ import pytest
 
 from pallas_kernels.flash_attention import cases as attention_cases
 from pallas_kernels.grouped_matmul import cases as matmul_cases
+from pallas_kernels.moe_mlp import cases as moe_cases
 
 PROGRAM = """
 import sys
@@ -23,7 +24,7 @@ def test_import_loads_only_jax():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("cases", [attention_cases, matmul_cases])
+@pytest.mark.parametrize("cases", [attention_cases, matmul_cases, moe_cases])
 def test_cases_have_unique_names_and_the_same_inputs_for_the_same_seed(cases):
     names = [case.name for case in cases.CASES]
     assert len(set(names)) == len(names)

@@ -1,0 +1,59 @@
+"""The two steps of the layer that a fused kernel can replace, as compositions of grouped products.
+
+Each is one product with elementwise work on its result: what a kernel would do before it stores.
+
+    up              h = x w_gate_up^T                      a = silu(gate) * up
+    down_backward   a' = dy w_down^T                       dweight = sum_F a' a
+                    dh = (dswiglu/dh) (weight a')          weighted = weight a
+
+Letters: M rows sorted by expert, E experts, F expert width, D hidden width. Columns 0 .. F-1 of
+h (M, 2F) are the gate, the others the up projection.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.grouped_matmul import grouped_matmul
+
+
+def up(x_MD, w_gate_up_E2FD, *, group_sizes, implementation):
+    """Returns the pre-activation h (M, 2F) and the activation a (M, F), both in x's dtype."""
+    h_M2F = grouped_matmul(
+        x_MD,
+        merge_gate_up(w_gate_up_E2FD),
+        group_sizes,
+        transpose_rhs=True,
+        implementation=implementation,
+    )
+    gate_MF, up_MF = _split(h_M2F)
+    return h_M2F, (jax.nn.silu(gate_MF) * up_MF).astype(x_MD.dtype)
+
+
+def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, group_sizes, implementation):
+    """Differentiates weight * (swiglu(h) w_down), given its gradient dy before the weight.
+
+    Returns dh (M, 2F) and the weighted activation (M, F) in h's dtype, dweight (M,) in float32.
+    """
+    dact_MF = grouped_matmul(
+        dy_MD, w_down_EFD, group_sizes, transpose_rhs=True, implementation=implementation
+    ).astype(jnp.float32)
+    gate_MF, up_MF = _split(h_M2F)
+    sigmoid_MF = jax.nn.sigmoid(gate_MF)
+    silu_MF = gate_MF * sigmoid_MF
+    act_MF = silu_MF * up_MF
+    dweight_M = (dact_MF * act_MF).sum(axis=1)
+
+    weight_M1 = weight_M[:, None]
+    dact_MF *= weight_M1
+    dgate_MF = dact_MF * up_MF * sigmoid_MF * (1 + gate_MF * (1 - sigmoid_MF))
+    dh_M2F = jnp.concatenate([dgate_MF, dact_MF * silu_MF], axis=1).astype(h_M2F.dtype)
+    return dh_M2F, (weight_M1 * act_MF).astype(h_M2F.dtype), dweight_M
+
+
+def merge_gate_up(w_E2FD):
+    """(E, 2, F, D) to (E, 2F, D): one product for both projections."""
+    return w_E2FD.reshape(w_E2FD.shape[0], -1, w_E2FD.shape[3])
+
+
+def _split(h_M2F):
+    return jnp.split(h_M2F.astype(jnp.float32), 2, axis=1)
