@@ -214,7 +214,7 @@ class TrainConfig:
     diagnostics_interval_steps: int = 20  # spectral norms and orthogonality error
     checkpoint_interval_steps: int = 100
     keep_checkpoints: int = 2
-    loss_chunk_tokens: int = 4096  # the head's logits are formed for this many tokens at a time
+    loss_chunk_tokens: int = 4096  # a device forms the head's logits of this many tokens at a time
 
     def __post_init__(self):
         _positive(
@@ -230,7 +230,7 @@ class TrainConfig:
         )
 
 
-BATCH_AXES = ("data", "fsdp")  # the mesh axes over which a batch's sequences are spread
+BATCH_AXES = ("data", "fsdp", "expert")  # the mesh axes over which a batch's sequences are spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +239,10 @@ class MeshConfig:
 
     data: int = -1
     fsdp: int = 1
+    expert: int = 1
+    context: int = 1
+    tensor: int = 1
+    num_slices: int = 1  # parts of the machine joined by a slower network; divides data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,7 @@ def _attention(cfg: ModelConfig, split: str, first_layer: int) -> dict[str, Any]
     # The rope key is shared by all heads, so the query's rope part takes all of gamma.
     query_clip, kv_clip = clip((nope, 0.5), (rope, 1.0)), clip((nope, 0.5), (value, 0.0))
     specs = {
-        "wkv_a": _matrix("embed", "kv_lora", **plain),
+        "wkv_a": _matrix("embed", "latent", **plain),
         "kv_norm": _norm(),
         "wkv_b": _matrix("kv_lora", "heads", "head_dim", qk_clip=kv_clip, **heads, **parts),
         "wo": _matrix("heads", "head_dim", "embed", rows=(1, 2), cols=(3,), batch=(0,)),
@@ -93,7 +93,7 @@ def _attention(cfg: ModelConfig, split: str, first_layer: int) -> dict[str, Any]
         query = {"wq": _matrix("embed", "heads", "head_dim", qk_clip=query_clip, **heads)}
     else:
         query = {
-            "wq_a": _matrix("embed", "q_lora", **plain),
+            "wq_a": _matrix("embed", "latent", **plain),
             "q_norm": _norm(),
             "wq_b": _matrix("q_lora", "heads", "head_dim", qk_clip=query_clip, **heads),
         }
@@ -110,14 +110,14 @@ def _mlp() -> dict[str, Any]:
 def _moe(cfg: ModelConfig) -> dict[str, Any]:
     router = ParamSpec(
         role="router",
-        logical_axes=("layers", "embed", "experts"),
+        logical_axes=("layers", "embed", "scores"),
         matrix=MatrixSpec(rows=(1,), cols=(2,), batch=(0,)),
     )
     specs: dict[str, Any] = {
         "router": router,
         "w_gate_up": _matrix(
-            "experts", "gate_up", "mlp", "embed", rows=(4,), cols=(3,), batch=(0, 1, 2)
+            "experts", "gate_up", "mlp", "expert_embed", rows=(4,), cols=(3,), batch=(0, 1, 2)
         ),
-        "w_down": _matrix("experts", "mlp", "embed", rows=(2,), cols=(3,), batch=(0, 1)),
+        "w_down": _matrix("experts", "mlp", "expert_embed", rows=(2,), cols=(3,), batch=(0, 1)),
     }
     return specs | ({"shared": _mlp()} if cfg.num_shared_experts else {})

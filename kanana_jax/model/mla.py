@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 
 import pallas_kernels
 from kanana_jax.config import ModelConfig
-from kanana_jax.model import layers, local, rope
+from kanana_jax.model import layers, rope
+from kanana_jax.parallel import local
 
 # The family's published code builds the latent norms with this default, whatever rms_norm_eps is.
 LATENT_NORM_EPS = 1e-6
@@ -49,28 +50,50 @@ class LatentAttention(nnx.Module):
         """
         # Padding asks with an id that no key has, so that it sees nothing.
         query_ids_BS = jnp.where(segment_ids_BS == 0, -1, segment_ids_BS)
-        out_BSHU, max_logits_BH = local.on_local_sequences(
+        tokens = ("batch", "sequence")
+        out_BSHU, max_logits_BH = local.on_parts(
             self._attend,
             (
                 self.queries(x_BSD, rotation),
-                *self.keys_and_values(x_BSD, rotation),
+                *self.latents(x_BSD, rotation),
+                self.wkv_b[...].astype(x_BSD.dtype),
                 query_ids_BS,
                 segment_ids_BS,
             ),
+            (
+                (*tokens, "heads", "head_dim"),
+                (*tokens, "whole"),
+                (*tokens, "whole"),
+                ("kv_lora", "heads", "head_dim"),
+                tokens,
+                tokens,
+            ),
+            [(*tokens, "heads", "head_dim"), ("batch", "heads")],
         )
         wo_HUD = self.wo[...].astype(x_BSD.dtype)
         return jnp.einsum("BSHU,HUD->BSD", out_BSHU, wo_HUD), max_logits_BH
 
-    def _attend(self, q, k, v, query_ids, key_ids):
-        return pallas_kernels.flash_attention(
-            q,
-            k,
-            v,
-            segment_ids=(query_ids, key_ids),
+    def _attend(self, q_BSHK, c_BSC, k_rope_BSR, wkv_b_CHM, query_ids_BS, key_ids_BS):
+        """One device's queries and heads, on the keys of the whole sequence.
+
+        Over the context axis latents travel, which are small, and each device makes its heads'
+        keys and values of them. The last device's causal work is every device's: keys that come
+        later are there but carry the id of padding.
+        """
+        wkv_b_CHM = local.gather_weight(wkv_b_CHM, 0, like=q_BSHK)
+        c_BTC, num_later = local.gather_past(c_BSC, "context", 1)
+        k_rope_BTR, _ = local.gather_past(k_rope_BSR, "context", 1)
+        key_ids_BT, _ = local.gather_past(key_ids_BS, "context", 1)
+        key_ids_BT = jnp.where(jnp.arange(key_ids_BT.shape[1]) < num_later, 0, key_ids_BT)
+        out_BSHU, max_logits_BH = pallas_kernels.flash_attention(
+            q_BSHK,
+            *self.keys_and_values(c_BTC, k_rope_BTR, wkv_b_CHM),
+            segment_ids=(query_ids_BS, key_ids_BT),
             causal=True,
             scale=rope.softmax_scale(self.cfg),
             implementation=self.cfg.attention_implementation,
         )
+        return out_BSHU, local.largest(max_logits_BH, "context")
 
     def queries(
         self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
@@ -85,17 +108,26 @@ class LatentAttention(nnx.Module):
         q_rope_BSHR = rope.rotate(q_BSHK[..., nope:], rotation)
         return jnp.concatenate([q_BSHK[..., :nope], q_rope_BSHR], axis=-1)
 
-    def keys_and_values(
+    def latents(
         self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
-    ) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H U"]]:
-        dtype, nope, latent = x_BSD.dtype, self.cfg.qk_nope_head_dim, self.cfg.kv_lora_rank
-        kv_a = jnp.einsum("BSD,DC->BSC", x_BSD, self.wkv_a[...].astype(dtype))
+    ) -> tuple[Float[Array, "B S C"], Float[Array, "B S R"]]:
+        """What keys and values are made of: the normed latent and the rotary key of all heads."""
+        latent = self.cfg.kv_lora_rank
+        kv_a = jnp.einsum("BSD,DC->BSC", x_BSD, self.wkv_a[...].astype(x_BSD.dtype))
         c_BSC = self._latent_norm(kv_a[..., :latent], self.kv_norm)
-        kv_BSHM = jnp.einsum("BSC,CHM->BSHM", c_BSC, self.wkv_b[...].astype(dtype))
+        return c_BSC, rope.rotate(kv_a[..., None, latent:], rotation)[:, :, 0]
+
+    def keys_and_values(
+        self,
+        c_BSC: Float[Array, "B S C"],
+        k_rope_BSR: Float[Array, "B S R"],
+        wkv_b_CHM: Float[Array, "C H M"],
+    ) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H U"]]:
+        nope = self.cfg.qk_nope_head_dim
+        kv_BSHM = jnp.einsum("BSC,CHM->BSHM", c_BSC, wkv_b_CHM)
         k_nope_BSHN, v_BSHU = kv_BSHM[..., :nope], kv_BSHM[..., nope:]
-        k_rope_BS1R = rope.rotate(kv_a[..., None, latent:], rotation)
         shape_BSHR = (*k_nope_BSHN.shape[:3], self.cfg.qk_rope_head_dim)
-        k_rope_BSHR = jnp.broadcast_to(k_rope_BS1R, shape_BSHR)
+        k_rope_BSHR = jnp.broadcast_to(k_rope_BSR[:, :, None], shape_BSHR)
         return jnp.concatenate([k_nope_BSHN, k_rope_BSHR], axis=-1), v_BSHU
 
     def _latent_norm(self, x: Array, gamma: nnx.Param) -> Array:

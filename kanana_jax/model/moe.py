@@ -23,7 +23,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 import pallas_kernels
 from kanana_jax.config import ModelConfig
-from kanana_jax.model import layers, local
+from kanana_jax.model import layers
+from kanana_jax.parallel import local
 
 
 class RoutingStats(NamedTuple):
@@ -50,10 +51,24 @@ class MoE(nnx.Module):
         score_BSE = router_scores(x_BSD, self.router[...])
         expert_BSK, weight_BSK = choose(score_BSE, bias_E, self.cfg)
         dtype, top_k = x_BSD.dtype, self.cfg.num_experts_per_token
-        out_BSD = local.on_local_sequences(
+        tokens = ("batch", "sequence", "whole")
+        out_BSD = local.on_parts(
             self._routed,
-            (x_BSD, expert_BSK, weight_BSK),
-            (self.w_gate_up[...].astype(dtype), self.w_down[...].astype(dtype)),
+            (
+                x_BSD,
+                expert_BSK,
+                weight_BSK,
+                self.w_gate_up[...].astype(dtype),
+                self.w_down[...].astype(dtype),
+            ),
+            (
+                tokens,
+                tokens,
+                tokens,
+                ("experts", "gate_up", "mlp", "expert_embed"),
+                ("experts", "mlp", "expert_embed"),
+            ),
+            tokens,
         )
         if self.cfg.num_shared_experts:
             out_BSD += self.shared(x_BSD)
@@ -62,6 +77,19 @@ class MoE(nnx.Module):
 
     @jax.named_scope("experts")
     def _routed(self, x_BSD, expert_BSK, weight_BSK, w_gate_up, w_down):
+        """The experts of one device, on the tokens of all devices of its expert axis.
+
+        Over the expert axis of X devices a token's activation is received X - 1 times, and so is
+        its output: 2 (X - 1) / X of the axis' tokens per device, whatever the routing. No token is
+        ever dropped. Over fsdp a device receives its row of experts; over tensor, which splits the
+        experts' width, outputs are summed.
+        """
+        w_gate_up = local.gather_weight(w_gate_up, 0, like=x_BSD)
+        w_down = local.gather_weight(w_down, 0, like=x_BSD)
+        x_BSD, expert_BSK, weight_BSK = (
+            local.gather(x, "expert", 0) for x in (x_BSD, expert_BSK, weight_BSK)
+        )
+        expert_BSK, weight_BSK = _choices_here(expert_BSK, weight_BSK, w_down.shape[0])
         out_TD = pallas_kernels.moe_mlp(
             x_BSD.reshape(-1, x_BSD.shape[-1]),
             w_gate_up,
@@ -70,7 +98,21 @@ class MoE(nnx.Module):
             weight_BSK.reshape(-1, weight_BSK.shape[-1]),
             implementation=self.cfg.grouped_matmul_implementation,
         )
-        return out_TD.reshape(x_BSD.shape).astype(x_BSD.dtype)
+        out_BSD = local.add_up(out_TD.reshape(x_BSD.shape).astype(x_BSD.dtype), "tensor")
+        return local.sum_scatter(out_BSD, "expert", 0)
+
+
+def _choices_here(expert_BSK: Array, weight_BSK: Array, num_here: int) -> tuple[Array, Array]:
+    """Experts as numbered on this device, `num_here` for those elsewhere, and their weights."""
+    if local.axis_size("expert") == 1:
+        return expert_BSK, weight_BSK
+    here_BSK = expert_BSK - local.axis_index("expert") * num_here
+    here_BSK = jnp.where((here_BSK >= 0) & (here_BSK < num_here), here_BSK, num_here)
+    if num_here >= here_BSK.shape[-1]:
+        return here_BSK, weight_BSK
+    # A token's experts differ, so at most num_here of them are here: fewer rows to make room for.
+    order_BSK = jnp.argsort(here_BSK == num_here, axis=-1, stable=True)[..., :num_here]
+    return tuple(jnp.take_along_axis(x, order_BSK, axis=-1) for x in (here_BSK, weight_BSK))
 
 
 def router_scores(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from kanana_jax.config import ModelConfig
 from kanana_jax.model import layers, mla, moe, rope
+from kanana_jax.parallel import local
 
 Params = dict[str, Any]
 
@@ -62,14 +63,18 @@ class Block(nnx.Module):
         norm = functools.partial(_norm, self.cfg)
         with jax.named_scope("attention"):  # profiles are read by these names
             attended_BSD, max_logits_BH = self.attention(norm(x_BSD, self.attention_norm), *inputs)
-        x_BSD = x_BSD + attended_BSD
+        x_BSD = _spread(x_BSD + attended_BSD)
         normed_BSD = norm(x_BSD, self.mlp_norm)
         with jax.named_scope("mlp"):
             if isinstance(self.mlp, moe.MoE):
                 mlp_BSD, stats = self.mlp(normed_BSD, bias_E, inputs.segment_ids_BS != 0)
             else:
                 mlp_BSD, stats = self.mlp(normed_BSD), None
-        return x_BSD + mlp_BSD, (max_logits_BH.max(axis=0), stats)
+        return _spread(x_BSD + mlp_BSD), (max_logits_BH.max(axis=0), stats)
+
+
+def _spread(x_BSD: Array) -> Array:
+    return local.constrain(x_BSD, ("batch", "sequence", "whole"))
 
 
 def _norm(cfg: ModelConfig, x_BSD: Array, gamma: nnx.Param) -> Array:
@@ -153,7 +158,7 @@ class Transformer(nnx.Module):
                 f"got {router_bias_LE.shape}; start from model.init_router_bias(cfg)."
             )
         inputs = Inputs(rope.rotation(cfg, positions_BS), segment_ids_BS)
-        x_BSD = self.embed[...][tokens_BS].astype(layers.compute_dtype(cfg))
+        x_BSD = _look_up(self.embed[...], tokens_BS, layers.compute_dtype(cfg))
         max_logits, load_LE, balance_loss = [], jnp.zeros(wanted), jnp.zeros(())
         if cfg.num_dense_layers:
             no_bias_L0 = jnp.zeros((cfg.num_dense_layers, 0))
@@ -165,6 +170,16 @@ class Transformer(nnx.Module):
             load_LE, balance_loss = stats.load_E, stats.balance_loss.sum()
         aux = Aux(jnp.concatenate(max_logits), load_LE, balance_loss, moe.max_vio(load_LE))
         return _norm(cfg, x_BSD, self.final_norm), aux
+
+
+def _look_up(embed_VD: Array, tokens_BS: Array, dtype: jnp.dtype) -> Array:
+    def look_up(embed_VD, tokens_BS):
+        return local.gather_weight(embed_VD, 1, like=tokens_BS)[tokens_BS].astype(dtype)
+
+    tokens = ("batch", "sequence")
+    return local.on_parts(
+        look_up, (embed_VD, tokens_BS), (("vocab", "embed"), tokens), (*tokens, "whole")
+    )
 
 
 @jax.named_scope("head")

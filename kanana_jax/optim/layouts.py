@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from kanana_jax.optim import matrices
 from kanana_jax.optim.specs import MatrixSpec
@@ -31,7 +31,9 @@ def in_place(
     return [tuple(polar_fn(stack) for stack in parts) for parts in stacks]
 
 
-def spread(mesh: Mesh, partition_specs: Any, *, share_over: Sequence[str] = ()) -> Layout:
+def spread(
+    mesh: Mesh | AbstractMesh, partition_specs: Any, *, share_over: Sequence[str] = ()
+) -> Layout:
     """Return a layout that spreads sharded matrices over the devices that hold their pieces.
 
     `partition_specs` is a tree like the parameters whose leaves are `PartitionSpec`s, in the axes
@@ -69,12 +71,18 @@ def spread(mesh: Mesh, partition_specs: Any, *, share_over: Sequence[str] = ()) 
     return layout
 
 
-def _factor(polar_fn, group, mesh: Mesh, share_over: Sequence[str]) -> list[jax.Array]:
+def _factor(
+    polar_fn, group, mesh: Mesh | AbstractMesh, share_over: Sequence[str]
+) -> list[jax.Array]:
     """Compute the factors of stacks whose matrices have one shape and one sharding."""
     row_axes, col_axes = (_names(entry) for entry in group[0][1][-2:])
     partitions = tuple(partition for _, partition in group)
     if not (row_axes or col_axes or share_over):
-        return [_constrain(polar_fn(_constrain(stack, mesh, p)), mesh, p) for stack, p in group]
+        # Inside shard_map, so that kernels can run and nothing can travel.
+        return [
+            jax.shard_map(polar_fn, mesh=mesh, in_specs=p, out_specs=p, check_vma=False)(stack)
+            for stack, p in group
+        ]
 
     def on_device(*blocks):
         flat = [block.reshape(-1, *block.shape[-2:]) for block in blocks]
@@ -93,7 +101,9 @@ def _factor(polar_fn, group, mesh: Mesh, share_over: Sequence[str]) -> list[jax.
     return list(mapped(*(stack for stack, _ in group)))
 
 
-def _exchange(polar_fn, pieces, mesh: Mesh, row_axes, col_axes, share_over) -> jax.Array:
+def _exchange(
+    polar_fn, pieces, mesh: Mesh | AbstractMesh, row_axes, col_axes, share_over
+) -> jax.Array:
     """Swap pieces of all matrices for some whole matrices, factor these, and swap back."""
     over = (*row_axes, *col_axes)
     num_rows, num_cols, num_shares = (_size(mesh, a) for a in (row_axes, col_axes, share_over))
@@ -144,17 +154,13 @@ def _of_stack(partition: PartitionSpec, spec: MatrixSpec, path: str) -> Partitio
     return PartitionSpec(*(entries[axis] for axis in spec.batch), *map(merged, sides))
 
 
-def _constrain(x: jax.Array, mesh: Mesh, partition: PartitionSpec) -> jax.Array:
-    return jax.lax.with_sharding_constraint(x, jax.NamedSharding(mesh, partition))
-
-
 def _names(entry) -> tuple[str, ...]:
     if entry is None:
         return ()
     return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def _size(mesh: Mesh, axes: Sequence[str]) -> int:
+def _size(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 

@@ -1,8 +1,9 @@
-"""Meshes, and the one table that says which array axis lives on which mesh axis."""
+"""Meshes, the one table that says which array axis lives on which mesh axis, work on parts."""
 
-from kanana_jax.parallel.mesh import check_batch, make_mesh
+from kanana_jax.parallel import local
+from kanana_jax.parallel.mesh import axis_sizes, check, make_mesh
+from kanana_jax.parallel.rules import RULES, partition_spec
 from kanana_jax.parallel.sharding import (
-    RULES,
     batch_sharding,
     param_shardings,
     shard_batch,
@@ -11,10 +12,13 @@ from kanana_jax.parallel.sharding import (
 
 __all__ = [
     "RULES",
+    "axis_sizes",
     "batch_sharding",
-    "check_batch",
+    "check",
+    "local",
     "make_mesh",
     "param_shardings",
+    "partition_spec",
     "shard_batch",
     "state_shardings",
 ]

@@ -1,6 +1,6 @@
-"""From logical axis names to shardings.
+"""Shardings of parameters, optimizer state and batches.
 
-Every parameter names its axes ("layers", "embed", "heads", ...); RULES maps each name to mesh axes.
+Every parameter names its axes ("layers", "embed", "heads", ...), which `rules` maps to mesh axes.
 Optimizer state takes the sharding of the parameter it belongs to; all else is replicated.
 """
 
@@ -13,31 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config
-
-RULES: dict[str, tuple[str, ...]] = {
-    "layers": (),
-    "experts": (),
-    "vocab": (),
-    "embed": ("fsdp",),
-    "heads": (),
-    "head_dim": (),
-    "q_lora": (),
-    "kv_lora": (),
-    "mlp": (),
-    "gate_up": (),
-    "norm": (),
-}
-
-
-def partition_spec(logical_axes: tuple[str, ...]) -> P:
-    """Looks every axis up; raises ValueError on an unknown name or a mesh axis used twice."""
-    unknown = [name for name in logical_axes if name not in RULES]
-    if unknown:
-        raise ValueError(f"no sharding rule for axes {unknown}; rules exist for {sorted(RULES)}")
-    mesh_axes = [axis for name in logical_axes for axis in RULES[name]]
-    if len(set(mesh_axes)) < len(mesh_axes):
-        raise ValueError(f"axes {logical_axes} map twice to a mesh axis: {mesh_axes}")
-    return P(*(RULES[name] or None for name in logical_axes))
+from kanana_jax.parallel import rules
 
 
 def param_shardings(mesh: Mesh, shapes: Any, logical_axes: Any) -> Any:
@@ -47,13 +23,13 @@ def param_shardings(mesh: Mesh, shapes: Any, logical_axes: Any) -> Any:
     """
 
     def one(path, shape, axes):
-        spec = partition_spec(axes)
+        spec = rules.partition_spec(axes)
         for size, name in zip(shape.shape, axes, strict=True):
-            parts = math.prod(mesh.shape[axis] for axis in RULES[name])
+            parts = math.prod(mesh.shape[axis] for axis in rules.mesh_axes(name))
             if size % parts:
                 raise config.ConfigError(
                     f"{jax.tree_util.keystr(path)}: axis {name} of size {size} does not divide "
-                    f"over mesh axes {RULES[name]} of size {parts}"
+                    f"over mesh axes {rules.mesh_axes(name)} of size {parts}"
                 )
         return NamedSharding(mesh, spec)
 
@@ -79,11 +55,11 @@ def state_shardings(mesh: Mesh, state: Any, params: Any, shardings: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Arrays (B, ...) spread over the batch axes."""
-    return NamedSharding(mesh, P(config.BATCH_AXES))
+    """Arrays (B, S) spread over the batch axes and, along the sequence, over context."""
+    return NamedSharding(mesh, rules.partition_spec(("batch", "sequence")))
 
 
 def shard_batch(mesh: Mesh, batch: Any) -> Any:
-    """Puts the host arrays of a batch, (B, ...), on the devices, spread over the batch axes."""
+    """Puts the host arrays of a batch, (B, S), on the devices."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), batch)

@@ -28,7 +28,7 @@ def run(exp: config.Experiment, workdir: Path) -> None:
     """
     plan(exp, workdir)
     mesh = parallel.make_mesh(exp.mesh)
-    parallel.check_batch(exp, mesh)
+    parallel.check(exp, mesh.shape)
     record.check(workdir, exp)
     cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
     corpus = data.open_corpus(exp.data, cache_dir)

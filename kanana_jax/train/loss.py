@@ -45,11 +45,33 @@ def token_losses(
     targets_BS: Int[Array, "B S"],
     chunk_tokens: int,
 ) -> tuple[Float[Array, "B S"], Float[Array, "B S"]]:
-    """Negative log-likelihood of each target and the log-partition of its distribution."""
+    """Negative log-likelihood of each target and the log-partition of its distribution.
 
+    Every device forms the logits of its own tokens, `chunk_tokens` at a time, against the whole
+    head; the tensor axis splits the tokens too.
+    """
+    name = "embed" if cfg.tie_embeddings else "head"
+    head_axes = model.describe(cfg)[name].logical_axes
+
+    def on_device(hidden_BSD, targets_BS, head):
+        whole = parallel.local.gather_weight(head, head_axes.index("embed"), like=targets_BS)
+        return _in_chunks(cfg, {name: whole}, hidden_BSD, targets_BS, chunk_tokens)
+
+    tokens = ("batch", "head_sequence")
+    return parallel.local.on_parts(
+        on_device,
+        (hidden_BSD, targets_BS, params[name]),
+        ((*tokens, "whole"), tokens, head_axes),
+        [tokens, tokens],
+    )
+
+
+def _in_chunks(
+    cfg: config.ModelConfig, head: Any, hidden_BSD: Array, targets_BS: Array, chunk_tokens: int
+) -> tuple[Array, Array]:
     @jax.checkpoint
     def chunk(args):
-        logits_BSV = model.logits(cfg, params, args[0])
+        logits_BSV = model.logits(cfg, head, args[0])
         logz_BS = jax.nn.logsumexp(logits_BSV, axis=-1)
         picked_BS = jnp.take_along_axis(logits_BSV, args[1][..., None], axis=-1)[..., 0]
         return logz_BS - picked_BS, logz_BS

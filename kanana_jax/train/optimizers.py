@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array
 
 import pallas_kernels
-from kanana_jax import config, model, optim
+from kanana_jax import config, model, optim, parallel
 
 
 def make(exp: config.Experiment, lr: Any) -> optax.GradientTransformationExtraArgs:
@@ -33,6 +33,7 @@ def make(exp: config.Experiment, lr: Any) -> optax.GradientTransformationExtraAr
         "nesterov": cfg.nesterov,
         "polar_fn": polar_fn(cfg),
         "shape_rule": cfg.shape_scale,
+        "layout": layout(exp.model),
     }
     if cfg.name == "muon":
         return optim.muon(rate, matrix_specs(exp), **options)
@@ -73,6 +74,21 @@ def polar_fn(cfg: config.OptimizerConfig) -> Callable[[Array], Array]:
         compute_dtype=jnp.dtype(cfg.polar_dtype),
         symmetric_product=symmetric,
     )
+
+
+def layout(cfg: config.ModelConfig) -> optim.layouts.Layout:
+    """Where polar factors are computed on the mesh that is set.
+
+    Experts, which are whole on their devices, stay there; other matrices come together on one
+    device each.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:
+        return optim.layouts.in_place
+    partitions = _map_specs(
+        lambda spec: parallel.partition_spec(spec.logical_axes), model.describe(cfg)
+    )
+    return optim.layouts.spread(mesh, partitions)
 
 
 def matrix_specs(exp: config.Experiment) -> Any:

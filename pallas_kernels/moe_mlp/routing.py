@@ -27,17 +27,19 @@ class Routes(NamedTuple):
 
 
 def sort_by_expert(expert_ids_TK: jax.Array, num_experts: int) -> Routes:
-    """Sorts pairs by expert, those of one expert by token; ids must lie in [0, num_experts)."""
-    num_pairs = expert_ids_TK.size
-    # Padding belongs to an expert that does not exist.
+    """Sorts pairs by expert, those of one expert by token; ids must lie in [0, num_experts].
+
+    The id num_experts stands for an expert that is not here: its pairs come last, in no group.
+    """
+    num_pairs, num_groups = expert_ids_TK.size, num_experts + 1
     padding = (0, -num_pairs % CHUNK)
     padded = jnp.pad(expert_ids_TK.reshape(-1), padding, constant_values=num_experts)
     expert_CR = padded.reshape(-1, CHUNK)
-    is_expert_CER = expert_CR[:, None, :] == jnp.arange(num_experts)[:, None]
+    is_expert_CER = expert_CR[:, None, :] == jnp.arange(num_groups)[:, None]
     count_CE = is_expert_CER.sum(axis=2, dtype=jnp.int32)
     group_sizes_E = count_CE.sum(axis=0)
 
-    start_E = jnp.where(_is_earlier(num_experts), group_sizes_E, 0).sum(axis=1)
+    start_E = jnp.where(_is_earlier(num_groups), group_sizes_E, 0).sum(axis=1)
     first_CE = start_E + _sum_earlier(count_CE)
     # A sum over experts instead of a lookup: TPUs gather single numbers slowly.
     first_CR = jnp.where(is_expert_CER, first_CE[:, :, None], 0).sum(axis=1)
@@ -47,7 +49,7 @@ def sort_by_expert(expert_ids_TK: jax.Array, num_experts: int) -> Routes:
     row_M = (first_CR + rank_CR).reshape(-1)[:num_pairs]
     pair_M = jnp.arange(num_pairs, dtype=jnp.int32)
     pair_M = jnp.zeros_like(row_M).at[row_M].set(pair_M, unique_indices=True)
-    return Routes(pair_M, row_M.reshape(expert_ids_TK.shape), group_sizes_E)
+    return Routes(pair_M, row_M.reshape(expert_ids_TK.shape), group_sizes_E[:num_experts])
 
 
 def _sum_earlier(count_CE):

@@ -15,7 +15,7 @@ ROOMS = {
     "pallas_kernels": (set(), {"jax", "numpy"}),
     "kanana_jax/optim": (set(), {"jax", "optax", "numpy"}),
     "kanana_jax/model": (
-        {"config", "optim", "pallas_kernels"},
+        {"config", "optim", "parallel", "pallas_kernels"},
         {"jax", "numpy", "flax", "jaxtyping"},
     ),
     "kanana_jax/data": (

@@ -95,7 +95,7 @@ def test_scaling_by_the_exponents_scales_one_heads_logits_by_gamma(q_lora_rank):
         attention = jax.tree.map(lambda leaf: leaf[layer - cfg.num_dense_layers], stack)
         x = jax.random.normal(jax.random.key(1), (1, 5, cfg.hidden_size))
         by = rope.rotation(cfg, jax.numpy.arange(5)[None])
-        k, v = attention.keys_and_values(x, by)
+        k, v = attention.keys_and_values(*attention.latents(x, by), attention.wkv_b[...])
         return jax.numpy.einsum("bshk,bthk->hst", attention.queries(x, by), k), v
 
     (before, values), (after, same_values) = scores_and_values(params), scores_and_values(clipped)

@@ -8,12 +8,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config, parallel
-from kanana_jax.parallel import sharding
+from kanana_jax.parallel import rules
 
 
 def test_minus_one_takes_the_devices_left():
     mesh = parallel.make_mesh(config.MeshConfig(data=-1, fsdp=2))
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 2}
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "expert": 1, "context": 1, "tensor": 1}
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (-1, 3), (-1, -1), (0, 8), (-2, 1), (16, 1)])
@@ -24,12 +24,12 @@ def test_a_mesh_that_does_not_use_up_the_devices_is_refused(data, fsdp):
 
 def test_unknown_axis_is_refused():
     with pytest.raises(ValueError, match="no sharding rule for axes \\['colour'\\]"):
-        sharding.partition_spec(("embed", "colour"))
+        rules.partition_spec(("embed", "colour"))
 
 
 def test_two_axes_on_one_mesh_axis_are_refused():
     with pytest.raises(ValueError, match="map twice"):
-        sharding.partition_spec(("embed", "embed"))
+        rules.partition_spec(("embed", "embed"))
 
 
 def test_an_axis_that_does_not_divide_is_refused_by_name():
@@ -49,7 +49,7 @@ def test_optimizer_state_follows_its_parameter():
         "count": jax.ShapeDtypeStruct((), jnp.int32),
     }
     found = parallel.state_shardings(mesh, state, params, shardings)
-    assert found["mu"]["w"] == NamedSharding(mesh, P("fsdp", None))
+    assert found["mu"]["w"] == NamedSharding(mesh, P(("fsdp",), ("tensor",)))
     assert found["row_norms"]["w"].is_fully_replicated
     assert found["count"].is_fully_replicated
 

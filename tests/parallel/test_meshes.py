@@ -1,0 +1,112 @@
+"""Every mesh axis, alone and together: the training of one device."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from kanana_jax import config, parallel
+from kanana_jax.model import presets
+from kanana_jax.train import loss
+from kanana_jax.train import step as step_lib
+
+# Padding, documents that cross the parts of the context axis, and fewer experts than devices' sum.
+BATCH, SEQ_LEN, VOCAB = 8, 32, 64
+
+
+def experiment(**mesh) -> config.Experiment:
+    model = dataclasses.replace(
+        presets.tiny(VOCAB),
+        hidden_size=32,
+        num_layers=2,
+        num_heads=8,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        num_experts=8,
+        num_experts_per_token=3,
+    )
+    return config.Experiment(
+        name="meshes",
+        question="",
+        model=model,
+        data=config.DataConfig(batch_size=BATCH, seq_len=SEQ_LEN),
+        # tau below the first logits: every head clips, so a wrong max logit changes the weights.
+        optimizer=config.OptimizerConfig(lr=0.01, tau=0.02, polar_steps=2, polar_dtype="float32"),
+        train=config.TrainConfig(loss_chunk_tokens=16, balance_loss_weight=0.01),
+        mesh=config.MeshConfig(**({"data": 1} | mesh)),
+    )
+
+
+def batch() -> loss.DeviceBatch:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, VOCAB, (BATCH, SEQ_LEN + 1), dtype=np.int32)
+    ends = np.sort(rng.integers(1, SEQ_LEN, (BATCH, 3)), axis=1)
+    place = np.arange(SEQ_LEN, dtype=np.int32)
+    segment_ids = 1 + (place[None, :, None] >= ends[:, None, :]).sum(axis=-1, dtype=np.int32)
+    segment_ids[::2, -5:] = 0
+    mask = (segment_ids > 0).astype(np.float32)
+    return loss.DeviceBatch(
+        tokens=tokens[:, :-1],
+        targets=tokens[:, 1:],
+        positions=np.broadcast_to(place, (BATCH, SEQ_LEN)),
+        segment_ids=segment_ids,
+        loss_mask=mask,
+        target_bytes=mask,
+    )
+
+
+def run(exp: config.Experiment, num_devices: int, num_steps: int = 2):
+    """Gradients of the first batch, the records of the first steps, and the state after them."""
+    mesh = parallel.make_mesh(exp.mesh, jax.devices()[:num_devices])
+    parallel.check(exp, mesh.shape)
+    steps = step_lib.build(exp, mesh)
+    state = steps.init(0)
+    rows = loss.DeviceBatch(*parallel.shard_batch(mesh, batch()))
+    with jax.set_mesh(mesh):
+        gradients = jax.jit(step_lib.gradients, static_argnums=3)
+        grads, sums, max_logits = gradients(state.params, state.router_bias, rows, exp)
+    records = []
+    for _ in range(num_steps):
+        state, metrics = steps.train(state, rows, exp.optimizer.lr)
+        records.append(metrics)
+    return jax.device_get((grads, sums, max_logits, records, state))
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return run(experiment(), 1)
+
+
+def assert_same(found, wanted):
+    # Sums in another order: some hundred float32 terms, through two updates of the weights.
+    def close(path, one, other):
+        scale = np.max(np.abs(other), initial=1e-6)
+        np.testing.assert_allclose(
+            one, other, rtol=1e-4, atol=2e-5 * scale, err_msg=jax.tree_util.keystr(path)
+        )
+
+    jax.tree_util.tree_map_with_path(close, found, wanted)
+
+
+slow = pytest.mark.slow
+MESHES = [
+    pytest.param({"data": 8}, marks=slow),
+    pytest.param({"fsdp": 8}, marks=slow),
+    pytest.param({"expert": 8}, marks=slow),
+    pytest.param({"context": 8}, marks=slow),
+    pytest.param({"tensor": 8}, marks=slow),
+    pytest.param({"data": 2, "fsdp": 2, "expert": 2}, marks=slow),
+    pytest.param({"expert": 2, "context": 2, "tensor": 2}, marks=slow),
+    {"fsdp": 2, "expert": 2, "tensor": 2},
+]
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_eight_devices_train_as_one(mesh, on_one_device):
+    assert_same(run(experiment(**mesh), 8), on_one_device)
