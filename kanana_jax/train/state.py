@@ -38,7 +38,7 @@ def param_shardings(cfg: config.ModelConfig, mesh: Mesh) -> Any:
         model.describe(cfg),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )
-    return parallel.param_shardings(mesh, _param_shapes(cfg), logical_axes)
+    return parallel.param_shardings(mesh, param_shapes(cfg), logical_axes)
 
 
 def abstract(
@@ -46,7 +46,7 @@ def abstract(
 ) -> TrainState:
     """Shape, dtype and sharding of every array of the state on `mesh`."""
     of_params = param_shardings(cfg, mesh)
-    shapes = jax.eval_shape(lambda params: wrap(cfg, optimizer, params), _param_shapes(cfg))
+    shapes = jax.eval_shape(lambda params: wrap(cfg, optimizer, params), param_shapes(cfg))
     replicated = NamedSharding(mesh, P())
     of_opt_state = parallel.state_shardings(mesh, shapes.opt_state, shapes.params, of_params)
 
@@ -61,5 +61,5 @@ def abstract(
     )
 
 
-def _param_shapes(cfg: config.ModelConfig) -> Any:
+def param_shapes(cfg: config.ModelConfig) -> Any:
     return jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))

@@ -26,6 +26,7 @@ class Steps(NamedTuple):
     evaluate: Callable[[Any, Array, loss.DeviceBatch], tuple[Array, Array]]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
+    lower: Callable[[], jax.stages.Lowered]  # the train step, for its compilation on any machine
     compile: Callable[[], jax.stages.Compiled]  # before the first calls, which then find it done
 
 
@@ -55,11 +56,14 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
     )
     diagnose = jax.jit(functools.partial(diagnostics.diagnose, exp=exp))
 
-    def compile() -> jax.stages.Compiled:
+    def lower() -> jax.stages.Lowered:
         batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
-        diagnose.lower(like.params, like.opt_state).compile()
         with jax.set_mesh(mesh):
-            return train.lower(like, batch, 1.0).compile()
+            return train.lower(like, batch, 1.0)
+
+    def compile() -> jax.stages.Compiled:
+        diagnose.lower(like.params, like.opt_state).compile()
+        return lower().compile()
 
     return Steps(
         init=lambda seed: wrap(init_params(jax.random.key(seed))),
@@ -67,6 +71,7 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
         evaluate=evaluate,
         diagnose=diagnose,
         like=like,
+        lower=lower,
         compile=compile,
     )
 
@@ -183,5 +188,5 @@ def rms(tree: Any) -> Float[Array, ""]:
     leaves = jax.tree.leaves(tree)
     return jnp.sqrt(
         sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in leaves)
-        / sum(math.prod(x.shape) for x in leaves)
+        / float(sum(math.prod(x.shape) for x in leaves))  # more than an int32 holds
     )

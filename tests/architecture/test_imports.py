@@ -41,6 +41,10 @@ ROOMS = {
         },
         _TRAIN_LIBRARIES,
     ),
+    "kanana_jax/plan": (
+        {"config", "model", "parallel", "train"},
+        {"jax", "numpy", "matplotlib", "absl"},
+    ),
     "kanana_jax/config.py": (set(), set()),
     "kanana_jax/main.py": ({"config", "train", "experiments"}, {"absl"}),
     "experiments": ({"config", "model", "experiments"}, set()),

@@ -1,0 +1,66 @@
+"""Plans a run without its hardware.
+
+python -m kanana_jax.plan --preset=kanana_2_30b_a3b --topology=v5p:4x4x4 --mesh=fsdp=8,expert=8
+
+Exit code 2: the mesh, the model or the topology do not go together; one line says why.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from kanana_jax import config, plan
+from kanana_jax.model import presets
+from kanana_jax.plan import picture
+
+_PRESET = flags.DEFINE_string("preset", None, "Function of kanana_jax.model.presets.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5p:4x4x4.")
+_MESH = flags.DEFINE_string("mesh", "", "axis=size,...; data takes the devices left.")
+_BATCH_TOKENS = flags.DEFINE_integer("batch-tokens", 4 * 2**20, "Tokens per optimizer step.")
+_SEQ_LEN = flags.DEFINE_integer("seq-len", 4096, "Tokens per sequence.")
+_SET = flags.DEFINE_multi_string("set", [], "path=value: overrides one setting; may be repeated.")
+_OUT = flags.DEFINE_string("out", None, "Folder for plan.json and memory.png; default: none.")
+
+
+def experiment() -> config.Experiment:
+    """The experiment that the flags describe: MuonClip, every layer recomputed."""
+    if _PRESET.value not in vars(presets) or _PRESET.value.startswith("_"):
+        raise config.ConfigError(f"--preset names a function of presets.py; got {_PRESET.value!r}")
+    if _BATCH_TOKENS.value % _SEQ_LEN.value:
+        raise config.ConfigError(
+            f"--batch-tokens={_BATCH_TOKENS.value} is no multiple of --seq-len={_SEQ_LEN.value}"
+        )
+    exp = config.Experiment(
+        name=_PRESET.value,
+        question="",
+        model=dataclasses.replace(getattr(presets, _PRESET.value)(), remat="full"),
+        data=config.DataConfig(
+            batch_size=_BATCH_TOKENS.value // _SEQ_LEN.value, seq_len=_SEQ_LEN.value
+        ),
+    )
+    edits = [f"mesh.{part.strip()}" for part in _MESH.value.split(",") if part.strip()]
+    return config.edit(exp, [*edits, *_SET.value])
+
+
+def main(argv: list[str]) -> None:
+    try:
+        if argv[1:] or not _TOPOLOGY.value:
+            raise config.ConfigError(f"--topology is needed, and nothing but flags; got {argv[1:]}")
+        found = plan.compile_plan(experiment(), _TOPOLOGY.value)
+    except config.ConfigError as error:
+        print(f"kanana_jax.plan: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(picture.table(found))
+    if _OUT.value:
+        out = Path(_OUT.value)
+        out.mkdir(parents=True, exist_ok=True)
+        derived = {"total_bytes": found.total_bytes, "fits": found.fits, "mfu": found.mfu_bound}
+        (out / "plan.json").write_text(json.dumps(dataclasses.asdict(found) | derived, indent=2))
+        picture.draw(found, out / "memory.png")
+
+
+if __name__ == "__main__":
+    app.run(main)
