@@ -105,6 +105,7 @@ class LatentAttention(nnx.Module):
             c_BSQ = jnp.einsum("BSD,DQ->BSQ", x_BSD, self.wq_a[...].astype(dtype))
             c_BSQ = self._latent_norm(c_BSQ, self.q_norm)
             q_BSHK = jnp.einsum("BSQ,QHK->BSHK", c_BSQ, self.wq_b[...].astype(dtype))
+        q_BSHK = local.constrain(q_BSHK, ("batch", "sequence", "heads", "head_dim"))
         q_rope_BSHR = rope.rotate(q_BSHK[..., nope:], rotation)
         return jnp.concatenate([q_BSHK[..., :nope], q_rope_BSHR], axis=-1)
 
@@ -114,6 +115,7 @@ class LatentAttention(nnx.Module):
         """What keys and values are made of: the normed latent and the rotary key of all heads."""
         latent = self.cfg.kv_lora_rank
         kv_a = jnp.einsum("BSD,DC->BSC", x_BSD, self.wkv_a[...].astype(x_BSD.dtype))
+        kv_a = local.constrain(kv_a, ("batch", "sequence", "whole"))
         c_BSC = self._latent_norm(kv_a[..., :latent], self.kv_norm)
         return c_BSC, rope.rotate(kv_a[..., None, latent:], rotation)[:, :, 0]
 

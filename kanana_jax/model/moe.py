@@ -14,6 +14,7 @@ Letters: B batch, S sequence, T tokens, D hidden, L layers, E experts, K experts
 F width of an expert, g groups, m members of a group.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -49,9 +50,14 @@ class MoE(nnx.Module):
         is_token_BS: Bool[Array, "B S"],
     ) -> tuple[Float[Array, "B S D"], RoutingStats]:
         score_BSE = router_scores(x_BSD, self.router[...])
-        expert_BSK, weight_BSK = choose(score_BSE, bias_E, self.cfg)
         dtype, top_k = x_BSD.dtype, self.cfg.num_experts_per_token
         tokens = ("batch", "sequence", "whole")
+        expert_BSK, weight_BSK = local.on_parts(
+            functools.partial(choose, cfg=self.cfg),
+            (score_BSE, bias_E),
+            (tokens, ("whole",)),
+            [tokens, tokens],
+        )
         out_BSD = local.on_parts(
             self._routed,
             (
@@ -166,12 +172,20 @@ def balance_loss(
     num_tokens_B = is_token_BS.sum(axis=1).astype(jnp.float32)
     safe_B1 = jnp.maximum(num_tokens_B, 1.0)[:, None]
     # As printed: the unbiased scores choose here, whatever the groups and the bias.
-    _, expert_BSK = jax.lax.top_k(jax.lax.stop_gradient(score_BSE), top_k)
+    expert_BSK = _top_k(jax.lax.stop_gradient(score_BSE), top_k)
     f_BE = _count(expert_BSK, is_token_BS, num_experts) * (num_experts / top_k) / safe_B1
     share_BSE = score_BSE / (score_BSE.sum(axis=-1, keepdims=True) + 1e-20)
     p_BE = jnp.where(is_token_BS[..., None], share_BSE, 0.0).sum(axis=1) / safe_B1
     num_sequences = jnp.maximum((num_tokens_B > 0).sum(), 1)
     return (f_BE * p_BE).sum() / num_sequences
+
+
+def _top_k(score_BSE: Array, top_k: int) -> Array:
+    """The experts of the largest scores; compilers would gather all scores for it."""
+    tokens = ("batch", "sequence", "whole")
+    return local.on_parts(
+        lambda score_BSE: jax.lax.top_k(score_BSE, top_k)[1], (score_BSE,), (tokens,), tokens
+    )
 
 
 def max_vio(load_LE: Float[Array, "L E"]) -> Float[Array, "L"]:

@@ -34,12 +34,12 @@ def traffic(hlo: str, mesh_sizes: Mapping[str, int]) -> dict[tuple[str, str], Tr
             found = re.search(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(", line)
             if found is None:
                 continue
-            kind, group = found[2], _a_group(line)
+            kind, axes = found[2], _axes(line, mesh_sizes)
             size = _result_bytes(found[1], is_start=found[3] is not None)
-            n = len(group)
-            if n < 2:
+            n = math.prod(mesh_sizes[axis] for axis in axes)
+            if n == 1:
                 continue
-            total = totals[kind, _axes(group, mesh_sizes)]
+            total = totals[kind, "+".join(axes)]
             total[0] += times
             total[1] += times * _received(kind, size, n)
     return {key: Traffic(int(count), size) for key, (count, size) in totals.items()}
@@ -98,8 +98,20 @@ def _result_bytes(shape: str, *, is_start: bool) -> float:
     return max(sizes, default=0.0) if is_start else sum(sizes)
 
 
+def _axes(line: str, mesh_sizes: Mapping[str, int]) -> list[str]:
+    """The mesh axes along which the devices that a collective joins differ."""
+    places = np.array(np.unravel_index(_a_group(line), tuple(mesh_sizes.values())))
+    return [name for name, row in zip(mesh_sizes, places, strict=True) if len(set(row)) > 1]
+
+
 def _a_group(line: str) -> list[int]:
-    """One of the groups of devices that a collective joins."""
+    """One of the groups of devices, numbered as in the mesh, that a collective joins."""
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", line)
+    if named:
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        joined = tuple(slice(None) if f"'{name}'" in named[2] else 0 for name in sizes)
+        shape = tuple(sizes.values())
+        return np.arange(math.prod(shape)).reshape(shape)[joined].reshape(-1).tolist()
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     if listed:
         return [int(device) for device in listed[1].split(",")]
@@ -109,11 +121,6 @@ def _a_group(line: str) -> list[int]:
         ids = np.arange(math.prod(dims)).reshape(dims).transpose(order or range(len(dims)))
         return ids.reshape(shape)[0].tolist()
     pair = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line)
-    return [int(pair[1]), int(pair[2])] if pair else []
-
-
-def _axes(group: list[int], mesh_sizes: Mapping[str, int]) -> str:
-    """The mesh axes along which the members of a group differ."""
-    places = np.array(np.unravel_index(group, tuple(mesh_sizes.values())))
-    differ = [name for name, row in zip(mesh_sizes, places, strict=True) if len(set(row)) > 1]
-    return "+".join(differ)
+    if pair is None:
+        raise ValueError(f"expected a collective with its groups of devices, got {line.strip()!r}")
+    return [int(pair[1]), int(pair[2])]

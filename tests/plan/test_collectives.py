@@ -1,0 +1,45 @@
+"""Reading collectives off a compiled program."""
+
+import pytest
+
+from kanana_jax.plan import collectives
+
+MESH = {"data": 2, "fsdp": 4}
+HLO = """HloModule step
+
+%body (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %r = f32[8]{0} all-reduce(%p), replica_groups=[2,4]<=[8], to_apply=%add
+}
+
+%fused (p: bf16[4]) -> bf16[16] {
+  %p = bf16[4]{0} parameter(0)
+  ROOT %g = bf16[16]{0} all-gather(%p), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %w = f32[8]{0} while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %f = bf16[16]{0} fusion(%y), kind=kLoop, calls=%fused
+  %s = f32[2]{0} reduce-scatter(%z), replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}, to_apply=%add
+  %a = (f32[8]{0}, f32[8]{0}) all-reduce-start(%x), replica_groups=[4,2]<=[2,4]T(1,0), to_apply=%add
+  %d = f32[8]{0} all-reduce-done(%a)
+  ROOT %q = f32[8]{0} collective-permute(%x), source_target_pairs={{0,4},{4,0}}
+}
+"""
+
+
+def test_loops_fusions_and_every_form_of_groups_are_counted():
+    assert collectives.traffic(HLO, MESH) == {
+        ("all-reduce", "fsdp"): (5, 5 * 2 * 32 * 3 / 4),
+        ("all-gather", "fsdp"): (1, 32 * 3 / 4),
+        ("reduce-scatter", "fsdp"): (1, 8 * 3),
+        ("all-reduce", "data"): (1, 2 * 32 / 2),
+        ("collective-permute", "data"): (1, 32),
+    }
+
+
+def test_a_collective_without_groups_is_refused():
+    with pytest.raises(ValueError, match="expected a collective with its groups"):
+        collectives.traffic(
+            "ENTRY %m (x: f32[8]) -> f32[8] {\n  %r = f32[8] all-reduce(%x)\n}", MESH
+        )
