@@ -60,6 +60,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def shard_batch(mesh: Mesh, batch: Any) -> Any:
-    """Puts the host arrays of a batch, (B, S), on the devices."""
+    """Puts the host arrays of a whole batch, (B, S), on the devices.
+
+    On several hosts each has the whole batch, a pure function of (seed, step), and puts the rows
+    of its own devices: any number of hosts continues a run with the same batches.
+    """
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), batch)
+
+    def put(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, batch)

@@ -29,13 +29,15 @@ def of_muon(exp: config.Experiment) -> float:
     shapes = jax.tree.leaves(state.param_shapes(exp.model))
     specs = jax.tree.leaves(optimizers.matrix_specs(exp), is_leaf=lambda x: x is None or _is(x))
     return sum(
-        _of_stack(leaf.shape, spec, exp.optimizer.polar_steps)
+        of_stack(leaf.shape, spec, exp.optimizer.polar_steps)
         for leaf, spec in zip(shapes, specs, strict=True)
         if spec is not None
     )
 
 
-def _of_stack(shape: tuple[int, ...], spec, steps: int) -> float:
+def of_stack(shape: tuple[int, ...], spec, steps: int) -> float:
+    """Polar factors of a stack of matrices."""
+
     def size(axes):
         return math.prod(shape[axis] for axis in axes)
 

@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config, parallel
+from kanana_jax.model import presets
 from kanana_jax.parallel import rules
 
 
@@ -20,6 +21,38 @@ def test_minus_one_takes_the_devices_left():
 def test_a_mesh_that_does_not_use_up_the_devices_is_refused(data, fsdp):
     with pytest.raises(config.ConfigError, match=r"mesh axes|mesh axis"):
         parallel.make_mesh(config.MeshConfig(data=data, fsdp=fsdp))
+
+
+@pytest.mark.parametrize(
+    ("edits", "clash"),
+    [
+        ({"mesh.tensor": 8}, "model.num_heads = 4 does not divide over mesh tensor=8 = 8 devices"),
+        (
+            {"mesh.expert": 8, "model.num_experts": 12},
+            "model.num_experts = 12 .* expert=8 x fsdp=1",
+        ),
+        ({"mesh.fsdp": 8, "model.num_experts": 12}, "model.num_experts = 12 .* expert=1 x fsdp=8"),
+        ({"mesh.fsdp": 8, "model.hidden_size": 100}, "model.hidden_size = 100 .* fsdp=8"),
+        ({"mesh.data": 8, "data.batch_size": 12}, "data.batch_size = 12 .* data=8 x fsdp=1"),
+        ({"mesh.context": 8, "data.seq_len": 100}, "data.seq_len = 100 .* context=8 x tensor=1"),
+        (
+            {"mesh.data": 8, "train.accumulation_steps": 2},
+            "data.batch_size = 8 does not divide in 2 micro-batches",
+        ),
+    ],
+)
+def test_numbers_that_clash_with_the_mesh_are_named(edits, clash):
+    exp = config.Experiment(name="", question="", model=presets.tiny(64))
+    exp = config.edit(exp, ["mesh.data=1", *(f"{name}={value}" for name, value in edits.items())])
+    with pytest.raises(config.ConfigError, match=clash):
+        parallel.check(exp, parallel.axis_sizes(exp.mesh, 8))
+
+
+def test_slices_that_the_devices_do_not_have_are_refused():
+    with pytest.raises(config.ConfigError, match=r"data = 3 does not divide over mesh.num_slices"):
+        parallel.axis_sizes(config.MeshConfig(data=3, num_slices=2), 3)
+    with pytest.raises(config.ConfigError, match=r"mesh.num_slices = 2 is not how these"):
+        parallel.make_mesh(config.MeshConfig(data=8, num_slices=2))
 
 
 def test_unknown_axis_is_refused():

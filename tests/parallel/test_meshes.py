@@ -8,6 +8,7 @@ import pytest
 
 from kanana_jax import config, parallel
 from kanana_jax.model import presets
+from kanana_jax.plan import collectives
 from kanana_jax.train import loss
 from kanana_jax.train import step as step_lib
 
@@ -110,3 +111,28 @@ MESHES = [
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_eight_devices_train_as_one(mesh, on_one_device):
     assert_same(run(experiment(**mesh), 8), on_one_device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("axis", "expected"),
+    [
+        # One MoE layer: tokens, experts and weights out, outputs back, and the gradients of both.
+        ("expert", {"all-gather": 3 + 1, "reduce-scatter": 1 + 2}),
+        # Latent and rotary key of two stacks, and the segment ids of both at once.
+        ("context", {"all-gather": 2 * 2 + 1, "reduce-scatter": 2 * 2}),
+    ],
+)
+def test_gradients_take_the_collectives_of_the_cost_model(axis, expected):
+    exp = experiment(**{axis: 8})
+    mesh = parallel.make_mesh(exp.mesh)
+    like = step_lib.build(exp, mesh).like
+    rows = loss.abstract_batch(BATCH, SEQ_LEN, mesh)
+    with jax.set_mesh(mesh):
+        gradients = jax.jit(step_lib.gradients, static_argnums=3)
+        compiled = gradients.lower(like.params, like.router_bias, rows, exp).compile()
+    found = collectives.traffic(compiled.as_text(), mesh.shape)
+    counts = {kind: item.count for (kind, _), item in found.items()}
+    assert counts.pop("all-reduce") <= 4  # gradients of what is replicated, and the statistics
+    assert counts == expected
+    assert {axes for _, axes in found} == {axis}
