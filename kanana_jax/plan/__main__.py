@@ -6,8 +6,10 @@ Exit code 2: the mesh, the model or the topology do not go together; one line sa
 """
 
 import dataclasses
+import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags
@@ -27,8 +29,10 @@ _OUT = flags.DEFINE_string("out", None, "Folder for plan.json and memory.png; de
 
 def experiment() -> config.Experiment:
     """The experiment that the flags describe: MuonClip, every layer recomputed."""
-    if _PRESET.value not in vars(presets) or _PRESET.value.startswith("_"):
-        raise config.ConfigError(f"--preset names a function of presets.py; got {_PRESET.value!r}")
+    known = _presets()
+    if _PRESET.value not in known:
+        names = ", ".join(known)
+        raise config.ConfigError(f"--preset must be one of {names}; got {_PRESET.value!r}")
     if _BATCH_TOKENS.value % _SEQ_LEN.value:
         raise config.ConfigError(
             f"--batch-tokens={_BATCH_TOKENS.value} is no multiple of --seq-len={_SEQ_LEN.value}"
@@ -36,7 +40,7 @@ def experiment() -> config.Experiment:
     exp = config.Experiment(
         name=_PRESET.value,
         question="",
-        model=dataclasses.replace(getattr(presets, _PRESET.value)(), remat="full"),
+        model=dataclasses.replace(known[_PRESET.value](), remat="full"),
         data=config.DataConfig(
             batch_size=_BATCH_TOKENS.value // _SEQ_LEN.value, seq_len=_SEQ_LEN.value
         ),
@@ -45,11 +49,23 @@ def experiment() -> config.Experiment:
     return config.edit(exp, [*edits, *_SET.value])
 
 
+def _presets() -> dict[str, Callable[[], config.ModelConfig]]:
+    """The presets that need no argument."""
+    functions = inspect.getmembers(presets, inspect.isfunction)
+    return {
+        name: function
+        for name, function in functions
+        if not name.startswith("_")
+        and all(p.default is not p.empty for p in inspect.signature(function).parameters.values())
+    }
+
+
 def main(argv: list[str]) -> None:
     try:
-        if argv[1:] or not _TOPOLOGY.value:
+        topology = _TOPOLOGY.value
+        if argv[1:] or not topology:
             raise config.ConfigError(f"--topology is needed, and nothing but flags; got {argv[1:]}")
-        found = plan.compile_plan(experiment(), _TOPOLOGY.value)
+        found = plan.compile_plan(experiment(), topology)
     except config.ConfigError as error:
         print(f"kanana_jax.plan: {error}", file=sys.stderr)
         sys.exit(2)

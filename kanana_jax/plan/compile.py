@@ -67,7 +67,8 @@ def compile_plan(exp: config.Experiment, topology: str) -> Plan:
     start = time.monotonic()
     compiled = steps.lower().compile()
     compile_s = time.monotonic() - start
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None  # optional for other backends only
     arguments = _bytes_per_device((steps.like.params, steps.like.opt_state))
     total = (
         memory.argument_size_in_bytes
@@ -76,7 +77,7 @@ def compile_plan(exp: config.Experiment, topology: str) -> Plan:
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
-    moved = collectives.traffic(compiled.as_text(), mesh.shape)
+    moved = collectives.traffic(text, mesh.shape)
     model_flops, muon_flops = flops.of_model(exp), flops.of_muon(exp)
     return Plan(
         preset=exp.name,

@@ -53,7 +53,7 @@ def test_muon_flops_of_one_matrix():
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (("--preset=nobody", "--topology=v5p:2x2x1"), "--preset names a function"),
+        (("--preset=nobody", "--topology=v5p:2x2x1"), "--preset must be one of "),
         (("--preset=tiny", "--topology=z9:2x2"), "--topology starts with one of v5e, v5p, v6e"),
         (("--preset=tiny", "--topology=v5p:2x2x1", "--batch-tokens=5"), "is no multiple of"),
     ],
