@@ -5,8 +5,8 @@
 Letters: M rows, G groups, K contracted width, N output width.
 """
 
-import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,23 @@ from pallas_kernels.grouped_matmul import mosaic_gpu_ring as ring
 _DTYPES = (jnp.bfloat16, jnp.float16)
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Tuned choices; see the kernels.
+class Config(NamedTuple):
+    """What `mosaic_gpu_tune` tunes; the defaults fit the shared memory of any Hopper GPU."""
 
-    tile_n: columns of a tile. num_stages: slots of the ring. band: tiles of rows that one slice of
-    a group's matrix meets before the next slice. is_staggered: one warpgroup stores while the
-    other multiplies.
-    """
+    matmul: mosaic_gpu_matmul.Config = mosaic_gpu_matmul.Config()
+    outer: mosaic_gpu_outer.Config = mosaic_gpu_outer.Config()
 
-    tile_n: int = 256
-    num_stages: int = 4
-    band: int = 16
-    is_staggered: bool = True
+
+# (device kind, K, N, G) -> the fastest of the configurations that were timed on it, bfloat16, for
+# the product of width K to N and for the outer product of those widths.
+TUNED = {
+    ("NVIDIA H100 80GB HBM3", 2048, 1536, 128): Config(),
+    ("NVIDIA H100 80GB HBM3", 1536, 2048, 128): Config(),
+    ("NVIDIA H100 80GB HBM3", 768, 2048, 128): Config(),
+    ("NVIDIA H100 80GB HBM3", 2048, 768, 128): Config(),
+    ("NVIDIA H100 80GB HBM3", 7168, 4096, 32): Config(),
+    ("NVIDIA H100 80GB HBM3", 4096, 7168, 32): Config(),
+}
 
 
 def matmul(
@@ -44,11 +48,13 @@ def matmul(
     interpret: bool = False,
 ):
     """Rows times their group's matrix; arguments are already checked."""
+    num_groups, *widths = rhs.shape
+    config = config or choose_config(*widths[:: -1 if transpose_rhs else 1], num_groups)
     kernel = functools.partial(
         mosaic_gpu_matmul.matmul,
         transpose_rhs=transpose_rhs,
         out_dtype=out_dtype,
-        config=config or Config(),
+        config=config.matmul,
         interpret=interpret,
     )
     return _call(kernel, _pad_rows(lhs_MK), rhs, group_sizes_G)[: lhs_MK.shape[0]]
@@ -64,13 +70,20 @@ def outer(
     interpret: bool = False,
 ):
     """Sum of outer products within each group; arguments are already checked."""
+    config = config or choose_config(lhs_MK.shape[1], grad_MN.shape[1], group_sizes_G.shape[0])
     kernel = functools.partial(
         mosaic_gpu_outer.outer,
         out_dtype=out_dtype,
-        config=config or Config(),
+        config=config.outer,
         interpret=interpret,
     )
     return _call(kernel, _pad_rows(lhs_MK), _pad_rows(grad_MN), group_sizes_G)
+
+
+def choose_config(width: int, out_width: int, num_groups: int) -> Config:
+    """The tuned configuration of this device and shape, else one that fits any Hopper."""
+    kind = jax.devices()[0].device_kind
+    return TUNED.get((kind, width, out_width, num_groups), Config())
 
 
 def why_not(problem) -> str | None:

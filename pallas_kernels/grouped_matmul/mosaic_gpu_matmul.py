@@ -9,6 +9,7 @@ Letters: M rows, G groups, K contracted width, N output width. Shared memory, ti
 stages: lhs 64 KB, rhs 128, out 32.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -21,6 +22,19 @@ from pallas_kernels.grouped_matmul import mosaic_gpu_ring as ring
 from pallas_kernels.grouped_matmul import mosaic_gpu_schedule as schedule
 
 TILE_M = ring.COMPUTE * ring.ROWS
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Tuned choices.
+
+    tile_n: columns of a tile, a multiple of 128. num_stages: slots of the ring. band: tiles of
+    rows that one slice of a group's matrix meets before the next slice.
+    """
+
+    tile_n: int = 256
+    num_stages: int = 4
+    band: int = 16
 
 
 def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype, config, interpret: bool):
@@ -51,16 +65,13 @@ def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype, config
 def _scratch(dtype, out_dtype, transpose_rhs, config, interpret):
     stages, step = config.num_stages, ring.STEP
     rhs_shape = (config.tile_n, step) if transpose_rhs else (step, config.tile_n)
-    scratch = dict(
+    return dict(
         lhs_smem=ring.rows((stages, TILE_M, step), dtype, interpret),
         rhs_smem=ring.tiled((stages, *rhs_shape), dtype),
         out_smem=ring.stores(out_dtype, interpret),
         ready=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
         free=plgpu.Barrier(num_arrivals=ring.COMPUTE, num_barriers=stages),
     )
-    if config.is_staggered:
-        scratch["staggered"] = plgpu.Barrier(num_arrivals=1, num_barriers=1)
-    return scratch
 
 
 def _kernel(table, num_tiles, lhs, rhs, out, *, transpose_rhs, config, num_blocks, num_steps,
@@ -82,7 +93,7 @@ def _kernel(table, num_tiles, lhs, rhs, out, *, transpose_rhs, config, num_block
         plgpu.set_max_registers(240, action="increase")
         _compute(tile, count, out, warpgroup, transpose_rhs, config,
                  lhs_smem=lhs_smem.tiled, rhs_smem=scratch["rhs_smem"], out_smem=out_smem,
-                 staggered=scratch.get("staggered"), slots=slots)  # fmt: skip
+                 slots=slots)  # fmt: skip
 
     @pl.when(warpgroup == ring.COMPUTE)
     def _():
@@ -92,7 +103,7 @@ def _kernel(table, num_tiles, lhs, rhs, out, *, transpose_rhs, config, num_block
 
 
 def _compute(tile, count, out, warpgroup, transpose_rhs, config, *, lhs_smem, rhs_smem, out_smem,
-             staggered, slots):  # fmt: skip
+             slots):  # fmt: skip
     own = pl.ds(warpgroup * ring.ROWS, ring.ROWS)
     buffers = ring.Rows(*(view.at[warpgroup] for view in out_smem))
 
@@ -100,7 +111,7 @@ def _compute(tile, count, out, warpgroup, transpose_rhs, config, *, lhs_smem, rh
         rhs = rhs_smem.at[slot]
         plgpu.wgmma(acc, lhs_smem.at[slot, own], rhs.T if transpose_rhs else rhs)
 
-    def of_tile(i, place, first_step):
+    def of_tile(place, first_step):
         row, num_rows, _, col, num_steps = place
         own_rows = num_rows - warpgroup * ring.ROWS
 
@@ -111,15 +122,12 @@ def _compute(tile, count, out, warpgroup, transpose_rhs, config, *, lhs_smem, rh
                 return acc[...]
 
             acc = pl.run_scoped(total, ring.accumulator(config.tile_n))
-            ring.before_store(i, warpgroup, staggered)
             own_row, out_col = row + warpgroup * ring.ROWS, col * config.tile_n
             ring.store(acc, out, own_row, out_col, own_rows, buffers)
-            ring.after_store(i, warpgroup, staggered)
 
         @pl.when(own_rows <= 0)
         def _():
             ring.skip(first_step, num_steps, **slots)
-            ring.before_store(i, warpgroup, staggered)
 
         return first_step + num_steps
 
@@ -129,7 +137,7 @@ def _compute(tile, count, out, warpgroup, transpose_rhs, config, *, lhs_smem, rh
 
 def _load(tile, count, lhs, rhs, transpose_rhs, config, *, lhs_smem, rhs_smem, ready, free,
           num_stages):  # fmt: skip
-    def of_tile(i, place, first_step):
+    def of_tile(place, first_step):
         row, _, group, col, num_steps = place
         lhs_rows, cols = pl.ds(row, TILE_M), pl.ds(col * config.tile_n, config.tile_n)
 

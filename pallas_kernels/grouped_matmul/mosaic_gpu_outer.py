@@ -12,6 +12,7 @@ Letters: M rows, G groups, K and N output widths. Shared memory, tile_n = 256, 4
 grad 128, out 32.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -25,6 +26,14 @@ from pallas_kernels.grouped_matmul import mosaic_gpu_ring as ring
 from pallas_kernels.grouped_matmul import mosaic_gpu_schedule as schedule
 
 TILE_K = ring.COMPUTE * ring.ROWS
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Tuned choices: columns of a tile, a multiple of 128, and slots of the ring."""
+
+    tile_n: int = 256
+    num_stages: int = 4
 
 
 def outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype, config, interpret: bool):
@@ -44,7 +53,7 @@ def outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype, config, interpret: bool)
 
 def _scratch(dtype, out_dtype, config, interpret):
     stages = config.num_stages
-    scratch = dict(
+    return dict(
         lhs_smem=_slabs((stages, ring.STEP, TILE_K), dtype, interpret),
         grad_smem=_slabs((stages, ring.STEP, config.tile_n), dtype, interpret),
         out_smem=ring.stores(out_dtype, interpret),
@@ -52,9 +61,6 @@ def _scratch(dtype, out_dtype, config, interpret):
         ready=plgpu.Barrier(num_arrivals=2, num_barriers=2 * stages),
         free=plgpu.Barrier(num_arrivals=ring.COMPUTE, num_barriers=stages),
     )
-    if config.is_staggered:
-        scratch["staggered"] = plgpu.Barrier(num_arrivals=1, num_barriers=1)
-    return scratch
 
 
 def _slabs(shape, dtype, interpret):
@@ -70,7 +76,7 @@ def _slabs(shape, dtype, interpret):
 
 
 def _kernel(table, lhs, grad, out, *, config, num_blocks, interpret, lhs_smem, grad_smem,
-            out_smem, staggered=None, **slots):  # fmt: skip
+            out_smem, **slots):  # fmt: skip
     block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
     num_groups, width, out_width = out.shape
     k_tiles, n_tiles = pl.cdiv(width, TILE_K), pl.cdiv(out_width, config.tile_n)
@@ -95,7 +101,7 @@ def _kernel(table, lhs, grad, out, *, config, num_blocks, interpret, lhs_smem, g
     def _():
         plgpu.set_max_registers(232, action="increase")
         operands = lhs_smem.tiled, grad_smem.tiled
-        _compute(tile, count, out, warpgroup, config, operands, out_smem, staggered, slots)
+        _compute(tile, count, out, warpgroup, config, operands, out_smem, slots)
 
     @pl.when(warpgroup == ring.COMPUTE)
     def _():
@@ -109,7 +115,7 @@ def _num_steps(start, end):
     return jnp.where(end > start, lax.div(spanned + (ring.STEP - 1), jnp.int32(ring.STEP)), 0)
 
 
-def _compute(tile, count, out, warpgroup, config, operands, out_smem, staggered, slots):
+def _compute(tile, count, out, warpgroup, config, operands, out_smem, slots):
     lhs_smem, grad_smem = operands
     own = pl.ds(warpgroup * ring.ROWS, ring.ROWS)
     buffers = ring.Rows(*(view.at[warpgroup] for view in out_smem))
@@ -117,7 +123,7 @@ def _compute(tile, count, out, warpgroup, config, operands, out_smem, staggered,
     def product(acc, slot):
         plgpu.wgmma(acc, lhs_smem.at[slot, :, own].T, grad_smem.at[slot])
 
-    def of_tile(i, place, first_step):
+    def of_tile(place, first_step):
         group, start, end, k, n = place
         num_steps = _num_steps(start, end)
 
@@ -126,10 +132,8 @@ def _compute(tile, count, out, warpgroup, config, operands, out_smem, staggered,
             return acc[...]
 
         acc = pl.run_scoped(total, ring.accumulator(config.tile_n))
-        ring.before_store(i, warpgroup, staggered)
         out_row, out_col = k * TILE_K + warpgroup * ring.ROWS, n * config.tile_n
         ring.store(acc, out.at[group], out_row, out_col, ring.ROWS, buffers)
-        ring.after_store(i, warpgroup, staggered)
         return first_step + num_steps
 
     ring.over_tiles(tile, count, of_tile, jnp.int32(0))
@@ -147,7 +151,7 @@ class _Edge(NamedTuple):
 def _load(tile, count, lhs, grad, config, lhs_smem, grad_smem, *, ready, free, num_stages):
     operands = (lhs_smem.plain, grad_smem.plain)
 
-    def of_tile(_, place, carry):
+    def of_tile(place, carry):
         first_step, edge = carry
         _, start, end, k, n = place
         num_steps = _num_steps(start, end)

@@ -119,28 +119,13 @@ def skip(first_step, num_steps, *, ready, free, num_stages: int):
 
 
 def over_tiles(tile, count, of_tile, carry):
-    """Folds carry = of_tile(i, tile(i), carry), reading a tile's place while another one runs."""
+    """Folds carry = of_tile(tile(i), carry), reading a tile's place while another one runs."""
 
     def step(i, state):
         now, carry = state
-        return tile(jnp.minimum(i + 1, count - 1)), of_tile(i, now, carry)
+        return tile(jnp.minimum(i + 1, count - 1)), of_tile(now, carry)
 
     return lax.fori_loop(0, count, step, (tile(0), carry))[1]
-
-
-def before_store(i, warpgroup, staggered):
-    """The second warpgroup's first epilogue waits for the first one's to end.
-
-    From then on it stays behind, so that one of them multiplies while the other stores.
-    """
-    if staggered is not None:
-        pl.when((i == 0) & (warpgroup == 1))(lambda: plgpu.barrier_wait(staggered))
-
-
-def after_store(i, warpgroup, staggered):
-    """The other end of `before_store`."""
-    if staggered is not None:
-        pl.when((i == 0) & (warpgroup == 0))(lambda: plgpu.barrier_arrive(staggered))
 
 
 def wait_for_slot(step, free, num_stages: int):
@@ -168,6 +153,8 @@ def store(acc, out, row, col, num_rows, buffers: Rows):
     It returns before the last two chunks have left shared memory.
     """
     width = buffers.tiled.shape[-1]
+    # Else the next tile would begin with the buffer that this one used last.
+    assert acc.shape[1] % (_STORES * width) == 0
     for chunk in range(acc.shape[1] // width):
         start = chunk * width
         buffer = Rows(*(view.at[chunk % _STORES] for view in buffers))

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
 
-from pallas_kernels.grouped_matmul import cases, mosaic_gpu, reference
+from pallas_kernels.grouped_matmul import cases, mosaic_gpu, mosaic_gpu_tune, reference
+from pallas_kernels.grouped_matmul import mosaic_gpu_matmul as matmul
+from pallas_kernels.grouped_matmul import mosaic_gpu_outer as outer
 from pallas_kernels.grouped_matmul import mosaic_gpu_schedule as schedule
 
 NUM_ROWS, WIDTH, OUT_WIDTH, NUM_GROUPS = 200, 128, 192, 4
-SMALL = mosaic_gpu.Config(tile_n=128, num_stages=3, band=2)
+SMALL = mosaic_gpu.Config(matmul.Config(128, 3, band=2), outer.Config(128, 3))
 SIZES = (
     pytest.param((70, 0, 13, 100), id="empty-and-odd-and-rows-beyond"),
     pytest.param((0, 0, 200, 0), id="one-group-with-everything"),
@@ -80,3 +83,67 @@ def test_interpreted_kernels_agree_and_have_no_races(group_sizes, transpose_rhs,
     for x, y, relative in zip(ours, want, (2**-8, 0.0), strict=True):
         np.testing.assert_allclose(x.astype(jnp.float32), y, rtol=relative, atol=1e-4)
     assert "RACE DETECTED" not in capfd.readouterr().out
+
+
+def abstract(*shape, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def lower(function, *args):
+    """The text of a function lowered for CUDA, where shared memory and layouts are checked."""
+    return jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+
+
+FIRST, *OTHERS = mosaic_gpu.TUNED
+KEYS = (FIRST, *(pytest.param(key, marks=pytest.mark.slow) for key in OTHERS))
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: "-".join(map(str, key[1:])))
+def test_tuned_configurations_lower_for_cuda(key):
+    _, width, out_width, num_groups = key
+    lhs, grad = (abstract(49_152, n) for n in (width, out_width))
+    sizes = abstract(num_groups, dtype=jnp.int32)
+    product = functools.partial(
+        mosaic_gpu.matmul, out_dtype=jnp.bfloat16, config=mosaic_gpu.TUNED[key]
+    )
+    rhs, rhs_T = abstract(num_groups, width, out_width), abstract(num_groups, out_width, width)
+    texts = [
+        lower(functools.partial(product, transpose_rhs=False), lhs, rhs, sizes),
+        lower(functools.partial(product, transpose_rhs=True), lhs, rhs_T, sizes),
+    ]
+    # float32 sums take the most shared memory: what weights of float32 ask for.
+    sums = functools.partial(mosaic_gpu.outer, out_dtype=jnp.float32, config=mosaic_gpu.TUNED[key])
+    texts.append(lower(sums, lhs, grad, sizes))
+    assert all("mosaic_gpu" in text for text in texts)
+
+
+@pytest.mark.slow
+def test_candidates_of_the_tuner_lower_for_cuda():
+    lhs, rhs, sizes = abstract(4096, 2048), abstract(8, 2048, 1536), abstract(8, dtype=jnp.int32)
+    matmuls, outers = mosaic_gpu_tune.candidates()
+    for config in matmuls:
+        product = functools.partial(mosaic_gpu_tune._matmul, config, transpose_rhs=False)
+        lower(product, lhs, rhs, sizes)
+    for config in outers:
+        lower(functools.partial(mosaic_gpu_tune._outer, config), lhs, lhs, sizes)
+
+
+def products(lhs, rhs, group_sizes):
+    """Both products of the Hopper kernels, (M, N) and (G, K, K)."""
+    out = mosaic_gpu.matmul(lhs, rhs, group_sizes, transpose_rhs=False, out_dtype=lhs.dtype)
+    return out, mosaic_gpu.outer(lhs, lhs, group_sizes, out_dtype=lhs.dtype)
+
+
+def test_vmap_lowers_for_cuda():
+    args = abstract(3, 200, 128), abstract(4, 128, 256), abstract(3, 4, dtype=jnp.int32)
+    mapped = jax.vmap(products, in_axes=(0, None, 0))
+    shapes = [x.shape for x in jax.eval_shape(mapped, *args)]
+    assert shapes == [(3, 200, 256), (3, 4, 128, 128)]
+    assert "mosaic_gpu" in lower(mapped, *args)
+
+
+def test_shard_map_lowers_for_cuda():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    args = abstract(8 * 200, 128), abstract(4, 128, 256), abstract(8 * 4, dtype=jnp.int32)
+    specs = dict(in_specs=(P("data"), P(), P("data")), out_specs=(P("data"), P("data")))
+    assert "mosaic_gpu" in lower(jax.shard_map(products, mesh=mesh, **specs), *args)
