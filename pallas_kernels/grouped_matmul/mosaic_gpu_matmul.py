@@ -41,7 +41,7 @@ def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype, config
     """The product of lhs, whose M is a multiple of 8, with rhs (G, K, N) or (G, N, K)."""
     num_rows, width = lhs_MK.shape
     out_width = rhs.shape[1 if transpose_rhs else 2]
-    table, num_tiles = schedule.of_matmul(
+    table, num_items = schedule.of_matmul(
         group_sizes_G, num_rows, TILE_M, pl.cdiv(out_width, config.tile_n), config.band
     )
     num_blocks = ring.num_blocks(interpret)
@@ -59,7 +59,7 @@ def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype, config
         scratch_types=_scratch(lhs_MK.dtype, out_dtype, transpose_rhs, config, interpret),
         kernel_name="grouped_matmul",
         **ring.launch(num_blocks, 1 + ring.COMPUTE, interpret),
-    )(table, num_tiles, lhs_MK, rhs)
+    )(table, num_items, lhs_MK, rhs)
 
 
 def _scratch(dtype, out_dtype, transpose_rhs, config, interpret):
@@ -74,19 +74,19 @@ def _scratch(dtype, out_dtype, transpose_rhs, config, interpret):
     )
 
 
-def _kernel(table, num_tiles, lhs, rhs, out, *, transpose_rhs, config, num_blocks, num_steps,
+def _kernel(table, num_items, lhs, rhs, out, *, transpose_rhs, config, num_blocks, num_steps,
             interpret, lhs_smem, out_smem, **scratch):  # fmt: skip
     block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
     num_groups = rhs.shape[0]
-    count = lax.div(num_tiles[0] - block + (num_blocks - 1), jnp.int32(num_blocks))
+    count = lax.div(num_items[0] - block + (num_blocks - 1), jnp.int32(num_blocks))
     lhs_smem, out_smem = ring.views(lhs_smem, interpret), ring.views(out_smem, interpret)
     slots = dict(ready=scratch["ready"], free=scratch["free"], num_stages=config.num_stages)
 
     def tile(i):
-        """(row, rows, group, column tile, steps): rows beyond the groups take no steps."""
+        """The item, and its steps per column: rows beyond the groups take none."""
         index = jnp.minimum(block + i * num_blocks, table.shape[0] - 1)
-        row, num_rows, group, col = (table[index, j] for j in range(4))
-        return row, num_rows, group, col, jnp.where(group < num_groups, num_steps, 0)
+        item = [table[index, j] for j in range(table.shape[1])]
+        return *item, jnp.where(item[schedule.GROUP] < num_groups, num_steps, 0)
 
     @pl.when(warpgroup < ring.COMPUTE)
     def _():
@@ -112,24 +112,25 @@ def _compute(tile, count, out, warpgroup, transpose_rhs, config, *, lhs_smem, rh
         plgpu.wgmma(acc, lhs_smem.at[slot, own], rhs.T if transpose_rhs else rhs)
 
     def of_tile(place, first_step):
-        row, num_rows, _, col, num_steps = place
-        own_rows = num_rows - warpgroup * ring.ROWS
+        row, num_rows, _, col, num_cols, num_steps = place
+        own_row, own_rows = row + warpgroup * ring.ROWS, num_rows - warpgroup * ring.ROWS
 
         @pl.when(own_rows > 0)
         def _():
-            def total(acc):
-                ring.multiply(acc, first_step, num_steps, product, **slots)
-                return acc[...]
+            @pl.loop(0, num_cols)
+            def _(i):
+                def total(acc):
+                    ring.multiply(acc, first_step + i * num_steps, num_steps, product, **slots)
+                    return acc[...]
 
-            acc = pl.run_scoped(total, ring.accumulator(config.tile_n))
-            own_row, out_col = row + warpgroup * ring.ROWS, col * config.tile_n
-            ring.store(acc, out, own_row, out_col, own_rows, buffers)
+                acc = pl.run_scoped(total, ring.accumulator(config.tile_n))
+                ring.store(acc, out, own_row, (col + i) * config.tile_n, own_rows, buffers)
 
         @pl.when(own_rows <= 0)
         def _():
-            ring.skip(first_step, num_steps, **slots)
+            ring.skip(first_step, num_cols * num_steps, **slots)
 
-        return first_step + num_steps
+        return first_step + num_cols * num_steps
 
     ring.over_tiles(tile, count, of_tile, jnp.int32(0))
     plgpu.wait_smem_to_gmem(0)
@@ -138,18 +139,20 @@ def _compute(tile, count, out, warpgroup, transpose_rhs, config, *, lhs_smem, rh
 def _load(tile, count, lhs, rhs, transpose_rhs, config, *, lhs_smem, rhs_smem, ready, free,
           num_stages):  # fmt: skip
     def of_tile(place, first_step):
-        row, _, group, col, num_steps = place
-        lhs_rows, cols = pl.ds(row, TILE_M), pl.ds(col * config.tile_n, config.tile_n)
+        row, _, group, col, num_cols, num_steps = place
+        lhs_rows = pl.ds(row, TILE_M)
 
-        @pl.loop(0, num_steps)
+        @pl.loop(0, num_cols * num_steps)
         def _(step):
             slot = ring.wait_for_slot(first_step + step, free, num_stages)
-            depth = pl.ds(step * ring.STEP, ring.STEP)
+            nth = (step >= num_steps).astype(jnp.int32)
+            cols = pl.ds((col + nth) * config.tile_n, config.tile_n)
+            depth = pl.ds((step - nth * num_steps) * ring.STEP, ring.STEP)
             rhs_part = rhs.at[group, cols, depth] if transpose_rhs else rhs.at[group, depth, cols]
             plgpu.copy_gmem_to_smem(lhs.at[lhs_rows, depth], lhs_smem.at[slot], ready.at[slot])
             plgpu.copy_gmem_to_smem(rhs_part, rhs_smem.at[slot], ready.at[slot])
 
-        return first_step + num_steps
+        return first_step + num_cols * num_steps
 
     total = ring.over_tiles(tile, count, of_tile, jnp.int32(0))
     ring.drain(total, free, num_stages)

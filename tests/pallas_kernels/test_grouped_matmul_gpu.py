@@ -49,7 +49,7 @@ def products(lhs, rhs, grad, group_sizes):
 
 @functools.partial(jax.jit, static_argnames="window")
 def errors(window, lhs, rhs, grad, group_sizes, ours):
-    """Squared errors (3, 2) of ours and of plain bfloat16, summed over groups of at most `window` rows.
+    """Squared errors (3, 2) of ours and of plain bfloat16; no group has more than `window` rows.
 
     The exact products are float32 ones at the highest precision: 2^-24 against the 2^-9 of a
     rounding to bfloat16.
@@ -59,7 +59,8 @@ def errors(window, lhs, rhs, grad, group_sizes, ours):
     def all_three(dtype, lhs, rhs, grad):
         lhs, rhs, grad = (x.astype(dtype) for x in (lhs, rhs, grad))
         dot = functools.partial(jnp.dot, precision="highest" if dtype == jnp.float32 else None)
-        return dot(lhs, rhs), dot(grad, rhs.T), dot(lhs.T, grad)
+        # Without the barrier XLA would leave the rounding of the results out.
+        return jax.lax.optimization_barrier((dot(lhs, rhs), dot(grad, rhs.T), dot(lhs.T, grad)))
 
     def of_group(group):
         start, size, rhs, our_drhs = group

@@ -29,23 +29,28 @@ SIZES = (
 @given(st.lists(st.integers(0, 300), min_size=3, max_size=3).filter(lambda n: sum(n) <= 600))
 def test_tiles_cover_every_output_once_and_stay_in_their_group(group_sizes):
     sizes = jnp.array(group_sizes, jnp.int32)
-    table, num_tiles = jax.jit(schedule.of_matmul, static_argnums=(1, 2, 3, 4))(
+    table, num_items = jax.jit(schedule.of_matmul, static_argnums=(1, 2, 3, 4))(
         sizes, 600, 128, 3, 2
     )
     group_of_row = np.repeat(np.arange(4), [*group_sizes, 600 - sum(group_sizes)])
     seen = np.zeros((600, 3), int)
-    for row, num_rows, group, col in np.asarray(table)[: int(num_tiles[0])]:
+    for row, num_rows, group, col, num_cols in np.asarray(table)[: int(num_items[0])]:
         assert 0 < num_rows <= 128
+        assert num_cols == 1 or num_rows <= 64
         assert (group_of_row[row : row + num_rows] == group).all()
-        seen[row : row + num_rows, col] += 1
+        seen[row : row + num_rows, col : col + num_cols] += 1
     np.testing.assert_array_equal(seen, 1)
 
 
 def test_tiles_that_share_a_slice_of_a_matrix_are_neighbours():
-    table, _ = schedule.of_matmul(jnp.array([512, 256], jnp.int32), 768, 128, 2, 2)
-    order = [(0, 0), (128, 0), (0, 1), (128, 1), (256, 0), (384, 0), (256, 1), (384, 1)]
-    order += [(512, 0), (640, 0), (512, 1), (640, 1)]
-    np.testing.assert_array_equal(table[: len(order), [schedule.ROW, schedule.COL_TILE]], order)
+    table, num_items = schedule.of_matmul(jnp.array([640, 300], jnp.int32), 940, 128, 3, 4)
+    # Five tiles of rows in bands of three and two; then two and a half, which takes two columns.
+    order = [(128 * row, col, 1) for col in range(3) for row in range(3)]
+    order += [(384 + 128 * row, col, 1) for col in range(3) for row in range(2)]
+    order += [(640, 0, 1), (768, 0, 1), (640, 1, 1), (768, 1, 1), (896, 0, 2)]
+    order += [(640, 2, 1), (768, 2, 1), (896, 2, 1)]
+    columns = [schedule.ROW, schedule.COL_TILE, schedule.NUM_COL_TILES]
+    np.testing.assert_array_equal(table[: int(num_items[0]), columns], order)
 
 
 def test_outer_takes_the_largest_group_first():
@@ -56,11 +61,10 @@ def test_outer_takes_the_largest_group_first():
 @functools.partial(jax.jit, static_argnames="transpose_rhs")
 def interpreted(lhs, rhs, grad, group_sizes, *, transpose_rhs):
     """The product and the two that are its gradients."""
-    kinds = dict(config=SMALL, interpret=True)
-    out = mosaic_gpu.matmul(
-        lhs, rhs, group_sizes, transpose_rhs=transpose_rhs, out_dtype=jnp.bfloat16, **kinds
-    )
-    return out, mosaic_gpu.outer(lhs, grad, group_sizes, out_dtype=jnp.float32, **kinds)
+    ours = functools.partial(mosaic_gpu.matmul, config=SMALL, interpret=True)
+    sums = functools.partial(mosaic_gpu.outer, config=SMALL, interpret=True)
+    out = ours(lhs, rhs, group_sizes, transpose_rhs=transpose_rhs, out_dtype=jnp.bfloat16)
+    return out, sums(lhs, grad, group_sizes, out_dtype=jnp.float32)
 
 
 @pytest.mark.parametrize("transpose_rhs", (False, True))
@@ -145,5 +149,6 @@ def test_vmap_lowers_for_cuda():
 def test_shard_map_lowers_for_cuda():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     args = abstract(8 * 200, 128), abstract(4, 128, 256), abstract(8 * 4, dtype=jnp.int32)
-    specs = dict(in_specs=(P("data"), P(), P("data")), out_specs=(P("data"), P("data")))
-    assert "mosaic_gpu" in lower(jax.shard_map(products, mesh=mesh, **specs), *args)
+    rows = P("data")
+    sharded = jax.shard_map(products, mesh=mesh, in_specs=(rows, P(), rows), out_specs=(rows, rows))
+    assert "mosaic_gpu" in lower(sharded, *args)
