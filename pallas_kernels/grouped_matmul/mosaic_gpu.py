@@ -48,8 +48,8 @@ def matmul(
     interpret: bool = False,
 ):
     """Rows times their group's matrix; arguments are already checked."""
-    num_groups, *widths = rhs.shape
-    config = config or choose_config(*widths[:: -1 if transpose_rhs else 1], num_groups)
+    out_width = rhs.shape[1 if transpose_rhs else 2]
+    config = config or choose_config(lhs_MK.shape[1], out_width, rhs.shape[0])
     kernel = functools.partial(
         mosaic_gpu_matmul.matmul,
         transpose_rhs=transpose_rhs,
