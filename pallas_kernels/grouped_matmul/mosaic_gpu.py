@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import manual_axes
-from pallas_kernels.grouped_matmul import mosaic_gpu_matmul, mosaic_gpu_outer
+from pallas_kernels.grouped_matmul import mosaic_gpu_matmul, mosaic_gpu_outer, mosaic_gpu_swiglu
 from pallas_kernels.grouped_matmul import mosaic_gpu_ring as ring
 
 _DTYPES = (jnp.bfloat16, jnp.float16)
@@ -80,6 +80,17 @@ def outer(
     return _call(kernel, _pad_rows(lhs_MK), _pad_rows(grad_MN), group_sizes_G)
 
 
+def up(
+    x_MD, w_gate_up_E2FD, group_sizes_E, *, config: Config | None = None, interpret: bool = False
+):
+    """Pre-activation h (M, 2F) and silu(gate) * up (M, F) of experts; F a multiple of 128."""
+    num_experts, _, width, hidden = w_gate_up_E2FD.shape
+    config = config or choose_config(hidden, 2 * width, num_experts)
+    kernel = functools.partial(mosaic_gpu_swiglu.up, config=config.matmul, interpret=interpret)
+    outs = _call(kernel, _pad_rows(x_MD), w_gate_up_E2FD, group_sizes_E)
+    return tuple(out[: x_MD.shape[0]] for out in outs)
+
+
 def choose_config(width: int, out_width: int, num_groups: int) -> Config:
     """The tuned configuration of this device and shape, else one that fits any Hopper."""
     kind = jax.devices()[0].device_kind
@@ -105,7 +116,8 @@ def _call(kernel, lhs, other, group_sizes):
     @jax.custom_batching.sequential_vmap
     def call(lhs, other, group_sizes):
         # A kernel's output forgets the mesh axes on which its inputs vary.
-        return manual_axes.align(kernel(lhs, other, group_sizes), lhs)[0]
+        out = kernel(lhs, other, group_sizes)
+        return jax.tree.map(lambda x: manual_axes.align(x, lhs)[0], out)
 
     return call(lhs, other, group_sizes)
 

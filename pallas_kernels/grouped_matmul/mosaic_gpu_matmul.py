@@ -11,6 +11,8 @@ stages: lhs 64 KB, rhs 128, out 32.
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,17 +39,47 @@ class Config:
     band: int = 16
 
 
+class Tile(NamedTuple):
+    """What the plain product and one with more work on its result do differently.
+
+    load(rhs, smem, barrier, group, col, depth) asks for a step of a tile's slice of rhs in
+    num_loads copies; store(acc, outs, row, col, num_rows, buffers) writes a warpgroup's result.
+    """
+
+    load: Callable
+    store: Callable
+    num_loads: int
+    is_transposed: bool
+
+
 def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype, config, interpret: bool):
     """The product of lhs, whose M is a multiple of 8, with rhs (G, K, N) or (G, N, K)."""
-    num_rows, width = lhs_MK.shape
     out_width = rhs.shape[1 if transpose_rhs else 2]
+
+    def load(rhs, smem, barrier, group, col, depth):
+        cols = pl.ds(col * config.tile_n, config.tile_n)
+        part = rhs.at[group, cols, depth] if transpose_rhs else rhs.at[group, depth, cols]
+        plgpu.copy_gmem_to_smem(part, smem, barrier)
+
+    def store(acc, outs, row, col, num_rows, buffers):
+        ring.store(acc, outs[0], row, col * config.tile_n, num_rows, buffers)
+
+    tile = Tile(load, store, num_loads=1, is_transposed=transpose_rhs)
+    out_types = [jax.ShapeDtypeStruct((lhs_MK.shape[0], out_width), out_dtype)]
+    num_col_tiles = pl.cdiv(out_width, config.tile_n)
+    return call(tile, num_col_tiles, out_types, lhs_MK, rhs, group_sizes_G, config, interpret)[0]
+
+
+def call(tile: Tile, num_col_tiles, out_types, lhs_MK, rhs, group_sizes_G, config, interpret):
+    """Runs the tiles of a product over the groups; outputs of out_types, all of one dtype."""
+    num_rows, width = lhs_MK.shape
     table, num_items = schedule.of_matmul(
-        group_sizes_G, num_rows, TILE_M, pl.cdiv(out_width, config.tile_n), config.band
+        group_sizes_G, num_rows, TILE_M, num_col_tiles, config.band
     )
     num_blocks = ring.num_blocks(interpret)
     body = functools.partial(
         _kernel,
-        transpose_rhs=transpose_rhs,
+        tile,
         config=config,
         num_blocks=num_blocks,
         num_steps=width // ring.STEP,
@@ -55,63 +87,61 @@ def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype, config
     )
     return plgpu.kernel(
         body,
-        out_type=jax.ShapeDtypeStruct((num_rows, out_width), out_dtype),
-        scratch_types=_scratch(lhs_MK.dtype, out_dtype, transpose_rhs, config, interpret),
+        out_type=out_types,
+        scratch_types=_scratch(lhs_MK.dtype, out_types[0].dtype, tile, config, interpret),
         kernel_name="grouped_matmul",
         **ring.launch(num_blocks, 1 + ring.COMPUTE, interpret),
     )(table, num_items, lhs_MK, rhs)
 
 
-def _scratch(dtype, out_dtype, transpose_rhs, config, interpret):
+def _scratch(dtype, out_dtype, tile, config, interpret):
     stages, step = config.num_stages, ring.STEP
-    rhs_shape = (config.tile_n, step) if transpose_rhs else (step, config.tile_n)
+    rhs_shape = (config.tile_n, step) if tile.is_transposed else (step, config.tile_n)
     return dict(
         lhs_smem=ring.rows((stages, TILE_M, step), dtype, interpret),
         rhs_smem=ring.tiled((stages, *rhs_shape), dtype),
         out_smem=ring.stores(out_dtype, interpret),
-        ready=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+        ready=plgpu.Barrier(num_arrivals=1 + tile.num_loads, num_barriers=stages),
         free=plgpu.Barrier(num_arrivals=ring.COMPUTE, num_barriers=stages),
     )
 
 
-def _kernel(table, num_items, lhs, rhs, out, *, transpose_rhs, config, num_blocks, num_steps,
-            interpret, lhs_smem, out_smem, **scratch):  # fmt: skip
+def _kernel(tile, table, num_items, lhs, rhs, *outs, config, num_blocks, num_steps, interpret,
+            lhs_smem, rhs_smem, out_smem, **slots):  # fmt: skip
     block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
     num_groups = rhs.shape[0]
     count = lax.div(num_items[0] - block + (num_blocks - 1), jnp.int32(num_blocks))
     lhs_smem, out_smem = ring.views(lhs_smem, interpret), ring.views(out_smem, interpret)
-    slots = dict(ready=scratch["ready"], free=scratch["free"], num_stages=config.num_stages)
+    slots |= dict(num_stages=config.num_stages)
 
-    def tile(i):
+    def item(i):
         """The item, and its steps per column: rows beyond the groups take none."""
         index = jnp.minimum(block + i * num_blocks, table.shape[0] - 1)
-        item = [table[index, j] for j in range(table.shape[1])]
-        return *item, jnp.where(item[schedule.GROUP] < num_groups, num_steps, 0)
+        columns = [table[index, j] for j in range(table.shape[1])]
+        return *columns, jnp.where(columns[schedule.GROUP] < num_groups, num_steps, 0)
 
     @pl.when(warpgroup < ring.COMPUTE)
     def _():
         plgpu.set_max_registers(240, action="increase")
-        _compute(tile, count, out, warpgroup, transpose_rhs, config,
-                 lhs_smem=lhs_smem.tiled, rhs_smem=scratch["rhs_smem"], out_smem=out_smem,
-                 slots=slots)  # fmt: skip
+        operands = lhs_smem.tiled, rhs_smem
+        _compute(tile, item, count, outs, warpgroup, config.tile_n, operands, out_smem, slots)
 
     @pl.when(warpgroup == ring.COMPUTE)
     def _():
         plgpu.set_max_registers(24, action="decrease")
-        _load(tile, count, lhs, rhs, transpose_rhs, config,
-              lhs_smem=lhs_smem.plain, rhs_smem=scratch["rhs_smem"], **slots)  # fmt: skip
+        _load(tile, item, count, lhs, rhs, lhs_smem.plain, rhs_smem, **slots)
 
 
-def _compute(tile, count, out, warpgroup, transpose_rhs, config, *, lhs_smem, rhs_smem, out_smem,
-             slots):  # fmt: skip
+def _compute(tile, item, count, outs, warpgroup, tile_n, operands, out_smem, slots):
+    lhs_smem, rhs_smem = operands
     own = pl.ds(warpgroup * ring.ROWS, ring.ROWS)
     buffers = ring.Rows(*(view.at[warpgroup] for view in out_smem))
 
     def product(acc, slot):
         rhs = rhs_smem.at[slot]
-        plgpu.wgmma(acc, lhs_smem.at[slot, own], rhs.T if transpose_rhs else rhs)
+        plgpu.wgmma(acc, lhs_smem.at[slot, own], rhs.T if tile.is_transposed else rhs)
 
-    def of_tile(place, first_step):
+    def of_item(place, first_step):
         row, num_rows, _, col, num_cols, num_steps = place
         own_row, own_rows = row + warpgroup * ring.ROWS, num_rows - warpgroup * ring.ROWS
 
@@ -123,8 +153,8 @@ def _compute(tile, count, out, warpgroup, transpose_rhs, config, *, lhs_smem, rh
                     ring.multiply(acc, first_step + i * num_steps, num_steps, product, **slots)
                     return acc[...]
 
-                acc = pl.run_scoped(total, ring.accumulator(config.tile_n))
-                ring.store(acc, out, own_row, (col + i) * config.tile_n, own_rows, buffers)
+                acc = pl.run_scoped(total, ring.accumulator(tile_n))
+                tile.store(acc, outs, own_row, col + i, own_rows, buffers)
 
         @pl.when(own_rows <= 0)
         def _():
@@ -132,13 +162,12 @@ def _compute(tile, count, out, warpgroup, transpose_rhs, config, *, lhs_smem, rh
 
         return first_step + num_cols * num_steps
 
-    ring.over_tiles(tile, count, of_tile, jnp.int32(0))
+    ring.over_tiles(item, count, of_item, jnp.int32(0))
     plgpu.wait_smem_to_gmem(0)
 
 
-def _load(tile, count, lhs, rhs, transpose_rhs, config, *, lhs_smem, rhs_smem, ready, free,
-          num_stages):  # fmt: skip
-    def of_tile(place, first_step):
+def _load(tile, item, count, lhs, rhs, lhs_smem, rhs_smem, *, ready, free, num_stages):
+    def of_item(place, first_step):
         row, _, group, col, num_cols, num_steps = place
         lhs_rows = pl.ds(row, TILE_M)
 
@@ -146,13 +175,11 @@ def _load(tile, count, lhs, rhs, transpose_rhs, config, *, lhs_smem, rhs_smem, r
         def _(step):
             slot = ring.wait_for_slot(first_step + step, free, num_stages)
             nth = (step >= num_steps).astype(jnp.int32)
-            cols = pl.ds((col + nth) * config.tile_n, config.tile_n)
             depth = pl.ds((step - nth * num_steps) * ring.STEP, ring.STEP)
-            rhs_part = rhs.at[group, cols, depth] if transpose_rhs else rhs.at[group, depth, cols]
             plgpu.copy_gmem_to_smem(lhs.at[lhs_rows, depth], lhs_smem.at[slot], ready.at[slot])
-            plgpu.copy_gmem_to_smem(rhs_part, rhs_smem.at[slot], ready.at[slot])
+            tile.load(rhs, rhs_smem.at[slot], ready.at[slot], group, col + nth, depth)
 
         return first_step + num_cols * num_steps
 
-    total = ring.over_tiles(tile, count, of_tile, jnp.int32(0))
+    total = ring.over_tiles(item, count, of_item, jnp.int32(0))
     ring.drain(total, free, num_stages)

@@ -148,20 +148,26 @@ def drain(num_steps, free, num_stages: int):
 
 
 def store(acc, out, row, col, num_rows, buffers: Rows):
-    """Writes the first num_rows rows of acc (64, N) to out at (row, col), by TMA.
-
-    It returns before the last two chunks have left shared memory.
-    """
+    """Writes the first num_rows rows of acc (64, N) to out at (row, col), by TMA."""
     width = buffers.tiled.shape[-1]
+    starts = range(0, acc.shape[1], width)
+    chunks = [(lambda i=i: acc[:, i : i + width], out, col + i) for i in starts]
+    store_chunks(chunks, row, num_rows, buffers)
+
+
+def store_chunks(chunks, row, num_rows, buffers: Rows):
+    """Writes the first num_rows rows of each chunk (function that returns it, output, column).
+
+    A chunk is as wide as a buffer. It returns before the last ones have left shared memory.
+    """
     # Else the next tile would begin with the buffer that this one used last.
-    assert acc.shape[1] % (_STORES * width) == 0
-    for chunk in range(acc.shape[1] // width):
-        start = chunk * width
-        buffer = Rows(*(view.at[chunk % _STORES] for view in buffers))
+    assert len(chunks) % _STORES == 0
+    for i, (chunk, out, col) in enumerate(chunks):
+        buffer = Rows(*(view.at[i % _STORES] for view in buffers))
         plgpu.wait_smem_to_gmem(_STORES - 1, wait_read_only=True)
-        buffer.tiled[...] = acc[:, start : start + width].astype(buffer.tiled.dtype)
+        buffer.tiled[...] = chunk().astype(buffer.tiled.dtype)
         plgpu.commit_smem()
-        _copy_rows(buffer.plain, out, row, col + start, num_rows)
+        _copy_rows(buffer.plain, out, row, col, num_rows)
         plgpu.commit_smem_to_gmem_group()
 
 
