@@ -2,7 +2,7 @@
 
 One warpgroup loads by TMA into a ring of `num_stages` slots, two warpgroups multiply, each into 64
 rows of float32 registers, and store through shared memory by TMA. Blocks stay for the whole call
-and take every num_blocks-th tile; the ring runs on across tiles, so that the next tile's operands
+and take every num_blocks-th item; the ring runs on across tiles, so that the next tile's operands
 arrive during the epilogue.
 
 A swizzled tile of 8 rows of 128 bytes lies in memory as 8 rows, one after the other. So where a

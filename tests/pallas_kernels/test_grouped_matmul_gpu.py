@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pallas_kernels
-from pallas_kernels.grouped_matmul import cases
+from pallas_kernels.grouped_matmul import cases, mosaic_gpu
 
 pytestmark = pytest.mark.gpu
 
@@ -104,3 +104,22 @@ def test_errs_at_most_twice_as_much_as_plain_bfloat16(case):
     squares = np.asarray(errors(window, lhs, rhs, grad, group_sizes, ours))
     for name, (our_square, plain_square) in zip(("out", "dlhs", "drhs"), squares, strict=True):
         assert our_square <= 4 * plain_square, name
+
+
+@pytest.mark.parametrize("name", ("kanana_2_30b_up", "moonlight_up", "odd_up"))
+def test_fused_activation_is_that_of_the_product(name):
+    case = next(case for case in CASES if case.name == name)
+    num_rows, hidden, width, num_experts = case[1:5]
+    group_sizes = cases.make_group_sizes(case, np.random.default_rng(0))
+    x, w, _ = draw(case)
+    w = w.reshape(num_experts, width, hidden)
+    x = x.at[int(group_sizes.sum()) :].set(jnp.nan)
+    w_E2FD = w.reshape(num_experts, 2, width // 2, hidden)
+    h, act = jax.jit(mosaic_gpu.up)(x, w_E2FD, group_sizes)
+    product = functools.partial(pallas_kernels.grouped_matmul, transpose_rhs=True)
+    assert bool((h == jax.jit(product)(x, w, group_sizes)).all())
+    gate, up = jnp.split(h.astype(jnp.float32), 2, axis=1)
+    np.testing.assert_allclose(
+        act.astype(jnp.float32), jax.nn.silu(gate) * up, rtol=2**-7, atol=1e-6
+    )
+    assert act.shape == (num_rows, width // 2)

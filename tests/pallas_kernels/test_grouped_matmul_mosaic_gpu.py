@@ -25,13 +25,14 @@ SIZES = (
 )
 
 
+of_matmul = jax.jit(schedule.of_matmul, static_argnums=(1, 2, 3, 4))
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 300), min_size=3, max_size=3).filter(lambda n: sum(n) <= 600))
 def test_tiles_cover_every_output_once_and_stay_in_their_group(group_sizes):
     sizes = jnp.array(group_sizes, jnp.int32)
-    table, num_items = jax.jit(schedule.of_matmul, static_argnums=(1, 2, 3, 4))(
-        sizes, 600, 128, 3, 2
-    )
+    table, num_items = of_matmul(sizes, 600, 128, 3, 2)
     group_of_row = np.repeat(np.arange(4), [*group_sizes, 600 - sum(group_sizes)])
     seen = np.zeros((600, 3), int)
     for row, num_rows, group, col, num_cols in np.asarray(table)[: int(num_items[0])]:
@@ -43,7 +44,7 @@ def test_tiles_cover_every_output_once_and_stay_in_their_group(group_sizes):
 
 
 def test_tiles_that_share_a_slice_of_a_matrix_are_neighbours():
-    table, num_items = schedule.of_matmul(jnp.array([640, 300], jnp.int32), 940, 128, 3, 4)
+    table, num_items = of_matmul(jnp.array([640, 300], jnp.int32), 940, 128, 3, 4)
     # Five tiles of rows in bands of three and two; then two and a half, which takes two columns.
     order = [(128 * row, col, 1) for col in range(3) for row in range(3)]
     order += [(384 + 128 * row, col, 1) for col in range(3) for row in range(2)]
