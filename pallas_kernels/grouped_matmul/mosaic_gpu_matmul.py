@@ -73,7 +73,7 @@ def matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype, config
 def call(tile: Tile, num_col_tiles, out_types, lhs_MK, rhs, group_sizes_G, config, interpret):
     """Runs the tiles of a product over the groups; outputs of out_types, all of one dtype."""
     num_rows, width = lhs_MK.shape
-    table, num_items = schedule.of_matmul(
+    table, num_tiles = schedule.of_matmul(
         group_sizes_G, num_rows, TILE_M, num_col_tiles, config.band
     )
     num_blocks = ring.num_blocks(interpret)
@@ -91,7 +91,7 @@ def call(tile: Tile, num_col_tiles, out_types, lhs_MK, rhs, group_sizes_G, confi
         scratch_types=_scratch(lhs_MK.dtype, out_types[0].dtype, tile, config, interpret),
         kernel_name="grouped_matmul",
         **ring.launch(num_blocks, 1 + ring.COMPUTE, interpret),
-    )(table, num_items, lhs_MK, rhs)
+    )(table, num_tiles, lhs_MK, rhs)
 
 
 def _scratch(dtype, out_dtype, tile, config, interpret):
@@ -106,16 +106,16 @@ def _scratch(dtype, out_dtype, tile, config, interpret):
     )
 
 
-def _kernel(tile, table, num_items, lhs, rhs, *outs, config, num_blocks, num_steps, interpret,
+def _kernel(tile, table, num_tiles, lhs, rhs, *outs, config, num_blocks, num_steps, interpret,
             lhs_smem, rhs_smem, out_smem, **slots):  # fmt: skip
     block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
     num_groups = rhs.shape[0]
-    count = lax.div(num_items[0] - block + (num_blocks - 1), jnp.int32(num_blocks))
+    count = lax.div(num_tiles[0] - block + (num_blocks - 1), jnp.int32(num_blocks))
     lhs_smem, out_smem = ring.views(lhs_smem, interpret), ring.views(out_smem, interpret)
     slots |= dict(num_stages=config.num_stages)
 
-    def item(i):
-        """The item, and its steps per column: rows beyond the groups take none."""
+    def place(i):
+        """(row, rows, group, column tile, steps): rows beyond the groups take no steps."""
         index = jnp.minimum(block + i * num_blocks, table.shape[0] - 1)
         columns = [table[index, j] for j in range(table.shape[1])]
         return *columns, jnp.where(columns[schedule.GROUP] < num_groups, num_steps, 0)
@@ -124,15 +124,15 @@ def _kernel(tile, table, num_items, lhs, rhs, *outs, config, num_blocks, num_ste
     def _():
         plgpu.set_max_registers(240, action="increase")
         operands = lhs_smem.tiled, rhs_smem
-        _compute(tile, item, count, outs, warpgroup, config.tile_n, operands, out_smem, slots)
+        _compute(tile, place, count, outs, warpgroup, config.tile_n, operands, out_smem, slots)
 
     @pl.when(warpgroup == ring.COMPUTE)
     def _():
         plgpu.set_max_registers(24, action="decrease")
-        _load(tile, item, count, lhs, rhs, lhs_smem.plain, rhs_smem, **slots)
+        _load(tile, place, count, lhs, rhs, lhs_smem.plain, rhs_smem, **slots)
 
 
-def _compute(tile, item, count, outs, warpgroup, tile_n, operands, out_smem, slots):
+def _compute(tile, place, count, outs, warpgroup, tile_n, operands, out_smem, slots):
     lhs_smem, rhs_smem = operands
     own = pl.ds(warpgroup * ring.ROWS, ring.ROWS)
     buffers = ring.Rows(*(view.at[warpgroup] for view in out_smem))
@@ -141,45 +141,42 @@ def _compute(tile, item, count, outs, warpgroup, tile_n, operands, out_smem, slo
         rhs = rhs_smem.at[slot]
         plgpu.wgmma(acc, lhs_smem.at[slot, own], rhs.T if tile.is_transposed else rhs)
 
-    def of_item(place, first_step):
-        row, num_rows, _, col, num_cols, num_steps = place
-        own_row, own_rows = row + warpgroup * ring.ROWS, num_rows - warpgroup * ring.ROWS
+    def of_tile(at, first_step):
+        row, num_rows, _, col, num_steps = at
+        own_rows = num_rows - warpgroup * ring.ROWS
 
         @pl.when(own_rows > 0)
         def _():
-            @pl.loop(0, num_cols)
-            def _(i):
-                def total(acc):
-                    ring.multiply(acc, first_step + i * num_steps, num_steps, product, **slots)
-                    return acc[...]
+            def total(acc):
+                ring.multiply(acc, first_step, num_steps, product, **slots)
+                return acc[...]
 
-                acc = pl.run_scoped(total, ring.accumulator(tile_n))
-                tile.store(acc, outs, own_row, col + i, own_rows, buffers)
+            acc = pl.run_scoped(total, ring.accumulator(tile_n))
+            tile.store(acc, outs, row + warpgroup * ring.ROWS, col, own_rows, buffers)
 
         @pl.when(own_rows <= 0)
         def _():
-            ring.skip(first_step, num_cols * num_steps, **slots)
+            ring.skip(first_step, num_steps, **slots)
 
-        return first_step + num_cols * num_steps
+        return first_step + num_steps
 
-    ring.over_tiles(item, count, of_item, jnp.int32(0))
+    ring.over_tiles(place, count, of_tile, jnp.int32(0))
     plgpu.wait_smem_to_gmem(0)
 
 
-def _load(tile, item, count, lhs, rhs, lhs_smem, rhs_smem, *, ready, free, num_stages):
-    def of_item(place, first_step):
-        row, _, group, col, num_cols, num_steps = place
+def _load(tile, place, count, lhs, rhs, lhs_smem, rhs_smem, *, ready, free, num_stages):
+    def of_tile(at, first_step):
+        row, _, group, col, num_steps = at
         lhs_rows = pl.ds(row, TILE_M)
 
-        @pl.loop(0, num_cols * num_steps)
+        @pl.loop(0, num_steps)
         def _(step):
             slot = ring.wait_for_slot(first_step + step, free, num_stages)
-            nth = (step >= num_steps).astype(jnp.int32)
-            depth = pl.ds((step - nth * num_steps) * ring.STEP, ring.STEP)
+            depth = pl.ds(step * ring.STEP, ring.STEP)
             plgpu.copy_gmem_to_smem(lhs.at[lhs_rows, depth], lhs_smem.at[slot], ready.at[slot])
-            tile.load(rhs, rhs_smem.at[slot], ready.at[slot], group, col + nth, depth)
+            tile.load(rhs, rhs_smem.at[slot], ready.at[slot], group, col, depth)
 
-        return first_step + num_cols * num_steps
+        return first_step + num_steps
 
-    total = ring.over_tiles(item, count, of_item, jnp.int32(0))
+    total = ring.over_tiles(place, count, of_tile, jnp.int32(0))
     ring.drain(total, free, num_stages)
