@@ -29,6 +29,11 @@ def over_batch(function, *args):
     return call(*args)
 
 
+def shape_varying_like(x, shape, dtype) -> jax.ShapeDtypeStruct:
+    """The shape of an output that varies over the mesh axes on which x does, for pallas_call."""
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
+
+
 def _vary_like(q, x):
     """Inside shard_map a kernel's output forgets the mesh axes on which its inputs vary."""
     missing = _varying_axes(q) - _varying_axes(x)

@@ -13,12 +13,12 @@ width, C chunks.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from pallas_kernels.flash_attention import batching
 from pallas_kernels.flash_attention import mosaic_tpu_blocks as blocks
 
 
@@ -72,12 +72,13 @@ def _of_chunk(table, chunk, rows, keys, ids, dq_dtype, static):
         blocks.spec(1, static.block_q, lambda b, h, g, i, *_: (b, 0, 0, i)),
         blocks.spec(1, static.chunk, lambda b, h, g, i, *_: (b, 0, 0, 0)),
     ]
+    shape = functools.partial(batching.shape_varying_like, q_BNSD)
     return pl.pallas_call(
         functools.partial(_kernel, static=static, num_ids=len(ids)),
         out_shape=(
-            jax.ShapeDtypeStruct(q_BNSD.shape, dq_dtype),
-            jax.ShapeDtypeStruct(k_BHTD.shape, k_BHTD.dtype),
-            jax.ShapeDtypeStruct(v_BHTU.shape, v_BHTU.dtype),
+            shape(q_BNSD.shape, dq_dtype),
+            shape(k_BHTD.shape, k_BHTD.dtype),
+            shape(v_BHTU.shape, v_BHTU.dtype),
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,

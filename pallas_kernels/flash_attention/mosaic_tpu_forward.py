@@ -13,12 +13,12 @@ width.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from pallas_kernels.flash_attention import batching
 from pallas_kernels.flash_attention import mosaic_tpu_blocks as blocks
 
 
@@ -51,12 +51,13 @@ def forward(q_BNSD, k_BHTD, v_BHTU, ids, static: blocks.Static):
         blocks.spec(1, block_q, lambda b, n, i, j, table: (b, 0, 0, i)),
         blocks.spec(1, static.chunk, lambda b, n, i, j, table: (b, 0, 0, chunk(b, i, j, table))),
     ]
+    shape = functools.partial(batching.shape_varying_like, q_BNSD)
     out, lse, top = pl.pallas_call(
         functools.partial(_kernel, static=static, num_ids=len(ids)),
         out_shape=(
-            jax.ShapeDtypeStruct((batch, num_heads, length, width_v), q_BNSD.dtype),
-            jax.ShapeDtypeStruct((batch, num_heads, 1, length), jnp.float32),
-            jax.ShapeDtypeStruct((batch, num_heads, 1, lanes), jnp.float32),
+            shape((batch, num_heads, length, width_v), q_BNSD.dtype),
+            shape((batch, num_heads, 1, length), jnp.float32),
+            shape((batch, num_heads, 1, lanes), jnp.float32),
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
@@ -104,7 +105,8 @@ def _kernel(table, q, k, v, *rest, static, num_ids):
 
     @pl.when(chunk == static.num_chunks - 1)
     def _():
-        nothing_1S = max_1S[...] == blocks.HIDDEN
+        # A NaN leaves the maximum as it was on some devices, but not the sum.
+        nothing_1S = (max_1S[...] == blocks.HIDDEN) & ~jnp.isnan(sum_1S[...])
         out[...] = jnp.where(nothing_1S, 0.0, acc_US[...] / sum_1S[...]).T.astype(out.dtype)
         # +inf makes the probabilities of such a row 0 in the backward pass.
         lse_1S = c * max_1S[...] + blocks.LOG2_E * jnp.log(sum_1S[...])
