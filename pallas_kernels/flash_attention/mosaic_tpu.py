@@ -4,7 +4,7 @@
 
 The forward pass keeps lse = log2 sum 2^(log2(e) s) of each row for the backward pass, and a single
 number per head for max_logits. No run on a TPU was made: the kernels are interpreted in tests and
-compiled for v5p, v5e and v6e.
+compiled for v5e, v5p, v6e and 7x.
 
 Letters: B batch, S queries, T keys, N query heads, H key heads, D query and key width, U value
 width.
@@ -150,10 +150,9 @@ def _forward(static, q, k, v, q_ids, kv_ids):
 def _backward(static, q, k, v, q_ids, kv_ids, out, lse, dout):
     sizes = _sizes(static, q, k, static.config.backward_keys)
     queries, keys, values, ids = _kernel_layout(sizes, q, k, v, q_ids, kv_ids)
-    delta_BSN = (out.astype(jnp.float32) * dout.astype(jnp.float32)).sum(axis=-1)
-    delta_BNS1 = _heads_first(delta_BSN[..., None], sizes.block_q)
-    dout_BNSU = _heads_first(dout, sizes.block_q)
-    delta_BN1S = delta_BNS1.swapaxes(2, 3)
+    out_BNSU, dout_BNSU = (_heads_first(x, sizes.block_q) for x in (out, dout))
+    delta_BNS = (out_BNSU.astype(jnp.float32) * dout_BNSU.astype(jnp.float32)).sum(axis=-1)
+    delta_BN1S = delta_BNS[:, :, None]
     dq, dk, dv = bwd.backward(queries, keys, values, ids, dout_BNSU, lse, delta_BN1S, sizes)
     return _user_layout(dq, q), _user_layout(dk, k), _user_layout(dv, v)
 

@@ -5,7 +5,9 @@
 
 A tile of queries owns its dq and meets the blocks of keys that it sees, as in the forward pass;
 dk and dv of a whole chunk of keys gather in float32 scratch while all tiles of all query heads of
-a key head go by. Longer sequences take one call per chunk, and the dq of the chunks are added.
+a key head go by. Longer sequences take one call per chunk, and the dq of the chunks are added. At
+192/128 in bfloat16 VMEM holds 4608 bytes per key (keys, values, dk and dv in two buffers of 768
+each pair, and 1536 in float32), and 11 MiB as compiled for the rest.
 
 Letters: B batch, S queries, T keys, N query heads, H key heads, D query and key width, U value
 width, C chunks.
@@ -110,8 +112,7 @@ def _kernel(table, chunk, q, dout, lse, delta, k, v, *rest, static, num_ids):
     def step(block, rows, hides):
         score_TS = blocks.dot(k[rows, :], q[...], (1, 1))
         if hides:
-            seen_by = [ids[0][...], ids[1][:, rows]] if ids else ()
-            score_TS = blocks.hide(score_TS, tile, block, seen_by, static)
+            score_TS = blocks.hide(score_TS, tile, block, rows, ids, static)
         prob_TS = jnp.exp2(static.scale * blocks.LOG2_E * score_TS - lse[...])
         dprob_TS = blocks.dot(v[rows, :], dout[...], (1, 1))
         dscore_TS = (prob_TS * (dprob_TS - delta[...])).astype(k.dtype)

@@ -2,8 +2,9 @@
 
 Scores are held as (keys, queries). What belongs to a query (its maximum, sum, log-sum-exp and
 segment id) is then one row of a vector instead of a lane of each, and maxima and sums run down
-sublanes without the cross-lane unit. Of a forward block of 1024 x 1024 scores at 192/128, libtpu's
-static schedule has 3.6k bundles on v6e and 7.9k on v5p; with queries in sublanes 4.5k and 7.6k.
+sublanes without the cross-lane unit. A plain forward step of 1024 x 1024 scores at 192/128,
+compiled both ways, has 3.6k bundles in libtpu's static schedule for v6e (as rows of queries 4.5k)
+and 7.9k for v5p (7.6k).
 
 Letters: B batch, I tiles of queries, S queries of a tile, T keys of a block.
 """
@@ -110,10 +111,10 @@ def walk(visits: tiles.Range, chunk, step, static: Static, *, is_packed: bool) -
     )
 
 
-def hide(score_TS, tile, block, ids, static: Static):
+def hide(score_TS, tile, block, rows, id_refs, static: Static):
     """Scores of a block of keys and a tile of queries, HIDDEN where a query does not see a key.
 
-    `ids` is () or the pair (q_ids_1S, kv_ids_1T) of the tile and the block.
+    `id_refs` is () or the ids of the tile and those of the chunk, of which the block has `rows`.
     """
     row, col = tile * static.block_q, block * static.block_kv
     col_TS = lax.broadcasted_iota(jnp.int32, score_TS.shape, 0)
@@ -122,8 +123,8 @@ def hide(score_TS, tile, block, ids, static: Static):
         seen_TS = col_TS - row_TS <= row - col + static.num_cols - static.num_rows
     else:
         seen_TS = col_TS < static.num_cols - col
-    if ids:
-        q_ids_1S, kv_ids_1T = ids
+    if id_refs:
+        q_ids_1S, kv_ids_1T = id_refs[0][...], id_refs[1][:, rows]
         seen_TS &= q_ids_1S == kv_ids_1T.T
     return jnp.where(seen_TS, score_TS, HIDDEN)
 

@@ -5,7 +5,9 @@
     large logits lose nothing.
 
 Keys and values of a head stay in VMEM while all of its tiles of queries go by; a sequence that is
-too long for that is taken in chunks, and m, the sum and out wait in scratch.
+too long for that is taken in chunks, and m, the sum and out wait in scratch. At 192/128 in bfloat16
+VMEM holds two buffers of 768 bytes per key (192 takes 256 lanes), and 6 MiB as compiled for scores
+in flight, queries and out.
 
 Letters: B batch, S queries, T keys, N query heads, H key heads, D query and key width, U value
 width.
@@ -89,8 +91,7 @@ def _kernel(table, q, k, v, *rest, static, num_ids):
     def step(block, rows, hides):
         score_TS = blocks.dot(k[rows, :], q[...], (1, 1))
         if hides:
-            seen_by = [ids[0][...], ids[1][:, rows]] if ids else ()
-            score_TS = blocks.hide(score_TS, tile, block, seen_by, static)
+            score_TS = blocks.hide(score_TS, tile, block, rows, ids, static)
         old_max_1S = max_1S[...]
         new_max_1S = jnp.maximum(old_max_1S, score_TS.max(axis=0, keepdims=True))
         shrink_1S = jnp.exp2(c * (old_max_1S - new_max_1S))

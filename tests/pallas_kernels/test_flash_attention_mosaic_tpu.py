@@ -36,11 +36,12 @@ def interpreted_attention(q, k, v, segment_ids=None, causal=True, scale=None):
     )
 
 
-@functools.partial(jit, static_argnames="causal")
-def interpreted(q, k, v, dout, segment_ids, *, causal):
-    """Compiled once for all cases of a shape."""
+def attend(q, k, v, dout, segment_ids, causal=True):
     kinds = dict(segment_ids=segment_ids, causal=causal)
     return with_gradients(functools.partial(interpreted_attention, **kinds), q, k, v, dout)
+
+
+interpreted = jit(attend, static_argnames="causal")  # compiled once for all cases of a shape
 
 
 @functools.partial(jit, static_argnames="causal")
@@ -95,14 +96,24 @@ def test_documents_in_blocks_of_their_own_do_not_touch_each_other(poisoned):
         np.testing.assert_array_equal(np.isnan(x).any(axis=(0, 2, 3)), is_poisoned)
 
 
+def test_padded_queries_have_no_part_in_a_negative_maximum():
+    case = next(case for case in cases.SMALL_CASES if case.name == "odd_length")
+    q, k, v, dout, _ = cast_inputs(case, jnp.bfloat16)
+    q, k = abs(q), -abs(k)
+    _, max_logits = interpreted(q, k, v, dout, None, causal=True)
+    want = reference.attention(q, k, v, None, None, causal=True, scale=case.qk_dim**-0.5)[1]
+    assert (want < 0).all()
+    np.testing.assert_allclose(max_logits, want, rtol=1e-6)
+
+
 def test_vmap_is_a_batch():
     q, k, v, dout, _ = cast_inputs(cases.SMALL_CASES[0], jnp.bfloat16)
     v = v[:1]
 
-    def attend(q, k, dout):
-        return with_gradients(interpreted_attention, q[None], k[None], v, dout[None])
+    def of_one(q, k, dout):
+        return attend(q[None], k[None], v, dout[None], None)
 
-    got, max_logits = jit(jax.vmap(attend))(q, k, dout)
+    got, max_logits = jit(jax.vmap(of_one))(q, k, dout)
     want, want_max = interpreted(q, k, jnp.concatenate([v, v]), dout, None, causal=True)
     np.testing.assert_array_equal(max_logits[:, 0], want_max)
     for x, y in zip(got, want, strict=True):
@@ -111,17 +122,15 @@ def test_vmap_is_a_batch():
 
 @pytest.mark.slow
 def test_shard_map_over_the_batch_changes_nothing():
-    case = next(case for case in cases.SMALL_CASES if case.name == "scanned_prefill")
-    *arrays, _ = cast_inputs(case._replace(batch=2), jnp.bfloat16)
+    case = next(case for case in cases.SMALL_CASES if case.name == "scanned_tiles")
+    *arrays, ids = cast_inputs(case._replace(batch=2), jnp.bfloat16)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("data")
-    run = functools.partial(with_gradients, interpreted_attention)
-    sharded = jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)
-    got = jit(sharded)(*arrays)
-    want = [jit(run)(*(x[i : i + 1] for x in arrays)) for i in range(2)]
-    jax.tree.map(
-        lambda x, *parts: np.testing.assert_array_equal(x, np.concatenate(parts)), got, *want
-    )
+    sharded = jax.shard_map(attend, mesh=mesh, in_specs=spec, out_specs=spec)
+    got = jit(sharded)(*arrays, ids)
+    halves = [jax.tree.map(lambda x, i=i: x[i : i + 1], (*arrays, ids)) for i in range(2)]
+    want = jax.tree.map(lambda *x: np.concatenate(x), *(interpreted(*half) for half in halves))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def on(device_kind, num_cores=1):
