@@ -84,6 +84,7 @@ def flash_attention(
 def flash_attention_choice(q, k, v, *, segment_ids=None, causal: bool = True) -> selection.Choice:
     """Says what implementation="auto" takes for these arguments on the default backend.
 
+    In an ahead-of-time compile for a TPU, under a mesh of its devices, that TPU counts instead.
     q, k and v may be arrays or jax.ShapeDtypeStruct.
     """
     _check(q, k, v)
