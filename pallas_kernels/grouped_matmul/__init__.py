@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import manual_axes, selection
-from pallas_kernels.grouped_matmul import reference, xla
+from pallas_kernels.grouped_matmul import mosaic_tpu, reference, xla
 
 type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
 
@@ -47,6 +47,7 @@ class _Options(NamedTuple):
 # `outer(lhs, grad, group_sizes, *, out_dtype)` and a function that returns None or the reason why
 # a problem is beyond them; this file differentiates each product through the other two.
 _KERNELS = {
+    "mosaic_tpu": _Kernel(mosaic_tpu.matmul, mosaic_tpu.outer, mosaic_tpu.why_not),
     "xla": _Kernel(xla.matmul, xla.outer, selection.always),
     "reference": _Kernel(reference.matmul, reference.outer, selection.always),
 }

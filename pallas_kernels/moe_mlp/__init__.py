@@ -71,7 +71,9 @@ def _backward(implementation, residuals, dy_TD):
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
     w_gate_up, w_down = (w.astype(x_TD.dtype) for w in (w_gate_up_E2FD, w_down_EFD))
 
-    dy_MD = jnp.asarray(dy_TD)[token_M]
+    # Otherwise XLA finds the gathered x and the activation of the forward pass, and keeps them.
+    x_TD, h_M2F, dy_TD = jax.lax.optimization_barrier((x_TD, h_M2F, dy_TD))
+    dy_MD = dy_TD[token_M]
     weight_M = weights_TK.reshape(-1)[routes.pair_M]
     dh_M2F, weighted_MF, dweight_M = stages.down_backward(
         dy_MD, w_down, h_M2F, weight_M, **products

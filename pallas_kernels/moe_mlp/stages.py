@@ -46,8 +46,9 @@ def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, group_sizes, implementa
     weight_M1 = weight_M[:, None]
     dact_MF *= weight_M1
     dgate_MF = dact_MF * up_MF * sigmoid_MF * (1 + gate_MF * (1 - sigmoid_MF))
-    dh_M2F = jnp.concatenate([dgate_MF, dact_MF * silu_MF], axis=1).astype(h_M2F.dtype)
-    return dh_M2F, (weight_M1 * act_MF).astype(h_M2F.dtype), dweight_M
+    dtype = h_M2F.dtype
+    dh_M2F = jnp.concatenate([dgate_MF.astype(dtype), (dact_MF * silu_MF).astype(dtype)], axis=1)
+    return dh_M2F, (weight_M1 * act_MF).astype(dtype), dweight_M
 
 
 def merge_gate_up(w_E2FD):
@@ -56,4 +57,5 @@ def merge_gate_up(w_E2FD):
 
 
 def _split(h_M2F):
-    return jnp.split(h_M2F.astype(jnp.float32), 2, axis=1)
+    # Halves before float32: compilers may keep a converted h, which is twice as large.
+    return tuple(half_MF.astype(jnp.float32) for half_MF in jnp.split(h_M2F, 2, axis=1))
