@@ -83,12 +83,17 @@ def outer(
 def up(
     x_MD, w_gate_up_E2FD, group_sizes_E, *, config: Config | None = None, interpret: bool = False
 ):
-    """Pre-activation h (M, 2F) and silu(gate) * up (M, F) of experts; F a multiple of 128."""
+    """Pre-activation h (M, 2F) and silu(gate) * up (M, F) of experts, where `fits_up(F)`."""
     num_experts, _, width, hidden = w_gate_up_E2FD.shape
     config = config or choose_config(hidden, 2 * width, num_experts)
     kernel = functools.partial(mosaic_gpu_swiglu.up, config=config.matmul, interpret=interpret)
     outs = _call(kernel, _pad_rows(x_MD), w_gate_up_E2FD, group_sizes_E)
     return tuple(out[: x_MD.shape[0]] for out in outs)
+
+
+def fits_up(width: int) -> bool:
+    """Whether `up` takes experts of this width: its tiles hold whole columns of both halves."""
+    return width % (mosaic_gpu_matmul.Config().tile_n // 2) == 0
 
 
 def choose_config(width: int, out_width: int, num_groups: int) -> Config:
