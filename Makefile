@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/muon_stress
 
-.PHONY: stress test lint test-oldest gpu-test clean
+.PHONY: stress test lint test-oldest gpu-test aot-test clean
 
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
@@ -23,6 +23,9 @@ test-oldest: .venv-oldest/installed  ## The fast tests on the oldest supported j
 
 gpu-test: $(VENV)/installed  ## The kernels' whole case tables; skips without a Hopper GPU
 	$(BIN)/python -m pytest -m gpu tests/pallas_kernels
+
+aot-test: .venv-aot/installed  ## Compile the TPU kernels for real topologies and print their VMEM
+	.venv-aot/bin/python -m pytest -m aot -rP tests/pallas_kernels
 
 $(VENV)/installed: requirements.txt pyproject.toml
 ifeq ($(PYTHON),)
@@ -43,5 +46,14 @@ endif
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
+.venv-aot/installed: requirements.txt pyproject.toml
+ifeq ($(PYTHON),)
+	$(error no Python 3.12 or newer found as python3.12, python3.13 or python3; install one first)
+endif
+	$(PYTHON) -m venv .venv-aot
+	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check \
+		-e '.[aot]' hypothesis pytest -c requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest
+	rm -rf $(VENV) .venv-oldest .venv-aot

@@ -1,5 +1,9 @@
-"""`pytest -m gpu` keeps the GPU that other tests hide; without a Hopper one its tests skip."""
+"""`pytest -m gpu` keeps the GPU that other tests hide; without a Hopper one its tests skip.
 
+Tests marked aot compile for TPUs that are not there; without libtpu they skip.
+"""
+
+import importlib.util
 import os
 
 import jax
@@ -17,3 +21,5 @@ def pytest_runtest_setup(item):
         device = jax.devices()[0]
         if getattr(device, "compute_capability", None) != "9.0":
             pytest.skip(f"needs a Hopper GPU, JAX runs on {device.device_kind}")
+    if item.get_closest_marker("aot") and importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs libtpu: make aot-test")
