@@ -12,13 +12,18 @@ TOPOLOGIES = {"v5p": "v5p:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 
 
 def compile_for(tpu, function, *args):
-    """function compiled for one device of a TPU; args are arrays or ShapeDtypeStructs."""
-    sharding = jax.sharding.SingleDeviceSharding(topology(tpu).devices[0])
+    """function compiled for one device of a TPU; args are arrays or ShapeDtypeStructs.
+
+    While it is traced, Pallas takes that device for the default one (`pltpu.get_tpu_info`).
+    """
+    mesh = jax.sharding.Mesh(topology(tpu).devices[:1], ("device",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     def place(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    return jax.jit(function).lower(*jax.tree.map(place, args)).compile()
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jax.jit(function).lower(*jax.tree.map(place, args)).compile()
 
 
 @functools.cache
