@@ -5,8 +5,8 @@
 A grid step is a matrix. It walks the tiles on and above the diagonal, whose places are scalars
 fetched ahead, and writes each tile twice: as it is and transposed. Meanwhile the next matrix comes
 in and the last result leaves. So HBM moves each array once: at 768 x 2048 a matrix is 4.3 MB for
-1.6 GFLOP, 1.6 us of a v5p core's bandwidth against 7 us of its peak; on v6e 2.6 and 1.8 us, where
-the product is bound by memory, as the whole square would just not be. No run on a TPU was made.
+1.6 GFLOP, 3.1 us of a v5p core's share of the bandwidth against 7.0 us of its peak; on v6e, 2.6
+against 1.8 us, the product is bound by memory. No run on a TPU was made.
 
 Letters: B batch, M side of the result, K contracted width.
 """
@@ -26,10 +26,15 @@ from pallas_kernels import manual_axes
 from pallas_kernels.newton_schulz import tiles
 
 LANES = 128
-# Chips that the kernel was compiled for.
-CHIPS = tuple(pltpu.ChipVersion(name) for name in ("v5p", "v6e"))
-# 768 and 1280 are not multiples of 512; 256 is the width of v6e's matrix unit.
+# Bundles in libtpu's static schedule of a tile at K = 2048 / cycles of its multiplications at peak.
+# A bundle takes a cycle at least, so the first number is a lower bound, as v5p's last one shows:
+#          128          256           512
+#   v5p    721 / 512    2204 / 2048   7735 / 8192
+#   v6e    581 / 128     957 / 512    2993 / 2048
 TILES = (512, 256, LANES)
+# Chips that the kernel was compiled for, and the smallest tile that "auto" takes: with smaller ones
+# that schedule is as long as the whole square at peak, or nearly.
+CHIPS: dict[Any, int] = {pltpu.ChipVersion("v5p"): 256, pltpu.ChipVersion("v6e"): 512}
 # VMEM for the sums of a tile, their transpose and what the compiler spills.
 TILE_BYTES = 12 << 20
 
@@ -73,9 +78,14 @@ def why_not(problem) -> str | None:
         return f"it needs {needed} bytes of VMEM, the TPU has {info.vmem_capacity_bytes}"
     if manual_axes.is_partitioned_by_compiler():
         return "it needs shard_map on a mesh of several devices"
-    if lhs.shape[-2] == LANES and not problem.is_named:
-        return "a matrix of one tile has no half to leave out"
+    if not problem.is_named and choose_tile(lhs.shape[-2]) < CHIPS[info.chip_version]:
+        return f"XLA is taken to be as fast at {lhs.shape}"
     return None
+
+
+def choose_tile(size: int) -> int:
+    """The largest tile that divides the side and leaves a half to skip."""
+    return next((tile for tile in TILES if size % tile == 0 and size > tile), LANES)
 
 
 def vmem_bytes(arrays: Sequence[Any]) -> int:
@@ -93,7 +103,7 @@ def vmem_bytes(arrays: Sequence[Any]) -> int:
 @functools.partial(jax.jit, static_argnames=("which", "interpret"))
 def _product(coefficients, *arrays_B, which, interpret):
     batch, size, _ = arrays_B[0].shape
-    tile = next(tile for tile in TILES if size % tile == 0)
+    tile = choose_tile(size)
     table = tiles.items(size // tile, tiles_per_item=1)
 
     def block(shape):
@@ -119,7 +129,8 @@ def _product(coefficients, *arrays_B, which, interpret):
 
 def _kernel(table, coefficients, *refs, which, tile):
     *arrays, out = refs
-    lhs, rhs, addend = (None if i is None else arrays[i] for i in which)
+    lhs, rhs = (arrays[i] for i in which[:2])
+    addend = None if which[2] is None else arrays[which[2]]
     scale, addend_scale, diagonal = (coefficients[i] for i in range(3))
     row_id, col_id = (lax.broadcasted_iota(jnp.int32, (tile, tile), dim) for dim in (0, 1))
 

@@ -78,6 +78,11 @@ def test_compiles_for_a_tpu(tpu, shapes):
     assert used <= mosaic_tpu.vmem_bytes(arrays)
 
 
+def test_tiles_divide_the_side_and_leave_a_half_to_skip():
+    chosen = {size: mosaic_tpu.choose_tile(size) for size in (128, 384, 512, 768, 2048)}
+    assert chosen == {128: 128, 384: 128, 512: 256, 768: 256, 2048: 512}
+
+
 @pytest.mark.aot
 @pytest.mark.parametrize(
     ("shape", "dtype", "reason"),
