@@ -1,10 +1,12 @@
 """Times every op over its benchmark cases beside the peers that are installed.
 
-    python -m pallas_kernels.bench attention grouped_matmul
+    python -m pallas_kernels.bench attention grouped_matmul newton_schulz
 
 TFLOP/s count the model's FLOPs, whatever a kernel recomputes: with P visible (query, key) pairs
 per head, N heads and widths D (query, key) and U (value)
 
     attention:       forward 2 P N (D + U), backward 2 P N (3 D + 2 U); causal counts half of P
     grouped matmul:  forward 2 M K N, backward twice that
+    newton_schulz:   B matrices M x K: product 2 B M^2 K, five steps 10 B M^2 (2 K + M), although
+                     half of a symmetric result is enough
 """

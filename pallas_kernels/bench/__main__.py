@@ -10,13 +10,15 @@ import subprocess
 import sys
 
 from pallas_kernels import bench
-from pallas_kernels.bench import attention, grouped_matmul, record, timing
+from pallas_kernels.bench import attention, grouped_matmul, newton_schulz, record, timing
 from pallas_kernels.flash_attention import cases as attention_cases
 from pallas_kernels.grouped_matmul import cases as matmul_cases
+from pallas_kernels.newton_schulz import cases as newton_schulz_cases
 
 OPS = {
     "attention": (attention.rows, attention_cases),
     "grouped_matmul": (grouped_matmul.rows, matmul_cases),
+    "newton_schulz": (newton_schulz.rows, newton_schulz_cases),
 }
 NUM_SMALL_CASES = 3  # on a CPU: enough to see that everything runs
 
