@@ -4,7 +4,9 @@ A layout is a function layout(polar_fn, stacks, specs, paths) -> factors. It rec
 (*batch, M, N) stacks per leaf (`matrices.split_matrices`) and returns the like. `in_place` leaves
 everything to the compiler: free for stacks sharded over batch axes (layers, experts), but a matrix
 sharded over its rows or columns is gathered in every product. `spread` brings whole matrices to
-single devices first: one all-to-all in and one out for all matrices of a shape.
+single devices first: one all-to-all in and one out for all matrices of a shape. Then each device
+works on its own matrices, so kernels run and long stacks go in chunks there; `in_place` can do
+neither on a mesh of several devices.
 """
 
 import math
@@ -15,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from kanana_jax.optim import matrices
+from kanana_jax.optim import chunks, matrices
 from kanana_jax.optim.specs import MatrixSpec
 
 PolarFn = Callable[[jax.Array], jax.Array]
@@ -28,16 +30,16 @@ def in_place(
 ) -> list[Stacks]:
     """Compute each factor where its matrix lies."""
     del specs, paths
-    return [tuple(polar_fn(stack) for stack in parts) for parts in stacks]
+    return [tuple(chunks.in_chunks(polar_fn, stack) for stack in parts) for parts in stacks]
 
 
 def spread(mesh: Mesh, partition_specs: Any, *, share_over: Sequence[str] = ()) -> Layout:
     """Return a layout that spreads sharded matrices over the devices that hold their pieces.
 
     `partition_specs` is a tree like the parameters whose leaves are `PartitionSpec`s, in the axes
-    of the leaf's `MatrixSpec` (its view). Stacks whose matrix axes are not sharded stay in place,
-    with no communication. `share_over` names mesh axes over which weights are replicated and the
-    work shall be divided too, at the price of one all-gather per shape.
+    of the leaf's `MatrixSpec` (its view). Stacks whose matrix axes are not sharded stay where they
+    are, with no communication. `share_over` names mesh axes over which weights are replicated and
+    the work shall be divided too, at the price of one all-gather per shape.
     """
     by_path = {
         matrices.path_name(path): partition
@@ -73,10 +75,11 @@ def _factor(polar_fn, group, mesh: Mesh, share_over: Sequence[str]) -> list[jax.
     """Compute the factors of stacks whose matrices have one shape and one sharding."""
     row_axes, col_axes = (_names(entry) for entry in group[0][1][-2:])
     partitions = tuple(partition for _, partition in group)
-    if not (row_axes or col_axes or share_over):
-        return [_constrain(polar_fn(_constrain(stack, mesh, p)), mesh, p) for stack, p in group]
 
-    def on_device(*blocks):
+    def alone(*blocks):
+        return tuple(chunks.in_chunks(polar_fn, block) for block in blocks)
+
+    def together(*blocks):
         flat = [block.reshape(-1, *block.shape[-2:]) for block in blocks]
         sizes = [block.shape[0] for block in flat]
         pieces = jnp.concatenate(flat)
@@ -87,6 +90,7 @@ def _factor(polar_fn, group, mesh: Mesh, share_over: Sequence[str]) -> list[jax.
             for part, block in zip(jnp.split(done, ends), blocks, strict=True)
         )
 
+    on_device = together if row_axes or col_axes or share_over else alone
     mapped = jax.shard_map(
         on_device, mesh=mesh, in_specs=partitions, out_specs=partitions, check_vma=False
     )
@@ -108,7 +112,7 @@ def _exchange(polar_fn, pieces, mesh: Mesh, row_axes, col_axes, share_over) -> j
     num_here, rows, cols = pieces.shape[0] // num_devices, *pieces.shape[1:]
     blocks = _all_to_all(pieces.reshape(num_rows, num_cols, num_here, rows, cols), over)
     whole = blocks.transpose(2, 0, 3, 1, 4).reshape(num_here, num_rows * rows, num_cols * cols)
-    whole = polar_fn(whole).reshape(num_here, num_rows, rows, num_cols, cols)
+    whole = chunks.in_chunks(polar_fn, whole).reshape(num_here, num_rows, rows, num_cols, cols)
     pieces = _all_to_all(whole.transpose(1, 3, 0, 2, 4), over).reshape(-1, rows, cols)
     if share_over:
         pieces = jax.lax.all_gather(pieces, share_over, tiled=True)
@@ -142,10 +146,6 @@ def _of_stack(partition: PartitionSpec, spec: MatrixSpec, path: str) -> Partitio
 
     sides = (spec.cols, spec.rows) if matrices.is_transposed(spec) else (spec.rows, spec.cols)
     return PartitionSpec(*(entries[axis] for axis in spec.batch), *map(merged, sides))
-
-
-def _constrain(x: jax.Array, mesh: Mesh, partition: PartitionSpec) -> jax.Array:
-    return jax.lax.with_sharding_constraint(x, jax.NamedSharding(mesh, partition))
 
 
 def _names(entry) -> tuple[str, ...]:
