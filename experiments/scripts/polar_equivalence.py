@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
@@ -59,14 +60,9 @@ def chain_batch(successors_VS, rng) -> loss.DeviceBatch:
         tokens.append(successors_VS[tokens[-1], choices[:, t]])
     walk = np.stack(tokens, axis=1).astype(np.int32)
     ones = np.ones((BATCH, SEQ_LEN), np.float32)
-    return loss.DeviceBatch(
-        tokens=walk[:, :-1],
-        targets=walk[:, 1:],
-        positions=np.broadcast_to(np.arange(SEQ_LEN, dtype=np.int32), ones.shape),
-        segment_ids=ones.astype(np.int32),
-        loss_mask=ones,
-        target_bytes=ones,
-    )
+    positions = np.broadcast_to(np.arange(SEQ_LEN, dtype=np.int32), ones.shape)
+    arrays = (walk[:, :-1], walk[:, 1:], positions, ones.astype(np.int32), ones, ones)
+    return loss.DeviceBatch(*map(jnp.asarray, arrays))
 
 
 def final_loss(exp: config.Experiment, seed: int) -> float:

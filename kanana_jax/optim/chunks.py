@@ -23,10 +23,9 @@ def in_chunks(fn: Callable[[jax.Array], jax.Array], stack: jax.Array) -> jax.Arr
     """
     *batch, rows, cols = stack.shape
     num_matrices = math.prod(batch)
-    num_chunks = -(-num_matrices * rows * cols * 4 // CHUNK_BYTES)
-    if min(num_chunks, num_matrices) <= 1 or _is_partitioned_by_compiler(stack):
+    num_chunks = min(num_matrices, -(-num_matrices * rows * cols * 4 // CHUNK_BYTES))
+    if num_chunks <= 1 or _is_partitioned_by_compiler(stack):
         return fn(stack)
-    num_chunks = min(num_chunks, num_matrices)
     size = -(-num_matrices // num_chunks)
 
     def replace(i, flat):

@@ -91,8 +91,9 @@ def _grouped_matmul(torch, case):
 
 def _newton_schulz(torch, case):
     inputs = newton_schulz_cases.make_inputs(case)
-    lhs, rhs, addend = (None if x is None else _on_gpu(torch, x) for x in inputs[:3])
-    rhs = lhs if rhs is None else rhs
+    lhs = _on_gpu(torch, inputs.lhs)
+    rhs = lhs if inputs.rhs is None else _on_gpu(torch, inputs.rhs)
+    addend = None if inputs.addend is None else _on_gpu(torch, inputs.addend)
     scale, addend_scale = (inputs.factors.get(k, 1.0) for k in ("scale", "addend_scale"))
     a, b, c = newton_schulz.ROW
 

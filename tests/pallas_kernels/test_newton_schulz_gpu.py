@@ -59,8 +59,11 @@ def with_spectrum(values, num_cols):
     return jnp.asarray(left * values @ right.T, jnp.float32)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# Each shape in one of the two dtypes: compiling takes most of the time.
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [pytest.param(case, DTYPES[i % 2], id=case.name) for i, case in enumerate(CASES)],
+)
 def test_product_is_rounded_once_symmetric_and_repeatable(case, dtype):
     *arrays, factors = cases.make_inputs(case)
     lhs, rhs, addend = (None if x is None else jnp.asarray(x, dtype) for x in arrays)
@@ -91,32 +94,37 @@ def test_auto_takes_the_kernel_for_large_products_and_xla_for_the_rest():
     assert odd.implementation == "xla" and "multiples of 8" in odd.reasons["mosaic_gpu"]
 
 
-@pytest.mark.parametrize("shape", ((1, 512, 1024), (3, 264, 520), (2, 520, 264)), ids=str)
+@pytest.mark.parametrize("shape", ((1, 264, 520), (1, 520, 264), (2048, 128, 192)), ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 def test_singular_values_of_the_factor_are_within_the_schedules_bound(shape, dtype):
     # All values are above 1e-3 of the norm, where five rows are off by 0.154 at most.
     atol = 0.154 + 8 * float(jnp.finfo(dtype).eps)
-    values = singular_values(polar(gaussian(*shape), dtype=dtype))
+    factors = polar(gaussian(*shape), dtype=dtype)
+    values = singular_values(factors[np.array([0, -1])])
     np.testing.assert_allclose(values, 1.0, rtol=0, atol=atol)
+
+
+# The tests from here on share one compiled function per dtype.
+SHAPE = 2, 256, 512
 
 
 @pytest.mark.parametrize("scale", (1e-30, 1e30))
 def test_scale_does_not_matter(scale):
-    x = gaussian(2, 256, 512)
+    x = gaussian(*SHAPE)
     # The norm is rounded differently, and float16 then rounds entries the other way.
     np.testing.assert_allclose(polar(x * scale), polar(x), rtol=0, atol=2**-8)
 
 
 def test_zero_matrices_stay_zero_among_others():
-    x = gaussian(3, 256, 512).at[1].set(0.0)
+    x = gaussian(*SHAPE).at[1].set(0.0)
     got = polar(x)
     np.testing.assert_array_equal(got[1], 0.0)
     np.testing.assert_allclose(singular_values(got[0]), 1.0, rtol=0, atol=0.17)
 
 
 def test_rank_one_gives_its_direction():
-    left, right = gaussian(256), gaussian(512)
-    got = polar(jnp.outer(left, right)[None])[0]
+    left, right = gaussian(SHAPE[1]), gaussian(SHAPE[2])
+    got = polar(gaussian(*SHAPE).at[0].set(jnp.outer(left, right)))[0]
     want = np.outer(left, right) / np.linalg.norm(left) / np.linalg.norm(right)
     np.testing.assert_allclose(np.vdot(got, want), 1.0, atol=0.17)
     # What rounding to float16 puts beside it is amplified by the rows' slopes, 800 in all.
@@ -125,19 +133,11 @@ def test_rank_one_gives_its_direction():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 def test_condition_1e12_neither_diverges_nor_turns_the_large_directions(dtype):
-    values = np.geomspace(1.0, 1e-12, 256)
-    x = with_spectrum(values, 512)
-    got = np.asarray(polar(x[None], dtype=dtype)[0], np.float64)
+    values = np.geomspace(1.0, 1e-12, SHAPE[1])
+    x = with_spectrum(values, SHAPE[2])
+    got = np.asarray(polar(gaussian(*SHAPE).at[0].set(x), dtype=dtype)[0], np.float64)
     assert singular_values(got).max() < 1.17
     left, _, right = np.linalg.svd(np.asarray(x, np.float64), full_matrices=False)
     along = np.einsum("MR,MN,RN->R", left, got, right)
     is_large = values / np.linalg.norm(values) > 0.01
     np.testing.assert_allclose(along[is_large], 1.0, rtol=0, atol=0.17)
-
-
-def test_a_batch_gives_the_factors_of_its_matrices_alone():
-    x = gaussian(2048, 128, 192)
-    together = polar(x)
-    for i in (0, 2047):
-        # The symmetric products are bit for bit the same; XLA may sum the others differently.
-        np.testing.assert_allclose(polar(x[i : i + 1])[0], together[i], rtol=0, atol=2**-8)
