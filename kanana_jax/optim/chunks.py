@@ -10,20 +10,23 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-# Of one chunk, counted in float32. The iteration keeps X, its successor, R and P: 2 GiB at most in
-# 16 bits (M = N), 4 GiB in float32. 170 matrices of 768 x 2048 keep an H100 busy for milliseconds.
-CHUNK_BYTES = 1 << 30
+# Of one chunk. The iteration keeps X, its successor, R and P: 2 GiB at most, where M = N. In 16
+# bits that is 170 matrices of 768 x 2048, which keep an H100 busy for milliseconds.
+CHUNK_BYTES = 1 << 29
 
 
 def in_chunks(fn: Callable[[jax.Array], jax.Array], stack: jax.Array) -> jax.Array:
     """Return fn(stack) for a function of (*batch, M, N) stacks that treats each matrix alone.
+
+    `fn` returns a stack of the same shape and dtype.
 
     A stack above `CHUNK_BYTES` goes through a loop that overwrites it chunk by chunk. One that the
     compiler may have spread over devices goes at once: to slice a sharded axis would gather it.
     """
     *batch, rows, cols = stack.shape
     num_matrices = math.prod(batch)
-    num_chunks = min(num_matrices, -(-num_matrices * rows * cols * 4 // CHUNK_BYTES))
+    num_bytes = num_matrices * rows * cols * stack.dtype.itemsize
+    num_chunks = min(num_matrices, -(-num_bytes // CHUNK_BYTES))
     if num_chunks <= 1 or _is_partitioned_by_compiler(stack):
         return fn(stack)
     size = -(-num_matrices // num_chunks)
@@ -33,7 +36,7 @@ def in_chunks(fn: Callable[[jax.Array], jax.Array], stack: jax.Array) -> jax.Arr
         start = jnp.minimum(i * size, num_matrices - size)
         chunk = jax.lax.dynamic_slice_in_dim(flat, start, size)
         is_done = start + jnp.arange(size) < i * size
-        new = jnp.where(is_done[:, None, None], chunk, fn(chunk).astype(flat.dtype))
+        new = jnp.where(is_done[:, None, None], chunk, fn(chunk))
         return jax.lax.dynamic_update_slice_in_dim(flat, new, start, 0)
 
     flat = stack.reshape(num_matrices, rows, cols)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from kanana_jax.optim import chunks, matrices
+from kanana_jax.optim import matrices
 from kanana_jax.optim.specs import MatrixSpec
 
 PolarFn = Callable[[jax.Array], jax.Array]
@@ -30,7 +30,7 @@ def in_place(
 ) -> list[Stacks]:
     """Compute each factor where its matrix lies."""
     del specs, paths
-    return [tuple(chunks.in_chunks(polar_fn, stack) for stack in parts) for parts in stacks]
+    return [tuple(polar_fn(stack) for stack in parts) for parts in stacks]
 
 
 def spread(mesh: Mesh, partition_specs: Any, *, share_over: Sequence[str] = ()) -> Layout:
@@ -77,7 +77,7 @@ def _factor(polar_fn, group, mesh: Mesh, share_over: Sequence[str]) -> list[jax.
     partitions = tuple(partition for _, partition in group)
 
     def alone(*blocks):
-        return tuple(chunks.in_chunks(polar_fn, block) for block in blocks)
+        return tuple(polar_fn(block) for block in blocks)
 
     def together(*blocks):
         flat = [block.reshape(-1, *block.shape[-2:]) for block in blocks]
@@ -112,7 +112,7 @@ def _exchange(polar_fn, pieces, mesh: Mesh, row_axes, col_axes, share_over) -> j
     num_here, rows, cols = pieces.shape[0] // num_devices, *pieces.shape[1:]
     blocks = _all_to_all(pieces.reshape(num_rows, num_cols, num_here, rows, cols), over)
     whole = blocks.transpose(2, 0, 3, 1, 4).reshape(num_here, num_rows * rows, num_cols * cols)
-    whole = chunks.in_chunks(polar_fn, whole).reshape(num_here, num_rows, rows, num_cols, cols)
+    whole = polar_fn(whole).reshape(num_here, num_rows, rows, num_cols, cols)
     pieces = _all_to_all(whole.transpose(1, 3, 0, 2, 4), over).reshape(-1, rows, cols)
     if share_over:
         pieces = jax.lax.all_gather(pieces, share_over, tiled=True)
