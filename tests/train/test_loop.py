@@ -10,7 +10,7 @@ import pytest
 
 from kanana_jax import config, parallel
 from kanana_jax.report import metrics, progress, results
-from kanana_jax.train import compare, loop, record
+from kanana_jax.train import compare, loop, record, recorder
 from kanana_jax.train import step as step_lib
 
 
@@ -78,6 +78,7 @@ def test_a_run_that_becomes_nan_is_recorded_and_stops(exp, corpus, tmp_path, mon
         return steps._replace(train=train)
 
     monkeypatch.setattr(step_lib, "build", poisoned)
+    exp = config.edit(exp, ["guard.enabled=false"])
     columns = _run(exp, corpus, tmp_path)
     result = results.load(tmp_path)
     assert (result.status, result.diverged_step) == ("diverged", 5)
@@ -93,7 +94,7 @@ def test_a_loss_above_its_start_counts_as_diverged(exp, corpus, tmp_path):
 
 def test_held_out_bits_per_byte_are_nats_over_bytes():
     nats, num_bytes = np.array([2.0, 4.0, 6.0]), np.array([2.0, 2.0, 4.0])
-    found = loop._heldout_metrics([(nats[:2], num_bytes[:2]), (nats[2:], num_bytes[2:])])
+    found = recorder.heldout_metrics([(nats[:2], num_bytes[:2]), (nats[2:], num_bytes[2:])])
     assert found["heldout_bpb"] == pytest.approx(12.0 / 8.0 / math.log(2))
     residual = nats - 1.5 * num_bytes
     stderr = math.sqrt(3 * np.var(residual, ddof=1)) / 8.0 / math.log(2)
