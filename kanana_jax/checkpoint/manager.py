@@ -106,7 +106,7 @@ class Checkpoints:
         try:
             temporary.mkdir(parents=True)
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as arrays:
-                arrays.save(temporary / "state", args=ocp.args.PyTreeSave(on_host))
+                arrays.save(temporary / "state", args=ocp.args.PyTreeSave(_not_empty(on_host)))
             manifest.write(temporary, step, on_host, notes)
             os.rename(temporary, self._directory / str(step))
         except Exception as error:  # a full disk alone has several types
@@ -128,10 +128,14 @@ class Checkpoints:
     def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         folder = self._directory / str(step)
         content = manifest.read(folder, step, like)
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        stored = _not_empty(like)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as arrays:
-            args = ocp.args.PyTreeRestore(like, restore_args=as_numpy)
-            on_host = arrays.restore(folder / "state", args=args)
+            args = ocp.args.PyTreeRestore(stored, restore_args=as_numpy)
+            found = arrays.restore(folder / "state", args=args)
+        on_host = jax.tree.map(
+            lambda want, got: np.zeros(want.shape, want.dtype) if got is None else got, like, found
+        )
         manifest.verify(content, on_host)
         return on_host, content["notes"]
 
@@ -150,6 +154,11 @@ class Checkpoints:
     def __exit__(self, *error):
         self.wait()
         self._thread.shutdown()
+
+
+def _not_empty(tree: Any) -> Any:
+    """Orbax refuses arrays of size zero, such as the router biases of a model without experts."""
+    return jax.tree.map(lambda x: x if x.size else None, tree)
 
 
 def _first_line(error: Exception) -> str:

@@ -139,8 +139,9 @@ def _write_result(
 ) -> None:
     """Sums the run up from its metrics file, so that a resumed run gives the same result."""
     columns = metrics.read_metrics(directory / metrics.METRICS_NAME)
-    # With the guard, a loss that is not finite belongs to a step that changed nothing.
-    losses = (columns["loss"].finite() if exp.guard.enabled else columns["loss"]).values_N
+    losses = columns["loss"].values_N
+    if exp.guard.enabled and np.any(np.isfinite(losses)):
+        losses = losses[np.isfinite(losses)]  # the others' steps changed nothing
     initial, final = float(losses[0]), float(np.mean(losses[-10:]))
     if diverged_step is None and not final < initial:
         diverged_step = exp.train.num_steps
