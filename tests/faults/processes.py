@@ -1,5 +1,6 @@
 """Starts, watches and hurts processes of the tiny run."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -80,6 +81,13 @@ def hashes(workdir: Path, step: int) -> dict[str, str]:
 def saved_steps(workdir: Path) -> list[int]:
     folder = workdir / "run" / "checkpoints"
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
+def fill(path: Path) -> None:
+    """Writes `path` until the disk takes no more."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
 
 
 def events(workdir: Path) -> list[str]:

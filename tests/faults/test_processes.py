@@ -1,14 +1,17 @@
 """Real processes and real signals: nothing is lost, nothing differs."""
 
 import re
+import shutil
 import signal
 import time
 
 import processes
+import pytest
 
 SLOW_STEPS = {"STEP_S": "0.05"}  # so that a signal lands within the run
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_and_killed_equals_an_unbroken_one_bit_for_bit(
     lab, unbroken, tmp_path
 ):
@@ -36,3 +39,36 @@ def test_a_run_that_was_stopped_and_killed_equals_an_unbroken_one_bit_for_bit(
     assert code == 0, shown
     assert processes.losses(tmp_path) == processes.losses(unbroken)
     assert processes.hashes(tmp_path, 60) == processes.hashes(unbroken, 60)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_neither_the_run_nor_its_records(lab, unbroken, small_disk):
+    """The disk is full from step 12 to step 32 of 60, metrics and checkpoints alike."""
+    workdir, filler = small_disk / "work", small_disk / "filler"
+    cache = f"data.cache_dir={unbroken / 'cache'}"
+    process = lab.start(workdir, cache, STEP_S="0.1")
+    processes.wait_for_step(process, workdir, 12)
+    processes.fill(filler)
+    stuck = processes.last_step(workdir)
+    time.sleep(2)
+    assert process.poll() is None
+    assert processes.last_step(workdir) <= stuck + 8, "what fits into the last block"
+    filler.unlink()
+    _, shown = process.communicate(timeout=300)
+    assert process.returncode == 0, shown
+    assert shown.count("storage_failed") == 1
+    assert processes.losses(workdir) == processes.losses(unbroken)
+    assert processes.hashes(workdir, 60) == processes.hashes(unbroken, 60)
+
+
+@pytest.mark.slow
+def test_exit_code_3_when_no_checkpoint_is_left(lab, unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path / "work")
+    run = tmp_path / "work" / "run"
+    (run / "result.json").unlink()
+    for path in run.glob("checkpoints/*/manifest.json"):
+        path.unlink()
+    code, shown = lab.run(tmp_path / "work")
+    assert code == 3, shown
+    assert shown.count("checkpoint_unusable") == 2
+    assert "Traceback" not in shown
