@@ -119,6 +119,25 @@ def test_damage_to_any_file_is_found_and_the_checkpoint_before_is_used(lab, hurt
         assert (lab.folder / "2.unusable").is_dir() and not (lab.folder / "2").exists()
 
 
+@pytest.mark.slow
+def test_each_of_a_hundred_flipped_bits_is_found(lab):
+    """Over all files of a checkpoint and all places in them."""
+    lab.save(1, 2)
+    rng = np.random.default_rng(0)
+    sizes = {path: path.stat().st_size for path in lab.files(2)}
+    for index in range(100):
+        path = list(sizes)[index % len(sizes)]
+        place, bit = rng.integers(sizes[path]), rng.integers(8)
+        raw = bytearray(path.read_bytes())
+        raw[place] ^= 1 << bit
+        path.write_bytes(raw)
+        assert lab.restore().step == 1, (path, place, bit)
+        raw[place] ^= 1 << bit
+        (lab.folder / "2.unusable").rename(lab.folder / "2")
+        path.write_bytes(raw)
+    assert lab.restore().step == 2
+
+
 def test_arrays_that_differ_from_those_saved_are_found_behind_sound_files(lab, monkeypatch):
     """What a fault between the training thread's memory and the file would look like."""
     save = manager.ocp.args.PyTreeSave

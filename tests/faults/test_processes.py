@@ -5,8 +5,11 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import processes
 import pytest
+
+from kanana_jax.report import metrics
 
 SLOW_STEPS = {"STEP_S": "0.05"}  # so that a signal lands within the run
 
@@ -72,3 +75,38 @@ def test_exit_code_3_when_no_checkpoint_is_left(lab, unbroken, tmp_path):
     assert code == 3, shown
     assert shown.count("checkpoint_unusable") == 2
     assert "Traceback" not in shown
+
+
+@pytest.mark.slow
+def test_nan_at_steps_50_51_and_150_costs_these_steps_and_no_other(lab, tmp_path):
+    code, shown = lab.run(tmp_path, "train.num_steps=200", POISON="50,51,150")
+    assert code == 0, shown
+    assert processes.events(tmp_path) == ["step_skipped"] * 3
+    columns = metrics.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    steps_N, loss_N = columns["loss"]
+    np.testing.assert_array_equal(steps_N, np.arange(1, 201))
+    assert steps_N[~np.isfinite(loss_N)].tolist() == [50, 51, 150]
+    assert np.all(np.isfinite(columns["heldout_bpb"].values_N))
+    assert np.nanmean(loss_N[-20:]) < 0.5 * loss_N[0]
+
+
+@pytest.mark.slow
+def test_eight_devices_continue_what_one_began(lab, unbroken, tmp_path):
+    """The mesh is a setting: changing it must be allowed by name. Losses equal to rounding."""
+    process = lab.start(tmp_path, STEP_S="0.05")
+    processes.wait_for_step(process, tmp_path, 25)
+    assert processes.send(process, signal.SIGTERM)[0] == 0
+    began = processes.last_step(tmp_path)
+    code, shown = lab.run(tmp_path, "mesh.data=2", DEVICES="8")
+    assert code == 2
+    assert "mesh.data: 1 -> 2" in shown
+    code, shown = lab.run(tmp_path, "mesh.data=2", "resume.allow=mesh", DEVICES="8")
+    assert code == 0, shown
+    assert "resharded" in processes.events(tmp_path)
+    found, wanted = (
+        metrics.read_metrics(one / "run" / "metrics.jsonl")["loss"].values_N
+        for one in (tmp_path, unbroken)
+    )
+    np.testing.assert_array_equal(found[:began], wanted[:began])
+    # A few steps only: top-k routing turns rounding into other experts before long.
+    np.testing.assert_allclose(found[began : began + 3], wanted[began : began + 3], rtol=1e-3)
