@@ -4,8 +4,9 @@ PYTHON := $(shell for p in python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/muon_stress
+DURATION ?= 1800
 
-.PHONY: stress test lint test-oldest gpu-test clean
+.PHONY: stress test lint test-oldest gpu-test soak clean
 
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
@@ -23,6 +24,9 @@ test-oldest: .venv-oldest/installed  ## The fast tests on the oldest supported j
 
 gpu-test: $(VENV)/installed  ## The kernels' whole case tables; skips without a Hopper GPU
 	$(BIN)/python -m pytest -m gpu tests/pallas_kernels
+
+soak: $(VENV)/installed  ## Kill, stop and damage tiny runs at random for DURATION seconds
+	$(BIN)/python tests/faults/soak.py --seconds=$(DURATION)
 
 $(VENV)/installed: requirements.txt pyproject.toml
 ifeq ($(PYTHON),)

@@ -125,7 +125,10 @@ def train_step(
     if exp.guard.enabled:
         metrics["consecutive_skips"] = skips
     if exp.optimizer.name == "muonclip":
-        metrics |= optimizers.clip_metrics(opt_state)
+        clipped = optimizers.clip_metrics(opt_state)
+        # A skipped step clips no head; the state still tells of the step before it.
+        metrics["clip_count"] = jnp.where(skips == 0, clipped["clip_count"], 0)
+        metrics["min_gamma"] = jnp.where(skips == 0, clipped["min_gamma"], 1.0)
     return after, metrics
 
 

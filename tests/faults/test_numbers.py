@@ -139,6 +139,7 @@ def test_a_skipped_step_is_as_if_it_had_not_been(train, steps_and_corpus):
     hurt = batch._replace(loss_mask=batch.loss_mask * np.nan)
     after, entry = steps.train(state, loop._to_devices(mesh, hurt), 0.01)
     assert int(entry["consecutive_skips"]) == 1
+    assert (int(entry["clip_count"]), float(entry["min_gamma"])) == (0, 1.0)
     for part in ("params", "router_bias"):
         jax.tree.map(
             np.testing.assert_array_equal,
