@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -48,10 +49,25 @@ def last_step(workdir: Path) -> int:
     return int(found[-1]) if found else 0
 
 
+def num_sessions(workdir: Path) -> int:
+    """How many processes have begun to work in the directory."""
+    path = workdir / "sessions.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_for_session(process: subprocess.Popen, workdir: Path, number: int) -> None:
+    """Returns when that many processes have begun, or this one has ended."""
+    _wait(process, lambda: num_sessions(workdir) >= number)
+
+
 def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
     """Returns when `step` is recorded or the process has ended."""
+    _wait(process, lambda: last_step(workdir) >= step)
+
+
+def _wait(process: subprocess.Popen, is_reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 300
-    while process.poll() is None and last_step(workdir) < step:
+    while process.poll() is None and not is_reached():
         assert time.monotonic() < deadline, "the run does not get there"
         time.sleep(0.005)
 

@@ -12,7 +12,6 @@ import collections
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -43,11 +42,13 @@ def damage(workdir: Path, fault: str, rng: random.Random) -> bool:
     return True
 
 
-def hurt_once(
-    process: subprocess.Popen, workdir: Path, fault: str, rng: random.Random, count: dict[str, int]
-) -> None:
-    """Waits for a random step and does `fault`; checks what must hold right after."""
+def hurt_once(lab, workdir: Path, fault: str, rng: random.Random, count: dict[str, int]) -> None:
+    """Starts a process, waits for a random step and does `fault`; checks what must hold then."""
+    sessions = processes.num_sessions(workdir)
+    process = lab.start(workdir, *EDITS, STEP_S="0.03")
     before = processes.saved_steps(workdir)
+    if fault == "stop":  # before this, python's own handler is still the one that answers
+        processes.wait_for_session(process, workdir, sessions + 1)
     processes.wait_for_step(process, workdir, (before or [0])[-1] + rng.randint(1, 15))
     time.sleep(rng.uniform(0, 0.1))
     number = signal.SIGTERM if fault == "stop" else signal.SIGKILL
@@ -56,7 +57,7 @@ def hurt_once(
         count[fault] += 1
     if (fault == "stop" and code) or code not in (0, -signal.SIGKILL):
         count["bad_exits"] += 1
-        print(shown)
+        print(f"{fault} answered with {code}: {shown}")
     if before and before[-1] > (processes.saved_steps(workdir) or [0])[-1]:
         count["lost_checkpoints"] += 1
     if fault not in ("kill", "stop"):
@@ -65,8 +66,7 @@ def hurt_once(
 
 def one_round(lab, workdir: Path, wanted: Path, faults: list[str], rng, count) -> None:
     while not (workdir / "run" / "result.json").exists():
-        process = lab.start(workdir, *EDITS, STEP_S="0.03")
-        hurt_once(process, workdir, rng.choice(faults), rng, count)
+        hurt_once(lab, workdir, rng.choice(faults), rng, count)
     steps, found = processes.losses(wanted), processes.losses(workdir)
     count["set_aside"] += processes.events(workdir).count("checkpoint_unusable")
     count["steps"] += len(steps)
