@@ -23,7 +23,7 @@ _FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
 _NAMES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 DTYPES = tuple(_NAMES)
 
-_OnTensor = Callable[[int], None]  # told the bytes of each tensor done
+_OnTensor = Callable[[int], object]  # told the bytes of each tensor done
 
 
 def import_directory(

@@ -163,7 +163,7 @@ def _yarn_from(scaling: dict[str, Any] | None) -> config.YarnConfig | None:
     if missing:
         raise CheckpointError(f"config.json: rope scaling lacks {', '.join(missing)}")
     # Absent mscales are 0: that is what the published code reads.
-    values = {"mscale": 0.0, "mscale_all_dim": 0.0}
+    values: dict[str, Any] = {"mscale": 0.0, "mscale_all_dim": 0.0}
     values |= {ours: scaling[theirs] for ours, theirs in _YARN.items() if theirs in scaling}
     _check_types(config.YarnConfig, values, _YARN)
     return config.YarnConfig(**values)

@@ -158,17 +158,28 @@ def part_reader(directory: Path) -> Callable[[str], ts.TensorStore]:
 
 
 def abstract(cfg: config.ModelConfig, dtype: Any, shardings: Any = None) -> Any:
-    """Shapes of {"params", "router_bias"}; `shardings` has that structure."""
-    params = jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))
-    tree = {
-        "params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params),
+    """Shapes of {"params", "router_bias"}; `shardings` has that structure.
+
+    Norms, routers and their bias are float32 whatever `dtype`, as the model computes with them.
+    """
+    shapes = {
+        "params": jax.eval_shape(lambda: model.init(cfg, jax.random.key(0))),
         "router_bias": jax.eval_shape(lambda: model.init_router_bias(cfg)),
     }
+    narrow = jax.tree.map(
+        lambda spec: dtype if spec.role not in ("norm", "router") else jnp.float32,
+        model.describe(cfg),
+        is_leaf=lambda x: isinstance(x, model.ParamSpec),
+    )
+    dtypes = {"params": narrow, "router_bias": jnp.float32}
     if shardings is None:
         one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shardings = jax.tree.map(lambda _: one, tree)
+        shardings = jax.tree.map(lambda _: one, shapes)
     return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+        lambda x, dtype, sharding: jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding),
+        shapes,
+        dtypes,
+        shardings,
     )
 
 

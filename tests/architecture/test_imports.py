@@ -30,6 +30,10 @@ ROOMS = {
         {"config", "model"},
         {"jax", "numpy", "orbax", "ml_dtypes", "safetensors", "tensorstore"},
     ),
+    "kanana_jax/generate": (
+        {"config", "model", "checkpoint", "data"},
+        {"jax", "numpy", "jaxtyping", "absl"},
+    ),
     "kanana_jax/parallel": ({"config"}, {"jax", "numpy"}),
     "kanana_jax/train": (
         {

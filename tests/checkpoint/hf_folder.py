@@ -1,4 +1,4 @@
-"""Writes Hugging Face folders for tests; the names and shapes are spelled out, not the package's."""
+"""Writes Hugging Face folders for tests; names and shapes are spelled out, not the package's."""
 
 import json
 from pathlib import Path
