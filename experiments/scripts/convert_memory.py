@@ -33,15 +33,13 @@ def write_random(folder: Path, num_layers: int, shard_bytes: int) -> int:
     tensors = [tensor for leaf in leaves.values() for tensor in leaf.tensors]
     rng = np.random.default_rng(0)
 
-    def numbers(tensor):
-        is_bias = tensor.name.endswith("bias")
-        dtype = np.float32 if is_bias else ml_dtypes.bfloat16
-        return rng.standard_normal(tensor.shape, np.float32).astype(dtype)
+    def dtype(tensor):
+        return np.dtype(np.float32 if tensor.name.endswith("bias") else ml_dtypes.bfloat16)
 
-    planned = [
-        hf_files.Planned(t.name, int(np.prod(t.shape)) * (4 if t.name.endswith("bias") else 2))
-        for t in tensors
-    ]
+    def numbers(tensor):
+        return rng.standard_normal(tensor.shape, np.float32).astype(dtype(tensor))
+
+    planned = [hf_files.Planned(t.name, t.shape, dtype(t)) for t in tensors]
     folder.mkdir()
     hf_files.write_shards(folder, planned, map(numbers, tensors), shard_bytes)
     (folder / "config.json").write_text(json.dumps(fields))

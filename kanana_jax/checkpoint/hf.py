@@ -99,10 +99,7 @@ def export_directory(
         ((path, tensor) for path, leaf in leaves.items() for tensor in leaf.tensors),
         key=lambda item: _layer(item[1].name),
     )
-    planned = [
-        hf_files.Planned(tensor.name, int(np.prod(tensor.shape)) * dtypes[path].itemsize)
-        for path, tensor in order
-    ]
+    planned = [hf_files.Planned(tensor.name, tensor.shape, dtypes[path]) for path, tensor in order]
 
     def tensors() -> Iterator[np.ndarray]:
         for path, tensor in order:

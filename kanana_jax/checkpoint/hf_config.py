@@ -111,7 +111,7 @@ def to_hf(cfg: config.ModelConfig, extra: dict[str, Any], dtype: str) -> dict[st
         )
     if "max_position_embeddings" not in extra:
         raise CheckpointError(
-            "the longest context is not known; give it as --max_position_embeddings"
+            "the longest context is not known; give it as --max-position-embeddings"
         )
     fields = {theirs: getattr(cfg, ours) for ours, theirs in _FIELDS.items()}
     fields |= _FIXED | {

@@ -1,18 +1,20 @@
 """Sharded safetensors: headers checked as a whole, tensors read and written one at a time.
 
-The library checks a file and writes one. Tensors are read at the offsets of its header: the
-library has no numpy type for float8, and its memory map would count whole shards as resident.
+    8 bytes: size of the header | header: JSON of name -> dtype, shape, offsets | the numbers
+
+The library checks every file that is read and every one that was written. The numbers are read and
+written here: the library needs a whole shard in memory to write it, and a measured 2 times that.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from kanana_jax.checkpoint.errors import CheckpointError, some
 
@@ -30,7 +32,7 @@ class Entry(NamedTuple):
     offset: int
 
     def read(self) -> np.ndarray:
-        count = int(np.prod(self.shape))
+        count = math.prod(self.shape)
         return np.fromfile(self.file, self.dtype, count, offset=self.offset).reshape(self.shape)
 
 
@@ -100,20 +102,24 @@ class Planned(NamedTuple):
     """A tensor to be written, known before its numbers are."""
 
     name: str
-    num_bytes: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_shards(
     directory: Path, planned: list[Planned], tensors: Iterator[np.ndarray], shard_bytes: int
 ) -> None:
-    """Writes `tensors`, in the order of `planned`, holding one shard in memory at a time."""
+    """Writes `tensors`, which come in the order of `planned`, each as soon as it is there."""
     shards = _plan(planned, shard_bytes)
     places = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        arrays = {tensor.name: next(tensors) for tensor in shard}
-        safetensors.numpy.save_file(arrays, directory / file, metadata={"format": "pt"})
-        del arrays  # before the next shard is read
+        _write_shard(directory / file, shard, tensors)
+        _read_header(directory / file)
         places |= {tensor.name: file for tensor in shard}
     total = sum(tensor.num_bytes for tensor in planned)
     index = {"metadata": {"total_size": total}, "weight_map": places}
@@ -130,3 +136,22 @@ def _plan(planned: list[Planned], shard_bytes: int) -> list[list[Planned]]:
         shards[-1].append(tensor)
         size += tensor.num_bytes
     return shards
+
+
+def _write_shard(path: Path, shard: list[Planned], tensors: Iterator[np.ndarray]) -> None:
+    codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in shard:
+        start, end = end, end + tensor.num_bytes
+        header[tensor.name] = {
+            "dtype": codes[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": (start, end),
+        }
+    content = json.dumps(header).encode()
+    content += b" " * (-len(content) % 8)  # the format aligns the numbers to 8 bytes
+    with path.open("wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        for _ in shard:
+            file.write(next(tensors).tobytes())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
@@ -131,15 +132,19 @@ def streamed(x: Any) -> Streamed:
 def read_description(directory: Path) -> Description:
     content = hf_files.read_json(directory / CONFIG_NAME)
     try:
-        fields = dict(content["model"])
-        yarn = fields["yarn"]
-        fields["yarn"] = None if yarn is None else config.YarnConfig(**yarn)
-        return Description(config.ModelConfig(**fields), content["hugging_face"])
+        return Description(model_config(content["model"]), content["hugging_face"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{directory / CONFIG_NAME} describes no model of this version ({error}); "
             "make the folder with python -m kanana_jax.convert"
         ) from None
+
+
+def model_config(fields: dict[str, Any]) -> config.ModelConfig:
+    """The inverse of `dataclasses.asdict`."""
+    yarn = fields["yarn"]
+    yarn = None if yarn is None else config.YarnConfig(**yarn)
+    return config.ModelConfig(**(fields | {"yarn": yarn}))
 
 
 def part_reader(directory: Path) -> Callable[[str], ts.TensorStore]:
