@@ -193,14 +193,17 @@ def restore(directory: Path, like: Any) -> Any:
     weights = directory.absolute() / _WEIGHTS
     if not weights.is_dir():
         raise CheckpointError(f"expected Orbax weights in {weights}, which does not exist")
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            return checkpointer.restore(weights, like)
-        except (ValueError, KeyError, FileNotFoundError) as error:
+    open_leaf = part_reader(directory)
+    for key, x in jax.tree_util.tree_flatten_with_path(like)[0]:
+        path = jax.tree_util.keystr(key, simple=True, separator="/")
+        got = tuple(open_leaf(path).shape)
+        if got != x.shape:
             raise CheckpointError(
-                f"{weights} does not hold the model that config.json describes "
-                f"({str(error).splitlines()[0]})"
-            ) from None
+                f"{weights}: {path} must have shape {x.shape} for this model, got {got}; "
+                "config.json and weights are of different models"
+            )
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(weights, like)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

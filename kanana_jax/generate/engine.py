@@ -61,6 +61,8 @@ class Engine:
         length: int = 2048,
         chunk: int = 128,
     ):
+        if num_rows < 1:
+            raise ValueError(f"num_rows must be positive, got {num_rows}")
         if length % chunk:
             raise ValueError(f"length must be a multiple of chunk = {chunk}, got {length}")
         self._cfg, self._weights = cfg, weights
