@@ -1,6 +1,6 @@
 """Peak host memory of a round trip: writes a random model of about 1.5 GB, converts it both ways.
 
-    python -m experiments.scripts.convert_memory --shard-mb=400
+    python -m experiments.scripts.convert_memory --shard-mib=400
 
 Each conversion runs in a process of its own; its peak resident memory is compared with that of one
 that only imports the package.
@@ -46,7 +46,7 @@ def write_random(folder: Path, num_layers: int, shard_bytes: int) -> int:
     return sum(tensor.num_bytes for tensor in planned)
 
 
-def peak_mb(call: str) -> float:
+def peak_mib(call: str) -> float:
     command = [sys.executable, "-c", _RUN.format(call=call)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(answer.stdout.split()[-1]) / 1024
@@ -55,25 +55,25 @@ def peak_mb(call: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=20)
-    parser.add_argument("--shard-mb", type=int, default=400)
+    parser.add_argument("--shard-mib", type=int, default=400)
     arguments = parser.parse_args()
-    shard_bytes = arguments.shard_mb << 20
+    shard_bytes = arguments.shard_mib << 20
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         size = write_random(folder / "hf", arguments.layers, shard_bytes)
         largest = max(file.stat().st_size for file in (folder / "hf").iterdir())
-        print(f"weights {size >> 20} MB, largest shard {largest >> 20} MB")
-        start = peak_mb("pass")
-        print(f"only importing: peak {start:.0f} MB")
+        print(f"weights {size >> 20} MiB, largest shard {largest >> 20} MiB")
+        start = peak_mib("pass")
+        print(f"only importing: peak {start:.0f} MiB")
         for call in (
             f"hf.import_directory(Path({str(folder / 'hf')!r}), Path({str(folder / 'native')!r}))",
             f"hf.export_directory(Path({str(folder / 'native')!r}), "
             f"Path({str(folder / 'back')!r}), shard_bytes={shard_bytes})",
         ):
-            peak = peak_mb(call)
+            peak = peak_mib(call)
             over = (peak - start) / (largest / 2**20)
             name = call.split("(")[0]
-            print(f"{name}: peak {peak:.0f} MB, start plus {over:.2f} times the largest shard")
+            print(f"{name}: peak {peak:.0f} MiB, start plus {over:.2f} times the largest shard")
         _compare(folder / "hf", folder / "back")
 
 
