@@ -142,9 +142,10 @@ def read_description(directory: Path) -> Description:
 
 def model_config(fields: dict[str, Any]) -> config.ModelConfig:
     """The inverse of `dataclasses.asdict`."""
-    yarn = fields["yarn"]
-    yarn = None if yarn is None else config.YarnConfig(**yarn)
-    return config.ModelConfig(**(fields | {"yarn": yarn}))
+    values: dict[str, Any] = dict(fields)
+    if fields["yarn"] is not None:
+        values["yarn"] = config.YarnConfig(**fields["yarn"])
+    return config.ModelConfig(**values)
 
 
 def part_reader(directory: Path) -> Callable[[str], ts.TensorStore]:

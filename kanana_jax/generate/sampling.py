@@ -53,8 +53,14 @@ class Rows(NamedTuple):
 
 
 def rows(samplings: list[Sampling], num_drawn: list[int]) -> Rows:
-    columns = zip(*(dataclasses.astuple(one) for one in samplings), strict=True)
-    return Rows(*map(jnp.asarray, columns), jnp.asarray(num_drawn))
+    return Rows(
+        temperature_B=jnp.array([one.temperature for one in samplings], jnp.float32),
+        top_k_B=jnp.array([one.top_k for one in samplings], jnp.int32),
+        top_p_B=jnp.array([one.top_p for one in samplings], jnp.float32),
+        min_p_B=jnp.array([one.min_p for one in samplings], jnp.float32),
+        seed_B=jnp.array([one.seed for one in samplings], jnp.int32),
+        num_drawn_B=jnp.array(num_drawn, jnp.int32),
+    )
 
 
 @jax.jit

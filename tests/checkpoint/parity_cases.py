@@ -83,7 +83,12 @@ _SWITCHES = {
     "yarn_betas": _yarn(beta_fast=32.0, beta_slow=2.0),
     "yarn_factor_one": _yarn(factor=1.0),
     "half_rotary": {"rope_interleave": False},
-    "half_rotary_q_lora_yarn": {"rope_interleave": False, "q_lora_rank": 12, **_yarn()},
+    "half_rotary_q_lora_yarn": {
+        "rope_interleave": False,
+        "qk_rope_head_dim": 8,
+        "q_lora_rank": 12,
+        **_yarn(),
+    },
     "wide_rotary": {"qk_rope_head_dim": 16},
     "one_head": {"num_attention_heads": 1, "num_key_value_heads": 1},
     "wide_values": {"v_head_dim": 20, "qk_nope_head_dim": 4},
