@@ -1,8 +1,12 @@
 """Continuous batching gives every request what it would get alone; text streams stop in time."""
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 
+from kanana_jax import model
 from kanana_jax.data import tokenizer
 from kanana_jax.generate import Engine, Request, Sampling
 from kanana_jax.generate.text import TextStream
@@ -49,6 +53,19 @@ def test_a_request_gets_the_same_tokens_alone_and_in_a_queue(cfg, weights):
     alone = [_tokens(alone_engine, [request])[0] for request in requests]
     assert _tokens(_engine(cfg, weights, 2), requests) == alone
     assert [len(tokens) for tokens in alone] == [request.max_tokens for request in requests]
+
+
+def test_greedy_tokens_are_those_of_the_full_forward(cfg, weights):
+    request = _requests(cfg)[1]
+    got = _tokens(_engine(cfg, weights, 2), [request])[0]
+    tokens = np.zeros((1, 16), np.int32)  # what follows a position cannot change its logits
+    tokens[0, :15] = [*request.prompt, *got]
+    apply = jax.jit(functools.partial(model.apply, cfg))
+    positions = np.arange(16, dtype=np.int32)[None]
+    logits, _ = apply(
+        weights["params"], weights["router_bias"], tokens, positions, np.ones_like(tokens)
+    )
+    assert np.argmax(logits[0, 10:14], axis=-1).tolist() == got
 
 
 def test_generation_ends_at_eos_and_shows_none_of_it(cfg, weights):

@@ -83,8 +83,13 @@ def test_the_first_state_is_the_folder_in_float32_on_the_mesh(exp, imported):
     assert len(state.params["embed"].sharding.device_set) == 2
 
 
-def test_another_tokenizer_is_refused_before_anything_is_written(exp, imported, tmp_path):
-    continued = config.edit(_continued(exp, imported), ["data.tokenizer=bytes"])
+@pytest.mark.parametrize("name", ["bytes", "other.json"])
+def test_another_tokenizer_is_refused_before_anything_is_written(
+    exp, imported, name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.json").write_text(tokenizer.train_bpe([b"other text"], 270).json)
+    continued = config.edit(_continued(exp, imported), [f"data.tokenizer={name}"])
     with pytest.raises(config.ConfigError, match=r"set data\.tokenizer="):
         train.run(continued, tmp_path / "run")
     assert not (tmp_path / "run").exists()
