@@ -204,6 +204,7 @@ class TrainConfig:
     """Length, losses, and how often to look and save."""
 
     num_steps: int = 1000
+    init_from: str = ""  # folder of a converted model to start from, which then gives the shape
     accumulation_steps: int = 1  # micro-batches per optimizer step
     seed: int = 0
     z_loss_weight: float = 5e-6

@@ -42,7 +42,12 @@ def main(argv: list[str]) -> None:
             raise config.ConfigError(f"unexpected arguments {argv[1:]}; settings are --set=a.b=c")
         exp = config.edit_experiment(load_experiment(_EXPERIMENT.value), _SET.value)
         train.run(exp, Path(_WORKDIR.value or f"runs/{exp.name}"))
-    except (config.ConfigError, train.DataError, train.MismatchError) as error:
+    except (
+        config.ConfigError,
+        train.CheckpointError,
+        train.DataError,
+        train.MismatchError,
+    ) as error:
         print(f"kanana_jax: {error}", file=sys.stderr)
         sys.exit(2)
     except train.NoUsableCheckpointError as error:

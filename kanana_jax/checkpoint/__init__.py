@@ -1,6 +1,13 @@
-"""Saving, verifying and restoring training state."""
+"""Saving, verifying and restoring: training state, models to start from, Hugging Face folders."""
 
+from kanana_jax.checkpoint.errors import CheckpointError
 from kanana_jax.checkpoint.manager import Checkpoints, NoUsableCheckpointError, Restored
 from kanana_jax.checkpoint.manifest import MismatchError
 
-__all__ = ["Checkpoints", "MismatchError", "NoUsableCheckpointError", "Restored"]
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "MismatchError",
+    "NoUsableCheckpointError",
+    "Restored",
+]

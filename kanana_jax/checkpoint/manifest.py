@@ -42,16 +42,27 @@ def read(folder: Path, step: int, like: Any) -> dict[str, Any]:
 
     Raises DamagedError, or MismatchError when the manifest is sound but describes another tree.
     """
+    content = load(folder, step)
+    saved = {path: {k: x[k] for k in ("shape", "dtype")} for path, x in content["leaves"].items()}
+    _expect_same(folder, saved, {path: _shape(x) for path, x in _leaves(like).items()})
+    check_files(folder, content)
+    return content
+
+
+def load(folder: Path, step: int) -> dict[str, Any]:
+    """The manifest itself; raises DamagedError when it is not the one written for `step`."""
     content = json.loads((folder / _NAME).read_text())
     checksum = content.pop("checksum")
     if checksum != _checksum(content) or content["step"] != step:
         raise DamagedError(f"its {_NAME} is not what was written")
-    saved = {path: {k: x[k] for k in ("shape", "dtype")} for path, x in content["leaves"].items()}
-    _expect_same(folder, saved, {path: _shape(x) for path, x in _leaves(like).items()})
+    return content
+
+
+def check_files(folder: Path, content: dict[str, Any]) -> None:
+    """Raises DamagedError at the first file that is not what the manifest says."""
     for name, wanted in content["files"].items():
         if _file_hash(folder / name) != wanted:
             raise DamagedError(f"{name} is not what was written")
-    return content
 
 
 def verify(content: dict[str, Any], tree: Any) -> None:

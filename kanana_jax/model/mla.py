@@ -88,15 +88,22 @@ class LatentAttention(nnx.Module):
     def keys_and_values(
         self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
     ) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H U"]]:
-        dtype, nope, latent = x_BSD.dtype, self.cfg.qk_nope_head_dim, self.cfg.kv_lora_rank
-        kv_a = jnp.einsum("BSD,DC->BSC", x_BSD, self.wkv_a[...].astype(dtype))
-        c_BSC = self._latent_norm(kv_a[..., :latent], self.kv_norm)
-        kv_BSHM = jnp.einsum("BSC,CHM->BSHM", c_BSC, self.wkv_b[...].astype(dtype))
+        nope = self.cfg.qk_nope_head_dim
+        c_BSC, k_rope_BS1R = self.latents(x_BSD, rotation)
+        kv_BSHM = jnp.einsum("BSC,CHM->BSHM", c_BSC, self.wkv_b[...].astype(x_BSD.dtype))
         k_nope_BSHN, v_BSHU = kv_BSHM[..., :nope], kv_BSHM[..., nope:]
-        k_rope_BS1R = rope.rotate(kv_a[..., None, latent:], rotation)
         shape_BSHR = (*k_nope_BSHN.shape[:3], self.cfg.qk_rope_head_dim)
         k_rope_BSHR = jnp.broadcast_to(k_rope_BS1R, shape_BSHR)
         return jnp.concatenate([k_nope_BSHN, k_rope_BSHR], axis=-1), v_BSHU
+
+    def latents(
+        self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
+    ) -> tuple[Float[Array, "B S C"], Float[Array, "B S 1 R"]]:
+        """What all heads share, and all that decoding has to remember of a token."""
+        latent = self.cfg.kv_lora_rank
+        kv_a = jnp.einsum("BSD,DC->BSC", x_BSD, self.wkv_a[...].astype(x_BSD.dtype))
+        c_BSC = self._latent_norm(kv_a[..., :latent], self.kv_norm)
+        return c_BSC, rope.rotate(kv_a[..., None, latent:], rotation)
 
     def _latent_norm(self, x: Array, gamma: nnx.Param) -> Array:
         return layers.rms_norm(

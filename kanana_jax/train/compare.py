@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 
 from kanana_jax import config, data, parallel, report
-from kanana_jax.train import events, lock, loop, record, signals, step
+from kanana_jax.train import events, initial, lock, loop, record, signals, step
 
 
 class Run(NamedTuple):
@@ -24,9 +24,11 @@ class Run(NamedTuple):
 def run(exp: config.Experiment, workdir: Path) -> None:
     """Runs `exp` in `workdir`, or continues it; finished runs are not repeated.
 
-    Raises ConfigError or DataError before anything is written in `workdir`.
+    Raises ConfigError, CheckpointError or DataError before anything is written in `workdir`.
     """
     plan(exp, workdir)
+    exp = initial.with_shape(exp)
+    initial.check_tokenizer(exp)
     mesh = parallel.make_mesh(exp.mesh)
     parallel.check_batch(exp, mesh)
     record.check(workdir, exp)

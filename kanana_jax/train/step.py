@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from kanana_jax import config, model, optim
-from kanana_jax.train import diagnostics, loss, optimizers, state
+from kanana_jax.train import diagnostics, initial, loss, optimizers, state
 
 Metrics = dict[str, Any]
 
@@ -61,8 +61,14 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
         with jax.set_mesh(mesh):
             return train.lower(like, batch, 1.0).compile()
 
+    def init(seed: int) -> state.TrainState:
+        if not exp.train.init_from:
+            return wrap(init_params(jax.random.key(seed)))
+        weights = initial.restore(exp, like)
+        return wrap(weights["params"])._replace(router_bias=weights["router_bias"])
+
     return Steps(
-        init=lambda seed: wrap(init_params(jax.random.key(seed))),
+        init=init,
         train=_under(mesh, train),
         evaluate=evaluate,
         diagnose=diagnose,
