@@ -4,8 +4,9 @@ PYTHON := $(shell for p in python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/muon_stress
+DURATION ?= 1800
 
-.PHONY: stress test lint test-oldest gpu-test aot-test clean
+.PHONY: stress test lint test-oldest gpu-test aot-test soak clean
 
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
@@ -26,6 +27,9 @@ gpu-test: $(VENV)/installed  ## The kernels' whole case tables; skips without a 
 
 aot-test: .venv-aot/installed  ## Compile the TPU kernels for real topologies and print their VMEM
 	.venv-aot/bin/python -m pytest -m aot -rP tests/pallas_kernels
+
+soak: $(VENV)/installed  ## Kill, stop and damage tiny runs at random for DURATION seconds
+	$(BIN)/python tests/faults/soak.py --seconds=$(DURATION)
 
 $(VENV)/installed: requirements.txt pyproject.toml
 ifeq ($(PYTHON),)

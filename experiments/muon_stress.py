@@ -43,6 +43,7 @@ def experiment() -> config.Experiment:
             diagnostics_interval_steps=20,
             checkpoint_interval_steps=50,
         ),
+        guard=config.GuardConfig(enabled=False),  # an arm that diverges is a result
         arms=ARMS,
         lrs=(0.005, 0.02, 0.06),
     )

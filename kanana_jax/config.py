@@ -204,6 +204,7 @@ class TrainConfig:
     """Length, losses, and how often to look and save."""
 
     num_steps: int = 1000
+    init_from: str = ""  # folder of a converted model to start from, which then gives the shape
     accumulation_steps: int = 1  # micro-batches per optimizer step
     seed: int = 0
     z_loss_weight: float = 5e-6
@@ -228,6 +229,34 @@ class TrainConfig:
             "keep_checkpoints",
             "loss_chunk_tokens",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What becomes of steps whose loss, gradient or update cannot be trusted.
+
+    They change no weight. After `max_skips` in a row the run goes back to its last checkpoint and
+    leaves the data of the steps in between out; after `max_rewinds` of these it ends as diverged.
+    """
+
+    enabled: bool = True  # false: the first loss that is not finite ends the run as diverged
+    window_steps: int = 128  # gradient norms of accepted steps by which a spike is judged
+    num_sigmas: float = 6.0  # a spike is this far above their mean
+    max_skips: int = 3
+    max_rewinds: int = 3
+    max_logit_alarm: float = 1000.0  # an event when a max attention logit passes it
+
+    def __post_init__(self):
+        _positive(self, "window_steps", "num_sigmas", "max_skips", "max_logit_alarm")
+        if self.max_rewinds < 0:
+            raise ConfigError(f"guard.max_rewinds must not be negative, got {self.max_rewinds}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeConfig:
+    """Continuing a run with other settings than it was begun with."""
+
+    allow: tuple[str, ...] = ()  # settings or groups that may differ, e.g. train.num_steps,mesh
 
 
 BATCH_AXES = ("data", "fsdp", "expert")  # the mesh axes over which a batch's sequences are spread
@@ -263,7 +292,9 @@ class Experiment:
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    guard: GuardConfig = GuardConfig()
     mesh: MeshConfig = MeshConfig()
+    resume: ResumeConfig = ResumeConfig()
     arms: tuple[Arm, ...] = ()
     lrs: tuple[float, ...] = ()  # the sweep of a comparison, base rate first
     seeds: int = 1

@@ -1,7 +1,10 @@
 """Runs an experiment: python -m kanana_jax.main --experiment=muon_stress [--set=path=value ...].
 
-Running the same command again continues where it stopped. Exit code 2: a setting or the corpus
-cannot be used, and nothing was written.
+Running the same command again continues where it stopped.
+
+    exit code 0    done, or asked to stop by SIGTERM or SIGINT and saved
+              2    a setting or the data cannot be used, and nothing was written
+              3    checkpoints were made and none of them can be used
 """
 
 import importlib
@@ -39,9 +42,19 @@ def main(argv: list[str]) -> None:
             raise config.ConfigError(f"unexpected arguments {argv[1:]}; settings are --set=a.b=c")
         exp = config.edit_experiment(load_experiment(_EXPERIMENT.value), _SET.value)
         train.run(exp, Path(_WORKDIR.value or f"runs/{exp.name}"))
-    except (config.ConfigError, train.DataError) as error:
+    except (
+        config.ConfigError,
+        train.CheckpointError,
+        train.DataError,
+        train.MismatchError,
+    ) as error:
         print(f"kanana_jax: {error}", file=sys.stderr)
         sys.exit(2)
+    except train.NoUsableCheckpointError as error:
+        print(f"kanana_jax: {error}", file=sys.stderr)
+        sys.exit(3)
+    except train.Stopped:
+        sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,13 @@
-"""Saving and restoring training state."""
+"""Saving, verifying and restoring: training state, models to start from, Hugging Face folders."""
 
-from kanana_jax.checkpoint.manager import Checkpoints
+from kanana_jax.checkpoint.errors import CheckpointError
+from kanana_jax.checkpoint.manager import Checkpoints, NoUsableCheckpointError, Restored
+from kanana_jax.checkpoint.manifest import MismatchError
 
-__all__ = ["Checkpoints"]
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "MismatchError",
+    "NoUsableCheckpointError",
+    "Restored",
+]

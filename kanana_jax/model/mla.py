@@ -48,8 +48,10 @@ class LatentAttention(nnx.Module):
 
         A sequence of padding only has -inf as its largest logit.
         """
-        # Padding asks with an id that no key has, so that it sees nothing.
-        query_ids_BS = jnp.where(segment_ids_BS == 0, -1, segment_ids_BS)
+        # Padding asks with an id that no key has, so that it sees nothing. A large one: kernels skip
+        # blocks by the smallest and largest ids in them, and padding comes last.
+        no_id = jnp.iinfo(jnp.int32).max
+        query_ids_BS = jnp.where(segment_ids_BS == 0, no_id, segment_ids_BS)
         tokens = ("batch", "sequence")
         out_BSHU, max_logits_BH = local.on_parts(
             self._attend,
@@ -112,7 +114,7 @@ class LatentAttention(nnx.Module):
     def latents(
         self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
     ) -> tuple[Float[Array, "B S C"], Float[Array, "B S R"]]:
-        """What keys and values are made of: the normed latent and the rotary key of all heads."""
+        """What all heads share, and all that decoding has to remember: latent and rotary key."""
         latent = self.cfg.kv_lora_rank
         kv_a = jnp.einsum("BSD,DC->BSC", x_BSD, self.wkv_a[...].astype(x_BSD.dtype))
         kv_a = local.constrain(kv_a, ("batch", "sequence", "whole"))

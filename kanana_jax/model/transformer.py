@@ -9,12 +9,13 @@ Letters: B batch, S sequence, D hidden, V vocabulary, L layers, H heads, E exper
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kanana_jax.config import ModelConfig
 from kanana_jax.model import layers, mla, moe, rope
@@ -60,17 +61,31 @@ class Block(nnx.Module):
         self, x_BSD: Float[Array, "B S D"], bias_E: Float[Array, "E"], inputs: Inputs
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "H"], moe.RoutingStats | None]]:
         """Returns the residual stream, and (largest logit of each head, routing statistics)."""
+        is_token_BS = inputs.segment_ids_BS != 0
+        x_BSD, (max_logits_BH, stats) = self.around(
+            lambda normed_BSD: self.attention(normed_BSD, *inputs), x_BSD, bias_E, is_token_BS
+        )
+        return x_BSD, (max_logits_BH.max(axis=0), stats)
+
+    def around(
+        self,
+        attend: Callable[[Array], tuple[Array, Any]],
+        x_BSD: Float[Array, "B S D"],
+        bias_E: Float[Array, "E"],
+        is_token_BS: Bool[Array, "B S"],
+    ) -> tuple[Float[Array, "B S D"], tuple[Any, moe.RoutingStats | None]]:
+        """The block with `attend` in attention's place: decoding reads a cache there."""
         norm = functools.partial(_norm, self.cfg)
         with jax.named_scope("attention"):  # profiles are read by these names
-            attended_BSD, max_logits_BH = self.attention(norm(x_BSD, self.attention_norm), *inputs)
+            attended_BSD, seen = attend(norm(x_BSD, self.attention_norm))
         x_BSD = _spread(x_BSD + attended_BSD)
         normed_BSD = norm(x_BSD, self.mlp_norm)
         with jax.named_scope("mlp"):
             if isinstance(self.mlp, moe.MoE):
-                mlp_BSD, stats = self.mlp(normed_BSD, bias_E, inputs.segment_ids_BS != 0)
+                mlp_BSD, stats = self.mlp(normed_BSD, bias_E, is_token_BS)
             else:
                 mlp_BSD, stats = self.mlp(normed_BSD), None
-        return _spread(x_BSD + mlp_BSD), (max_logits_BH.max(axis=0), stats)
+        return _spread(x_BSD + mlp_BSD), (seen, stats)
 
 
 def _spread(x_BSD: Array) -> Array:

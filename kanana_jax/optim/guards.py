@@ -1,6 +1,7 @@
 """Skip updates whose gradients cannot be trusted.
 
-    skip when |g| is not finite, or |g| > mean + num_sigmas * std of the last accepted norms
+    skip when |g|, the loss or |update| is not finite,
+    or |g| > mean + num_sigmas * std of the last accepted norms
 
 Only accepted steps enter the statistics: one NaN that reaches a rolling mean would condemn every
 step until it has left the window.
@@ -31,6 +32,10 @@ def skip_bad_steps(
 ) -> optax.GradientTransformationExtraArgs:
     """Wrap an optimizer so that bad gradients give a zero update and leave its state untouched.
 
+    `update` takes the step's `loss` as a keyword; one that is not finite is as bad. An update that
+    is not finite though its gradient was becomes zero and counts as skipped, but the inner state
+    has moved: if that is what broke, every step is skipped until the caller restores an old one.
+
     Spikes are judged once `window_steps` norms were accepted; std is taken as at least 1 % of the
     mean, so that a quiet stretch does not make every ripple a spike. After `max_consecutive_skips`
     in a row a finite gradient is accepted whatever its norm: the level has moved. Non-finite ones
@@ -49,13 +54,13 @@ def skip_bad_steps(
             last_norm=jnp.zeros((), jnp.float32),
         )
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(updates, state, params=None, *, loss=0.0, **extra_args):
         norm = optax.tree_utils.tree_norm(_float32(updates))
         mean, std = jnp.mean(state.accepted_norms), jnp.std(state.accepted_norms)
         limit = mean + num_sigmas * jnp.maximum(std, 0.01 * mean)
         is_spike = (norm > limit) & (state.num_accepted >= window_steps)
         has_moved = state.consecutive_skips >= max_consecutive_skips
-        is_accepted = jnp.isfinite(norm) & (~is_spike | has_moved)
+        is_trusted = jnp.isfinite(norm) & jnp.isfinite(loss) & (~is_spike | has_moved)
 
         def accept(updates, inner_state):
             return inner.update(updates, inner_state, params, **extra_args)
@@ -64,7 +69,10 @@ def skip_bad_steps(
             shapes, _ = jax.eval_shape(accept, updates, inner_state)
             return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), inner_state
 
-        new_updates, new_inner = jax.lax.cond(is_accepted, accept, skip, updates, state.inner)
+        new_updates, new_inner = jax.lax.cond(is_trusted, accept, skip, updates, state.inner)
+        is_sound = jnp.isfinite(optax.tree_utils.tree_norm(_float32(new_updates)))
+        new_updates = jax.tree.map(lambda u: jnp.where(is_sound, u, 0), new_updates)
+        is_accepted = is_trusted & is_sound
         slot = state.num_accepted % window_steps
         entered = state.accepted_norms.at[slot].set(norm)
         return new_updates, SkipState(

@@ -4,7 +4,9 @@ A layout is a function layout(polar_fn, stacks, specs, paths) -> factors. It rec
 (*batch, M, N) stacks per leaf (`matrices.split_matrices`) and returns the like. `in_place` leaves
 everything to the compiler: free for stacks sharded over batch axes (layers, experts), but a matrix
 sharded over its rows or columns is gathered in every product. `spread` brings whole matrices to
-single devices first: one all-to-all in and one out for all matrices of a shape.
+single devices first: one all-to-all in and one out for all matrices of a shape. Then each device
+works on its own matrices, so kernels run and long stacks go in chunks there; `in_place` can do
+neither on a mesh of several devices.
 """
 
 import math
@@ -37,9 +39,9 @@ def spread(
     """Return a layout that spreads sharded matrices over the devices that hold their pieces.
 
     `partition_specs` is a tree like the parameters whose leaves are `PartitionSpec`s, in the axes
-    of the leaf's `MatrixSpec` (its view). Stacks whose matrix axes are not sharded stay in place,
-    with no communication. `share_over` names mesh axes over which weights are replicated and the
-    work shall be divided too, at the price of one all-gather per shape.
+    of the leaf's `MatrixSpec` (its view). Stacks whose matrix axes are not sharded stay where they
+    are, with no communication. `share_over` names mesh axes over which weights are replicated and
+    the work shall be divided too, at the price of one all-gather per shape.
     """
     by_path = {
         matrices.path_name(path): partition
@@ -77,14 +79,11 @@ def _factor(
     """Compute the factors of stacks whose matrices have one shape and one sharding."""
     row_axes, col_axes = (_names(entry) for entry in group[0][1][-2:])
     partitions = tuple(partition for _, partition in group)
-    if not (row_axes or col_axes or share_over):
-        # Inside shard_map, so that kernels can run and nothing can travel.
-        return [
-            jax.shard_map(polar_fn, mesh=mesh, in_specs=p, out_specs=p, check_vma=False)(stack)
-            for stack, p in group
-        ]
 
-    def on_device(*blocks):
+    def alone(*blocks):
+        return tuple(polar_fn(block) for block in blocks)
+
+    def together(*blocks):
         flat = [block.reshape(-1, *block.shape[-2:]) for block in blocks]
         sizes = [block.shape[0] for block in flat]
         pieces = jnp.concatenate(flat)
@@ -95,6 +94,7 @@ def _factor(
             for part, block in zip(jnp.split(done, ends), blocks, strict=True)
         )
 
+    on_device = together if row_axes or col_axes or share_over else alone
     mapped = jax.shard_map(
         on_device, mesh=mesh, in_specs=partitions, out_specs=partitions, check_vma=False
     )

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import jax
 import jax.numpy as jnp
 
+from kanana_jax.optim import chunks
 from kanana_jax.optim.coefficients import PolarSchedule, Row
 
 Method = Literal["auto", "direct", "gram"]
@@ -68,11 +69,16 @@ def polar(
     size = _ROWS_PER_VISIT[method]
 
     unit = unit_frobenius(x).astype(compute_dtype)
-    unit, gram = _precondition(unit, schedule, symmetric)
-    for start in range(0, schedule.steps, size):
-        unit = _visit(unit, gram, schedule.rows[start : start + size], symmetric)
-        gram = None
-    return unit.astype(x.dtype)
+
+    def iterate(unit):
+        unit, gram = _precondition(unit, schedule, symmetric)
+        for start in range(0, schedule.steps, size):
+            unit = _visit(unit, gram, schedule.rows[start : start + size], symmetric)
+            gram = None
+        return unit
+
+    # Here rather than around all of it: a loop over x itself would hold it in float32.
+    return chunks.in_chunks(iterate, unit).astype(x.dtype)
 
 
 def choose_method(

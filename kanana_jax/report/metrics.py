@@ -7,10 +7,13 @@ Floats are written with the fewest digits that read back as the same float64, so
 NaN and the infinities are spelled the way Python's json does. Letters: N recorded steps.
 """
 
+import contextlib
+import errno
 import json
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -40,8 +43,9 @@ def empty_series() -> Series:
 class MetricsWriter:
     """Appends to `<directory>/metrics.jsonl`, one line per step, steps increasing.
 
-    A line is flushed as soon as it is written: a killed process loses at most the line it was
-    writing, and opening the directory again drops that torn line.
+    A line is on disk as soon as it is written: a killed process loses at most the line it was
+    writing, and opening the directory again drops that torn line. While the disk takes none, lines
+    wait in memory, `error` says why, and every write tries again; TensorBoard's mirror ends there.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -49,8 +53,15 @@ class MetricsWriter:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._path = self._directory / METRICS_NAME
         self._events = None
+        self._is_mirroring = True
         self._file = None
+        self._waiting: list[tuple[int, bytes]] = []
+        self.error: OSError | None = None
         self._keep(last=math.inf)
+
+    @property
+    def path(self) -> Path:
+        return self._path
 
     @property
     def last_step(self) -> int | None:
@@ -72,22 +83,41 @@ class MetricsWriter:
             )
         record: dict[str, Any] = {"step": int(step)}
         record |= {key: _plain(key, value) for key, value in values.items() if key != "step"}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._waiting.append((record["step"], f"{json.dumps(record)}\n".encode()))
         self._last_step = record["step"]
-        self._mirror(record)
+        self._write_waiting()
+        if self._is_mirroring:
+            self._mirror(record)
 
     def close(self) -> None:
+        """Raises OSError when lines still wait for a disk that takes them."""
         if self._file is not None:
+            self._write_waiting()
             self._file.close()
             self._file = None
         self._close_events()
+        if self.error is not None:
+            raise self.error
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+    def _write_waiting(self) -> None:
+        assert self._file is not None
+        self.error = None
+        while self._waiting and self.error is None:
+            _, line = self._waiting[0]
+            begin = os.fstat(self._file.fileno()).st_size
+            try:
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+                self._waiting.pop(0)
+            except OSError as error:
+                self.error = error
+                os.truncate(self._path, begin)  # no torn line: it is written whole later
 
     def _keep(self, last: int | float) -> None:
         """Cuts the file after the last whole line whose step is at most `last`, and reopens it."""
@@ -104,7 +134,10 @@ class MetricsWriter:
                 length += len(line)
                 self._last_step = step
         os.truncate(self._path, length)
-        self._file = self._path.open("a")
+        self._waiting = [(step, line) for step, line in self._waiting if step <= last]
+        if self._waiting:
+            self._last_step = self._waiting[-1][0]
+        self._file = self._path.open("ab", buffering=0)
 
     def _mirror(self, record: Mapping[str, Any]) -> None:
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
@@ -115,26 +148,37 @@ class MetricsWriter:
             for key, value in record.items()
             if key != "step" and not isinstance(value, list)
         ]
-        if self._events is None:
-            self._events = self._open_events(first_step=record["step"])
-        self._events.add_summary(Summary(value=scalars), record["step"])
+        try:
+            if self._events is None:
+                self._open_events(first_step=record["step"])
+            self._add_event(record["step"], summary=Summary(value=scalars))
+        except OSError:
+            self._is_mirroring = False
+            self._close_events()
 
-    def _open_events(self, first_step: int):
-        from tensorboardX import FileWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+    def _open_events(self, first_step: int) -> None:
+        # Not its FileWriter, whose thread dies of a full disk and leaves the caller waiting.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore
 
+        folder = self._directory / "tensorboard"
+        folder.mkdir(exist_ok=True)
         # Files are named by the second; the suffix keeps a quick resume from overwriting one.
-        suffix = f".from{first_step}"
-        events = FileWriter(str(self._directory / "tensorboard"), filename_suffix=suffix)
+        self._events = EventsWriter(str(folder / "events"), f".from{first_step}")
         # Hides the events of an earlier process from this step on.
-        events.add_event(Event(file_version="brain.Event:2"), first_step)
-        start = SessionLog(status=SessionLog.START)
-        events.add_event(Event(session_log=start), first_step)
-        return events
+        self._add_event(first_step, file_version="brain.Event:2")
+        self._add_event(first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+
+        assert self._events is not None
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def _close_events(self) -> None:
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
             self._events = None
 
 

@@ -1,6 +1,15 @@
 """Training: `run(experiment, workdir)` does everything from the corpus to the report."""
 
+from kanana_jax.checkpoint import CheckpointError, MismatchError, NoUsableCheckpointError
 from kanana_jax.data import DataError
 from kanana_jax.train.compare import run
+from kanana_jax.train.signals import Stopped
 
-__all__ = ["DataError", "run"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "MismatchError",
+    "NoUsableCheckpointError",
+    "Stopped",
+    "run",
+]

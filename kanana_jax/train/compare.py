@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 
 from kanana_jax import config, data, parallel, report
-from kanana_jax.train import loop, record, step
+from kanana_jax.train import events, initial, lock, loop, record, signals, step
 
 
 class Run(NamedTuple):
@@ -24,27 +24,49 @@ class Run(NamedTuple):
 def run(exp: config.Experiment, workdir: Path) -> None:
     """Runs `exp` in `workdir`, or continues it; finished runs are not repeated.
 
-    Raises ConfigError or DataError before anything is written in `workdir`.
+    Raises ConfigError, CheckpointError or DataError before anything is written in `workdir`.
     """
     plan(exp, workdir)
+    exp = initial.with_shape(exp)
+    initial.check_tokenizer(exp)
     mesh = parallel.make_mesh(exp.mesh)
     parallel.check(exp, mesh.shape)
     record.check(workdir, exp)
     cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
-    corpus = data.open_corpus(exp.data, cache_dir)
-    exp = record.with_vocab(exp, corpus.vocab_size)
-    record.write(workdir, exp)
+    with signals.stop_request() as stop:
+        corpus = data.open_corpus(exp.data, cache_dir)
+        exp = record.with_vocab(exp, corpus.vocab_size)
+        record.check_data(workdir, exp, corpus.fingerprint)
+        with lock.held(workdir):
+            runs = _begin(exp, workdir, corpus)
+            waiting = [one for one in runs if not _is_finished(one)]
+            sweep = report.progress.Sweep(len(waiting))
+            with _compile_ahead(waiting, mesh) as compiled:
+                for index, one in enumerate(waiting, start=1):
+                    loop.run(
+                        one.exp,
+                        corpus,
+                        one.directory,
+                        mesh,
+                        compiled(one.exp),
+                        arm=one.arm,
+                        sweep=sweep,
+                        index=index,
+                        stop=stop,
+                    )
+            print(write_report(exp, runs, workdir))
 
+
+def _begin(exp: config.Experiment, workdir: Path, corpus: data.Corpus) -> list[Run]:
+    """Records this process in `workdir`, now locked, and returns the runs of `exp`."""
+    changes = record.check(workdir, exp)
     runs = plan(exp, workdir)
-    waiting = [one for one in runs if not _is_finished(one)]
-    sweep = report.progress.Sweep(len(waiting))
-    with _compile_ahead(waiting, mesh) as compiled:
-        for index, one in enumerate(waiting, start=1):
-            steps = compiled(one.exp)
-            loop.run(
-                one.exp, corpus, one.directory, mesh, steps, arm=one.arm, sweep=sweep, index=index
-            )
-    print(write_report(exp, runs, workdir))
+    if changes:
+        events.Events(workdir).report("settings_changed", "; ".join(changes))
+        for one in runs:  # finished by the old settings
+            (one.directory / report.results.RESULT_NAME).unlink(missing_ok=True)
+    record.write(workdir, exp, corpus.fingerprint)
+    return runs
 
 
 @contextlib.contextmanager

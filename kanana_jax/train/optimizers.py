@@ -14,10 +14,23 @@ from kanana_jax import config, model, optim, parallel
 
 
 def make(exp: config.Experiment, lr: Any) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of `exp` at peak rate `lr`, a number or a traced scalar.
+    """The optimizer of `exp`, under its guard, at peak rate `lr`, a number or a traced scalar.
 
-    Its state does not depend on `lr`. `update` takes the keyword `max_logits`, (layers, heads).
+    Its state does not depend on `lr`. `update` takes the keywords `max_logits`, (layers, heads),
+    and `loss`.
     """
+    optimizer, guard = _unguarded(exp, lr), exp.guard
+    if not guard.enabled:
+        return optimizer
+    return optim.skip_bad_steps(
+        optimizer,
+        window_steps=guard.window_steps,
+        num_sigmas=guard.num_sigmas,
+        max_consecutive_skips=guard.max_skips,
+    )
+
+
+def _unguarded(exp: config.Experiment, lr: Any) -> optax.GradientTransformationExtraArgs:
     cfg = exp.optimizer
     adam: dict[str, Any] = {
         "weight_decay": cfg.weight_decay,

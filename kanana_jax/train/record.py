@@ -18,27 +18,51 @@ from kanana_jax import config
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorstore", "numpy")
 
 
-def check(workdir: Path, exp: config.Experiment) -> None:
-    """Raises ConfigError when `workdir` holds a run of another configuration. Writes nothing."""
+def check(workdir: Path, exp: config.Experiment) -> list[str]:
+    """The settings in which `exp` differs from the run in `workdir`, all in `resume.allow`.
+
+    Raises ConfigError when there are others. Writes nothing.
+    """
     path = workdir / "config.json"
     if not path.exists():
-        return
+        return []
     saved = json.loads(path.read_text())
     wanted = json.loads(config.to_json(exp))
     if exp.model.vocab_size == 0:  # filled in from the tokenizer when the run began
         wanted["model"]["vocab_size"] = saved["model"]["vocab_size"]
-    lines = config.diff(saved, wanted)
-    if lines:
+    lines = config.diff(saved | {"resume": None}, wanted | {"resume": None})
+    refused = [line for line in lines if not _is_allowed(line.partition(":")[0], exp.resume.allow)]
+    if refused:
+        paths = ",".join(line.partition(":")[0] for line in refused)
         raise config.ConfigError(
-            f"{workdir} holds a run of another configuration ({'; '.join(lines)}); "
-            "choose another --workdir, or give the same settings to continue it"
+            f"{workdir} holds a run of another configuration ({'; '.join(refused)}); choose "
+            "another --workdir, give the same settings to continue it, or continue it with "
+            f"these by --set=resume.allow={paths}"
+        )
+    return lines
+
+
+def _is_allowed(path: str, allow: tuple[str, ...]) -> bool:
+    return any(path == one or path.startswith(f"{one}.") for one in allow)
+
+
+def check_data(workdir: Path, exp: config.Experiment, fingerprint: str) -> None:
+    """Raises ConfigError when the run in `workdir` was begun with other tokens."""
+    path = workdir / "data.json"
+    begun_with = json.loads(path.read_text())["fingerprint"] if path.exists() else fingerprint
+    if begun_with != fingerprint and not _is_allowed("data.paths", exp.resume.allow):
+        raise config.ConfigError(
+            f"{workdir} was begun with data of fingerprint {begun_with}, got {fingerprint}: the "
+            "text of data.paths or the tokenizer has changed; restore it, choose another "
+            "--workdir, or continue on the new text by --set=resume.allow=data.paths"
         )
 
 
-def write(workdir: Path, exp: config.Experiment) -> None:
-    """Saves the configuration and appends one line about this process."""
+def write(workdir: Path, exp: config.Experiment, fingerprint: str = "") -> None:
+    """Saves the configuration and what identifies the data; appends a line about this process."""
     workdir.mkdir(parents=True, exist_ok=True)
     write_whole(workdir / "config.json", config.to_json(exp))
+    write_whole(workdir / "data.json", json.dumps({"fingerprint": fingerprint}))
     with (workdir / "sessions.jsonl").open("a") as file:
         file.write(json.dumps(environment()) + "\n")
 

@@ -12,8 +12,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from kanana_jax import config, model
-from kanana_jax.train import diagnostics, loss, optimizers, state
+from kanana_jax import config, model, optim
+from kanana_jax.train import diagnostics, initial, loss, optimizers, state
 
 Metrics = dict[str, Any]
 
@@ -65,8 +65,14 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
         diagnose.lower(like.params, like.opt_state).compile()
         return lower().compile()
 
+    def init(seed: int) -> state.TrainState:
+        if not exp.train.init_from:
+            return wrap(init_params(jax.random.key(seed)))
+        weights = initial.restore(exp, like)
+        return wrap(weights["params"])._replace(router_bias=weights["router_bias"])
+
     return Steps(
-        init=lambda seed: wrap(init_params(jax.random.key(seed))),
+        init=init,
         train=_under(mesh, train),
         evaluate=evaluate,
         diagnose=diagnose,
@@ -107,15 +113,17 @@ def train_step(
     grads, sums, max_logits = gradients(before.params, before.router_bias, batch, exp)
     with jax.named_scope("optimizer"):
         updates, opt_state = optimizer.update(
-            grads, before.opt_state, before.params, max_logits=max_logits
+            grads, before.opt_state, before.params, max_logits=max_logits, loss=sums["loss"]
         )
         params = optax.apply_updates(before.params, updates)
     load = sums.pop("load")
+    bias = model.update_router_bias(before.router_bias, load, exp.train.router_bias_rate)
+    skips = optim.skip_report(opt_state)["consecutive_skips"] if exp.guard.enabled else 0
     after = state.TrainState(
         step=before.step + 1,
         params=params,
         opt_state=opt_state,
-        router_bias=model.update_router_bias(before.router_bias, load, exp.train.router_bias_rate),
+        router_bias=jnp.where(skips == 0, bias, before.router_bias),
     )
     metrics = sums | {
         "max_logits": max_logits,
@@ -125,8 +133,13 @@ def train_step(
         "update_rms": rms(updates),
         "lr": optimizers.schedule(exp, lr)(before.step),
     }
+    if exp.guard.enabled:
+        metrics["consecutive_skips"] = skips
     if exp.optimizer.name == "muonclip":
-        metrics |= optimizers.clip_metrics(opt_state)
+        clipped = optimizers.clip_metrics(opt_state)
+        # A skipped step clips no head; the state still tells of the step before it.
+        metrics["clip_count"] = jnp.where(skips == 0, clipped["clip_count"], 0)
+        metrics["min_gamma"] = jnp.where(skips == 0, clipped["min_gamma"], 1.0)
     return after, metrics
 
 

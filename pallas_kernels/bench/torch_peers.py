@@ -12,9 +12,10 @@ import sys
 
 import numpy as np
 
-from pallas_kernels.bench import attention, grouped_matmul, timing
+from pallas_kernels.bench import attention, grouped_matmul, newton_schulz, timing
 from pallas_kernels.flash_attention import cases as attention_cases
 from pallas_kernels.grouped_matmul import cases as matmul_cases
+from pallas_kernels.newton_schulz import cases as newton_schulz_cases
 
 
 def main(op: str, names: list[str]) -> dict:
@@ -88,6 +89,36 @@ def _grouped_matmul(torch, case):
         yield timing.attempt(case.name, op, "torch grouped_mm", work, run, _wait(torch))
 
 
+def _newton_schulz(torch, case):
+    inputs = newton_schulz_cases.make_inputs(case)
+    lhs = _on_gpu(torch, inputs.lhs)
+    rhs = lhs if inputs.rhs is None else _on_gpu(torch, inputs.rhs)
+    addend = None if inputs.addend is None else _on_gpu(torch, inputs.addend)
+    scale, addend_scale = (inputs.factors.get(k, 1.0) for k in ("scale", "addend_scale"))
+    a, b, c = newton_schulz.ROW
+
+    def product():
+        if addend is None:
+            return torch.bmm(lhs, rhs.mT)
+        out = torch.baddbmm(addend, lhs, rhs.mT, beta=addend_scale, alpha=scale)
+        out.diagonal(dim1=1, dim2=2).add_(inputs.factors["diagonal"])
+        return out
+
+    def five_steps(x):
+        x = x / x.norm(dim=(-2, -1), keepdim=True)
+        for _ in range(newton_schulz.STEPS):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * (gram @ gram)) @ x
+        return x
+
+    runs = {"torch bmm": product}
+    if case.kind == "gram":
+        runs["torch.compile"] = functools.partial(torch.compile(five_steps), lhs)
+    work = newton_schulz.flops(case)
+    for op, (name, run) in zip(newton_schulz.OPS, runs.items(), strict=False):
+        yield timing.attempt(case.name, op, name, work[op], run, _wait(torch))
+
+
 def _on_gpu(torch, x):
     return torch.from_numpy(x).to("cuda", torch.bfloat16)
 
@@ -99,6 +130,7 @@ def _wait(torch):
 OPS = {
     "attention": (attention_cases, _attention),
     "grouped_matmul": (matmul_cases, _grouped_matmul),
+    "newton_schulz": (newton_schulz_cases, _newton_schulz),
 }
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import manual_axes, selection
-from pallas_kernels.flash_attention import mosaic_gpu, reference, xla
+from pallas_kernels.flash_attention import mosaic_gpu, mosaic_tpu, reference, xla
 
 type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
 
@@ -42,6 +42,7 @@ class _Kernel(NamedTuple):
 # function that returns None or the reason why a problem is beyond it.
 _KERNELS = {
     "mosaic_gpu": _Kernel(mosaic_gpu.attention, mosaic_gpu.why_not, has_deterministic_mode=True),
+    "mosaic_tpu": _Kernel(mosaic_tpu.attention, mosaic_tpu.why_not),
     "xla": _Kernel(xla.attention, selection.always),
     "reference": _Kernel(reference.attention, selection.always),
 }
@@ -83,6 +84,7 @@ def flash_attention(
 def flash_attention_choice(q, k, v, *, segment_ids=None, causal: bool = True) -> selection.Choice:
     """Says what implementation="auto" takes for these arguments on the default backend.
 
+    In an ahead-of-time compile for a TPU, under a mesh of its devices, that TPU counts instead.
     q, k and v may be arrays or jax.ShapeDtypeStruct.
     """
     _check(q, k, v)

@@ -19,10 +19,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes
+from pallas_kernels.flash_attention import batching, xla
 from pallas_kernels.flash_attention import mosaic_gpu_backward as bwd
 from pallas_kernels.flash_attention import mosaic_gpu_forward as fwd
-from pallas_kernels.flash_attention import xla
 
 # Pairs (D, U) whose outputs and gradients were checked on a Hopper GPU.
 WIDTHS = ((64, 64), (128, 128), (192, 128), (192, 192), (256, 256))
@@ -108,40 +107,19 @@ def _attention(static, q, k, v, q_ids, kv_ids):
 
 
 def _attention_fwd(static, q, k, v, q_ids, kv_ids):
-    out, lse, max_logits = _over_batch(functools.partial(_forward, static), q, k, v, q_ids, kv_ids)
+    out, lse, max_logits = batching.over_batch(
+        functools.partial(_forward, static), q, k, v, q_ids, kv_ids
+    )
     return (out, max_logits), (q, k, v, q_ids, kv_ids, out, lse)
 
 
 def _attention_bwd(static, residuals, cotangents):
     dout, _ = cotangents  # max_logits is a statistic: it has no gradient
-    dq, dk, dv = _over_batch(functools.partial(_backward, static), *residuals, dout)
+    dq, dk, dv = batching.over_batch(functools.partial(_backward, static), *residuals, dout)
     return dq, dk, dv, None, None
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)
-
-
-def _over_batch(function, *args):
-    """function(*args) whose vmap merges the new axis into B: the kernels see one batch axis."""
-
-    @jax.custom_batching.custom_vmap
-    def call(*args):
-        return jax.tree.map(functools.partial(manual_axes.vary_like, args[0]), function(*args))
-
-    @call.def_vmap
-    def _(axis_size, batched, *args):
-        def merge(x, is_batched):
-            x = x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
-
-        def split(x):
-            return x.reshape(axis_size, -1, *x.shape[1:])
-
-        merged = [jax.tree.map(merge, x, b) for x, b in zip(args, batched, strict=True)]
-        out = jax.tree.map(split, _over_batch(function, *merged))
-        return out, jax.tree.map(lambda _: True, out)
-
-    return call(*args)
 
 
 def _forward(static, q, k, v, q_ids, kv_ids):

@@ -23,7 +23,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.flash_attention import mosaic_gpu_forward as fwd
-from pallas_kernels.flash_attention import mosaic_gpu_tiles as tiles
+from pallas_kernels.flash_attention import mosaic_gpu_order as order
+from pallas_kernels.flash_attention import tiles
 
 ROWS = fwd.ROWS
 TILE_KV = 2 * ROWS
@@ -105,9 +106,9 @@ def _kernel(q, k, v, dout, lse, delta, *rest, static, config, query_range, num_p
     num_tiles = pl.cdiv(static.num_cols, TILE_KV)
     # q and dout are read, float32 dq is added to, once per tile of keys.
     bytes_per_head = q.shape[1] * group * (2 * (width + v.shape[3]) + 4 * width)
-    together = tiles.side_by_side(batch * num_kv_heads, bytes_per_head)
+    together = order.side_by_side(batch * num_kv_heads, bytes_per_head)
     # The first tiles are seen by most queries: longest first.
-    bh, tile = tiles.decode(lax.axis_index("cta"), num_tiles=num_tiles, heads_together=together)
+    bh, tile = order.decode(lax.axis_index("cta"), num_tiles=num_tiles, heads_together=together)
     b, kv_head = lax.div(bh, np.int32(num_kv_heads)), lax.rem(bh, np.int32(num_kv_heads))
     if packed:
         table, q_ids, kv_ids = packed

@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.flash_attention import mosaic_gpu_forward as fwd
-from pallas_kernels.flash_attention import mosaic_gpu_tiles as tiles
+from pallas_kernels.flash_attention import tiles
 
 ROWS = fwd.ROWS
 _ROW = plgpu.Layout.WGMMA.reduce(1)

@@ -25,7 +25,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels.flash_attention import mosaic_gpu_tiles as tiles
+from pallas_kernels.flash_attention import mosaic_gpu_order as order
+from pallas_kernels.flash_attention import tiles
 
 ROWS = 64  # rows of one warpgroup: the M of a wgmma instruction
 TILE_Q = 2 * ROWS
@@ -123,9 +124,9 @@ def place(q, k, v, packed, key_range, static) -> Place:
     batch, _, num_heads, _ = q.shape
     num_tiles = pl.cdiv(static.num_rows, TILE_Q)
     bytes_per_head = k.shape[1] * (k.shape[3] + v.shape[3]) * 2 * k.shape[2] // num_heads
-    together = tiles.side_by_side(batch * num_heads, bytes_per_head)
-    bh, order = tiles.decode(lax.axis_index("cta"), num_tiles=num_tiles, heads_together=together)
-    tile = num_tiles - 1 - order  # the last tiles see most keys: longest first
+    together = order.side_by_side(batch * num_heads, bytes_per_head)
+    bh, position = order.decode(lax.axis_index("cta"), num_tiles=num_tiles, heads_together=together)
+    tile = num_tiles - 1 - position  # the last tiles see most keys: longest first
     b, head = lax.div(bh, np.int32(num_heads)), lax.rem(bh, np.int32(num_heads))
     kv_head = lax.div(head, np.int32(num_heads // k.shape[2]))
     if packed:

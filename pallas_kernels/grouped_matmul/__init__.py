@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import manual_axes, selection
-from pallas_kernels.grouped_matmul import reference, xla
+from pallas_kernels.grouped_matmul import mosaic_gpu, mosaic_tpu, reference, xla
 
 type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
 
@@ -47,6 +47,8 @@ class _Options(NamedTuple):
 # `outer(lhs, grad, group_sizes, *, out_dtype)` and a function that returns None or the reason why
 # a problem is beyond them; this file differentiates each product through the other two.
 _KERNELS = {
+    "mosaic_gpu": _Kernel(mosaic_gpu.matmul, mosaic_gpu.outer, mosaic_gpu.why_not),
+    "mosaic_tpu": _Kernel(mosaic_tpu.matmul, mosaic_tpu.outer, mosaic_tpu.why_not),
     "xla": _Kernel(xla.matmul, xla.outer, selection.always),
     "reference": _Kernel(reference.matmul, reference.outer, selection.always),
 }
@@ -80,7 +82,7 @@ def grouped_matmul(
             f"expected one group size per matrix of rhs {rhs.shape}, got group_sizes with shape "
             f"{group_sizes.shape}."
         )
-    name = selection.select(_KERNELS, Problem(lhs, rhs, jax.default_backend()), implementation)
+    name = select(lhs, rhs, implementation)
     out_dtype = jnp.dtype(preferred_element_type or lhs.dtype)
     options = _Options(name, transpose_rhs, out_dtype)
     return _matmul(options, *manual_axes.align(lhs, rhs, group_sizes))
@@ -106,10 +108,15 @@ def grouped_outer(
             f"expected lhs (M, K) and grad (M, N), got {lhs.shape} and {grad.shape}; "
             "the number of rows M must agree."
         )
-    name = selection.select(_KERNELS, Problem(lhs, grad, jax.default_backend()), implementation)
+    name = select(lhs, grad, implementation)
     out_dtype = jnp.dtype(preferred_element_type or lhs.dtype)
     options = _Options(name, False, out_dtype)
     return _outer(options, *manual_axes.align(lhs, grad, group_sizes))
+
+
+def select(lhs, rhs, implementation: Implementation) -> str:
+    """The name of the kernel that runs; raises as grouped_matmul does when it cannot."""
+    return selection.select(_KERNELS, Problem(lhs, rhs, jax.default_backend()), implementation)
 
 
 def grouped_matmul_choice(lhs, rhs) -> selection.Choice:

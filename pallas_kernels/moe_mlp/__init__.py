@@ -4,7 +4,7 @@
     expert[e](x) = w_down[e]^T (silu(w_gate[e] x) * (w_up[e] x))
 
 No token is dropped, whatever the load of an expert. The backward pass keeps x, the pre-activation
-h and a few integers per row (SonicMoE, arXiv:2512.14080, sec. 4): gathered rows and activations
+h and a few integers per row (SonicMoE, arXiv:2512.14080): gathered rows and activations
 are made again, and the router's gradient is found without the experts' outputs,
 
     dweights[t, k] = <dy[t], w_down^T a> = <w_down dy[t], a>
@@ -66,12 +66,14 @@ def _forward(implementation, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, we
 
 
 def _backward(implementation, residuals, dy_TD):
+    # Without a barrier XLA finds what is made again in the forward pass, and keeps that.
+    residuals, dy_TD = jax.lax.optimization_barrier((residuals, dy_TD))
     x_TD, h_M2F, w_gate_up_E2FD, w_down_EFD, routes, weights_TK = residuals
     token_M = routes.pair_M // weights_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
     w_gate_up, w_down = (w.astype(x_TD.dtype) for w in (w_gate_up_E2FD, w_down_EFD))
 
-    dy_MD = jnp.asarray(dy_TD)[token_M]
+    dy_MD = dy_TD[token_M]
     weight_M = weights_TK.reshape(-1)[routes.pair_M]
     dh_M2F, weighted_MF, dweight_M = stages.down_backward(
         dy_MD, w_down, h_M2F, weight_M, **products
@@ -92,7 +94,7 @@ _moe_mlp.defvjp(_forward, _backward)
 def _sum_of_rows(rows_MD, row_TK, weights_TK=None):
     """Sums each token's rows in float32, in the order of its choices: no atomic additions."""
     total = jnp.float32(0)
-    for k in range(row_TK.shape[1]):  # a sum of K gathers fuses into one pass over the rows
+    for k in range(row_TK.shape[1]):  # K gathers, which a compiler can fuse with their sum
         rows_TD = rows_MD[row_TK[:, k]].astype(jnp.float32)
         total += rows_TD if weights_TK is None else weights_TK[:, k, None] * rows_TD
     return total.astype(rows_MD.dtype)

@@ -1,4 +1,4 @@
-"""The two steps of the layer that a fused kernel can replace, as compositions of grouped products.
+"""The two steps of the layer that a fused kernel can replace: on Hopper one does for `up`.
 
 Each is one product with elementwise work on its result: what a kernel would do before it stores.
 
@@ -13,14 +13,18 @@ h (M, 2F) are the gate, the others the up projection.
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.grouped_matmul import grouped_matmul
+from pallas_kernels.grouped_matmul import grouped_matmul, mosaic_gpu, select
 
 
 def up(x_MD, w_gate_up_E2FD, *, group_sizes, implementation):
     """Returns the pre-activation h (M, 2F) and the activation a (M, F), both in x's dtype."""
+    w_E2FD = merge_gate_up(w_gate_up_E2FD)
+    name = select(x_MD, w_E2FD, implementation)
+    if name == "mosaic_gpu" and mosaic_gpu.fits_up(w_gate_up_E2FD.shape[2]):
+        return mosaic_gpu.up(x_MD, w_gate_up_E2FD, group_sizes)
     h_M2F = grouped_matmul(
         x_MD,
-        merge_gate_up(w_gate_up_E2FD),
+        w_E2FD,
         group_sizes,
         transpose_rhs=True,
         implementation=implementation,
@@ -46,8 +50,9 @@ def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, group_sizes, implementa
     weight_M1 = weight_M[:, None]
     dact_MF *= weight_M1
     dgate_MF = dact_MF * up_MF * sigmoid_MF * (1 + gate_MF * (1 - sigmoid_MF))
-    dh_M2F = jnp.concatenate([dgate_MF, dact_MF * silu_MF], axis=1).astype(h_M2F.dtype)
-    return dh_M2F, (weight_M1 * act_MF).astype(h_M2F.dtype), dweight_M
+    dtype = h_M2F.dtype
+    dh_M2F = jnp.concatenate([dgate_MF.astype(dtype), (dact_MF * silu_MF).astype(dtype)], axis=1)
+    return dh_M2F, (weight_M1 * act_MF).astype(dtype), dweight_M
 
 
 def merge_gate_up(w_E2FD):
@@ -56,4 +61,5 @@ def merge_gate_up(w_E2FD):
 
 
 def _split(h_M2F):
-    return jnp.split(h_M2F.astype(jnp.float32), 2, axis=1)
+    # Halves before float32: compilers may keep a converted h, which is twice as large.
+    return tuple(half_MF.astype(jnp.float32) for half_MF in jnp.split(h_M2F, 2, axis=1))

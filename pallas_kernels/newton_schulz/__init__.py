@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import manual_axes, selection
-from pallas_kernels.newton_schulz import mosaic_gpu, reference, xla
+from pallas_kernels.newton_schulz import mosaic_gpu, mosaic_tpu, reference, xla
 
 type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
 
@@ -23,9 +23,13 @@ type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_
 class Problem(NamedTuple):
     """What decides whether an implementation can run; arrays may be ShapeDtypeStructs."""
 
-    lhs: Any
+    arrays: list[Any]  # the distinct ones of lhs, rhs and addend, lhs first
     platform: str
     is_named: bool  # asked for by name, so it runs also where another one is faster
+
+    @property
+    def lhs(self):
+        return self.arrays[0]
 
 
 class _Kernel(NamedTuple):
@@ -37,6 +41,7 @@ class _Kernel(NamedTuple):
 # and a function that returns None or the reason why a problem is beyond it.
 _KERNELS = {
     "mosaic_gpu": _Kernel(mosaic_gpu.matmul, mosaic_gpu.why_not),
+    "mosaic_tpu": _Kernel(mosaic_tpu.matmul, mosaic_tpu.why_not),
     "xla": _Kernel(xla.matmul, selection.always),
     "reference": _Kernel(reference.matmul, selection.always),
 }
@@ -64,7 +69,8 @@ def symmetric_matmul(
     """
     rhs = lhs if rhs is None else rhs
     _check(lhs, rhs, addend)
-    problem = Problem(lhs, jax.default_backend(), is_named=implementation != "auto")
+    arrays = mosaic_tpu.distinct(lhs, rhs, addend)
+    problem = Problem(arrays, jax.default_backend(), is_named=implementation != "auto")
     kernel = _KERNELS[selection.select(_KERNELS, problem, implementation)]
     lhs, rhs, addend = manual_axes.align(lhs, rhs, addend)
     return kernel.matmul(
@@ -73,8 +79,8 @@ def symmetric_matmul(
 
 
 def symmetric_matmul_choice(lhs) -> selection.Choice:
-    """Says what implementation="auto" takes for this array (or ShapeDtypeStruct)."""
-    return selection.choose(_KERNELS, Problem(lhs, jax.default_backend(), is_named=False))
+    """Says what implementation="auto" takes for lhs lhs^T; lhs may be a ShapeDtypeStruct."""
+    return selection.choose(_KERNELS, Problem([lhs], jax.default_backend(), is_named=False))
 
 
 def _check(lhs, rhs, addend):

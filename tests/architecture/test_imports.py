@@ -26,7 +26,14 @@ ROOMS = {
         set(),
         {"jax", "numpy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm", "markupsafe"},
     ),
-    "kanana_jax/checkpoint": ({"config"}, {"jax", "numpy", "orbax"}),
+    "kanana_jax/checkpoint": (
+        {"config", "model"},
+        {"jax", "numpy", "orbax", "ml_dtypes", "safetensors", "tensorstore"},
+    ),
+    "kanana_jax/generate": (
+        {"config", "model", "checkpoint", "data"},
+        {"jax", "numpy", "jaxtyping", "absl"},
+    ),
     "kanana_jax/parallel": ({"config"}, {"jax", "numpy"}),
     "kanana_jax/train": (
         {
@@ -46,6 +53,7 @@ ROOMS = {
         {"jax", "numpy", "matplotlib", "absl"},
     ),
     "kanana_jax/config.py": (set(), set()),
+    "kanana_jax/convert.py": ({"config", "checkpoint"}, {"absl", "tqdm"}),
     "kanana_jax/main.py": ({"config", "train", "experiments"}, {"absl"}),
     "experiments": ({"config", "model", "experiments"}, set()),
 }

@@ -8,7 +8,7 @@ import jax
 from jax.experimental import topologies
 
 # One host of each kind; a v5p device is a chip of two cores.
-TOPOLOGIES = {"v5p": "v5p:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
+TOPOLOGIES = {"v5p": "v5p:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2", "7x": "tpu7x:2x2x1"}
 
 
 def compile_for(tpu, function, *args):

@@ -1,5 +1,6 @@
 """The benchmark: model FLOPs, ratios to the best peer, and the whole program on a CPU."""
 
+import functools
 import json
 
 import jax
@@ -8,10 +9,11 @@ import pytest
 
 import pallas_kernels
 from pallas_kernels.bench import __main__ as command
-from pallas_kernels.bench import attention, grouped_matmul, moe, record, timing
+from pallas_kernels.bench import attention, grouped_matmul, moe, newton_schulz, record, timing
 from pallas_kernels.flash_attention import cases
 from pallas_kernels.grouped_matmul import cases as matmul_cases
 from pallas_kernels.moe_mlp import cases as moe_cases
+from pallas_kernels.newton_schulz import cases as newton_schulz_cases
 
 TIMES = (
     timing.Row("a", "forward", "ours (xla)", 2.0, 1.0),
@@ -57,6 +59,24 @@ def test_plain_layer_of_the_benchmark_computes_the_same():
     layers = pallas_kernels.moe_mlp, moe.plain
     ours, plain = (jax.jit(layer)(x, w_gate_up, w_down, ids, weights) for layer in layers)
     np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_symmetric_products_count_the_whole_square_and_a_step_three_products():
+    case = newton_schulz_cases.Case("x", "gram", 2, 3, 10)
+    product = 2 * 2 * 3 * 3 * 10
+    step = 2 * product + 2 * 2 * 3 * 3 * 3
+    assert newton_schulz.flops(case) == {"product": product, "five steps": 5 * step}
+
+
+def test_timed_iterations_give_the_same_factor():
+    # Full rank, float32: the forms differ by rounding alone.
+    x = jax.random.normal(jax.random.key(0), (2, 16, 48))
+    got, want = (
+        jax.jit(functools.partial(form, symmetric=newton_schulz.plain))(x)
+        for form in (newton_schulz.gram, newton_schulz.direct)
+    )
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+    assert 0.6 < np.linalg.svd(want, compute_uv=False).min() < 1.2
 
 
 def test_ratio_compares_ours_with_the_fastest_peer_of_the_same_case():

@@ -104,6 +104,47 @@ def test_a_torn_last_line_is_not_read_and_not_continued(tmp_path, num_bytes):
     assert path.read_text() == whole + '{"step": 3, "loss": 1.5}\n'
 
 
+def test_lines_wait_in_memory_while_the_disk_is_full(tmp_path, monkeypatch):
+    """Half a line fits, then none; once there is space all are there, each whole."""
+    writer = metrics.MetricsWriter(tmp_path)
+    writer.write(1, {"loss": 3.0})
+    disk = _FullDisk(writer._file)
+    monkeypatch.setattr(writer, "_file", disk)
+    for step in (2, 3, 4):
+        writer.write(step, {"loss": 3.0})
+        assert isinstance(writer.error, OSError)
+        assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+    disk.is_full = False
+    writer.write(5, {"loss": 3.0})
+    assert writer.error is None
+    writer.close()
+    assert _steps(tmp_path) == [1, 2, 3, 4, 5]
+
+
+def test_closing_over_lines_that_no_disk_took_is_an_error(tmp_path, monkeypatch):
+    writer = metrics.MetricsWriter(tmp_path)
+    monkeypatch.setattr(writer, "_file", _FullDisk(writer._file))
+    writer.write(1, {"loss": 3.0})
+    with pytest.raises(OSError, match="No space left"):
+        writer.close()
+
+
+class _FullDisk:
+    def __init__(self, file):
+        self.file, self.is_full = file, True
+
+    def write(self, line):
+        if not self.is_full:
+            return self.file.write(line)
+        return self.file.write(line[:10])
+
+    def fileno(self):
+        return self.file.fileno()
+
+    def close(self):
+        self.file.close()
+
+
 def test_a_broken_line_inside_the_file_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "lo\n{"step": 3, "loss": 2.0}\n')

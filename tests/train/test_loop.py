@@ -3,14 +3,15 @@
 import dataclasses
 import json
 import math
+import os
 
 import jax
 import numpy as np
 import pytest
 
-from kanana_jax import config, parallel
+from kanana_jax import config, data, parallel
 from kanana_jax.report import metrics, progress, results
-from kanana_jax.train import compare, loop, record
+from kanana_jax.train import compare, lock, loop, record, recorder
 from kanana_jax.train import step as step_lib
 
 
@@ -78,6 +79,7 @@ def test_a_run_that_becomes_nan_is_recorded_and_stops(exp, corpus, tmp_path, mon
         return steps._replace(train=train)
 
     monkeypatch.setattr(step_lib, "build", poisoned)
+    exp = config.edit(exp, ["guard.enabled=false"])
     columns = _run(exp, corpus, tmp_path)
     result = results.load(tmp_path)
     assert (result.status, result.diverged_step) == ("diverged", 5)
@@ -93,7 +95,7 @@ def test_a_loss_above_its_start_counts_as_diverged(exp, corpus, tmp_path):
 
 def test_held_out_bits_per_byte_are_nats_over_bytes():
     nats, num_bytes = np.array([2.0, 4.0, 6.0]), np.array([2.0, 2.0, 4.0])
-    found = loop._heldout_metrics([(nats[:2], num_bytes[:2]), (nats[2:], num_bytes[2:])])
+    found = recorder.heldout_metrics([(nats[:2], num_bytes[:2]), (nats[2:], num_bytes[2:])])
     assert found["heldout_bpb"] == pytest.approx(12.0 / 8.0 / math.log(2))
     residual = nats - 1.5 * num_bytes
     stderr = math.sqrt(3 * np.var(residual, ddof=1)) / 8.0 / math.log(2)
@@ -134,6 +136,42 @@ def test_a_directory_of_another_configuration_is_refused(comparison, tmp_path):
     with pytest.raises(config.ConfigError, match=r"optimizer\.tau: 0\.5 -> 7\.0"):
         record.check(tmp_path, other)
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_allowed_settings_may_differ_and_are_named(comparison, tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "environment", dict)
+    record.write(tmp_path, comparison)
+    longer = config.edit(comparison, ["train.num_steps=9", "mesh.fsdp=2", "resume.allow=mesh"])
+    with pytest.raises(
+        config.ConfigError, match=r"\(train.num_steps: 4 -> 9\).*resume.allow=train"
+    ):
+        record.check(tmp_path, longer)
+    allowed = config.edit(longer, ["resume.allow=mesh,train.num_steps"])
+    assert record.check(tmp_path, allowed) == ["mesh.fsdp: 1 -> 2", "train.num_steps: 4 -> 9"]
+    record.write(tmp_path, allowed)
+    assert record.check(tmp_path, config.edit(allowed, ["resume.allow="])) == []
+
+
+def test_changed_text_is_refused_unless_allowed(exp, text_file, tmp_path):
+    """The settings are the same, the file of that name is not."""
+    copy = tmp_path / "words.txt"
+    copy.write_text(text_file.read_text())
+    exp = config.edit(exp, [f"data.paths={copy}"])
+    opened = data.open_corpus(exp.data, tmp_path / "cache")
+    record.write(tmp_path, exp, opened.fingerprint)
+    record.check_data(tmp_path, exp, data.open_corpus(exp.data, tmp_path / "cache").fingerprint)
+    copy.write_text(text_file.read_text().replace("muon", "mu0n", 1))
+    other = data.open_corpus(exp.data, tmp_path / "cache").fingerprint
+    with pytest.raises(config.ConfigError, match="the tokenizer has changed"):
+        record.check_data(tmp_path, exp, other)
+    record.check_data(tmp_path, config.edit(exp, ["resume.allow=data.paths"]), other)
+
+
+def test_a_directory_in_use_is_refused_until_its_process_is_gone(tmp_path):
+    with lock.held(tmp_path), pytest.raises(config.ConfigError, match=f"process {os.getpid()};"):
+        lock.held(tmp_path).__enter__()
+    with lock.held(tmp_path):
+        pass
 
 
 def test_the_plan_has_every_arm_at_every_rate_and_seed(comparison, tmp_path):

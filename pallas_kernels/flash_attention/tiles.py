@@ -1,4 +1,4 @@
-"""Which tiles of the score matrix a Hopper kernel visits, and in which order.
+"""Which tiles of the score matrix a kernel visits.
 
 A tile of queries visits the blocks of keys `first .. last`; those in `full_first .. full_last`
 are visible to every query of the tile, so they need no mask. A tile of keys visits blocks of
@@ -14,10 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-
-# Heads processed side by side: their keys and values (and dq, in backward) should stay in the
-# 50 MB L2 while all tiles of these heads are worked off, longest first.
-L2_BYTES = 24 << 20
 
 
 class Range(NamedTuple):
@@ -86,19 +82,6 @@ def segment_ranges(tile_ids_BS, block_ids_BT, *, tile: int, block: int, ranges: 
     return jnp.stack([first, full_first, full_last, last], axis=-1).astype(jnp.int32)
 
 
-def side_by_side(num_heads: int, bytes_per_head: int) -> int:
-    """The largest divisor of num_heads whose data fits in L2_BYTES, at least 1."""
-    limit = max(1, L2_BYTES // bytes_per_head)
-    return max(n for n in range(1, num_heads + 1) if num_heads % n == 0 and n <= limit)
-
-
-def decode(index, *, num_tiles: int, heads_together: int):
-    """Position in the launch order -> (head, tile): sections of heads, first tiles first."""
-    section, rest = _divmod(index, heads_together * num_tiles)
-    tile, head = _divmod(rest, heads_together)
-    return section * heads_together + head, tile
-
-
 def pad_ids(ids_BS, multiple: int):
     """Ids as int32, the last one repeated up to a multiple of the tile."""
     missing = -ids_BS.shape[1] % multiple
@@ -108,11 +91,6 @@ def pad_ids(ids_BS, multiple: int):
 def _min_max(ids_BS, size):
     blocks = ids_BS.reshape(ids_BS.shape[0], -1, size)
     return blocks.min(-1), blocks.max(-1)
-
-
-def _divmod(x, size):
-    size = np.int32(size)
-    return lax.div(x, size), lax.rem(x, size)
 
 
 def _cdiv(x: int, size: int) -> int:

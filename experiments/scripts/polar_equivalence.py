@@ -1,0 +1,105 @@
+"""Does training end at the same loss with Muon's fast products as with float32 ones on XLA?
+
+Trains a small mixture-of-experts model for 200 MuonClip steps on a random Markov chain, with
+several seeds, once with polar factors in float32 on XLA and once as the flags say. The seed sets
+the initial weights and the data. One JSON line per arm: the mean loss of the last 20 steps of each
+seed. Exit code 1 if the arms' means are further apart than the reference's seeds are.
+
+    python -m experiments.scripts.polar_equivalence
+    python -m experiments.scripts.polar_equivalence --implementation=xla --dtype=bfloat16 --steps=20
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from kanana_jax import config, parallel
+from kanana_jax.model import presets
+from kanana_jax.train import loss, step
+
+_IMPLEMENTATION = flags.DEFINE_enum(
+    "implementation", "mosaic_gpu", ["mosaic_gpu", "mosaic_tpu", "xla"], "Of the products."
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float16", ["float32", "bfloat16", "float16"], "Of the iteration."
+)
+_STEPS = flags.DEFINE_integer("steps", 200, "Optimizer steps.", lower_bound=20)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each arm.", lower_bound=2)
+
+VOCAB, NUM_SUCCESSORS = 256, 4  # the chain's entropy is log 4 = 1.386
+BATCH, SEQ_LEN = 16, 64
+LAST = 20
+
+
+def experiment(**polar: Any) -> config.Experiment:
+    """Two layers, one of them of experts; every matrix has sides that are multiples of 8."""
+    shape = dataclasses.replace(presets.tiny(VOCAB), num_layers=2, compute_dtype="bfloat16")
+    return config.Experiment(
+        name="polar_equivalence",
+        question="Do fast polar factors train as well?",
+        model=shape,
+        data=config.DataConfig(seq_len=SEQ_LEN, batch_size=BATCH),
+        optimizer=config.OptimizerConfig(lr=0.01, **polar),
+        train=config.TrainConfig(num_steps=_STEPS.value),
+        mesh=config.MeshConfig(data=1, fsdp=1),
+    )
+
+
+def chain_batch(successors_VS, rng) -> loss.DeviceBatch:
+    """One walk over the chain per row."""
+    choices = rng.integers(0, NUM_SUCCESSORS, (BATCH, SEQ_LEN))
+    tokens = [rng.integers(0, VOCAB, BATCH)]
+    for t in range(SEQ_LEN):
+        tokens.append(successors_VS[tokens[-1], choices[:, t]])
+    walk = np.stack(tokens, axis=1).astype(np.int32)
+    ones = np.ones((BATCH, SEQ_LEN), np.float32)
+    positions = np.broadcast_to(np.arange(SEQ_LEN, dtype=np.int32), ones.shape)
+    arrays = (walk[:, :-1], walk[:, 1:], positions, ones.astype(np.int32), ones, ones)
+    return loss.DeviceBatch(*map(jnp.asarray, arrays))
+
+
+def final_loss(exp: config.Experiment, seed: int) -> float:
+    """Mean loss of the last steps of one run."""
+    mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
+    steps = step.build(exp, mesh)
+    state = steps.init(seed)
+    rng = np.random.default_rng(seed)
+    successors_VS = np.random.default_rng(0).integers(0, VOCAB, (VOCAB, NUM_SUCCESSORS))
+    losses = []
+    for _ in range(exp.train.num_steps):
+        batch = parallel.shard_batch(mesh, chain_batch(successors_VS, rng))
+        state, record = steps.train(state, batch, exp.optimizer.lr)
+        losses.append(record["loss"])
+    return float(np.mean(jax.device_get(losses[-LAST:])))
+
+
+def run(**polar: Any) -> np.ndarray:
+    """Final losses by seed, also printed."""
+    start = time.perf_counter()
+    losses = np.array([final_loss(experiment(**polar), seed) for seed in range(_SEEDS.value)])
+    shown = {"loss_by_seed": losses.round(5).tolist(), "mean": round(float(losses.mean()), 5)}
+    seconds = round(time.perf_counter() - start, 1)
+    print(json.dumps(polar | shown | {"seconds": seconds}), flush=True)
+    return losses
+
+
+def main(_):
+    reference = run(polar_dtype="float32", polar_implementation="xla")
+    fast = run(polar_dtype=_DTYPE.value, polar_implementation=_IMPLEMENTATION.value)
+    difference = float(fast.mean() - reference.mean())
+    noise = float(np.ptp(reference))
+    device = jax.devices()[0].device_kind
+    verdict = {"difference": difference, "seed_noise": noise, "device": device}
+    print(json.dumps(verdict | {"jax": jax.__version__, "steps": _STEPS.value}))
+    sys.exit(int(not abs(difference) <= noise))  # also if a loss is NaN
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,205 @@
+"""Hugging Face directories of DeepseekV3ForCausalLM, in and out, tensor by tensor.
+
+Every tensor of the files must be claimed once and have the shape that config.json implies; all of
+that is checked on headers before anything is written. Block-scaled float8 becomes bfloat16:
+
+    w[i, j] = q[i, j] * scale_inv[i // 128, j // 128]
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from kanana_jax.checkpoint import hf_config, hf_files, hf_names, native
+from kanana_jax.checkpoint.errors import CheckpointError, some
+
+_BLOCK = 128
+_SCALE = "_scale_inv"
+_FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
+_NAMES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+DTYPES = tuple(_NAMES)
+
+_OnTensor = Callable[[int], object]  # told the bytes of each tensor done
+
+
+def import_directory(
+    source: Path,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    on_tensor: _OnTensor = lambda num_bytes: None,
+) -> list[str]:
+    """Writes `target`, a folder that training starts from and generate loads.
+
+    Weights keep the dtype of the files (the widest in a leaf) unless `dtype` names another. Returns
+    the names of the tensors left out: extra predictors, which this model does not have.
+    """
+    fields = hf_files.read_json(source / "config.json")
+    cfg = hf_config.from_hf(fields)
+    _check_quantization(fields)
+    entries = hf_files.read_headers(source)
+    left_out = _predictor_names(entries, cfg.num_layers, hf_config.num_predictor_layers(fields))
+    entries = {name: entry for name, entry in entries.items() if name not in left_out}
+    leaves = hf_names.leaves(cfg)
+    _check_names(leaves, entries)
+    _check_shapes(leaves, entries)
+
+    is_interleaved = hf_config.is_rope_interleaved(fields)
+
+    def stream(path: str, leaf: hf_names.Leaf) -> native.Streamed:
+        def parts():
+            for tensor in leaf.tensors:
+                part = hf_names.to_part(leaf, tensor, _read(entries, tensor.name))
+                if not is_interleaved:
+                    part = hf_names.interleave_rotary(leaf, part)
+                yield tensor.index, part.astype(target_dtype)
+                on_tensor(part.nbytes)
+
+        target_dtype = _leaf_dtype(path, leaf, entries, dtype)
+        return native.Streamed(leaf.shape, target_dtype, leaf.part_shape, parts)
+
+    weights: dict[str, Any] = {"params": {}}
+    for path, leaf in leaves.items():
+        _insert(weights, _native_path(path), stream(path, leaf))
+    with native.new_directory(target) as folder:
+        what = native.Description(cfg, hf_config.extra_fields(fields))
+        native.write(folder, what, weights)
+        native.copy_tokenizer(source, folder)
+    return left_out
+
+
+def export_directory(
+    source: Path,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    max_position_embeddings: int | None = None,
+    shard_bytes: int = 5_000_000_000,
+    on_tensor: _OnTensor = lambda num_bytes: None,
+) -> None:
+    """Writes `target` for transformers, vLLM and the like, from a folder of `import_directory`."""
+    what = native.read_description(source)
+    extra = dict(what.extra)
+    if max_position_embeddings is not None:
+        extra["max_position_embeddings"] = max_position_embeddings
+    leaves = hf_names.leaves(what.cfg)
+    open_leaf = native.part_reader(source)
+    arrays = {path: open_leaf(_native_path(path)) for path in leaves}
+    _check_stored(leaves, arrays)
+    dtypes = {
+        path: _NAMES[dtype] if dtype and path != hf_names.ROUTER_BIAS else array.dtype.numpy_dtype
+        for path, array in arrays.items()
+    }
+    fields = hf_config.to_hf(what.cfg, extra, dtypes["embed"].name)
+    order = sorted(
+        ((path, tensor) for path, leaf in leaves.items() for tensor in leaf.tensors),
+        key=lambda item: _layer(item[1].name),
+    )
+    planned = [hf_files.Planned(tensor.name, tensor.shape, dtypes[path]) for path, tensor in order]
+
+    def tensors() -> Iterator[np.ndarray]:
+        for path, tensor in order:
+            part = np.asarray(arrays[path][tensor.index].read().result())
+            on_tensor(part.nbytes)
+            yield hf_names.from_part(tensor, part.astype(dtypes[path], copy=False))
+
+    with native.new_directory(target) as folder:
+        hf_files.write_shards(folder, planned, tensors(), shard_bytes)
+        (folder / "config.json").write_text(json.dumps(fields, indent=2))
+        native.copy_tokenizer(source, folder)
+
+
+def _native_path(path: str) -> str:
+    return path if path == hf_names.ROUTER_BIAS else f"params/{path}"
+
+
+def _insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
+    *groups, name = path.split("/")
+    for group in groups:
+        tree = tree.setdefault(group, {})
+    tree[name] = leaf
+
+
+def _layer(name: str) -> int:
+    """Where a tensor comes in a file: the embedding, the layers, then norm and head."""
+    parts = name.split(".")
+    return int(parts[2]) if parts[1] == "layers" else -1 if parts[1] == "embed_tokens" else 1 << 30
+
+
+def _check_quantization(fields: dict[str, Any]) -> None:
+    quantization = fields.get("quantization_config")
+    if quantization is None:
+        return
+    got = (quantization.get("quant_method"), quantization.get("weight_block_size"))
+    if got != ("fp8", [_BLOCK, _BLOCK]):
+        raise CheckpointError(
+            f"config.json: expected quantisation fp8 in blocks of [{_BLOCK}, {_BLOCK}], got "
+            f"{got[0]!r} with weight_block_size {got[1]}; import unquantised weights"
+        )
+
+
+def _predictor_names(entries: dict, num_layers: int, num_predictors: int) -> list[str]:
+    extra = tuple(f"model.layers.{num_layers + i}." for i in range(num_predictors))
+    return [name for name in entries if extra and name.startswith(extra)]
+
+
+def _check_names(leaves: dict[str, hf_names.Leaf], entries: dict[str, hf_files.Entry]) -> None:
+    wanted = {tensor.name for leaf in leaves.values() for tensor in leaf.tensors}
+    wanted |= {n + _SCALE for n in wanted if n in entries and entries[n].dtype == _FLOAT8}
+    missing, unknown = sorted(wanted - entries.keys()), sorted(entries.keys() - wanted)
+    problems = [f"missing {some(missing)}"] if missing else []
+    problems += [f"not of this architecture: {some(unknown)}"] if unknown else []
+    if problems:
+        raise CheckpointError(
+            f"the tensors are not those of config.json: {'; '.join(problems)}; expected "
+            f"{len(wanted)}, got {len(entries)}"
+        )
+
+
+def _check_shapes(leaves: dict[str, hf_names.Leaf], entries: dict[str, hf_files.Entry]) -> None:
+    for leaf in leaves.values():
+        for tensor in leaf.tensors:
+            entry = entries[tensor.name]
+            _check_shape(tensor.name, tensor.shape, entry.shape)
+            if entry.dtype == _FLOAT8:
+                blocks = tuple(-(-size // _BLOCK) for size in tensor.shape)
+                _check_shape(tensor.name + _SCALE, blocks, entries[tensor.name + _SCALE].shape)
+
+
+def _check_shape(name: str, wanted: tuple[int, ...], got: tuple[int, ...]) -> None:
+    if wanted != got:
+        raise CheckpointError(f"{name} must have shape {wanted} by config.json, got {got}")
+
+
+def _check_stored(leaves: dict[str, hf_names.Leaf], arrays: dict[str, Any]) -> None:
+    for path, leaf in leaves.items():
+        _check_shape(path, leaf.shape, tuple(arrays[path].shape))
+        if arrays[path].dtype.numpy_dtype not in _NAMES.values():
+            raise CheckpointError(
+                f"{path} has dtype {arrays[path].dtype.name}; expected one of {', '.join(DTYPES)}"
+            )
+
+
+def _leaf_dtype(path: str, leaf: hf_names.Leaf, entries: dict, dtype: str | None) -> np.dtype:
+    if path == hf_names.ROUTER_BIAS:
+        return _NAMES["float32"]
+    if dtype is not None:
+        return _NAMES[dtype]
+    wide = any(entries[tensor.name].dtype == np.float32 for tensor in leaf.tensors)
+    return _NAMES["float32" if wide else "bfloat16"]
+
+
+def _read(entries: dict[str, hf_files.Entry], name: str) -> np.ndarray:
+    x = entries[name].read()
+    return dequantize(x, entries[name + _SCALE].read()) if x.dtype == _FLOAT8 else x
+
+
+def dequantize(q: np.ndarray, scale_inv: np.ndarray) -> np.ndarray:
+    """Float32 weights of a float8 matrix with one scale per 128 x 128 block."""
+    rows, cols = q.shape
+    scale = np.repeat(np.repeat(scale_inv.astype(np.float32), _BLOCK, 0), _BLOCK, 1)
+    return q.astype(np.float32) * scale[:rows, :cols]

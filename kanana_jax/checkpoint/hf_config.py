@@ -1,0 +1,199 @@
+"""ModelConfig to and from the config.json of a DeepseekV3ForCausalLM.
+
+A field that changes the logits is either mapped or has one meaning here; any other value of it is
+refused. A mapped field that is absent is an error, not a default.
+"""
+
+import typing
+from typing import Any
+
+from kanana_jax import config
+from kanana_jax.checkpoint.errors import CheckpointError
+
+ARCHITECTURE = "DeepseekV3ForCausalLM"
+
+# Ours to theirs.
+_FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_dense_layers": "first_k_dense_replace",
+    "num_heads": "num_attention_heads",
+    "q_lora_rank": "q_lora_rank",
+    "kv_lora_rank": "kv_lora_rank",
+    "qk_nope_head_dim": "qk_nope_head_dim",
+    "qk_rope_head_dim": "qk_rope_head_dim",
+    "v_head_dim": "v_head_dim",
+    "intermediate_size": "intermediate_size",
+    "moe_intermediate_size": "moe_intermediate_size",
+    "num_experts": "n_routed_experts",
+    "num_experts_per_token": "num_experts_per_tok",
+    "num_shared_experts": "n_shared_experts",
+    "num_expert_groups": "n_group",
+    "num_groups_per_token": "topk_group",
+    "norm_topk_prob": "norm_topk_prob",
+    "routed_scaling_factor": "routed_scaling_factor",
+    "rms_norm_eps": "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
+}
+# What this model does; the family's published files may leave these out.
+_FIXED = {
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "moe_layer_freq": 1,
+}
+_YARN = {
+    "factor": "factor",
+    "original_max_positions": "original_max_position_embeddings",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "mscale": "mscale",
+    "mscale_all_dim": "mscale_all_dim",
+}
+# The values at which a further YaRN field changes nothing.
+_YARN_FIXED = {"attention_factor": None, "truncate": True, "partial_rotary_factor": 1.0}
+# Read elsewhere, or about how the files were written.
+_NOT_KEPT = {
+    "architectures",
+    "auto_map",
+    "dtype",
+    "head_dim",
+    "initializer_range",
+    "model_type",
+    "num_key_value_heads",
+    "num_mtp_layers",
+    "num_nextn_predict_layers",
+    "qk_head_dim",
+    "quantization_config",
+    "rope_interleave",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "torch_dtype",
+    "transformers_version",
+}
+
+
+def from_hf(fields: dict[str, Any]) -> config.ModelConfig:
+    """Raises CheckpointError on another architecture and on a field that is absent or unusable."""
+    got = fields.get("architectures")
+    if got != [ARCHITECTURE]:
+        raise CheckpointError(
+            f"config.json: expected architectures ['{ARCHITECTURE}'], got {got}; only this family "
+            "can be imported"
+        )
+    _check_fixed("", fields, _FIXED | {"num_key_value_heads": fields.get("num_attention_heads")})
+    theta, scaling = _rope_fields(fields)
+    missing = [name for name in _FIELDS.values() if name not in fields]
+    missing += ["rope_theta"] if theta is None else []
+    if missing:
+        raise CheckpointError(f"config.json lacks {', '.join(missing)}; add what the model needs")
+    values = {ours: fields[theirs] for ours, theirs in _FIELDS.items()}
+    values |= {"rope_theta": theta, "init_std": fields.get("initializer_range", 0.02)}
+    _check_types(config.ModelConfig, values, _FIELDS)
+    return config.ModelConfig(**values, yarn=_yarn_from(scaling))
+
+
+def extra_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """What the model does not need but an export writes back: token ids, longest context, ..."""
+    mapped = {*_FIELDS.values(), *_FIXED, *_NOT_KEPT}
+    return {name: value for name, value in fields.items() if name not in mapped}
+
+
+def to_hf(cfg: config.ModelConfig, extra: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """The config.json of `cfg`, which must have no part that the architecture lacks."""
+    if cfg.zero_centered_gamma:
+        raise CheckpointError(
+            "expected zero_centered_gamma false, got true: the architecture's norms multiply by "
+            "gamma; add 1 to every gamma first"
+        )
+    if "max_position_embeddings" not in extra:
+        raise CheckpointError(
+            "the longest context is not known; give it as --max-position-embeddings"
+        )
+    fields = {theirs: getattr(cfg, ours) for ours, theirs in _FIELDS.items()}
+    fields |= _FIXED | {
+        "architectures": [ARCHITECTURE],
+        "model_type": "deepseek_v3",
+        "num_key_value_heads": cfg.num_heads,
+        "initializer_range": cfg.init_std,
+        "num_nextn_predict_layers": 0,
+        "rope_interleave": True,
+        "rope_theta": cfg.rope_theta,
+        "rope_scaling": _yarn_to(cfg.yarn),
+        "torch_dtype": dtype,
+    }
+    return extra | fields
+
+
+def num_predictor_layers(fields: dict[str, Any]) -> int:
+    """Layers after the last one that only predict further tokens; this model has none."""
+    return fields.get("num_nextn_predict_layers", fields.get("num_mtp_layers")) or 0
+
+
+def is_rope_interleaved(fields: dict[str, Any]) -> bool:
+    """Whether neighbours form a rotary pair; absent in the family's own files, where they do."""
+    return fields.get("rope_interleave") in (None, True)
+
+
+def _rope_fields(fields: dict[str, Any]) -> tuple[Any, dict[str, Any] | None]:
+    """(theta, scaling), which transformers 5 writes as one field and 4 as two."""
+    together = fields.get("rope_parameters")
+    if together is None:
+        return fields.get("rope_theta"), fields.get("rope_scaling")
+    scaling = {name: value for name, value in together.items() if name != "rope_theta"}
+    return together.get("rope_theta", fields.get("rope_theta")), scaling
+
+
+def _yarn_from(scaling: dict[str, Any] | None) -> config.YarnConfig | None:
+    if scaling is None:
+        return None
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind == "default":
+        return None
+    if kind not in ("yarn", "deepseek_yarn"):
+        raise CheckpointError(f"config.json: expected rope scaling 'yarn' or none, got {kind!r}")
+    _check_fixed("rope scaling: ", scaling, _YARN_FIXED)
+    unknown = sorted(scaling.keys() - {*_YARN.values(), *_YARN_FIXED, "type", "rope_type"})
+    if unknown:
+        raise CheckpointError(f"config.json: rope scaling has unknown fields {', '.join(unknown)}")
+    missing = [name for name in list(_YARN.values())[:2] if name not in scaling]
+    if missing:
+        raise CheckpointError(f"config.json: rope scaling lacks {', '.join(missing)}")
+    # Absent mscales are 0: that is what the published code reads.
+    values: dict[str, Any] = {"mscale": 0.0, "mscale_all_dim": 0.0}
+    values |= {ours: scaling[theirs] for ours, theirs in _YARN.items() if theirs in scaling}
+    _check_types(config.YarnConfig, values, _YARN)
+    return config.YarnConfig(**values)
+
+
+def _yarn_to(yarn: config.YarnConfig | None) -> dict[str, Any] | None:
+    if yarn is None:
+        return None
+    fields = {theirs: getattr(yarn, ours) for ours, theirs in _YARN.items()}
+    is_absent = {name for name in ("mscale", "mscale_all_dim") if not fields[name]}
+    return {"type": "yarn"} | {k: v for k, v in fields.items() if k not in is_absent}
+
+
+def _check_fixed(where: str, fields: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name, value in wanted.items():
+        if fields.get(name) not in (None, value):
+            raise CheckpointError(
+                f"config.json: {where}{name} must be {value!r} or absent, got {fields[name]!r}; "
+                "this model has no other kind"
+            )
+
+
+def _check_types(kind: type, values: dict[str, Any], names: dict[str, str]) -> None:
+    hints = typing.get_type_hints(kind)
+    for ours, value in values.items():
+        expected = typing.get_args(hints[ours]) or (hints[ours],)
+        # JSON has one kind of number, and Python calls true an int.
+        accepted = (*expected, int) if float in expected else expected
+        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in expected):
+            shown = " or ".join(x.__name__ for x in expected)
+            raise CheckpointError(
+                f"config.json: {names.get(ours, ours)} must be {shown}, got {value!r}"
+            )

@@ -1,0 +1,157 @@
+"""Sharded safetensors: headers checked as a whole, tensors read and written one at a time.
+
+    8 bytes: size of the header | header: JSON of name -> dtype, shape, offsets | the numbers
+
+The library checks every file that is read and every one that was written. The numbers are read and
+written here: the library needs a whole shard in memory to write it, and a measured 2 times that.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from kanana_jax.checkpoint.errors import CheckpointError, some
+
+INDEX_NAME = "model.safetensors.index.json"
+_SINGLE_NAME = "model.safetensors"
+_DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn}
+
+
+class Entry(NamedTuple):
+    """Where a tensor lies."""
+
+    file: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    def read(self) -> np.ndarray:
+        count = math.prod(self.shape)
+        return np.fromfile(self.file, self.dtype, count, offset=self.offset).reshape(self.shape)
+
+
+def read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"expected {path}, which does not exist") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no readable JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def read_headers(directory: Path) -> dict[str, Entry]:
+    """Every tensor of a directory; raises CheckpointError when a shard is damaged or missing."""
+    if not (directory / INDEX_NAME).exists():
+        if not (directory / _SINGLE_NAME).exists():
+            raise CheckpointError(
+                f"{directory}: expected {_SINGLE_NAME} or {INDEX_NAME}, got neither"
+            )
+        return _read_header(directory / _SINGLE_NAME)
+    places = read_json(directory / INDEX_NAME).get("weight_map")
+    if not isinstance(places, dict):
+        raise CheckpointError(f"{directory / INDEX_NAME} has no weight_map")
+    entries: dict[str, Entry] = {}
+    for file in sorted(set(places.values())):
+        for name, entry in _read_header(directory / file).items():
+            if places.get(name) != file:
+                raise CheckpointError(
+                    f"{directory / file} holds {name}, which the index places in "
+                    f"{places.get(name)}; each tensor must lie in one shard, the index's"
+                )
+            entries[name] = entry
+    absent = [name for name in places if name not in entries]
+    if absent:
+        raise CheckpointError(f"{directory}: the index names tensors in no shard: {some(absent)}")
+    return entries
+
+
+def _read_header(path: Path) -> dict[str, Entry]:
+    if not path.exists():
+        raise CheckpointError(f"shard {path} is missing; copy it again")
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short ({error}); copy it again") from None
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    entries = {}
+    for name, spec in header.items():
+        if name == "__metadata__":
+            continue
+        if spec["dtype"] not in _DTYPES:
+            raise CheckpointError(
+                f"{path}: {name} has dtype {spec['dtype']}; expected one of {', '.join(_DTYPES)}"
+            )
+        dtype, begin = np.dtype(_DTYPES[spec["dtype"]]), spec["data_offsets"][0]
+        entries[name] = Entry(path, dtype, tuple(spec["shape"]), 8 + size + begin)
+    return entries
+
+
+class Planned(NamedTuple):
+    """A tensor to be written, known before its numbers are."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_shards(
+    directory: Path, planned: list[Planned], tensors: Iterator[np.ndarray], shard_bytes: int
+) -> None:
+    """Writes `tensors`, which come in the order of `planned`, each as soon as it is there."""
+    shards = _plan(planned, shard_bytes)
+    places = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_shard(directory / file, shard, tensors)
+        _read_header(directory / file)
+        places |= {tensor.name: file for tensor in shard}
+    total = sum(tensor.num_bytes for tensor in planned)
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (directory / INDEX_NAME).write_text(json.dumps(index, indent=2))
+
+
+def _plan(planned: list[Planned], shard_bytes: int) -> list[list[Planned]]:
+    shards: list[list[Planned]] = [[]]
+    size = 0
+    for tensor in planned:
+        if shards[-1] and size + tensor.num_bytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.num_bytes
+    return shards
+
+
+def _write_shard(path: Path, shard: list[Planned], tensors: Iterator[np.ndarray]) -> None:
+    codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in shard:
+        start, end = end, end + tensor.num_bytes
+        header[tensor.name] = {
+            "dtype": codes[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": (start, end),
+        }
+    content = json.dumps(header).encode()
+    content += b" " * (-len(content) % 8)  # the format aligns the numbers to 8 bytes
+    with path.open("wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        for _ in shard:
+            file.write(next(tensors).tobytes())

@@ -1,0 +1,213 @@
+"""A model to start from: Orbax parameters and router bias, config.json, tokenizer files.
+
+    DIR/config.json     {"model": ModelConfig, "hugging_face": fields kept for an export}
+    DIR/weights/        Orbax: {"params": ..., "router_bias": ...}
+
+Leaves are written part by part, one zarr chunk each, so that neither writing nor reading needs a
+whole stack of experts in memory.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+
+from kanana_jax import config, model
+from kanana_jax.checkpoint import hf_files
+from kanana_jax.checkpoint.errors import CheckpointError
+
+CONFIG_NAME = "config.json"
+_WEIGHTS = "weights"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+class Description(NamedTuple):
+    """What config.json says."""
+
+    cfg: config.ModelConfig
+    extra: dict[str, Any]  # fields of a Hugging Face config.json that the model does not read
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """An array that is made while it is written: each part is (leading index, numbers)."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    part_shape: tuple[int, ...]
+    parts: Callable[[], Iterable[tuple[tuple[int, ...], np.ndarray]]]
+
+    def write(self, path: Path) -> None:
+        lead = len(self.shape) - len(self.part_shape)
+        chunk = (1,) * lead + tuple(max(size, 1) for size in self.part_shape)
+        array = ts.open(
+            _zarr(path),
+            create=True,
+            dtype=self.dtype,
+            shape=self.shape,
+            chunk_layout=ts.ChunkLayout(chunk_shape=chunk),
+        ).result()
+        for index, part in self.parts():
+            array[index].write(part).result()
+
+
+class _StreamedHandler(ocp.type_handlers.TypeHandler):
+    """Lets Orbax save `Streamed` leaves; they are restored as the arrays they then are."""
+
+    def typestr(self) -> str:
+        return "np.ndarray"
+
+    async def serialize(self, values, infos, args=None):
+        for value, info in zip(values, infos, strict=True):
+            await info.await_path_creation()
+            # In a thread, for TensorStore's results wait on the loop that runs here.
+            await asyncio.to_thread(value.write, Path(info.parent_dir / info.name))
+        return []
+
+    async def deserialize(self, infos, args=None):
+        raise NotImplementedError("streamed leaves are only written")
+
+    async def metadata(self, infos):
+        raise NotImplementedError("streamed leaves are only written")
+
+
+def _zarr(path: Path) -> dict[str, Any]:
+    return {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path.absolute())}}
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yields a folder that becomes `path` if the block ends well, and vanishes if it does not."""
+    path = path.absolute()
+    if path.exists() and any(path.iterdir()):
+        raise CheckpointError(f"{path} is not empty; choose another folder to write to")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write(directory: Path, what: Description, weights: Any) -> None:
+    """Writes weights {"params", "router_bias"}, a tree of `Streamed`, and config.json."""
+    registry = ocp.type_handlers.create_type_handler_registry((Streamed, _StreamedHandler()))
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(directory.absolute() / _WEIGHTS, args=ocp.args.PyTreeSave(weights))
+    content = {"model": dataclasses.asdict(what.cfg), "hugging_face": what.extra}
+    (directory / CONFIG_NAME).write_text(json.dumps(content, indent=2))
+
+
+def streamed(x: Any) -> Streamed:
+    """An array, layer by layer."""
+    if not x.size:
+        return Streamed(x.shape, x.dtype, x.shape, lambda: ())
+    if x.ndim < 3:
+        return Streamed(x.shape, x.dtype, x.shape, lambda: (((), np.asarray(x)),))
+    parts = lambda: (((i,), np.asarray(x[i])) for i in range(len(x)))  # noqa: E731
+    return Streamed(x.shape, x.dtype, x.shape[1:], parts)
+
+
+def read_description(directory: Path) -> Description:
+    content = hf_files.read_json(directory / CONFIG_NAME)
+    try:
+        return Description(model_config(content["model"]), content["hugging_face"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{directory / CONFIG_NAME} describes no model of this version ({error}); "
+            "make the folder with python -m kanana_jax.convert"
+        ) from None
+
+
+def model_config(fields: dict[str, Any]) -> config.ModelConfig:
+    """The inverse of `dataclasses.asdict`."""
+    values: dict[str, Any] = dict(fields)
+    if fields["yarn"] is not None:
+        values["yarn"] = config.YarnConfig(**fields["yarn"])
+    return config.ModelConfig(**values)
+
+
+def part_reader(directory: Path) -> Callable[[str], ts.TensorStore]:
+    """Opens a leaf by its path "params/moe_layers/mlp/w_down", to be read part by part."""
+    weights = directory.absolute() / _WEIGHTS
+
+    def open_leaf(path: str) -> ts.TensorStore:
+        try:
+            return ts.open(_zarr(weights / path.replace("/", ".")), open=True).result()
+        except ValueError as error:
+            raise CheckpointError(
+                f"{weights} has no readable {path} ({str(error).splitlines()[0]})"
+            ) from None
+
+    return open_leaf
+
+
+def abstract(cfg: config.ModelConfig, dtype: Any, shardings: Any = None) -> Any:
+    """Shapes of {"params", "router_bias"}; `shardings` has that structure.
+
+    Norms, routers and their bias are float32 whatever `dtype`, as the model computes with them.
+    """
+    shapes = {
+        "params": jax.eval_shape(lambda: model.init(cfg, jax.random.key(0))),
+        "router_bias": jax.eval_shape(lambda: model.init_router_bias(cfg)),
+    }
+    narrow = jax.tree.map(
+        lambda spec: dtype if spec.role not in ("norm", "router") else jnp.float32,
+        model.describe(cfg),
+        is_leaf=lambda x: isinstance(x, model.ParamSpec),
+    )
+    dtypes = {"params": narrow, "router_bias": jnp.float32}
+    if shardings is None:
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shardings = jax.tree.map(lambda _: one, shapes)
+    return jax.tree.map(
+        lambda x, dtype, sharding: jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding),
+        shapes,
+        dtypes,
+        shardings,
+    )
+
+
+def restore(directory: Path, like: Any) -> Any:
+    """{"params", "router_bias"} with the shapes, dtypes and shardings of `like`."""
+    weights = directory.absolute() / _WEIGHTS
+    if not weights.is_dir():
+        raise CheckpointError(f"expected Orbax weights in {weights}, which does not exist")
+    open_leaf = part_reader(directory)
+    for key, x in jax.tree_util.tree_flatten_with_path(like)[0]:
+        path = jax.tree_util.keystr(key, simple=True, separator="/")
+        got = tuple(open_leaf(path).shape)
+        if got != x.shape:
+            raise CheckpointError(
+                f"{weights}: {path} must have shape {x.shape} for this model, got {got}; "
+                "config.json and weights are of different models"
+            )
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(weights, like)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    for name in _TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)

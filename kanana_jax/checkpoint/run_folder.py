@@ -1,0 +1,86 @@
+"""The newest checkpoint of a training run as a model folder, without its optimizer state."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from kanana_jax.checkpoint import hf_files, manifest, native
+from kanana_jax.checkpoint.errors import CheckpointError
+
+
+def import_run(run: Path, target: Path) -> None:
+    """Writes `target` from the run in the folder `run`, e.g. runs/NAME/run.
+
+    Holds the parameters in memory once, in float32.
+    """
+    exp, workdir = _experiment(run)
+    cfg = native.model_config(exp["model"])
+    weights = _restore(run, native.abstract(cfg, jnp.float32))
+    start = Path(exp["train"]["init_from"])
+    extra = native.read_description(start).extra if exp["train"]["init_from"] else {}
+    tokenizer = _tokenizer(exp, workdir)
+    with native.new_directory(target) as folder:
+        native.write(folder, native.Description(cfg, extra), jax.tree.map(native.streamed, weights))
+        if exp["train"]["init_from"]:
+            native.copy_tokenizer(start, folder)
+        elif tokenizer is not None:
+            shutil.copyfile(tokenizer, folder / "tokenizer.json")
+
+
+def _experiment(run: Path) -> tuple[dict[str, Any], Path]:
+    """(configuration, working directory) of a run, which lies one or two folders below it."""
+    for workdir in (run.parent, run.parent.parent):
+        if (run / "checkpoints").is_dir() and (workdir / "config.json").exists():
+            exp = hf_files.read_json(workdir / "config.json")
+            edits = [edit for arm in exp["arms"] for edit in arm["edits"]]
+            if any(edit.startswith("model.") for edit in edits):
+                raise CheckpointError(
+                    f"{workdir} compares models, so its config.json does not say which {run} is; "
+                    "run the arm as an experiment of its own"
+                )
+            return exp, workdir
+    raise CheckpointError(
+        f"expected a training run, a folder with checkpoints below a config.json; got {run}"
+    )
+
+
+def _restore(run: Path, like: Any) -> Any:
+    folders = [path for path in (run / "checkpoints").absolute().glob("*") if path.name.isdigit()]
+    if not folders:
+        raise CheckpointError(f"{run} has no finished checkpoint; train until one is saved")
+    newest = max(folders, key=lambda path: int(path.name))
+    arguments = ocp.args.PyTreeRestore(
+        item=like,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+        partial_restore=True,
+    )
+    try:
+        manifest.check_files(newest, manifest.load(newest, int(newest.name)))
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as arrays:
+            return arrays.restore(newest / "state", args=arguments)
+    except Exception as error:  # damaged files fail in too many ways to list
+        first_line = (str(error) or repr(error)).splitlines()[0]
+        raise CheckpointError(
+            f"{newest} cannot be used ({first_line}); start the training command again, which "
+            "sets damaged checkpoints aside"
+        ) from error
+
+
+def _tokenizer(exp: dict[str, Any], workdir: Path) -> Path | None:
+    """The tokenizer.json of a run that started from nothing; None for bytes."""
+    name = exp["data"]["tokenizer"]
+    if name == "bytes":
+        return None
+    if name != "bpe":
+        return Path(name)
+    cache = Path(exp["data"]["cache_dir"] or workdir / "cache")
+    found = sorted(cache.glob("tokens-*/tokenizer.json"))
+    if len(found) != 1:
+        raise CheckpointError(
+            f"expected one token store in {cache}, got {len(found)}; remove those of other runs"
+        )
+    return found[0]

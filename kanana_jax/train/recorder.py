@@ -1,0 +1,105 @@
+"""Step records on their way from the device to the metrics file, and what they say of the run."""
+
+import collections
+import math
+import time
+
+import jax
+import numpy as np
+
+from kanana_jax import config
+from kanana_jax.report import metrics, progress
+from kanana_jax.train import events
+
+# Records wait this many steps before they are fetched, so that the device is never waited for.
+_LAG_STEPS = 8
+
+
+class Recorder:
+    """Writes step records a few steps late; writes none after the first that ends the run.
+
+    With the guard that is the last of `max_skips` skipped steps in a row, without it the first
+    loss that is not finite. `trouble_step` is its step. Decisions depend on records alone, not on
+    when they are fetched, so that a resumed run takes the same ones.
+    """
+
+    def __init__(
+        self,
+        guard: config.GuardConfig,
+        writer: metrics.MetricsWriter,
+        bar: progress.Progress,
+        log: events.Events,
+    ):
+        self._guard, self._writer, self._bar, self._log = guard, writer, bar, log
+        self._clock_offset_s = _seconds_so_far(writer) - time.monotonic()
+        self._waiting: collections.deque[tuple[int, dict]] = collections.deque()
+        self._is_alarmed = self._is_storage_failing = False
+        self.skips = 0  # in a row, up to the newest record written
+        self.trouble_step: int | None = None
+
+    def restart(self) -> None:
+        """Forgets the records after the one that ended the run, to go on from an older state."""
+        self._waiting.clear()
+        self.skips, self.trouble_step = 0, None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the newest step was good and every record is on disk: the time to save."""
+        return self.trouble_step is None and not self.skips and self._writer.error is None
+
+    def push(self, number: int, entry: dict) -> None:
+        self._waiting.append((number, entry))
+        self.flush(keep=_LAG_STEPS)
+
+    def flush(self, keep: int = 0) -> None:
+        while len(self._waiting) > keep and self.trouble_step is None:
+            number, entry = self._waiting.popleft()
+            entry = jax.device_get(entry)
+            if "heldout" in entry:
+                entry |= heldout_metrics(entry.pop("heldout"))
+            entry["seconds"] = self._clock_offset_s + time.monotonic()
+            self._writer.write(number, entry)
+            self._bar.update(number, loss=float(entry["loss"]), max_logit=float(entry["max_logit"]))
+            self._judge(number, entry)
+
+    def _judge(self, number: int, entry: dict) -> None:
+        if self._writer.error is not None and not self._is_storage_failing:
+            self._log.report(
+                "storage_failed",
+                f"metrics from step {number} on wait in memory ({self._writer.error}); training "
+                "goes on without new checkpoints until they can be written",
+            )
+        self._is_storage_failing = self._writer.error is not None
+        if not self._guard.enabled:
+            if not math.isfinite(entry["loss"]):
+                self.trouble_step = number
+            return
+        self.skips = int(entry["consecutive_skips"])
+        if self.skips:
+            size = f"loss {entry['loss']:g}, gradient RMS {entry['grad_rms']:g}"
+            self._log.report("step_skipped", f"step {number} changed no weight ({size})")
+        if self.skips >= self._guard.max_skips:
+            self.trouble_step = number
+        is_high = float(entry["max_logit"]) > self._guard.max_logit_alarm
+        if is_high and not self._is_alarmed:
+            self._log.report(
+                "max_logit_alarm",
+                f"max attention logit {entry['max_logit']:g} at step {number} is over "
+                f"guard.max_logit_alarm = {self._guard.max_logit_alarm:g}",
+            )
+        self._is_alarmed = is_high
+
+
+def heldout_metrics(per_batch: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Bits per byte over the held-out text, with the standard error of sampling its sequences."""
+    nats, num_bytes = (np.concatenate(x).astype(np.float64) for x in zip(*per_batch, strict=True))
+    bpb = nats.sum() / num_bytes.sum() / math.log(2)
+    residual = nats / math.log(2) - bpb * num_bytes  # of the ratio estimator, linearised
+    stderr = math.sqrt(len(nats) * residual.var(ddof=1)) / num_bytes.sum()
+    return {"heldout_bpb": bpb, "heldout_bpb_stderr": stderr}
+
+
+def _seconds_so_far(writer: metrics.MetricsWriter) -> float:
+    """Time that earlier processes spent on the steps kept in the metrics file."""
+    seconds = metrics.read_metrics(writer.path).get("seconds")
+    return 0.0 if seconds is None else float(seconds.values_N[-1])

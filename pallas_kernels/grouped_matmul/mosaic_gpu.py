@@ -1,0 +1,133 @@
+"""Grouped products for Hopper GPUs in Pallas Mosaic GPU: TMA, wgmma, blocks that stay.
+
+    out[m] = lhs[m] @ rhs[g(m)]          outer[g] = sum over rows m of group g of lhs[m] grad[m]^T
+
+Letters: M rows, G groups, K contracted width, N output width.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import manual_axes
+from pallas_kernels.grouped_matmul import mosaic_gpu_matmul, mosaic_gpu_outer, mosaic_gpu_swiglu
+from pallas_kernels.grouped_matmul import mosaic_gpu_ring as ring
+
+_DTYPES = (jnp.bfloat16, jnp.float16)
+
+
+class Config(NamedTuple):
+    """What `mosaic_gpu_tune` tunes; the defaults fit the shared memory of any Hopper GPU."""
+
+    matmul: mosaic_gpu_matmul.Config = mosaic_gpu_matmul.Config()
+    outer: mosaic_gpu_outer.Config = mosaic_gpu_outer.Config()
+
+
+# (device kind, K, N, G) -> the fastest of the configurations that were timed on it, bfloat16, for
+# the product of width K to N and for the outer product of those widths.
+TUNED = {
+    ("NVIDIA H100 80GB HBM3", 2048, 1536, 128): Config(),
+    ("NVIDIA H100 80GB HBM3", 1536, 2048, 128): Config(),
+    ("NVIDIA H100 80GB HBM3", 768, 2048, 128): Config(),
+    ("NVIDIA H100 80GB HBM3", 2048, 768, 128): Config(),
+    ("NVIDIA H100 80GB HBM3", 7168, 4096, 32): Config(),
+    ("NVIDIA H100 80GB HBM3", 4096, 7168, 32): Config(),
+}
+
+
+def matmul(
+    lhs_MK,
+    rhs,
+    group_sizes_G,
+    *,
+    transpose_rhs: bool,
+    out_dtype,
+    config: Config | None = None,
+    interpret: bool = False,
+):
+    """Rows times their group's matrix; arguments are already checked."""
+    out_width = rhs.shape[1 if transpose_rhs else 2]
+    config = config or choose_config(lhs_MK.shape[1], out_width, rhs.shape[0])
+    kernel = functools.partial(
+        mosaic_gpu_matmul.matmul,
+        transpose_rhs=transpose_rhs,
+        out_dtype=out_dtype,
+        config=config.matmul,
+        interpret=interpret,
+    )
+    return _call(kernel, _pad_rows(lhs_MK), rhs, group_sizes_G)[: lhs_MK.shape[0]]
+
+
+def outer(
+    lhs_MK,
+    grad_MN,
+    group_sizes_G,
+    *,
+    out_dtype,
+    config: Config | None = None,
+    interpret: bool = False,
+):
+    """Sum of outer products within each group; arguments are already checked."""
+    config = config or choose_config(lhs_MK.shape[1], grad_MN.shape[1], group_sizes_G.shape[0])
+    kernel = functools.partial(
+        mosaic_gpu_outer.outer,
+        out_dtype=out_dtype,
+        config=config.outer,
+        interpret=interpret,
+    )
+    return _call(kernel, _pad_rows(lhs_MK), _pad_rows(grad_MN), group_sizes_G)
+
+
+def up(
+    x_MD, w_gate_up_E2FD, group_sizes_E, *, config: Config | None = None, interpret: bool = False
+):
+    """Pre-activation h (M, 2F) and silu(gate) * up (M, F) of experts, where `fits_up(F)`."""
+    num_experts, _, width, hidden = w_gate_up_E2FD.shape
+    config = config or choose_config(hidden, 2 * width, num_experts)
+    kernel = functools.partial(mosaic_gpu_swiglu.up, config=config.matmul, interpret=interpret)
+    outs = _call(kernel, _pad_rows(x_MD), w_gate_up_E2FD, group_sizes_E)
+    return tuple(out[: x_MD.shape[0]] for out in outs)
+
+
+def fits_up(width: int) -> bool:
+    """Whether `up` takes experts of this width: its tiles hold whole columns of both halves."""
+    return width % (mosaic_gpu_matmul.Config().tile_n // 2) == 0
+
+
+def choose_config(width: int, out_width: int, num_groups: int) -> Config:
+    """The tuned configuration of this device and shape, else one that fits any Hopper."""
+    kind = jax.devices()[0].device_kind
+    return TUNED.get((kind, width, out_width, num_groups), Config())
+
+
+def why_not(problem) -> str | None:
+    """The reason why these kernels cannot run a problem, or None."""
+    if problem.platform != "gpu":
+        return f"it needs a Hopper GPU, the default backend is {problem.platform}"
+    capability = getattr(jax.devices()[0], "compute_capability", "unknown")
+    if capability != "9.0":
+        return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
+    if problem.lhs.dtype not in _DTYPES:
+        return f"it needs bfloat16 or float16, got {problem.lhs.dtype}"
+    widths = (problem.lhs.shape[1], *problem.rhs.shape[1:])
+    if any(width % ring.STEP for width in widths):
+        return f"it needs widths that are multiples of {ring.STEP}, got {widths}"
+    return None
+
+
+def _call(kernel, lhs, other, group_sizes):
+    @jax.custom_batching.sequential_vmap
+    def call(lhs, other, group_sizes):
+        # A kernel's output forgets the mesh axes on which its inputs vary.
+        out = kernel(lhs, other, group_sizes)
+        return jax.tree.map(lambda x: manual_axes.align(x, lhs)[0], out)
+
+    return call(lhs, other, group_sizes)
+
+
+def _pad_rows(x):
+    """TMA with a swizzle needs whole groups of 8 rows."""
+    missing = -x.shape[0] % 8
+    return jnp.pad(x, ((0, missing), (0, 0))) if missing else x

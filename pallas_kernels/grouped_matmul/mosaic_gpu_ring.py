@@ -1,0 +1,196 @@
+"""What the Hopper kernels of grouped products share: launching, memory, the ring, the epilogue.
+
+One warpgroup loads by TMA into a ring of `num_stages` slots, two warpgroups multiply, each into 64
+rows of float32 registers, and store through shared memory by TMA. Blocks stay for the whole call
+and take every num_blocks-th item; the ring runs on across tiles, so that the next tile's operands
+arrive during the epilogue.
+
+A swizzled tile of 8 rows of 128 bytes lies in memory as 8 rows, one after the other. So where a
+buffer is one such tile wide, TMA may also take it as plain rows: it can then start at any row, as
+a group does, and stop at any row. `Rows` holds the two views of such a buffer.
+"""
+# Pallas does not list ACC among its exports and leaves its transforms abstract.
+# pyright: reportPrivateImportUsage=false, reportAbstractUsage=false
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+ROWS = 64  # rows of one warpgroup: the M of a wgmma instruction
+COMPUTE = 2  # warpgroups that multiply
+STEP = 64  # contracted elements per stage: one swizzled tile of 16-bit elements
+_SWIZZLE = plgpu.SwizzleTransform(128)
+_STORES = 2  # buffers of a warpgroup's epilogue
+
+
+class Rows(NamedTuple):
+    """A buffer for wgmma and registers, and the same memory for TMA at any row."""
+
+    tiled: Any
+    plain: Any
+
+
+def launch(num_blocks: int, num_warpgroups: int, interpret: bool) -> dict:
+    """Keywords of both kernels."""
+    return dict(
+        grid=(num_blocks,),
+        grid_names=("block",),
+        num_threads=num_warpgroups,
+        thread_name="warpgroup",
+        interpret=plgpu.InterpretGPUParams(detect_races=True) if interpret else None,
+        compiler_params=plgpu.CompilerParams(
+            approx_math=True,
+            unsafe_no_auto_barriers=True,
+            reduction_scratch_bytes=0,
+            lowering_semantics=plgpu.LoweringSemantics.Warpgroup,
+        ),
+    )
+
+
+def tile_cols(dtype) -> int:
+    """Elements in the 128 bytes of a swizzled tile's row."""
+    return 128 // jnp.dtype(dtype).itemsize
+
+
+def tiled(shape, dtype):
+    """Shared memory in the 128-byte swizzle that TMA writes and wgmma reads."""
+    tiling = plgpu.TilingTransform((8, tile_cols(dtype)))
+    return plgpu.SMEM(shape, dtype, transforms=(tiling, _SWIZZLE))
+
+
+def rows(shape, dtype, interpret: bool):
+    """Scratch for `views`; interpret mode, which knows no swizzle, has no unions either."""
+    if interpret:
+        return plgpu.SMEM(shape, dtype)
+    return plgpu.RefUnion(tiled(shape, dtype), plgpu.SMEM(shape, dtype, transforms=(_SWIZZLE,)))
+
+
+def views(scratch, interpret: bool) -> Rows:
+    """The two views of what `rows` allocated."""
+    return Rows(scratch, scratch) if interpret else Rows(*scratch)
+
+
+def accumulator(num_cols: int):
+    """Float32 registers that wgmma adds to, zero at first."""
+    return plgpu.ACC((ROWS, num_cols), jnp.float32)
+
+
+def stores(dtype, interpret: bool):
+    """Scratch of `store`: 16 KB per warpgroup."""
+    return rows((COMPUTE, _STORES, ROWS, tile_cols(dtype)), dtype, interpret)
+
+
+def multiply(acc, first_step, num_steps, product, *, ready, free, num_stages: int):
+    """Adds product(acc, slot) over the steps; a slot is freed once the next product is issued."""
+
+    @pl.loop(0, num_steps)
+    def _(i):
+        step = first_step + i
+        slot = lax.rem(step, np.int32(num_stages))
+        plgpu.barrier_wait(ready.at[slot])
+        product(acc, slot)
+        plgpu.wgmma_wait(1)
+
+        @pl.when(i > 0)
+        def _():
+            plgpu.barrier_arrive(free.at[lax.rem(step - 1, np.int32(num_stages))])
+
+    plgpu.wgmma_wait(0)
+
+    @pl.when(num_steps > 0)
+    def _():
+        last = first_step + num_steps - 1
+        plgpu.barrier_arrive(free.at[lax.rem(last, np.int32(num_stages))])
+
+
+def skip(first_step, num_steps, *, ready, free, num_stages: int):
+    """Frees the slots of the steps unread, for a warpgroup that has no rows."""
+
+    @pl.loop(0, num_steps)
+    def _(i):
+        slot = lax.rem(first_step + i, np.int32(num_stages))
+        plgpu.barrier_wait(ready.at[slot])
+        plgpu.barrier_arrive(free.at[slot])
+
+
+def over_tiles(tile, count, of_tile, carry):
+    """Folds carry = of_tile(tile(i), carry), reading a tile's place while another one runs."""
+
+    def step(i, state):
+        now, carry = state
+        return tile(jnp.minimum(i + 1, count - 1)), of_tile(now, carry)
+
+    return lax.fori_loop(0, count, step, (tile(0), carry))[1]
+
+
+def wait_for_slot(step, free, num_stages: int):
+    """Returns the slot of a step once nobody reads it."""
+    slot = lax.rem(step, np.int32(num_stages))
+
+    @pl.when(step >= num_stages)
+    def _():
+        plgpu.barrier_wait(free.at[slot])
+
+    return slot
+
+
+def drain(num_steps, free, num_stages: int):
+    """A block must not end, nor interpret mode, with releases that nobody has seen."""
+
+    @pl.loop(jnp.maximum(0, num_steps - num_stages), num_steps)
+    def _(step):
+        plgpu.barrier_wait(free.at[lax.rem(step, np.int32(num_stages))])
+
+
+def store(acc, out, row, col, num_rows, buffers: Rows):
+    """Writes the first num_rows rows of acc (64, N) to out at (row, col), by TMA."""
+    width = buffers.tiled.shape[-1]
+    starts = range(0, acc.shape[1], width)
+    chunks = [(lambda i=i: acc[:, i : i + width], out, col + i) for i in starts]
+    store_chunks(chunks, row, num_rows, buffers)
+
+
+def store_chunks(chunks, row, num_rows, buffers: Rows):
+    """Writes the first num_rows rows of each chunk (function that returns it, output, column).
+
+    A chunk is as wide as a buffer. It returns before the last ones have left shared memory.
+    """
+    # Else the next tile would begin with the buffer that this one used last.
+    assert len(chunks) % _STORES == 0
+    for i, (chunk, out, col) in enumerate(chunks):
+        buffer = Rows(*(view.at[i % _STORES] for view in buffers))
+        plgpu.wait_smem_to_gmem(_STORES - 1, wait_read_only=True)
+        buffer.tiled[...] = chunk().astype(buffer.tiled.dtype)
+        plgpu.commit_smem()
+        _copy_rows(buffer.plain, out, row, col, num_rows)
+        plgpu.commit_smem_to_gmem_group()
+
+
+def _copy_rows(buffer, out, row, col, num_rows):
+    """TMA copies of fixed sizes that add up to num_rows of 64 rows."""
+
+    def copy(start, size):
+        target = out.at[pl.ds(row + start, size), pl.ds(col, buffer.shape[1])]
+        plgpu.copy_smem_to_gmem(buffer.at[pl.ds(start, size)], target, commit_group=False)
+
+    @pl.when(num_rows >= ROWS)
+    def _():
+        copy(0, ROWS)
+
+    @pl.when(num_rows < ROWS)
+    def _():
+        for size in (32, 16, 8, 4, 2, 1):
+
+            @pl.when((num_rows & size) != 0)
+            def _(size=size):
+                copy(num_rows & (ROWS - 2 * size), size)
+
+
+def num_blocks(interpret: bool) -> int:
+    """One block per multiprocessor: 132 on an H100, also where there is no GPU."""
+    return 3 if interpret else getattr(jax.devices()[0], "core_count", 132)

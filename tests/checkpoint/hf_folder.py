@@ -1,0 +1,113 @@
+"""Writes Hugging Face folders for tests; names and shapes are spelled out, not the package's."""
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import parity_cases
+from safetensors.numpy import save_file
+
+
+def shapes(fields: dict) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a released DeepseekV3ForCausalLM, in the order of its layers."""
+    hidden, vocab = fields["hidden_size"], fields["vocab_size"]
+    found = {"model.embed_tokens.weight": (vocab, hidden)}
+    for layer in range(fields["num_hidden_layers"]):
+        inside = {
+            "input_layernorm.weight": (hidden,),
+            "post_attention_layernorm.weight": (hidden,),
+            **{f"self_attn.{name}.weight": s for name, s in _attention(fields).items()},
+            **_mlp(fields, is_moe=layer >= fields["first_k_dense_replace"]),
+        }
+        found |= {f"model.layers.{layer}.{name}": shape for name, shape in inside.items()}
+    found["model.norm.weight"] = (hidden,)
+    if not fields["tie_word_embeddings"]:
+        found["lm_head.weight"] = (vocab, hidden)
+    return found
+
+
+def _attention(fields: dict) -> dict[str, tuple[int, ...]]:
+    hidden, heads = fields["hidden_size"], fields["num_attention_heads"]
+    nope, rotary = fields["qk_nope_head_dim"], fields["qk_rope_head_dim"]
+    value, latent, rank = fields["v_head_dim"], fields["kv_lora_rank"], fields["q_lora_rank"]
+    found = {
+        "kv_a_proj_with_mqa": (latent + rotary, hidden),
+        "kv_a_layernorm": (latent,),
+        "kv_b_proj": (heads * (nope + value), latent),
+        "o_proj": (hidden, heads * value),
+    }
+    if rank is None:
+        return found | {"q_proj": (heads * (nope + rotary), hidden)}
+    return found | {
+        "q_a_proj": (rank, hidden),
+        "q_a_layernorm": (rank,),
+        "q_b_proj": (heads * (nope + rotary), rank),
+    }
+
+
+def _mlp(fields: dict, *, is_moe: bool) -> dict[str, tuple[int, ...]]:
+    def swiglu(place: str, width: int) -> dict[str, tuple[int, ...]]:
+        hidden = fields["hidden_size"]
+        return {
+            f"{place}.gate_proj.weight": (width, hidden),
+            f"{place}.up_proj.weight": (width, hidden),
+            f"{place}.down_proj.weight": (hidden, width),
+        }
+
+    if not is_moe:
+        return swiglu("mlp", fields["intermediate_size"])
+    experts, width = fields["n_routed_experts"], fields["moe_intermediate_size"]
+    found = {
+        "mlp.gate.weight": (experts, fields["hidden_size"]),
+        "mlp.gate.e_score_correction_bias": (experts,),
+        **swiglu("mlp.shared_experts", width * fields["n_shared_experts"]),
+    }
+    for expert in range(experts):
+        found |= swiglu(f"mlp.experts.{expert}", width)
+    return found
+
+
+def tensors(fields: dict, dtype=np.float32) -> dict[str, np.ndarray]:
+    """Weights by the formula of the parity cases; the router's bias is always float32."""
+    return {
+        name: parity_cases.weight(name, shape).astype(np.float32 if "bias" in name else dtype)
+        for name, shape in shapes(fields).items()
+    }
+
+
+def write(folder: Path, fields: dict, weights: dict[str, np.ndarray], num_shards: int = 3) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "tokenizer_config.json").write_text("{}")
+    places = {}
+    for shard in range(num_shards):
+        file = f"model-{shard + 1:05d}-of-{num_shards:05d}.safetensors"
+        names = list(weights)[shard::num_shards]
+        save_file({name: weights[name] for name in names}, folder / file)
+        places |= dict.fromkeys(names, file)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def read(folder: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return {
+        name: x
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, x in load_file(file).items()
+    }
+
+
+def block_quantized(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(float8, scale_inv) of a matrix, one scale per 128 x 128 block, by a loop over blocks."""
+    rows, cols = (-(-size // 128) for size in x.shape)
+    q, scale_inv = np.zeros(x.shape, ml_dtypes.float8_e4m3fn), np.zeros((rows, cols), np.float32)
+    for i in range(rows):
+        for j in range(cols):
+            block = np.s_[i * 128 : (i + 1) * 128, j * 128 : (j + 1) * 128]
+            scale_inv[i, j] = np.abs(x[block]).max() / 448.0
+            q[block] = (x[block] / scale_inv[i, j]).astype(ml_dtypes.float8_e4m3fn)
+    return q, scale_inv

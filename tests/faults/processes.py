@@ -1,0 +1,113 @@
+"""Starts, watches and hurts processes of the tiny run."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TINY = Path(__file__).with_name("tiny_run.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lab:
+    """The text to train on, and the folder of compiled functions that all processes share."""
+
+    text: Path
+    compiled: Path
+
+    def start(self, workdir: Path, *edits: str, **environment: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, str(TINY), f"--workdir={workdir}", *(f"--set={one}" for one in edits)],
+            cwd=ROOT,
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), "TEXT": str(self.text), "COMPILED": str(self.compiled)}
+            | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, workdir: Path, *edits: str, **environment: str) -> tuple[int, str]:
+        """Exit code and what was printed, once it has ended by itself."""
+        process = self.start(workdir, *edits, **environment)
+        _, shown = process.communicate(timeout=300)
+        return process.returncode, shown
+
+
+def last_step(workdir: Path) -> int:
+    """The newest step in the metrics file; 0 before the first."""
+    path = workdir / "run" / "metrics.jsonl"
+    found = re.findall(r'^\{"step": (\d+)', path.read_text() if path.exists() else "", re.M)
+    return int(found[-1]) if found else 0
+
+
+def num_sessions(workdir: Path) -> int:
+    """How many processes have begun to work in the directory."""
+    path = workdir / "sessions.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_for_session(process: subprocess.Popen, workdir: Path, number: int) -> None:
+    """Returns when that many processes have begun, or this one has ended."""
+    _wait(process, lambda: num_sessions(workdir) >= number)
+
+
+def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
+    """Returns when `step` is recorded or the process has ended."""
+    _wait(process, lambda: last_step(workdir) >= step)
+
+
+def _wait(process: subprocess.Popen, is_reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not is_reached():
+        assert time.monotonic() < deadline, "the run does not get there"
+        time.sleep(0.005)
+
+
+def send(process: subprocess.Popen, number: signal.Signals) -> tuple[int, str]:
+    process.send_signal(number)
+    _, shown = process.communicate(timeout=300)
+    return process.returncode, shown
+
+
+def losses(workdir: Path) -> dict[int, list[str]]:
+    """Everything recorded of each step but the clock, as text: equal means equal to the bit."""
+    lines = (workdir / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return {
+        one["step"]: sorted(f"{key} {value}" for key, value in one.items() if key != "seconds")
+        for one in records
+    }
+
+
+def hashes(workdir: Path, step: int) -> dict[str, str]:
+    """The hash of every array of a checkpoint: parameters, optimizer, clip, router bias."""
+    path = workdir / "run" / "checkpoints" / str(step) / "manifest.json"
+    return {name: x["hash"] for name, x in json.loads(path.read_text())["leaves"].items()}
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    folder = workdir / "run" / "checkpoints"
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
+def fill(path: Path) -> None:
+    """Writes `path` until the disk takes no more."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def events(workdir: Path) -> list[str]:
+    """The kinds of events in the order in which they happened."""
+    path = workdir / "run" / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["kind"] for line in lines]

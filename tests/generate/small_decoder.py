@@ -1,0 +1,44 @@
+"""Random weights of a small model with every part, drawn by numpy, large enough to matter."""
+
+import functools
+
+import jax
+import numpy as np
+
+from kanana_jax import model
+from kanana_jax.config import ModelConfig, YarnConfig
+
+CFG = ModelConfig(
+    vocab_size=258,
+    hidden_size=32,
+    num_layers=3,
+    num_dense_layers=1,
+    num_heads=2,
+    q_lora_rank=12,
+    kv_lora_rank=16,
+    qk_nope_head_dim=8,
+    qk_rope_head_dim=4,
+    v_head_dim=6,
+    intermediate_size=40,
+    moe_intermediate_size=24,
+    num_experts=8,
+    num_experts_per_token=3,
+    num_shared_experts=1,
+    routed_scaling_factor=2.5,
+    yarn=YarnConfig(factor=4.0, original_max_positions=8, beta_fast=2.0, mscale=0.7),
+    rope_theta=100.0,
+    compute_dtype="float32",
+)
+
+
+def random_weights(cfg: ModelConfig):
+    rng = np.random.default_rng(0)
+
+    def one(path, leaf):
+        x = rng.standard_normal(leaf.shape, np.float32)
+        return 1.0 + 0.1 * x if "norm" in str(path[-1]) else np.float32(0.2) * x
+
+    shapes = jax.eval_shape(functools.partial(model.init, cfg), jax.random.key(0))
+    bias = 0.1 * rng.standard_normal((cfg.num_moe_layers, cfg.num_experts)).astype(np.float32)
+    params = jax.tree_util.tree_map_with_path(one, shapes)
+    return jax.tree.map(jax.numpy.asarray, {"params": params, "router_bias": bias})

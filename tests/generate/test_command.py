@@ -1,0 +1,87 @@
+"""python -m kanana_jax.generate: what it prints, and what it says when that cannot work."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_decoder
+
+from kanana_jax import generate
+from kanana_jax.checkpoint import CheckpointError, native
+from kanana_jax.generate import __main__ as command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of bytes, stored in bfloat16."""
+    path = tmp_path_factory.mktemp("models") / "small"
+    weights = small_decoder.random_weights(small_decoder.CFG)
+    like = native.abstract(small_decoder.CFG, jnp.bfloat16)
+    stored = jax.tree.map(lambda x, to: native.streamed(np.asarray(x, to.dtype)), weights, like)
+    with native.new_directory(path) as temporary:
+        native.write(temporary, native.Description(small_decoder.CFG, {}), stored)
+    return path
+
+
+def test_a_folder_is_loaded_in_the_dtype_it_computes_in(folder):
+    loaded = generate.load(folder, "bfloat16")
+    params = loaded.weights["params"]
+    assert params["embed"].dtype == jnp.bfloat16
+    assert params["moe_layers"]["mlp"]["router"].dtype == jnp.float32
+    want = small_decoder.random_weights(small_decoder.CFG)["params"]["embed"]
+    np.testing.assert_array_equal(params["embed"], want.astype(jnp.bfloat16))
+    assert loaded.prompt_ids("ab") == [256, 97, 98]
+    assert loaded.eos_ids == (257,)
+
+
+def test_ids_named_by_the_config_replace_the_tokenizers(folder, tmp_path):
+    cfg, _ = native.read_description(folder)
+    extra = {"bos_token_id": None, "eos_token_id": [3, 4]}
+    like = native.abstract(cfg, jnp.float32)
+    with native.new_directory(tmp_path / "other") as temporary:
+        weights = jax.tree.map(native.streamed, native.restore(folder, like))
+        native.write(temporary, native.Description(cfg, extra), weights)
+    loaded = generate.load(tmp_path / "other")
+    assert (loaded.bos_ids, loaded.eos_ids) == ((), (3, 4))
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_same_text_for_the_same_seed(folder, capsys):
+    arguments = [f"--checkpoint={folder}", "--prompt=ab", "--max-tokens=6", "--seed=3"]
+    shown = []
+    for _ in range(2):
+        command.main(arguments)
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    command.main([*arguments, "--prompt=cd"])
+    first, second = capsys.readouterr().out.split("[2] ")
+    assert first == f"[1] {shown[0]}"
+    assert second != first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint=/no/such"], "does not exist"),
+        (["--temperature=-1"], "temperature >= 0"),
+        (["--max-tokens=0"], "must be positive"),
+        (["--batch-size=0"], "num_rows must be positive, got 0"),
+    ],
+)
+def test_a_bad_command_is_one_line(folder, arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main([f"--checkpoint={folder}", "--prompt=a", *arguments])
+    assert stopped.value.code == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.startswith("kanana_jax: ")
+    assert shown.count("\n") == 1
+
+
+def test_weights_that_are_not_the_configs_are_one_line(folder):
+    """Orbax would notice too, with a page and readers left behind."""
+    cfg = dataclasses.replace(small_decoder.CFG, hidden_size=64)
+    with pytest.raises(CheckpointError, match=r"must have shape .* got"):
+        native.restore(folder, native.abstract(cfg, jnp.float32))

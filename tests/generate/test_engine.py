@@ -1,0 +1,111 @@
+"""Continuous batching gives every request what it would get alone; text streams stop in time."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from kanana_jax import model
+from kanana_jax.data import tokenizer
+from kanana_jax.generate import Engine, Request, Sampling
+from kanana_jax.generate.text import TextStream
+
+DECODE = tokenizer.byte_tokenizer().decode
+
+
+def _engine(cfg, weights, num_rows, eos_ids=()):
+    return Engine(
+        cfg,
+        weights,
+        decode=DECODE,
+        eos_ids=eos_ids,
+        num_rows=num_rows,
+        length=32,
+        chunk=8,
+    )
+
+
+def _requests(cfg):
+    rng = np.random.default_rng(2)
+    return [
+        Request(
+            prompt=rng.integers(0, cfg.vocab_size, length).tolist(),
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature=temperature, seed=seed),
+        )
+        for seed, (length, max_tokens, temperature) in enumerate(
+            [(3, 9, 1.0), (11, 4, 0.0), (1, 12, 1.0), (8, 1, 1.0), (20, 12, 0.7)]
+        )
+    ]
+
+
+def _tokens(engine, requests):
+    tokens = [[] for _ in requests]
+    for piece in engine.run(requests):
+        tokens[piece.request].append(piece.token)
+    return tokens
+
+
+def test_a_request_gets_the_same_tokens_alone_and_in_a_queue(cfg, weights):
+    requests = _requests(cfg)
+    alone_engine = _engine(cfg, weights, 2)
+    alone = [_tokens(alone_engine, [request])[0] for request in requests]
+    assert _tokens(_engine(cfg, weights, 2), requests) == alone
+    assert [len(tokens) for tokens in alone] == [request.max_tokens for request in requests]
+
+
+def test_greedy_tokens_are_those_of_the_full_forward(cfg, weights):
+    request = _requests(cfg)[1]
+    got = _tokens(_engine(cfg, weights, 2), [request])[0]
+    tokens = np.zeros((1, 16), np.int32)  # what follows a position cannot change its logits
+    tokens[0, :15] = [*request.prompt, *got]
+    apply = jax.jit(functools.partial(model.apply, cfg))
+    positions = np.arange(16, dtype=np.int32)[None]
+    logits, _ = apply(
+        weights["params"], weights["router_bias"], tokens, positions, np.ones_like(tokens)
+    )
+    assert np.argmax(logits[0, 10:14], axis=-1).tolist() == got
+
+
+def test_generation_ends_at_eos_and_shows_none_of_it(cfg, weights):
+    request = _requests(cfg)[0]
+    plain = _tokens(_engine(cfg, weights, 2), [request])[0]
+    eos = plain[3]
+    pieces = list(_engine(cfg, weights, 2, eos_ids=[eos]).run([request]))
+    cut = plain[: plain.index(eos) + 1]
+    assert [piece.token for piece in pieces] == cut
+    assert [piece.finish_reason for piece in pieces] == [None] * (len(cut) - 1) + ["stop"]
+    assert "".join(piece.text for piece in pieces) == DECODE(cut[:-1])
+
+
+@pytest.mark.parametrize(
+    ("length", "max_tokens", "message"),
+    [(0, 4, "got 0 and 4"), (30, 3, "got 30 and 3"), (3, 0, "got 3 and 0")],
+)
+def test_a_request_that_cannot_fit_is_refused(cfg, weights, length, max_tokens, message):
+    with pytest.raises(ValueError, match=message):
+        _engine(cfg, weights, 1).submit(Request(prompt=[1] * length, max_tokens=max_tokens))
+
+
+def _stream(text, stop=()):
+    stream = TextStream(DECODE, stop)
+    shown = []
+    for byte in text.encode():
+        shown.append(stream.push(byte))
+        if stream.is_stopped:
+            break
+    return [*shown, stream.finish()]
+
+
+def test_no_half_character_is_shown():
+    pieces = _stream("a\uac00b")
+    assert pieces == ["a", "", "", "\uac00", "b", ""]
+
+
+def test_a_stop_string_is_never_shown_not_even_its_beginning():
+    assert "".join(_stream("one two END three", ["END"])) == "one two "
+    assert _stream("xEN", ["END"])[1:3] == ["", ""]
+    assert "".join(_stream("xEN", ["END"])) == "xEN"
+    assert "".join(_stream("aaab", ["aab"])) == "a"
+    assert "".join(_stream("one##two", ["two", "##"])) == "one"

@@ -1,0 +1,61 @@
+"""What may be drawn, how often, and that a draw depends on its own request only."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kanana_jax.generate import sampling
+from kanana_jax.generate.sampling import Sampling
+
+# Probabilities 0.5, 0.25, 0.15, 0.1 in an order that is not sorted.
+LOGITS = np.log(np.array([0.15, 0.5, 0.1, 0.25], np.float32))
+
+
+def _draws(how, num_draws=400):
+    rows = sampling.rows([how] * num_draws, list(range(num_draws)))
+    return np.asarray(sampling.sample(jnp.tile(LOGITS, (num_draws, 1)), rows))
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (Sampling(), {0, 1, 2, 3}),
+        (Sampling(temperature=0.0), {1}),
+        (Sampling(top_k=2), {1, 3}),
+        (Sampling(top_p=0.7), {1, 3}),
+        (Sampling(top_p=0.4), {1}),
+        (Sampling(min_p=0.25), {0, 1, 3}),
+        (Sampling(top_k=3, top_p=0.8), {1, 3}),  # 0.5 / 0.9 and 0.25 / 0.9 pass 0.8 together
+        (Sampling(temperature=10.0, top_k=1), {1}),
+    ],
+)
+def test_only_what_the_settings_keep_is_drawn(how, expected):
+    assert set(_draws(how).tolist()) == expected
+
+
+def test_frequencies_are_the_probabilities_at_the_temperature():
+    drawn = _draws(Sampling(temperature=0.5), num_draws=4000)
+    want = np.exp(LOGITS) ** 2
+    want /= want.sum()
+    got = np.bincount(drawn, minlength=4) / len(drawn)
+    np.testing.assert_allclose(got, want, atol=4 * np.sqrt(0.25 / 4000))
+
+
+def test_a_draw_depends_on_its_own_seed_and_place_only():
+    one, other = Sampling(seed=3), Sampling(seed=4, temperature=0.5)
+    logits = jnp.tile(LOGITS, (2, 1))
+    first = [int(sampling.sample(logits[:1], sampling.rows([one], [n]))[0]) for n in range(40)]
+    mixed = [
+        int(sampling.sample(logits, sampling.rows([other, one], [7, n]))[1]) for n in range(40)
+    ]
+    assert first == mixed
+    assert len(set(first)) > 1
+    assert first != _draws(Sampling(seed=4), 40).tolist()
+
+
+@pytest.mark.parametrize(
+    "values", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"min_p": 1}, {"seed": -1}]
+)
+def test_impossible_settings_are_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        Sampling(**values)
