@@ -48,8 +48,8 @@ class LatentAttention(nnx.Module):
 
         A sequence of padding only has -inf as its largest logit.
         """
-        # Padding asks with an id that no key has, so that it sees nothing. A large one: kernels skip
-        # blocks by the smallest and largest ids in them, and padding comes last.
+        # Padding asks with an id that no key has, so that it sees nothing; a large one, because
+        # kernels skip blocks by the smallest and largest ids in them, and padding comes last.
         no_id = jnp.iinfo(jnp.int32).max
         query_ids_BS = jnp.where(segment_ids_BS == 0, no_id, segment_ids_BS)
         tokens = ("batch", "sequence")

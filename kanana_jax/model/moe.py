@@ -118,7 +118,10 @@ def _choices_here(expert_BSK: Array, weight_BSK: Array, num_here: int) -> tuple[
         return here_BSK, weight_BSK
     # A token's experts differ, so at most num_here of them are here: fewer rows to make room for.
     order_BSK = jnp.argsort(here_BSK == num_here, axis=-1, stable=True)[..., :num_here]
-    return tuple(jnp.take_along_axis(x, order_BSK, axis=-1) for x in (here_BSK, weight_BSK))
+    here_BSK, weight_BSK = (
+        jnp.take_along_axis(x, order_BSK, axis=-1) for x in (here_BSK, weight_BSK)
+    )
+    return here_BSK, weight_BSK
 
 
 def router_scores(
