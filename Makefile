@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/muon_stress
 DURATION ?= 1800
 
-.PHONY: stress test lint test-oldest gpu-test aot-test soak clean
+.PHONY: stress test lint test-oldest test-long gpu-test aot-test soak clean
 
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
@@ -20,7 +20,10 @@ lint: $(VENV)/installed
 	$(BIN)/pyright
 
 test-oldest: .venv-oldest/installed  ## The fast tests on the oldest supported jax
-	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not long"
+
+test-long: $(VENV)/installed  ## Real processes killed and damaged, every mesh axis alone: a quarter of an hour
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 gpu-test: $(VENV)/installed  ## The kernels' whole case tables; skips without a Hopper GPU
 	$(BIN)/python -m pytest -m gpu tests/pallas_kernels

@@ -11,10 +11,11 @@ import pytest
 
 from kanana_jax.report import metrics
 
+pytestmark = pytest.mark.long
+
 SLOW_STEPS = {"STEP_S": "0.05"}  # so that a signal lands within the run
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_and_killed_equals_an_unbroken_one_bit_for_bit(
     lab, unbroken, tmp_path
 ):
@@ -44,7 +45,6 @@ def test_a_run_that_was_stopped_and_killed_equals_an_unbroken_one_bit_for_bit(
     assert processes.hashes(tmp_path, 60) == processes.hashes(unbroken, 60)
 
 
-@pytest.mark.slow
 def test_a_full_disk_stops_neither_the_run_nor_its_records(lab, unbroken, small_disk):
     """The disk is full from step 12 to step 32 of 60, metrics and checkpoints alike."""
     workdir, filler = small_disk / "work", small_disk / "filler"
@@ -64,7 +64,6 @@ def test_a_full_disk_stops_neither_the_run_nor_its_records(lab, unbroken, small_
     assert processes.hashes(workdir, 60) == processes.hashes(unbroken, 60)
 
 
-@pytest.mark.slow
 def test_exit_code_3_when_no_checkpoint_is_left(lab, unbroken, tmp_path):
     shutil.copytree(unbroken, tmp_path / "work")
     run = tmp_path / "work" / "run"
@@ -77,7 +76,6 @@ def test_exit_code_3_when_no_checkpoint_is_left(lab, unbroken, tmp_path):
     assert "Traceback" not in shown
 
 
-@pytest.mark.slow
 def test_nan_at_steps_50_51_and_150_costs_these_steps_and_no_other(lab, tmp_path):
     code, shown = lab.run(tmp_path, "train.num_steps=200", POISON="50,51,150")
     assert code == 0, shown
@@ -90,7 +88,6 @@ def test_nan_at_steps_50_51_and_150_costs_these_steps_and_no_other(lab, tmp_path
     assert np.nanmean(loss_N[-20:]) < 0.5 * loss_N[0]
 
 
-@pytest.mark.slow
 def test_eight_devices_continue_what_one_began(lab, unbroken, tmp_path):
     """The mesh is a setting: changing it must be allowed by name. Losses equal to rounding."""
     process = lab.start(tmp_path, STEP_S="0.05")

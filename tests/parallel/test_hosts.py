@@ -18,7 +18,7 @@ def test_a_process_beyond_the_last_is_refused():
         parallel.join("localhost:1", 2, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_give_the_losses_of_one():
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -95,15 +95,15 @@ def assert_same(found, wanted):
     jax.tree_util.tree_map_with_path(close, found, wanted)
 
 
-slow = pytest.mark.slow
+long = pytest.mark.long
 MESHES = [
-    pytest.param({"data": 8}, marks=slow),
-    pytest.param({"fsdp": 8}, marks=slow),
-    pytest.param({"expert": 8}, marks=slow),
-    pytest.param({"context": 8}, marks=slow),
-    pytest.param({"tensor": 8}, marks=slow),
-    pytest.param({"data": 2, "fsdp": 2, "expert": 2}, marks=slow),
-    pytest.param({"expert": 2, "context": 2, "tensor": 2}, marks=slow),
+    pytest.param({"data": 8}, marks=long),
+    pytest.param({"fsdp": 8}, marks=long),
+    pytest.param({"expert": 8}, marks=long),
+    pytest.param({"context": 8}, marks=long),
+    pytest.param({"tensor": 8}, marks=long),
+    pytest.param({"data": 2, "fsdp": 2, "expert": 2}, marks=long),
+    pytest.param({"expert": 2, "context": 2, "tensor": 2}, marks=pytest.mark.slow),
     {"fsdp": 2, "expert": 2, "tensor": 2},
 ]
 
