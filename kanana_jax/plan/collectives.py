@@ -1,6 +1,6 @@
 """Collectives of a compiled program: how often each runs, over which mesh axes, and its bytes.
 
-Loops multiply what is in their bodies. Bytes are those that one device receives, with n devices
+Loops multiply what is in their bodies; one whose length cannot be read counts once. Bytes are those that one device receives, with n devices
 in a group and the result's size s:
 
     all-gather, all-to-all   s (n - 1) / n        all-reduce   2 s (n - 1) / n
@@ -68,7 +68,7 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _executions(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
-    """How often each computation runs: loops whose trip count XLA knows count in full."""
+    """How often each computation runs."""
     times: dict[str, int] = collections.Counter()
 
     def visit(name: str, factor: int):
@@ -76,8 +76,7 @@ def _executions(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
         for line in bodies.get(name, ()):
             loop = re.search(rf" while\(.*body=({_NAMES})", line)
             if loop:
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-                visit(loop[1], factor * (int(trips[1]) if trips else 1))
+                visit(loop[1], factor * (_trips(line, bodies) or 1))
                 continue
             for called in re.findall(rf"(?:calls|to_apply)=({_NAMES})", line):
                 visit(called, factor)
@@ -87,6 +86,24 @@ def _executions(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
 
     visit(entry, 1)
     return {name: count for name, count in times.items() if name in bodies}
+
+
+def num_unknown_loops(hlo: str) -> int:
+    """Loops that `traffic` counts once because their length cannot be read."""
+    bodies, _ = _computations(hlo)
+    loops = [line for lines in bodies.values() for line in lines if " while(" in line]
+    return sum(_trips(line, bodies) is None for line in loops)
+
+
+def _trips(line: str, bodies: dict[str, list[str]]) -> int | None:
+    """A loop's length: what XLA notes, else the one number that its condition compares with."""
+    noted = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    if noted:
+        return int(noted[1])
+    condition = re.search(rf"condition=({_NAMES})", line)
+    lines = bodies.get(condition[1], []) if condition else []
+    bounds = {n for x in lines for n in re.findall(r"s32\[\]\S* constant\((\d+)\)", x)}
+    return int(bounds.pop()) if len(bounds) == 1 else None
 
 
 def _result_bytes(shape: str, *, is_start: bool) -> float:

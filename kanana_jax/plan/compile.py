@@ -35,6 +35,7 @@ class Plan:
     model_flops: float  # of a step over all devices; recomputation and Muon left out
     muon_flops: float  # of a step over all devices, every matrix once
     collectives: dict[str, dict[str, float]]  # "kind over axes" -> count and bytes
+    num_unknown_loops: int  # counted once: then the collectives are too few
     compute_s: float  # model FLOPs and Muon's at the peak rate: an estimate
     network_s: float  # all bytes at the peak rate of all links: an estimate
     compile_s: float
@@ -93,6 +94,7 @@ def compile_plan(exp: config.Experiment, topology: str) -> Plan:
         model_flops=model_flops,
         muon_flops=muon_flops,
         collectives={f"{kind} over {axes}": item._asdict() for (kind, axes), item in moved.items()},
+        num_unknown_loops=collectives.num_unknown_loops(text),
         compute_s=(model_flops + muon_flops) / chip.bf16_flops / len(devices),
         network_s=sum(item.num_bytes for item in moved.values()) / chip.network_bytes,
         compile_s=compile_s,

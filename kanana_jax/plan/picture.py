@@ -28,6 +28,11 @@ def table(plan: Plan) -> str:
     ]
     for name, item in sorted(plan.collectives.items(), key=lambda x: -x[1]["num_bytes"]):
         lines.append(f"  {name:<42} {item['count']:>7}   {item['num_bytes'] / 1e9:>8.3f}")
+    if plan.num_unknown_loops:
+        lines.append(
+            f"  {plan.num_unknown_loops} loops of unknown length count once: real collectives and "
+            "network time are larger, and the MFU bound is lower"
+        )
     lines += [
         "",
         f"model FLOPs per step {plan.model_flops:.3g}, Muon's {plan.muon_flops:.3g}",

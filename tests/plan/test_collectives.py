@@ -43,3 +43,20 @@ def test_a_collective_without_groups_is_refused():
         collectives.traffic(
             "ENTRY %m (x: f32[8]) -> f32[8] {\n  %r = f32[8] all-reduce(%x)\n}", MESH
         )
+
+
+def test_a_loop_without_a_note_takes_its_length_from_its_condition():
+    condition = """%c (p: s32[]) -> pred[] {
+  %p = s32[] parameter(0)
+  %n = s32[]{:T(128)} constant(5)
+  ROOT %l = pred[] compare(%p, %n), direction=LT
+}
+
+"""
+    note = ', backend_config={"known_trip_count":{"n":"5"}}'
+    without = HLO.replace(note, "").replace("%body (", condition + "%body (", 1)
+    assert collectives.traffic(without, MESH) == collectives.traffic(HLO, MESH)
+    assert collectives.num_unknown_loops(without) == 0
+    endless = without.replace("constant(5)", "parameter(1)")
+    assert collectives.traffic(endless, MESH)["all-reduce", "fsdp"].count == 1
+    assert collectives.num_unknown_loops(endless) == 1
