@@ -1,7 +1,7 @@
 """Collectives of a compiled program: how often each runs, over which mesh axes, and its bytes.
 
-Loops multiply what is in their bodies; one whose length cannot be read counts once. Bytes are those that one device receives, with n devices
-in a group and the result's size s:
+Loops multiply what is in their bodies; one whose length cannot be read counts once. Bytes are those
+that one device receives, with n devices in a group and the result's size s:
 
     all-gather, all-to-all   s (n - 1) / n        all-reduce   2 s (n - 1) / n
     reduce-scatter           s (n - 1)            collective-permute   s
