@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from pallas_kernels import random_inputs
+
 type Segments = Literal["none", "documents", "one_token", "one_per_block", "unseen_rows"]
 
 
@@ -89,10 +91,10 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     q_rows, kv_rows = (case.batch, case.q_len), (case.batch, case.kv_len)
     # Normal scores reach about 4 standard deviations.
     gain = (case.largest_logit / 4.0) ** 0.5
-    q = gain * rng.standard_normal((*q_rows, case.num_heads, case.qk_dim), np.float32)
-    k = gain * rng.standard_normal((*kv_rows, case.num_kv_heads, case.qk_dim), np.float32)
-    v = rng.standard_normal((*kv_rows, case.num_kv_heads, case.v_dim), np.float32)
-    dout = rng.standard_normal((*q_rows, case.num_heads, case.v_dim), np.float32)
+    q = gain * random_inputs.normal(rng, *q_rows, case.num_heads, case.qk_dim)
+    k = gain * random_inputs.normal(rng, *kv_rows, case.num_kv_heads, case.qk_dim)
+    v = random_inputs.normal(rng, *kv_rows, case.num_kv_heads, case.v_dim)
+    dout = random_inputs.normal(rng, *q_rows, case.num_heads, case.v_dim)
     return Inputs(q, k, v, dout, _segment_ids(case, rng))
 
 

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pallas_kernels import random_inputs
+
 
 class Case(NamedTuple):
     """One grouped product; group_sizes of None are drawn, Dirichlet(concentration) of all rows."""
@@ -60,9 +62,9 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     """Draws the inputs of a case, the same ones for the same seed."""
     rng = np.random.default_rng(seed)
     rhs_shape = case.num_groups, case.contracted, case.out_width
-    lhs = rng.standard_normal((case.num_rows, case.contracted), np.float32)
-    rhs = rng.standard_normal(rhs_shape, np.float32) * np.float32(case.contracted**-0.5)
-    grad = rng.standard_normal((case.num_rows, case.out_width), np.float32)
+    lhs = random_inputs.normal(rng, case.num_rows, case.contracted)
+    rhs = random_inputs.normal(rng, *rhs_shape) * np.float32(case.contracted**-0.5)
+    grad = random_inputs.normal(rng, case.num_rows, case.out_width)
     return Inputs(lhs, rhs, grad, make_group_sizes(case, rng))
 
 

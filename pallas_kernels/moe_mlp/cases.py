@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pallas_kernels import random_inputs
+
 
 class Case(NamedTuple):
     """One layer; experts' popularity is drawn, Dirichlet(concentration)."""
@@ -52,9 +54,9 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     num_tokens, hidden, width, num_experts = case[1:5]
 
     def matrices(*shape, fan_in):
-        return rng.standard_normal((num_experts, *shape), np.float32) * np.float32(fan_in**-0.5)
+        return random_inputs.normal(rng, num_experts, *shape) * np.float32(fan_in**-0.5)
 
-    x_TD = rng.standard_normal((num_tokens, hidden), np.float32)
+    x_TD = random_inputs.normal(rng, num_tokens, hidden)
     weights_TK = rng.uniform(0.1, 1, (num_tokens, case.top_k)).astype(np.float32)
     return Inputs(
         x_TD,
@@ -62,7 +64,7 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
         matrices(width, hidden, fan_in=width),
         _draw_experts(case, rng),
         weights_TK,
-        rng.standard_normal((num_tokens, hidden), np.float32),
+        random_inputs.normal(rng, num_tokens, hidden),
     )
 
 
