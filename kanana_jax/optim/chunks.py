@@ -26,21 +26,24 @@ def in_chunks(fn: Callable[[jax.Array], jax.Array], stack: jax.Array) -> jax.Arr
     *batch, rows, cols = stack.shape
     num_matrices = math.prod(batch)
     num_bytes = num_matrices * rows * cols * stack.dtype.itemsize
-    num_chunks = min(num_matrices, -(-num_bytes // CHUNK_BYTES))
-    if num_chunks <= 1 or _is_partitioned_by_compiler(stack):
+    least = min(num_matrices, -(-num_bytes // CHUNK_BYTES))
+    if least <= 1 or _is_partitioned_by_compiler(stack):
         return fn(stack)
-    size = -(-num_matrices // num_chunks)
+    counts = range(least, 2 * least + 1)
+    even = (num_matrices // count for count in counts if num_matrices % count == 0)
+    size = next(even, -(-num_matrices // least))
 
-    def replace(i, flat):
-        # The last chunk reaches back over matrices that are done, and leaves those as they are.
-        start = jnp.minimum(i * size, num_matrices - size)
+    def replace(flat, start, size):
+        # Offsets this plain let XLA read and write the slices where they are, without copies.
         chunk = jax.lax.dynamic_slice_in_dim(flat, start, size)
-        is_done = start + jnp.arange(size) < i * size
-        new = jnp.where(is_done[:, None, None], chunk, fn(chunk))
-        return jax.lax.dynamic_update_slice_in_dim(flat, new, start, 0)
+        return jax.lax.dynamic_update_slice_in_dim(flat, fn(chunk), start, 0)
 
+    num_whole, rest = divmod(num_matrices, size)
     flat = stack.reshape(num_matrices, rows, cols)
-    return jax.lax.fori_loop(0, num_chunks, replace, flat).reshape(stack.shape)
+    flat = jax.lax.fori_loop(0, num_whole, lambda i, flat: replace(flat, i * size, size), flat)
+    if rest:
+        flat = replace(flat, num_whole * size, rest)
+    return flat.reshape(stack.shape)
 
 
 def _is_partitioned_by_compiler(x: jax.Array) -> bool:
