@@ -299,6 +299,14 @@ class Experiment:
     lrs: tuple[float, ...] = ()  # the sweep of a comparison, base rate first
     seeds: int = 1
 
+    def __post_init__(self):
+        schedule, num_steps = self.optimizer.schedule, self.train.num_steps
+        if schedule.warmup_steps + schedule.decay_steps > num_steps:
+            raise ConfigError(
+                "optimizer.schedule.warmup_steps + decay_steps must be at most train.num_steps; got "
+                f"{schedule.warmup_steps} + {schedule.decay_steps} and {num_steps}"
+            )
+
 
 def edit(config: Any, edits: Iterable[str]) -> Any:
     """Returns `config` with each `path=value` applied, the value read by its field's type.

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 # Of one chunk. The iteration keeps X, its successor, R and P: 2 GiB at most, where M = N. In 16
 # bits that is 170 matrices of 768 x 2048, which keep an H100 busy for milliseconds.

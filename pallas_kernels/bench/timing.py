@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 BLOCK_S = 0.05  # long enough for the clock and for what a block's first call waits
@@ -24,19 +24,35 @@ class Row(NamedTuple):
 
 def measure(run: Callable, wait: Callable) -> float:
     """Milliseconds per run(); wait(result) returns when the device has finished."""
+    return measure_in_turn([run], wait)[0]
+
+
+def measure_in_turn(
+    runs: Sequence[Callable], wait: Callable, num_blocks: int = NUM_BLOCKS
+) -> list[float]:
+    """Milliseconds per call of each run, a block of one after a block of the other.
+
+    Clocks and temperature drift by more than the small differences that this is for.
+    """
+    calls = [_calls_per_block(run, wait) for run in runs]
+    blocks = [[] for _ in runs]
+    for _ in range(num_blocks):
+        for run, count, times in zip(runs, calls, blocks, strict=True):
+            result = None
+            start = time.perf_counter()
+            for _ in range(count):
+                result = run()
+            wait(result)
+            times.append((time.perf_counter() - start) / count)
+    return [1e3 * statistics.median(times) for times in blocks]
+
+
+def _calls_per_block(run, wait):
     wait(run())
     start = time.perf_counter()
     for _ in range(2):
         wait(run())
-    calls = int(min(MAX_CALLS, max(1, BLOCK_S * 2 // (time.perf_counter() - start))))
-    blocks, result = [], None
-    for _ in range(NUM_BLOCKS):
-        start = time.perf_counter()
-        for _ in range(calls):
-            result = run()
-        wait(result)
-        blocks.append((time.perf_counter() - start) / calls)
-    return 1e3 * statistics.median(blocks)
+    return int(min(MAX_CALLS, max(1, BLOCK_S * 2 // (time.perf_counter() - start))))
 
 
 def attempt(case: str, op: str, implementation: str, flops: float | None, run, wait) -> Row:

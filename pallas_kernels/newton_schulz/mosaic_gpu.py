@@ -59,8 +59,8 @@ def why_not(problem) -> str | None:
         return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
     if lhs.dtype not in _DTYPES:
         return f"it needs bfloat16 or float16, got {lhs.dtype}"
-    if lhs.shape[-2] % 8 or lhs.shape[-1] % 8:
-        return f"it needs rows of whole 16 bytes, so M and K multiples of 8, got {lhs.shape[-2:]}"
+    if lhs.shape[-2] % kernel.COLS or lhs.shape[-1] % kernel.COLS:
+        return f"it needs M and K multiples of {kernel.COLS}, got {lhs.shape[-2:]}"
     if manual_axes.is_partitioned_by_compiler():
         return "it needs shard_map on a mesh of several devices"
     if not problem.is_named and not _is_large(lhs.shape):

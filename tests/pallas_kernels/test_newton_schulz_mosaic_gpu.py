@@ -26,8 +26,8 @@ def commuting(batch, size, dtype):
 # Two tiles per item with a missing second one, several items per block, rows and columns beyond the
 # end; then one tile per item with two operands.
 INTERPRETED = (
-    pytest.param((2, 264, 136), False, kernel.Config(2, 2, num_ctas=3), jnp.bfloat16, id="pairs"),
-    pytest.param((1, 200, 200), True, kernel.Config(1, 3, num_ctas=2), jnp.float16, id="single"),
+    pytest.param((2, 320, 192), False, kernel.Config(2, 2, num_ctas=3), jnp.bfloat16, id="pairs"),
+    pytest.param((1, 192, 192), True, kernel.Config(1, 3, num_ctas=2), jnp.float16, id="single"),
 )
 
 
@@ -54,6 +54,7 @@ LOWERED = (
     pytest.param((128, 768, 2048), False, jnp.bfloat16, id="experts-gram"),
     pytest.param((128, 768, 768), True, jnp.float16, id="experts-polynomial"),
     pytest.param((1, 1024, 4096), False, jnp.float16, id="single-tiles"),
+    pytest.param((3, 320, 192), False, jnp.bfloat16, id="half-tiles"),
 )
 
 
