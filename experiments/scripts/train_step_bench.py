@@ -95,7 +95,7 @@ def main(_) -> None:
     steps = step.build(exp, mesh)
     state, batch = steps.init(0), random_batch(exp, mesh)
     num_params, _ = model.num_params(exp.model)
-    compiled = steps.compile()
+    compiled = steps.lower().compile()
     times, record = [], {}
     for _ in range(_REPEATS.value + 2):
         start = time.perf_counter()

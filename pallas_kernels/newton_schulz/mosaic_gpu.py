@@ -61,6 +61,8 @@ def why_not(problem) -> str | None:
         return f"it needs bfloat16 or float16, got {lhs.dtype}"
     if lhs.shape[-2] % kernel.COLS or lhs.shape[-1] % kernel.COLS:
         return f"it needs M and K multiples of {kernel.COLS}, got {lhs.shape[-2:]}"
+    if lhs.shape[-2] < kernel.TILE:
+        return f"it needs M of at least {kernel.TILE}, got {lhs.shape[-2]}"
     if manual_axes.is_partitioned_by_compiler():
         return "it needs shard_map on a mesh of several devices"
     if not problem.is_named and not _is_large(lhs.shape):

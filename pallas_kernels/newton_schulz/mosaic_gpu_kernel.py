@@ -2,9 +2,9 @@
 
 Only tiles on and above the diagonal are computed; each is stored twice, as it is and transposed
 through shared memory. One block per multiprocessor works off items, two tiles of 128 x 128 that
-share a block of rows: a warpgroup loads, two multiply 64 x 256 each (128 registers of sums). An
-item's rounded results stay in registers (64) and are stored behind the first products of the next
-item. The addend travels through the same ring as the factors.
+share a block of rows: a warpgroup loads, two multiply 64 x 256 each (128 registers of sums). Loads
+of an item's first slices and of its addend, which travels through the same ring, overlap the
+previous item's stores.
 
 Letters: B batch, M side of the result, K contracted width, T tiles per item, P items.
 Shared memory at T = 2, 4 stages: ring 192 KB, staging 32. At T = 1, 6 stages: 192 and 32.
@@ -185,57 +185,29 @@ def _compute(out, table, coefficients, warpgroup, plan, *, shared_smem, others_s
              ready, addend_ready, free):  # fmt: skip
     own = pl.ds(warpgroup * ROWS, ROWS)
     scale, addend_scale, diagonal = (coefficients[i] for i in range(3))
-    tiles_per_item = plan.config.tiles_per_item
 
-    def store(chunks, nth, i):
-        """Stores chunk i of the nth item."""
+    @pl.loop(0, plan.items_of(lax.axis_index("cta")))
+    def _(nth):
         batch, shared, others = plan.locate(nth, table)
-        other, half = others[i // 2], i % 2
-        chunk = _Chunk(out.at[batch], shared * TILE + warpgroup * ROWS, other * TILE + half * COLS)
-        staging = staging_smem.at[warpgroup]
-        on_diagonal = (shared == other) & (warpgroup == half)
-        is_below = (shared == other) & (warpgroup > half)
-        pl.when((other >= 0) & ~on_diagonal & ~is_below)(
-            functools.partial(_store_twice, chunks[i], chunk, staging)
-        )
-        pl.when((other >= 0) & on_diagonal)(
-            functools.partial(_store_symmetric, chunks[i], chunk, staging)
-        )
-
-    def visit(nth, previous):
-        """Multiplies the nth item while the one before it is stored; returns its chunks."""
-        _, shared, others = plan.locate(nth, table)
         first = nth * plan.steps_per_item
 
         def accumulate(acc):
-            def slice_product(k):
+            @pl.loop(0, plan.num_slices)
+            def _(k):
                 slot = plan.slot(first + k)
                 plgpu.barrier_wait(ready.at[slot])
                 plgpu.wgmma(acc, shared_smem.at[slot, own], others_smem.at[slot].T)
-
-            def finish_one_before(k):
                 plgpu.wgmma_wait(1)
-                pl.when(k > 0)(lambda: plgpu.barrier_arrive(free.at[plan.slot(first + k - 1)]))
 
-            # As many chunks behind each product as it takes to store all.
-            behind = pl.cdiv(len(previous), plan.num_slices)
-            num_busy = pl.cdiv(len(previous), behind)
-            for k in range(num_busy):
-                slice_product(k)
-                for i in range(k * behind, min((k + 1) * behind, len(previous))):
-                    pl.when(nth > 0)(functools.partial(store, previous, nth - 1, i))
-                finish_one_before(k)
-
-            @pl.loop(num_busy, plan.num_slices)
-            def _(k):
-                slice_product(k)
-                finish_one_before(k)
+                @pl.when(k > 0)
+                def _():
+                    plgpu.barrier_arrive(free.at[plan.slot(first + k - 1)])
 
             return acc[...]
 
-        sums = pl.run_scoped(accumulate, plgpu.ACC((ROWS, tiles_per_item * TILE), jnp.float32))
+        width = plan.config.tiles_per_item * TILE
+        sums = pl.run_scoped(accumulate, plgpu.ACC((ROWS, width), jnp.float32))
         plgpu.barrier_arrive(free.at[plan.slot(first + (plan.num_slices - 1))])
-        chunks = []
         for i, other in enumerate(others):
             slot = plan.slot(first + (plan.num_slices + i))
             if plan.has_addend:
@@ -248,17 +220,21 @@ def _compute(out, table, coefficients, warpgroup, plan, *, shared_smem, others_s
                     value += addend_scale * addend.astype(jnp.float32)
                 on_diagonal = (shared == other) & (warpgroup == half)
                 value += jnp.where(_is_diagonal(), jnp.where(on_diagonal, diagonal, 0.0), 0.0)
-                chunks.append(value.astype(out.dtype))
+                value = value.astype(out.dtype)
+                is_below = (shared == other) & (warpgroup > half)
+                row = shared * TILE + warpgroup * ROWS
+                chunk = _Chunk(out.at[batch], row, other * TILE + half * COLS)
+                staging = staging_smem.at[warpgroup]
+                pl.when((other >= 0) & ~on_diagonal & ~is_below)(
+                    functools.partial(_store_twice, value, chunk, staging)
+                )
+                pl.when((other >= 0) & on_diagonal)(
+                    functools.partial(_store_symmetric, value, chunk, staging)
+                )
             if plan.has_addend:
                 plgpu.commit_smem()  # unlike wgmma's, these reads are not ordered before TMA
                 plgpu.barrier_arrive(free.at[slot])
-        return tuple(chunks)
 
-    nothing = plgpu.layout_cast(jnp.zeros((ROWS, COLS), out.dtype), _MATRIX)
-    num_items = plan.items_of(lax.axis_index("cta"))
-    last = lax.fori_loop(0, num_items, visit, (nothing,) * (2 * tiles_per_item))
-    for i in range(len(last)):
-        store(last, num_items - 1, i)
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 

@@ -19,7 +19,6 @@ DTYPES = (jnp.bfloat16, jnp.float16)
 CASES = (
     cases.Case("one_tile", "gram", 1, 128, 64),
     cases.Case("ragged", "gram", 3, 320, 192),
-    cases.Case("smallest", "gram", 1, 64, 64),
     cases.Case("tall", "gram", 2, 576, 64),
     cases.Case("experts", "gram", 4, 768, 2048),
     cases.Case("experts_polynomial", "polynomial", 4, 768, 768),
