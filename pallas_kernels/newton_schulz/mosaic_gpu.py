@@ -19,8 +19,8 @@ _DTYPES = (jnp.bfloat16, jnp.float16)
 # fewer tiles than half the multiprocessors leave the rest idle.
 MIN_SIDE = 256
 MIN_TILES = 66
-# Time of one 128 x 128 tile alone, in halves of an item of two: it loads a third more per product.
-_SINGLE_TILE = 1.15
+# Tiles per item, blocks per cluster and stages -> time of a round of items, in tensor core time.
+_ROUND_TIMES = {(2, 2, 4): 2.2, (2, 1, 4): 2.7, (1, 1, 6): 1.55}
 
 
 def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal, config=None, interpret=False):
@@ -37,16 +37,18 @@ def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal, config=None, inte
 
 
 def choose_config(shape: tuple[int, ...]) -> kernel.Config:
-    """Two tiles per item, unless single ones spread over the multiprocessors much more evenly."""
-    num_ctas = _num_multiprocessors()
-    num_blocks = -(-shape[-2] // kernel.TILE)
+    """The configuration that takes the least time by the number of its rounds of items."""
+    num_multiprocessors = _num_multiprocessors()
 
-    def halves(tiles_per_item):
-        num_items = math.prod(shape[:-2]) * tiles.count(num_blocks, tiles_per_item)
-        return -(-num_items // num_ctas) * (2 if tiles_per_item == 2 else _SINGLE_TILE)
+    def time(case):
+        (tiles_per_item, cluster_size, _), round_time = case
+        config = kernel.Config(tiles_per_item, cluster_size)
+        num_items = math.prod(shape[:-2]) * len(kernel.item_table(shape[-2], config))
+        return -(-num_items // (num_multiprocessors // cluster_size)) * round_time
 
-    best = min((2, 1), key=halves)
-    return kernel.Config(best, num_stages=4 if best == 2 else 6, num_ctas=num_ctas)
+    (tiles_per_item, cluster_size, num_stages), _ = min(_ROUND_TIMES.items(), key=time)
+    num_clusters = num_multiprocessors // cluster_size
+    return kernel.Config(tiles_per_item, cluster_size, num_stages, num_clusters)
 
 
 def why_not(problem) -> str | None:

@@ -1,15 +1,17 @@
 """alpha lhs rhs^T + beta addend + gamma I on Hopper where the result is known to be symmetric.
 
-Only tiles on and above the diagonal are computed; each is stored twice, as it is and transposed
-through shared memory. One block per multiprocessor works off items, two tiles of 128 x 128 that
-share a block of rows: a warpgroup loads, two multiply 64 x 256 each (128 registers of sums). Loads
-of an item's first slices and of its addend, which travels through the same ring, overlap the
-previous item's stores.
+Only tiles on and above the diagonal are wanted; each is stored twice, as it is and transposed
+through shared memory. Blocks of threads that run all the time work off items, one or two tiles of
+128 x 128 in a row: a warpgroup loads, two multiply 64 x 256 each (128 registers of sums). Two
+blocks may form a cluster and compute 2 x 2 tiles: then each loads half of the columns for both
+(multicast). Loads of an item's first slices and of its addend, which travels through the same ring,
+overlap the previous item's stores.
 
 Letters: B batch, M side of the result, K contracted width, T tiles per item, P items.
 Shared memory at T = 2, 4 stages: ring 192 KB, staging 32. At T = 1, 6 stages: 192 and 32.
-Roofline: a 64-wide slice is 1024 cycles of tensor cores (T = 2) and 48 KB from L2, 47 bytes per
-cycle where about 45 are to be had; T = 1 needs 64 bytes per cycle.
+Roofline: L2 gives a multiprocessor about 45 bytes per cycle. A 64-wide slice is 512 T cycles of
+tensor cores and reads 64 bytes per cycle at T = 1, 48 at T = 2, 32 in clusters, whose items on the
+diagonal compute one tile of four in vain.
 """
 # Pallas does not list ACC among its exports and leaves its transforms abstract.
 # pyright: reportPrivateImportUsage=false, reportAbstractUsage=false
@@ -33,11 +35,12 @@ _MATRIX = plgpu.Layout.WGMMA
 
 
 class Config(NamedTuple):
-    """Tuned choices: tiles per item (1 or 2), slices in flight, blocks launched."""
+    """Tuned choices; two blocks per cluster go with two tiles per item only."""
 
     tiles_per_item: int = 2
-    num_stages: int = 4
-    num_ctas: int = 132
+    cluster_size: int = 2  # in blocks
+    num_stages: int = 4  # slices in flight
+    num_clusters: int = 66  # launched
 
 
 # jit: an iteration's products of one shape become one kernel, compiled once.
@@ -45,14 +48,15 @@ class Config(NamedTuple):
 def product(lhs_BMK, rhs_BMK, addend_BMM, coefficients, config: Config, interpret: bool = False):
     """Returns the result (B, M, M); coefficients is (3,) float32, addend may be None."""
     batch, size, depth = lhs_BMK.shape
-    table = tiles.items(pl.cdiv(size, TILE), config.tiles_per_item)
+    table = item_table(size, config)
     num_items = batch * len(table)
     plan = _Plan(
         num_items=num_items,
         items_per_matrix=len(table),
         num_slices=pl.cdiv(depth, COLS),
         has_addend=addend_BMM is not None,
-        num_ctas=min(config.num_ctas, num_items),
+        num_blocks=pl.cdiv(size, TILE),
+        num_clusters=min(config.num_clusters, num_items),
         config=config,
     )
     addend = () if addend_BMM is None else (addend_BMM,)
@@ -60,8 +64,10 @@ def product(lhs_BMK, rhs_BMK, addend_BMM, coefficients, config: Config, interpre
         functools.partial(_kernel, plan=plan),
         out_type=jax.ShapeDtypeStruct((batch, size, size), lhs_BMK.dtype),
         scratch_types=_scratch(lhs_BMK.dtype, config),
-        grid=(plan.num_ctas,),
-        grid_names=("cta",),
+        grid=(plan.num_clusters,),
+        grid_names=("item",),
+        cluster=(config.cluster_size,),
+        cluster_names=("row",),
         num_threads=3,
         thread_name="warpgroup",
         kernel_name="symmetric_product",
@@ -74,45 +80,66 @@ def product(lhs_BMK, rhs_BMK, addend_BMM, coefficients, config: Config, interpre
     )(lhs_BMK, rhs_BMK, jnp.asarray(table), coefficients, *addend)
 
 
+def item_table(size: int, config: Config) -> np.ndarray:
+    """Returns (P, 1 + T) block rows and columns of the items of a matrix."""
+    num_blocks = pl.cdiv(size, TILE)
+    if config.cluster_size == 2:
+        return tiles.clustered_items(num_blocks)
+    return tiles.items(num_blocks, config.tiles_per_item)
+
+
 class _Plan(NamedTuple):
-    """The walk of a block over its items, and of an item over the ring."""
+    """The walk of a cluster over its items, and of an item over the ring."""
 
     num_items: int
     items_per_matrix: int
     num_slices: int
     has_addend: bool
-    num_ctas: int
+    num_blocks: int
+    num_clusters: int
     config: Config
 
     @property
     def steps_per_item(self) -> int:
         return self.num_slices + self.config.tiles_per_item * self.has_addend
 
-    def items_of(self, cta):
-        return lax.div(self.num_items - cta + (self.num_ctas - 1), np.int32(self.num_ctas))
+    @property
+    def items_here(self):
+        left = self.num_items - lax.axis_index("item") + (self.num_clusters - 1)
+        return lax.div(left, np.int32(self.num_clusters))
 
     def slot(self, step):
         return lax.rem(step, np.int32(self.config.num_stages))
 
     def locate(self, nth, table) -> tuple:
-        """The nth item of this block -> (matrix, shared block, other blocks)."""
-        item = lax.axis_index("cta") + nth * self.num_ctas
+        """The nth item of this block -> (matrix, block row, block columns)."""
+        item = lax.axis_index("item") + nth * self.num_clusters
         batch = lax.div(item, np.int32(self.items_per_matrix))
-        row = item - batch * self.items_per_matrix
-        shared, *others = (table[row, i] for i in range(1 + self.config.tiles_per_item))
-        return batch, shared, others
+        index = item - batch * self.items_per_matrix
+        row, *cols = (table[index, i] for i in range(1 + self.config.tiles_per_item))
+        return batch, row + lax.axis_index("row"), cols
+
+    def is_wanted(self, row, col):
+        """Whether a tile is not missing, beyond the end, or below the diagonal of a cluster."""
+        if self.config.cluster_size == 1:
+            return col >= 0
+        return (row <= col) & (col < self.num_blocks)
 
 
 def _scratch(dtype, config):
     stages, width = config.num_stages, config.tiles_per_item * TILE
+    if config.cluster_size == 1:
+        free = plgpu.Barrier(num_arrivals=2, num_barriers=stages)
+    else:
+        free = plgpu.ClusterBarrier(collective_axes=("row",), num_arrivals=2, num_barriers=stages)
     return dict(
-        shared_smem=_tiled((stages, TILE, COLS), dtype),
-        others_smem=_tiled((stages, width, COLS), dtype),
+        rows_smem=_tiled((stages, TILE, COLS), dtype),
+        cols_smem=_tiled((stages, width, COLS), dtype),
         # A transposed and a straight chunk of each warpgroup.
         staging_smem=_tiled((2, 2, ROWS, COLS), dtype),
         ready=plgpu.Barrier(num_arrivals=1 + config.tiles_per_item, num_barriers=stages),
         addend_ready=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
-        free=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+        free=free,  # by both multiplying warpgroups of every block that slices are multicast to
     )
 
 
@@ -131,9 +158,10 @@ def _kernel(lhs, rhs, table, coefficients, *rest, plan, **scratch):
         _load(lhs, rhs, table, addend[0] if addend else None, plan, **scratch)
 
 
-def _load(lhs, rhs, table, addend, plan, *, shared_smem, others_smem, ready, addend_ready,
+def _load(lhs, rhs, table, addend, plan, *, rows_smem, cols_smem, ready, addend_ready,
           free, **_):  # fmt: skip
-    num_steps = plan.items_of(lax.axis_index("cta")) * plan.steps_per_item
+    num_steps = plan.items_here * plan.steps_per_item
+    multicast = {} if plan.config.cluster_size == 1 else {"collective_axes": "row"}
 
     def free_slot(step):
         slot = plan.slot(step)
@@ -144,30 +172,29 @@ def _load(lhs, rhs, table, addend, plan, *, shared_smem, others_smem, ready, add
 
         return slot
 
-    @pl.loop(0, plan.items_of(lax.axis_index("cta")))
+    @pl.loop(0, plan.items_here)
     def _(nth):
-        batch, shared, others = plan.locate(nth, table)
-        others = [jnp.maximum(other, 0) for other in others]  # a missing one is not stored
-        rows = pl.ds(shared * TILE, TILE)
+        batch, row, cols = plan.locate(nth, table)
+        cols = [jnp.maximum(col, 0) for col in cols]  # a missing one is not stored
+        rows = pl.ds(row * TILE, TILE)
         first = nth * plan.steps_per_item
 
         @pl.loop(0, plan.num_slices)
         def _(k):
             slot = free_slot(first + k)
-            cols = pl.ds(k * COLS, COLS)
-            plgpu.copy_gmem_to_smem(lhs.at[batch, rows, cols], shared_smem.at[slot], ready.at[slot])
-            for i, other in enumerate(others):
-                source = rhs.at[batch, pl.ds(other * TILE, TILE), cols]
-                target = others_smem.at[slot, pl.ds(i * TILE, TILE)]
-                plgpu.copy_gmem_to_smem(source, target, ready.at[slot])
+            slice = pl.ds(k * COLS, COLS)
+            source, target = lhs.at[batch, rows, slice], rows_smem.at[slot]
+            plgpu.copy_gmem_to_smem(source, target, ready.at[slot])
+            for i, col in enumerate(cols):
+                source = rhs.at[batch, pl.ds(col * TILE, TILE), slice]
+                target = cols_smem.at[slot, pl.ds(i * TILE, TILE)]
+                plgpu.copy_gmem_to_smem(source, target, ready.at[slot], **multicast)
 
         if addend is not None:
-            for i, other in enumerate(others):
+            for i, col in enumerate(cols):
                 slot = free_slot(first + (plan.num_slices + i))
-                halves = _addend_halves(shared_smem, others_smem, slot)
-                for half, target in enumerate(halves):
-                    cols = pl.ds(other * TILE + half * COLS, COLS)
-                    source = addend.at[batch, rows, cols]
+                for half, target in enumerate(_addend_halves(rows_smem, cols_smem, slot)):
+                    source = addend.at[batch, rows, pl.ds(col * TILE + half * COLS, COLS)]
                     plgpu.copy_gmem_to_smem(source, target, addend_ready.at[slot])
 
     # A block must not end, nor interpret mode, with releases that nobody has seen.
@@ -176,19 +203,19 @@ def _load(lhs, rhs, table, addend, plan, *, shared_smem, others_smem, ready, add
         plgpu.barrier_wait(free.at[plan.slot(step)])
 
 
-def _addend_halves(shared_smem, others_smem, slot):
+def _addend_halves(rows_smem, cols_smem, slot):
     """Where the left and right 64 columns of an addend's tile lie in the ring."""
-    return shared_smem.at[slot], others_smem.at[slot, pl.ds(0, TILE)]
+    return rows_smem.at[slot], cols_smem.at[slot, pl.ds(0, TILE)]
 
 
-def _compute(out, table, coefficients, warpgroup, plan, *, shared_smem, others_smem, staging_smem,
+def _compute(out, table, coefficients, warpgroup, plan, *, rows_smem, cols_smem, staging_smem,
              ready, addend_ready, free):  # fmt: skip
     own = pl.ds(warpgroup * ROWS, ROWS)
     scale, addend_scale, diagonal = (coefficients[i] for i in range(3))
 
-    @pl.loop(0, plan.items_of(lax.axis_index("cta")))
+    @pl.loop(0, plan.items_here)
     def _(nth):
-        batch, shared, others = plan.locate(nth, table)
+        batch, row, cols = plan.locate(nth, table)
         first = nth * plan.steps_per_item
 
         def accumulate(acc):
@@ -196,7 +223,7 @@ def _compute(out, table, coefficients, warpgroup, plan, *, shared_smem, others_s
             def _(k):
                 slot = plan.slot(first + k)
                 plgpu.barrier_wait(ready.at[slot])
-                plgpu.wgmma(acc, shared_smem.at[slot, own], others_smem.at[slot].T)
+                plgpu.wgmma(acc, rows_smem.at[slot, own], cols_smem.at[slot].T)
                 plgpu.wgmma_wait(1)
 
                 @pl.when(k > 0)
@@ -208,27 +235,29 @@ def _compute(out, table, coefficients, warpgroup, plan, *, shared_smem, others_s
         width = plan.config.tiles_per_item * TILE
         sums = pl.run_scoped(accumulate, plgpu.ACC((ROWS, width), jnp.float32))
         plgpu.barrier_arrive(free.at[plan.slot(first + (plan.num_slices - 1))])
-        for i, other in enumerate(others):
+        for i, col in enumerate(cols):
             slot = plan.slot(first + (plan.num_slices + i))
+            is_wanted = plan.is_wanted(row, col)
             if plan.has_addend:
                 plgpu.barrier_wait(addend_ready.at[slot])
-            for half, smem in enumerate(_addend_halves(shared_smem, others_smem, slot)):
-                col = i * TILE + half * COLS
-                value = scale * sums[:, col : col + COLS]
+            for half, smem in enumerate(_addend_halves(rows_smem, cols_smem, slot)):
+                start = i * TILE + half * COLS
+                value = scale * sums[:, start : start + COLS]
                 if plan.has_addend:
                     addend = plgpu.load(smem.at[own], layout=_MATRIX)
                     value += addend_scale * addend.astype(jnp.float32)
-                on_diagonal = (shared == other) & (warpgroup == half)
+                on_diagonal = (row == col) & (warpgroup == half)
                 value += jnp.where(_is_diagonal(), jnp.where(on_diagonal, diagonal, 0.0), 0.0)
                 value = value.astype(out.dtype)
-                is_below = (shared == other) & (warpgroup > half)
-                row = shared * TILE + warpgroup * ROWS
-                chunk = _Chunk(out.at[batch], row, other * TILE + half * COLS)
+                is_below = (row == col) & (warpgroup > half)
+                chunk = _Chunk(
+                    out.at[batch], row * TILE + warpgroup * ROWS, col * TILE + half * COLS
+                )
                 staging = staging_smem.at[warpgroup]
-                pl.when((other >= 0) & ~on_diagonal & ~is_below)(
+                pl.when(is_wanted & ~on_diagonal & ~is_below)(
                     functools.partial(_store_twice, value, chunk, staging)
                 )
-                pl.when((other >= 0) & on_diagonal)(
+                pl.when(is_wanted & on_diagonal)(
                     functools.partial(_store_symmetric, value, chunk, staging)
                 )
             if plan.has_addend:

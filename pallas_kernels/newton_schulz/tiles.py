@@ -1,4 +1,4 @@
-"""How the tiles of a symmetric matrix are shared out: each pair of blocks once, two to an item.
+"""How the tiles of a symmetric matrix are shared out: each pair of blocks once, as items.
 
 Letters: P items.
 """
@@ -31,3 +31,12 @@ def items(num_blocks: int, tiles_per_item: int) -> np.ndarray:
     ends = [*left[1::2], -1] if len(left) % 2 else left[1::2]
     table += [(last, *pair) for pair in zip(left[::2], ends, strict=True)]
     return np.array(table, np.int32)
+
+
+def clustered_items(num_blocks: int) -> np.ndarray:
+    """Returns (P, 3) int32 rows (row, col, col + 1): 2 x 2 tiles, from the diagonal to the right.
+
+    The tile below the diagonal, and what an odd number of blocks leaves beyond the end, is waste.
+    """
+    rows, cols = np.triu_indices(-(-num_blocks // 2))
+    return np.stack([2 * rows, 2 * cols, 2 * cols + 1], axis=1).astype(np.int32)

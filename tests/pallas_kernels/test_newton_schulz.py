@@ -49,6 +49,18 @@ def test_items_cover_each_tile_of_the_triangle_once(num_blocks, tiles_per_item):
     assert np.all(table[:, :2] >= 0)  # only a second tile may be missing
 
 
+@pytest.mark.parametrize("num_blocks", (1, 2, 7, 16))
+def test_clustered_items_cover_each_tile_of_the_triangle_once(num_blocks):
+    covered = [
+        (row + i, col)
+        for row, *cols in tiles.clustered_items(num_blocks)
+        for i in range(2)
+        for col in cols
+        if row + i <= col < num_blocks
+    ]
+    assert sorted(covered) == [(i, j) for i in range(num_blocks) for j in range(i, num_blocks)]
+
+
 def test_leading_axes_are_a_batch():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
     got = pallas_kernels.symmetric_matmul(x)
@@ -73,7 +85,9 @@ def test_arguments_that_do_not_fit_are_refused():
         pallas_kernels.symmetric_matmul(x, x.astype(jnp.bfloat16))
 
 
-def test_two_tiles_per_item_where_the_multiprocessors_stay_busy():
-    # 264 items on 132 multiprocessors: two full rounds. 18 items would leave most of them idle.
-    assert mosaic_gpu.choose_config((1, 4096, 4096)).tiles_per_item == 2
-    assert mosaic_gpu.choose_config((1, 1024, 4096)).tiles_per_item == 1
+def test_items_are_chosen_by_how_many_rounds_they_take():
+    # 264 pairs of tiles are two full rounds, 136 clustered items on 66 clusters a bit over two.
+    assert mosaic_gpu.choose_config((1, 4096, 4096))[:2] == (2, 1)
+    assert mosaic_gpu.choose_config((128, 768, 2048))[:2] == (2, 2)
+    # 18 pairs would leave most multiprocessors idle.
+    assert mosaic_gpu.choose_config((1, 1024, 4096))[:2] == (1, 1)

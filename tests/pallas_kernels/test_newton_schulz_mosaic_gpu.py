@@ -23,11 +23,16 @@ def commuting(batch, size, dtype):
     return tuple(jnp.asarray(x, dtype) for x in pair)
 
 
-# Two tiles per item with a missing second one, several items per block, rows and columns beyond the
-# end; then one tile per item with two operands.
+# Clusters of two blocks, several items for each, rows and columns beyond the end; two tiles per
+# item with a missing second one; then one tile per item with two operands.
 INTERPRETED = (
-    pytest.param((2, 320, 192), False, kernel.Config(2, 2, num_ctas=3), jnp.bfloat16, id="pairs"),
-    pytest.param((1, 192, 192), True, kernel.Config(1, 3, num_ctas=2), jnp.float16, id="single"),
+    pytest.param(
+        (2, 320, 192), False, kernel.Config(2, 2, 2, num_clusters=2), jnp.bfloat16, id="clusters"
+    ),
+    pytest.param((2, 320, 192), False, kernel.Config(2, 1, 2, 3), jnp.bfloat16, id="pairs"),
+    pytest.param(
+        (1, 192, 192), True, kernel.Config(1, 1, 3, num_clusters=2), jnp.float16, id="single"
+    ),
 )
 
 
