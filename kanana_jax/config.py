@@ -303,8 +303,8 @@ class Experiment:
         schedule, num_steps = self.optimizer.schedule, self.train.num_steps
         if schedule.warmup_steps + schedule.decay_steps > num_steps:
             raise ConfigError(
-                "optimizer.schedule.warmup_steps + decay_steps must be at most train.num_steps; got "
-                f"{schedule.warmup_steps} + {schedule.decay_steps} and {num_steps}"
+                "optimizer.schedule.warmup_steps + decay_steps must be at most train.num_steps; "
+                f"got {schedule.warmup_steps} + {schedule.decay_steps} and {num_steps}"
             )
 
 

@@ -140,13 +140,15 @@ def print_slowest(step, params, state, grads, count: int = 30):
     return params, state
 
 
-def plain_flops(shapes, specs, steps: int = 5) -> int:
+def plain_flops(shapes, specs) -> int:
     """Count the multiplications of the direct iteration, as the yardstick for all."""
     total = 0
     for name, spec in specs.items():
         for fan_in, fan_out in optim.fans(shapes[name], spec) if spec else ():
             size = jnp.prod(jnp.array([shapes[name][axis] for axis in spec.batch]))
-            total += int(size) * optim.polar_flops(fan_in, fan_out, steps, "direct")
+            total += int(size) * optim.polar_flops(
+                fan_in, fan_out, optim.newton_schulz(5), "direct"
+            )
     return total
 
 

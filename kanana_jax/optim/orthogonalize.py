@@ -3,10 +3,11 @@
     R = X X^T        P = a I + b R + c R R        X <- P X        for each row (a, b, c)
 
 R is M x M with M the short edge: for tall X the products are taken from the other side. The Gram
-form does two rows on R alone (R <- P R P, Q <- P Q) before it touches X again (X <- Q X), which is
-cheaper for long matrices.
+form does two or three rows on R alone (R <- P R P, Q <- P Q) before it touches X again (X <- Q X),
+which is cheaper for long matrices.
 """
 
+import math
 from typing import Literal, Protocol
 
 import jax
@@ -18,10 +19,12 @@ from kanana_jax.optim.coefficients import PolarSchedule, Row
 Method = Literal["auto", "direct", "gram"]
 
 
-# Rows per visit of X. Rounding R makes its eigenvalues wrong by an absolute amount, which the next
-# rows amplify: over three decades of singular values, two rows between fresh Gram matrices are as
-# exact as one, three are not, and five diverge in bfloat16.
-_ROWS_PER_VISIT = {"direct": 1, "gram": 2}
+_METHODS = ("direct", "gram")
+# Growth, by the rows of the first visit, of the eigenvalues of R near 0, and of its rounding errors
+# with them: up to here three rows before a fresh R are as exact as one for every spectrum tried
+# (experiments/scripts/gram_visits.py); Polar Express grows them 17,000 times, and single matrices
+# diverge.
+_MAX_GROWTH = 2000.0
 
 
 class SymmetricProduct(Protocol):
@@ -61,19 +64,18 @@ def polar(
     """
     if x.ndim < 2:
         raise ValueError(f"polar needs (..., M, N) matrices, got shape {x.shape}.")
-    if method not in ("auto", *_ROWS_PER_VISIT):
+    if method not in ("auto", *_METHODS):
         raise ValueError(f'method must be "auto", "direct" or "gram", got {method!r}.')
     if method == "auto":
-        method = choose_method(x.shape[-2], x.shape[-1], schedule.steps, compute_dtype)
+        method = choose_method(x.shape[-2], x.shape[-1], schedule, compute_dtype)
     symmetric = _symmetric_product if symmetric_product is None else symmetric_product
-    size = _ROWS_PER_VISIT[method]
 
     unit = unit_frobenius(x).astype(compute_dtype)
 
     def iterate(unit):
         unit, gram = _precondition(unit, schedule, symmetric)
-        for start in range(0, schedule.steps, size):
-            unit = _visit(unit, gram, schedule.rows[start : start + size], symmetric)
+        for rows in _visits(schedule, method):
+            unit = _visit(unit, gram, rows, symmetric)
             gram = None
         return unit
 
@@ -82,21 +84,23 @@ def polar(
 
 
 def choose_method(
-    num_rows: int, num_cols: int, steps: int, compute_dtype: jax.typing.DTypeLike
+    num_rows: int, num_cols: int, schedule: PolarSchedule, compute_dtype: jax.typing.DTypeLike
 ) -> Literal["direct", "gram"]:
     """Return the form "auto" takes: the cheaper one that is safe in this dtype."""
     if jnp.finfo(compute_dtype).nmant < 10:
         return "direct"
-    gram, direct = (polar_flops(num_rows, num_cols, steps, m) for m in ("gram", "direct"))
+    gram, direct = (polar_flops(num_rows, num_cols, schedule, m) for m in ("gram", "direct"))
     return "gram" if gram < direct else "direct"
 
 
-def polar_flops(num_rows: int, num_cols: int, steps: int, method: Literal["direct", "gram"]) -> int:
+def polar_flops(
+    num_rows: int, num_cols: int, schedule: PolarSchedule, method: Literal["direct", "gram"]
+) -> int:
     """Floating-point operations of `polar` on one matrix, symmetric results counted in full."""
     short, long = sorted((num_rows, num_cols))
-    visits, leftover = divmod(steps, _ROWS_PER_VISIT[method])
-    on_x = 2 * (visits + leftover)  # R = X X^T and X <- Q X
-    on_gram = steps if method == "direct" else 5 * visits + leftover
+    visits = _visits(schedule, method)
+    on_x = 2 * len(visits)  # R = X X^T and X <- Q X
+    on_gram = sum(4 * len(rows) - 3 for rows in visits)
     return 2 * short * short * (on_x * long + on_gram * short)
 
 
@@ -119,6 +123,22 @@ def product(left: jax.Array, right: jax.Array) -> jax.Array:
     """Multiply in the operands' dtype; float32 is never lowered to bfloat16 or TF32 products."""
     is_exact = left.dtype in (jnp.float32, jnp.float64)
     return jnp.matmul(left, right, precision="highest" if is_exact else "default")
+
+
+def _visits(schedule: PolarSchedule, method: Literal["direct", "gram"]) -> list[tuple[Row, ...]]:
+    """Return the rows between one fresh R = X X^T and the next.
+
+    Rounding R makes its eigenvalues wrong by an absolute amount, which the next rows amplify: two
+    rows between fresh ones are as exact as one, five diverge. The first R, of a matrix of Frobenius
+    norm 1, is small, and what it errs the later visits still mend: it may bear three.
+    """
+    if method == "direct":
+        return [(row,) for row in schedule.rows]
+    growth = math.prod(a * a for a, _, _ in schedule.rows[:3])
+    bears_three = schedule.precondition == "frobenius" and growth < _MAX_GROWTH
+    first = 3 if bears_three else 2
+    starts = range(first, schedule.steps, 2)
+    return [schedule.rows[:first], *(schedule.rows[i : i + 2] for i in starts)]
 
 
 def _visit(

@@ -2,8 +2,8 @@
 
     X <- X / |X|        R = X X^T        P = a I + b R + c R R        X <- P X
 
-The Gram form does two steps on R before it touches X again, which is cheaper for long matrices:
-R <- P R P, Q <- P Q, then X <- Q X.
+The Gram form does two or three steps on R before it touches X again, which is cheaper for long
+matrices: R <- P R P, Q <- P Q, then X <- Q X.
 """
 
 import functools
@@ -83,10 +83,12 @@ def direct(x, *, symmetric: Callable):
 
 
 def gram(x, *, symmetric: Callable):
-    """Five steps in the Gram form in float16, with a fresh R after two and after four."""
+    """Five steps in the Gram form in float16, with a fresh R after three."""
     dtype = x.dtype
-    x = _normalised(x).astype(jnp.float16)  # two rows between fresh R are too many for bfloat16
-    for count in (2, 2, 1):
+    x = _normalised(x).astype(
+        jnp.float16
+    )  # more than one row between fresh R is too much for bfloat16
+    for count in (3, 2):
         r = symmetric(x)
         q = p = _polynomial(r, symmetric)
         for _ in range(count - 1):

@@ -1,0 +1,65 @@
+"""How many rows of a schedule the Gram form may take between one fresh R = X X^T and the next.
+
+For each schedule, spectrum and way of cutting the five rows into visits of X, one line: the
+relative error against the direct form in float32, and the largest singular value. Iterates are
+float16, as on a GPU; matrices are 192 x 512 with random singular vectors.
+
+    python -m experiments.scripts.gram_visits
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app
+
+from kanana_jax import optim
+from kanana_jax.optim import orthogonalize
+
+SIZE, NUM_COLS = 192, 512
+CUTS = ((1, 1, 1, 1, 1), (2, 2, 1), (2, 3), (3, 2))
+SPECTRA = {
+    "three decades": np.geomspace(1.0, 1e-3, SIZE),
+    "one large, tail 0.03": np.r_[1.0, np.full(SIZE - 1, 0.03)],
+    "one large, tail 0.01": np.r_[1.0, np.full(SIZE - 1, 0.01)],
+    "power law": 1.0 / np.arange(1, SIZE + 1),
+    "half small": np.r_[np.ones(SIZE // 2), np.full(SIZE - SIZE // 2, 0.01)],
+}
+
+
+@functools.partial(jax.jit, static_argnames=("schedule", "cut", "dtype"))
+def factor(x, schedule, cut, dtype):
+    """The polar factor with fresh Gram matrices where `cut` wants them."""
+    x = orthogonalize.unit_frobenius(x).astype(dtype)
+    ends = np.cumsum(cut)
+    for start, end in zip(ends - cut, ends, strict=True):
+        rows = schedule.rows[start:end]
+        x = orthogonalize._visit(x, None, rows, orthogonalize._symmetric_product)
+    return x.astype(jnp.float32)
+
+
+def with_spectrum(values):
+    rng = np.random.default_rng(0)
+    left = np.linalg.qr(rng.standard_normal((SIZE, SIZE)))[0]
+    right = np.linalg.qr(rng.standard_normal((NUM_COLS, SIZE)))[0]
+    return jnp.asarray(left * values @ right.T, jnp.float32)
+
+
+def main(_):
+    schedules = {"Jordan": optim.newton_schulz(5), "Polar Express": optim.POLAR_EXPRESS_5}
+    print(f"{'schedule':14s}  {'spectrum':20s}  {'rows per visit':14s}  error    largest")
+    for name, schedule in schedules.items():
+        for label, values in SPECTRA.items():
+            x = with_spectrum(values)
+            want = factor(x, schedule, CUTS[0], jnp.float32)
+            for cut in CUTS:
+                got = factor(x, schedule, cut, jnp.float16)
+                error = float(jnp.linalg.norm(got - want) / jnp.linalg.norm(want))
+                largest = np.linalg.svd(got, compute_uv=False).max()
+                text = " ".join(map(str, cut))
+                print(f"{name:14s}  {label:20s}  {text:14s}  {error:7.4f}  {largest:.3f}")
+
+
+if __name__ == "__main__":
+    app.run(main)
