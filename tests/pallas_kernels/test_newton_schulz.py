@@ -88,6 +88,6 @@ def test_arguments_that_do_not_fit_are_refused():
 def test_items_are_chosen_by_how_many_rounds_they_take():
     # 264 pairs of tiles are two full rounds, 136 clustered items on 66 clusters a bit over two.
     assert mosaic_gpu.choose_config((1, 4096, 4096))[:2] == (2, 1)
-    assert mosaic_gpu.choose_config((128, 768, 2048))[:2] == (2, 2)
+    assert mosaic_gpu.choose_config((16, 2048, 8192))[:2] == (2, 2)
     # 18 pairs would leave most multiprocessors idle.
     assert mosaic_gpu.choose_config((1, 1024, 4096))[:2] == (1, 1)
