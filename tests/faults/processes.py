@@ -88,10 +88,10 @@ def losses(workdir: Path) -> dict[int, list[str]]:
     }
 
 
-def hashes(workdir: Path, step: int) -> dict[str, str]:
-    """The hash of every array of a checkpoint: parameters, optimizer, clip, router bias."""
+def hashes(workdir: Path, step: int) -> dict[str, dict[str, str]]:
+    """The hashes of every array of a checkpoint: parameters, optimizer, clip, router bias."""
     path = workdir / "run" / "checkpoints" / str(step) / "manifest.json"
-    return {name: x["hash"] for name, x in json.loads(path.read_text())["leaves"].items()}
+    return {name: x["chunks"] for name, x in json.loads(path.read_text())["leaves"].items()}
 
 
 def saved_steps(workdir: Path) -> list[int]:
