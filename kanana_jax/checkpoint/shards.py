@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import tensorstore as ts
 
-# Of an array: {"shape", "dtype", "chunk_shape", "zarray": hash of that file, "chunks": {"1.0": hash}}.
+# Of an array: {"shape", "dtype", "chunk_shape", "zarray": its hash, "chunks": {"1.0": its hash}}.
 Entry = dict[str, Any]
 # What a process needs of an array: the numbers at each ((begin, end), ...).
 Regions = dict[tuple[tuple[int, int], ...], np.ndarray]
@@ -55,7 +55,9 @@ def _share(x: jax.Array) -> Share:
     chunks = {}
     for shard in x.addressable_shards:
         if shard.replica_id == 0 and x.size:
-            begins = [part.indices(size)[0] for part, size in zip(shard.index, x.shape, strict=True)]
+            begins = [
+                part.indices(size)[0] for part, size in zip(shard.index, x.shape, strict=True)
+            ]
             place = tuple(b // size for b, size in zip(begins, chunk_shape, strict=True))
             # A copy: the train step is about to reuse the memory, which on a CPU this is.
             chunks[place] = np.array(shard.data)
@@ -103,8 +105,8 @@ def read(folder: Path, path: str, entry: Entry, like: Any) -> Regions:
     saved = {key: entry[key] for key in ("shape", "dtype")}
     if saved != _shape(like):
         raise ValueError(f"{path} must be {_shape(like)}, got {saved}")
-    devices = like.sharding.addressable_devices_indices_map(like.shape)
-    wanted = {_ends(index, like.shape) for index in devices.values()}
+    places = like.sharding.addressable_devices_indices_map(like.shape)
+    wanted = {_ends(index, like.shape) for index in places.values() if index is not None}
     regions = {ends: np.zeros([end - begin for begin, end in ends], like.dtype) for ends in wanted}
     if not math.prod(entry["shape"]):
         return regions
@@ -169,7 +171,7 @@ def _region(place: tuple[int, ...], chunk_shape: tuple[int, ...]) -> tuple[tuple
     return tuple((p * c, (p + 1) * c) for p, c in zip(place, chunk_shape, strict=True))
 
 
-def _ends(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def _ends(index: Any, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
 
 

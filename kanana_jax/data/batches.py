@@ -29,7 +29,7 @@ def train_batch(
 ) -> Batch:
     """The batch of one step, or its rows `rows`."""
     batch = _train_dataset(corpus, cfg, rows)[step]
-    assert batch is not None  # grain's type allows for filters; there are none
+    assert batch is not None
     return batch
 
 
@@ -88,9 +88,15 @@ def _train_dataset(
     weights = list(cfg.weights) or [float(source.num_windows) for source in sources]
     mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
     size = cfg.batch_size
-    used = range(size) if rows is None else [int(row) for row in rows]
+    used = range(size) if rows is None else rows
+
+    def window(number: int) -> Batch:
+        found = mixed[number]
+        assert found is not None  # grain's type allows for filters; there are none
+        return found
+
     steps = grain.MapDataset.range(sys.maxsize // size)
-    return steps.map(lambda step: _stack([mixed[int(step) * size + row] for row in used]))
+    return steps.map(lambda step: _stack([window(int(step) * size + row) for row in used]))
 
 
 def _stack(windows: Sequence[Batch]) -> Batch:

@@ -6,6 +6,7 @@ from kanana_jax.parallel.hosts import (
     everyones,
     first_then_others,
     is_first,
+    is_joined,
     join,
     together,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "everyones",
     "first_then_others",
     "is_first",
+    "is_joined",
     "join",
     "local",
     "local_rows",

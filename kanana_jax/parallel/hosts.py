@@ -83,6 +83,11 @@ def _may_be_a_tpu_slice(environ: Mapping[str, str]) -> bool:
     return "tpu" in platforms and importlib.util.find_spec("libtpu") is not None
 
 
+def is_joined() -> bool:
+    """Whether `join` joined other processes, or one alone on a TPU VM."""
+    return jax.distributed.is_initialized()
+
+
 def is_first() -> bool:
     """Whether this is the process that writes what is written once."""
     return jax.process_index() == 0

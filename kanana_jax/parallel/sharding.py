@@ -59,14 +59,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, rules.partition_spec(("batch", "sequence")))
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     """The rows of a batch that live on this process's devices, ascending.
 
     Processes that share rows, where context or tensor spans hosts, each have them.
     """
     places = batch_sharding(mesh).addressable_devices_indices_map((batch_size, mesh.size))
-    rows = [np.arange(batch_size)[index[0]] for index in places.values()]
-    return np.unique(np.concatenate(rows))
+    rows = [range(batch_size)[index[0]] for index in places.values() if index is not None]
+    return sorted(set().union(*rows))
 
 
 def shard_batch(mesh: Mesh, batch: Any, batch_size: int | None = None) -> Any:
@@ -88,7 +88,7 @@ def shard_batch(mesh: Mesh, batch: Any, batch_size: int | None = None) -> Any:
 
         def part(index):
             begin, end, _ = index[0].indices(size)
-            first = np.searchsorted(rows, begin)
+            first = rows.index(begin)
             return x[first : first + end - begin, index[1]]
 
         shape = (size, *x.shape[1:])

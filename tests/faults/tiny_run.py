@@ -62,8 +62,9 @@ def write_text(path: Path) -> Path:
 def poisoned(batches, numbers):
     """Makes the loss mask of the batches with these numbers NaN."""
 
-    def start(corpus, cfg, *, start_step=0):
-        for number, batch in enumerate(batches(corpus, cfg, start_step=start_step), start_step + 1):
+    def start(corpus, cfg, *, start_step=0, rows=None):
+        given = batches(corpus, cfg, start_step=start_step, rows=rows)
+        for number, batch in enumerate(given, start_step + 1):
             bad = np.float32(np.nan if number in numbers else 1.0)
             time.sleep(float(os.environ.get("STEP_S", "0")))
             yield batch._replace(loss_mask=batch.loss_mask * bad)
