@@ -3,9 +3,11 @@
     python tests/faults/tiny_run.py --workdir=... [--set=...]
 
 POISON=50,51 makes the loss mask of these batches (from 1) NaN. COMPILED names a folder for
-compiled functions, which is what makes a second start take seconds.
+compiled functions, which is what makes a second start take seconds. ROWS names a folder for a line
+per row that this process loads: batch, row and a hash of its tokens.
 """
 
+import hashlib
 import os
 import sys
 import time
@@ -72,12 +74,29 @@ def poisoned(batches, numbers):
     return start
 
 
+def logged(batches, folder):
+    """Writes down which rows this process loads."""
+
+    def start(corpus, cfg, *, start_step=0, rows=None):
+        path = Path(folder) / f"{jax.process_count()}-{jax.process_index()}-{os.getpid()}"
+        given = batches(corpus, cfg, start_step=start_step, rows=rows)
+        for number, batch in enumerate(given, start_step + 1):
+            with path.open("a") as file:
+                for row, tokens in zip(rows, batch.tokens, strict=True):
+                    file.write(f"{number} {row} {hashlib.md5(tokens.tobytes()).hexdigest()}\n")
+            yield batch
+
+    return start
+
+
 def _start() -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", int(os.environ.get("DEVICES", "1")))
     jax.config.update("jax_compilation_cache_dir", os.environ["COMPILED"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     numbers = {int(number) for number in os.environ.get("POISON", "").split(",") if number}
+    if "ROWS" in os.environ:
+        data.train_batches = logged(data.train_batches, os.environ["ROWS"])
     data.train_batches = poisoned(data.train_batches, numbers)
     main.load_experiment = lambda name: experiment(Path(os.environ["TEXT"]))
     compare.write_report = lambda exp, runs, workdir: "done"  # figures take longer than the run
