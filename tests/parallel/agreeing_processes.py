@@ -6,6 +6,7 @@ Prints, as JSON, what this process saw.
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -125,4 +126,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)  # at its exit JAX would wait for the other, which waits for this process

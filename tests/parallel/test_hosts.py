@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -110,11 +111,18 @@ def _run_two(script: str, *arguments: str) -> list[dict]:
         )
         for process in range(2)
     ]
+    until = time.monotonic() + 300
     try:
-        outputs = [process.communicate(timeout=540)[0] for process in started]
+        while any(process.poll() is None for process in started):
+            assert not any(process.poll() for process in started), "one failed, the other waits"
+            assert time.monotonic() < until, "they wait for each other"
+            time.sleep(0.1)
+        outputs = [process.communicate()[0] for process in started]
     finally:
         for process in started:
             process.kill()
+            process.wait()
+            process.stdout.close()
     assert [process.returncode for process in started] == [0, 0]
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
