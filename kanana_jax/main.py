@@ -1,6 +1,7 @@
 """Runs an experiment: python -m kanana_jax.main --experiment=muon_stress [--set=path=value ...].
 
-Running the same command again continues where it stopped.
+Running the same command again continues where it stopped. On several hosts every process runs it;
+`kanana_jax.parallel.join` says how they find each other.
 
     exit code 0    done, or asked to stop by SIGTERM or SIGINT and saved
               2    a setting or the data cannot be used, and nothing was written
@@ -8,8 +9,10 @@ Running the same command again continues where it stopped.
 """
 
 import importlib
+import os
 import pkgutil
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -41,6 +44,7 @@ def main(argv: list[str]) -> None:
         if argv[1:]:
             raise config.ConfigError(f"unexpected arguments {argv[1:]}; settings are --set=a.b=c")
         exp = config.edit_experiment(load_experiment(_EXPERIMENT.value), _SET.value)
+        train.join(os.environ)
         train.run(exp, Path(_WORKDIR.value or f"runs/{exp.name}"))
     except (
         config.ConfigError,
@@ -55,6 +59,12 @@ def main(argv: list[str]) -> None:
         sys.exit(3)
     except train.Stopped:
         sys.exit(0)
+    except Exception:
+        if not train.is_joined():
+            raise
+        # At its exit JAX would wait for the others, which wait for this process.
+        traceback.print_exc()
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 
-from kanana_jax.checkpoint import hf_files, manifest, native
+from kanana_jax.checkpoint import hf_files, manifest, native, shards
 from kanana_jax.checkpoint.errors import CheckpointError
 
 
@@ -53,15 +52,13 @@ def _restore(run: Path, like: Any) -> Any:
     if not folders:
         raise CheckpointError(f"{run} has no finished checkpoint; train until one is saved")
     newest = max(folders, key=lambda path: int(path.name))
-    arguments = ocp.args.PyTreeRestore(
-        item=like,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-        partial_restore=True,
-    )
     try:
-        manifest.check_files(newest, manifest.load(newest, int(newest.name)))
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as arrays:
-            return arrays.restore(newest / "state", args=arguments)
+        leaves = manifest.load(newest, int(newest.name))["leaves"]
+        found = [
+            shards.place(shards.read(newest / "state", path, leaves[path], x), x)
+            for path, x in shards.paths(like).items()
+        ]
+        return jax.tree.unflatten(jax.tree.structure(like), found)
     except Exception as error:  # damaged files fail in too many ways to list
         first_line = (str(error) or repr(error)).splitlines()[0]
         raise CheckpointError(

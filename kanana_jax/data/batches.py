@@ -5,9 +5,13 @@
 Every stage maps an index to an index, so step n costs the same whether or not the steps before
 it were read, and resuming needs no state but n. The seed decides the order of documents, the
 order of windows and nothing else; the held-out batches are the same for every seed.
+
+`rows` are those of a batch that a process needs: it reads their windows only, and all processes
+together have the batch that one alone would, however many they are.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -20,19 +24,25 @@ from kanana_jax.data.packing import Batch
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)  # in batches
 
 
-def train_batch(corpus: Corpus, cfg: DataConfig, step: int) -> Batch:
-    """The batch of one step."""
-    batch = _train_dataset(corpus, cfg)[step]
-    assert batch is not None  # grain's type allows for filters; there are none
+def train_batch(
+    corpus: Corpus, cfg: DataConfig, step: int, *, rows: Sequence[int] | None = None
+) -> Batch:
+    """The batch of one step, or its rows `rows`."""
+    batch = _train_dataset(corpus, cfg, rows)[step]
+    assert batch is not None
     return batch
 
 
-def train_batches(corpus: Corpus, cfg: DataConfig, *, start_step: int = 0) -> Iterator[Batch]:
+def train_batches(
+    corpus: Corpus, cfg: DataConfig, *, start_step: int = 0, rows: Sequence[int] | None = None
+) -> Iterator[Batch]:
     """Batches of start_step, start_step + 1, ... without end, prefetched by two threads."""
-    return iter(_train_dataset(corpus, cfg)[start_step:].to_iter_dataset(_READ))
+    return iter(_train_dataset(corpus, cfg, rows)[start_step:].to_iter_dataset(_READ))
 
 
-def heldout_batches(corpus: Corpus, cfg: DataConfig, num_batches: int) -> list[Batch]:
+def heldout_batches(
+    corpus: Corpus, cfg: DataConfig, num_batches: int, *, rows: Sequence[int] | None = None
+) -> list[Batch]:
     """At most `num_batches` batches of held-out windows, spread over all sources and documents.
 
     Less text than that gives fewer batches, the last one filled up with padding windows.
@@ -49,14 +59,21 @@ def heldout_batches(corpus: Corpus, cfg: DataConfig, num_batches: int) -> list[B
     # The padded window at the end counts too: evaluation leaves no token out.
     places = [(s, w) for s, source in enumerate(sources) for w in range(source.num_padded_windows)]
     chosen = packing.random_permutation(len(places), "heldout")[: num_batches * cfg.batch_size]
-    windows = [sources[s].window_of(0, w) for s, w in (places[i] for i in chosen)]
-    empty = Batch(*(np.zeros_like(column) for column in windows[0]))
-    windows += [empty] * (-len(windows) % cfg.batch_size)
-    rows = range(0, len(windows), cfg.batch_size)
-    return [Batch(*map(np.stack, zip(*windows[i : i + cfg.batch_size], strict=True))) for i in rows]
+
+    def window(number: int) -> Batch:
+        if number >= len(chosen):
+            return Batch(*(np.zeros_like(column) for column in window(0)))
+        source, place = places[chosen[number]]
+        return sources[source].window_of(0, place)
+
+    used = range(cfg.batch_size) if rows is None else rows
+    begins = range(0, len(chosen), cfg.batch_size)
+    return [_stack([window(begin + row) for row in used]) for begin in begins]
 
 
-def _train_dataset(corpus: Corpus, cfg: DataConfig) -> grain.MapDataset[Batch]:
+def _train_dataset(
+    corpus: Corpus, cfg: DataConfig, rows: Sequence[int] | None
+) -> grain.MapDataset[Batch]:
     sources = [
         packing.Packing(
             array=array,
@@ -70,7 +87,20 @@ def _train_dataset(corpus: Corpus, cfg: DataConfig) -> grain.MapDataset[Batch]:
     # Without weights each source lasts one epoch as long as the others.
     weights = list(cfg.weights) or [float(source.num_windows) for source in sources]
     mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
-    return mixed.batch(cfg.batch_size)
+    size = cfg.batch_size
+    used = range(size) if rows is None else rows
+
+    def window(number: int) -> Batch:
+        found = mixed[number]
+        assert found is not None  # grain's type allows for filters; there are none
+        return found
+
+    steps = grain.MapDataset.range(sys.maxsize // size)
+    return steps.map(lambda step: _stack([window(int(step) * size + row) for row in used]))
+
+
+def _stack(windows: Sequence[Batch]) -> Batch:
+    return Batch(*map(np.stack, zip(*windows, strict=True)))
 
 
 def _windows(source: packing.Packing, seed: int, index: int) -> grain.MapDataset[Batch]:

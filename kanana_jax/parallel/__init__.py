@@ -1,11 +1,20 @@
 """Meshes, the one table that says which array axis lives on which mesh axis, work on parts."""
 
 from kanana_jax.parallel import local
-from kanana_jax.parallel.hosts import join
+from kanana_jax.parallel.hosts import (
+    AnyProcess,
+    everyones,
+    first_then_others,
+    is_first,
+    is_joined,
+    join,
+    together,
+)
 from kanana_jax.parallel.mesh import axis_sizes, check, make_mesh
 from kanana_jax.parallel.rules import RULES, partition_spec
 from kanana_jax.parallel.sharding import (
     batch_sharding,
+    local_rows,
     param_shardings,
     shard_batch,
     state_shardings,
@@ -13,14 +22,21 @@ from kanana_jax.parallel.sharding import (
 
 __all__ = [
     "RULES",
+    "AnyProcess",
     "axis_sizes",
     "batch_sharding",
     "check",
+    "everyones",
+    "first_then_others",
+    "is_first",
+    "is_joined",
     "join",
     "local",
+    "local_rows",
     "make_mesh",
     "param_shardings",
     "partition_spec",
     "shard_batch",
     "state_shardings",
+    "together",
 ]

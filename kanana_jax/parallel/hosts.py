@@ -1,24 +1,157 @@
-"""Several processes as one program."""
+"""Several processes as one program: how they find each other, and how they agree.
+
+    JAX_COORDINATOR_ADDRESS    host:port of process 0, which opens it
+    JAX_NUM_PROCESSES          how many there are; 1 is a program of its own wherever it runs
+    JAX_PROCESS_ID             which of them this is, from 0
+
+A step of Slurm, mpirun and a TPU slice say all three themselves. Everything below `join` is called
+by every process at the same point of its program, from its main thread: who does not come is waited
+for.
+"""
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config
 
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
-def join(coordinator: str | None, num_processes: int, process_id: int) -> None:
-    """Joins the other processes; call it before anything looks at the devices.
 
-    `coordinator` is host:port of process 0; "auto" asks the TPU slice or Slurm for all three; None
-    is a single process. Raises ConfigError when the numbers do not fit.
+def join(environ: Mapping[str, str]) -> None:
+    """Joins the other processes that `environ` tells of; call it before JAX looks at the devices.
+
+    Raises ConfigError when the variables do not fit together or the others do not come within
+    five minutes.
     """
-    if coordinator is None:
+    address = environ.get(ADDRESS)
+    count, index = (_whole_number(environ, name) for name in (COUNT, INDEX))
+    is_launched = _is_launched(environ)
+    if count == 1 or (not address and not is_launched and not _may_be_a_tpu_slice(environ)):
+        if count != 1 and (count, index) != (None, None):
+            raise config.ConfigError(f"{COUNT} and {INDEX} need {ADDRESS}=host:port of process 0")
         return
-    if coordinator == "auto":
-        jax.distributed.initialize()
-        return
-    if not 0 <= process_id < num_processes:
+    if address and not is_launched and None in (count, index):
         raise config.ConfigError(
-            f"--process_id must lie in [0, --num_processes = {num_processes}), got {process_id}; "
-            "start every process with the same --num_processes and its own --process_id"
+            f"{ADDRESS} is set but not both of {COUNT} and {INDEX}, got {count} and {index}; give "
+            f"every process the same address and number and its own index, or {COUNT}=1"
         )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    if count is not None and index is not None and not 0 <= index < count:
+        raise config.ConfigError(
+            f"{INDEX} must lie in [0, {COUNT} = {count}), got {index}; start every process with "
+            f"the same {COUNT} and its own {INDEX}"
+        )
+    # Its handler would take SIGTERM from ours, which stops all processes at one step.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(address, count, index)
+    except (ValueError, RuntimeError, OSError) as error:
+        if not address and not is_launched and "should be defined" in str(error):
+            return  # libtpu is installed, but this is no TPU
+        raise config.ConfigError(
+            f"the processes do not find each other ({str(error).splitlines()[0]}); check that "
+            f"process 0 runs and that all reach its address, or set {COUNT}=1 to train on this "
+            "machine alone"
+        ) from error
+
+
+def _whole_number(environ: Mapping[str, str], name: str) -> int | None:
+    text = environ.get(name)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise config.ConfigError(f"{name} must be a whole number, got {text!r}")
+    return int(text)
+
+
+def _is_launched(environ: Mapping[str, str]) -> bool:
+    """Whether srun or mpirun started several of these; only within a step is the node list set."""
+    slurm = "SLURM_STEP_NODELIST" in environ and (_whole_number(environ, "SLURM_NTASKS") or 1) > 1
+    return slurm or (_whole_number(environ, "OMPI_COMM_WORLD_SIZE") or 1) > 1
+
+
+def _may_be_a_tpu_slice(environ: Mapping[str, str]) -> bool:
+    platforms = environ.get("JAX_PLATFORMS", "tpu").split(",")
+    return "tpu" in platforms and importlib.util.find_spec("libtpu") is not None
+
+
+def is_joined() -> bool:
+    """Whether `join` joined other processes, or one alone on a TPU VM."""
+    return jax.distributed.is_initialized()
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def everyones(value: Any) -> list[Any]:
+    """What every process passed, in the order of the processes; `value` is JSON."""
+    if jax.process_count() == 1:
+        return [value]
+    raw = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(raw.size))
+    # Lengths in powers of two, for each is compiled anew.
+    padded = np.zeros(max(64, 1 << (int(sizes.max()) - 1).bit_length()), np.uint8)
+    padded[: raw.size] = raw
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def together(fn: Callable[[], Any]) -> Any:
+    """Calls fn() on every process and returns its result if none raised.
+
+    Raises what fn did here, and ConfigError when it raised on another process only.
+    """
+    result, error = None, None
+    try:
+        result = fn()
+    except Exception as raised:
+        error = raised
+    lines = everyones(error and (str(error).strip() or repr(error)).splitlines()[0])
+    if error is not None:
+        raise error
+    for index, line in enumerate(lines):
+        if line is not None:
+            raise config.ConfigError(f"process {index} of {len(lines)}: {line}")
+    return result
+
+
+def first_then_others(fn: Callable[[], Any]) -> Any:
+    """Calls fn() on process 0, and on the others when that is done; errors as in `together`."""
+    found = together(lambda: fn() if is_first() else None)
+    others = together(lambda: None if is_first() else fn())
+    return found if is_first() else others
+
+
+class AnyProcess:
+    """Whether a flag is set on any process, asked at every step.
+
+    With several processes the answer is of the call before: what was sent then has arrived, so
+    asking does not hold the device up.
+    """
+
+    def __init__(self):
+        if jax.process_count() > 1:
+            mesh = Mesh(np.array(jax.devices()), ("devices",))
+            self._spread = NamedSharding(mesh, P("devices"))
+            self._max = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
+        self._sent: jax.Array | None = None
+
+    def __call__(self, flag: bool) -> bool:
+        if jax.process_count() == 1:
+            return flag
+        before, mine = self._sent, np.array([flag], np.int32)
+        shape = (jax.device_count(),)
+        self._sent = self._max(
+            jax.make_array_from_callback(shape, self._spread, lambda index: mine)
+        )
+        return before is not None and bool(before)

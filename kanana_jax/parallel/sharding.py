@@ -59,16 +59,39 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, rules.partition_spec(("batch", "sequence")))
 
 
-def shard_batch(mesh: Mesh, batch: Any) -> Any:
-    """Puts the host arrays of a whole batch, (B, S), on the devices.
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """The rows of a batch that live on this process's devices, ascending.
 
-    On several hosts each has the whole batch, a pure function of (seed, step), and puts the rows
-    of its own devices: any number of hosts continues a run with the same batches.
+    Processes that share rows, where context or tensor spans hosts, each have them.
     """
-    sharding = batch_sharding(mesh)
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size, mesh.size))
+    rows = [range(batch_size)[index[0]] for index in places.values() if index is not None]
+    return sorted(set().union(*rows))
+
+
+def shard_batch(mesh: Mesh, batch: Any, batch_size: int | None = None) -> Any:
+    """Puts a batch's rows `local_rows(mesh, batch_size)`, host arrays (R, S), on the devices.
+
+    The arrays that come back are of the whole batch, (batch_size, S), on all processes' devices. A
+    process that has all rows need not say how many. Raises ValueError when the rows are others.
+    """
 
     def put(x):
         x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        size = len(x) if batch_size is None else batch_size
+        rows = local_rows(mesh, size)
+        if len(x) != len(rows):
+            raise ValueError(
+                f"{len(rows)} of {size} rows are on this process's devices, got {len(x)}; load "
+                "those of parallel.local_rows and give their batch_size"
+            )
+
+        def part(index):
+            begin, end, _ = index[0].indices(size)
+            first = rows.index(begin)
+            return x[first : first + end - begin, index[1]]
+
+        shape = (size, *x.shape[1:])
+        return jax.make_array_from_callback(shape, batch_sharding(mesh), part)
 
     return jax.tree.map(put, batch)

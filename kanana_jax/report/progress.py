@@ -28,6 +28,19 @@ class Stream(Protocol):
     def isatty(self) -> bool: ...
 
 
+class Silent:
+    """A stream that shows nothing, for all processes but the first of several."""
+
+    def write(self, text: str, /) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+
 class Sweep:
     """Counts runs, so that each bar can also say when all of them will be done."""
 

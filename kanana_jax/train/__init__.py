@@ -2,6 +2,7 @@
 
 from kanana_jax.checkpoint import CheckpointError, MismatchError, NoUsableCheckpointError
 from kanana_jax.data import DataError
+from kanana_jax.parallel import is_joined, join
 from kanana_jax.train.compare import run
 from kanana_jax.train.signals import Stopped
 
@@ -11,5 +12,7 @@ __all__ = [
     "MismatchError",
     "NoUsableCheckpointError",
     "Stopped",
+    "is_joined",
+    "join",
     "run",
 ]

@@ -1,15 +1,21 @@
-"""An experiment from end to end: one run, or every arm at every rate and seed, then the report."""
+"""An experiment from end to end: one run, or every arm at every rate and seed, then the report.
+
+With several processes all of them call `run`. Whatever one of them finds wrong, all of them raise.
+"""
 
 import concurrent.futures
 import contextlib
+import json
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from kanana_jax import config, data, parallel, report
+from kanana_jax.report import progress
 from kanana_jax.train import events, initial, lock, loop, record, signals, step
 
 
@@ -26,47 +32,94 @@ def run(exp: config.Experiment, workdir: Path) -> None:
 
     Raises ConfigError, CheckpointError or DataError before anything is written in `workdir`.
     """
+    _expect_same(exp)
+    exp, mesh = parallel.together(lambda: _check(exp, workdir))
+    cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
+    with signals.stop_request() as stop, _holding_if_several(stop):
+        corpus = parallel.first_then_others(lambda: data.open_corpus(exp.data, cache_dir))
+        _expect_same_text(corpus.fingerprint)
+        exp = parallel.together(lambda: _with_corpus(exp, workdir, corpus))
+        with lock.held(workdir):
+            runs = plan(exp, workdir)
+            parallel.together(
+                lambda: _begin(exp, workdir, runs, corpus) if parallel.is_first() else None
+            )
+            finished = parallel.everyones([_is_finished(one) for one in runs])[0]
+            waiting = [one for one, done in zip(runs, finished, strict=True) if not done]
+            sweep = progress.Sweep(
+                len(waiting), file=None if parallel.is_first() else progress.Silent()
+            )
+            with _compile_ahead(waiting, mesh) as compiled:
+                for index, one in enumerate(waiting, start=1):
+                    steps = compiled(one.exp)
+                    if any(parallel.everyones(stop.is_set)):
+                        raise signals.Stopped
+                    loop.run(
+                        one.exp,
+                        corpus,
+                        one.directory,
+                        mesh,
+                        steps,
+                        arm=one.arm,
+                        sweep=sweep,
+                        index=index,
+                        stop=stop,
+                    )
+            if parallel.is_first():
+                print(write_report(exp, runs, workdir))
+
+
+def _expect_same(exp: config.Experiment) -> None:
+    """Raises ConfigError unless all processes were started with the same settings."""
+    told = [json.loads(text) for text in parallel.everyones(config.to_json(exp))]
+    for process, other in enumerate(told):
+        if other != told[0]:
+            raise config.ConfigError(
+                f"process {process} must have the settings of process 0, got "
+                f"{'; '.join(config.diff(told[0], other))}; start all with the same command"
+            )
+
+
+def _expect_same_text(fingerprint: str) -> None:
+    told = parallel.everyones(fingerprint)
+    for process, other in enumerate(told):
+        if other != told[0]:
+            raise config.ConfigError(
+                f"process {process} must read the text of process 0, fingerprint {told[0]}, got "
+                f"{other}; make data.paths name the same files on all hosts"
+            )
+
+
+def _check(exp: config.Experiment, workdir: Path) -> tuple[config.Experiment, Mesh]:
+    """All that can be known without the data."""
     plan(exp, workdir)
     exp = initial.with_shape(exp)
     initial.check_tokenizer(exp)
     mesh = parallel.make_mesh(exp.mesh)
     parallel.check(exp, mesh.shape)
     record.check(workdir, exp)
-    cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
-    with signals.stop_request() as stop:
-        corpus = data.open_corpus(exp.data, cache_dir)
-        exp = record.with_vocab(exp, corpus.vocab_size)
-        record.check_data(workdir, exp, corpus.fingerprint)
-        with lock.held(workdir):
-            runs = _begin(exp, workdir, corpus)
-            waiting = [one for one in runs if not _is_finished(one)]
-            sweep = report.progress.Sweep(len(waiting))
-            with _compile_ahead(waiting, mesh) as compiled:
-                for index, one in enumerate(waiting, start=1):
-                    loop.run(
-                        one.exp,
-                        corpus,
-                        one.directory,
-                        mesh,
-                        compiled(one.exp),
-                        arm=one.arm,
-                        sweep=sweep,
-                        index=index,
-                        stop=stop,
-                    )
-            print(write_report(exp, runs, workdir))
+    return exp, mesh
 
 
-def _begin(exp: config.Experiment, workdir: Path, corpus: data.Corpus) -> list[Run]:
-    """Records this process in `workdir`, now locked, and returns the runs of `exp`."""
+def _with_corpus(exp: config.Experiment, workdir: Path, corpus: data.Corpus) -> config.Experiment:
+    exp = record.with_vocab(exp, corpus.vocab_size)
+    record.check_data(workdir, exp, corpus.fingerprint)
+    return exp
+
+
+def _holding_if_several(stop: signals.StopRequest):
+    """A process that leaves by itself would leave the others waiting for it."""
+    return stop.holding() if jax.process_count() > 1 else contextlib.nullcontext()
+
+
+def _begin(exp: config.Experiment, workdir: Path, runs: list[Run], corpus: data.Corpus) -> None:
+    """Records this process in `workdir`, now locked."""
     changes = record.check(workdir, exp)
-    runs = plan(exp, workdir)
     if changes:
         events.Events(workdir).report("settings_changed", "; ".join(changes))
         for one in runs:  # finished by the old settings
             (one.directory / report.results.RESULT_NAME).unlink(missing_ok=True)
     record.write(workdir, exp, corpus.fingerprint)
-    return runs
 
 
 @contextlib.contextmanager

@@ -9,16 +9,23 @@ import sys
 import time
 from pathlib import Path
 
+from kanana_jax import parallel
+
 EVENTS_NAME = "events.jsonl"
 
 
 class Events:
-    """Appends to `<directory>/events.jsonl`. A disk that takes no line does not stop the run."""
+    """Appends to `<directory>/events.jsonl`. A disk that takes no line does not stop the run.
+
+    Of several processes, which all take the same decisions, process 0 reports them.
+    """
 
     def __init__(self, directory: Path):
         self._path = Path(directory) / EVENTS_NAME
 
     def report(self, kind: str, message: str) -> None:
+        if not parallel.is_first():
+            return
         print(f"kanana_jax: {kind}: {message}", file=sys.stderr, flush=True)
         line = {"time": time.strftime("%Y-%m-%d %H:%M:%S %Z"), "kind": kind, "message": message}
         try:

@@ -1,30 +1,61 @@
-"""One process per run directory."""
+"""One program per run directory, which all its processes see."""
 
 import contextlib
 import fcntl
 import os
+import time
+import uuid
 from pathlib import Path
 
-from kanana_jax import config
+from kanana_jax import config, parallel
+
+_NETWORK_DELAY_S = 30.0  # until a network file system shows what another host wrote
 
 
 @contextlib.contextmanager
 def held(workdir: Path):
-    """Holds `<workdir>/lock`; ConfigError when another process does.
+    """Process 0 holds `<workdir>/lock`; ConfigError when another program does.
 
-    The kernel releases it when this process dies, however it dies.
+    The kernel releases it when that process dies, however it dies. Raises ConfigError too when one
+    of several processes does not see this folder but another of the same name.
     """
+    with contextlib.ExitStack() as stack:
+        name = parallel.together(
+            lambda: stack.enter_context(_locked(workdir)) if parallel.is_first() else None
+        )
+        name = parallel.everyones(name)[0]
+        parallel.together(lambda: _expect_shared(workdir, name))
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path):
+    """Yields what the lock file then says: this process and a name that no other has."""
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
+            holder = file.read().partition(" ")[0] or "unknown"
             raise config.ConfigError(
-                f"{workdir} is in use by process {file.read().strip() or 'unknown'}; wait for it, "
-                "stop it, or choose another --workdir"
+                f"{workdir} is in use by process {holder}; wait for it, stop it, or choose another "
+                "--workdir"
             ) from None
+        name = f"{os.getpid()} {uuid.uuid4()}"
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(name)
         file.flush()
-        yield
+        os.fsync(file.fileno())
+        yield name
+
+
+def _expect_shared(workdir: Path, name: str) -> None:
+    path, until = workdir / "lock", time.monotonic() + _NETWORK_DELAY_S
+    while not (path.exists() and path.read_text() == name):
+        if time.monotonic() > until:
+            raise config.ConfigError(
+                f"{workdir} must be one folder for all processes, but here it is not the one that "
+                "process 0 writes to; give a --workdir on a file system that all hosts mount"
+            )
+        time.sleep(0.2)

@@ -1,9 +1,11 @@
 """One training run: config -> data -> model -> loss -> gradient -> optim -> state -> checkpoint.
 
 Batches are a pure function of (seed, number) and the checkpoint holds everything else, so running
-the same call again continues where a killed run stopped, with the same numbers.
+the same call again continues where a killed run stopped, with the same numbers. Several processes
+make this call together: all train and save, process 0 writes everything else.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -52,10 +54,11 @@ def run(
         checkpoint.Checkpoints(
             directory / "checkpoints", keep=exp.train.keep_checkpoints, report=log.report
         ) as saved,
-        metrics.MetricsWriter(directory) as writer,
+        _writer_of_first(directory) as writer,
     ):
         at = resume.latest(saved, steps, mesh, exp.train.seed, log)
-        writer.truncate_after(at.step)
+        if writer is not None:
+            writer.truncate_after(at.step)
         label = f"{arm} lr {exp.optimizer.lr:g} seed {exp.train.seed}"
         with (
             sweep.run(
@@ -74,23 +77,28 @@ def run(
                 good = resume.latest(saved, steps, mesh, exp.train.seed, log)
                 at = resume.rewind(at, good, records.trouble_step)
                 log.report("rewind", _describe_rewind(at, records.trouble_step))
-                writer.truncate_after(at.step)
+                if writer is not None:
+                    writer.truncate_after(at.step)
                 records.restart()
                 _advance(parts, at)
-    _write_result(exp, arm, directory, records.trouble_step)
+    if parallel.is_first():
+        _write_result(exp, arm, directory, records.trouble_step)
 
 
 def _advance(parts: _Parts, at: resume.Position) -> None:
     """Trains on from `at` to the last step, or to the first that is in trouble."""
-    exp, steps, records = parts.exp, parts.steps, parts.records
-    last, state = exp.train.num_steps, at.state
+    exp, corpus, steps, records = parts.exp, parts.corpus, parts.steps, parts.records
+    last, state, size = exp.train.num_steps, at.state, exp.data.batch_size
+    rows = parallel.local_rows(parts.mesh, size)
     heldout = [
-        _to_devices(parts.mesh, batch)
-        for batch in data.heldout_batches(parts.corpus, exp.data, exp.train.eval_batches)
+        _to_devices(parts.mesh, batch, size)
+        for batch in data.heldout_batches(corpus, exp.data, exp.train.eval_batches, rows=rows)
     ]
-    batches = data.train_batches(parts.corpus, exp.data, start_step=at.step + at.skipped_batches)
+    start = at.step + at.skipped_batches
+    batches = data.train_batches(corpus, exp.data, start_step=start, rows=rows)
+    asked_to_stop = parallel.AnyProcess()
     for number in range(at.step + 1, last + 1):
-        batch = _to_devices(parts.mesh, next(batches))
+        batch = _to_devices(parts.mesh, next(batches), size)
         state, entry = steps.train(state, batch, exp.optimizer.lr)
         if exp.guard.enabled:
             entry |= {"skipped_batches": at.skipped_batches, "rewinds": at.rewinds}
@@ -101,11 +109,11 @@ def _advance(parts: _Parts, at: resume.Position) -> None:
                 steps.evaluate(state.params, state.router_bias, batch) for batch in heldout
             ]
         records.push(number, entry)
-        is_stopping = parts.stop.is_set and number < last
+        is_stopping = asked_to_stop(parts.stop.is_set) and number < last
         if is_stopping or _is_due(number, exp.train.checkpoint_interval_steps, last):
             # What a checkpoint claims was done must be in the metrics file first.
             records.flush()
-            if records.is_sound:
+            if all(parallel.everyones(records.is_sound)):
                 parts.saved.save(number, state, at.notes(parts.mesh))
         if records.trouble_step is not None:
             return
@@ -113,6 +121,11 @@ def _advance(parts: _Parts, at: resume.Position) -> None:
             parts.saved.wait()
             parts.log.report("stopped", f"after step {number}; the same command continues")
             raise signals.Stopped
+
+
+def _writer_of_first(directory: Path):
+    """Process 0 keeps the metrics; the others get None."""
+    return metrics.MetricsWriter(directory) if parallel.is_first() else contextlib.nullcontext()
 
 
 def _rewinds_allowed(exp: config.Experiment) -> int:
@@ -126,8 +139,8 @@ def _describe_rewind(at: resume.Position, trouble_step: int) -> str:
     )
 
 
-def _to_devices(mesh: Mesh, batch: data.Batch) -> loss.DeviceBatch:
-    return loss.DeviceBatch(*parallel.shard_batch(mesh, batch))
+def _to_devices(mesh: Mesh, batch: data.Batch, batch_size: int) -> loss.DeviceBatch:
+    return loss.DeviceBatch(*parallel.shard_batch(mesh, batch, batch_size))
 
 
 def _is_due(number: int, interval: int, last: int) -> bool:

@@ -82,14 +82,15 @@ def load(workdir: Path) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Commit, versions, device and command of this process."""
-    devices = jax.devices()
+    devices, num_processes = jax.devices(), jax.process_count()
+    several = f", {num_processes} processes" if num_processes > 1 else ""
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "command": " ".join(["python", "-m", "kanana_jax.main", *sys.argv[1:]]),
         "commit": _git_commit(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "device": f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores",
+        "device": f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores{several}",
     }
 
 

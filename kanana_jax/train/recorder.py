@@ -20,13 +20,14 @@ class Recorder:
 
     With the guard that is the last of `max_skips` skipped steps in a row, without it the first
     loss that is not finite. `trouble_step` is its step. Decisions depend on records alone, not on
-    when they are fetched, so that a resumed run takes the same ones.
+    when they are fetched, so that a resumed run takes the same ones, and so do all processes; the
+    `writer` is process 0's, the others have none.
     """
 
     def __init__(
         self,
         guard: config.GuardConfig,
-        writer: metrics.MetricsWriter,
+        writer: metrics.MetricsWriter | None,
         bar: progress.Progress,
         log: events.Events,
     ):
@@ -45,7 +46,11 @@ class Recorder:
     @property
     def is_sound(self) -> bool:
         """Whether the newest step was good and every record is on disk: the time to save."""
-        return self.trouble_step is None and not self.skips and self._writer.error is None
+        return self.trouble_step is None and not self.skips and self._storage_error is None
+
+    @property
+    def _storage_error(self) -> OSError | None:
+        return None if self._writer is None else self._writer.error
 
     def push(self, number: int, entry: dict) -> None:
         self._waiting.append((number, entry))
@@ -58,18 +63,20 @@ class Recorder:
             if "heldout" in entry:
                 entry |= heldout_metrics(entry.pop("heldout"))
             entry["seconds"] = self._clock_offset_s + time.monotonic()
-            self._writer.write(number, entry)
+            if self._writer is not None:
+                self._writer.write(number, entry)
             self._bar.update(number, loss=float(entry["loss"]), max_logit=float(entry["max_logit"]))
             self._judge(number, entry)
 
     def _judge(self, number: int, entry: dict) -> None:
-        if self._writer.error is not None and not self._is_storage_failing:
+        error = self._storage_error
+        if error is not None and not self._is_storage_failing:
             self._log.report(
                 "storage_failed",
-                f"metrics from step {number} on wait in memory ({self._writer.error}); training "
+                f"metrics from step {number} on wait in memory ({error}); training "
                 "goes on without new checkpoints until they can be written",
             )
-        self._is_storage_failing = self._writer.error is not None
+        self._is_storage_failing = error is not None
         if not self._guard.enabled:
             if not math.isfinite(entry["loss"]):
                 self.trouble_step = number
@@ -99,7 +106,9 @@ def heldout_metrics(per_batch: list[tuple[np.ndarray, np.ndarray]]) -> dict[str,
     return {"heldout_bpb": bpb, "heldout_bpb_stderr": stderr}
 
 
-def _seconds_so_far(writer: metrics.MetricsWriter) -> float:
+def _seconds_so_far(writer: metrics.MetricsWriter | None) -> float:
     """Time that earlier processes spent on the steps kept in the metrics file."""
+    if writer is None:
+        return 0.0
     seconds = metrics.read_metrics(writer.path).get("seconds")
     return 0.0 if seconds is None else float(seconds.values_N[-1])

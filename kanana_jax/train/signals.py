@@ -27,11 +27,11 @@ class StopRequest:
     @contextlib.contextmanager
     def holding(self):
         """Inside, the first signal only sets `is_set`: there is a step to finish and to save."""
-        self._is_holding = True
+        before, self._is_holding = self._is_holding, True
         try:
             yield
         finally:
-            self._is_holding = False
+            self._is_holding = before
 
     def handle(self, number: int, frame: object) -> None:
         if self.is_set:

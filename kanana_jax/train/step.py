@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from kanana_jax import config, model, optim
@@ -51,10 +52,11 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
     placed = jax.tree.map(lambda x: x.sharding, like)
     init_params, evaluate = _shared_by_arms(exp.model, exp.train.loss_chunk_tokens, mesh)
     wrap = jax.jit(functools.partial(state.wrap, exp.model, optimizer), out_shardings=placed)
+    whole = NamedSharding(mesh, P())  # every process reads the metrics
     train = jax.jit(
-        functools.partial(train_step, exp=exp), out_shardings=(placed, None), donate_argnums=0
+        functools.partial(train_step, exp=exp), out_shardings=(placed, whole), donate_argnums=0
     )
-    diagnose = jax.jit(functools.partial(diagnostics.diagnose, exp=exp))
+    diagnose = jax.jit(functools.partial(diagnostics.diagnose, exp=exp), out_shardings=whole)
 
     def lower() -> jax.stages.Lowered:
         batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
@@ -87,7 +89,10 @@ def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh):
     init_params = jax.jit(
         functools.partial(model.init, cfg), out_shardings=state.param_shardings(cfg, mesh)
     )
-    evaluate = jax.jit(functools.partial(evaluate_batch, cfg=cfg, chunk_tokens=chunk_tokens))
+    evaluate = jax.jit(
+        functools.partial(evaluate_batch, cfg=cfg, chunk_tokens=chunk_tokens),
+        out_shardings=NamedSharding(mesh, P()),
+    )
     return init_params, _under(mesh, evaluate)
 
 

@@ -27,7 +27,7 @@ ROOMS = {
         {"jax", "numpy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm", "markupsafe"},
     ),
     "kanana_jax/checkpoint": (
-        {"config", "model"},
+        {"config", "model", "parallel"},
         {"jax", "numpy", "orbax", "ml_dtypes", "safetensors", "tensorstore"},
     ),
     "kanana_jax/generate": (

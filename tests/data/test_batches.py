@@ -9,6 +9,7 @@ import pytest
 from small_corpora import documents
 
 from kanana_jax import data
+from kanana_jax.data import packing
 
 
 def assert_equal_batches(got, want):
@@ -27,6 +28,29 @@ def test_resume_at_every_step_equals_the_unbroken_stream(open_text):
         resumed = itertools.islice(data.train_batches(corpus, cfg, start_step=step), 3)
         for got, want in zip(resumed, unbroken[step:], strict=False):
             assert_equal_batches(got, want)
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [3], [1, 2, 3]])
+def test_rows_of_a_batch_are_those_of_the_whole_one_and_no_other_is_read(
+    rows, open_text, monkeypatch
+):
+    """What a process with the devices of these rows loads."""
+    corpus, cfg = open_text(documents(100), documents(60, 1000))
+    whole = [data.train_batch(corpus, cfg, step) for step in (0, 1, 70)]
+    heldout = data.heldout_batches(corpus, cfg, 9)
+    read, window_of = [], packing.Packing.window_of
+    monkeypatch.setattr(
+        packing.Packing, "window_of", lambda *args: read.append(args) or window_of(*args)
+    )
+    for step, wanted in zip((0, 1, 70), whole, strict=True):
+        mine = data.train_batch(corpus, cfg, step, rows=rows)
+        assert_equal_batches(mine, data.Batch(*(column[rows] for column in wanted)))
+    assert len(read) == 3 * len(rows)
+    stream = itertools.islice(data.train_batches(corpus, cfg, start_step=1, rows=rows), 1)
+    assert_equal_batches(next(stream), data.Batch(*(column[rows] for column in whole[1])))
+    mine = data.heldout_batches(corpus, cfg, 9, rows=rows)
+    for got, wanted in zip(mine, heldout, strict=True):
+        assert_equal_batches(got, data.Batch(*(column[rows] for column in wanted)))
 
 
 def test_batch_has_the_declared_shapes_and_types(open_text):

@@ -1,11 +1,13 @@
 """Starts, watches and hurts processes of the tiny run."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,11 +37,33 @@ class Lab:
             text=True,
         )
 
+    def start_several(
+        self, num_processes: int, workdir: Path, *edits: str, **environment: str
+    ) -> list[subprocess.Popen]:
+        """Processes of one program, each with DEVICES of its own."""
+        return [self.start(workdir, *edits, **one, **environment) for one in joined(num_processes)]
+
     def run(self, workdir: Path, *edits: str, **environment: str) -> tuple[int, str]:
         """Exit code and what was printed, once it has ended by itself."""
         process = self.start(workdir, *edits, **environment)
         _, shown = process.communicate(timeout=300)
         return process.returncode, shown
+
+
+def joined(num_processes: int) -> list[dict[str, str]]:
+    """The variables by which processes on this machine find each other, for each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    several = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(num_processes)}
+    return [several | {"JAX_PROCESS_ID": str(process)} for process in range(num_processes)]
+
+
+def ends(started: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Exit code and what was printed, of each, once all have ended by themselves."""
+    with concurrent.futures.ThreadPoolExecutor(len(started)) as pool:  # a full pipe would block
+        shown = list(pool.map(lambda process: process.communicate(timeout=300)[1], started))
+    return [(process.returncode, text) for process, text in zip(started, shown, strict=True)]
 
 
 def last_step(workdir: Path) -> int:
@@ -65,6 +89,11 @@ def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
     _wait(process, lambda: last_step(workdir) >= step)
 
 
+def wait_for_checkpoint(process: subprocess.Popen, workdir: Path, step: int) -> None:
+    """Returns when a checkpoint of `step` or later exists or the process has ended."""
+    _wait(process, lambda: max(saved_steps(workdir), default=0) >= step)
+
+
 def _wait(process: subprocess.Popen, is_reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 300
     while process.poll() is None and not is_reached():
@@ -88,10 +117,10 @@ def losses(workdir: Path) -> dict[int, list[str]]:
     }
 
 
-def hashes(workdir: Path, step: int) -> dict[str, str]:
-    """The hash of every array of a checkpoint: parameters, optimizer, clip, router bias."""
+def hashes(workdir: Path, step: int) -> dict[str, dict[str, str]]:
+    """The hashes of every array of a checkpoint: parameters, optimizer, clip, router bias."""
     path = workdir / "run" / "checkpoints" / str(step) / "manifest.json"
-    return {name: x["hash"] for name, x in json.loads(path.read_text())["leaves"].items()}
+    return {name: x["chunks"] for name, x in json.loads(path.read_text())["leaves"].items()}
 
 
 def saved_steps(workdir: Path) -> list[int]:

@@ -43,10 +43,9 @@ def _bad_update(unguarded):
 def _marked(train_batches, bad):
     """Hurts the batches with these numbers, from 1."""
 
-    def fn(corpus, cfg, *, start_step=0):
-        for number, batch in enumerate(
-            train_batches(corpus, cfg, start_step=start_step), start_step + 1
-        ):
+    def fn(corpus, cfg, *, start_step=0, rows=None):
+        given = train_batches(corpus, cfg, start_step=start_step, rows=rows)
+        for number, batch in enumerate(given, start_step + 1):
             kind = bad.get(number)
             if kind == "data":
                 batch = batch._replace(loss_mask=batch.loss_mask * np.float32(np.nan))
@@ -134,10 +133,10 @@ def test_a_skipped_step_is_as_if_it_had_not_been(train, steps_and_corpus):
     """Parameters and router bias before and after it, to the bit."""
     exp, corpus, mesh, steps = steps_and_corpus
     batch = parallel.shard_batch(mesh, data.train_batch(corpus, exp.data, 0))
-    state, _ = steps.train(steps.init(0), loop._to_devices(mesh, batch), 0.01)
+    state, _ = steps.train(steps.init(0), loop._to_devices(mesh, batch, 8), 0.01)
     before = jax.device_get(state)
     hurt = batch._replace(loss_mask=batch.loss_mask * np.nan)
-    after, entry = steps.train(state, loop._to_devices(mesh, hurt), 0.01)
+    after, entry = steps.train(state, loop._to_devices(mesh, hurt, 8), 0.01)
     assert int(entry["consecutive_skips"]) == 1
     assert (int(entry["clip_count"]), float(entry["min_gamma"])) == (0, 1.0)
     for part in ("params", "router_bias"):

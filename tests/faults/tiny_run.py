@@ -3,9 +3,11 @@
     python tests/faults/tiny_run.py --workdir=... [--set=...]
 
 POISON=50,51 makes the loss mask of these batches (from 1) NaN. COMPILED names a folder for
-compiled functions, which is what makes a second start take seconds.
+compiled functions, which is what makes a second start take seconds. ROWS names a folder for a line
+per row that this process loads: batch, row and a hash of its tokens.
 """
 
+import hashlib
 import os
 import sys
 import time
@@ -62,11 +64,27 @@ def write_text(path: Path) -> Path:
 def poisoned(batches, numbers):
     """Makes the loss mask of the batches with these numbers NaN."""
 
-    def start(corpus, cfg, *, start_step=0):
-        for number, batch in enumerate(batches(corpus, cfg, start_step=start_step), start_step + 1):
+    def start(corpus, cfg, *, start_step=0, rows=None):
+        given = batches(corpus, cfg, start_step=start_step, rows=rows)
+        for number, batch in enumerate(given, start_step + 1):
             bad = np.float32(np.nan if number in numbers else 1.0)
             time.sleep(float(os.environ.get("STEP_S", "0")))
             yield batch._replace(loss_mask=batch.loss_mask * bad)
+
+    return start
+
+
+def logged(batches, folder):
+    """Writes down which rows this process loads."""
+
+    def start(corpus, cfg, *, start_step=0, rows=None):
+        path = Path(folder) / f"{jax.process_count()}-{jax.process_index()}-{os.getpid()}"
+        given = batches(corpus, cfg, start_step=start_step, rows=rows)
+        for number, batch in enumerate(given, start_step + 1):
+            with path.open("a") as file:
+                for row, tokens in zip(rows, batch.tokens, strict=True):
+                    file.write(f"{number} {row} {hashlib.md5(tokens.tobytes()).hexdigest()}\n")
+            yield batch
 
     return start
 
@@ -77,6 +95,8 @@ def _start() -> None:
     jax.config.update("jax_compilation_cache_dir", os.environ["COMPILED"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     numbers = {int(number) for number in os.environ.get("POISON", "").split(",") if number}
+    if "ROWS" in os.environ:
+        data.train_batches = logged(data.train_batches, os.environ["ROWS"])
     data.train_batches = poisoned(data.train_batches, numbers)
     main.load_experiment = lambda name: experiment(Path(os.environ["TEXT"]))
     compare.write_report = lambda exp, runs, workdir: "done"  # figures take longer than the run

@@ -92,3 +92,10 @@ def test_a_batch_is_spread_over_both_batch_axes():
     (batch,) = parallel.shard_batch(mesh, (np.arange(16).reshape(16, 1),))
     assert {shard.data.shape for shard in batch.addressable_shards} == {(2, 1)}
     np.testing.assert_array_equal(np.asarray(batch)[:, 0], np.arange(16))
+
+
+def test_rows_that_are_not_those_of_the_devices_are_refused():
+    mesh = parallel.make_mesh(config.MeshConfig(data=2, fsdp=2, context=2))
+    assert parallel.local_rows(mesh, 16) == list(range(16))
+    with pytest.raises(ValueError, match="16 of 16 rows are on this process's devices, got 8"):
+        parallel.shard_batch(mesh, (np.zeros((8, 4)),), 16)
