@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
 from kanana_jax import config, model, optim
@@ -26,14 +26,15 @@ class Steps(NamedTuple):
     evaluate: Callable[[Any, Array, loss.DeviceBatch], tuple[Array, Array]]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
-    lower: Callable[[], jax.stages.Lowered]  # the train step, for its compilation on any machine
+    lower: Callable[..., jax.stages.Lowered]  # the train step, for platforms that are not here too
     compile: Callable[[], jax.stages.Compiled]  # before the first calls, which then find it done
 
 
-def build(exp: config.Experiment, mesh: Mesh) -> Steps:
+def build(exp: config.Experiment, mesh: Mesh | AbstractMesh) -> Steps:
     """Compiles at first use; runs with the same `compiled_part` share the compiled functions.
 
-    Arms of a comparison share all but the train step.
+    Arms of a comparison share all but the train step. With an abstract mesh, `like` and
+    `lower(("cuda",))` are all that can be used.
     """
     return _build(compiled_part(exp), mesh)
 
@@ -45,7 +46,7 @@ def compiled_part(exp: config.Experiment) -> config.Experiment:
 
 
 @functools.lru_cache(maxsize=8)
-def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
+def _build(exp: config.Experiment, mesh: Mesh | AbstractMesh) -> Steps:
     optimizer = optimizers.make(exp, lr=1.0)
     like = state.abstract(exp.model, optimizer, mesh)
     placed = jax.tree.map(lambda x: x.sharding, like)
@@ -56,10 +57,11 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
     )
     diagnose = jax.jit(functools.partial(diagnostics.diagnose, exp=exp))
 
-    def lower() -> jax.stages.Lowered:
+    def lower(platforms: tuple[str, ...] | None = None) -> jax.stages.Lowered:
         batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
-        with jax.set_mesh(mesh):
-            return train.lower(like, batch, 1.0)
+        is_abstract = isinstance(mesh, AbstractMesh)
+        with jax.sharding.use_abstract_mesh(mesh) if is_abstract else jax.set_mesh(mesh):
+            return train.trace(like, batch, 1.0).lower(lowering_platforms=platforms)
 
     def compile() -> jax.stages.Compiled:
         diagnose.lower(like.params, like.opt_state).compile()
@@ -83,7 +85,7 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
 
 
 @functools.lru_cache(maxsize=8)
-def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh):
+def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh | AbstractMesh):
     init_params = jax.jit(
         functools.partial(model.init, cfg), out_shardings=state.param_shardings(cfg, mesh)
     )
@@ -91,7 +93,7 @@ def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh):
     return init_params, _under(mesh, evaluate)
 
 
-def _under(mesh: Mesh, fn: Callable) -> Callable:
+def _under(mesh: Mesh | AbstractMesh, fn: Callable) -> Callable:
     """Calls `fn` with `mesh` set, which is how the model's kernels learn of it."""
 
     def call(*args):
