@@ -84,7 +84,7 @@ def _add_weight(add, exp: config.Experiment, sizes: Mapping[str, int], leaf: Lea
 
 def _add_muon(add, exp: config.Experiment, sizes: Mapping[str, int]) -> None:
     """Matrices of one shape and sharding travel together, filled up to a multiple of devices."""
-    counts: dict[tuple, float] = collections.Counter()
+    counts: dict[tuple, float] = collections.defaultdict(float)
     for leaf in leaves(exp, sizes):
         if leaf.matrix is None:
             continue

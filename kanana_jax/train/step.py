@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh
 from jaxtyping import Array, Float
 
 from kanana_jax import config, model, optim
@@ -30,11 +30,11 @@ class Steps(NamedTuple):
     compile: Callable[[], jax.stages.Compiled]  # before the first calls, which then find it done
 
 
-def build(exp: config.Experiment, mesh: Mesh | AbstractMesh) -> Steps:
+def build(exp: config.Experiment, mesh: Any) -> Steps:
     """Compiles at first use; runs with the same `compiled_part` share the compiled functions.
 
-    Arms of a comparison share all but the train step. With an abstract mesh, `like` and
-    `lower(("cuda",))` are all that can be used.
+    Arms of a comparison share all but the train step. `mesh` is a Mesh, or an AbstractMesh: then
+    only `like` and `lower(("cuda",))`, for the platform meant, can be used.
     """
     return _build(compiled_part(exp), mesh)
 
@@ -46,7 +46,7 @@ def compiled_part(exp: config.Experiment) -> config.Experiment:
 
 
 @functools.lru_cache(maxsize=8)
-def _build(exp: config.Experiment, mesh: Mesh | AbstractMesh) -> Steps:
+def _build(exp: config.Experiment, mesh: Any) -> Steps:
     optimizer = optimizers.make(exp, lr=1.0)
     like = state.abstract(exp.model, optimizer, mesh)
     placed = jax.tree.map(lambda x: x.sharding, like)
@@ -85,7 +85,7 @@ def _build(exp: config.Experiment, mesh: Mesh | AbstractMesh) -> Steps:
 
 
 @functools.lru_cache(maxsize=8)
-def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh | AbstractMesh):
+def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Any):
     init_params = jax.jit(
         functools.partial(model.init, cfg), out_shardings=state.param_shardings(cfg, mesh)
     )
@@ -93,7 +93,7 @@ def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh | Abs
     return init_params, _under(mesh, evaluate)
 
 
-def _under(mesh: Mesh | AbstractMesh, fn: Callable) -> Callable:
+def _under(mesh: Any, fn: Callable) -> Callable:
     """Calls `fn` with `mesh` set, which is how the model's kernels learn of it."""
 
     def call(*args):
