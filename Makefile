@@ -28,8 +28,8 @@ test-long: $(VENV)/installed  ## Real processes killed and damaged, every mesh a
 gpu-test: $(VENV)/installed  ## The kernels' whole case tables; skips without a Hopper GPU
 	$(BIN)/python -m pytest -m gpu tests/pallas_kernels
 
-aot-test: .venv-aot/installed  ## Compile the TPU kernels for real topologies and print their VMEM
-	.venv-aot/bin/python -m pytest -m aot -rP tests/pallas_kernels
+aot-test: .venv-aot/installed  ## Compile TPU kernels and small train steps for real topologies, print VMEM
+	.venv-aot/bin/python -m pytest -m aot -rP tests/pallas_kernels tests/plan
 
 soak: $(VENV)/installed  ## Kill, stop and damage tiny runs at random for DURATION seconds
 	$(BIN)/python tests/faults/soak.py --seconds=$(DURATION)
@@ -59,7 +59,7 @@ ifeq ($(PYTHON),)
 endif
 	$(PYTHON) -m venv .venv-aot
 	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check \
-		-e '.[aot]' hypothesis pytest -c requirements.txt
+		-e '.[train,aot]' hypothesis pytest -c requirements.txt
 	touch $@
 
 clean:

@@ -92,6 +92,8 @@ class MoE(nnx.Module):
         """
         w_gate_up = local.gather_weight(w_gate_up, 0, like=x_BSD)
         w_down = local.gather_weight(w_down, 0, like=x_BSD)
+        # Sums over tensor come where tokens are few: before the gather, after the scatter.
+        x_BSD, weight_BSK = local.vary(x_BSD, "tensor"), local.vary(weight_BSK, "tensor")
         x_BSD, expert_BSK, weight_BSK = (
             local.gather(x, "expert", 0) for x in (x_BSD, expert_BSK, weight_BSK)
         )
@@ -104,8 +106,8 @@ class MoE(nnx.Module):
             weight_BSK.reshape(-1, weight_BSK.shape[-1]),
             implementation=self.cfg.grouped_matmul_implementation,
         )
-        out_BSD = local.add_up(out_TD.reshape(x_BSD.shape).astype(x_BSD.dtype), "tensor")
-        return local.sum_scatter(out_BSD, "expert", 0)
+        out_BSD = out_TD.reshape(x_BSD.shape).astype(x_BSD.dtype)
+        return local.add_up(local.sum_scatter(out_BSD, "expert", 0), "tensor")
 
 
 def _choices_here(expert_BSK: Array, weight_BSK: Array, num_here: int) -> tuple[Array, Array]:

@@ -184,7 +184,7 @@ class Transformer(nnx.Module):
             max_logits.append(max_LH)
             load_LE, balance_loss = stats.load_E, stats.balance_loss.sum()
         aux = Aux(jnp.concatenate(max_logits), load_LE, balance_loss, moe.max_vio(load_LE))
-        return _norm(cfg, x_BSD, self.final_norm), aux
+        return _spread(_norm(cfg, x_BSD, self.final_norm)), aux
 
 
 def _look_up(embed_VD: Array, tokens_BS: Array, dtype: jnp.dtype) -> Array:

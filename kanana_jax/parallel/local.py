@@ -81,6 +81,16 @@ def sum_scatter(x: jax.Array, axis: str, dim: int) -> jax.Array:
     return jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True)
 
 
+def vary(x: jax.Array, axis: str) -> jax.Array:
+    """Marks what all devices of `axis` share as each one's own.
+
+    Its gradient is summed over `axis` here, after all that comes later was undone.
+    """
+    if axis_size(axis) == 1 or axis in _varying(x):
+        return x
+    return jax.lax.pcast(x, axis, to="varying")
+
+
 def add_up(x: jax.Array, axis: str) -> jax.Array:
     return jax.lax.psum(x, axis) if axis in _manual_axes() else x
 

@@ -76,14 +76,23 @@ def axis_sizes(cfg: config.MeshConfig, num_devices: int) -> dict[str, int]:
 def check(exp: config.Experiment, sizes: Mapping[str, int]) -> None:
     """Raises ConfigError unless every device gets an equal part; says which numbers clash."""
     model, data, parts = exp.model, exp.data, exp.train.accumulation_steps
+    mlp_axes = rules.mesh_axes("mlp")
     needs = [
         ("data.batch_size", data.batch_size, rules.mesh_axes("batch"), parts),
         ("data.seq_len", data.seq_len, rules.mesh_axes("head_sequence"), 1),
         ("model.num_heads", model.num_heads, rules.mesh_axes("heads"), 1),
         ("model.hidden_size", model.hidden_size, rules.mesh_axes("embed"), 1),
+        ("model.kv_lora_rank", model.kv_lora_rank, rules.mesh_axes("kv_lora"), 1),
     ]
+    if model.q_lora_rank is not None:
+        needs.append(("model.q_lora_rank", model.q_lora_rank, rules.mesh_axes("q_lora"), 1))
+    if model.num_dense_layers:
+        needs.append(("model.intermediate_size", model.intermediate_size, mlp_axes, 1))
     if model.num_moe_layers:
-        needs.append(("model.num_experts", model.num_experts, rules.mesh_axes("experts"), 1))
+        needs += [
+            ("model.num_experts", model.num_experts, rules.mesh_axes("experts"), 1),
+            ("model.moe_intermediate_size", model.moe_intermediate_size, mlp_axes, 1),
+        ]
     for name, number, axes, times in needs:
         devices = math.prod(sizes[axis] for axis in axes)
         if number % (devices * times):

@@ -1,5 +1,19 @@
 """What a training step needs on machines that are not here: python -m kanana_jax.plan."""
 
-from kanana_jax.plan.compile import Plan, compile_plan
+from kanana_jax import config
+from kanana_jax.plan import chips
+from kanana_jax.plan.compile import compile_plan
+from kanana_jax.plan.figures import Plan
+from kanana_jax.plan.lower import estimate_plan
 
-__all__ = ["Plan", "compile_plan"]
+__all__ = ["Plan", "make_plan"]
+
+
+def make_plan(exp: config.Experiment, topology: str) -> Plan:
+    """The plan of `exp` on TPUs (v5p:8x8x16, compiled) or GPUs (h100:8x8, estimated).
+
+    Raises ConfigError when the mesh, the model and the topology do not go together.
+    """
+    chips.of_topology(topology)
+    is_gpu = topology.partition(":")[0] in chips.GPUS
+    return estimate_plan(exp, topology) if is_gpu else compile_plan(exp, topology)

@@ -1,6 +1,9 @@
 """Plans a run without its hardware.
 
 python -m kanana_jax.plan --preset=kanana_2_30b_a3b --topology=v5p:4x4x4 --mesh=fsdp=8,expert=8
+python -m kanana_jax.plan --preset=kanana_2_30b_a3b --topology=h100:8x8 --mesh=fsdp=8,expert=8
+
+TPUs are compiled for; for GPUs, given as hosts x GPUs of one, memory and collectives are estimates.
 
 Exit code 2: the mesh, the model or the topology do not go together; one line says why.
 """
@@ -19,7 +22,7 @@ from kanana_jax.model import presets
 from kanana_jax.plan import picture
 
 _PRESET = flags.DEFINE_string("preset", None, "Function of kanana_jax.model.presets.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5p:4x4x4.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5p:4x4x4, or h100:8x8 (hosts x GPUs).")
 _MESH = flags.DEFINE_string("mesh", "", "axis=size,...; data takes the devices left.")
 _BATCH_TOKENS = flags.DEFINE_integer("batch-tokens", 4 * 2**20, "Tokens per optimizer step.")
 _SEQ_LEN = flags.DEFINE_integer("seq-len", 4096, "Tokens per sequence.")
@@ -65,7 +68,7 @@ def main(argv: list[str]) -> None:
         topology = _TOPOLOGY.value
         if argv[1:] or not topology:
             raise config.ConfigError(f"--topology is needed, and nothing but flags; got {argv[1:]}")
-        found = plan.compile_plan(experiment(), topology)
+        found = plan.make_plan(experiment(), topology)
     except config.ConfigError as error:
         print(f"kanana_jax.plan: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,8 @@
 """Published peaks of one device, for the bounds that are arithmetic and not compiled.
 
-Sources: cloud.google.com/tpu/docs/{v5e,v5p,v6e} (per chip). A v5p device is a chip of two cores.
+Sources: cloud.google.com/tpu/docs/{v5e,v5p,v6e} (per chip; a v5p device is a chip of two cores) and
+NVIDIA's data sheets of H100 SXM and H200 SXM, dense bfloat16, NVLink in one direction, with one
+400 Gb/s adapter per GPU between hosts.
 """
 
 from typing import NamedTuple
@@ -11,21 +13,37 @@ from kanana_jax import config
 class Chip(NamedTuple):
     hbm_bytes: float
     bf16_flops: float  # per second
-    network_bytes: float  # per second, sent to all neighbours together
+    network_bytes: float  # received per second from all neighbours together
+    between_hosts_bytes: float | None = None  # received per second; None: one network joins all
 
 
-CHIPS = {
+TPUS = {
     "v5e": Chip(16 * 2**30, 197e12, 200e9),
     "v5p": Chip(95 * 2**30, 459e12, 600e9),
     "v6e": Chip(32 * 2**30, 918e12, 448e9),
 }
+GPUS = {
+    "h100": Chip(80 * 2**30, 989e12, 450e9, 50e9),
+    "h200": Chip(141 * 10**9, 989e12, 450e9, 50e9),
+}
 
 
 def of_topology(topology: str) -> Chip:
-    """The chip of a topology such as v5p:8x8x16."""
-    kind = topology.partition(":")[0]
-    if kind not in CHIPS:
+    """The chip of a topology such as v5p:8x8x16, or h100:8x8, which is hosts x GPUs of one."""
+    kind, known = topology.partition(":")[0], TPUS | GPUS
+    if kind not in known:
         raise config.ConfigError(
-            f"--topology starts with one of {', '.join(CHIPS)}, as in v5p:4x4x4; got {topology!r}"
+            f"--topology starts with one of {', '.join(known)}, as in v5p:4x4x4 or h100:8x8; "
+            f"got {topology!r}"
         )
-    return CHIPS[kind]
+    return known[kind]
+
+
+def hosts_and_gpus(topology: str) -> tuple[int, int]:
+    """Hosts, and GPUs of each, of a topology such as h100:8x8."""
+    hosts, _, gpus = topology.partition(":")[2].partition("x")
+    if not (hosts.isdecimal() and gpus.isdecimal() and int(hosts) and int(gpus)):
+        raise config.ConfigError(
+            f"a topology of GPUs is hosts x GPUs of each, as in h100:8x8; got {topology!r}"
+        )
+    return int(hosts), int(gpus)

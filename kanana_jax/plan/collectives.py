@@ -29,10 +29,11 @@ def traffic(hlo: str, mesh_sizes: Mapping[str, int]) -> dict[tuple[str, str], Tr
     """(kind, mesh axes joined by "+") -> its traffic in one run of the program's text."""
     bodies, entry = _computations(hlo)
     totals: dict[tuple[str, str], list[float]] = collections.defaultdict(lambda: [0, 0.0])
+    seen: set[str] = set()
     for name, times in _executions(bodies, entry).items():
         for line in bodies[name]:
             found = re.search(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(", line)
-            if found is None:
+            if found is None or _is_repeated(line, seen):
                 continue
             kind, axes = found[2], _axes(line, mesh_sizes)
             size = _result_bytes(found[1], is_start=found[3] is not None)
@@ -43,6 +44,16 @@ def traffic(hlo: str, mesh_sizes: Mapping[str, int]) -> dict[tuple[str, str], Tr
             total[0] += times
             total[1] += times * _received(kind, size, n)
     return {key: Traffic(int(count), size) for key, (count, size) in totals.items()}
+
+
+def _is_repeated(line: str, seen: set[str]) -> bool:
+    """Whether a line is another part of a chain, one collective that XLA stretches over fusions."""
+    channel = re.search(r"channel_id=\d+", line)
+    if "chain_id=" not in line or channel is None:
+        return False
+    is_repeated = channel[0] in seen
+    seen.add(channel[0])
+    return is_repeated
 
 
 def _received(kind: str, size: float, n: int) -> float:

@@ -7,24 +7,37 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from kanana_jax.plan.compile import Plan
+from kanana_jax.plan.figures import Plan
 
 _GIB = 2**30
+_FIELDS = ("param_bytes", "optimizer_bytes", "temporary_bytes")
 
 
 def table(plan: Plan) -> str:
-    """What a person reads; figures from published peaks are marked as estimates."""
+    """What a person reads; figures that are arithmetic and not the compiler's say so."""
+
+    def mark(name: str) -> str:
+        return "  (estimate)" if name in plan.estimates else ""
+
+    is_compiled = "temporary_bytes" not in plan.estimates
+    micro = f" in {plan.accumulation_steps} micro-batches" if plan.accumulation_steps > 1 else ""
     mesh = " x ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "one"
     lines = [
         f"{plan.preset} on {plan.topology} ({plan.device_kind}), mesh {mesh}",
-        f"batch {plan.batch_size} x {plan.seq_len} tokens, compiled in {plan.compile_s:.0f} s",
+        f"batch {plan.batch_size} x {plan.seq_len} tokens{micro}, "
+        f"{'compiled' if is_compiled else 'lowered, not compiled,'} in {plan.compile_s:.0f} s",
         "",
         "HBM per device           GiB",
-        *(f"  {name:<20} {size / _GIB:>7.2f}" for name, size in _parts(plan).items()),
+        *(
+            f"  {name:<20} {size / _GIB:>7.2f}" + mark(field)
+            for (name, size), field in zip(_parts(plan).items(), _FIELDS, strict=True)
+        ),
         f"  {'total':<20} {plan.total_bytes / _GIB:>7.2f}  of {plan.hbm_bytes / _GIB:.0f}: "
-        + ("fits" if plan.fits else "DOES NOT FIT"),
+        + ("fits" if plan.fits else "DOES NOT FIT")
+        + mark("temporary_bytes"),
         "",
-        "collectives per step                           times   GB received per device",
+        "collectives per step                           times   GB received per device"
+        + mark("collectives"),
     ]
     for name, item in sorted(plan.collectives.items(), key=lambda x: -x[1]["num_bytes"]):
         lines.append(f"  {name:<42} {item['count']:>7}   {item['num_bytes'] / 1e9:>8.3f}")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
@@ -27,14 +27,15 @@ class Steps(NamedTuple):
     evaluate: Callable[[Any, Array, loss.DeviceBatch], tuple[Array, Array]]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
-    lower: Callable[[], jax.stages.Lowered]  # the train step, for its compilation on any machine
+    lower: Callable[..., jax.stages.Lowered]  # the train step, for platforms that are not here too
     compile: Callable[[], jax.stages.Compiled]  # before the first calls, which then find it done
 
 
-def build(exp: config.Experiment, mesh: Mesh) -> Steps:
+def build(exp: config.Experiment, mesh: Any) -> Steps:
     """Compiles at first use; runs with the same `compiled_part` share the compiled functions.
 
-    Arms of a comparison share all but the train step.
+    Arms of a comparison share all but the train step. `mesh` is a Mesh, or an AbstractMesh: then
+    only `like` and `lower(("cuda",))`, for the platform meant, can be used.
     """
     return _build(compiled_part(exp), mesh)
 
@@ -46,7 +47,7 @@ def compiled_part(exp: config.Experiment) -> config.Experiment:
 
 
 @functools.lru_cache(maxsize=8)
-def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
+def _build(exp: config.Experiment, mesh: Any) -> Steps:
     optimizer = optimizers.make(exp, lr=1.0)
     like = state.abstract(exp.model, optimizer, mesh)
     placed = jax.tree.map(lambda x: x.sharding, like)
@@ -58,10 +59,11 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
     )
     diagnose = jax.jit(functools.partial(diagnostics.diagnose, exp=exp), out_shardings=whole)
 
-    def lower() -> jax.stages.Lowered:
+    def lower(platforms: tuple[str, ...] | None = None) -> jax.stages.Lowered:
         batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
-        with jax.set_mesh(mesh):
-            return train.lower(like, batch, 1.0)
+        is_abstract = isinstance(mesh, AbstractMesh)
+        with jax.sharding.use_abstract_mesh(mesh) if is_abstract else jax.set_mesh(mesh):
+            return train.trace(like, batch, 1.0).lower(lowering_platforms=platforms)
 
     def compile() -> jax.stages.Compiled:
         diagnose.lower(like.params, like.opt_state).compile()
@@ -85,7 +87,7 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
 
 
 @functools.lru_cache(maxsize=8)
-def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh):
+def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Any):
     init_params = jax.jit(
         functools.partial(model.init, cfg), out_shardings=state.param_shardings(cfg, mesh)
     )
@@ -96,7 +98,7 @@ def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh):
     return init_params, _under(mesh, evaluate)
 
 
-def _under(mesh: Mesh, fn: Callable) -> Callable:
+def _under(mesh: Any, fn: Callable) -> Callable:
     """Calls `fn` with `mesh` set, which is how the model's kernels learn of it."""
 
     def call(*args):

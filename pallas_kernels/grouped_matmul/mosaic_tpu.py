@@ -26,8 +26,8 @@ from pallas_kernels.grouped_matmul import mosaic_tpu_visits as visiting
 
 def why_not(problem) -> str | None:
     """None, or the reason why a problem or its gradients are beyond these kernels."""
-    if problem.platform != "tpu":
-        return f"needs a TPU, JAX runs on {problem.platform}"
+    if not pltpu.is_tpu_device():
+        return f"it needs a TPU, the default backend is {problem.platform}"
     dtype = problem.lhs.dtype
     if dtype not in (jnp.bfloat16, jnp.float32):
         return f"TPUs multiply bfloat16 and float32, not {dtype}"

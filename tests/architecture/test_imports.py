@@ -49,7 +49,7 @@ ROOMS = {
         _TRAIN_LIBRARIES,
     ),
     "kanana_jax/plan": (
-        {"config", "model", "parallel", "train"},
+        {"config", "model", "optim", "parallel", "train"},
         {"jax", "numpy", "matplotlib", "absl"},
     ),
     "kanana_jax/config.py": (set(), set()),

@@ -109,8 +109,18 @@ def test_a_width_beyond_vmem_has_no_tiles():
 )
 def test_reasons_name_what_is_beyond_the_kernels(monkeypatch, lhs, rhs, platform, reason):
     monkeypatch.setattr(mosaic_tpu, "_chip", lambda: CHIPS["v5p"])
+    monkeypatch.setattr(pltpu, "is_tpu_device", lambda: platform == "tpu")
     found = mosaic_tpu.why_not(Problem(lhs, rhs, platform))
     assert reason in found if reason else found is None
+
+
+def test_auto_takes_them_under_the_mesh_of_a_tpu_that_is_not_there():
+    device = jax.sharding.AbstractDevice("TPU v5", 2, "tpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("device",), abstract_device=device)
+    lhs, rhs = (jax.ShapeDtypeStruct(x, jnp.bfloat16) for x in ((8, 128), (2, 128, 256)))
+    assert pallas_kernels.grouped_matmul_choice(lhs, rhs).implementation == "xla"
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert pallas_kernels.grouped_matmul_choice(lhs, rhs).implementation == "mosaic_tpu"
 
 
 def interpreted(product, **options):

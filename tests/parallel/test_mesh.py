@@ -1,5 +1,7 @@
 """The mesh and the sharding table."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from kanana_jax import config, parallel
 from kanana_jax.model import presets
 from kanana_jax.parallel import rules
+from kanana_jax.train import state
 
 
 def test_minus_one_takes_the_devices_left():
@@ -39,6 +42,21 @@ def test_a_mesh_that_does_not_use_up_the_devices_is_refused(data, fsdp):
             {"mesh.data": 8, "train.accumulation_steps": 2},
             "data.batch_size = 8 does not divide in 2 micro-batches",
         ),
+        ({"mesh.expert": 8, "data.batch_size": 12}, "data.batch_size = 12 .* expert=8"),
+        (
+            {"mesh.data": 2, "mesh.tensor": 4, "data.seq_len": 6},
+            "data.seq_len = 6 .* context=1 x tensor=4",
+        ),
+        ({"mesh.fsdp": 8, "model.kv_lora_rank": 12}, "model.kv_lora_rank = 12 .* fsdp=8"),
+        ({"mesh.fsdp": 8, "model.q_lora_rank": 12}, "model.q_lora_rank = 12 .* fsdp=8"),
+        (
+            {"mesh.data": 2, "mesh.tensor": 4, "model.intermediate_size": 6},
+            "model.intermediate_size = 6 .* tensor",
+        ),
+        (
+            {"mesh.data": 2, "mesh.tensor": 4, "model.moe_intermediate_size": 6},
+            "model.moe_intermediate_size = 6 .* tensor=4",
+        ),
     ],
 )
 def test_numbers_that_clash_with_the_mesh_are_named(edits, clash):
@@ -46,6 +64,31 @@ def test_numbers_that_clash_with_the_mesh_are_named(edits, clash):
     exp = config.edit(exp, ["mesh.data=1", *(f"{name}={value}" for name, value in edits.items())])
     with pytest.raises(config.ConfigError, match=clash):
         parallel.check(exp, parallel.axis_sizes(exp.mesh, 8))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "q_lora_rank",
+        *(
+            field.name
+            for field in dataclasses.fields(config.ModelConfig)
+            if field.type is int and "groups" not in field.name
+        ),
+    ],
+)
+def test_what_passes_the_check_can_be_sharded(name):
+    """Every size in turn is one that no mesh axis divides: a check, or no sharded array has it."""
+    exp = config.Experiment(name="", question="", model=presets.tiny(64))
+    mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=2, expert=2, tensor=2))
+    odd = {"qk_rope_head_dim": 18, "num_experts_per_token": 3, "num_dense_layers": 3}.get(name, 63)
+    exp = config.edit(exp, [f"model.{name}={odd}"])
+    try:
+        parallel.check(exp, mesh.shape)
+    except config.ConfigError as error:
+        assert f"model.{name} = {odd} does not divide" in str(error)
+    else:
+        state.param_shardings(exp.model, mesh)
 
 
 def test_slices_that_the_devices_do_not_have_are_refused():

@@ -38,6 +38,19 @@ def test_loops_fusions_and_every_form_of_groups_are_counted():
     }
 
 
+def test_a_collective_stretched_over_fusions_is_counted_once():
+    """As TPUs write it: every fusion of a chain repeats the collective with its channel."""
+    plain = "all-gather(%p), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}"
+    chained = plain + ', channel_id=7, frontend_attributes={chain_id="1"}'
+    again = "%fused.2 (p: bf16[4]) -> bf16[16] {\n" + HLO.split("%fused (", 1)[1].split("{\n", 1)[1]
+    hlo = HLO.replace("ENTRY", again.split("ENTRY")[0] + "ENTRY", 1).replace(
+        "  %s = ", "  %f2 = bf16[16]{0} fusion(%y), kind=kLoop, calls=%fused.2\n  %s = "
+    )
+    assert collectives.traffic(hlo, MESH)["all-gather", "fsdp"].count == 2
+    hlo = hlo.replace(plain, chained)
+    assert collectives.traffic(hlo, MESH) == collectives.traffic(HLO, MESH)
+
+
 def test_a_collective_without_groups_is_refused():
     with pytest.raises(ValueError, match="expected a collective with its groups"):
         collectives.traffic(

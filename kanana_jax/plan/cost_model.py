@@ -1,0 +1,201 @@
+"""What a step costs by arithmetic: bytes that travel, and memory beside weights and optimizer.
+
+Per micro-batch, with t tokens per device, c bytes per activation, n devices on the axis, every
+layer recomputed in the backward pass:
+
+    fsdp      all-gather of a layer's weights (n - 1)/n, twice; reduce-scatter of their gradients
+    expert    all-gather t (n - 1) tokens of D, thrice; reduce-scatter them, twice
+    context   all-gather t (n - 1) latents of C + R, twice; reduce-scatter them, once
+    tensor    all-reduce t activations of D: attention's output twice, an MLP's once; backward
+              once per product that reads them, of Q and C + R where it reads latents
+    all       all-reduce of each gradient over the batch axes that do not split its weight
+
+and once per step an all-to-all of sharded matrices to whole ones for Muon, and back. Statistics and
+single numbers are left out. `tests/plan/test_cost_model.py` holds this against compiled programs.
+
+Letters: D hidden, V vocabulary, C kv_lora_rank, R qk_rope_head_dim, Q q_lora_rank, K experts per
+token, E experts.
+"""
+
+import collections
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from kanana_jax import config, model
+from kanana_jax.optim import chunks, matrices
+from kanana_jax.parallel import rules
+from kanana_jax.plan import collectives
+from kanana_jax.train import optimizers, state
+
+_BATCH_LIKE = (*config.BATCH_AXES, "context")  # devices along these see different tokens
+
+
+class Leaf(NamedTuple):
+    """A parameter: its shape, what it is, and the mesh axes of several devices that split it."""
+
+    name: str
+    shape: tuple[int, ...]
+    spec: model.ParamSpec
+    axes: tuple[str, ...]
+    matrix: Any  # the MatrixSpec if Muon updates it, else None
+
+
+def traffic(
+    exp: config.Experiment, sizes: Mapping[str, int]
+) -> dict[tuple[str, str], collectives.Traffic]:
+    """(kind, mesh axes joined by "+") -> count and bytes received by one device in one step."""
+    totals: dict[tuple[str, str], list[float]] = collections.defaultdict(lambda: [0, 0.0])
+
+    def add(kind: str, axes: tuple[str, ...], size: float, times: float):
+        """`size`: bytes of the larger of operand and result."""
+        n = math.prod(sizes[axis] for axis in axes)
+        if n > 1 and times:
+            total = totals[kind, "+".join(axis for axis in sizes if axis in axes)]
+            total[0] += times
+            total[1] += times * size * (n - 1) / n * (2 if kind == "all-reduce" else 1)
+
+    for leaf in leaves(exp, sizes):
+        _add_weight(add, exp, sizes, leaf)
+    _add_activations(add, exp, sizes)
+    _add_muon(add, exp, sizes)
+    return {key: collectives.Traffic(int(count), size) for key, (count, size) in totals.items()}
+
+
+def _add_weight(add, exp: config.Experiment, sizes: Mapping[str, int], leaf: Leaf) -> None:
+    """Gathers of a weight before its use, sums of its gradient after."""
+    num_layers = leaf.shape[0] if leaf.spec.logical_axes[0] == "layers" else 1
+    micro_batches, is_stack = exp.train.accumulation_steps, num_layers > 1 or "layers" in leaf.name
+    is_wide = leaf.spec.role in ("embedding", "head", "router", "norm")
+    item = 4 if is_wide else _itemsize(exp)
+    numbers = math.prod(leaf.shape) / num_layers
+    kept = math.prod(sizes[axis] for axis in leaf.axes if axis != "fsdp")
+    if "fsdp" in leaf.axes:
+        uses = 2 if is_stack else 1
+        gathered = numbers / kept * item
+        add("all-gather", ("fsdp",), gathered, uses * num_layers * micro_batches)
+        add("reduce-scatter", ("fsdp",), gathered, num_layers * micro_batches)
+    missing = tuple(axis for axis in _BATCH_LIKE if sizes[axis] > 1 and axis not in leaf.axes)
+    split = math.prod(sizes[axis] for axis in leaf.axes)
+    add("all-reduce", missing, numbers / split * item, num_layers * micro_batches)
+
+
+def _add_muon(add, exp: config.Experiment, sizes: Mapping[str, int]) -> None:
+    """Matrices of one shape and sharding travel together, filled up to a multiple of devices."""
+    counts: dict[tuple, float] = collections.defaultdict(float)
+    for leaf in leaves(exp, sizes):
+        if leaf.matrix is None:
+            continue
+        names = leaf.spec.logical_axes
+
+        def split_by(dims: tuple[int, ...], names=names) -> tuple[str, ...]:
+            axes = (axis for dim in dims for axis in rules.mesh_axes(names[dim]))
+            return tuple(axis for axis in axes if sizes[axis] > 1)
+
+        here = math.prod(leaf.shape[dim] for dim in leaf.matrix.batch)
+        here /= math.prod(sizes[axis] for axis in split_by(leaf.matrix.batch))
+        sides = split_by(leaf.matrix.rows), split_by(leaf.matrix.cols)
+        order = -1 if matrices.is_transposed(leaf.matrix) else 1
+        for fans in matrices.fans(leaf.shape, leaf.matrix):
+            counts[(fans[::order], sides[::order])] += here
+    for (fans, sides), count in counts.items():
+        over = (*sides[0], *sides[1])
+        n = math.prod(sizes[axis] for axis in over)
+        add("all-to-all", over, math.ceil(count / n) * 4 * math.prod(fans), 2)
+
+
+def _add_activations(add, exp: config.Experiment, sizes: Mapping[str, int]) -> None:
+    cfg, item = exp.model, _itemsize(exp)
+    tokens, micro_batches = tokens_per_device(exp, sizes), exp.train.accumulation_steps
+    hidden, moe_times = cfg.hidden_size, cfg.num_moe_layers * micro_batches
+    times = cfg.num_layers * micro_batches
+    on_axis = tokens * sizes["expert"]
+    add("all-gather", ("expert",), on_axis * hidden * item, 3 * moe_times)
+    add("all-gather", ("expert",), on_axis * cfg.num_experts_per_token * 8, 2 * moe_times)
+    add("reduce-scatter", ("expert",), on_axis * hidden * item, 2 * moe_times)
+    add("reduce-scatter", ("expert",), on_axis * cfg.num_experts_per_token * 4, moe_times)
+    latent = tokens * (cfg.kv_lora_rank + cfg.qk_rope_head_dim) * item
+    add("all-gather", ("context",), latent * sizes["context"], 2 * times)
+    add("reduce-scatter", ("context",), latent * sizes["context"], times)
+    stream = tokens * hidden * item
+    num_plain = cfg.num_dense_layers + cfg.num_moe_layers * (cfg.num_shared_experts > 0)
+    num_streams = 2 * cfg.num_layers + 3 * num_plain + 2 * cfg.num_moe_layers
+    add("all-reduce", ("tensor",), stream, num_streams * micro_batches)
+    query = tokens * (cfg.q_lora_rank or hidden) * item
+    add("all-reduce", ("tensor",), latent + query, times)
+    add("all-reduce", ("tensor",), tokens * cfg.num_experts_per_token * 4, moe_times)
+    add("all-gather", ("tensor",), stream, micro_batches)
+
+
+def temporary_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
+    """Memory of a device beside parameters and optimizer state, every layer recomputed.
+
+    Gradients and their sum over micro-batches, and then the larger of what the backward pass and
+    the optimizer need beside them.
+    """
+    gradients = sum(
+        4 * math.prod(leaf.shape) / math.prod(sizes[axis] for axis in leaf.axes)
+        for leaf in leaves(exp, sizes)
+    )
+    copies = 1 + (exp.train.accumulation_steps > 1)
+    cfg, item = exp.model, _itemsize(exp)
+    stream = tokens_per_device(exp, sizes) * cfg.hidden_size * item
+    backward = cfg.num_layers * stream + max(_block_bytes(exp, sizes), _head_bytes(exp, sizes))
+    is_muon = exp.optimizer.name != "adamw"
+    # The momentum that is ahead and the update; four arrays of a chunk within an iteration.
+    optimizer = 2 * gradients + 4 * min(chunks.CHUNK_BYTES, gradients) if is_muon else 0.0
+    return copies * gradients + max(backward, optimizer)
+
+
+def _block_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
+    """The larger kind of block, backward: gathered weights and gradients, rows of experts."""
+    cfg, item, tokens = exp.model, _itemsize(exp), tokens_per_device(exp, sizes)
+    tensor = sizes["tensor"]
+    attention = 4 * tokens * cfg.num_heads / tensor * (2 * cfg.qk_head_dim + cfg.v_head_dim) * item
+    dense = 3 * cfg.hidden_size * cfg.intermediate_size / tensor * item * 2
+    dense += 6 * tokens * cfg.intermediate_size / tensor * item
+    if not cfg.num_moe_layers:
+        return max(attention, dense)
+    here = cfg.num_experts / sizes["expert"]
+    width = cfg.moe_intermediate_size / tensor
+    rows = tokens * sizes["expert"] * min(cfg.num_experts_per_token, here)
+    weights = 2 * here * 3 * cfg.hidden_size * width * item
+    experts = weights + rows * (2 * cfg.hidden_size + 6 * width) * item
+    return max(attention, experts, dense if cfg.num_dense_layers else 0.0)
+
+
+def _head_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
+    """The whole head and its gradient in float32, and logits of a chunk with theirs."""
+    cfg = exp.model
+    chunk = min(exp.train.loss_chunk_tokens, tokens_per_device(exp, sizes) / sizes["tensor"])
+    return 2 * 4 * cfg.vocab_size * (cfg.hidden_size + chunk)
+
+
+def tokens_per_device(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
+    """Tokens of a micro-batch on one device."""
+    devices = math.prod(sizes[axis] for axis in _BATCH_LIKE)
+    return exp.data.batch_size * exp.data.seq_len / devices / exp.train.accumulation_steps
+
+
+def leaves(exp: config.Experiment, sizes: Mapping[str, int]) -> Iterator[Leaf]:
+    """Every parameter with what splits it."""
+    described = jax.tree.leaves(
+        model.describe(exp.model, split=exp.optimizer.split),
+        is_leaf=lambda x: isinstance(x, model.ParamSpec),
+    )
+    shapes = jax.tree.leaves_with_path(state.param_shapes(exp.model))
+    adamw = [None] * len(shapes)
+    specs = jax.tree.leaves(
+        optimizers.matrix_specs(exp), is_leaf=lambda x: x is None or hasattr(x, "rows")
+    )
+    by_muon = adamw if exp.optimizer.name == "adamw" else specs
+    for (path, leaf), spec, matrix in zip(shapes, described, by_muon, strict=True):
+        used = (axis for name in spec.logical_axes for axis in rules.mesh_axes(name))
+        axes = tuple(axis for axis in used if sizes[axis] > 1)
+        yield Leaf(jax.tree_util.keystr(path), leaf.shape, spec, axes, matrix)
+
+
+def _itemsize(exp: config.Experiment) -> int:
+    return 4 if exp.model.compute_dtype == "float32" else 2

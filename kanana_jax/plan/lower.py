@@ -1,0 +1,47 @@
+"""Plans for GPUs, which XLA compiles for only with a CUDA installation: arithmetic instead.
+
+The real train step is traced and lowered for CUDA on an abstract mesh, which finds what cannot be
+sharded, and gives the exact bytes of parameters and optimizer state. All else is the cost model's.
+"""
+
+import time
+
+import jax
+
+from kanana_jax import config, parallel
+from kanana_jax.plan import chips, cost_model, figures
+from kanana_jax.train import step
+
+_ESTIMATES = ("temporary_bytes", "collectives", "compute_s", "network_s", "mfu")
+
+
+def estimate_plan(exp: config.Experiment, topology: str) -> figures.Plan:
+    """Lowers the step of `exp` for hosts of GPUs such as h100:8x8, and estimates what it needs.
+
+    Raises ConfigError when the topology is unknown, the mesh does not fit it or the model, or
+    layers are not recomputed, whose memory the cost model does not know.
+    """
+    if exp.model.remat != "full":
+        raise config.ConfigError(
+            f"estimates for GPUs know model.remat=full, got {exp.model.remat}; leave it out"
+        )
+    hosts, gpus = chips.hosts_and_gpus(topology)
+    sizes = parallel.axis_sizes(exp.mesh, hosts * gpus)
+    parallel.check(exp, sizes)
+    kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
+    mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds)
+    steps = step.build(exp, mesh)
+    start = time.monotonic()
+    steps.lower(("cuda",))
+    return figures.make(
+        exp,
+        topology,
+        steps.like,
+        sizes,
+        cost_model.traffic(exp, sizes),
+        device_kind=topology.partition(":")[0].upper(),
+        temporary_bytes=cost_model.temporary_bytes(exp, sizes),
+        num_unknown_loops=0,
+        compile_s=time.monotonic() - start,
+        estimates=_ESTIMATES,
+    )

@@ -1,0 +1,104 @@
+"""The cost model against the collectives of compiled programs: no more travels, and no less."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from kanana_jax import config, parallel
+from kanana_jax.model import presets
+from kanana_jax.plan import collectives, cost_model
+from kanana_jax.train import loss
+from kanana_jax.train import step as step_lib
+
+BATCH, SEQ_LEN = 8, 32
+
+
+def experiment(**mesh) -> config.Experiment:
+    """Two layers of each kind, so that no loop is short enough to be unrolled and shared."""
+    model = dataclasses.replace(
+        presets.tiny(64),
+        hidden_size=32,
+        num_layers=4,
+        num_dense_layers=2,
+        num_heads=8,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        num_experts=8,
+        num_experts_per_token=3,
+        remat="full",
+    )
+    return config.Experiment(
+        name="",
+        question="",
+        model=model,
+        data=config.DataConfig(batch_size=BATCH, seq_len=SEQ_LEN),
+        train=config.TrainConfig(loss_chunk_tokens=16),
+        mesh=config.MeshConfig(**({"data": 1} | mesh)),
+    )
+
+
+def compiled_gradients(exp: config.Experiment, mesh: jax.sharding.Mesh):
+    like = step_lib.build(exp, mesh).like
+    rows = loss.abstract_batch(BATCH, SEQ_LEN, mesh)
+    of_params = jax.tree.map(lambda x: x.sharding, like.params)
+    gradients = jax.jit(step_lib.gradients, static_argnums=3, out_shardings=(of_params, None, None))
+    with jax.set_mesh(mesh):
+        compiled = gradients.lower(like.params, like.router_bias, rows, exp).compile()
+    return collectives.traffic(compiled.as_text(), mesh.shape)
+
+
+def gathered_and_added(traffic) -> tuple[float, float]:
+    """Bytes of all-gathers, and of sums: an all-reduce is two of a reduce-scatter's halves.
+
+    CPUs sum all of a gradient where others scatter it, so only what sums have in common counts.
+    """
+    of_kind = {kind: 0.0 for kind in collectives.KINDS}
+    for (kind, _), item in traffic.items():
+        of_kind[kind] += item.num_bytes
+    return of_kind["all-gather"], of_kind["reduce-scatter"] + of_kind["all-reduce"] / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", ["data", "fsdp", "expert", "context", "tensor"])
+def test_gradients_move_the_bytes_of_the_cost_model(axis):
+    exp = experiment(**{axis: 8})
+    mesh = parallel.make_mesh(exp.mesh)
+    found = compiled_gradients(exp, mesh)
+    assert {axes for _, axes in found} == {axis}
+    gathered, added = gathered_and_added(found)
+    wanted_gathered, wanted_added = gathered_and_added(cost_model.traffic(exp, mesh.shape))
+    # Segment ids over context; losses, loads and maxima over every axis.
+    assert gathered == pytest.approx(wanted_gathered, rel=0.03, abs=1e-9)
+    assert added == pytest.approx(wanted_added, rel=0.03)
+
+
+@pytest.mark.slow
+def test_muon_moves_the_bytes_of_the_cost_model():
+    exp = experiment(fsdp=4, tensor=2)
+    mesh = parallel.make_mesh(exp.mesh)
+    compiled = step_lib.build(exp, mesh).lower().compile()
+    found = collectives.traffic(compiled.as_text(), mesh.shape)
+    wanted = cost_model.traffic(exp, mesh.shape)
+
+    def exchanges(traffic):
+        return {axes: item for (kind, axes), item in traffic.items() if kind == "all-to-all"}
+
+    assert exchanges(found) == exchanges(wanted)
+
+
+def test_more_devices_on_fsdp_need_less_memory_and_more_traffic():
+    small, large = (
+        {"data": 8 // n, "fsdp": n, "expert": 1, "context": 1, "tensor": 1} for n in (2, 8)
+    )
+    exp = experiment()
+    assert cost_model.temporary_bytes(exp, large) < cost_model.temporary_bytes(exp, small)
+    of_small, of_large = (
+        cost_model.traffic(exp, sizes)["all-gather", "fsdp"].num_bytes for sizes in (small, large)
+    )
+    assert of_large / of_small == pytest.approx((7 / 8) / (1 / 2))
