@@ -20,7 +20,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kanana_jax.config import ModelConfig
-from kanana_jax.model import describe, mla, rope, transformer
+from kanana_jax.model import mla, rope, transformer
+from kanana_jax.model.describe import ParamSpec, describe
 
 Params = dict[str, Any]
 
@@ -88,11 +89,11 @@ def absorb(cfg: ModelConfig, params: Params) -> Params:
 
 def describe_layer(cfg: ModelConfig, *, is_moe: bool) -> Params:
     """A ParamSpec for each parameter of a `CachedBlock`; axes and roles hold, matrices do not."""
-    stack = describe.describe(cfg)["moe_layers" if is_moe else "dense_layers"]
+    stack = describe(cfg)["moe_layers" if is_moe else "dense_layers"]
     layer = jax.tree.map(
-        lambda spec: describe.ParamSpec(role=spec.role, logical_axes=spec.logical_axes[1:]),
+        lambda spec: ParamSpec(role=spec.role, logical_axes=spec.logical_axes[1:]),
         stack,
-        is_leaf=lambda x: isinstance(x, describe.ParamSpec),
+        is_leaf=lambda x: isinstance(x, ParamSpec),
     )
     attention = dict(layer["attention"])
     del attention["wkv_b"]
@@ -100,7 +101,7 @@ def describe_layer(cfg: ModelConfig, *, is_moe: bool) -> Params:
         ("w_key", ("heads", "head_dim", "kv_lora")),
         ("w_value", ("heads", "kv_lora", "head_dim")),
     ):
-        attention[name] = describe.ParamSpec(role="matrix", logical_axes=axes)
+        attention[name] = ParamSpec(role="matrix", logical_axes=axes)
     return layer | {"attention": attention}
 
 
