@@ -36,7 +36,12 @@ class Total(NamedTuple):
     loglikelihood: float = 0.0
 
     def plus(self, other: "Total") -> "Total":
-        return Total(*(one + more for one, more in zip(self, other, strict=True)))
+        return Total(
+            self.num_documents + other.num_documents,
+            self.num_bytes + other.num_bytes,
+            self.num_tokens + other.num_tokens,
+            self.loglikelihood + other.loglikelihood,
+        )
 
     @property
     def bits_per_byte(self) -> float:

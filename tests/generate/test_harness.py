@@ -16,7 +16,7 @@ ROOT = HERE.parents[1]
 TRAINED = HERE / "trained"
 DOCS = [
     {"ctx": "python -m kanana", "choices": ["_jax", "zzzz"], "gold": 0, "next": "_jax"},
-    {"ctx": "## Ins", "choices": ["qqqq", "tall"], "gold": 1, "next": "tall"},
+    {"ctx": "## Ins", "choices": ["qqqq", "tall"], "gold": 1, "next": "i"},
 ]
 TASKS = {
     "choice": {
@@ -37,7 +37,7 @@ TASKS = {
         "output_type": "generate_until",
         "doc_to_text": "{{ctx}}",
         "doc_to_target": "{{next}}",
-        "generation_kwargs": {"until": [".", "\n"], "max_gen_toks": 4, "do_sample": False},
+        "generation_kwargs": {"until": [".", "g"], "max_gen_toks": 4, "do_sample": False},
         "metric_list": [{"metric": "exact_match"}],
     },
 }
@@ -104,5 +104,5 @@ def test_the_rolling_loglikelihood_counts_every_token(results, scorer):
 @pytest.mark.parity
 def test_generation_is_greedy_and_stops(results):
     found, samples = results
-    assert [sample["resps"][0][0] for sample in samples["until"]] == ["_jax", "tall"]
+    assert [sample["resps"][0][0] for sample in samples["until"]] == ["_jax", "i"]
     assert found["until"]["exact_match,none"] == 1.0

@@ -22,6 +22,8 @@ from lm_eval.models.utils import (  # pyright: ignore[reportMissingImports]
 from kanana_jax import generate
 from kanana_jax.generate import chat, scoring
 
+_HARNESS_DEVICE = "cuda:0"  # what the command hands over when nothing was asked for
+
 
 @register_model("kanana_jax")
 class KananaJax(TemplateLM):
@@ -49,7 +51,7 @@ class KananaJax(TemplateLM):
                 f"batch_size must be a number of requests, got {batch_size!r} and max_batch_size "
                 f"{max_batch_size}; give --batch_size=8 or another number, and no maximum"
             )
-        if device is not None:
+        if device not in (None, _HARNESS_DEVICE):
             raise ValueError(
                 f"device is chosen by JAX, got {device!r}; leave it out, and set JAX_PLATFORMS"
             )
