@@ -6,14 +6,16 @@ that is checked on headers before anything is written. Block-scaled float8 becom
     w[i, j] = q[i, j] * scale_inv[i // 128, j // 128]
 """
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from kanana_jax import config
 from kanana_jax.checkpoint import hf_config, hf_files, hf_names, native
 from kanana_jax.checkpoint.errors import CheckpointError, some
 
@@ -24,6 +26,49 @@ _NAMES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 DTYPES = tuple(_NAMES)
 
 _OnTensor = Callable[[int], object]  # told the bytes of each tensor done
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A directory whose names and shapes were checked against its config.json."""
+
+    cfg: config.ModelConfig
+    extra: dict[str, Any]  # fields that an export writes back
+    leaves: dict[str, hf_names.Leaf]
+    left_out: list[str]  # tensors of extra predictors, which this model does not have
+    entries: dict[str, hf_files.Entry]
+    is_interleaved: bool
+
+    def read_part(self, leaf: hf_names.Leaf, tensor: hf_names.Tensor) -> np.ndarray:
+        part = hf_names.to_part(leaf, tensor, _read(self.entries, tensor.name))
+        return part if self.is_interleaved else hf_names.interleave_rotary(leaf, part)
+
+    def read_layer(self, path: str, layer: int | None) -> np.ndarray:
+        """One layer of a stacked leaf, or a leaf outside the stacks, in the widest dtype in it."""
+        leaf = self.leaves[path]
+        if layer is None:
+            return self.read_part(leaf, leaf.tensors[0])
+        tensors = [tensor for tensor in leaf.tensors if tensor.index[0] == layer]
+        dtype = _widest(path, tensors, self.entries)
+        out = np.empty(leaf.shape[1:], dtype)
+        for tensor in tensors:
+            out[tensor.index[1:]] = self.read_part(leaf, tensor)
+        return out
+
+
+def open_directory(source: Path) -> Opened:
+    """Reads config.json and all headers; raises CheckpointError when they do not agree."""
+    fields = hf_files.read_json(source / "config.json")
+    cfg = hf_config.from_hf(fields)
+    _check_quantization(fields)
+    entries = hf_files.read_headers(source)
+    left_out = _predictor_names(entries, cfg.num_layers, hf_config.num_predictor_layers(fields))
+    entries = {name: entry for name, entry in entries.items() if name not in left_out}
+    leaves = hf_names.leaves(cfg)
+    _check_names(leaves, entries)
+    _check_shapes(leaves, entries)
+    extra, is_interleaved = hf_config.extra_fields(fields), hf_config.is_rope_interleaved(fields)
+    return Opened(cfg, extra, leaves, left_out, entries, is_interleaved)
 
 
 def import_directory(
@@ -38,38 +83,25 @@ def import_directory(
     Weights keep the dtype of the files (the widest in a leaf) unless `dtype` names another. Returns
     the names of the tensors left out: extra predictors, which this model does not have.
     """
-    fields = hf_files.read_json(source / "config.json")
-    cfg = hf_config.from_hf(fields)
-    _check_quantization(fields)
-    entries = hf_files.read_headers(source)
-    left_out = _predictor_names(entries, cfg.num_layers, hf_config.num_predictor_layers(fields))
-    entries = {name: entry for name, entry in entries.items() if name not in left_out}
-    leaves = hf_names.leaves(cfg)
-    _check_names(leaves, entries)
-    _check_shapes(leaves, entries)
-
-    is_interleaved = hf_config.is_rope_interleaved(fields)
+    opened = open_directory(source)
 
     def stream(path: str, leaf: hf_names.Leaf) -> native.Streamed:
         def parts():
             for tensor in leaf.tensors:
-                part = hf_names.to_part(leaf, tensor, _read(entries, tensor.name))
-                if not is_interleaved:
-                    part = hf_names.interleave_rotary(leaf, part)
+                part = opened.read_part(leaf, tensor)
                 yield tensor.index, part.astype(target_dtype)
                 on_tensor(part.nbytes)
 
-        target_dtype = _leaf_dtype(path, leaf, entries, dtype)
+        target_dtype = _leaf_dtype(path, leaf, opened.entries, dtype)
         return native.Streamed(leaf.shape, target_dtype, leaf.part_shape, parts)
 
     weights: dict[str, Any] = {"params": {}}
-    for path, leaf in leaves.items():
-        _insert(weights, _native_path(path), stream(path, leaf))
+    for path, leaf in opened.leaves.items():
+        _insert(weights, native_path(path), stream(path, leaf))
     with native.new_directory(target) as folder:
-        what = native.Description(cfg, hf_config.extra_fields(fields))
-        native.write(folder, what, weights)
+        native.write(folder, native.Description(opened.cfg, opened.extra), weights)
         native.copy_tokenizer(source, folder)
-    return left_out
+    return opened.left_out
 
 
 def export_directory(
@@ -88,8 +120,8 @@ def export_directory(
         extra["max_position_embeddings"] = max_position_embeddings
     leaves = hf_names.leaves(what.cfg)
     open_leaf = native.part_reader(source)
-    arrays = {path: open_leaf(_native_path(path)) for path in leaves}
-    _check_stored(leaves, arrays)
+    arrays = {path: open_leaf(native_path(path)) for path in leaves}
+    check_stored(leaves, arrays)
     dtypes = {
         path: _NAMES[dtype] if dtype and path != hf_names.ROUTER_BIAS else array.dtype.numpy_dtype
         for path, array in arrays.items()
@@ -113,7 +145,8 @@ def export_directory(
         native.copy_tokenizer(source, folder)
 
 
-def _native_path(path: str) -> str:
+def native_path(path: str) -> str:
+    """Where a leaf lies in a model folder's tree."""
     return path if path == hf_names.ROUTER_BIAS else f"params/{path}"
 
 
@@ -175,7 +208,8 @@ def _check_shape(name: str, wanted: tuple[int, ...], got: tuple[int, ...]) -> No
         raise CheckpointError(f"{name} must have shape {wanted} by config.json, got {got}")
 
 
-def _check_stored(leaves: dict[str, hf_names.Leaf], arrays: dict[str, Any]) -> None:
+def check_stored(leaves: dict[str, hf_names.Leaf], arrays: dict[str, Any]) -> None:
+    """Raises CheckpointError unless the arrays of a model folder are those of its config."""
     for path, leaf in leaves.items():
         _check_shape(path, leaf.shape, tuple(arrays[path].shape))
         if arrays[path].dtype.numpy_dtype not in _NAMES.values():
@@ -187,9 +221,13 @@ def _check_stored(leaves: dict[str, hf_names.Leaf], arrays: dict[str, Any]) -> N
 def _leaf_dtype(path: str, leaf: hf_names.Leaf, entries: dict, dtype: str | None) -> np.dtype:
     if path == hf_names.ROUTER_BIAS:
         return _NAMES["float32"]
-    if dtype is not None:
-        return _NAMES[dtype]
-    wide = any(entries[tensor.name].dtype == np.float32 for tensor in leaf.tensors)
+    return _NAMES[dtype] if dtype is not None else _widest(path, leaf.tensors, entries)
+
+
+def _widest(path: str, tensors: Iterable[hf_names.Tensor], entries: dict) -> np.dtype:
+    if path == hf_names.ROUTER_BIAS:
+        return _NAMES["float32"]
+    wide = any(entries[tensor.name].dtype == np.float32 for tensor in tensors)
     return _NAMES["float32" if wide else "bfloat16"]
 
 

@@ -2,7 +2,7 @@
 
 A document of n tokens is stored as  BOS t_1 ... t_n EOS : the first token is predicted from BOS,
 and predicting EOS is what ends a generation. Text that merely spells a special token
-is encoded as text.
+is encoded as text, except by `encode_marked`, which is for what a chat template has written.
 
 `token_bytes` holds the UTF-8 bytes each token stands for, 0 for special tokens, so that
 
@@ -39,6 +39,7 @@ class Tokenizer:
     token_bytes_V: Int32[np.ndarray, "V"]
     encode_batch: Callable[[Sequence[bytes]], list[np.ndarray]]
     decode: Callable[[Sequence[int]], str]
+    encode_marked: Callable[[str], list[int]]  # the ids of special tokens where they are spelled
     json: str = ""
 
     def encode(self, text: str) -> Int32[np.ndarray, "N"]:
@@ -66,7 +67,14 @@ def byte_tokenizer() -> Tokenizer:
         token_bytes_V=token_bytes,
         encode_batch=lambda texts: [np.frombuffer(t, np.uint8).astype(np.int32) for t in texts],
         decode=lambda ids: bytes(i for i in ids if i < 256).decode("utf-8", errors="replace"),
+        encode_marked=_encode_marked_bytes,
     )
+
+
+def _encode_marked_bytes(text: str) -> list[int]:
+    marks = {BOS: [256], EOS: [257]}
+    parts = re.split(f"({re.escape(BOS)}|{re.escape(EOS)})", text)
+    return [i for part in parts for i in marks.get(part, part.encode())]
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Tokenizer:
@@ -107,6 +115,7 @@ def from_json(content: str, name: str) -> Tokenizer:
         ) from error
     library.no_truncation()
     library.no_padding()
+    marking = tokenizers.Tokenizer.from_str(library.to_str())
     library.encode_special_tokens = True  # means: as the text they spell
     bos, eos = _special_ids(library, name)
     token_bytes = _token_bytes(library)
@@ -122,6 +131,7 @@ def from_json(content: str, name: str) -> Tokenizer:
             )
         ],
         decode=lambda ids: library.decode([int(i) for i in ids]),
+        encode_marked=lambda text: marking.encode(text, add_special_tokens=False).ids,
         json=content,
     )
 

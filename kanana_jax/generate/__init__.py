@@ -1,7 +1,8 @@
-"""Text from a model: a cache of latents, sampling, and a queue of requests."""
+"""Text from a model: a cache of latents, sampling, chat templates, and a queue of requests."""
 
+from kanana_jax.generate.chat import ChatError
 from kanana_jax.generate.engine import Engine, Piece, Request
 from kanana_jax.generate.load import Loaded, load
 from kanana_jax.generate.sampling import Sampling
 
-__all__ = ["Engine", "Loaded", "Piece", "Request", "Sampling", "load"]
+__all__ = ["ChatError", "Engine", "Loaded", "Piece", "Request", "Sampling", "load"]

@@ -1,7 +1,8 @@
 """Generates text: python -m kanana_jax.generate --checkpoint=DIR --prompt="Once upon a time".
 
-The folder is one of `kanana_jax.convert`. Give --prompt several times for a batch. Exit code 2: the
-folder or a setting cannot be used.
+The folder is one of `kanana_jax.convert` or a Hugging Face one. Give --prompt several times for a
+batch; with --chat each is what a user says, put into the checkpoint's chat template. Exit code 2:
+the folder or a setting cannot be used.
 """
 
 import argparse
@@ -13,8 +14,6 @@ from absl import logging
 from kanana_jax import config, generate
 from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.data import DataError
-
-_CHUNK = 128
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,10 +34,14 @@ def _generate(arguments: argparse.Namespace) -> None:
         min_p=arguments.min_p,
         seed=arguments.seed,
     )
-    loaded = generate.load(arguments.checkpoint, arguments.dtype)
+    if arguments.system is not None and not arguments.chat:
+        raise ValueError("--system is part of a conversation; give --chat too")
+    loaded = generate.load(
+        arguments.checkpoint, arguments.dtype, tensor_parallel=arguments.tensor_parallel
+    )
     requests = [
         generate.Request(
-            prompt=loaded.prompt_ids(prompt),
+            prompt=_prompt_ids(loaded, arguments, prompt),
             max_tokens=arguments.max_tokens,
             sampling=how,
             stop=tuple(arguments.stop),
@@ -48,10 +51,16 @@ def _generate(arguments: argparse.Namespace) -> None:
     longest = max(len(request.prompt) for request in requests) + arguments.max_tokens
     engine = loaded.engine(
         num_rows=min(len(requests), arguments.batch_size),
-        length=-(-longest // _CHUNK) * _CHUNK,
-        chunk=_CHUNK,
+        length=longest,
     )
     _show(engine, requests)
+
+
+def _prompt_ids(loaded: generate.Loaded, arguments: argparse.Namespace, prompt: str) -> list[int]:
+    if not arguments.chat:
+        return loaded.prompt_ids(prompt)
+    system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+    return loaded.chat_ids([*system, {"role": "user", "content": prompt}])
 
 
 def _show(engine: generate.Engine, requests: list[generate.Request]) -> None:
@@ -70,8 +79,10 @@ def _show(engine: generate.Engine, requests: list[generate.Request]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kanana_jax.generate", allow_abbrev=False)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a converted model's folder")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a model's folder")
     parser.add_argument("--prompt", action="append", required=True, help="may be repeated")
+    parser.add_argument("--chat", action="store_true", help="prompts are a user's messages")
+    parser.add_argument("--system", help="the system's message of a chat")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=1.0, help="0: the most likely token")
     parser.add_argument("--top-k", type=int, default=0, help="0: all")
@@ -81,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stop", action="append", default=[], help="a string; may be repeated")
     parser.add_argument("--batch-size", type=int, default=8, help="prompts decoded at once")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the model's")
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, help="devices that share every layer"
+    )
     return parser
 
 

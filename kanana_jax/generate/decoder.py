@@ -1,134 +1,183 @@
 """The forward pass over a cache of latents: a prompt in chunks, then one token at a time.
 
-    cached per layer and token: [norm(c), rope(k_R)]               kv_lora_rank + rotary numbers
-    score_h = scale [q_nope W_uk_h, rope(q_rope)] . cached         W_uk absorbed into the query
-    out_h   = (softmax(score_h) c) W_uv_h                          W_uv absorbed into the output
+A cache row belongs to one sequence and holds position t at index t. What lies past a row's position
+is from padding or an earlier sequence; it is overwritten before a query may see it.
 
-Keys and values of single heads are never formed. A cache row belongs to one sequence and holds
-position t at index t. What lies past a row's position is from padding or an earlier sequence; it is
-overwritten before a query may see it.
-
-Letters: B rows, S new tokens of a row, T cache length, L layers, H heads, N qk_nope_head_dim,
-R rotary, C kv_lora_rank, J = C + R, U v_head_dim, D hidden, V vocabulary.
+Letters: B rows, S new tokens of a row, T cache length, J latent and rotary key (see
+model.absorbed), D hidden, V vocabulary, E experts.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kanana_jax import config, model
-from kanana_jax.model import layers, mla, rope
+from kanana_jax.generate import sampling
+from kanana_jax.model import absorbed, layers, rope
 
-Cache = Float[Array, "L B T J"]
+Cache = tuple[Float[Array, "B T J"], ...]  # one array per layer
+
+
+class Layer(NamedTuple):
+    block: dict[str, Any]  # as `absorbed.absorb` returns it
+    bias_E: Float[Array, "E"]  # empty in a dense layer
+
+
+class Weights(NamedTuple):
+    """A model as decoding reads it."""
+
+    embed_VD: Float[Array, "V D"]
+    final_norm_D: Float[Array, "D"]
+    head_DV: Float[Array, "D V"] | None  # None: the embedding's
+    layers: tuple[Layer, ...]
+
+
+def from_stacks(cfg: config.ModelConfig, weights: Any) -> Weights:
+    """The weights {"params", "router_bias"} of training, layer by layer; the stacks are copied."""
+    params = weights["params"]
+
+    def layer(index: int) -> Layer:
+        is_moe = index >= cfg.num_dense_layers
+        stack = params["moe_layers" if is_moe else "dense_layers"]
+        place = index - cfg.num_dense_layers if is_moe else index
+        bias_E = weights["router_bias"][place] if is_moe else jnp.zeros(0)
+        return Layer(absorbed.absorb(cfg, jax.tree.map(lambda x: x[place], stack)), bias_E)
+
+    made = tuple(layer(index) for index in range(cfg.num_layers))
+    return Weights(params["embed"], params["final_norm"], params.get("head"), made)
 
 
 def init_cache(cfg: config.ModelConfig, num_rows: int, length: int) -> Cache:
-    width = cfg.kv_lora_rank + cfg.qk_rope_head_dim
-    return jnp.zeros((cfg.num_layers, num_rows, length, width), layers.compute_dtype(cfg))
+    """A cache of zeros in the dtype that the model computes in."""
+    shape = (num_rows, length, cfg.kv_lora_rank + cfg.qk_rope_head_dim)
+    return tuple(jnp.zeros(shape, layers.compute_dtype(cfg)) for _ in range(cfg.num_layers))
 
 
 def forward(
     cfg: config.ModelConfig,
-    weights: Any,
-    cache_LBTJ: Cache,
+    weights: Weights,
+    cache: Cache,
     tokens_BS: Int[Array, "B S"],
     start_B: Int[Array, "B"],
+    row_B: Int[Array, "B"] | None = None,
 ) -> tuple[Float[Array, "B S D"], Cache]:
     """What the head reads of tokens at positions start, start + 1, ...; and the cache with them.
 
-    `weights` is {"params", "router_bias"}. Rows must not run past the cache.
+    `row_B` says which cache row each sequence has; None: sequence b has row b.
     """
-    module = model.bind(cfg, weights["params"])
     positions_BS = start_B[:, None] + jnp.arange(tokens_BS.shape[1])
     rotation = rope.rotation(cfg, positions_BS)
-    x_BSD = module.embed[...][tokens_BS].astype(layers.compute_dtype(cfg))
+    x_BSD = weights.embed_VD[tokens_BS].astype(layers.compute_dtype(cfg))
     is_token_BS = jnp.ones(tokens_BS.shape, bool)
-
-    def body(carry, layer):
-        x_BSD, cache_LBTJ = carry
-        block, bias_E, index = layer
+    written = []
+    for index, (layer, cache_BTJ) in enumerate(zip(weights.layers, cache, strict=True)):
+        block = absorbed.bind(cfg, layer.block, is_moe=index >= cfg.num_dense_layers)
         attend = functools.partial(
-            _attend, block.attention, cache_LBTJ, index, rotation, positions_BS
+            block.attention.over_cache,
+            rotation=rotation,
+            positions_BS=positions_BS,
+            cache=cache_BTJ,
+            row_B=row_B,
         )
-        x_BSD, (cache_LBTJ, _) = block.around(attend, x_BSD, bias_E, is_token_BS)
-        return (x_BSD, cache_LBTJ), None
-
-    carry, first = (x_BSD, cache_LBTJ), 0
-    for name, bias_LE in (
-        ("dense_layers", jnp.zeros((cfg.num_dense_layers, 0))),
-        ("moe_layers", weights["router_bias"]),
-    ):
-        if bias_LE.shape[0]:
-            index_L = first + jnp.arange(bias_LE.shape[0])
-            carry, _ = jax.lax.scan(body, carry, (getattr(module, name), bias_LE, index_L))
-            first += bias_LE.shape[0]
-    gamma_D = module.final_norm[...]
+        x_BSD, (cache_BTJ, _) = block.around(attend, x_BSD, layer.bias_E, is_token_BS)
+        written.append(cache_BTJ)
     hidden_BSD = layers.rms_norm(
-        carry[0], gamma_D, cfg.rms_norm_eps, zero_centered=cfg.zero_centered_gamma
+        x_BSD, weights.final_norm_D, cfg.rms_norm_eps, zero_centered=cfg.zero_centered_gamma
     )
-    return hidden_BSD, carry[1]
+    return hidden_BSD, tuple(written)
 
 
-def _attend(
-    attention: mla.LatentAttention,
-    cache_LBTJ: Cache,
-    layer: Int[Array, ""],
-    rotation: rope.Rotation,
-    positions_BS: Int[Array, "B S"],
-    x_BSD: Float[Array, "B S D"],
-) -> tuple[Float[Array, "B S D"], Cache]:
-    """Writes the new tokens' latents and attends over all that the cache then holds of each row."""
-    cfg, dtype = attention.cfg, x_BSD.dtype
-    nope, latent = cfg.qk_nope_head_dim, cfg.kv_lora_rank
-    c_BSC, k_rope_BSR = attention.latents(x_BSD, rotation)
-    new_BSJ = jnp.concatenate([c_BSC, k_rope_BSR], axis=-1)
-    row_B1 = jnp.arange(x_BSD.shape[0])[:, None]
-    cache_LBTJ = cache_LBTJ.at[layer, row_B1, positions_BS].set(new_BSJ)
-    cached_BTJ = cache_LBTJ[layer]
-
-    w_CHM = attention.wkv_b[...].astype(dtype)
-    q_BSHK = attention.queries(x_BSD, rotation)
-    q_latent_BSHC = jnp.einsum("BSHN,CHN->BSHC", q_BSHK[..., :nope], w_CHM[..., :nope])
-    q_BSHJ = jnp.concatenate([q_latent_BSHC, q_BSHK[..., nope:]], axis=-1)
-    score_BHST = jnp.einsum(
-        "BSHJ,BTJ->BHST", q_BSHJ, cached_BTJ, preferred_element_type=jnp.float32
-    )
-    is_seen_BST = jnp.arange(cached_BTJ.shape[1]) <= positions_BS[..., None]
-    score_BHST = jnp.where(is_seen_BST[:, None], score_BHST * rope.softmax_scale(cfg), -jnp.inf)
-    weight_BHST = jax.nn.softmax(score_BHST, axis=-1).astype(dtype)
-    seen_BSHC = jnp.einsum("BHST,BTC->BSHC", weight_BHST, cached_BTJ[..., :latent])
-    out_BSHU = jnp.einsum("BSHC,CHU->BSHU", seen_BSHC, w_CHM[..., nope:])
-    return jnp.einsum("BSHU,HUD->BSD", out_BSHU, attention.wo[...].astype(dtype)), cache_LBTJ
+def logits(
+    cfg: config.ModelConfig, weights: Weights, hidden: Float[Array, "*rows D"]
+) -> Float[Array, "*rows V"]:
+    """Float32 logits of hidden states."""
+    return model.logits(cfg, {"embed": weights.embed_VD, "head": weights.head_DV}, hidden)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def prefill(
     cfg: config.ModelConfig,
-    weights: Any,
-    cache_LBTJ: Cache,
+    weights: Weights,
+    cache: Cache,
     row: Int[Array, ""],
     tokens_S: Int[Array, "S"],
     start: Int[Array, ""],
     last: Int[Array, ""],
 ) -> tuple[Float[Array, "V"], Cache]:
     """A chunk of one row's prompt from position `start`; the logits after its token `last`."""
-    one_row = jax.lax.dynamic_slice_in_dim(cache_LBTJ, row, 1, axis=1)
-    hidden_BSD, one_row = forward(cfg, weights, one_row, tokens_S[None], start[None])
-    cache_LBTJ = jax.lax.dynamic_update_slice_in_dim(cache_LBTJ, one_row, row, axis=1)
-    return model.logits(cfg, weights["params"], hidden_BSD[0, last]), cache_LBTJ
+    start_B, row_B = jnp.asarray(start)[None], jnp.asarray(row)[None]
+    hidden_BSD, cache = forward(cfg, weights, cache, tokens_S[None], start_B, row_B)
+    return logits(cfg, weights, hidden_BSD[0, last]), cache
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def decode(
     cfg: config.ModelConfig,
-    weights: Any,
-    cache_LBTJ: Cache,
+    weights: Weights,
+    cache: Cache,
     tokens_B: Int[Array, "B"],
     positions_B: Int[Array, "B"],
 ) -> tuple[Float[Array, "B V"], Cache]:
     """One token of every row; the logits after it."""
-    hidden_B1D, cache_LBTJ = forward(cfg, weights, cache_LBTJ, tokens_B[:, None], positions_B)
-    return model.logits(cfg, weights["params"], hidden_B1D[:, 0]), cache_LBTJ
+    hidden_B1D, cache = forward(cfg, weights, cache, tokens_B[:, None], positions_B)
+    return logits(cfg, weights, hidden_B1D[:, 0]), cache
+
+
+@functools.partial(
+    jax.jit, static_argnames=("cfg", "num_tokens", "is_filtered"), donate_argnames="cache"
+)
+def draw(
+    cfg: config.ModelConfig,
+    weights: Weights,
+    cache: Cache,
+    tokens_B: Int[Array, "B"],
+    positions_B: Int[Array, "B"],
+    how: sampling.Rows,
+    *,
+    num_tokens: int,
+    is_filtered: bool,
+) -> tuple[Int[Array, "num_tokens B"], Cache]:
+    """The next tokens of every row, without a word to the host between them.
+
+    `is_filtered` is that of `sampling.sample`.
+    """
+
+    def step(carry, _):
+        cache, tokens_B, positions_B, how = carry
+        logits_BV, cache = decode(cfg, weights, cache, tokens_B, positions_B)
+        tokens_B = sampling.sample(logits_BV, how, is_filtered=is_filtered)
+        how = how._replace(num_drawn_B=how.num_drawn_B + 1)
+        return (cache, tokens_B, positions_B + 1, how), tokens_B
+
+    first = (cache, tokens_B, positions_B, how)
+    (cache, *_), tokens_SB = jax.lax.scan(step, first, length=num_tokens)
+    return tokens_SB, cache
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def score(
+    cfg: config.ModelConfig,
+    weights: Weights,
+    cache: Cache,
+    tokens_BS: Int[Array, "B S"],
+    start_B: Int[Array, "B"],
+    targets_BS: Int[Array, "B S"],
+) -> tuple[Float[Array, "B S"], Int[Array, "B S"], Cache]:
+    """Log-probability of each target after its token, and the most likely token there.
+
+    Tokens are at positions start, start + 1, ...; row b continues cache row b.
+    """
+    hidden_BSD, cache = forward(cfg, weights, cache, tokens_BS, start_B)
+
+    def of_row(row):
+        hidden_SD, targets_S = row
+        logits_SV = logits(cfg, weights, hidden_SD)
+        picked_S = jnp.take_along_axis(logits_SV, targets_S[:, None], axis=-1)[:, 0]
+        return picked_S - jax.nn.logsumexp(logits_SV, axis=-1), jnp.argmax(logits_SV, axis=-1)
+
+    # Logits of one row at a time: they are the largest array.
+    logprob_BS, best_BS = jax.lax.map(of_row, (hidden_BSD, targets_BS))
+    return logprob_BS, best_BS, cache

@@ -1,21 +1,24 @@
 """Continuous batching: requests wait in a queue and take a row of the cache as one gets free.
 
-A step gives every waiting request a free row, reads its prompt in chunks of one size, and draws
-one token for every running request. Shapes never change, so two functions are compiled in all.
+A step draws a few tokens for every running request, then gives waiting requests the free rows and
+reads their prompts in chunks. Shapes come from a short list, so few functions are compiled.
 """
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array
 
 from kanana_jax import config
 from kanana_jax.generate import decoder, sampling, text
 from kanana_jax.generate.sampling import Sampling
+
+_SMALLEST_CHUNK = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,30 +51,50 @@ class _Running:
 
 
 class Engine:
-    """Generates for many requests at once; `decode` turns ids into text."""
+    """Generates for many requests at once; `decode` turns ids into text. Not for several threads.
+
+    num_rows requests run at a time, each with `length` positions of cache; prompts are read
+    `chunk` tokens at a time; a step draws `tokens_per_step` tokens before the host looks at them.
+    """
 
     def __init__(
         self,
         cfg: config.ModelConfig,
-        weights: Any,
+        weights: decoder.Weights,
         *,
-        decode: Any,
+        decode: Callable[[Sequence[int]], str],
         eos_ids: Iterable[int],
         num_rows: int = 8,
         length: int = 2048,
-        chunk: int = 128,
+        chunk: int = 512,
+        tokens_per_step: int = 4,
+        mesh: jax.sharding.Mesh | None = None,
     ):
-        if num_rows < 1:
-            raise ValueError(f"num_rows must be positive, got {num_rows}")
-        if length % chunk:
-            raise ValueError(f"length must be a multiple of chunk = {chunk}, got {length}")
-        self._cfg, self._weights = cfg, weights
+        for name, number in (
+            ("num_rows", num_rows),
+            ("length", length),
+            ("chunk", chunk),
+            ("tokens_per_step", tokens_per_step),
+        ):
+            if number < 1:
+                raise ValueError(f"{name} must be positive, got {number}")
+        self.length = length
+        self._cfg, self._weights, self._mesh = cfg, weights, mesh
         self._decode, self._eos_ids = decode, frozenset(eos_ids)
-        self._length, self._chunk = length, chunk
-        self._cache = decoder.init_cache(cfg, num_rows, length)
+        self._chunk, self._tokens_per_step = chunk, tokens_per_step
+        with self._on_mesh():
+            self._cache = decoder.init_cache(cfg, num_rows, length)
         self._rows: list[_Running | None] = [None] * num_rows
         self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
         self._num_submitted = 0
+
+    @property
+    def num_running(self) -> int:
+        return sum(one is not None for one in self._rows)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
 
     @property
     def is_idle(self) -> bool:
@@ -79,10 +102,10 @@ class Engine:
 
     def submit(self, request: Request) -> int:
         """Queues a request; ValueError when it can never fit."""
-        room = self._length - len(request.prompt)
+        room = self.length - len(request.prompt)
         if not len(request.prompt) > 0 or not 0 < request.max_tokens <= room:
             raise ValueError(
-                f"prompt and max_tokens must be positive and fit in {self._length} positions, got "
+                f"prompt and max_tokens must be positive and fit in {self.length} positions, got "
                 f"{len(request.prompt)} and {request.max_tokens}; shorten them or raise the length"
             )
         if not all(0 <= token < self._cfg.vocab_size for token in request.prompt):
@@ -90,6 +113,11 @@ class Engine:
         self._num_submitted += 1
         self._waiting.append((self._num_submitted - 1, request))
         return self._num_submitted - 1
+
+    def cancel(self, number: int) -> None:
+        """Drops a request wherever it is; nothing happens if it has ended."""
+        self._waiting = collections.deque(one for one in self._waiting if one[0] != number)
+        self._rows = [None if one and one.number == number else one for one in self._rows]
 
     def run(self, requests: Iterable[Request]) -> Iterator[Piece]:
         """Text of all requests as it comes, told apart by their place in `requests`."""
@@ -100,53 +128,62 @@ class Engine:
                     yield piece._replace(request=names[piece.request])
 
     def step(self) -> list[Piece]:
-        """Starts what can start, and draws one token of every running request."""
-        pieces = self._draw_running()
-        for row, running in enumerate(self._rows):
-            if running is None and self._waiting:
-                pieces += self._start(row, *self._waiting.popleft())
+        """Draws tokens of every running request, and starts what can start."""
+        with self._on_mesh():
+            pieces = self._draw_running()
+            for row, running in enumerate(self._rows):
+                if running is None and self._waiting:
+                    pieces += self._start(row, *self._waiting.popleft())
         return pieces
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
     def _draw_running(self) -> list[Piece]:
         rows = self._rows
         if not any(rows):
             return []
-        tokens = np.array([one.token if one else 0 for one in rows], np.int32)
-        positions = np.array([one.position if one else 0 for one in rows], np.int32)
-        logits_BV, self._cache = decoder.decode(
-            self._cfg, self._weights, self._cache, tokens, positions
+        how, is_filtered = _sampling_rows(rows)
+        drawn_SB, self._cache = decoder.draw(
+            self._cfg,
+            self._weights,
+            self._cache,
+            np.array([one.token if one else 0 for one in rows], np.int32),
+            np.array([one.position if one else 0 for one in rows], np.int32),
+            how,
+            num_tokens=self._tokens_per_step,
+            is_filtered=is_filtered,
         )
-        drawn = self._sample(logits_BV, rows)
-        return [self._push(row, int(drawn[row])) for row, one in enumerate(rows) if one]
+        pieces = []
+        for tokens_B in np.asarray(drawn_SB).tolist():
+            pieces += [self._push(row, tokens_B[row]) for row, one in enumerate(self._rows) if one]
+        return pieces
 
     def _start(self, row: int, number: int, request: Request) -> list[Piece]:
         prompt = np.asarray(request.prompt, np.int32)
-        logits_V = None
+        logits_V: Array | None = None
         for start in range(0, len(prompt), self._chunk):
             part = prompt[start : start + self._chunk]
-            padded = np.pad(part, (0, self._chunk - len(part)))
             logits_V, self._cache = decoder.prefill(
                 self._cfg,
                 self._weights,
                 self._cache,
-                jnp.int32(row),
-                padded,
-                jnp.int32(start),
-                jnp.int32(len(part) - 1),
+                np.int32(row),
+                np.pad(part, (0, self._padded(len(part)) - len(part))),
+                np.int32(start),
+                np.int32(len(part) - 1),
             )
+        assert logits_V is not None
         stream = text.TextStream(self._decode, request.stop)
         running = _Running(number, request, stream, position=len(prompt) - 1)
         self._rows[row] = running
-        assert logits_V is not None
-        return [self._push(row, int(self._sample(logits_V[None], [running])[0]))]
+        how, is_filtered = _sampling_rows([running])
+        token_B = sampling.sample(logits_V[None], how, is_filtered=is_filtered)
+        return [self._push(row, int(token_B[0]))]
 
-    def _sample(self, logits_BV: Array, rows: Sequence[_Running | None]) -> np.ndarray:
-        unused = Sampling(temperature=0.0)
-        how = sampling.rows(
-            [one.request.sampling if one else unused for one in rows],
-            [one.num_drawn if one else 0 for one in rows],
-        )
-        return np.asarray(sampling.sample(logits_BV, how))
+    def _padded(self, num_tokens: int) -> int:
+        """The smallest compiled chunk that holds so many tokens: a power of two, or `chunk`."""
+        return min(self._chunk, max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length()))
 
     def _push(self, row: int, token: int) -> Piece:
         """Books a token of a row, and frees the row if it was the last one."""
@@ -166,3 +203,10 @@ class Engine:
         if reason:
             self._rows[row] = None
         return Piece(running.number, new, token, reason)
+
+
+def _sampling_rows(rows: Sequence[_Running | None]) -> tuple[sampling.Rows, bool]:
+    unused = Sampling(temperature=0.0)
+    settings = [one.request.sampling if one else unused for one in rows]
+    how = sampling.rows(settings, [one.num_drawn if one else 0 for one in rows])
+    return how, sampling.is_filtered(settings)

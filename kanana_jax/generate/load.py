@@ -1,28 +1,44 @@
-"""A model folder of `kanana_jax.convert`, ready to generate."""
+"""A model folder of `kanana_jax.convert` or a Hugging Face one, ready to generate."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from kanana_jax import config
-from kanana_jax.checkpoint import CheckpointError, native
+from kanana_jax import config, model, parallel
+from kanana_jax.checkpoint import CheckpointError, hf_files, hf_names, source
 from kanana_jax.data import tokenizer
-from kanana_jax.generate import engine
+from kanana_jax.generate import chat, decoder, engine
+from kanana_jax.model import absorbed, layers
+
+# Larger vocabularies than this are not of bytes.
+_MAX_BYTE_VOCAB = 512
 
 
 class Loaded(NamedTuple):
+    directory: Path
     cfg: config.ModelConfig
-    weights: Any  # {"params", "router_bias"}
+    weights: decoder.Weights
     tokenizer: tokenizer.Tokenizer
     bos_ids: tuple[int, ...]  # what a prompt begins with, nothing or one id
     eos_ids: tuple[int, ...]
+    template: chat.Template | None
+    mesh: jax.sharding.Mesh | None
 
     def prompt_ids(self, prompt: str) -> list[int]:
         return [*self.bos_ids, *map(int, self.tokenizer.encode(prompt))]
 
-    def engine(self, *, num_rows: int, length: int, chunk: int) -> engine.Engine:
+    def chat_ids(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Ids of a conversation; ChatError where the checkpoint has no template or it refuses."""
+        if self.template is None:
+            raise chat.ChatError(chat.no_template_message(self.directory))
+        return self.tokenizer.encode_marked(self.template.render(messages))
+
+    def engine(self, *, num_rows: int, length: int, **options: int) -> engine.Engine:
+        """An engine for this model; `options` are further settings of `Engine`."""
         return engine.Engine(
             self.cfg,
             self.weights,
@@ -30,23 +46,84 @@ class Loaded(NamedTuple):
             eos_ids=self.eos_ids,
             num_rows=num_rows,
             length=length,
-            chunk=chunk,
+            mesh=self.mesh,
+            **options,
         )
 
 
-def load(directory: Path, compute_dtype: str | None = None) -> Loaded:
+def load(directory: Path, compute_dtype: str | None = None, *, tensor_parallel: int = 1) -> Loaded:
     """Loads weights in the dtype that the model computes in, its config's unless given.
 
-    A folder without tokenizer.json is a model of bytes. bos and eos are the tokenizer's unless
-    the folder's config names them.
+    One layer of a leaf at a time goes from the files to the devices: heads and the experts' width
+    are split over `tensor_parallel` of them. A folder without tokenizer.json is a model of bytes.
+    bos and eos are the tokenizer's unless the folder's configs name them. Raises CheckpointError,
+    and ConfigError when the sizes do not divide over the devices.
     """
-    cfg, extra = native.read_description(directory)
+    opened = source.open_source(directory)
+    cfg = opened.cfg
     if compute_dtype is not None:
         cfg = config.edit(cfg, [f"compute_dtype={compute_dtype}"])
     cfg = dataclasses.replace(cfg, remat="none")
+    used = _tokenizer(directory, cfg)
+    template = chat.load(directory)
+    mesh = None
+    if tensor_parallel != 1:
+        devices = jax.devices()[:tensor_parallel]
+        mesh = parallel.make_mesh(config.MeshConfig(data=1, tensor=tensor_parallel), devices)
+    bos_ids, eos_ids = _special_ids(directory, opened.extra, used)
+    weights = _place(cfg, opened, mesh)
+    return Loaded(directory, cfg, weights, used, bos_ids, eos_ids, template, mesh)
+
+
+def _place(
+    cfg: config.ModelConfig, opened: source.Source, mesh: jax.sharding.Mesh | None
+) -> decoder.Weights:
+    def put(x: np.ndarray, spec: model.ParamSpec) -> jax.Array:
+        dtype = jnp.float32 if spec.role in ("norm", "router") else layers.compute_dtype(cfg)
+        sharding: Any = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        if mesh is not None:
+            sharding = parallel.param_shardings(mesh, x, spec.logical_axes)
+        return jax.device_put(x.astype(dtype), sharding)
+
+    specs = model.describe(cfg)
+    top = {
+        name: put(opened.read(name, None), specs[name])
+        for name in ("embed", "final_norm", "head")
+        if name in specs
+    }
+    bias_spec = model.ParamSpec(role="router", logical_axes=("scores",))
+    made = []
+    for index in range(cfg.num_layers):
+        is_moe = index >= cfg.num_dense_layers
+        stack = "moe_layers" if is_moe else "dense_layers"
+        place = index - cfg.num_dense_layers if is_moe else index
+        block = _read_block(cfg, opened, stack, place)
+        bias_E = opened.read(hf_names.ROUTER_BIAS, place) if is_moe else np.zeros(0, np.float32)
+        specs_of_layer = absorbed.describe_layer(cfg, is_moe=is_moe)
+        made.append(decoder.Layer(jax.tree.map(put, block, specs_of_layer), put(bias_E, bias_spec)))
+    return decoder.Weights(top["embed"], top["final_norm"], top.get("head"), tuple(made))
+
+
+def _read_block(
+    cfg: config.ModelConfig, opened: source.Source, stack: str, place: int
+) -> dict[str, Any]:
+    def read(path: str, specs: Any) -> Any:
+        if isinstance(specs, model.ParamSpec):
+            return opened.read(path, place)
+        return {name: read(f"{path}/{name}", inner) for name, inner in specs.items()}
+
+    return absorbed.absorb(cfg, read(stack, model.describe(cfg)[stack]))
+
+
+def _tokenizer(directory: Path, cfg: config.ModelConfig) -> tokenizer.Tokenizer:
     path = directory / "tokenizer.json"
     if path.exists():
         used = tokenizer.from_json(path.read_text(encoding="utf-8"), str(path))
+    elif cfg.vocab_size > _MAX_BYTE_VOCAB:
+        raise CheckpointError(
+            f"expected {path}, which does not exist: {cfg.vocab_size} tokens are not bytes; "
+            "put the model's own tokenizer.json there"
+        )
     else:
         used = tokenizer.byte_tokenizer()
     if used.vocab_size > cfg.vocab_size:
@@ -54,9 +131,20 @@ def load(directory: Path, compute_dtype: str | None = None) -> Loaded:
             f"{directory}: the tokenizer has {used.vocab_size} tokens, the model {cfg.vocab_size}; "
             "put the model's own tokenizer.json there"
         )
-    bos, eos = extra.get("bos_token_id", used.bos_id), extra.get("eos_token_id", used.eos_id)
-    weights = native.restore(directory, native.abstract(cfg, jnp.dtype(cfg.compute_dtype)))
-    return Loaded(cfg, weights, used, _ids(bos), _ids(eos))
+    return used
+
+
+def _special_ids(
+    directory: Path, extra: dict[str, Any], used: tokenizer.Tokenizer
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(ids that a prompt begins with, ids that end a text)."""
+    generation, written = (
+        hf_files.read_json(directory / name) if (directory / name).exists() else {}
+        for name in ("generation_config.json", chat.CONFIG_NAME)
+    )
+    bos = extra.get("bos_token_id", used.bos_id)
+    eos = generation.get("eos_token_id", extra.get("eos_token_id", used.eos_id))
+    return () if written.get("add_bos_token") is False else _ids(bos), _ids(eos)
 
 
 def _ids(value: Any) -> tuple[int, ...]:

@@ -3,16 +3,20 @@
     p = softmax(logits / temperature), largest first
     keep rank < top_k;  then, renormalised, those before the sum reaches top_p;  and p >= min_p p_1
 
-The draw depends on the request's seed and the token's place in it, not on the batch around it.
+Ties with the last token kept are kept. The draw depends on the request's seed and the token's
+place in it, not on the batch around it.
 
 Letters: B rows, V vocabulary.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -44,45 +48,75 @@ class Sampling:
 class Rows(NamedTuple):
     """The samplings of a batch, and how many tokens each row has drawn."""
 
-    temperature_B: Float[Array, "B"]
-    top_k_B: Int[Array, "B"]
-    top_p_B: Float[Array, "B"]
-    min_p_B: Float[Array, "B"]
-    seed_B: Int[Array, "B"]
-    num_drawn_B: Int[Array, "B"]
+    temperature_B: Float[Array | np.ndarray, "B"]
+    top_k_B: Int[Array | np.ndarray, "B"]
+    top_p_B: Float[Array | np.ndarray, "B"]
+    min_p_B: Float[Array | np.ndarray, "B"]
+    seed_B: Int[Array | np.ndarray, "B"]
+    num_drawn_B: Int[Array | np.ndarray, "B"]
 
 
 def rows(samplings: list[Sampling], num_drawn: list[int]) -> Rows:
+    """On the host: a jitted function takes them to the device in one go."""
     return Rows(
-        temperature_B=jnp.array([one.temperature for one in samplings], jnp.float32),
-        top_k_B=jnp.array([one.top_k for one in samplings], jnp.int32),
-        top_p_B=jnp.array([one.top_p for one in samplings], jnp.float32),
-        min_p_B=jnp.array([one.min_p for one in samplings], jnp.float32),
-        seed_B=jnp.array([one.seed for one in samplings], jnp.int32),
-        num_drawn_B=jnp.array(num_drawn, jnp.int32),
+        temperature_B=np.array([one.temperature for one in samplings], np.float32),
+        top_k_B=np.array([one.top_k for one in samplings], np.int32),
+        top_p_B=np.array([one.top_p for one in samplings], np.float32),
+        min_p_B=np.array([one.min_p for one in samplings], np.float32),
+        seed_B=np.array([one.seed for one in samplings], np.int32),
+        num_drawn_B=np.array(num_drawn, np.int32),
     )
 
 
-@jax.jit
-def sample(logits_BV: Float[Array, "B V"], how: Rows) -> Int[Array, "B"]:
-    """One token per row."""
+def is_filtered(samplings: list[Sampling]) -> bool:
+    """Whether any of them ranks tokens, which `sample` then has to know."""
+    return any(one.top_k or one.top_p < 1 for one in samplings if one.temperature)
+
+
+@functools.partial(jax.jit, static_argnames="is_filtered")
+def sample(logits_BV: Float[Array, "B V"], how: Rows, *, is_filtered: bool) -> Int[Array, "B"]:
+    """One token per row. Without `is_filtered` top_k and top_p of all rows are taken to be off."""
     is_greedy_B = how.temperature_B == 0
-    safe_B1 = jnp.where(is_greedy_B, 1.0, how.temperature_B)[:, None]
-    sorted_BV, token_BV = jax.lax.top_k(logits_BV / safe_B1, logits_BV.shape[-1])
-    kept_BV = jnp.where(_is_kept(sorted_BV, how), sorted_BV, -jnp.inf)
+    scaled_BV = logits_BV / jnp.where(is_greedy_B, 1.0, how.temperature_B)[:, None]
+    best_B1 = scaled_BV.max(axis=-1, keepdims=True)
+    is_kept_BV = scaled_BV >= best_B1 + jnp.log(how.min_p_B)[:, None]
+    if is_filtered:
+        is_kept_BV &= _in_top_k_and_p(scaled_BV, how)
     keys = jax.vmap(lambda seed, n: jax.random.fold_in(jax.random.key(seed), n))(
         how.seed_B, how.num_drawn_B
     )
-    rank_B = jnp.where(is_greedy_B, 0, jax.vmap(jax.random.categorical)(keys, kept_BV))
-    return jnp.take_along_axis(token_BV, rank_B[:, None], axis=-1)[:, 0]
+    kept_BV = jnp.where(is_kept_BV, scaled_BV, -jnp.inf)
+    drawn_B = jax.vmap(jax.random.categorical)(keys, kept_BV)
+    return jnp.where(is_greedy_B, jnp.argmax(logits_BV, axis=-1), drawn_B).astype(jnp.int32)
 
 
-def _is_kept(sorted_BV: Array, how: Rows) -> Array:
-    rank_V = jnp.arange(sorted_BV.shape[-1])
-    top_k_B1 = how.top_k_B[:, None]
-    in_top_k_BV = (top_k_B1 == 0) | (rank_V < top_k_B1)
-    p_BV = jax.nn.softmax(jnp.where(in_top_k_BV, sorted_BV, -jnp.inf), axis=-1)
-    before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
-    # The most likely token always stays, whatever rounding says.
-    in_top_p_BV = (before_BV < how.top_p_B[:, None]) | (rank_V == 0)
-    return in_top_k_BV & in_top_p_BV & (p_BV >= how.min_p_B[:, None] * p_BV[:, :1])
+def _in_top_k_and_p(x_BV: Array, how: Rows) -> Array:
+    """By the smallest value kept, found bit by bit: sorting a vocabulary takes far longer."""
+    # As unsigned integers, floats keep their order if negative ones are flipped.
+    bits_BV = jax.lax.bitcast_convert_type(x_BV, jnp.uint32)
+    order_BV = jnp.where(bits_BV >> 31 == 1, ~bits_BV, bits_BV | jnp.uint32(1 << 31))
+
+    top_k_B = jnp.where(how.top_k_B == 0, x_BV.shape[-1], how.top_k_B)
+    is_kept_BV = order_BV >= _smallest(
+        lambda t_B: (order_BV > t_B[:, None]).sum(axis=-1) < top_k_B, top_k_B.shape
+    )
+    p_BV = jax.nn.softmax(jnp.where(is_kept_BV, x_BV, -jnp.inf), axis=-1)
+    return is_kept_BV & (
+        order_BV
+        >= _smallest(
+            lambda t_B: jnp.where(order_BV > t_B[:, None], p_BV, 0.0).sum(axis=-1) < how.top_p_B,
+            top_k_B.shape,
+        )
+    )
+
+
+def _smallest(holds: Callable[[Array], Array], shape: tuple[int, ...]) -> Array:
+    """The smallest uint32 t of each row from which on `holds(t)` is true; (B, 1)."""
+
+    def set_bit(i, largest_false_B):
+        candidate_B = largest_false_B | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
+        return jnp.where(holds(candidate_B), largest_false_B, candidate_B)
+
+    zero_B = jnp.zeros(shape, jnp.uint32)
+    largest_false_B = jax.lax.fori_loop(0, 32, set_bit, zero_B)
+    return jnp.where(holds(zero_B), zero_B, largest_false_B + 1)[:, None]

@@ -3,42 +3,68 @@
 from collections.abc import Callable, Sequence
 
 _INCOMPLETE = "\ufffd"  # a decoder's sign for bytes that do not end a character yet
+_MAX_OPEN = 3  # a character has at most 4 bytes
+_MAX_WINDOW = 64  # tokens without a whole character between them
 
 
 class TextStream:
-    """Hands out text as its tokens come; holds back what may still become a stop string."""
+    """Hands out text as its tokens come; holds back what may still become a stop string.
+
+    Only a window of the last tokens is decoded again for each new one.
+    """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()):
         self._decode, self._stop = decode, stop
-        self._ids: list[int] = []
-        self._num_shown = 0
+        self._window: list[int] = []
+        self._num_context = 0  # tokens of the window whose text is known
+        self._num_known = 0  # characters of the window's text that were read
+        self._held = ""
         self.is_stopped = False
 
     def push(self, token: int) -> str:
         """The text that `token` makes safe to show; sets `is_stopped` at a stop string."""
-        self._ids.append(token)
-        text = self._decode(self._ids)
-        # A stop string that was held back may have begun before the last token.
-        found = [at for stop in self._stop if (at := text.find(stop, self._num_shown)) >= 0]
+        self._window.append(token)
+        self._held += self._read()
+        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
             self.is_stopped = True
-            return self._show(text, min(found))
-        end = len(text.rstrip(_INCOMPLETE))
-        return self._show(text, max(self._num_shown, end - self._held_back(text[:end])))
+            return self._show(min(found))
+        return self._show(len(self._held) - self._num_held_back())
 
     def finish(self) -> str:
         """What is left when no token follows."""
-        text = self._decode(self._ids)
-        return "" if self.is_stopped else self._show(text, len(text))
+        if self.is_stopped:
+            return ""
+        self._held += self._decode(self._window)[self._num_known :]
+        return self._show(len(self._held))
 
-    def _held_back(self, text: str) -> int:
-        """Length of the longest end of `text` with which a stop string begins."""
+    def _read(self) -> str:
+        """New whole characters of the window."""
+        text = self._decode(self._window)
+        num_open = min(len(text) - len(text.rstrip(_INCOMPLETE)), _MAX_OPEN)
+        if len(self._window) > _MAX_WINDOW:
+            num_open = 0
+        end = max(self._num_known, len(text) - num_open)
+        new, self._num_known = text[self._num_known : end], end
+        if not num_open:
+            # How a token reads may depend on the one before it, so that stays.
+            del self._window[: self._num_context]
+            self._num_context = len(self._window)
+            self._num_known = len(self._decode(self._window))
+        return new
+
+    def _num_held_back(self) -> int:
+        """Length of the longest end of the held text with which a stop string begins."""
         return max(
-            (n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])),
+            (
+                n
+                for stop in self._stop
+                for n in range(1, len(stop))
+                if self._held.endswith(stop[:n])
+            ),
             default=0,
         )
 
-    def _show(self, text: str, end: int) -> str:
-        new = text[self._num_shown : end]
-        self._num_shown = end
+    def _show(self, end: int) -> str:
+        new, self._held = self._held[:end], self._held[end:]
         return new

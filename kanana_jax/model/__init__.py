@@ -1,6 +1,6 @@
 """DeepSeek-V3-family decoders in Flax NNX, used through functions over plain dicts of arrays."""
 
-from kanana_jax.model import presets
+from kanana_jax.model import absorbed, presets
 from kanana_jax.model.describe import ParamSpec, describe
 from kanana_jax.model.moe import init_router_bias, max_vio, update_router_bias
 from kanana_jax.model.transformer import (
@@ -20,6 +20,7 @@ __all__ = [
     "ParamSpec",
     "Params",
     "Transformer",
+    "absorbed",
     "apply",
     "bind",
     "describe",

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from pallas_kernels import manual_axes
 
 BLOCK_ROWS = 128
+MIN_BLOCK_ROWS = 8  # when groups are small, as in decoding
 # Matrices gathered for the blocks of one step, in bytes; more blocks than fit take more steps.
 STEP_BYTES = 64 * 2**20
 
@@ -120,24 +121,31 @@ def _native_outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
     )
 
 
+def _block_rows(num_rows, num_groups):
+    """The power of two from the mean size of a group on, between the bounds."""
+    mean = -(-num_rows // num_groups)
+    return min(max(1 << (mean - 1).bit_length(), MIN_BLOCK_ROWS), BLOCK_ROWS)
+
+
 def _cut(group_sizes_G, num_rows, step_blocks):
-    num_blocks = -(-num_rows // BLOCK_ROWS) + group_sizes_G.shape[0]
+    block_rows = _block_rows(num_rows, group_sizes_G.shape[0])
+    num_blocks = -(-num_rows // block_rows) + group_sizes_G.shape[0]
     step_blocks = min(step_blocks, num_blocks)
     num_blocks = -(-num_blocks // step_blocks) * step_blocks
-    blocks_G = -(-group_sizes_G // BLOCK_ROWS)
+    blocks_G = -(-group_sizes_G // block_rows)
     end_G, end_block_G = jnp.cumsum(group_sizes_G), jnp.cumsum(blocks_G)
     start_G, start_block_G = end_G - group_sizes_G, end_block_G - blocks_G
 
     block_C = jnp.arange(num_blocks)
     group_C = _group_of(block_C, end_block_G)
-    start_C = start_G[group_C] + (block_C - start_block_G[group_C]) * BLOCK_ROWS
-    row_CR = start_C[:, None] + jnp.arange(BLOCK_ROWS)
+    start_C = start_G[group_C] + (block_C - start_block_G[group_C]) * block_rows
+    row_CR = start_C[:, None] + jnp.arange(block_rows)
     is_row_CR = row_CR < end_G[group_C][:, None]
     row_CR = jnp.clip(row_CR, 0, num_rows - 1)
 
     row_M = jnp.arange(num_rows)
     group_M = _group_of(row_M, end_G)
-    slot_M = start_block_G[group_M] * BLOCK_ROWS + row_M - start_G[group_M]
+    slot_M = start_block_G[group_M] * block_rows + row_M - start_G[group_M]
     return _Blocks(group_C, row_CR, is_row_CR, slot_M, row_M < end_G[-1])
 
 

@@ -25,6 +25,10 @@ from pallas_kernels import manual_axes
 from pallas_kernels.grouped_matmul import Implementation, grouped_matmul, grouped_outer
 from pallas_kernels.moe_mlp import routing, stages
 
+# With at most this many rows per expert few experts have two: a look-up reads little twice, and
+# tiles of rows would be empty.
+FEW_ROWS_PER_EXPERT = 0.5
+
 
 def moe_mlp(
     x_TD,
@@ -42,7 +46,8 @@ def moe_mlp(
     Products are in x's dtype. Expert weights of another dtype are cast to it, and their gradients
     are rounded to the weights' own dtype only: float32 weights get unrounded float32 gradients.
     Results and gradients repeat bit for bit where those of grouped_matmul do. implementation names
-    that of grouped_matmul. Raises ValueError on shapes or dtypes that do not fit.
+    that of grouped_matmul; "auto" looks up the matrices of each row instead when rows are few and
+    nothing is differentiated. Raises ValueError on shapes or dtypes that do not fit.
     """
     arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
     arrays = [jnp.asarray(array) for array in arrays]
@@ -52,6 +57,9 @@ def moe_mlp(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _moe_mlp(implementation, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+    few_rows = FEW_ROWS_PER_EXPERT * w_down_EFD.shape[0]
+    if implementation == "auto" and expert_ids_TK.size <= few_rows:
+        return _look_up(x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)
     return _forward(implementation, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)[0]
 
 
@@ -63,6 +71,20 @@ def _forward(implementation, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, we
     y_MD = grouped_matmul(act_MF, w_down_EFD.astype(x_TD.dtype), **products)
     y_TD = _sum_of_rows(y_MD, routes.row_TK, weights_TK)
     return y_TD, (x_TD, h_M2F, w_gate_up_E2FD, w_down_EFD, routes, weights_TK)
+
+
+def _look_up(x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+    """Each pair reads its expert's matrices, once: decoding is as fast as memory.
+
+    Products are sums, which compilers fuse with the look-up; a product would copy the matrices.
+    """
+    is_here_TK = expert_ids_TK < w_down_EFD.shape[0]
+    x_T11D = x_TD.astype(jnp.float32)[:, None, None, None]
+    h_TK2F = (w_gate_up_E2FD[expert_ids_TK].astype(jnp.float32) * x_T11D).sum(axis=-1)
+    act_TKF = jax.nn.silu(h_TK2F[:, :, 0]) * h_TK2F[:, :, 1]
+    act_TKF *= jnp.where(is_here_TK, weights_TK, 0.0)[..., None]
+    y_TKFD = w_down_EFD[expert_ids_TK].astype(jnp.float32) * act_TKF[..., None]
+    return y_TKFD.sum(axis=(1, 2)).astype(x_TD.dtype)
 
 
 def _backward(implementation, residuals, dy_TD):

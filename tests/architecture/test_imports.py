@@ -31,8 +31,8 @@ ROOMS = {
         {"jax", "numpy", "orbax", "ml_dtypes", "safetensors", "tensorstore"},
     ),
     "kanana_jax/generate": (
-        {"config", "model", "checkpoint", "data"},
-        {"jax", "numpy", "jaxtyping", "absl"},
+        {"config", "model", "parallel", "checkpoint", "data"},
+        {"jax", "numpy", "jaxtyping", "absl", "jinja2", "starlette", "uvicorn", "lm_eval", "tqdm"},
     ),
     "kanana_jax/parallel": ({"config"}, {"jax", "numpy"}),
     "kanana_jax/train": (

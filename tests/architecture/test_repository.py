@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 def test_requirements_are_those_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = {*project["dependencies"], *extras["train"], *extras["test"]}
+    wanted = {*project["dependencies"], *extras["train"], *extras["serve"], *extras["test"]}
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert {line for line in lines if line and not line.startswith("#")} == wanted
 

@@ -10,5 +10,12 @@ def cfg():
 
 
 @pytest.fixture(scope="session")
-def weights():
+def stacks():
+    """The weights as training has them."""
     return small_decoder.random_weights(small_decoder.CFG)
+
+
+@pytest.fixture(scope="session")
+def weights():
+    """The same weights as decoding reads them."""
+    return small_decoder.prepared(small_decoder.CFG)

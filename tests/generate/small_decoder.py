@@ -7,6 +7,7 @@ import numpy as np
 
 from kanana_jax import model
 from kanana_jax.config import ModelConfig, YarnConfig
+from kanana_jax.generate import decoder
 
 CFG = ModelConfig(
     vocab_size=258,
@@ -32,6 +33,7 @@ CFG = ModelConfig(
 
 
 def random_weights(cfg: ModelConfig):
+    """As training has them, {"params", "router_bias"}."""
     rng = np.random.default_rng(0)
 
     def one(path, leaf):
@@ -42,3 +44,8 @@ def random_weights(cfg: ModelConfig):
     bias = 0.1 * rng.standard_normal((cfg.num_moe_layers, cfg.num_experts)).astype(np.float32)
     params = jax.tree_util.tree_map_with_path(one, shapes)
     return jax.tree.map(jax.numpy.asarray, {"params": params, "router_bias": bias})
+
+
+def prepared(cfg: ModelConfig):
+    """The same, as decoding reads them."""
+    return decoder.from_stacks(cfg, random_weights(cfg))

@@ -27,11 +27,14 @@ def folder(tmp_path_factory):
 
 def test_a_folder_is_loaded_in_the_dtype_it_computes_in(folder):
     loaded = generate.load(folder, "bfloat16")
-    params = loaded.weights["params"]
-    assert params["embed"].dtype == jnp.bfloat16
-    assert params["moe_layers"]["mlp"]["router"].dtype == jnp.float32
-    want = small_decoder.random_weights(small_decoder.CFG)["params"]["embed"]
-    np.testing.assert_array_equal(params["embed"], want.astype(jnp.bfloat16))
+    assert loaded.weights.layers[1].block["mlp"]["router"].dtype == jnp.float32
+    want = small_decoder.prepared(small_decoder.CFG)
+
+    def same(got, want):
+        np.testing.assert_array_equal(got, want.astype(got.dtype))
+
+    jax.tree.map(same, loaded.weights, want)
+    assert loaded.weights.embed_VD.dtype == jnp.bfloat16
     assert loaded.prompt_ids("ab") == [256, 97, 98]
     assert loaded.eos_ids == (257,)
 
@@ -68,6 +71,10 @@ def test_the_command_prints_the_same_text_for_the_same_seed(folder, capsys):
         (["--temperature=-1"], "temperature >= 0"),
         (["--max-tokens=0"], "must be positive"),
         (["--batch-size=0"], "num_rows must be positive, got 0"),
+        (["--chat"], "has no chat template"),
+        (["--system=x"], "give --chat too"),
+        (["--tensor-parallel=0"], "mesh axes must be positive"),
+        (["--tensor-parallel=4"], "of size 2 does not divide"),
     ],
 )
 def test_a_bad_command_is_one_line(folder, arguments, message, capsys):

@@ -33,9 +33,9 @@ def _assert_close(got, want):
 
 
 @pytest.mark.parametrize("prompt_length", [3, 8, 11])  # under one chunk, one, and over one
-def test_prefill_and_decode_equal_the_full_forward(cfg, weights, prompt_length):
+def test_prefill_and_decode_equal_the_full_forward(cfg, stacks, weights, prompt_length):
     tokens = np.random.default_rng(1).integers(0, cfg.vocab_size, 16).astype(np.int32)
-    want = _full(cfg, weights, tokens)
+    want = _full(cfg, stacks, tokens)
     cache = decoder.init_cache(cfg, 2, 32)
     for start in range(0, prompt_length, 8):
         part = tokens[start : min(start + 8, prompt_length)]
@@ -61,9 +61,10 @@ def test_prefill_and_decode_equal_the_full_forward(cfg, weights, prompt_length):
 )
 def test_every_part_of_the_family_decodes(cfg, changes):
     cfg = dataclasses.replace(cfg, **changes)
-    weights = small_decoder.random_weights(cfg)
+    stacks = small_decoder.random_weights(cfg)
+    weights = decoder.from_stacks(cfg, stacks)
     tokens = np.random.default_rng(1).integers(0, cfg.vocab_size, 8).astype(np.int32)
-    want = _full(cfg, weights, tokens)
+    want = _full(cfg, stacks, tokens)
     cache = decoder.init_cache(cfg, 1, 8)
     for position in range(8):
         logits, cache = decoder.decode(
@@ -74,5 +75,31 @@ def test_every_part_of_the_family_decodes(cfg, changes):
 
 def test_the_cache_of_kanana_2_holds_576_numbers_per_layer_and_token():
     cfg = presets.kanana_2_30b_a3b()
-    shape = jax.eval_shape(lambda: decoder.init_cache(cfg, 1, 1)).shape
-    assert shape == (48, 1, 1, 576)
+    cache = jax.eval_shape(lambda: decoder.init_cache(cfg, 1, 1))
+    assert [layer.shape for layer in cache] == [(1, 1, 576)] * 48
+
+
+def test_scores_are_the_log_probabilities_of_the_full_forward(cfg, stacks, weights):
+    tokens = np.random.default_rng(1).integers(0, cfg.vocab_size, 16).astype(np.int32)
+    want = np.asarray(jax.nn.log_softmax(_full(cfg, stacks, tokens)))
+    cache = decoder.init_cache(cfg, 2, 32)
+    for start in (0, 8):
+        part = np.tile(tokens[start : start + 8], (2, 1))
+        targets = np.stack([np.roll(tokens, -1)[start : start + 8], part[0]])
+        got, best, cache = decoder.score(
+            cfg, weights, cache, part, np.full(2, start, np.int32), targets
+        )
+        rows = want[start : start + 8]
+        for row in range(2):
+            np.testing.assert_allclose(got[row], rows[np.arange(8), targets[row]], atol=2e-5)
+            np.testing.assert_array_equal(best[row], rows.argmax(axis=-1))
+
+
+def test_a_position_beyond_the_cache_is_not_written(cfg, weights):
+    cache = decoder.init_cache(cfg, 1, 8)
+    tokens = np.arange(8, dtype=np.int32)
+    _, cache = decoder.prefill(cfg, weights, cache, np.int32(0), tokens, np.int32(0), np.int32(7))
+    before = [np.asarray(layer) for layer in cache]
+    _, cache = decoder.decode(cfg, weights, cache, tokens[:1], np.array([8], np.int32))
+    for one, other in zip(before, cache, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -14,7 +14,7 @@ from kanana_jax.generate.text import TextStream
 DECODE = tokenizer.byte_tokenizer().decode
 
 
-def _engine(cfg, weights, num_rows, eos_ids=()):
+def _engine(cfg, weights, num_rows, eos_ids=(), tokens_per_step=4):
     return Engine(
         cfg,
         weights,
@@ -23,6 +23,7 @@ def _engine(cfg, weights, num_rows, eos_ids=()):
         num_rows=num_rows,
         length=32,
         chunk=8,
+        tokens_per_step=tokens_per_step,
     )
 
 
@@ -55,7 +56,31 @@ def test_a_request_gets_the_same_tokens_alone_and_in_a_queue(cfg, weights):
     assert [len(tokens) for tokens in alone] == [request.max_tokens for request in requests]
 
 
-def test_greedy_tokens_are_those_of_the_full_forward(cfg, weights):
+def test_tokens_do_not_depend_on_how_often_the_host_looks(cfg, weights):
+    requests = _requests(cfg)
+    want = _tokens(_engine(cfg, weights, 2, tokens_per_step=1), requests)
+    assert _tokens(_engine(cfg, weights, 2, tokens_per_step=3), requests) == want
+
+
+def test_a_cancelled_request_frees_its_row_and_changes_no_other(cfg, weights):
+    requests = _requests(cfg)
+    want = _tokens(_engine(cfg, weights, 2), requests[:1])[0]
+    engine = _engine(cfg, weights, 2)
+    numbers = [engine.submit(request) for request in (requests[0], requests[2], requests[4])]
+    got = [piece.token for piece in engine.step() if piece.request == numbers[0]]
+    assert (engine.num_running, engine.num_waiting) == (2, 1)
+    engine.cancel(numbers[1])
+    engine.cancel(numbers[2])
+    engine.cancel(1234)
+    assert (engine.num_running, engine.num_waiting) == (1, 0)
+    while not engine.is_idle:
+        pieces = engine.step()
+        assert {piece.request for piece in pieces} == {numbers[0]}
+        got += [piece.token for piece in pieces]
+    assert got == want
+
+
+def test_greedy_tokens_are_those_of_the_full_forward(cfg, stacks, weights):
     request = _requests(cfg)[1]
     got = _tokens(_engine(cfg, weights, 2), [request])[0]
     tokens = np.zeros((1, 16), np.int32)  # what follows a position cannot change its logits
@@ -63,7 +88,7 @@ def test_greedy_tokens_are_those_of_the_full_forward(cfg, weights):
     apply = jax.jit(functools.partial(model.apply, cfg))
     positions = np.arange(16, dtype=np.int32)[None]
     logits, _ = apply(
-        weights["params"], weights["router_bias"], tokens, positions, np.ones_like(tokens)
+        stacks["params"], stacks["router_bias"], tokens, positions, np.ones_like(tokens)
     )
     assert np.argmax(logits[0, 10:14], axis=-1).tolist() == got
 
@@ -109,3 +134,24 @@ def test_a_stop_string_is_never_shown_not_even_its_beginning():
     assert "".join(_stream("xEN", ["END"])) == "xEN"
     assert "".join(_stream("aaab", ["aab"])) == "a"
     assert "".join(_stream("one##two", ["two", "##"])) == "one"
+
+
+def test_long_text_is_whole_and_decoded_in_windows():
+    seen = []
+
+    def decode(ids):
+        seen.append(len(ids))
+        return DECODE(ids)
+
+    text = "ab\uac00 c" * 100
+    stream = TextStream(decode)
+    shown = [stream.push(byte) for byte in text.encode()]
+    assert "".join(shown) + stream.finish() == text
+    assert max(seen) < 10
+
+
+def test_bytes_that_are_no_text_do_not_wait_for_ever():
+    stream = TextStream(DECODE)
+    shown = [stream.push(0xB0) for _ in range(200)]
+    assert "".join(shown) + stream.finish() == "\ufffd" * 200
+    assert len("".join(shown)) > 190

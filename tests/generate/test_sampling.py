@@ -13,7 +13,11 @@ LOGITS = np.log(np.array([0.15, 0.5, 0.1, 0.25], np.float32))
 
 def _draws(how, num_draws=400):
     rows = sampling.rows([how] * num_draws, list(range(num_draws)))
-    return np.asarray(sampling.sample(jnp.tile(LOGITS, (num_draws, 1)), rows))
+    return np.asarray(
+        sampling.sample(
+            jnp.tile(LOGITS, (num_draws, 1)), rows, is_filtered=sampling.is_filtered([how])
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,13 +48,31 @@ def test_frequencies_are_the_probabilities_at_the_temperature():
 def test_a_draw_depends_on_its_own_seed_and_place_only():
     one, other = Sampling(seed=3), Sampling(seed=4, temperature=0.5)
     logits = jnp.tile(LOGITS, (2, 1))
-    first = [int(sampling.sample(logits[:1], sampling.rows([one], [n]))[0]) for n in range(40)]
+    first = [
+        int(sampling.sample(logits[:1], sampling.rows([one], [n]), is_filtered=False)[0])
+        for n in range(40)
+    ]
     mixed = [
-        int(sampling.sample(logits, sampling.rows([other, one], [7, n]))[1]) for n in range(40)
+        int(sampling.sample(logits, sampling.rows([other, one], [7, n]), is_filtered=True)[1])
+        for n in range(40)
     ]
     assert first == mixed
     assert len(set(first)) > 1
     assert first != _draws(Sampling(seed=4), 40).tolist()
+
+
+def test_a_threshold_found_bit_by_bit_keeps_what_sorting_would():
+    logits = np.random.default_rng(0).standard_normal((64, 300)).astype(np.float32) * 3
+    how = Sampling(top_k=40, top_p=0.8)
+    want = []
+    for row in logits:
+        p = np.sort(np.exp(np.float64(row)))[::-1][:40]
+        p /= p.sum()
+        num_kept = int((np.cumsum(p) - p < 0.8).sum())
+        want.append(np.sort(np.argsort(-row)[:num_kept]).tolist())
+    rows = sampling.rows([how] * 64, [0] * 64)
+    kept = np.asarray(sampling._in_top_k_and_p(jnp.asarray(logits), rows))
+    assert [np.flatnonzero(row).tolist() for row in kept] == want
 
 
 @pytest.mark.parametrize(

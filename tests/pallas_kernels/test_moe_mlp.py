@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import pallas_kernels
 from pallas_kernels.bench import moe as bench_moe
-from pallas_kernels.moe_mlp import cases
+from pallas_kernels.moe_mlp import FEW_ROWS_PER_EXPERT, cases
 
 # Compiling costs more than running these, and rounding does not depend on the compiler's effort.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -174,3 +174,16 @@ def test_wrong_arguments_are_named():
         pallas_kernels.moe_mlp(x, w_gate_up, w_down[:, :-1], ids, weights)
     with pytest.raises(ValueError, match="int32"):
         pallas_kernels.moe_mlp(x, w_gate_up, w_down, ids.astype(np.int8), weights)
+
+
+def test_few_rows_read_one_experts_matrices_each_and_give_the_same():
+    case = next(case for case in cases.SMALL_CASES if case.name == "idle_experts")
+    few = case._replace(num_tokens=3, concentration=4.0)
+    *inputs, _ = cast_inputs(few, jnp.float32)
+    assert inputs[3].size <= FEW_ROWS_PER_EXPERT * few.num_experts
+    inputs[3] = jnp.asarray(inputs[3]).at[1, 0].set(few.num_experts)  # an expert of another device
+    got = jit(pallas_kernels.moe_mlp)(*inputs)
+    want = jit(functools.partial(pallas_kernels.moe_mlp, implementation="reference"))(*inputs)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+    text = jax.jit(pallas_kernels.moe_mlp).lower(*inputs).as_text()
+    assert "dot_general" not in text  # a product would copy the matrices

@@ -1,0 +1,295 @@
+"""Decoding and prefill of a published shape with fewer layers, beside the bytes that must be read.
+
+Random weights are made on the device, in bfloat16. A decoding step has to read, from memory,
+
+    attention, norms, routers, shared experts, the head     once
+    the experts that its tokens visit                        once each, counted in the step itself
+    the cache of every row, up to its position               once
+
+and its floor is these bytes over the published bandwidth of the device. One JSON line per figure.
+
+    python -m experiments.scripts.decode_bench --size=kanana_2_30b_a3b --layers=4
+    python -m experiments.scripts.decode_bench --size=tiny --context=64 --chunk=32
+"""
+
+import dataclasses
+import functools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from experiments.scripts import kernel_times
+from kanana_jax import config, generate, model
+from kanana_jax.generate import decoder, sampling
+from kanana_jax.model import absorbed, layers, presets, rope
+
+_SIZE = flags.DEFINE_string("size", "kanana_2_30b_a3b", "A function of kanana_jax.model.presets.")
+_LAYERS = flags.DEFINE_integer("layers", 4, "Layers kept, the leading dense ones first.")
+_BATCH = flags.DEFINE_multi_integer("batch", [1, 64], "Rows decoded at a time.")
+_CONTEXT = flags.DEFINE_integer("context", 2048, "Positions of a cache row, all of them in use.")
+_CHUNK = flags.DEFINE_integer("chunk", 2048, "Prompt tokens read at a time.")
+_TOKENS = flags.DEFINE_integer("tokens_per_step", 8, "Tokens drawn before the host looks at them.")
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "Below 1 every row ranks its tokens.")
+_SET = flags.DEFINE_multi_string("set", [], "Edits of the model's config, path=value.")
+_REPEATS = flags.DEFINE_integer("repeats", 10, "Timed calls; the median counts.", lower_bound=1)
+_PROFILE = flags.DEFINE_bool("profile", False, "Also list the slowest kernels of each figure.")
+
+# Bytes per second, and dense bfloat16 FLOPs per second, both published.
+BANDWIDTH = {"NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA H200": 4.8e12}
+PEAK_FLOPS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
+
+_ENDS = ("embed", "final_norm", "head")
+
+
+def shape() -> config.ModelConfig:
+    """The model that the flags describe."""
+    cfg = getattr(presets, _SIZE.value)()
+    cfg = dataclasses.replace(
+        cfg,
+        num_layers=_LAYERS.value,
+        num_dense_layers=min(cfg.num_dense_layers, _LAYERS.value),
+        vocab_size=cfg.vocab_size or 512,
+        compute_dtype="bfloat16",
+    )
+    return config.edit(cfg, _SET.value)
+
+
+def random_weights(cfg: config.ModelConfig) -> decoder.Weights:
+    """Normal numbers with cfg.init_std, gammas of 1; each leaf is made on the device."""
+    keys = iter(jax.random.split(jax.random.key(0), 1000))
+
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def normal(key, leaf_shape, dtype):
+        return (cfg.init_std * jax.random.normal(key, leaf_shape, jnp.bfloat16)).astype(dtype)
+
+    def one(leaf, spec):
+        if spec.role == "norm":
+            return jnp.ones(leaf.shape, jnp.float32)
+        dtype = jnp.float32 if spec.role == "router" else layers.compute_dtype(cfg)
+        return normal(next(keys), leaf.shape, dtype)
+
+    made = []
+    for index in range(cfg.num_layers):
+        is_moe = index >= cfg.num_dense_layers
+        specs = absorbed.describe_layer(cfg, is_moe=is_moe)
+        block = jax.tree.map(one, absorbed.shapes(cfg, is_moe=is_moe), specs)
+        made.append(decoder.Layer(block, jnp.zeros(cfg.num_experts if is_moe else 0)))
+    top = jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))
+    specs = model.describe(cfg)
+    ends = {name: one(top[name], specs[name]) for name in top if name in _ENDS}
+    return decoder.Weights(ends["embed"], ends["final_norm"], ends.get("head"), tuple(made))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def experts_visited(cfg, weights: decoder.Weights, cache, tokens_B, positions_B) -> list[jax.Array]:
+    """How many experts of each MoE layer a decoding step reads."""
+    positions_B1 = positions_B[:, None]
+    rotation = rope.rotation(cfg, positions_B1)
+    x = weights.embed_VD[tokens_B[:, None]].astype(layers.compute_dtype(cfg))
+    visited = []
+    for index, (layer, rows) in enumerate(zip(weights.layers, cache, strict=True)):
+        is_moe = index >= cfg.num_dense_layers
+        block = absorbed.bind(cfg, layer.block, is_moe=is_moe)
+        attend = functools.partial(
+            block.attention.over_cache,
+            rotation=rotation,
+            positions_BS=positions_B1,
+            cache=rows,
+            row_B=None,
+        )
+        x, (_, stats) = block.around(attend, x, layer.bias_E, jnp.ones(x.shape[:2], bool))
+        if stats is not None:
+            visited.append((stats.load_E > 0).sum())
+    return visited
+
+
+def bytes_read(
+    cfg: config.ModelConfig, weights: decoder.Weights, batch: int, visited: list[int]
+) -> dict[str, int]:
+    """What one decoding step has to read from memory, by kind."""
+    kinds = ("attention", "experts", "other_mlp", "head", "cache")
+    found: dict[str, int] = {kind: 0 for kind in kinds}
+    visits = iter(visited)
+    for layer in weights.layers:
+        block = layer.block
+        norms = block["attention_norm"].nbytes + block["mlp_norm"].nbytes
+        found["attention"] += _bytes(block["attention"]) + norms
+        mlp = dict(block["mlp"])
+        if "router" in mlp:
+            routed = _bytes([mlp.pop("w_gate_up"), mlp.pop("w_down")])
+            found["experts"] += routed // cfg.num_experts * next(visits)
+        found["other_mlp"] += _bytes(mlp)
+    head = weights.embed_VD if weights.head_DV is None else weights.head_DV
+    found["head"] = head.nbytes + batch * cfg.hidden_size * head.dtype.itemsize
+    per_token = cfg.num_layers * (cfg.kv_lora_rank + cfg.qk_rope_head_dim) * 2
+    found["cache"] = batch * _CONTEXT.value * per_token
+    return found
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """The median time of a call that waits for its result."""
+    times = []
+    for _ in range(_REPEATS.value + 2):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def measured_bandwidth() -> float:
+    """Bytes per second of a sum over an array that no cache holds."""
+    num_bytes = 2**30 if jax.default_backend() == "gpu" else 2**26
+    x = jnp.ones(num_bytes // 4, jnp.float32)
+    total = jax.jit(jnp.sum)
+    return num_bytes / seconds(lambda: total(x).block_until_ready())
+
+
+def decode(cfg: config.ModelConfig, weights: decoder.Weights, batch: int) -> dict[str, Any]:
+    """Times steps of `batch` rows that all end at the last position."""
+    rng = np.random.default_rng(0)
+    tokens_B = rng.integers(0, cfg.vocab_size, batch, np.int32)
+    positions_B = np.full(batch, _CONTEXT.value - _TOKENS.value, np.int32)
+    settings = [generate.Sampling(seed=row, top_p=_TOP_P.value) for row in range(batch)]
+    how = sampling.rows(settings, [0] * batch)
+    cache = decoder.init_cache(cfg, batch, _CONTEXT.value)
+    visited = [int(x) for x in experts_visited(cfg, weights, cache, tokens_B, positions_B)]
+
+    def call():
+        nonlocal cache
+        drawn, cache = decoder.draw(
+            cfg,
+            weights,
+            cache,
+            tokens_B,
+            positions_B,
+            how,
+            num_tokens=_TOKENS.value,
+            is_filtered=sampling.is_filtered(settings),
+        )
+        return np.asarray(drawn)
+
+    step_s = seconds(call) / _TOKENS.value
+    read = bytes_read(cfg, weights, batch, visited)
+    kind = jax.devices()[0].device_kind
+    floor_s = sum(read.values()) / BANDWIDTH[kind] if kind in BANDWIDTH else None
+    _profile(call)
+    return {
+        "what": "decode",
+        "batch": batch,
+        "tokens_per_s": round(batch / step_s, 1),
+        "ms_per_step": round(1e3 * step_s, 4),
+        "floor_ms": None if floor_s is None else round(1e3 * floor_s, 4),
+        "times_floor": None if floor_s is None else round(step_s / floor_s, 2),
+        "bytes_read": read,
+        "experts_visited": visited,
+        "achieved_gb_per_s": round(sum(read.values()) / step_s / 1e9, 1),
+    }
+
+
+def engine(cfg: config.ModelConfig, weights: decoder.Weights, batch: int) -> dict[str, Any]:
+    """Times the whole engine on `batch` equal requests: the host's part shows beside `decode`."""
+    made = generate.Engine(
+        cfg,
+        weights,
+        decode=lambda ids: "x" * len(ids),
+        eos_ids=(),
+        num_rows=batch,
+        length=_CONTEXT.value,
+        tokens_per_step=_TOKENS.value,
+    )
+    num_tokens = _CONTEXT.value // 2
+    requests = [
+        generate.Request(
+            prompt=[1, 2, 3],
+            max_tokens=num_tokens,
+            sampling=generate.Sampling(seed=row, top_p=_TOP_P.value),
+        )
+        for row in range(batch)
+    ]
+    for request in requests:
+        made.submit(request)
+    for _ in range(3):  # compiles, and starts every request
+        made.step()
+    start, num_pieces = time.perf_counter(), 0
+    while not made.is_idle:
+        num_pieces += len(made.step())
+    rate = num_pieces / (time.perf_counter() - start)
+    return {"what": "engine", "batch": batch, "tokens_per_s": round(rate, 1)}
+
+
+def prefill(cfg: config.ModelConfig, weights: decoder.Weights) -> dict[str, Any]:
+    """Times a prompt of the whole context, in chunks."""
+    cache = decoder.init_cache(cfg, 1, _CONTEXT.value)
+    size = min(_CHUNK.value, _CONTEXT.value)
+    starts = range(0, _CONTEXT.value - size + 1, size)
+    tokens_S = np.random.default_rng(0).integers(0, cfg.vocab_size, size, np.int32)
+
+    def call():
+        nonlocal cache
+        out = None
+        for start in starts:
+            out, cache = decoder.prefill(
+                cfg, weights, cache, np.int32(0), tokens_S, np.int32(start), np.int32(size - 1)
+            )
+        return np.asarray(out)
+
+    rate = size * len(starts) / seconds(call)
+    kind = jax.devices()[0].device_kind
+    _, active = model.num_params(cfg)
+    # The embedding is a look-up, and of the head one token's product is made.
+    flops = 2 * (active - (1 if cfg.tie_embeddings else 2) * cfg.vocab_size * cfg.hidden_size)
+    # Scores and sums over latents, which the absorbed form attends to.
+    width = 2 * cfg.kv_lora_rank + cfg.qk_rope_head_dim
+    flops += 2 * cfg.num_layers * cfg.num_heads * width * size * len(starts) / 2
+    _profile(call)
+    return {
+        "what": "prefill",
+        "chunk": size,
+        "tokens_per_s": round(rate, 1),
+        "mfu": round(rate * flops / PEAK_FLOPS[kind], 4) if kind in PEAK_FLOPS else None,
+    }
+
+
+def _profile(call: Callable[[], Any]) -> None:
+    if _PROFILE.value:
+        found = kernel_times.measure(call, "", calls=2)
+        for (kernel, _), ms in sorted(found.items(), key=lambda x: -x[1])[:40]:
+            print(f"{ms:9.4f} ms  {kernel}", flush=True)
+
+
+def main(_) -> None:
+    if _CONTEXT.value < 2 * _TOKENS.value + 8:
+        raise app.UsageError(f"--context must be at least {2 * _TOKENS.value + 8}")
+    cfg = shape()
+    weights = random_weights(cfg)
+    about = {
+        "size": _SIZE.value,
+        "layers": cfg.num_layers,
+        "context": _CONTEXT.value,
+        "tokens_per_step": _TOKENS.value,
+        "top_p": _TOP_P.value,
+        "edits": _SET.value,
+        "weights_gib": round(_bytes(weights) / 2**30, 3),
+        "measured_bandwidth_gb_per_s": round(measured_bandwidth() / 1e9, 1),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
+    for batch in _BATCH.value:
+        print(json.dumps(decode(cfg, weights, batch) | about), flush=True)
+        print(json.dumps(engine(cfg, weights, batch) | about), flush=True)
+    print(json.dumps(prefill(cfg, weights) | about), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,43 @@
+"""A model read one layer of a leaf at a time, from either kind of folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kanana_jax import config
+from kanana_jax.checkpoint import hf, hf_files, hf_names, native
+
+
+class Source(NamedTuple):
+    """`read(path, layer)` gives a layer of the leaf "moe_layers/mlp/w_down", counted in its stack.
+
+    "router_bias" is a leaf too. A leaf outside the stacks is read with None. Numbers have the
+    widest dtype that the files have for that leaf; float8 becomes bfloat16.
+    """
+
+    cfg: config.ModelConfig
+    extra: dict[str, Any]  # fields of a Hugging Face config.json that the model does not read
+    read: Callable[[str, int | None], np.ndarray]
+
+
+def open_source(directory: Path) -> Source:
+    """Opens a folder of `kanana_jax.convert` or a Hugging Face one.
+
+    All names and shapes are checked against config.json here; raises CheckpointError.
+    """
+    if "architectures" in hf_files.read_json(directory / native.CONFIG_NAME):
+        opened = hf.open_directory(directory)
+        return Source(opened.cfg, opened.extra, opened.read_layer)
+    what = native.read_description(directory)
+    open_leaf = native.part_reader(directory)
+    leaves = hf_names.leaves(what.cfg)
+    arrays = {path: open_leaf(hf.native_path(path)) for path in leaves}
+    hf.check_stored(leaves, arrays)
+
+    def read(path: str, layer: int | None) -> np.ndarray:
+        part = arrays[path] if layer is None else arrays[path][layer]
+        return np.asarray(part.read().result())
+
+    return Source(what.cfg, what.extra, read)

@@ -1,0 +1,123 @@
+"""Bits per byte of text, source by source: python -m kanana_jax.generate.bits_per_byte.
+
+    bits per byte = -sum log2 p(token | document before it) / UTF-8 bytes of the documents
+
+    --checkpoint=DIR --path=books.txt --path='wiki/*.jsonl'
+
+Each --path is a source, as in `data.paths`. Documents are scored one by one from their beginning;
+one longer than --length is cut into windows that each have as much context as fits. The end of a
+document is not scored. Prints a JSON line per source, and one for all. Exit code 2: the folder or
+the text cannot be used.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import logging
+
+from kanana_jax import config, generate
+from kanana_jax.checkpoint import CheckpointError
+from kanana_jax.data import DataError, sources
+from kanana_jax.generate import scoring
+
+# Pairs sorted and scored together, for each row: more waste less padding and take more memory.
+_PAIRS_PER_ROW = 16
+
+
+class Total(NamedTuple):
+    num_documents: int = 0
+    num_bytes: int = 0
+    num_tokens: int = 0
+    loglikelihood: float = 0.0
+
+    def plus(self, other: "Total") -> "Total":
+        return Total(
+            self.num_documents + other.num_documents,
+            self.num_bytes + other.num_bytes,
+            self.num_tokens + other.num_tokens,
+            self.loglikelihood + other.loglikelihood,
+        )
+
+    @property
+    def bits_per_byte(self) -> float:
+        return -self.loglikelihood / math.log(2.0) / self.num_bytes if self.num_bytes else math.nan
+
+
+def measure(loaded: generate.Loaded, scorer: scoring.Scorer, texts: Iterator[bytes]) -> Total:
+    """Scores every document of `texts`, UTF-8 bytes."""
+    total, pairs = Total(), []
+    for text in texts:
+        (ids,) = loaded.tokenizer.encode_batch([text])
+        total = total.plus(Total(1, len(text), len(ids)))
+        pairs += scoring.windows(ids.tolist(), scoring.prefix_id(loaded), scorer.length)
+        if len(pairs) >= _PAIRS_PER_ROW * scorer.num_rows:
+            total, pairs = total.plus(_score(scorer, pairs)), []
+    return total.plus(_score(scorer, pairs))
+
+
+def _score(scorer: scoring.Scorer, pairs: list[scoring.Pair]) -> Total:
+    return Total(loglikelihood=sum(score.loglikelihood for _, score in scorer.score(pairs)))
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parser().parse_args(argv)
+    logging.set_verbosity(logging.ERROR)
+    try:
+        _measure_all(arguments)
+    except (CheckpointError, config.ConfigError, DataError, ValueError) as error:
+        print(f"kanana_jax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _measure_all(arguments: argparse.Namespace) -> None:
+    what = config.DataConfig(
+        paths=tuple(arguments.path), text_field=arguments.text_field, max_bytes=arguments.max_bytes
+    )
+    opened = sources.open_sources(what)
+    loaded = generate.load(
+        arguments.checkpoint, arguments.dtype, tensor_parallel=arguments.tensor_parallel
+    )
+    scorer = scoring.Scorer(loaded, num_rows=arguments.batch_size, length=arguments.length)
+    everything = Total()
+    for source in opened:
+        total = measure(loaded, scorer, source.read())
+        everything = everything.plus(total)
+        _show(source.name, total)
+    _show("all", everything)
+
+
+def _show(name: str, total: Total) -> None:
+    line = {
+        "source": name,
+        "bits_per_byte": round(total.bits_per_byte, 6),
+        "documents": total.num_documents,
+        "bytes": total.num_bytes,
+        "tokens": total.num_tokens,
+    }
+    print(json.dumps(line), flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m kanana_jax.generate.bits_per_byte", allow_abbrev=False
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a model's folder")
+    parser.add_argument("--path", action="append", required=True, help="a source; may be repeated")
+    parser.add_argument("--text-field", default="text", help="of .jsonl and .parquet")
+    parser.add_argument("--max-bytes", type=int, default=0, help="of each source; 0: all")
+    parser.add_argument("--length", type=int, default=2048, help="longest context, tokens")
+    parser.add_argument("--batch-size", type=int, default=8, help="windows scored at a time")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the model's")
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, help="devices that share every layer"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Log-probabilities of given text: what multiple choice, perplexity and bits per byte are made of.
+
+    ll(continuation | context) = sum_i log p(continuation_i | context, continuation_<i)
+
+Letters: B sequences at a time, S tokens of a chunk.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from kanana_jax.generate import decoder
+from kanana_jax.generate.load import Loaded
+
+_SMALLEST_CHUNK = 32
+
+
+class Score(NamedTuple):
+    loglikelihood: float  # natural logarithm
+    is_greedy: bool  # whether each token of the continuation was the most likely one
+
+
+class Pair(NamedTuple):
+    """Ids; at least one of each."""
+
+    context: Sequence[int]
+    continuation: Sequence[int]
+
+
+class Scorer:
+    """Scores `num_rows` pairs at a time, of at most `length` tokens without the last one."""
+
+    def __init__(self, loaded: Loaded, *, num_rows: int = 8, length: int = 2048, chunk: int = 512):
+        for name, number in (("num_rows", num_rows), ("length", length), ("chunk", chunk)):
+            if number < 1:
+                raise ValueError(f"{name} must be positive, got {number}")
+        self.length = length
+        self._loaded, self.num_rows, self._chunk = loaded, num_rows, chunk
+        with self._on_mesh():
+            self._cache = decoder.init_cache(loaded.cfg, num_rows, length)
+
+    def score(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Score]]:
+        """(place in `pairs`, its score), as they are found: long ones first.
+
+        A context that is too long loses its beginning. ValueError when a continuation is longer
+        than `length` or a part is empty.
+        """
+        for pair in pairs:
+            if not len(pair.context) or not 0 < len(pair.continuation) <= self.length:
+                raise ValueError(
+                    f"expected a context and a continuation of 1 to {self.length} tokens, got "
+                    f"{len(pair.context)} and {len(pair.continuation)}; cut longer text"
+                )
+        sizes = [len(pair.context) + len(pair.continuation) for pair in pairs]
+        order = np.argsort(sizes, kind="stable")[::-1].tolist()
+        for start in range(0, len(order), self.num_rows):
+            places = order[start : start + self.num_rows]
+            yield from zip(places, self._score_batch([pairs[p] for p in places]), strict=True)
+
+    def _score_batch(self, pairs: list[Pair]) -> list[Score]:
+        rows = [[*pair.context, *pair.continuation][-(self.length + 1) :] for pair in pairs]
+        width = self._padded(max(map(len, rows)) - 1)
+        tokens = np.zeros((self.num_rows, width + 1), np.int32)
+        for place, row in enumerate(rows):
+            tokens[place, : len(row)] = row
+        logprobs, is_best = [], []
+        for start in range(0, width, self._chunk):
+            targets_BS = tokens[:, start + 1 : min(start + self._chunk, width) + 1]
+            inputs_BS = tokens[:, start : start + targets_BS.shape[1]]
+            with self._on_mesh():
+                logprob_BS, best_BS, self._cache = decoder.score(
+                    self._loaded.cfg,
+                    self._loaded.weights,
+                    self._cache,
+                    inputs_BS,
+                    np.full(self.num_rows, start, np.int32),
+                    targets_BS,
+                )
+            logprobs.append(np.asarray(logprob_BS, np.float64))
+            is_best.append(np.asarray(best_BS) == targets_BS)
+        logprob, best = np.concatenate(logprobs, axis=1), np.concatenate(is_best, axis=1)
+        scores = []
+        for place, (pair, row) in enumerate(zip(pairs, rows, strict=True)):
+            scored = slice(len(row) - 1 - len(pair.continuation), len(row) - 1)
+            scores.append(
+                Score(float(logprob[place, scored].sum()), bool(best[place, scored].all()))
+            )
+        return scores
+
+    def _padded(self, num_tokens: int) -> int:
+        """A width of few kinds, so that little is compiled: whole chunks or a power of two."""
+        if num_tokens > self._chunk:
+            return -(-num_tokens // self._chunk) * self._chunk
+        return min(self._chunk, max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length()))
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        mesh = self._loaded.mesh
+        return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def windows(ids: Sequence[int], prefix: int, length: int) -> list[Pair]:
+    """Cuts a text into pairs that score each of its tokens once, after `prefix` as its beginning.
+
+    Each has as much context as fits in `length`.
+    """
+    whole = [prefix, *ids]
+    pairs = []
+    for start in range(0, len(ids), length):
+        end = min(start + length, len(ids))
+        first = max(end - length, 0)
+        pairs.append(Pair(whole[first : start + 1], list(ids[start:end])))
+    return pairs
+
+
+def prefix_id(loaded: Loaded) -> int:
+    """What a text without context is scored after: bos, or the tokenizer's where there is none."""
+    return loaded.bos_ids[0] if loaded.bos_ids else loaded.tokenizer.bos_id

@@ -1,0 +1,157 @@
+"""The engine in a thread of its own, and jobs that the event loop follows.
+
+    event loop:  open(requests) -> job, batches of pieces, close(job)
+    thread:      takes orders, steps the engine, hands pieces to the loop once per step
+
+A job is what one HTTP request asks for: one engine request or several. Closing it, at its end or
+when the client is gone, frees its rows and its places in the queue.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+from kanana_jax.generate.engine import Engine, Piece, Request
+
+_log = logging.getLogger(__name__)
+
+
+class QueueFullError(Exception):
+    """No place is left for these requests now."""
+
+
+class StoppedError(Exception):
+    """The server is shutting down, or its engine has failed."""
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """Requests that share one stream of answers."""
+
+    requests: Sequence[Request]
+    answers: asyncio.Queue[tuple[int, list[Piece]] | Exception]
+    loop: asyncio.AbstractEventLoop
+
+    async def batches(self) -> AsyncIterator[tuple[int, list[Piece]]]:
+        """(place in `requests`, new pieces of it) until all have ended.
+
+        Raises StoppedError when the worker stops before that.
+        """
+        num_open = len(self.requests)
+        while num_open:
+            answer = await self.answers.get()
+            if isinstance(answer, Exception):
+                raise answer
+            num_open -= answer[1][-1].finish_reason is not None
+            yield answer
+
+
+class Worker:
+    """Runs `engine` for any number of jobs; `max_waiting` requests may wait for a row."""
+
+    def __init__(self, engine: Engine, *, num_rows: int, max_waiting: int):
+        self._engine = engine
+        self._max_open = num_rows + max_waiting
+        self._changed = threading.Condition()
+        # Guarded by `_changed`:
+        self._orders: list[tuple[bool, Job]] = []  # (whether it opens or closes, job)
+        self._sizes: dict[Job, int] = {}
+        self._is_stopping = False
+        # The thread's own:
+        self._places: dict[int, tuple[Job, int]] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def num_open(self) -> int:
+        """Requests that run or wait."""
+        with self._changed:
+            return sum(self._sizes.values())
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive() and not self._is_stopping
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after its present step; open jobs get StoppedError."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def open(self, requests: Sequence[Request]) -> Job:
+        """Queues all of them or none; to be called in an event loop.
+
+        Raises QueueFullError and StoppedError.
+        """
+        job = Job(requests, asyncio.Queue(), asyncio.get_running_loop())
+        with self._changed:
+            if not self.is_running:
+                raise StoppedError("the server is shutting down or its engine has failed")
+            num_open = sum(self._sizes.values())
+            if num_open + len(requests) > self._max_open:
+                raise QueueFullError(
+                    f"{num_open} requests run or wait, of at most {self._max_open}; try again later"
+                )
+            self._sizes[job] = len(requests)
+            self._orders.append((True, job))
+            self._changed.notify()
+        return job
+
+    def close(self, job: Job) -> None:
+        """Drops what is left of a job. Once is enough, more does no harm."""
+        with self._changed:
+            if self._sizes.pop(job, None):
+                self._orders.append((False, job))
+                self._changed.notify()
+
+    def _run(self) -> None:
+        error: Exception = StoppedError("the server is shutting down")
+        try:
+            while self._take_orders():
+                if not self._engine.is_idle:
+                    self._hand_out(self._engine.step())
+        except Exception as failure:
+            _log.exception("the engine failed")
+            error = StoppedError(f"the engine failed: {failure!r}")
+        with self._changed:
+            self._is_stopping = True
+            jobs = list(self._sizes)
+        for job in jobs:
+            _call(job, error)
+
+    def _take_orders(self) -> bool:
+        """Waits for something to do and books new orders; False when it is time to stop."""
+        with self._changed:
+            while not self._orders and self._engine.is_idle and not self._is_stopping:
+                self._changed.wait()
+            orders, self._orders = self._orders, []
+            if self._is_stopping:
+                return False
+        for is_new, job in orders:
+            if is_new:
+                for place, request in enumerate(job.requests):
+                    self._places[self._engine.submit(request)] = (job, place)
+            else:
+                for number in [n for n, (owner, _) in self._places.items() if owner is job]:
+                    self._engine.cancel(number)
+                    del self._places[number]
+        return True
+
+    def _hand_out(self, pieces: list[Piece]) -> None:
+        of_number: dict[int, list[Piece]] = {}
+        for piece in pieces:
+            of_number.setdefault(piece.request, []).append(piece)
+        for number, batch in of_number.items():
+            job, place = self._places[number]
+            if batch[-1].finish_reason:
+                del self._places[number]
+            _call(job, (place, batch))
+
+
+def _call(job: Job, answer: tuple[int, list[Piece]] | Exception) -> None:
+    job.loop.call_soon_threadsafe(job.answers.put_nowait, answer)
