@@ -57,16 +57,19 @@ def num_sessions(workdir: Path) -> int:
 
 def wait_for_session(process: subprocess.Popen, workdir: Path, number: int) -> None:
     """Returns when that many processes have begun, or this one has ended."""
-    _wait(process, lambda: num_sessions(workdir) >= number)
+    wait_until(process, lambda: num_sessions(workdir) >= number)
 
 
 def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
     """Returns when `step` is recorded or the process has ended."""
-    _wait(process, lambda: last_step(workdir) >= step)
+    wait_until(process, lambda: last_step(workdir) >= step)
 
 
-def _wait(process: subprocess.Popen, is_reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
+def wait_until(
+    process: subprocess.Popen, is_reached: Callable[[], bool], timeout_s: float = 300
+) -> None:
+    """Returns when `is_reached` or the process has ended."""
+    deadline = time.monotonic() + timeout_s
     while process.poll() is None and not is_reached():
         assert time.monotonic() < deadline, "the run does not get there"
         time.sleep(0.005)
@@ -79,12 +82,16 @@ def send(process: subprocess.Popen, number: signal.Signals) -> tuple[int, str]:
 
 
 def losses(workdir: Path) -> dict[int, list[str]]:
+    """`records` of the only run in `workdir`."""
+    return records(workdir / "run")
+
+
+def records(run: Path) -> dict[int, list[str]]:
     """Everything recorded of each step but the clock, as text: equal means equal to the bit."""
-    lines = (workdir / "run" / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
+    lines = (run / "metrics.jsonl").read_text().splitlines()
     return {
         one["step"]: sorted(f"{key} {value}" for key, value in one.items() if key != "seconds")
-        for one in records
+        for one in map(json.loads, lines)
     }
 
 
