@@ -4,6 +4,7 @@ from kanana_jax.checkpoint import CheckpointError, MismatchError, NoUsableCheckp
 from kanana_jax.data import DataError
 from kanana_jax.train.compare import run
 from kanana_jax.train.signals import Stopped
+from kanana_jax.train.storage import StorageError
 
 __all__ = [
     "CheckpointError",
@@ -11,5 +12,6 @@ __all__ = [
     "MismatchError",
     "NoUsableCheckpointError",
     "Stopped",
+    "StorageError",
     "run",
 ]

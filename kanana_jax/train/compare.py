@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jax.sharding import Mesh
 
 from kanana_jax import config, data, parallel, report
-from kanana_jax.train import events, initial, lock, loop, record, signals, step
+from kanana_jax.train import events, initial, lock, loop, record, signals, step, storage
 
 
 class Run(NamedTuple):
@@ -24,7 +24,8 @@ class Run(NamedTuple):
 def run(exp: config.Experiment, workdir: Path) -> None:
     """Runs `exp` in `workdir`, or continues it; finished runs are not repeated.
 
-    Raises ConfigError, CheckpointError or DataError before anything is written in `workdir`.
+    Raises ConfigError, CheckpointError or DataError before anything is written in `workdir`, and
+    StorageError when it takes no writing at the start or the end.
     """
     plan(exp, workdir)
     exp = initial.with_shape(exp)
@@ -34,10 +35,10 @@ def run(exp: config.Experiment, workdir: Path) -> None:
     record.check(workdir, exp)
     cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
     with signals.stop_request() as stop:
-        corpus = data.open_corpus(exp.data, cache_dir)
+        corpus = data.open_corpus(exp.data, cache_dir, events.show)
         exp = record.with_vocab(exp, corpus.vocab_size)
         record.check_data(workdir, exp, corpus.fingerprint)
-        with lock.held(workdir):
+        with storage.needed(workdir), lock.held(workdir):
             runs = _begin(exp, workdir, corpus)
             waiting = [one for one in runs if not _is_finished(one)]
             sweep = report.progress.Sweep(len(waiting))

@@ -106,11 +106,29 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
-def fill(path: Path) -> None:
-    """Writes `path` until the disk takes no more."""
+def leftovers(workdir: Path) -> list[str]:
+    """What lies beside the checkpoints: half-written ones and such that failed verification."""
+    folder = workdir / "run" / "checkpoints"
+    return sorted(path.name for path in folder.glob("*") if not path.name.isdigit())
+
+
+def fill(path: Path, leave_bytes: int = 0) -> None:
+    """Writes `path` until the disk takes no more, and then gives `leave_bytes` back."""
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
+    os.truncate(path, path.stat().st_size - leave_bytes)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path):
+    """Inside, opening a file of `folder` for writing is refused; files that are open stay open."""
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def events(workdir: Path) -> list[str]:
