@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from kanana_jax import config, data, parallel, report
@@ -34,6 +36,8 @@ def run(exp: config.Experiment, workdir: Path) -> None:
     parallel.check(exp, mesh.shape)
     record.check(workdir, exp)
     cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
+    if exp.model.deterministic:
+        _keep_compiled(cache_dir / "compiled")
     with signals.stop_request() as stop:
         corpus = data.open_corpus(exp.data, cache_dir, events.show)
         exp = record.with_vocab(exp, corpus.vocab_size)
@@ -89,6 +93,15 @@ def _compile_ahead(runs: list[Run], mesh: Mesh):
         yield lambda exp: waiting[step.compiled_part(exp)].result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _keep_compiled(folder: Path) -> None:
+    """Later processes use what this one compiles: autotuned anew, they could round otherwise."""
+    folder = Path(jax.config.jax_compilation_cache_dir or folder)  # pyright: ignore
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.reset_cache()  # of a process that has compiled before
 
 
 def write_report(exp: config.Experiment, runs: list[Run], workdir: Path) -> str:

@@ -17,6 +17,9 @@ from kanana_jax.train import diagnostics, initial, loss, optimizers, state
 
 Metrics = dict[str, Any]
 
+# XLA's own sums in a fixed order. The wider xla_gpu_deterministic_ops also ends autotuning.
+_DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True}
+
 
 class Steps(NamedTuple):
     """The compiled functions of one configuration."""
@@ -51,10 +54,14 @@ def _build(exp: config.Experiment, mesh: Mesh) -> Steps:
     placed = jax.tree.map(lambda x: x.sharding, like)
     init_params, evaluate = _shared_by_arms(exp.model, exp.train.loss_chunk_tokens, mesh)
     wrap = jax.jit(functools.partial(state.wrap, exp.model, optimizer), out_shardings=placed)
+    options = _DETERMINISTIC if exp.model.deterministic else None
     train = jax.jit(
-        functools.partial(train_step, exp=exp), out_shardings=(placed, None), donate_argnums=0
+        functools.partial(train_step, exp=exp),
+        out_shardings=(placed, None),
+        donate_argnums=0,
+        compiler_options=options,
     )
-    diagnose = jax.jit(functools.partial(diagnostics.diagnose, exp=exp))
+    diagnose = jax.jit(functools.partial(diagnostics.diagnose, exp=exp), compiler_options=options)
 
     def lower() -> jax.stages.Lowered:
         batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
@@ -87,7 +94,10 @@ def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Mesh):
     init_params = jax.jit(
         functools.partial(model.init, cfg), out_shardings=state.param_shardings(cfg, mesh)
     )
-    evaluate = jax.jit(functools.partial(evaluate_batch, cfg=cfg, chunk_tokens=chunk_tokens))
+    evaluate = jax.jit(
+        functools.partial(evaluate_batch, cfg=cfg, chunk_tokens=chunk_tokens),
+        compiler_options=_DETERMINISTIC if cfg.deterministic else None,
+    )
     return init_params, _under(mesh, evaluate)
 
 
