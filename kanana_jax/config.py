@@ -73,6 +73,7 @@ class ModelConfig:
     remat: Literal["none", "dots", "full"] = "none"
     attention_implementation: Implementation = "auto"
     grouped_matmul_implementation: Implementation = "auto"
+    deterministic: bool = False  # on a GPU too, runs repeat bit for bit; costs some speed there
 
     def __post_init__(self):
         if self.vocab_size < 0:

@@ -6,6 +6,7 @@ Running the same command again continues where it stopped. On several hosts ever
     exit code 0    done, or asked to stop by SIGTERM or SIGINT and saved
               2    a setting or the data cannot be used, and nothing was written
               3    checkpoints were made and none of them can be used
+              4    the disk took no results; running it again finishes it
 """
 
 import importlib
@@ -57,6 +58,9 @@ def main(argv: list[str]) -> None:
     except train.NoUsableCheckpointError as error:
         print(f"kanana_jax: {error}", file=sys.stderr)
         sys.exit(3)
+    except train.StorageError as error:
+        print(f"kanana_jax: {error}", file=sys.stderr)
+        sys.exit(4)
     except train.Stopped:
         sys.exit(0)
     except Exception:

@@ -141,7 +141,7 @@ def _open_cached(path: pathlib.Path, say: Callable[[str], None]) -> store.Store 
     try:
         return store.open_store(path)
     except StoreError as error:
-        say(f"rebuilding: {error}")
+        say(f"{error}; it is built anew from the text")
         return None
 
 

@@ -55,7 +55,8 @@ class TokenArray:
         try:
             return np.asarray(self.tokens[begin:end])
         except ValueError as error:
-            raise _damaged(self.path, error) from error
+            damaged = _damaged(self.path, error)
+            raise StoreError(f"{damaged}; run the same command again, it is rebuilt") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ def _expect(path: object, what: str, got: object, expected: object) -> None:
 
 def _damaged(path: str, reason: object) -> StoreError:
     line = (str(reason).strip() or repr(reason)).splitlines()[0][:200]
-    return StoreError(f"token store {path} is damaged: {line}; delete it, it is rebuilt when run.")
+    return StoreError(f"token store {path} is damaged: {line}")
 
 
 def _json_checksum(manifest: dict[str, Any]) -> str:

@@ -94,6 +94,7 @@ class LatentAttention(nnx.Module):
             causal=True,
             scale=rope.softmax_scale(self.cfg),
             implementation=self.cfg.attention_implementation,
+            deterministic=self.cfg.deterministic,
         )
         return out_BSHU, local.largest(max_logits_BH, "context")
 

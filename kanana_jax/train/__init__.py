@@ -5,6 +5,7 @@ from kanana_jax.data import DataError
 from kanana_jax.parallel import is_joined, join
 from kanana_jax.train.compare import run
 from kanana_jax.train.signals import Stopped
+from kanana_jax.train.storage import StorageError
 
 __all__ = [
     "CheckpointError",
@@ -12,6 +13,7 @@ __all__ = [
     "MismatchError",
     "NoUsableCheckpointError",
     "Stopped",
+    "StorageError",
     "is_joined",
     "join",
     "run",

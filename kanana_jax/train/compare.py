@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from kanana_jax import config, data, parallel, report
 from kanana_jax.report import progress
-from kanana_jax.train import events, initial, lock, loop, record, signals, step
+from kanana_jax.train import events, initial, lock, loop, record, signals, step, storage
 
 
 class Run(NamedTuple):
@@ -30,16 +31,21 @@ class Run(NamedTuple):
 def run(exp: config.Experiment, workdir: Path) -> None:
     """Runs `exp` in `workdir`, or continues it; finished runs are not repeated.
 
-    Raises ConfigError, CheckpointError or DataError before anything is written in `workdir`.
+    Raises ConfigError, CheckpointError or DataError before anything is written in `workdir`, and
+    StorageError when it takes no writing at the start or the end.
     """
     _expect_same(exp)
     exp, mesh = parallel.together(lambda: _check(exp, workdir))
     cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
+    if exp.model.deterministic:
+        _keep_compiled(cache_dir / "compiled")
     with signals.stop_request() as stop, _holding_if_several(stop):
-        corpus = parallel.first_then_others(lambda: data.open_corpus(exp.data, cache_dir))
+        corpus = parallel.first_then_others(
+            lambda: data.open_corpus(exp.data, cache_dir, events.show)
+        )
         _expect_same_text(corpus.fingerprint)
         exp = parallel.together(lambda: _with_corpus(exp, workdir, corpus))
-        with lock.held(workdir):
+        with storage.needed(workdir), lock.held(workdir):
             runs = plan(exp, workdir)
             parallel.together(
                 lambda: _begin(exp, workdir, runs, corpus) if parallel.is_first() else None
@@ -141,6 +147,15 @@ def _compile_ahead(runs: list[Run], mesh: Mesh):
         yield lambda exp: waiting[step.compiled_part(exp)].result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _keep_compiled(folder: Path) -> None:
+    """Later processes use what this one compiles: autotuned anew, they could round otherwise."""
+    folder = Path(jax.config.jax_compilation_cache_dir or folder)  # pyright: ignore
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.reset_cache()  # of a process that has compiled before
 
 
 def write_report(exp: config.Experiment, runs: list[Run], workdir: Path) -> str:

@@ -26,7 +26,7 @@ class Events:
     def report(self, kind: str, message: str) -> None:
         if not parallel.is_first():
             return
-        print(f"kanana_jax: {kind}: {message}", file=sys.stderr, flush=True)
+        show(f"{kind}: {message}")
         line = {"time": time.strftime("%Y-%m-%d %H:%M:%S %Z"), "kind": kind, "message": message}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,3 +34,7 @@ class Events:
                 file.write(json.dumps(line) + "\n")
         except OSError:
             pass  # most likely what is being reported; the terminal has it
+
+
+def show(line: str) -> None:
+    print(f"kanana_jax: {line}", file=sys.stderr, flush=True)

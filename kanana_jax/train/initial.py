@@ -9,7 +9,13 @@ from kanana_jax.checkpoint import native
 from kanana_jax.train import state
 
 # What is about computing and not about the model stays as the experiment has it.
-_KEPT = ("compute_dtype", "remat", "attention_implementation", "grouped_matmul_implementation")
+_KEPT = (
+    "compute_dtype",
+    "remat",
+    "attention_implementation",
+    "grouped_matmul_implementation",
+    "deterministic",
+)
 
 
 def with_shape(exp: config.Experiment) -> config.Experiment:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from kanana_jax import checkpoint, config, data, parallel
 from kanana_jax.report import metrics, progress, results
-from kanana_jax.train import events, loss, record, recorder, resume, signals
+from kanana_jax.train import events, loss, record, recorder, resume, signals, storage
 from kanana_jax.train import step as step_lib
 
 
@@ -81,6 +81,8 @@ def run(
                     writer.truncate_after(at.step)
                 records.restart()
                 _advance(parts, at)
+    if records.trouble_step is None:
+        storage.expect_last_checkpoint(directory, saved.steps(), exp.train.num_steps)
     if parallel.is_first():
         _write_result(exp, arm, directory, records.trouble_step)
 
@@ -113,13 +115,16 @@ def _advance(parts: _Parts, at: resume.Position) -> None:
         if is_stopping or _is_due(number, exp.train.checkpoint_interval_steps, last):
             # What a checkpoint claims was done must be in the metrics file first.
             records.flush()
-            if all(parallel.everyones(records.is_sound)):
+            if all(parallel.everyones(records.may_save(is_last=number == last))):
                 parts.saved.save(number, state, at.notes(parts.mesh))
         if records.trouble_step is not None:
             return
         if is_stopping:
             parts.saved.wait()
-            parts.log.report("stopped", f"after step {number}; the same command continues")
+            newest = max(parts.saved.steps(), default=0)
+            parts.log.report(
+                "stopped", f"after step {number}; the same command goes on from {newest}"
+            )
             raise signals.Stopped
 
 

@@ -43,10 +43,10 @@ class Recorder:
         self._waiting.clear()
         self.skips, self.trouble_step = 0, None
 
-    @property
-    def is_sound(self) -> bool:
-        """Whether the newest step was good and every record is on disk: the time to save."""
-        return self.trouble_step is None and not self.skips and self._storage_error is None
+    def may_save(self, is_last: bool) -> bool:
+        """Whether the newest step was good, or the last, and every record is on disk."""
+        is_good = self.trouble_step is None and (is_last or not self.skips)
+        return is_good and self._storage_error is None
 
     @property
     def _storage_error(self) -> OSError | None:

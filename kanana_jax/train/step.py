@@ -18,6 +18,9 @@ from kanana_jax.train import diagnostics, initial, loss, optimizers, state
 
 Metrics = dict[str, Any]
 
+# XLA's own sums in a fixed order. The wider xla_gpu_deterministic_ops also ends autotuning.
+_DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True}
+
 
 class Steps(NamedTuple):
     """The compiled functions of one configuration."""
@@ -54,10 +57,18 @@ def _build(exp: config.Experiment, mesh: Any) -> Steps:
     init_params, evaluate = _shared_by_arms(exp.model, exp.train.loss_chunk_tokens, mesh)
     wrap = jax.jit(functools.partial(state.wrap, exp.model, optimizer), out_shardings=placed)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
+    options = _DETERMINISTIC if exp.model.deterministic else None
     train = jax.jit(
-        functools.partial(train_step, exp=exp), out_shardings=(placed, whole), donate_argnums=0
+        functools.partial(train_step, exp=exp),
+        out_shardings=(placed, whole),
+        donate_argnums=0,
+        compiler_options=options,
     )
-    diagnose = jax.jit(functools.partial(diagnostics.diagnose, exp=exp), out_shardings=whole)
+    diagnose = jax.jit(
+        functools.partial(diagnostics.diagnose, exp=exp),
+        out_shardings=whole,
+        compiler_options=options,
+    )
 
     def lower(platforms: tuple[str, ...] | None = None) -> jax.stages.Lowered:
         batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
@@ -94,6 +105,7 @@ def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Any):
     evaluate = jax.jit(
         functools.partial(evaluate_batch, cfg=cfg, chunk_tokens=chunk_tokens),
         out_shardings=NamedSharding(mesh, P()),
+        compiler_options=_DETERMINISTIC if cfg.deterministic else None,
     )
     return init_params, _under(mesh, evaluate)
 

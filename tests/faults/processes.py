@@ -81,21 +81,24 @@ def num_sessions(workdir: Path) -> int:
 
 def wait_for_session(process: subprocess.Popen, workdir: Path, number: int) -> None:
     """Returns when that many processes have begun, or this one has ended."""
-    _wait(process, lambda: num_sessions(workdir) >= number)
+    wait_until(process, lambda: num_sessions(workdir) >= number)
 
 
 def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
     """Returns when `step` is recorded or the process has ended."""
-    _wait(process, lambda: last_step(workdir) >= step)
+    wait_until(process, lambda: last_step(workdir) >= step)
 
 
 def wait_for_checkpoint(process: subprocess.Popen, workdir: Path, step: int) -> None:
     """Returns when a checkpoint of `step` or later exists or the process has ended."""
-    _wait(process, lambda: max(saved_steps(workdir), default=0) >= step)
+    wait_until(process, lambda: max(saved_steps(workdir), default=0) >= step)
 
 
-def _wait(process: subprocess.Popen, is_reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
+def wait_until(
+    process: subprocess.Popen, is_reached: Callable[[], bool], timeout_s: float = 300
+) -> None:
+    """Returns when `is_reached` or the process has ended."""
+    deadline = time.monotonic() + timeout_s
     while process.poll() is None and not is_reached():
         assert time.monotonic() < deadline, "the run does not get there"
         time.sleep(0.005)
@@ -108,12 +111,16 @@ def send(process: subprocess.Popen, number: signal.Signals) -> tuple[int, str]:
 
 
 def losses(workdir: Path) -> dict[int, list[str]]:
+    """`records` of the only run in `workdir`."""
+    return records(workdir / "run")
+
+
+def records(run: Path) -> dict[int, list[str]]:
     """Everything recorded of each step but the clock, as text: equal means equal to the bit."""
-    lines = (workdir / "run" / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
+    lines = (run / "metrics.jsonl").read_text().splitlines()
     return {
         one["step"]: sorted(f"{key} {value}" for key, value in one.items() if key != "seconds")
-        for one in records
+        for one in map(json.loads, lines)
     }
 
 
@@ -128,11 +135,29 @@ def saved_steps(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
-def fill(path: Path) -> None:
-    """Writes `path` until the disk takes no more."""
+def leftovers(workdir: Path) -> list[str]:
+    """What lies beside the checkpoints: half-written ones and such that failed verification."""
+    folder = workdir / "run" / "checkpoints"
+    return sorted(path.name for path in folder.glob("*") if not path.name.isdigit())
+
+
+def fill(path: Path, leave_bytes: int = 0) -> None:
+    """Writes `path` until the disk takes no more, and then gives `leave_bytes` back."""
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
+    os.truncate(path, path.stat().st_size - leave_bytes)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path):
+    """Inside, opening a file of `folder` for writing is refused; files that are open stay open."""
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def events(workdir: Path) -> list[str]:

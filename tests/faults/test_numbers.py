@@ -129,6 +129,13 @@ def test_each_kind_of_nan_costs_one_step_and_leaves_no_trace(train):
     assert np.all(np.isfinite(norms)) and np.all(norms > 0)
 
 
+def test_a_run_whose_last_step_is_skipped_keeps_its_last_state(train, tmp_path):
+    _, state, kinds = train({40: "data"})
+    assert kinds == ["step_skipped"] * 2  # the optimizer's own NaN, and this
+    assert int(state.step) == 40
+    assert (tmp_path / "run" / "checkpoints" / "40" / "manifest.json").exists()
+
+
 def test_a_skipped_step_is_as_if_it_had_not_been(train, steps_and_corpus):
     """Parameters and router bias before and after it, to the bit."""
     exp, corpus, mesh, steps = steps_and_corpus

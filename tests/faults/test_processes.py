@@ -45,23 +45,18 @@ def test_a_run_that_was_stopped_and_killed_equals_an_unbroken_one_bit_for_bit(
     assert processes.hashes(tmp_path, 60) == processes.hashes(unbroken, 60)
 
 
-def test_a_full_disk_stops_neither_the_run_nor_its_records(lab, unbroken, small_disk):
-    """The disk is full from step 12 to step 32 of 60, metrics and checkpoints alike."""
-    workdir, filler = small_disk / "work", small_disk / "filler"
-    cache = f"data.cache_dir={unbroken / 'cache'}"
-    process = lab.start(workdir, cache, STEP_S="0.1")
-    processes.wait_for_step(process, workdir, 12)
-    processes.fill(filler)
-    stuck = processes.last_step(workdir)
-    time.sleep(2)
-    assert process.poll() is None
-    assert processes.last_step(workdir) <= stuck + 8, "what fits into the last block"
-    filler.unlink()
-    _, shown = process.communicate(timeout=300)
-    assert process.returncode == 0, shown
-    assert shown.count("storage_failed") == 1
-    assert processes.losses(workdir) == processes.losses(unbroken)
-    assert processes.hashes(workdir, 60) == processes.hashes(unbroken, 60)
+def test_a_damaged_token_store_is_built_anew_and_the_run_says_so(lab, unbroken, tmp_path):
+    """The run goes on from its last checkpoint but one, on the same tokens."""
+    shutil.copytree(unbroken, tmp_path / "work")
+    (tmp_path / "work" / "run" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "work" / "run" / "checkpoints" / "60")
+    (store,) = (tmp_path / "work" / "cache").glob("tokens-*/0-train-tokens/c/0")
+    store.write_bytes(store.read_bytes()[:-1])
+    code, shown = lab.run(tmp_path / "work")
+    assert code == 0, shown
+    assert re.search("token store .* is damaged: .*; it is built anew from the text", shown)
+    assert processes.losses(tmp_path / "work") == processes.losses(unbroken)
+    assert processes.hashes(tmp_path / "work", 60) == processes.hashes(unbroken, 60)
 
 
 def test_exit_code_3_when_no_checkpoint_is_left(lab, unbroken, tmp_path):

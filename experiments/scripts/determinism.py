@@ -1,0 +1,128 @@
+"""Do runs on this machine repeat bit for bit, and what does that cost? One GPU, one command.
+
+    python -m experiments.scripts.determinism
+    JAX_PLATFORMS=cpu python -m experiments.scripts.determinism --set=model.num_layers=1 ...
+
+Without and with model.deterministic, the MuonClip arm of muon_stress_h100 is trained twice, each
+time in a process of its own; with it also a third time, killed after its first checkpoint and
+started again. All share the token store and, with model.deterministic, the compiled functions. One
+JSON line: what differs from the first run, and the median milliseconds of a step.
+"""
+
+import dataclasses
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from experiments import muon_stress_h100
+from kanana_jax import config, train
+
+_SET = flags.DEFINE_multi_string("set", [], "Edits of the experiment, path=value.")
+_CHILD = flags.DEFINE_string("child", "", "Train in this directory and do nothing else.")
+
+
+def experiment() -> config.Experiment:
+    base = dataclasses.replace(muon_stress_h100.experiment(), name="determinism", arms=(), lrs=())
+    edits = ["train.num_steps=80", "train.checkpoint_interval_steps=20", "optimizer.lr=0.01"]
+    return config.edit_experiment(base, [*edits, *_SET.value])
+
+
+def start(directory: Path, is_deterministic: bool) -> subprocess.Popen:
+    edits = [*_SET.value, f"model.deterministic={str(is_deterministic).lower()}"]
+    if not any(one.startswith("data.cache_dir") for one in edits):
+        edits.append(f"data.cache_dir={directory.parent / 'cache'}")
+    command = [sys.executable, "-m", "experiments.scripts.determinism", f"--child={directory}"]
+    return subprocess.Popen(
+        [*command, *(f"--set={one}" for one in edits)], stdout=subprocess.DEVNULL
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    if process.wait():
+        sys.exit(f"a run ended with exit code {process.returncode}")
+
+
+def kill_after_checkpoint(process: subprocess.Popen, directory: Path) -> None:
+    """Kills some steps after the first checkpoint, so that steps are done again."""
+    while not any(path.name.isdigit() for path in directory.glob("run/checkpoints/*")):
+        if process.poll() is not None:
+            sys.exit("the run ended before its first checkpoint; set more train.num_steps")
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+
+def records(directory: Path) -> list[dict[str, Any]]:
+    lines = (directory / "run" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def arrays(directory: Path) -> dict[str, Any]:
+    """What the last checkpoint's manifest says of every array, hashes among it."""
+    steps = sorted(
+        (int(path.parent.name), path) for path in directory.glob("run/*/*/manifest.json")
+    )
+    return json.loads(steps[-1][1].read_text())["leaves"]
+
+
+def differences(first: Path, other: Path) -> dict[str, int]:
+    """Steps of which anything but the clock differs, the first of them, and arrays that differ."""
+    # As text: NaN does not equal itself.
+    one, two = ([str(x | {"seconds": 0}) for x in records(path)] for path in (first, other))
+    differing = [step for step, (a, b) in enumerate(zip(one, two, strict=True), 1) if a != b]
+    wanted, found = arrays(first), arrays(other)
+    return {
+        "differing_steps": len(differing),
+        "first_differing_step": differing[0] if differing else 0,
+        "differing_arrays": sum(found[path] != x for path, x in wanted.items()),
+    }
+
+
+def step_ms(directory: Path) -> float:
+    clock = [one["seconds"] for one in records(directory)]
+    gaps = [after - before for before, after in itertools.pairwise(clock)]
+    return round(1000 * statistics.median(gaps[10:]), 2)
+
+
+def measure(folder: Path, is_deterministic: bool) -> dict[str, Any]:
+    first, again, killed = (folder / name for name in ("first", "again", "killed"))
+    for directory in (first, again):
+        finish(start(directory, is_deterministic))
+    found: dict[str, Any] = {
+        "step_ms": [step_ms(first), step_ms(again)],
+        "again": differences(first, again),
+    }
+    if is_deterministic:
+        kill_after_checkpoint(start(killed, is_deterministic), killed)
+        finish(start(killed, is_deterministic))
+        found["killed"] = differences(first, killed)
+    found["steps"], found["arrays"] = len(records(first)), len(arrays(first))
+    return found
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    if _CHILD.value:
+        train.run(experiment(), Path(_CHILD.value))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        result = {
+            "default": measure(Path(name) / "default", False),
+            "deterministic": measure(Path(name) / "deterministic", True),
+        }
+    # Only now: a GPU's memory is not shared with the runs.
+    result |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    app.run(main)

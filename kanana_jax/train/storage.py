@@ -1,0 +1,38 @@
+"""A disk that takes nothing when something must be written: the start of a run, and its end.
+
+In between training goes on without it; see checkpoint.Checkpoints and report.metrics.MetricsWriter.
+"""
+
+import contextlib
+import errno
+from pathlib import Path
+
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+class StorageError(RuntimeError):
+    """What a run must leave behind could not be written; running it again finishes it."""
+
+
+@contextlib.contextmanager
+def needed(workdir: Path):
+    """Inside, a refusal to write ends as a StorageError, which says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise StorageError(
+            f"{error.filename or workdir} cannot be written ({error.strerror}); free space or make "
+            "it writable, and run the same command again: it goes on from the last checkpoint"
+        ) from error
+
+
+def expect_last_checkpoint(directory: Path, saved: list[int], last_step: int) -> None:
+    """Raises StorageError when the step that a run ends with is not among those saved."""
+    if last_step not in saved:
+        raise StorageError(
+            f"the last checkpoint of {directory}, of step {last_step}, could not be written; free "
+            "space and run the same command again: it goes on from "
+            + (f"step {saved[-1]}" if saved else "the start")
+        )

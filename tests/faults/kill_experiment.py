@@ -1,0 +1,164 @@
+"""Kills one run of a real experiment at random moments, and compares it with an unbroken one.
+
+    python tests/faults/kill_experiment.py --experiment=muon_stress --kills=20
+
+A moment is a random step of the whole experiment and up to a second more; one in four lies within
+the start of a process instead, while it imports, reads the text or compiles. The same command is
+then given again. Compared are every metric of every step but the clock, the table printed at the
+end and the hash of every array of the last checkpoints. The last line has the figures. Exit code 1:
+something differed or was lost, or the run ended before the last kill.
+"""
+
+import argparse
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import processes
+
+TIMEOUT_S = 3600  # for the steps between two kills
+
+
+def start(settings: list[str], workdir: Path) -> subprocess.Popen:
+    """A process that works in `workdir` and prints into <workdir>.out and <workdir>.err."""
+    environment = os.environ | {"PYTHONPATH": str(processes.ROOT), "JAX_PLATFORMS": "cpu"}
+    with workdir.with_suffix(".out").open("w") as out, workdir.with_suffix(".err").open("w") as err:
+        return subprocess.Popen(
+            [sys.executable, "-m", "kanana_jax.main", *settings, f"--workdir={workdir}"],
+            cwd=processes.ROOT,
+            env=environment,
+            stdout=out,
+            stderr=err,
+        )
+
+
+def finish(process: subprocess.Popen, workdir: Path) -> None:
+    assert process.wait() == 0, workdir.with_suffix(".err").read_text()
+
+
+def run_dirs(workdir: Path) -> list[Path]:
+    return sorted(path.parent for path in workdir.glob("run*/**/metrics.jsonl"))
+
+
+def num_steps(workdir: Path) -> int:
+    """Steps recorded so far, over all runs of the experiment."""
+    return sum((path / "metrics.jsonl").read_bytes().count(b"\n") for path in run_dirs(workdir))
+
+
+def newest_checkpoints(workdir: Path) -> dict[str, int]:
+    newest = {}
+    for path in workdir.glob("run*/**/checkpoints"):
+        steps = [int(one.name) for one in path.iterdir() if one.name.isdigit()]
+        newest[str(path.relative_to(workdir))] = max(steps, default=0)
+    return newest
+
+
+def run_unbroken(settings: list[str], workdir: Path) -> float:
+    """Seconds until the first step was recorded."""
+    began = time.monotonic()
+    process = start(settings, workdir)
+    processes.wait_until(process, lambda: num_steps(workdir) > 0, TIMEOUT_S)
+    first_s = time.monotonic() - began
+    finish(process, workdir)
+    print(
+        f"unbroken: {num_steps(workdir)} steps in {time.monotonic() - began:.0f} s, "
+        f"the first after {first_s:.0f} s",
+        flush=True,
+    )
+    return first_s
+
+
+def moments(rng: random.Random, kills: int, steps: int) -> list[int | None]:
+    """When to kill: at a step of the whole experiment, or (None) while a process starts."""
+    drawn: list[int | None] = sorted(rng.sample(range(1, steps - 10), kills - kills // 4))
+    for _ in range(kills // 4):
+        drawn.insert(rng.randrange(len(drawn) + 1), None)
+    return drawn
+
+
+def kill_once(
+    settings: list[str], workdir: Path, moment: int | None, start_s: float, rng: random.Random
+) -> bool:
+    """Starts a process and kills it at `moment`; whether it was still there to be killed."""
+    process = start(settings, workdir)
+    if moment is None:
+        time.sleep(rng.uniform(0, start_s))
+    else:
+        processes.wait_until(process, lambda: num_steps(workdir) >= moment, TIMEOUT_S)
+        time.sleep(rng.uniform(0, 1))
+    process.kill()
+    code = process.wait()
+    where = "while starting" if moment is None else f"of {moment} or more"
+    print(f"killed at {num_steps(workdir)} steps ({where}), exit code {code}", flush=True)
+    return code == -signal.SIGKILL
+
+
+def table(workdir: Path) -> str:
+    """What the last process printed, up to the line that names the report's path."""
+    return workdir.with_suffix(".out").read_text().partition("Report: ")[0]
+
+
+def differences(wanted: Path, found: Path) -> collections.Counter:
+    """Counts of what was compared and of what differs."""
+    count = collections.Counter()
+    for path in run_dirs(wanted):
+        other = found / path.relative_to(wanted)
+        steps, same = processes.records(path), processes.records(other)
+        count["steps"] += len(steps)
+        count["differing_steps"] += sum(
+            steps.get(step) != same.get(step) for step in steps.keys() | same.keys()
+        )
+        one, two = (json.loads((x / "result.json").read_text()) for x in (path, other))
+        count["runs"] += 1
+        count["differing_results"] += one | {"seconds": 0} != two | {"seconds": 0}
+        for manifest in path.glob("checkpoints/*/manifest.json"):
+            content = json.loads(manifest.read_text())["leaves"]
+            twin = other / manifest.relative_to(path)
+            leaves = json.loads(twin.read_text())["leaves"] if twin.exists() else {}
+            count["arrays"] += len(content)
+            count["differing_arrays"] += sum(
+                leaf != leaves.get(name) for name, leaf in content.items()
+            )
+        count["unusable_checkpoints"] += len(list(other.glob("checkpoints/*.unusable*")))
+    count["differing_tables"] = int(table(wanted) != table(found))
+    return count
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--experiment", default="muon_stress")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--set", action="append", default=[], help="settings of both runs")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    settings = [f"--experiment={args.experiment}", *(f"--set={one}" for one in args.set)]
+    with tempfile.TemporaryDirectory() as name:
+        wanted, found = Path(name) / "unbroken", Path(name) / "killed"
+        start_s = run_unbroken(settings, wanted)
+        lost, kills, began = 0, 0, time.monotonic()
+        for moment in moments(rng, args.kills, num_steps(wanted)):
+            before = newest_checkpoints(found)
+            kills += kill_once(settings, found, moment, start_s, rng)
+            after = newest_checkpoints(found)
+            lost += sum(after.get(path, 0) < step for path, step in before.items())
+        finish(start(settings, found), found)
+        count = differences(wanted, found)
+        print(table(found))
+    count["lost_checkpoints"] = lost + count.pop("unusable_checkpoints")
+    count["missing_kills"] = args.kills - kills
+    count["seconds"] = round(time.monotonic() - began)
+    print(f"kills {kills},", ", ".join(f"{key} {count[key]}" for key in sorted(count)))
+    bad = [key for key in count if key.startswith(("differing", "lost", "missing")) and count[key]]
+    return int(bool(bad))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""model.deterministic reaches XLA, the attention kernel and the cache of compiled functions."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+import pallas_kernels
+from kanana_jax import config, data, parallel
+from kanana_jax.train import compare, record
+from kanana_jax.train import step as step_lib
+
+
+def build(exp, corpus):
+    exp = record.with_vocab(exp, corpus.vocab_size)
+    mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
+    step_lib._build.cache_clear()
+    step_lib._shared_by_arms.cache_clear()
+    return step_lib.build(exp, mesh), parallel.shard_batch(
+        mesh, data.train_batch(corpus, exp.data, 0)
+    )
+
+
+def test_every_compiled_function_of_a_step_has_the_option(exp, corpus, monkeypatch):
+    """XLA refuses an option that it does not know, and so tells that it was given one."""
+    monkeypatch.setattr(step_lib, "_DETERMINISTIC", {"xla_gpu_no_such_option": True})
+    steps, batch = build(config.edit(exp, ["model.deterministic=true"]), corpus)
+    state = steps.init(0)
+    for call in (
+        lambda: steps.lower().compile(),
+        lambda: steps.train(state, batch, 0.01),
+        lambda: steps.evaluate(state.params, state.router_bias, batch),
+        lambda: steps.diagnose(state.params, state.opt_state),
+    ):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="xla_gpu_no_such_option"):
+            call()
+
+
+def test_xla_knows_the_option():
+    options = step_lib._DETERMINISTIC
+    assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_attention_is_told(exp, corpus, wanted, monkeypatch):
+    told = []
+    attend = pallas_kernels.flash_attention
+
+    def listen(*args, **options):
+        told.append(options["deterministic"])
+        return attend(*args, **options)
+
+    monkeypatch.setattr(pallas_kernels, "flash_attention", listen)
+    steps, _ = build(config.edit(exp, [f"model.deterministic={str(wanted).lower()}"]), corpus)
+    steps.lower()
+    assert set(told) == {wanted}
+
+
+def test_what_is_compiled_is_kept_for_later_processes(tmp_path, monkeypatch):
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.jit(lambda x: x * 3)(jnp.ones(2))  # decides, once, that there is no cache
+    try:
+        compare._keep_compiled(tmp_path / "compiled")
+        jax.jit(lambda x: jnp.sin(x) * 5)(jnp.ones(2))
+        assert list((tmp_path / "compiled").glob("jit__lambda*"))
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
