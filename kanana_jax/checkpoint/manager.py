@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from orbax.checkpoint import multihost
 
 from kanana_jax import parallel
 from kanana_jax.checkpoint import manifest, shards
@@ -26,8 +25,7 @@ from kanana_jax.checkpoint import manifest, shards
 # Called with the kind of an event and one line about it; also from the writing thread.
 Report = Callable[[str, str], None]
 
-# A process that dies ends the others long before; this is for one whose disk hangs.
-_WAIT_S = 3600
+_WRITTEN = "written"  # what a process tells when nothing went wrong
 
 
 class NoUsableCheckpointError(RuntimeError):
@@ -162,18 +160,9 @@ class Checkpoints:
 
         Not by a collective: those of this thread would mix with those of training.
         """
-        if jax.process_count() == 1:
-            return [trouble]
-        store = multihost.get_jax_distributed_client()
         key = f"{self._directory.parent.name}/save-{self._num_saves}"
-        if not parallel.is_first():
-            store.key_value_set(f"{key}/{jax.process_index()}", trouble or "ok")
-            return []
-        names = [f"{key}/{process}" for process in range(1, jax.process_count())]
-        told = [store.blocking_key_value_get(name, _WAIT_S * 1000) for name in names]
-        for name in names:
-            store.key_value_delete(name)
-        return [trouble, *("" if line == "ok" else line for line in told)]
+        told = parallel.gather_on_first(key, trouble or _WRITTEN)
+        return ["" if line == _WRITTEN else line for line in told]
 
     def _read(self, step: int, like: Any) -> tuple[dict[str, shards.Regions], dict[str, Any]]:
         folder = self._directory / str(step)

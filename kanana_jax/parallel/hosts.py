@@ -10,6 +10,7 @@ for.
 """
 
 import importlib.util
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,11 +18,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config
+
+# A process that dies ends the others long before; this is for one that hangs.
+_WAIT_S = 3600
+_ROUNDS = itertools.count()  # of `everyones`, which all processes count alike
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
@@ -94,16 +99,43 @@ def is_first() -> bool:
 
 
 def everyones(value: Any) -> list[Any]:
-    """What every process passed, in the order of the processes; `value` is JSON."""
+    """What every process passed, in the order of the processes; `value` is JSON.
+
+    By way of process 0 and not by a collective: how long the others take, to compile for example,
+    does not matter.
+    """
     if jax.process_count() == 1:
         return [value]
-    raw = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(raw.size))
-    # Lengths in powers of two, for each is compiled anew.
-    padded = np.zeros(max(64, 1 << (int(sizes.max()) - 1).bit_length()), np.uint8)
-    padded[: raw.size] = raw
-    rows = multihost_utils.process_allgather(padded)
-    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    number = next(_ROUNDS)
+    told = gather_on_first(f"everyones/{number}", json.dumps(value))
+    store = _store()
+    if is_first():
+        store.key_value_set(f"everyones/{number}/all", json.dumps(told))
+        if number:  # whoever came to this round has read the one before
+            store.key_value_delete(f"everyones/{number - 1}/all")
+    answer = store.blocking_key_value_get(f"everyones/{number}/all", _WAIT_S * 1000)
+    return [json.loads(text) for text in json.loads(answer)]
+
+
+def gather_on_first(key: str, text: str) -> list[str]:
+    """Everyone's `text`, which is not empty, on process 0, and nothing on the others.
+
+    May be called from any thread; a key is used once.
+    """
+    names = [f"{key}/{process}" for process in range(jax.process_count())]
+    if not is_first():
+        _store().key_value_set(names[jax.process_index()], text)
+        return []
+    told = [text]
+    for name in names[1:]:
+        told.append(_store().blocking_key_value_get(name, _WAIT_S * 1000))
+        _store().key_value_delete(name)
+    return told
+
+
+def _store() -> Any:
+    # Private to jax, which has no public way to it; Orbax takes it here too.
+    return distributed.global_state.client
 
 
 def together(fn: Callable[[], Any]) -> Any:

@@ -77,13 +77,18 @@ def run(exp: config.Experiment, workdir: Path) -> None:
 
 def _expect_same(exp: config.Experiment) -> None:
     """Raises ConfigError unless all processes were started with the same settings."""
-    told = [json.loads(text) for text in parallel.everyones(config.to_json(exp))]
-    for process, other in enumerate(told):
-        if other != told[0]:
+    mine = config.to_json(exp)
+    first = parallel.everyones(mine if parallel.is_first() else None)[0]
+
+    def compare() -> None:
+        if mine != first:
             raise config.ConfigError(
-                f"process {process} must have the settings of process 0, got "
-                f"{'; '.join(config.diff(told[0], other))}; start all with the same command"
+                "every process must have the settings of process 0, got "
+                f"{'; '.join(config.diff(json.loads(first), json.loads(mine)))}; start all with "
+                "the same command"
             )
+
+    parallel.together(compare)
 
 
 def _expect_same_text(fingerprint: str) -> None:

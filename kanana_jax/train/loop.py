@@ -99,6 +99,8 @@ def _advance(parts: _Parts, at: resume.Position) -> None:
     start = at.step + at.skipped_batches
     batches = data.train_batches(corpus, exp.data, start_step=start, rows=rows)
     asked_to_stop = parallel.AnyProcess()
+    # Each took its own time to compile and to read, and a first collective does not wait long.
+    parallel.everyones("ready")
     for number in range(at.step + 1, last + 1):
         batch = _to_devices(parts.mesh, next(batches), size)
         state, entry = steps.train(state, batch, exp.optimizer.lr)

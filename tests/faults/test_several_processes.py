@@ -100,6 +100,24 @@ def test_a_signal_before_the_first_step_stops_all(lab, tmp_path):
     assert processes.last_step(tmp_path) < 60
 
 
+def test_bad_data_of_one_process_makes_all_skip_and_go_back(lab, tmp_path):
+    """Batches 23, 24 and 25 are NaN in the rows of process 1; process 0 sees good ones."""
+    poison = ({}, {"POISON": "23,24,25"})
+    started = [
+        lab.start(tmp_path, "train.num_steps=40", DEVICES="2", **place, **bad)
+        for place, bad in zip(processes.joined(2), poison, strict=True)
+    ]
+    ended = processes.ends(started)
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert processes.events(tmp_path) == ["step_skipped"] * 3 + ["rewind"]
+    columns = metrics.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    steps_N, left_out = columns["skipped_batches"]
+    np.testing.assert_array_equal(steps_N, np.arange(1, 41))
+    # Back to the checkpoint at step 20: step 21 reads batch 26, behind the last bad one.
+    np.testing.assert_array_equal(left_out, np.where(steps_N > 20, 5, 0))
+    assert np.all(np.isfinite(columns["loss"].values_N))
+
+
 def test_when_one_process_dies_the_others_do_not_wait_for_ever(lab, tmp_path):
     """And what they had saved is there to continue from."""
     started = lab.start_several(2, tmp_path, DEVICES="2", **SLOW_STEPS)
