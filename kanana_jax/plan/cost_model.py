@@ -143,9 +143,11 @@ def temporary_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
     cfg, item = exp.model, _itemsize(exp)
     stream = tokens_per_device(exp, sizes) * cfg.hidden_size * item
     backward = cfg.num_layers * stream + max(_block_bytes(exp, sizes), _head_bytes(exp, sizes))
-    is_muon = exp.optimizer.name != "adamw"
-    # The momentum that is ahead and the update; four arrays of a chunk within an iteration.
-    optimizer = 2 * gradients + 4 * min(chunks.CHUNK_BYTES, gradients) if is_muon else 0.0
+    if exp.optimizer.name == "adamw":
+        optimizer = gradients if exp.guard.enabled else 0.0  # updates, until the guard saw them
+    else:
+        # The momentum that is ahead and the update; four arrays of a chunk within an iteration.
+        optimizer = 2 * gradients + 4 * min(chunks.CHUNK_BYTES, gradients)
     return copies * gradients + max(backward, optimizer)
 
 
