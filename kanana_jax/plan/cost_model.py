@@ -60,7 +60,8 @@ def traffic(
     for leaf in leaves(exp, sizes):
         _add_weight(add, exp, sizes, leaf)
     _add_activations(add, exp, sizes)
-    _add_muon(add, exp, sizes)
+    for over, size in exchanged_groups(exp, sizes):
+        add("all-to-all", over, size, 2)
     return {key: collectives.Traffic(int(count), size) for key, (count, size) in totals.items()}
 
 
@@ -82,8 +83,13 @@ def _add_weight(add, exp: config.Experiment, sizes: Mapping[str, int], leaf: Lea
     add("all-reduce", missing, numbers / split * item, num_layers * micro_batches)
 
 
-def _add_muon(add, exp: config.Experiment, sizes: Mapping[str, int]) -> None:
-    """Matrices of one shape and sharding travel together, filled up to a multiple of devices."""
+def exchanged_groups(
+    exp: config.Experiment, sizes: Mapping[str, int]
+) -> list[tuple[tuple[str, ...], float]]:
+    """For each group of matrices that Muon brings together: over which mesh axes, and its bytes.
+
+    Matrices of one shape and sharding travel together, filled up to a multiple of the devices.
+    """
     counts: dict[tuple, float] = collections.defaultdict(float)
     for leaf in leaves(exp, sizes):
         if leaf.matrix is None:
@@ -100,10 +106,13 @@ def _add_muon(add, exp: config.Experiment, sizes: Mapping[str, int]) -> None:
         order = -1 if matrices.is_transposed(leaf.matrix) else 1
         for fans in matrices.fans(leaf.shape, leaf.matrix):
             counts[(fans[::order], sides[::order])] += here
+    groups = []
     for (fans, sides), count in counts.items():
         over = (*sides[0], *sides[1])
         n = math.prod(sizes[axis] for axis in over)
-        add("all-to-all", over, math.ceil(count / n) * 4 * math.prod(fans), 2)
+        if over:
+            groups.append((over, math.ceil(count / n) * 4 * math.prod(fans)))
+    return groups
 
 
 def _add_activations(add, exp: config.Experiment, sizes: Mapping[str, int]) -> None:
@@ -146,8 +155,10 @@ def temporary_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
     if exp.optimizer.name == "adamw":
         optimizer = gradients if exp.guard.enabled else 0.0  # updates, until the guard saw them
     else:
-        # The momentum that is ahead and the update; four arrays of a chunk within an iteration.
-        optimizer = 2 * gradients + 4 * min(chunks.CHUNK_BYTES, gradients)
+        # The momentum that is ahead and the update; pieces of matrices, as they are exchanged for
+        # whole ones; four arrays of a chunk within an iteration.
+        exchanged = max((size for _, size in exchanged_groups(exp, sizes)), default=0.0)
+        optimizer = 2 * gradients + exchanged + 4 * min(chunks.CHUNK_BYTES, gradients)
     return copies * gradients + max(backward, optimizer)
 
 
