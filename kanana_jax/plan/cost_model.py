@@ -36,7 +36,6 @@ _BATCH_LIKE = (*config.BATCH_AXES, "context")  # devices along these see differe
 class Leaf(NamedTuple):
     """A parameter: its shape, what it is, and the mesh axes of several devices that split it."""
 
-    name: str
     shape: tuple[int, ...]
     spec: model.ParamSpec
     axes: tuple[str, ...]
@@ -67,8 +66,8 @@ def traffic(
 
 def _add_weight(add, exp: config.Experiment, sizes: Mapping[str, int], leaf: Leaf) -> None:
     """Gathers of a weight before its use, sums of its gradient after."""
-    num_layers = leaf.shape[0] if leaf.spec.logical_axes[0] == "layers" else 1
-    micro_batches, is_stack = exp.train.accumulation_steps, num_layers > 1 or "layers" in leaf.name
+    is_stack = leaf.spec.logical_axes[0] == "layers"
+    num_layers, micro_batches = leaf.shape[0] if is_stack else 1, exp.train.accumulation_steps
     is_wide = leaf.spec.role in ("embedding", "head", "router", "norm")
     item = 4 if is_wide else _itemsize(exp)
     numbers = math.prod(leaf.shape) / num_layers
@@ -198,16 +197,16 @@ def leaves(exp: config.Experiment, sizes: Mapping[str, int]) -> Iterator[Leaf]:
         model.describe(exp.model, split=exp.optimizer.split),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )
-    shapes = jax.tree.leaves_with_path(state.param_shapes(exp.model))
-    adamw = [None] * len(shapes)
-    specs = jax.tree.leaves(
+    shapes = jax.tree.leaves(state.param_shapes(exp.model))
+    by_muon = jax.tree.leaves(
         optimizers.matrix_specs(exp), is_leaf=lambda x: x is None or hasattr(x, "rows")
     )
-    by_muon = adamw if exp.optimizer.name == "adamw" else specs
-    for (path, leaf), spec, matrix in zip(shapes, described, by_muon, strict=True):
+    if exp.optimizer.name == "adamw":
+        by_muon = [None] * len(shapes)
+    for leaf, spec, matrix in zip(shapes, described, by_muon, strict=True):
         used = (axis for name in spec.logical_axes for axis in rules.mesh_axes(name))
         axes = tuple(axis for axis in used if sizes[axis] > 1)
-        yield Leaf(jax.tree_util.keystr(path), leaf.shape, spec, axes, matrix)
+        yield Leaf(leaf.shape, spec, axes, matrix)
 
 
 def _itemsize(exp: config.Experiment) -> int:
