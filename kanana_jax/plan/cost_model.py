@@ -36,7 +36,6 @@ _BATCH_LIKE = (*config.BATCH_AXES, "context")  # devices along these see differe
 class Leaf(NamedTuple):
     """A parameter: its shape, what it is, and the mesh axes of several devices that split it."""
 
-    name: str
     shape: tuple[int, ...]
     spec: model.ParamSpec
     axes: tuple[str, ...]
@@ -60,14 +59,15 @@ def traffic(
     for leaf in leaves(exp, sizes):
         _add_weight(add, exp, sizes, leaf)
     _add_activations(add, exp, sizes)
-    _add_muon(add, exp, sizes)
+    for over, size in exchanged_groups(exp, sizes):
+        add("all-to-all", over, size, 2)
     return {key: collectives.Traffic(int(count), size) for key, (count, size) in totals.items()}
 
 
 def _add_weight(add, exp: config.Experiment, sizes: Mapping[str, int], leaf: Leaf) -> None:
     """Gathers of a weight before its use, sums of its gradient after."""
-    num_layers = leaf.shape[0] if leaf.spec.logical_axes[0] == "layers" else 1
-    micro_batches, is_stack = exp.train.accumulation_steps, num_layers > 1 or "layers" in leaf.name
+    is_stack = leaf.spec.logical_axes[0] == "layers"
+    num_layers, micro_batches = leaf.shape[0] if is_stack else 1, exp.train.accumulation_steps
     is_wide = leaf.spec.role in ("embedding", "head", "router", "norm")
     item = 4 if is_wide else _itemsize(exp)
     numbers = math.prod(leaf.shape) / num_layers
@@ -82,8 +82,13 @@ def _add_weight(add, exp: config.Experiment, sizes: Mapping[str, int], leaf: Lea
     add("all-reduce", missing, numbers / split * item, num_layers * micro_batches)
 
 
-def _add_muon(add, exp: config.Experiment, sizes: Mapping[str, int]) -> None:
-    """Matrices of one shape and sharding travel together, filled up to a multiple of devices."""
+def exchanged_groups(
+    exp: config.Experiment, sizes: Mapping[str, int]
+) -> list[tuple[tuple[str, ...], float]]:
+    """For each group of matrices that Muon brings together: over which mesh axes, and its bytes.
+
+    Matrices of one shape and sharding travel together, filled up to a multiple of the devices.
+    """
     counts: dict[tuple, float] = collections.defaultdict(float)
     for leaf in leaves(exp, sizes):
         if leaf.matrix is None:
@@ -100,10 +105,13 @@ def _add_muon(add, exp: config.Experiment, sizes: Mapping[str, int]) -> None:
         order = -1 if matrices.is_transposed(leaf.matrix) else 1
         for fans in matrices.fans(leaf.shape, leaf.matrix):
             counts[(fans[::order], sides[::order])] += here
+    groups = []
     for (fans, sides), count in counts.items():
         over = (*sides[0], *sides[1])
         n = math.prod(sizes[axis] for axis in over)
-        add("all-to-all", over, math.ceil(count / n) * 4 * math.prod(fans), 2)
+        if over:
+            groups.append((over, math.ceil(count / n) * 4 * math.prod(fans)))
+    return groups
 
 
 def _add_activations(add, exp: config.Experiment, sizes: Mapping[str, int]) -> None:
@@ -143,9 +151,13 @@ def temporary_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
     cfg, item = exp.model, _itemsize(exp)
     stream = tokens_per_device(exp, sizes) * cfg.hidden_size * item
     backward = cfg.num_layers * stream + max(_block_bytes(exp, sizes), _head_bytes(exp, sizes))
-    is_muon = exp.optimizer.name != "adamw"
-    # The momentum that is ahead and the update; four arrays of a chunk within an iteration.
-    optimizer = 2 * gradients + 4 * min(chunks.CHUNK_BYTES, gradients) if is_muon else 0.0
+    if exp.optimizer.name == "adamw":
+        optimizer = gradients if exp.guard.enabled else 0.0  # updates, until the guard saw them
+    else:
+        # The momentum that is ahead and the update; pieces of matrices, as they are exchanged for
+        # whole ones; four arrays of a chunk within an iteration.
+        exchanged = max((size for _, size in exchanged_groups(exp, sizes)), default=0.0)
+        optimizer = 2 * gradients + exchanged + 4 * min(chunks.CHUNK_BYTES, gradients)
     return copies * gradients + max(backward, optimizer)
 
 
@@ -185,16 +197,16 @@ def leaves(exp: config.Experiment, sizes: Mapping[str, int]) -> Iterator[Leaf]:
         model.describe(exp.model, split=exp.optimizer.split),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )
-    shapes = jax.tree.leaves_with_path(state.param_shapes(exp.model))
-    adamw = [None] * len(shapes)
-    specs = jax.tree.leaves(
+    shapes = jax.tree.leaves(state.param_shapes(exp.model))
+    by_muon = jax.tree.leaves(
         optimizers.matrix_specs(exp), is_leaf=lambda x: x is None or hasattr(x, "rows")
     )
-    by_muon = adamw if exp.optimizer.name == "adamw" else specs
-    for (path, leaf), spec, matrix in zip(shapes, described, by_muon, strict=True):
+    if exp.optimizer.name == "adamw":
+        by_muon = [None] * len(shapes)
+    for leaf, spec, matrix in zip(shapes, described, by_muon, strict=True):
         used = (axis for name in spec.logical_axes for axis in rules.mesh_axes(name))
         axes = tuple(axis for axis in used if sizes[axis] > 1)
-        yield Leaf(jax.tree_util.keystr(path), leaf.shape, spec, axes, matrix)
+        yield Leaf(leaf.shape, spec, axes, matrix)
 
 
 def _itemsize(exp: config.Experiment) -> int:

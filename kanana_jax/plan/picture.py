@@ -64,7 +64,7 @@ def draw(plan: Plan, path: Path) -> None:
         left += size / _GIB
     axes.axvline(plan.hbm_bytes / _GIB, color="black", label=f"HBM {plan.hbm_bytes / _GIB:.0f}")
     axes.set(yticks=[], xlabel="GiB per device", title=f"{plan.preset} on {plan.topology}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.45), ncols=4, frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
