@@ -300,6 +300,16 @@ class Experiment:
     lrs: tuple[float, ...] = ()  # the sweep of a comparison, base rate first
     seeds: int = 1
 
+    def __post_init__(self):
+        schedule, last = self.optimizer.schedule, self.train.num_steps
+        needed = schedule.warmup_steps + schedule.decay_steps
+        if schedule.name != "constant" and needed > last:
+            raise ConfigError(
+                f"optimizer.schedule needs warmup_steps + decay_steps = {schedule.warmup_steps} + "
+                f"{schedule.decay_steps} steps, got train.num_steps = {last}; shorten them or "
+                "train longer"
+            )
+
 
 def edit(config: Any, edits: Iterable[str]) -> Any:
     """Returns `config` with each `path=value` applied, the value read by its field's type.
