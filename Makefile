@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/muon_stress
 DURATION ?= 1800
 
-.PHONY: stress test lint test-oldest test-long gpu-test aot-test soak clean
+.PHONY: stress test lint test-oldest test-long gpu-test aot-test soak kill-stress clean
 
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
@@ -33,6 +33,9 @@ aot-test: .venv-aot/installed  ## Compile TPU kernels and small train steps for 
 
 soak: $(VENV)/installed  ## Kill, stop and damage tiny runs at random for DURATION seconds
 	$(BIN)/python tests/faults/soak.py --seconds=$(DURATION)
+
+kill-stress: $(VENV)/installed  ## Kill one run of muon_stress 20 times and compare it with an unbroken one
+	$(BIN)/python tests/faults/kill_experiment.py --experiment=muon_stress --kills=20
 
 $(VENV)/installed: requirements.txt pyproject.toml
 ifeq ($(PYTHON),)

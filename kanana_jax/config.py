@@ -301,11 +301,13 @@ class Experiment:
     seeds: int = 1
 
     def __post_init__(self):
-        schedule, num_steps = self.optimizer.schedule, self.train.num_steps
-        if schedule.warmup_steps + schedule.decay_steps > num_steps:
+        schedule, last = self.optimizer.schedule, self.train.num_steps
+        needed = schedule.warmup_steps + schedule.decay_steps
+        if schedule.name != "constant" and needed > last:
             raise ConfigError(
-                "optimizer.schedule.warmup_steps + decay_steps must be at most train.num_steps; "
-                f"got {schedule.warmup_steps} + {schedule.decay_steps} and {num_steps}"
+                f"optimizer.schedule needs warmup_steps + decay_steps = {schedule.warmup_steps} + "
+                f"{schedule.decay_steps} steps, got train.num_steps = {last}; shorten them or "
+                "train longer"
             )
 
 

@@ -37,7 +37,7 @@ def _command(*arguments, timeout_s=300):
         (("--experiment=muon_stress", "extra"), "unexpected arguments"),
         (("--experiment=muon_stress", "--set=a.b=1"), "unknown setting 'a.b'"),
         (("--experiment=muon_stress", "--set=train.num_steps=x"), "must be of type int"),
-        (("--experiment=muon_stress", "--set=train.num_steps=20"), "at most train.num_steps"),
+        (("--experiment=muon_stress", "--set=train.num_steps=20"), "needs warmup_steps"),
         (("--experiment=muon_stress", "--set=optimizer.name=adamw"), "what the arms compare"),
         (("--experiment=muon_stress", "--set=data.batch_size=7", "--set=mesh.data=2"), "mesh"),
         (("--experiment=muon_stress", "--set=data.paths=/no/such.txt"), "does not exist"),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 
 from experiments import muon_stress_h100
 from kanana_jax import config, train
@@ -111,6 +111,7 @@ def measure(folder: Path, is_deterministic: bool) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     del argv
+    logging.set_verbosity(logging.WARNING)
     if _CHILD.value:
         train.run(experiment(), Path(_CHILD.value))
         return

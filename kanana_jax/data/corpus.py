@@ -51,26 +51,23 @@ class Corpus:
 def open_corpus(
     cfg: DataConfig,
     cache_dir: pathlib.Path,
-    progress: Callable[[str], None] | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Corpus:
     """Reads the text of `cfg` and returns its tokens, from `cache_dir` if they are there.
 
-    `progress` is told in one line what takes time. A damaged store is reported and rebuilt.
+    A damaged store is built anew from the text, and `report` is told so in one line.
     Raises DataError, before anything is written, when the text cannot be used.
     """
-    say = progress or (lambda line: None)
     opened = sources.open_sources(cfg)
-    say(f"reading {', '.join(source.name for source in opened)}")
     rules = [split.split_rule(source, cfg.heldout_fraction) for source in opened]
     pieces = lambda: split.split_sources(opened, rules)  # noqa: E731
     text = split.text_digest(pieces())
     wanted = _wanted_tokenizer(cfg)
     path = pathlib.Path(cache_dir) / f"tokens-{_digest(store.FORMAT, text, wanted[0])}"
-    cached = _open_cached(path, say)
+    cached = _open_cached(path, report)
     used = cached.tokenizer if cached else wanted[1](_train_texts(pieces()))
     _check_length(cfg, opened, pieces(), used)
     if cached is None:
-        say(f"tokenizing into {path}")
         cached = _build(path, pieces, len(opened), used, text)
     return Corpus(
         names=tuple(source.name for source in opened),
@@ -135,13 +132,13 @@ def _check_length(
         )
 
 
-def _open_cached(path: pathlib.Path, say: Callable[[str], None]) -> store.Store | None:
+def _open_cached(path: pathlib.Path, report: Callable[[str], None]) -> store.Store | None:
     if not path.exists():
         return None
     try:
         return store.open_store(path)
     except StoreError as error:
-        say(f"{error}; it is built anew from the text")
+        report(f"{error}; it is built anew from the text")
         return None
 
 
