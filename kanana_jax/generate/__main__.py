@@ -15,6 +15,9 @@ from kanana_jax import config, generate
 from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.data import DataError
 
+# Cache lengths of few kinds compile less, and kernels like them even.
+_LENGTH_STEP = 128
+
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
@@ -51,7 +54,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     longest = max(len(request.prompt) for request in requests) + arguments.max_tokens
     engine = loaded.engine(
         num_rows=min(len(requests), arguments.batch_size),
-        length=longest,
+        length=-(-longest // _LENGTH_STEP) * _LENGTH_STEP,
     )
     _show(engine, requests)
 

@@ -1,6 +1,7 @@
 """python -m kanana_jax.generate: what it prints, and what it says when that cannot work."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,20 @@ def test_the_command_prints_the_same_text_for_the_same_seed(folder, capsys):
     first, second = capsys.readouterr().out.split("[2] ")
     assert first == f"[1] {shown[0]}"
     assert second != first
+
+
+@pytest.mark.slow
+def test_a_chat_goes_through_the_template(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "chat")
+    template = "<|bos|>{% for m in messages %}{{ m.content }}{% endfor %}"
+    (tmp_path / "chat" / "chat_template.jinja").write_text(template)
+    options = [f"--checkpoint={tmp_path / 'chat'}", "--max-tokens=6", "--temperature=0"]
+    command.main([*options, "--prompt=abcd"])
+    plain = capsys.readouterr().out
+    command.main([*options, "--chat", "--system=ab", "--prompt=cd"])
+    assert capsys.readouterr().out == plain
+    command.main([*options, "--chat", "--prompt=cd"])
+    assert capsys.readouterr().out != plain
 
 
 @pytest.mark.parametrize(
