@@ -30,7 +30,10 @@ def damage(workdir: Path, fault: str, rng: random.Random) -> bool:
     if len(steps) < 2 or (workdir / "run" / "result.json").exists():
         return False
     folder = workdir / "run" / "checkpoints" / str(steps[-1])
-    path = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+    if not paths:  # hurt again and again before a process came to look at it
+        return False
+    path = rng.choice(paths)
     raw = bytearray(path.read_bytes())
     if fault == "delete":
         path.unlink()
@@ -47,8 +50,8 @@ def hurt_once(lab, workdir: Path, fault: str, rng: random.Random, count: dict[st
     sessions = processes.num_sessions(workdir)
     process = lab.start(workdir, *EDITS, STEP_S="0.03")
     before = processes.saved_steps(workdir)
-    if fault == "stop":  # before this, python's own handler is still the one that answers
-        processes.wait_for_session(process, workdir, sessions + 1)
+    # Before this, python's own handler answers a signal, and the steps recorded are old ones.
+    processes.wait_for_session(process, workdir, sessions + 1)
     processes.wait_for_step(process, workdir, (before or [0])[-1] + rng.randint(1, 15))
     time.sleep(rng.uniform(0, 0.1))
     number = signal.SIGTERM if fault == "stop" else signal.SIGKILL
