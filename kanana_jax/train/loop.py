@@ -81,10 +81,13 @@ def run(
                     writer.truncate_after(at.step)
                 records.restart()
                 _advance(parts, at)
-    if records.trouble_step is None:
-        storage.expect_last_checkpoint(directory, saved.steps(), exp.train.num_steps)
-    if parallel.is_first():
+
+    def finish() -> None:
+        if records.trouble_step is None:
+            storage.expect_last_checkpoint(directory, saved.steps(), exp.train.num_steps)
         _write_result(exp, arm, directory, records.trouble_step)
+
+    parallel.together(lambda: finish() if parallel.is_first() else None)
 
 
 def _advance(parts: _Parts, at: resume.Position) -> None:
