@@ -161,7 +161,7 @@ def _kernel(lhs, rhs, table, coefficients, *rest, plan, **scratch):
 def _load(lhs, rhs, table, addend, plan, *, rows_smem, cols_smem, ready, addend_ready,
           free, **_):  # fmt: skip
     num_steps = plan.items_here * plan.steps_per_item
-    multicast = {} if plan.config.cluster_size == 1 else {"collective_axes": "row"}
+    multicast = None if plan.config.cluster_size == 1 else "row"
 
     def free_slot(step):
         slot = plan.slot(step)
@@ -188,7 +188,7 @@ def _load(lhs, rhs, table, addend, plan, *, rows_smem, cols_smem, ready, addend_
             for i, col in enumerate(cols):
                 source = rhs.at[batch, pl.ds(col * TILE, TILE), slice]
                 target = cols_smem.at[slot, pl.ds(i * TILE, TILE)]
-                plgpu.copy_gmem_to_smem(source, target, ready.at[slot], **multicast)
+                plgpu.copy_gmem_to_smem(source, target, ready.at[slot], collective_axes=multicast)
 
         if addend is not None:
             for i, col in enumerate(cols):
