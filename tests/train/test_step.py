@@ -35,12 +35,14 @@ def _assert_same_run(found, wanted, rtol):
             np.testing.assert_allclose(one[name], other[name], rtol=rtol, err_msg=name)
 
 
+@pytest.mark.slow
 def test_micro_batches_add_up_to_the_batch(exp, corpus):
     whole = _take_steps(exp, corpus, 3)
     parts = _take_steps(_edit(exp, "train.accumulation_steps=4"), corpus, 3)
     _assert_same_run(parts, whole, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_max_logits_of_micro_batches_are_maximised(exp, corpus):
     """A sum or a mean over micro-batches would be off by far more than rounding."""
     exp = record.with_vocab(exp, corpus.vocab_size)
