@@ -55,8 +55,7 @@ def main(argv: list[str]) -> None:
         f"array{index}": jax.numpy.asarray(rng.standard_normal(1 << 20, np.float32))
         for index in range(_MEBIBYTES.value // 4)
     }
-    blake2b, file_digest = hashlib.blake2b, hashlib.file_digest
-    rows = []
+    blake2b, rows = hashlib.blake2b, []
     with (
         tempfile.TemporaryDirectory(dir=_DIRECTORY.value) as name,
         checkpoint.Checkpoints(Path(name), keep=1, report=print) as saved,
@@ -64,7 +63,6 @@ def main(argv: list[str]) -> None:
         for step in range(_REPEATS.value + 1):
             hashing = Stopwatch()
             hashlib.blake2b = hashing.wrap(blake2b)
-            hashlib.file_digest = hashing.wrap(file_digest)
             wall_s, cpu_s = time.perf_counter(), time.process_time()
             saved.save(step, state, {})
             waited_s = time.perf_counter() - wall_s
