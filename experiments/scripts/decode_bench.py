@@ -12,7 +12,6 @@ and its floor is these bytes over the published bandwidth of the device. One JSO
     python -m experiments.scripts.decode_bench --size=tiny --context=64 --chunk=32
 """
 
-import dataclasses
 import functools
 import json
 import statistics
@@ -25,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments.scripts import kernel_times
+from experiments.scripts import kernel_times, slices
 from kanana_jax import config, generate, model
 from kanana_jax.generate import decoder, sampling
-from kanana_jax.model import absorbed, layers, presets, rope
+from kanana_jax.model import absorbed, layers
 
 _SIZE = flags.DEFINE_string("size", "kanana_2_30b_a3b", "A function of kanana_jax.model.presets.")
 _LAYERS = flags.DEFINE_integer("layers", 4, "Layers kept, the leading dense ones first.")
@@ -41,24 +40,13 @@ _SET = flags.DEFINE_multi_string("set", [], "Edits of the model's config, path=v
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed calls; the median counts.", lower_bound=1)
 _PROFILE = flags.DEFINE_bool("profile", False, "Also list the slowest kernels of each figure.")
 
-# Bytes per second, and dense bfloat16 FLOPs per second, both published.
-BANDWIDTH = {"NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA H200": 4.8e12}
-PEAK_FLOPS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
-
 _ENDS = ("embed", "final_norm", "head")
 
 
 def shape() -> config.ModelConfig:
     """The model that the flags describe."""
-    cfg = getattr(presets, _SIZE.value)()
-    cfg = dataclasses.replace(
-        cfg,
-        num_layers=_LAYERS.value,
-        num_dense_layers=min(cfg.num_dense_layers, _LAYERS.value),
-        vocab_size=cfg.vocab_size or 512,
-        compute_dtype="bfloat16",
-    )
-    return config.edit(cfg, _SET.value)
+    cfg = slices.of_preset(_SIZE.value, _LAYERS.value)
+    return config.edit(cfg, ["compute_dtype=bfloat16", *_SET.value])
 
 
 def random_weights(cfg: config.ModelConfig) -> decoder.Weights:
@@ -90,24 +78,8 @@ def random_weights(cfg: config.ModelConfig) -> decoder.Weights:
 @functools.partial(jax.jit, static_argnums=0)
 def experts_visited(cfg, weights: decoder.Weights, cache, tokens_B, positions_B) -> list[jax.Array]:
     """How many experts of each MoE layer a decoding step reads."""
-    positions_B1 = positions_B[:, None]
-    rotation = rope.rotation(cfg, positions_B1)
-    x = weights.embed_VD[tokens_B[:, None]].astype(layers.compute_dtype(cfg))
-    visited = []
-    for index, (layer, rows) in enumerate(zip(weights.layers, cache, strict=True)):
-        is_moe = index >= cfg.num_dense_layers
-        block = absorbed.bind(cfg, layer.block, is_moe=is_moe)
-        attend = functools.partial(
-            block.attention.over_cache,
-            rotation=rotation,
-            positions_BS=positions_B1,
-            cache=rows,
-            row_B=None,
-        )
-        x, (_, stats) = block.around(attend, x, layer.bias_E, jnp.ones(x.shape[:2], bool))
-        if stats is not None:
-            visited.append((stats.load_E > 0).sum())
-    return visited
+    _, _, loads = decoder.forward(cfg, weights, cache, tokens_B[:, None], positions_B)
+    return [(load_E > 0).sum() for load_E in loads]
 
 
 def bytes_read(
@@ -182,7 +154,7 @@ def decode(cfg: config.ModelConfig, weights: decoder.Weights, batch: int) -> dic
     step_s = seconds(call) / _TOKENS.value
     read = bytes_read(cfg, weights, batch, visited)
     kind = jax.devices()[0].device_kind
-    floor_s = sum(read.values()) / BANDWIDTH[kind] if kind in BANDWIDTH else None
+    floor_s = sum(read.values()) / slices.BANDWIDTH[kind] if kind in slices.BANDWIDTH else None
     _profile(call)
     return {
         "what": "decode",
@@ -245,7 +217,7 @@ def prefill(cfg: config.ModelConfig, weights: decoder.Weights) -> dict[str, Any]
         return np.asarray(out)
 
     rate = size * len(starts) / seconds(call)
-    kind = jax.devices()[0].device_kind
+    peak = slices.PEAK_FLOPS.get(jax.devices()[0].device_kind)
     _, active = model.num_params(cfg)
     # The embedding is a look-up, and of the head one token's product is made.
     flops = 2 * (active - (1 if cfg.tie_embeddings else 2) * cfg.vocab_size * cfg.hidden_size)
@@ -257,15 +229,13 @@ def prefill(cfg: config.ModelConfig, weights: decoder.Weights) -> dict[str, Any]
         "what": "prefill",
         "chunk": size,
         "tokens_per_s": round(rate, 1),
-        "mfu": round(rate * flops / PEAK_FLOPS[kind], 4) if kind in PEAK_FLOPS else None,
+        "mfu": round(rate * flops / peak, 4) if peak else None,
     }
 
 
 def _profile(call: Callable[[], Any]) -> None:
     if _PROFILE.value:
-        found = kernel_times.measure(call, "", calls=2)
-        for (kernel, _), ms in sorted(found.items(), key=lambda x: -x[1])[:40]:
-            print(f"{ms:9.4f} ms  {kernel}", flush=True)
+        kernel_times.print_slowest(kernel_times.measure(call, "", calls=2))
 
 
 def main(_) -> None:

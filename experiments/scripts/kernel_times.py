@@ -43,6 +43,12 @@ def measure(run: Callable[[], object], hlo_text: str, calls: int) -> dict[tuple[
     return dict(times)
 
 
+def print_slowest(times: Mapping[tuple[str, str], float], count: int = 40) -> None:
+    """Prints the kernels of `measure` that take longest."""
+    for (kernel, op_name), ms in sorted(times.items(), key=lambda item: -item[1])[:count]:
+        print(f"{ms:9.4f} ms  {kernel[:60]:60s}  {op_name[-100:]}".rstrip(), flush=True)
+
+
 def by_scope(times: Mapping[tuple[str, str], float], scopes: Mapping[str, str]) -> dict[str, float]:
     """Sums milliseconds by the first scope whose pattern is found in op_name; the rest is "other".
 

@@ -134,9 +134,7 @@ def print_slowest(step, params, state, grads, count: int = 30):
         params, state = step(params, state, grads)
         return params
 
-    found = kernel_times.measure(run, hlo_text, calls=2)
-    for (kernel, op_name), ms in sorted(found.items(), key=lambda item: -item[1])[:count]:
-        print(f"{ms:9.3f} ms  {kernel[:60]:60s}  {op_name[-80:]}", flush=True)
+    kernel_times.print_slowest(kernel_times.measure(run, hlo_text, calls=2), count)
     return params, state
 
 

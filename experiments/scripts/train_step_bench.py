@@ -10,7 +10,6 @@ against the dense bfloat16 peak, memory, and with --profile the time split.
 `--set=path=value` edits the experiment, for example --set=model.attention_implementation=xla.
 """
 
-import dataclasses
 import json
 import statistics
 import time
@@ -21,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments.scripts import kernel_times
+from experiments.scripts import kernel_times, slices
 from kanana_jax import config, model, parallel
-from kanana_jax.model import presets
+from kanana_jax.plan import flops
 from kanana_jax.train import loss, step
 
 _PRESET = flags.DEFINE_string(
@@ -36,7 +35,6 @@ _SET = flags.DEFINE_multi_string("set", [], "Edits of the experiment, path=value
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed steps.", lower_bound=1)
 _PROFILE = flags.DEFINE_bool("profile", False, "Also profile one step; see kernel_times.")
 
-PEAK_FLOPS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
 SCOPES = {
     "optimizer": "optimizer",
     "attention": "attention",
@@ -48,17 +46,10 @@ SCOPES = {
 
 def experiment() -> config.Experiment:
     """The experiment that the flags describe."""
-    shape = getattr(presets, _PRESET.value)()
-    shape = dataclasses.replace(
-        shape,
-        num_layers=_LAYERS.value,
-        num_dense_layers=min(shape.num_dense_layers, _LAYERS.value),
-        vocab_size=shape.vocab_size or 512,
-    )
     exp = config.Experiment(
         name="train_step_bench",
         question="How fast is a train step?",
-        model=shape,
+        model=slices.of_preset(_PRESET.value, _LAYERS.value),
         data=config.DataConfig(seq_len=_SEQ_LEN.value, batch_size=_BATCH.value),
         optimizer=config.OptimizerConfig(name="muonclip"),
         train=config.TrainConfig(num_steps=100),
@@ -76,19 +67,6 @@ def random_batch(exp: config.Experiment, mesh) -> loss.DeviceBatch:
     return loss.DeviceBatch(*parallel.shard_batch(mesh, batch))
 
 
-def model_flops(exp: config.Experiment) -> float:
-    """Forward and backward FLOPs of a step: 6 per active weight and token, and causal attention.
-
-    The embedding is a look-up and counts nothing.
-    """
-    cfg, tokens = exp.model, exp.data.batch_size * exp.data.seq_len
-    _, active = model.num_params(cfg)
-    weights = active - cfg.vocab_size * cfg.hidden_size
-    widths = cfg.qk_nope_head_dim + cfg.qk_rope_head_dim + cfg.v_head_dim
-    attention = 6 * cfg.num_layers * cfg.num_heads * widths * exp.data.seq_len / 2
-    return tokens * (6 * weights + attention)
-
-
 def main(_) -> None:
     exp = experiment()
     mesh = parallel.make_mesh(exp.mesh)
@@ -104,7 +82,7 @@ def main(_) -> None:
         times.append(time.perf_counter() - start)
     seconds = statistics.median(times[2:])
     kind = jax.devices()[0].device_kind
-    flops = model_flops(exp)
+    work, peak = flops.of_model(exp), slices.PEAK_FLOPS.get(kind)
     memory: Any = compiled.memory_analysis()
     stats = jax.devices()[0].memory_stats() or {}
     result = {
@@ -115,7 +93,7 @@ def main(_) -> None:
         "edits": _SET.value,
         "ms": round(1e3 * seconds, 2),
         "tokens_per_s": round(exp.data.batch_size * exp.data.seq_len / seconds),
-        "mfu": round(flops / seconds / PEAK_FLOPS[kind], 4) if kind in PEAK_FLOPS else None,
+        "mfu": round(work / seconds / peak, 4) if peak else None,
         "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 3),
         "peak_gib": round(stats.get("peak_bytes_in_use", 0) / 2**30, 3),
         "loss_is_finite": bool(jnp.isfinite(record["loss"])),
@@ -131,8 +109,7 @@ def main(_) -> None:
 
         found = kernel_times.measure(run, compiled.as_text() or "", calls=2)
         result["split_ms"] = kernel_times.by_scope(found, SCOPES)
-        for (kernel, op_name), ms in sorted(found.items(), key=lambda x: -x[1])[:40]:
-            print(f"{ms:9.3f} ms  {kernel[:60]:60s}  {op_name[-100:]}", flush=True)
+        kernel_times.print_slowest(found)
     print(json.dumps(result), flush=True)
 
 

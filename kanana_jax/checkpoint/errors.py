@@ -1,4 +1,4 @@
-"""The error of this package, apart so that every module can raise it."""
+"""The error of this package, and how errors are told; apart so that every module can import it."""
 
 
 class CheckpointError(ValueError):
@@ -9,3 +9,8 @@ def some(names: list[str], shown: int = 5) -> str:
     """The first few of a long list of names, and how many more there are."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(error: Exception) -> str:
+    """An error's message, as far as it fits in one of ours; its name where it has none."""
+    return (str(error).strip() or repr(error)).splitlines()[0]

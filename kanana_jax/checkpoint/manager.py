@@ -21,6 +21,7 @@ import jax
 
 from kanana_jax import parallel
 from kanana_jax.checkpoint import manifest, shards
+from kanana_jax.checkpoint.errors import first_line
 
 # Called with the kind of an event and one line about it; also from the writing thread.
 Report = Callable[[str, str], None]
@@ -107,7 +108,7 @@ class Checkpoints:
     def _agree_on(self, error: Exception | None) -> str | None:
         """What is wrong with the files on any process; raises what is wrong with anything else."""
         is_fatal = isinstance(error, (manifest.MismatchError, MemoryError))
-        told = parallel.everyones(error and [is_fatal, _first_line(error)])
+        told = parallel.everyones(error and [is_fatal, _shown(error)])
         if error is not None and is_fatal:
             raise error
         troubles = [(process, *one) for process, one in enumerate(told) if one]
@@ -131,7 +132,7 @@ class Checkpoints:
             if not self._is_failing:
                 self._report(
                     "save_failed",
-                    f"checkpoint {step} could not be written ({_first_line(error)}); training goes "
+                    f"checkpoint {step} could not be written ({_shown(error)}); training goes "
                     f"on, checkpoints {self.steps()} stay, and the next save is tried",
                 )
             self._is_failing = True
@@ -152,7 +153,7 @@ class Checkpoints:
             if not parallel.is_first():
                 _part(temporary, jax.process_index()).write_text(json.dumps(mine))
         except Exception as error:  # a full disk alone has several types
-            return {}, _first_line(error)
+            return {}, _shown(error)
         return mine, ""
 
     def _tell(self, trouble: str) -> list[str]:
@@ -212,5 +213,5 @@ def _place(on_host: dict[str, shards.Regions], like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), placed)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0][:200]
+def _shown(error: Exception) -> str:
+    return first_line(error)[:200]

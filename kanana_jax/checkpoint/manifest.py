@@ -4,7 +4,6 @@ Neither zarr nor Orbax checks arrays: one flipped bit restores without an error.
 the copy in memory, so they cover all between the training thread's memory and the reader's.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -58,4 +57,4 @@ def _expect_same(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) ->
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return shards.hash_bytes(json.dumps(content, sort_keys=True).encode())

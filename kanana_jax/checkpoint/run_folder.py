@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kanana_jax.checkpoint import hf_files, manifest, native, shards
-from kanana_jax.checkpoint.errors import CheckpointError
+from kanana_jax.checkpoint.errors import CheckpointError, first_line
 
 
 def import_run(run: Path, target: Path) -> None:
@@ -60,10 +60,9 @@ def _restore(run: Path, like: Any) -> Any:
         ]
         return jax.tree.unflatten(jax.tree.structure(like), found)
     except Exception as error:  # damaged files fail in too many ways to list
-        first_line = (str(error) or repr(error)).splitlines()[0]
         raise CheckpointError(
-            f"{newest} cannot be used ({first_line}); start the training command again, which "
-            "sets damaged checkpoints aside"
+            f"{newest} cannot be used ({first_line(error)}); start the training command again, "
+            "which sets damaged checkpoints aside"
         ) from error
 
 

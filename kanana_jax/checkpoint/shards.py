@@ -80,7 +80,7 @@ def write(folder: Path, shares: dict[str, Share]) -> dict[str, Entry]:
         one.result()
     for path, entry in entries.items():
         if entry["chunks"]:
-            entry["zarray"] = _hash_bytes((folder / path / ".zarray").read_bytes())
+            entry["zarray"] = hash_bytes((folder / path / ".zarray").read_bytes())
     return entries
 
 
@@ -110,7 +110,7 @@ def read(folder: Path, path: str, entry: Entry, like: Any) -> Regions:
     regions = {ends: np.zeros([end - begin for begin, end in ends], like.dtype) for ends in wanted}
     if not math.prod(entry["shape"]):
         return regions
-    if _hash_bytes((folder / path / ".zarray").read_bytes()) != entry["zarray"]:
+    if hash_bytes((folder / path / ".zarray").read_bytes()) != entry["zarray"]:
         raise DamagedError(f"{path}/.zarray is not what was written")
     array = _open(folder / path, entry, create=False)
     for place in itertools.product(*map(range, _grid(entry))):
@@ -196,8 +196,8 @@ def _name(place: tuple[int, ...]) -> str:
 
 def _hash(x: np.ndarray) -> str:
     # As bytes: hashlib takes no bfloat16. It releases the GIL, so the training thread goes on.
-    return _hash_bytes(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+    return hash_bytes(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
 
 
-def _hash_bytes(raw: bytes | memoryview) -> str:
+def hash_bytes(raw: bytes | memoryview) -> str:
     return hashlib.blake2b(raw, digest_size=16).hexdigest()

@@ -6,14 +6,9 @@ the folder or a setting cannot be used.
 """
 
 import argparse
-import sys
-from pathlib import Path
 
-from absl import logging
-
-from kanana_jax import config, generate
-from kanana_jax.checkpoint import CheckpointError
-from kanana_jax.data import DataError
+from kanana_jax import generate
+from kanana_jax.generate import command
 
 # Cache lengths of few kinds compile less, and kernels like them even.
 _LENGTH_STEP = 128
@@ -21,12 +16,8 @@ _LENGTH_STEP = 128
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
-    logging.set_verbosity(logging.ERROR)
-    try:
+    with command.refusing():
         _generate(arguments)
-    except (CheckpointError, config.ConfigError, DataError, ValueError) as error:
-        print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -39,9 +30,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     )
     if arguments.system is not None and not arguments.chat:
         raise ValueError("--system is part of a conversation; give --chat too")
-    loaded = generate.load(
-        arguments.checkpoint, arguments.dtype, tensor_parallel=arguments.tensor_parallel
-    )
+    loaded = command.load(arguments)
     requests = [
         generate.Request(
             prompt=_prompt_ids(loaded, arguments, prompt),
@@ -81,8 +70,7 @@ def _show(engine: generate.Engine, requests: list[generate.Request]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kanana_jax.generate", allow_abbrev=False)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a model's folder")
+    parser = command.model_parser("kanana_jax.generate")
     parser.add_argument("--prompt", action="append", required=True, help="may be repeated")
     parser.add_argument("--chat", action="store_true", help="prompts are a user's messages")
     parser.add_argument("--system", help="the system's message of a chat")
@@ -94,10 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop", action="append", default=[], help="a string; may be repeated")
     parser.add_argument("--batch-size", type=int, default=8, help="prompts decoded at once")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the model's")
-    parser.add_argument(
-        "--tensor-parallel", type=int, default=1, help="devices that share every layer"
-    )
     return parser
 
 

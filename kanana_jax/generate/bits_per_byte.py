@@ -13,17 +13,12 @@ the text cannot be used.
 import argparse
 import json
 import math
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from absl import logging
-
 from kanana_jax import config, generate
-from kanana_jax.checkpoint import CheckpointError
-from kanana_jax.data import DataError, sources
-from kanana_jax.generate import scoring
+from kanana_jax.data import sources
+from kanana_jax.generate import command, scoring
 
 # Pairs sorted and scored together, for each row: more waste less padding and take more memory.
 _PAIRS_PER_ROW = 16
@@ -66,12 +61,8 @@ def _score(scorer: scoring.Scorer, pairs: list[scoring.Pair]) -> Total:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
-    logging.set_verbosity(logging.ERROR)
-    try:
+    with command.refusing():
         _measure_all(arguments)
-    except (CheckpointError, config.ConfigError, DataError, ValueError) as error:
-        print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _measure_all(arguments: argparse.Namespace) -> None:
@@ -79,9 +70,7 @@ def _measure_all(arguments: argparse.Namespace) -> None:
         paths=tuple(arguments.path), text_field=arguments.text_field, max_bytes=arguments.max_bytes
     )
     opened = sources.open_sources(what)
-    loaded = generate.load(
-        arguments.checkpoint, arguments.dtype, tensor_parallel=arguments.tensor_parallel
-    )
+    loaded = command.load(arguments)
     scorer = scoring.Scorer(loaded, num_rows=arguments.batch_size, length=arguments.length)
     everything = Total()
     for source in opened:
@@ -103,19 +92,12 @@ def _show(name: str, total: Total) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m kanana_jax.generate.bits_per_byte", allow_abbrev=False
-    )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a model's folder")
+    parser = command.model_parser("kanana_jax.generate.bits_per_byte")
     parser.add_argument("--path", action="append", required=True, help="a source; may be repeated")
     parser.add_argument("--text-field", default="text", help="of .jsonl and .parquet")
     parser.add_argument("--max-bytes", type=int, default=0, help="of each source; 0: all")
     parser.add_argument("--length", type=int, default=2048, help="longest context, tokens")
     parser.add_argument("--batch-size", type=int, default=8, help="windows scored at a time")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the model's")
-    parser.add_argument(
-        "--tensor-parallel", type=int, default=1, help="devices that share every layer"
-    )
     return parser
 
 

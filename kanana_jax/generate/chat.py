@@ -17,6 +17,7 @@ import jinja2.ext
 import jinja2.sandbox
 
 from kanana_jax.checkpoint import CheckpointError
+from kanana_jax.checkpoint.errors import first_line
 
 TEMPLATE_NAME = "chat_template.jinja"
 CONFIG_NAME = "tokenizer_config.json"
@@ -49,7 +50,9 @@ class Template:
                 **self.special_tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
-            raise ChatError(f"the chat template refuses the messages: {_line(error)}") from error
+            raise ChatError(
+                f"the chat template refuses the messages: {first_line(error)}"
+            ) from error
 
 
 def load(directory: Path) -> Template | None:
@@ -72,7 +75,7 @@ def load(directory: Path) -> Template | None:
         _compiled(source)
     except jinja2.TemplateError as error:
         raise CheckpointError(
-            f"{directory}: the chat template is no valid jinja ({_line(error)}); "
+            f"{directory}: the chat template is no valid jinja ({first_line(error)}); "
             f"write another as {TEMPLATE_NAME}"
         ) from error
     return Template(source, tokens)
@@ -116,7 +119,3 @@ def _to_json(value: Any, indent: int | None = None) -> str:
 
 def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0]

@@ -7,6 +7,7 @@ Letters: B rows, S new tokens of a row, T cache length, J latent and rotary key 
 model.absorbed), D hidden, V vocabulary, E experts.
 """
 
+import contextlib
 import functools
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from kanana_jax.generate import sampling
 from kanana_jax.model import absorbed, layers, rope
 
 Cache = tuple[Float[Array, "B T J"], ...]  # one array per layer
+
+
+_SMALLEST_CHUNK = 32
 
 
 class Layer(NamedTuple):
@@ -40,14 +44,37 @@ def from_stacks(cfg: config.ModelConfig, weights: Any) -> Weights:
     params = weights["params"]
 
     def layer(index: int) -> Layer:
-        is_moe = index >= cfg.num_dense_layers
-        stack = params["moe_layers" if is_moe else "dense_layers"]
-        place = index - cfg.num_dense_layers if is_moe else index
-        bias_E = weights["router_bias"][place] if is_moe else jnp.zeros(0)
-        return Layer(absorbed.absorb(cfg, jax.tree.map(lambda x: x[place], stack)), bias_E)
+        stack, place = locate(cfg, index)
+        bias_E = weights["router_bias"][place] if stack == "moe_layers" else jnp.zeros(0)
+        one = jax.tree.map(lambda x: x[place], params[stack])
+        return Layer(absorbed.absorb(cfg, one), bias_E)
 
     made = tuple(layer(index) for index in range(cfg.num_layers))
     return Weights(params["embed"], params["final_norm"], params.get("head"), made)
+
+
+def locate(cfg: config.ModelConfig, index: int) -> tuple[str, int]:
+    """The stack of training's parameters that has layer `index`, and the layer's place in it."""
+    if index < cfg.num_dense_layers:
+        return "dense_layers", index
+    return "moe_layers", index - cfg.num_dense_layers
+
+
+def on_mesh(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
+    """Inside, everything here runs on `mesh`; None: on one device."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises ValueError unless all are positive."""
+    for name, number in sizes.items():
+        if number < 1:
+            raise ValueError(f"{name} must be positive, got {number}")
+
+
+def padded_chunk(num_tokens: int, chunk: int) -> int:
+    """The smallest compiled width that holds so many tokens: a power of two, or `chunk`."""
+    return min(chunk, max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length()))
 
 
 def init_cache(cfg: config.ModelConfig, num_rows: int, length: int) -> Cache:
@@ -63,16 +90,17 @@ def forward(
     tokens_BS: Int[Array, "B S"],
     start_B: Int[Array, "B"],
     row_B: Int[Array, "B"] | None = None,
-) -> tuple[Float[Array, "B S D"], Cache]:
+) -> tuple[Float[Array, "B S D"], Cache, tuple[Float[Array, "E"], ...]]:
     """What the head reads of tokens at positions start, start + 1, ...; and the cache with them.
 
-    `row_B` says which cache row each sequence has; None: sequence b has row b.
+    Third, how many of the tokens each expert got, for every MoE layer. `row_B` says which cache row
+    each sequence has; None: sequence b has row b.
     """
     positions_BS = start_B[:, None] + jnp.arange(tokens_BS.shape[1])
     rotation = rope.rotation(cfg, positions_BS)
     x_BSD = weights.embed_VD[tokens_BS].astype(layers.compute_dtype(cfg))
     is_token_BS = jnp.ones(tokens_BS.shape, bool)
-    written = []
+    written, loads = [], []
     for index, (layer, cache_BTJ) in enumerate(zip(weights.layers, cache, strict=True)):
         block = absorbed.bind(cfg, layer.block, is_moe=index >= cfg.num_dense_layers)
         attend = functools.partial(
@@ -82,12 +110,14 @@ def forward(
             cache=cache_BTJ,
             row_B=row_B,
         )
-        x_BSD, (cache_BTJ, _) = block.around(attend, x_BSD, layer.bias_E, is_token_BS)
+        x_BSD, (cache_BTJ, stats) = block.around(attend, x_BSD, layer.bias_E, is_token_BS)
         written.append(cache_BTJ)
+        if stats is not None:
+            loads.append(stats.load_E)
     hidden_BSD = layers.rms_norm(
         x_BSD, weights.final_norm_D, cfg.rms_norm_eps, zero_centered=cfg.zero_centered_gamma
     )
-    return hidden_BSD, tuple(written)
+    return hidden_BSD, tuple(written), tuple(loads)
 
 
 def logits(
@@ -109,7 +139,7 @@ def prefill(
 ) -> tuple[Float[Array, "V"], Cache]:
     """A chunk of one row's prompt from position `start`; the logits after its token `last`."""
     start_B, row_B = jnp.asarray(start)[None], jnp.asarray(row)[None]
-    hidden_BSD, cache = forward(cfg, weights, cache, tokens_S[None], start_B, row_B)
+    hidden_BSD, cache, _ = forward(cfg, weights, cache, tokens_S[None], start_B, row_B)
     return logits(cfg, weights, hidden_BSD[0, last]), cache
 
 
@@ -122,7 +152,7 @@ def decode(
     positions_B: Int[Array, "B"],
 ) -> tuple[Float[Array, "B V"], Cache]:
     """One token of every row; the logits after it."""
-    hidden_B1D, cache = forward(cfg, weights, cache, tokens_B[:, None], positions_B)
+    hidden_B1D, cache, _ = forward(cfg, weights, cache, tokens_B[:, None], positions_B)
     return logits(cfg, weights, hidden_B1D[:, 0]), cache
 
 
@@ -170,7 +200,7 @@ def score(
 
     Tokens are at positions start, start + 1, ...; row b continues cache row b.
     """
-    hidden_BSD, cache = forward(cfg, weights, cache, tokens_BS, start_B)
+    hidden_BSD, cache, _ = forward(cfg, weights, cache, tokens_BS, start_B)
 
     def of_row(row):
         hidden_SD, targets_S = row

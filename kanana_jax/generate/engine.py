@@ -5,7 +5,6 @@ reads their prompts in chunks. Shapes come from a short list, so few functions a
 """
 
 import collections
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -17,8 +16,6 @@ from jaxtyping import Array
 from kanana_jax import config
 from kanana_jax.generate import decoder, sampling, text
 from kanana_jax.generate.sampling import Sampling
-
-_SMALLEST_CHUNK = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,19 +67,14 @@ class Engine:
         tokens_per_step: int = 4,
         mesh: jax.sharding.Mesh | None = None,
     ):
-        for name, number in (
-            ("num_rows", num_rows),
-            ("length", length),
-            ("chunk", chunk),
-            ("tokens_per_step", tokens_per_step),
-        ):
-            if number < 1:
-                raise ValueError(f"{name} must be positive, got {number}")
+        decoder.check_sizes(
+            num_rows=num_rows, length=length, chunk=chunk, tokens_per_step=tokens_per_step
+        )
         self.length = length
         self._cfg, self._weights, self._mesh = cfg, weights, mesh
         self._decode, self._eos_ids = decode, frozenset(eos_ids)
         self._chunk, self._tokens_per_step = chunk, tokens_per_step
-        with self._on_mesh():
+        with decoder.on_mesh(mesh):
             self._cache = decoder.init_cache(cfg, num_rows, length)
         self._rows: list[_Running | None] = [None] * num_rows
         self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
@@ -129,15 +121,12 @@ class Engine:
 
     def step(self) -> list[Piece]:
         """Draws tokens of every running request, and starts what can start."""
-        with self._on_mesh():
+        with decoder.on_mesh(self._mesh):
             pieces = self._draw_running()
             for row, running in enumerate(self._rows):
                 if running is None and self._waiting:
                     pieces += self._start(row, *self._waiting.popleft())
         return pieces
-
-    def _on_mesh(self) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
     def _draw_running(self) -> list[Piece]:
         rows = self._rows
@@ -169,7 +158,7 @@ class Engine:
                 self._weights,
                 self._cache,
                 np.int32(row),
-                np.pad(part, (0, self._padded(len(part)) - len(part))),
+                np.pad(part, (0, decoder.padded_chunk(len(part), self._chunk) - len(part))),
                 np.int32(start),
                 np.int32(len(part) - 1),
             )
@@ -180,10 +169,6 @@ class Engine:
         how, is_filtered = _sampling_rows([running])
         token_B = sampling.sample(logits_V[None], how, is_filtered=is_filtered)
         return [self._push(row, int(token_B[0]))]
-
-    def _padded(self, num_tokens: int) -> int:
-        """The smallest compiled chunk that holds so many tokens: a power of two, or `chunk`."""
-        return min(self._chunk, max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length()))
 
     def _push(self, row: int, token: int) -> Piece:
         """Books a token of a row, and frees the row if it was the last one."""

@@ -94,9 +94,8 @@ def _place(
     bias_spec = model.ParamSpec(role="router", logical_axes=("scores",))
     made = []
     for index in range(cfg.num_layers):
-        is_moe = index >= cfg.num_dense_layers
-        stack = "moe_layers" if is_moe else "dense_layers"
-        place = index - cfg.num_dense_layers if is_moe else index
+        stack, place = decoder.locate(cfg, index)
+        is_moe = stack == "moe_layers"
         block = _read_block(cfg, opened, stack, place)
         bias_E = opened.read(hf_names.ROUTER_BIAS, place) if is_moe else np.zeros(0, np.float32)
         specs_of_layer = absorbed.describe_layer(cfg, is_moe=is_moe)

@@ -5,17 +5,13 @@
 Letters: B sequences at a time, S tokens of a chunk.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from kanana_jax.generate import decoder
 from kanana_jax.generate.load import Loaded
-
-_SMALLEST_CHUNK = 32
 
 
 class Score(NamedTuple):
@@ -34,12 +30,10 @@ class Scorer:
     """Scores `num_rows` pairs at a time, of at most `length` tokens without the last one."""
 
     def __init__(self, loaded: Loaded, *, num_rows: int = 8, length: int = 2048, chunk: int = 512):
-        for name, number in (("num_rows", num_rows), ("length", length), ("chunk", chunk)):
-            if number < 1:
-                raise ValueError(f"{name} must be positive, got {number}")
+        decoder.check_sizes(num_rows=num_rows, length=length, chunk=chunk)
         self.length = length
         self._loaded, self.num_rows, self._chunk = loaded, num_rows, chunk
-        with self._on_mesh():
+        with decoder.on_mesh(loaded.mesh):
             self._cache = decoder.init_cache(loaded.cfg, num_rows, length)
 
     def score(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Score]]:
@@ -70,7 +64,7 @@ class Scorer:
         for start in range(0, width, self._chunk):
             targets_BS = tokens[:, start + 1 : min(start + self._chunk, width) + 1]
             inputs_BS = tokens[:, start : start + targets_BS.shape[1]]
-            with self._on_mesh():
+            with decoder.on_mesh(self._loaded.mesh):
                 logprob_BS, best_BS, self._cache = decoder.score(
                     self._loaded.cfg,
                     self._loaded.weights,
@@ -94,11 +88,7 @@ class Scorer:
         """A width of few kinds, so that little is compiled: whole chunks or a power of two."""
         if num_tokens > self._chunk:
             return -(-num_tokens // self._chunk) * self._chunk
-        return min(self._chunk, max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length()))
-
-    def _on_mesh(self) -> contextlib.AbstractContextManager:
-        mesh = self._loaded.mesh
-        return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+        return decoder.padded_chunk(num_tokens, self._chunk)
 
 
 def windows(ids: Sequence[int], prefix: int, length: int) -> list[Pair]:

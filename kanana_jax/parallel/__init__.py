@@ -9,6 +9,7 @@ from kanana_jax.parallel.hosts import (
     is_first,
     is_joined,
     join,
+    on_first,
     together,
 )
 from kanana_jax.parallel.mesh import axis_sizes, check, make_mesh
@@ -36,6 +37,7 @@ __all__ = [
     "local",
     "local_rows",
     "make_mesh",
+    "on_first",
     "param_shardings",
     "partition_spec",
     "shard_batch",

@@ -157,9 +157,17 @@ def together(fn: Callable[[], Any]) -> Any:
     return result
 
 
+def on_first(fn: Callable[[], Any]) -> Any:
+    """Calls fn() on process 0 and returns its result there, None elsewhere.
+
+    Errors as in `together`.
+    """
+    return together(lambda: fn() if is_first() else None)
+
+
 def first_then_others(fn: Callable[[], Any]) -> Any:
     """Calls fn() on process 0, and on the others when that is done; errors as in `together`."""
-    found = together(lambda: fn() if is_first() else None)
+    found = on_first(fn)
     others = together(lambda: None if is_first() else fn())
     return found if is_first() else others
 

@@ -27,8 +27,8 @@ import jax
 from kanana_jax import config, model
 from kanana_jax.optim import chunks, matrices
 from kanana_jax.parallel import rules
-from kanana_jax.plan import collectives
-from kanana_jax.train import optimizers, state
+from kanana_jax.plan import collectives, flops
+from kanana_jax.train import state
 
 _BATCH_LIKE = (*config.BATCH_AXES, "context")  # devices along these see different tokens
 
@@ -198,12 +198,7 @@ def leaves(exp: config.Experiment, sizes: Mapping[str, int]) -> Iterator[Leaf]:
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )
     shapes = jax.tree.leaves(state.param_shapes(exp.model))
-    by_muon = jax.tree.leaves(
-        optimizers.matrix_specs(exp), is_leaf=lambda x: x is None or hasattr(x, "rows")
-    )
-    if exp.optimizer.name == "adamw":
-        by_muon = [None] * len(shapes)
-    for leaf, spec, matrix in zip(shapes, described, by_muon, strict=True):
+    for leaf, spec, matrix in zip(shapes, described, flops.muon_specs(exp), strict=True):
         used = (axis for name in spec.logical_axes for axis in rules.mesh_axes(name))
         axes = tuple(axis for axis in used if sizes[axis] > 1)
         yield Leaf(leaf.shape, spec, axes, matrix)

@@ -5,6 +5,7 @@ muon    per matrix M x N, M <= N, and step: 4 M^2 N + 2 M^3 (X X^T, its square, 
 """
 
 import math
+from typing import Any
 
 import jax
 
@@ -24,15 +25,18 @@ def of_model(exp: config.Experiment) -> float:
 
 def of_muon(exp: config.Experiment) -> float:
     """Polar factors of every matrix, each computed once."""
-    if exp.optimizer.name == "adamw":
-        return 0.0
     shapes = jax.tree.leaves(state.param_shapes(exp.model))
-    specs = jax.tree.leaves(optimizers.matrix_specs(exp), is_leaf=lambda x: x is None or _is(x))
     return sum(
         of_stack(leaf.shape, spec, exp.optimizer.polar_steps)
-        for leaf, spec in zip(shapes, specs, strict=True)
+        for leaf, spec in zip(shapes, muon_specs(exp), strict=True)
         if spec is not None
     )
+
+
+def muon_specs(exp: config.Experiment) -> list[Any]:
+    """The MatrixSpec of each parameter that Muon updates, None for the others, in tree order."""
+    specs = jax.tree.leaves(optimizers.matrix_specs(exp), is_leaf=lambda x: x is None or _is(x))
+    return [None] * len(specs) if exp.optimizer.name == "adamw" else specs
 
 
 def of_stack(shape: tuple[int, ...], spec, steps: int) -> float:

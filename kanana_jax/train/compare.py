@@ -47,9 +47,7 @@ def run(exp: config.Experiment, workdir: Path) -> None:
         exp = parallel.together(lambda: _with_corpus(exp, workdir, corpus))
         with storage.needed(workdir), lock.held(workdir):
             runs = plan(exp, workdir)
-            parallel.together(
-                lambda: _begin(exp, workdir, runs, corpus) if parallel.is_first() else None
-            )
+            parallel.on_first(lambda: _begin(exp, workdir, runs, corpus))
             finished = parallel.everyones([_is_finished(one) for one in runs])[0]
             waiting = [one for one, done in zip(runs, finished, strict=True) if not done]
             sweep = progress.Sweep(

@@ -20,9 +20,7 @@ def held(workdir: Path):
     of several processes does not see this folder but another of the same name.
     """
     with contextlib.ExitStack() as stack:
-        name = parallel.together(
-            lambda: stack.enter_context(_locked(workdir)) if parallel.is_first() else None
-        )
+        name = parallel.on_first(lambda: stack.enter_context(_locked(workdir)))
         name = parallel.everyones(name)[0]
         parallel.together(lambda: _expect_shared(workdir, name))
         yield

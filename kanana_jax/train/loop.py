@@ -87,7 +87,7 @@ def run(
             storage.expect_last_checkpoint(directory, saved.steps(), exp.train.num_steps)
         _write_result(exp, arm, directory, records.trouble_step)
 
-    parallel.together(lambda: finish() if parallel.is_first() else None)
+    parallel.on_first(finish)
 
 
 def _advance(parts: _Parts, at: resume.Position) -> None:

@@ -85,9 +85,8 @@ def direct(x, *, symmetric: Callable):
 def gram(x, *, symmetric: Callable):
     """Five steps in the Gram form in float16, with a fresh R after three."""
     dtype = x.dtype
-    x = _normalised(x).astype(
-        jnp.float16
-    )  # more than one row between fresh R is too much for bfloat16
+    # More than one row between fresh R is too much for bfloat16.
+    x = _normalised(x).astype(jnp.float16)
     for count in (3, 2):
         r = symmetric(x)
         q = p = _polynomial(r, symmetric)

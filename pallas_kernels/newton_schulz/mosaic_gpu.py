@@ -46,9 +46,8 @@ def choose_config(shape: tuple[int, ...]) -> kernel.Config:
         (tiles_per_item, cluster_size, _), round_times = case
         config = kernel.Config(tiles_per_item, cluster_size)
         num_items = math.prod(shape[:-2]) * len(kernel.item_table(shape[-2], config))
-        return (
-            -(-num_items // (num_multiprocessors // cluster_size)) * round_times[shape[-1] > _SHORT]
-        )
+        num_rounds = -(-num_items // (num_multiprocessors // cluster_size))
+        return num_rounds * round_times[shape[-1] > _SHORT]
 
     (tiles_per_item, cluster_size, num_stages), _ = min(_ROUND_TIMES.items(), key=time)
     num_clusters = num_multiprocessors // cluster_size

@@ -43,19 +43,13 @@ def test_two_processes_are_killed_four_go_on_and_one_ends_what_one_alone_does(la
     edits = (*SHORT, "mesh.data=-1", "mesh.fsdp=2")
     slow = SLOW_STEPS | {"DEVICES": "2", "ROWS": str(rows[1])}
 
-    started = lab.start_several(2, workdir, *edits, **slow)
-    processes.wait_for_checkpoint(started[0], workdir, 4)
-    for process in started:
-        process.send_signal(signal.SIGKILL)
-    ended = processes.ends(started)
-    assert [code for code, _ in ended] == [-signal.SIGKILL] * 2, ended
-
-    started = lab.start_several(4, workdir, *edits, **slow)
-    processes.wait_for_checkpoint(started[0], workdir, 8)
-    for process in started:
-        process.send_signal(signal.SIGKILL)
-    ended = processes.ends(started)
-    assert [code for code, _ in ended] == [-signal.SIGKILL] * 4, ended
+    for num_processes, step in ((2, 4), (4, 8)):
+        started = lab.start_several(num_processes, workdir, *edits, **slow)
+        processes.wait_for_checkpoint(started[0], workdir, step)
+        for process in started:
+            process.send_signal(signal.SIGKILL)
+        ended = processes.ends(started)
+        assert [code for code, _ in ended] == [-signal.SIGKILL] * num_processes, ended
     assert processes.saved_steps(workdir)[-1] < 16
 
     code, shown = lab.run(workdir, *edits, DEVICES="2", ROWS=str(rows[1]))

@@ -7,26 +7,17 @@ done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be u
 
 import argparse
 import signal
-import sys
-from pathlib import Path
 
 import uvicorn
-from absl import logging
 
-from kanana_jax import config, generate
-from kanana_jax.checkpoint import CheckpointError
-from kanana_jax.data import DataError
-from kanana_jax.generate import serve
+from kanana_jax import generate
+from kanana_jax.generate import command, serve
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
-    logging.set_verbosity(logging.ERROR)
-    try:
+    with command.refusing():
         server = _make_server(arguments)
-    except (CheckpointError, config.ConfigError, DataError, ValueError) as error:
-        print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(2)
     # uvicorn raises a signal again once it has shut down in order; that was all we wanted.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -36,9 +27,7 @@ def main(argv: list[str] | None = None) -> None:
 def _make_server(arguments: argparse.Namespace) -> uvicorn.Server:
     if arguments.max_waiting < 0:
         raise ValueError(f"--max-waiting must not be negative, got {arguments.max_waiting}")
-    loaded = generate.load(
-        arguments.checkpoint, arguments.dtype, tensor_parallel=arguments.tensor_parallel
-    )
+    loaded = command.load(arguments)
     engine = loaded.engine(
         num_rows=arguments.batch_size,
         length=arguments.length,
@@ -67,8 +56,7 @@ def _make_server(arguments: argparse.Namespace) -> uvicorn.Server:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kanana_jax.generate.serve", allow_abbrev=False)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a model's folder")
+    parser = command.model_parser("kanana_jax.generate.serve")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--model-name", help="default: the folder's")
@@ -79,10 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-waiting", type=int, default=1024, help="requests that may wait")
     parser.add_argument(
         "--tokens-per-step", type=int, default=4, help="drawn before the host looks at them"
-    )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the model's")
-    parser.add_argument(
-        "--tensor-parallel", type=int, default=1, help="devices that share every layer"
     )
     parser.add_argument("--shutdown-seconds", type=int, default=30)
     return parser

@@ -192,9 +192,8 @@ class _Form:
     opening: dict[str, Any] | None  # of every choice of a stream, before its text
 
     def head(self, model: str) -> dict[str, Any]:
-        return {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time())} | {
-            "model": model
-        }
+        number = uuid.uuid4().hex
+        return {"id": f"{self.prefix}-{number}", "created": int(time.time()), "model": model}
 
     def choice(self, place: int, body: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
         return {"index": place, **body, "logprobs": None, "finish_reason": finish_reason}

@@ -93,8 +93,8 @@ def _parse(
         max_tokens = _whole(fields, name, max_tokens, 1, None)
     num_choices = _whole(fields, "n", 1, 1, _MAX_CHOICES)
     is_streamed = _take(fields, "stream", bool, False)
-    options = _take(fields, "stream_options", dict, {})
-    has_usage = _take(options := dict(options), "include_usage", bool, False)
+    options = dict(_take(fields, "stream_options", dict, {}))
+    has_usage = _take(options, "include_usage", bool, False)
     if options:
         raise _bad("stream_options", f"has unknown fields {', '.join(sorted(options))}")
     sampling, stop = _sampling(fields), _stop(fields)
@@ -142,7 +142,7 @@ def _stop(fields: dict[str, Any]) -> tuple[str, ...]:
 def _prompts(fields: dict[str, Any]) -> list[Any]:
     prompt = fields.pop("prompt", None)
     many = prompt if isinstance(prompt, list) else [prompt]
-    if many and all(isinstance(one, int) and not isinstance(one, bool) for one in many):
+    if many and _is_ids(many):
         many = [many]
     is_good = [isinstance(one, str) or _is_ids(one) for one in many]
     if not many or not all(is_good):
@@ -151,9 +151,11 @@ def _prompts(fields: dict[str, Any]) -> list[Any]:
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(one, int) and not isinstance(one, bool) for one in value
-    )
+    return isinstance(value, list) and all(map(_is_integer, value))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _messages(fields: dict[str, Any]) -> list[Any]:
@@ -218,8 +220,11 @@ def _whole(
     value = fields.pop(name, default)
     if value is default:
         return value
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or (low is not None and value < low) or (high is not None and value > high):
+    if (
+        not _is_integer(value)
+        or (low is not None and value < low)
+        or (high is not None and value > high)
+    ):
         bounds = "" if low is None else f" of at least {low}"
         bounds += "" if high is None else f" and at most {high}"
         raise _bad(name, f"must be an integer{bounds}, got {value!r}")
