@@ -1,9 +1,7 @@
 """The notebook that borrows the optimizer runs from its first cell to its last."""
 
-import json
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 
@@ -11,14 +9,8 @@ NOTEBOOK = Path(__file__).parents[2] / "experiments/notebooks/borrow_the_optimiz
 
 
 @pytest.mark.slow
-def test_notebook_runs_and_the_clip_holds():
-    matplotlib.use("Agg")
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    variables = {}
-    for source in sources:
-        if not source.startswith("%pip"):
-            exec(compile(source, NOTEBOOK.name, "exec"), variables)
+def test_notebook_runs_and_the_clip_holds(run_notebook):
+    variables = run_notebook(NOTEBOOK)
     # The clip acts one step late, hence the room above tau.
     assert max(variables["clip_peaks"]) < 2 * variables["tau"]
     assert max(variables["muon_peaks"]) > 2 * variables["tau"]

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from kanana_jax import config, data
 from kanana_jax.model import presets
@@ -56,3 +58,18 @@ def exp(text_file) -> config.Experiment:
 @pytest.fixture
 def corpus(exp, tmp_path):
     return data.open_corpus(exp.data, tmp_path / "cache")
+
+
+@pytest.fixture
+def restored_cache():
+    """Afterwards compiled functions are kept where they were before, as a rule nowhere."""
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX decides once whether it has one

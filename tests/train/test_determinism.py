@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import pallas_kernels
 from kanana_jax import config, data, parallel
@@ -56,19 +55,8 @@ def test_attention_is_told(exp, corpus, wanted, monkeypatch):
     assert set(told) == {wanted}
 
 
-def test_what_is_compiled_is_kept_for_later_processes(tmp_path, monkeypatch):
-    names = (
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-        "jax_persistent_cache_min_entry_size_bytes",
-    )
-    before = {name: getattr(jax.config, name) for name in names}
+def test_what_is_compiled_is_kept_for_later_processes(tmp_path, restored_cache):
     jax.jit(lambda x: x * 3)(jnp.ones(2))  # decides, once, that there is no cache
-    try:
-        compare._keep_compiled(tmp_path / "compiled")
-        jax.jit(lambda x: jnp.sin(x) * 5)(jnp.ones(2))
-        assert list((tmp_path / "compiled").glob("jit__lambda*"))
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
+    compare._keep_compiled(tmp_path / "compiled")
+    jax.jit(lambda x: jnp.sin(x) * 5)(jnp.ones(2))
+    assert list((tmp_path / "compiled").glob("jit__lambda*"))

@@ -1,34 +1,21 @@
 """The notebook for TPU VMs runs from its first cell to its last, here on CPU devices."""
 
-import json
 from pathlib import Path
 
-import jax
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "experiments/notebooks/kanana_on_tpu_vm.ipynb"
 
 
 @pytest.mark.slow
-def test_notebook_trains_reports_and_resumes(tmp_path, monkeypatch):
-    matplotlib.use("Agg")
+def test_notebook_trains_reports_and_resumes(tmp_path, monkeypatch, restored_cache, run_notebook):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    variables = {}
-    try:
-        for source in sources:
-            if not source.startswith("%pip"):
-                exec(compile(source, NOTEBOOK.name, "exec"), variables)
-        assert len(variables["figures"]) == len(plt.get_fignums()) > 0
-    finally:
-        plt.close("all")
-        jax.config.update("jax_compilation_cache_dir", None)
+    variables = run_notebook(NOTEBOOK)
+    assert len(variables["figures"]) == len(plt.get_fignums()) > 0
     assert dict(variables["mesh"].shape)["fsdp"] == len(variables["devices"])
     assert "do not multiply to the 8 devices" in variables["refusal"]
     assert "libtpu comes with" in variables["planned"] or "HBM" in variables["planned"]
