@@ -40,7 +40,7 @@ SCOPES = {
     "attention": "attention",
     "experts": "experts",
     "dense and shared MLP, router": "mlp",
-    "head and loss": "head|token_losses",
+    "head and loss": "head",
 }
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from kanana_jax import config, model, optim
-from kanana_jax.train import diagnostics, initial, loss, optimizers, state
+from kanana_jax.train import diagnostics, head, initial, loss, optimizers, state
 
 Metrics = dict[str, Any]
 
@@ -211,7 +211,15 @@ def evaluate_batch(
     hidden, _ = model.hidden_states(
         cfg, params, router_bias, batch.tokens, batch.positions, batch.segment_ids
     )
-    nll, _ = loss.token_losses(cfg, params, hidden, batch.targets, chunk_tokens)
+    _, nll, _ = head.losses(
+        cfg,
+        params,
+        hidden,
+        batch.targets,
+        batch.loss_mask,
+        z_weight=0.0,
+        chunk_tokens=chunk_tokens,
+    )
     return jnp.sum(nll * batch.loss_mask, axis=1), jnp.sum(batch.target_bytes, axis=1)
 
 

@@ -105,24 +105,6 @@ def test_what_was_compiled_ahead_is_not_compiled_again(exp, corpus, caplog):
     assert not [name for name in compiled if "train_step" in name or "diagnose" in name]
 
 
-def test_the_head_in_chunks_gives_the_same_losses_and_gradients(exp, corpus):
-    exp = record.with_vocab(exp, corpus.vocab_size)
-    params = model.init(exp.model, jax.random.key(0))
-    hidden = jax.random.normal(jax.random.key(1), (4, 32, exp.model.hidden_size))
-    targets = jax.random.randint(jax.random.key(2), (4, 32), 0, exp.model.vocab_size)
-
-    def total(hidden, chunk):
-        nll, logz = loss.token_losses(exp.model, params, hidden, targets, chunk)
-        return jnp.sum(nll**2 + logz)
-
-    whole = jax.value_and_grad(total)(hidden, 1 << 20)
-    for chunk in (64, 7, 1):
-        found = jax.value_and_grad(total)(hidden, chunk)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, whole
-        )
-
-
 def test_every_parameter_has_exactly_one_optimizer(exp):
     specs = optimizers.matrix_specs(_edit(exp, "model.vocab_size=64"))
     by_muon = [spec is not None for spec in jax.tree.leaves(specs, is_leaf=lambda x: x is None)]

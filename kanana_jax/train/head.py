@@ -1,0 +1,128 @@
+"""Next-token losses of the head, and their gradients in the same pass.
+
+    loss = sum_t w_t (nll_t + z logz_t^2)    logz = log sum exp logits    nll = logz - logit[target]
+
+The logits (B, S, V) are the largest array of a small model and of a large vocabulary. They are
+formed for a slice of the sequence at a time, and the gradients of the hidden states and of the head
+are taken before the next slice, so that logits are neither kept nor formed again: what comes back
+from the total loss is only a factor.
+Letters: B sequences, S positions, D hidden, V vocabulary.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kanana_jax import config, model, parallel
+
+
+def losses(
+    cfg: config.ModelConfig,
+    params: Any,
+    hidden_BSD: Float[Array, "B S D"],
+    targets_BS: Int[Array, "B S"],
+    weights_BS: Float[Array, "B S"],
+    *,
+    z_weight: float,
+    chunk_tokens: int,
+) -> tuple[Float[Array, ""], Float[Array, "B S"], Float[Array, "B S"]]:
+    """The weighted loss, and without gradient each token's negative log-likelihood and logz.
+
+    Every device forms the logits of its own tokens, `chunk_tokens` at a time, against the whole
+    head; the tensor axis splits the tokens too. There is no gradient for the weights.
+    """
+    name = "embed" if cfg.tie_embeddings else "head"
+    head_axes = model.describe(cfg)[name].logical_axes
+
+    def on_device(hidden_BSD, targets_BS, weights_BS, head):
+        head = parallel.local.gather_weight(head, head_axes.index("embed"), like=targets_BS)
+        head_DV = head.T if cfg.tie_embeddings else head
+        chunks = _num_chunks(*targets_BS.shape, chunk_tokens)
+        loss, nll_BS, logz_BS = _in_chunks(
+            z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS
+        )
+        return loss[None, None], nll_BS, logz_BS
+
+    tokens = ("batch", "head_sequence")
+    loss_of_devices, nll_BS, logz_BS = parallel.local.on_parts(
+        on_device,
+        (hidden_BSD, targets_BS, weights_BS, params[name]),
+        ((*tokens, "whole"), tokens, tokens, head_axes),
+        [tokens, tokens, tokens],
+    )
+    return loss_of_devices.sum(), jax.lax.stop_gradient(nll_BS), jax.lax.stop_gradient(logz_BS)
+
+
+def _num_chunks(num_seqs: int, seq_len: int, chunk_tokens: int) -> int:
+    """The fewest equal slices of the sequence that hold at most `chunk_tokens` tokens each."""
+    wanted = -(-num_seqs * seq_len // chunk_tokens)
+    return next((n for n in range(wanted, seq_len) if seq_len % n == 0), seq_len)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _in_chunks(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS):
+    found, _ = _scan(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS, False)
+    return found
+
+
+def _forward(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS):
+    return _scan(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS, True)
+
+
+def _backward(z_weight, chunks, grads, cotangents):
+    factor = cotangents[0]  # the others are of what has no gradient
+    grad_BSD, grad_DV = grads
+    return factor.astype(grad_BSD.dtype) * grad_BSD, factor * grad_DV, None, None
+
+
+_in_chunks.defvjp(_forward, _backward)
+
+
+def _scan(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS, with_grads: bool):
+    """((loss, nll, logz), gradients of loss for hidden and head or None)."""
+    dtype = hidden_BSD.dtype
+    low_DV = head_DV.astype(dtype)
+
+    def one(grad_DV, part):
+        hidden_BSD, targets_BS, weights_BS = part
+        logits_BSV = _product("BSD,DV->BSV", hidden_BSD, low_DV)
+        if not with_grads:
+            return None, (*_losses(logits_BSV, targets_BS, weights_BS, z_weight), None)
+        (loss, each), grad_BSV = jax.value_and_grad(_losses, has_aux=True)(
+            logits_BSV, targets_BS, weights_BS, z_weight
+        )
+        # In float32 it would make float32 operands of both products.
+        grad_BSV = grad_BSV.astype(dtype)
+        grad_DV += _product("BSD,BSV->DV", hidden_BSD, grad_BSV)
+        grad_BSD = _product("BSV,DV->BSD", grad_BSV, low_DV).astype(dtype)
+        return grad_DV, (loss, each, grad_BSD)
+
+    def split(x):
+        return jnp.moveaxis(x.reshape(x.shape[0], chunks, -1, *x.shape[2:]), 1, 0)
+
+    def join(x):
+        return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+
+    start = jnp.zeros_like(head_DV) if with_grads else None
+    parts = tuple(split(x) for x in (hidden_BSD, targets_BS, weights_BS))
+    grad_DV, (loss, each, grad_BSD) = jax.lax.scan(one, start, parts)
+    nll_BS, logz_BS = (join(x) for x in each)
+    return (loss.sum(), nll_BS, logz_BS), (join(grad_BSD), grad_DV) if with_grads else None
+
+
+def _losses(logits_BSV, targets_BS, weights_BS, z_weight):
+    """(loss, (nll, logz)) of a slice."""
+    logz_BS = jax.nn.logsumexp(logits_BSV, axis=-1)
+    # Not an index: its gradient would be scattered into an array like the logits.
+    is_target_BSV = targets_BS[..., None] == jnp.arange(logits_BSV.shape[-1])
+    nll_BS = logz_BS - jnp.sum(jnp.where(is_target_BSV, logits_BSV, 0.0), axis=-1)
+    loss = jnp.sum(weights_BS * (nll_BS + z_weight * logz_BS**2))
+    return loss, (nll_BS, logz_BS)
+
+
+@jax.named_scope("head")
+def _product(subscripts: str, left: Array, right: Array) -> Array:
+    return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)

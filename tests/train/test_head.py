@@ -1,0 +1,105 @@
+"""The head's losses and gradients in one pass against JAX's own of the whole logits."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kanana_jax import config, model, parallel
+from kanana_jax.model import presets
+from kanana_jax.train import head
+
+CFG = dataclasses.replace(
+    presets.tiny(67), hidden_size=16, compute_dtype="float32", tie_embeddings=False
+)
+Z_WEIGHT = 0.3
+
+
+def arrays(cfg, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 4)
+    name, shape = ("embed", (67, 16)) if cfg.tie_embeddings else ("head", (16, 67))
+    params = {name: jax.random.normal(keys[0], shape)}
+    hidden = jax.random.normal(keys[1], (8, 32, 16), dtype)
+    targets = jax.random.randint(keys[2], (8, 32), 0, 67)
+    weights = jax.random.bernoulli(keys[3], 0.8, (8, 32)) / 200.0
+    return params, hidden, targets, weights
+
+
+def plain(cfg, params, hidden, targets, weights):
+    """The loss from all logits at once, in float32."""
+    logits = model.logits(cfg, params, hidden.astype(jnp.float32))
+    logz = jax.nn.logsumexp(logits, axis=-1)
+    nll = logz - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jnp.sum(weights * (nll + Z_WEIGHT * logz**2)), nll, logz
+
+
+def chunked(cfg, params, hidden, targets, weights, chunk_tokens):
+    return head.losses(
+        cfg, params, hidden, targets, weights, z_weight=Z_WEIGHT, chunk_tokens=chunk_tokens
+    )
+
+
+def scaled_grads(fn, *args):
+    """As in a sum with other losses: the gradient that comes back is not 1."""
+    return jax.grad(lambda params, hidden: 3.0 * fn(params, hidden)[0], argnums=(0, 1))(*args)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("chunk_tokens", [1 << 20, 64, 7, 1])
+def test_losses_and_gradients_are_those_of_the_whole_logits(chunk_tokens, tied):
+    cfg = dataclasses.replace(CFG, tie_embeddings=tied)
+    params, hidden, *rest = arrays(cfg)
+
+    def ours(params, hidden):
+        return chunked(cfg, params, hidden, *rest, chunk_tokens)
+
+    def wanted(params, hidden):
+        return plain(cfg, params, hidden, *rest)
+
+    for got, exact in (
+        (ours(params, hidden), wanted(params, hidden)),
+        (scaled_grads(ours, params, hidden), scaled_grads(wanted, params, hidden)),
+    ):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), got, exact
+        )
+
+
+@pytest.mark.parametrize("axes", [{"data": 8}, {"fsdp": 4, "tensor": 2}, {"context": 2, "fsdp": 4}])
+def test_eight_devices_give_the_gradients_of_one(axes):
+    params, hidden, *rest = arrays(CFG)
+
+    def ours(params, hidden):
+        return chunked(CFG, params, hidden, *rest, 16)
+
+    alone = ours(params, hidden), scaled_grads(ours, params, hidden)
+    mesh = parallel.make_mesh(config.MeshConfig(**{"data": 1, "fsdp": 1, **axes}))
+    with jax.set_mesh(mesh):
+        spread = jax.jit(lambda *args: (ours(*args), scaled_grads(ours, *args)))(params, hidden)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), spread, alone)
+
+
+def test_bfloat16_products_have_the_gradients_of_float32_up_to_rounding():
+    cfg = dataclasses.replace(CFG, compute_dtype="bfloat16")
+    params, hidden, *rest = arrays(cfg, jnp.bfloat16)
+    got = scaled_grads(lambda *args: chunked(cfg, *args, *rest, 64), params, hidden)
+    exact = scaled_grads(lambda *args: plain(cfg, *args, *rest), params, hidden)
+    assert got[0]["head"].dtype == jnp.float32 and got[1].dtype == jnp.bfloat16
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
+        a, b = (np.asarray(x, np.float32) for x in (a, b))
+        assert np.linalg.norm(a - b) < 0.01 * np.linalg.norm(b)
+
+
+def test_no_array_of_all_logits_and_no_wide_product():
+    cfg = dataclasses.replace(CFG, compute_dtype="bfloat16")
+    params, hidden, *rest = arrays(cfg, jnp.bfloat16)
+    lowered = jax.jit(
+        lambda *args: scaled_grads(lambda *args: chunked(cfg, *args, *rest, 64), *args)
+    ).lower(params, hidden)
+    text = lowered.as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) == 3  # forward, and one for each gradient: nothing is formed again
+    assert all("xbf16>, tensor<" in line for line in products)
+    assert "tensor<8x8x67xf32>" in text and "tensor<8x32x67x" not in text
