@@ -95,6 +95,12 @@ def add_up(x: jax.Array, axis: str) -> jax.Array:
     return jax.lax.psum(x, axis) if axis in _manual_axes() else x
 
 
+def add_all_up(x: jax.Array) -> jax.Array:
+    """The sum over all devices that have their own `x`."""
+    axes = tuple(sorted(_varying(x)))
+    return jax.lax.psum(x, axes) if axes else x
+
+
 def largest(x: jax.Array, axis: str) -> jax.Array:
     """The maximum over `axis`, without gradient."""
     x = jax.lax.stop_gradient(x)

@@ -10,7 +10,7 @@ Letters: B sequences, S positions, D hidden, V vocabulary.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,63 +36,69 @@ def losses(
     """
     name = "embed" if cfg.tie_embeddings else "head"
     head_axes = model.describe(cfg)[name].logical_axes
-
-    def on_device(hidden_BSD, targets_BS, weights_BS, head):
-        head = parallel.local.gather_weight(head, head_axes.index("embed"), like=targets_BS)
-        head_DV = head.T if cfg.tie_embeddings else head
-        chunks = _num_chunks(*targets_BS.shape, chunk_tokens)
-        loss, nll_BS, logz_BS = _in_chunks(
-            z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS
-        )
-        return loss[None, None], nll_BS, logz_BS
-
+    settings = _Settings(z_weight, chunk_tokens, head_axes.index("embed"), cfg.tie_embeddings)
     tokens = ("batch", "head_sequence")
-    loss_of_devices, nll_BS, logz_BS = parallel.local.on_parts(
-        on_device,
-        (hidden_BSD, targets_BS, weights_BS, params[name]),
-        ((*tokens, "whole"), tokens, tokens, head_axes),
-        [tokens, tokens, tokens],
+    loss, nll_BS, logz_BS = parallel.local.on_parts(
+        functools.partial(_of_device, settings),
+        (hidden_BSD, params[name], targets_BS, weights_BS),
+        ((*tokens, "whole"), head_axes, tokens, tokens),
+        [(), tokens, tokens],
     )
-    return loss_of_devices.sum(), jax.lax.stop_gradient(nll_BS), jax.lax.stop_gradient(logz_BS)
+    return loss, jax.lax.stop_gradient(nll_BS), jax.lax.stop_gradient(logz_BS)
 
 
-def _num_chunks(num_seqs: int, seq_len: int, chunk_tokens: int) -> int:
-    """The fewest equal slices of the sequence that hold at most `chunk_tokens` tokens each."""
-    wanted = -(-num_seqs * seq_len // chunk_tokens)
-    return next((n for n in range(wanted, seq_len) if seq_len % n == 0), seq_len)
+class _Settings(NamedTuple):
+    z_weight: float
+    chunk_tokens: int
+    embed_dim: int  # of the head, which fsdp splits
+    is_tied: bool
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _in_chunks(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS):
-    found, _ = _scan(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS, False)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _of_device(settings, hidden_BSD, head, targets_BS, weights_BS):
+    head_DV = _whole_head(settings, targets_BS, head)
+    found, _ = _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, with_grads=False)
     return found
 
 
-def _forward(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS):
-    return _scan(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS, True)
+def _forward(settings, hidden_BSD, head, targets_BS, weights_BS):
+    gather = functools.partial(_whole_head, settings, targets_BS)
+    head_DV, scatter = jax.vjp(gather, head)
+    found, (grad_BSD, grad_DV) = _scan(
+        settings, hidden_BSD, head_DV, targets_BS, weights_BS, with_grads=True
+    )
+    # At once, so that the layers' backward pass keeps this device's part only.
+    (grad_head,) = scatter(grad_DV)
+    return found, (grad_BSD, grad_head)
 
 
-def _backward(z_weight, chunks, grads, cotangents):
+def _backward(settings, grads, cotangents):
     factor = cotangents[0]  # the others are of what has no gradient
-    grad_BSD, grad_DV = grads
-    return factor.astype(grad_BSD.dtype) * grad_BSD, factor * grad_DV, None, None
+    grad_BSD, grad_head = grads
+    return factor.astype(grad_BSD.dtype) * grad_BSD, factor * grad_head, None, None
 
 
-_in_chunks.defvjp(_forward, _backward)
+_of_device.defvjp(_forward, _backward)
 
 
-def _scan(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS, with_grads: bool):
-    """((loss, nll, logz), gradients of loss for hidden and head or None)."""
+def _whole_head(settings, targets_BS, head):
+    head = parallel.local.gather_weight(head, settings.embed_dim, like=targets_BS)
+    return head.T if settings.is_tied else head
+
+
+def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: bool):
+    """((loss of all devices, nll, logz), gradients of loss for hidden and head or None)."""
     dtype = hidden_BSD.dtype
     low_DV = head_DV.astype(dtype)
+    chunks = _num_chunks(*targets_BS.shape, settings.chunk_tokens)
 
     def one(grad_DV, part):
         hidden_BSD, targets_BS, weights_BS = part
         logits_BSV = _product("BSD,DV->BSV", hidden_BSD, low_DV)
         if not with_grads:
-            return None, (*_losses(logits_BSV, targets_BS, weights_BS, z_weight), None)
+            return None, (*_losses(logits_BSV, targets_BS, weights_BS, settings.z_weight), None)
         (loss, each), grad_BSV = jax.value_and_grad(_losses, has_aux=True)(
-            logits_BSV, targets_BS, weights_BS, z_weight
+            logits_BSV, targets_BS, weights_BS, settings.z_weight
         )
         # In float32 it would make float32 operands of both products.
         grad_BSV = grad_BSV.astype(dtype)
@@ -110,7 +116,14 @@ def _scan(z_weight, chunks, hidden_BSD, head_DV, targets_BS, weights_BS, with_gr
     parts = tuple(split(x) for x in (hidden_BSD, targets_BS, weights_BS))
     grad_DV, (loss, each, grad_BSD) = jax.lax.scan(one, start, parts)
     nll_BS, logz_BS = (join(x) for x in each)
-    return (loss.sum(), nll_BS, logz_BS), (join(grad_BSD), grad_DV) if with_grads else None
+    found = parallel.local.add_all_up(loss.sum()), nll_BS, logz_BS
+    return found, (join(grad_BSD), grad_DV) if with_grads else None
+
+
+def _num_chunks(num_seqs: int, seq_len: int, chunk_tokens: int) -> int:
+    """The fewest equal slices of the sequence that hold at most `chunk_tokens` tokens each."""
+    wanted = -(-num_seqs * seq_len // chunk_tokens)
+    return next((n for n in range(wanted, seq_len) if seq_len % n == 0), seq_len)
 
 
 def _losses(logits_BSV, targets_BS, weights_BS, z_weight):
