@@ -3,8 +3,7 @@
     /<bucket>/<key>, ?list-type=2                          S3, bucket in the path
     /storage/v1/b/<bucket>/o, /upload/storage/v1/b/...     Cloud Storage, JSON
 
-`fault` is what every request gets: an HTTP status, or "hang" for as long as it is that. As a command it serves until it is
-ended, and prints its port.
+`fault` is what every request gets: an HTTP status, or "hang" for as long as it is that.
 """
 
 import contextlib
@@ -60,6 +59,7 @@ class Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits 40 ms
     server: Server
 
     def log_message(self, *_):
@@ -165,9 +165,3 @@ def _generation(content):
 
 def _metadata(name, content):
     return {"name": name, "generation": _generation(content), "size": str(len(content))}
-
-
-if __name__ == "__main__":
-    server = Server()
-    print(server.server_port, flush=True)
-    server.serve_forever()

@@ -4,6 +4,8 @@ Credentials come from where the stores' own tools take them; AWS_ENDPOINT_URL na
 that speaks S3.
 """
 
+import functools
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,9 @@ _LIMIT_S = 300.0
 _RETRIES = {"max_retries": 6, "initial_delay": "0.5s", "max_delay": "8s"}
 # How TensorStore's messages begin where the content is at fault, not the way to it.
 _OF_CONTENT = ("NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "DATA_LOSS", "OUT_OF_RANGE")
+
+
+_DRIVERS = {"gs": "gcs", "s3": "s3"}
 
 
 class UnreachableError(RuntimeError):
@@ -68,8 +73,8 @@ class Objects:
 
     def names(self, path: str = "") -> list[str]:
         """What begins with `path`, without it."""
-        listed = self._store().list(_starting_with(path), strip_prefix_length=len(path))
-        return [name.decode() for name in self._must(listed)]
+        listed = self._must(self._store().list(_starting_with(path)))
+        return [name.decode().removeprefix(path) for name in listed]
 
     def wait(self, future: Any) -> Any:
         """What TensorStore answers; raises UnreachableError where an object store does not."""
@@ -109,12 +114,22 @@ def open_objects(where: Path | str, environ: Mapping[str, str] = os.environ) -> 
         return Objects(folder, ts.Context(), {"driver": "file", "path": f"{folder}/"}, None)
     scheme, _, rest = str(where).partition("://")
     bucket, _, path = rest.partition("/")
-    driver = {"gs": "gcs", "s3": "s3"}[scheme]
-    spec = {"driver": driver, "bucket": bucket, "path": f"{path}/" if path else ""}
-    if driver == "s3":
-        spec |= _s3_settings(environ)
-    context = ts.Context({f"{driver}_request_retries": _RETRIES})
+    settings = _s3_settings(environ) if scheme == "s3" else {}
+    spec = {"driver": _DRIVERS[scheme], "bucket": bucket} | settings
+    context, _ = _open_bucket(json.dumps(spec))
+    spec["path"] = f"{path}/" if path else ""
     return Objects(str(where), context, spec, _LIMIT_S)
+
+
+@functools.cache
+def _open_bucket(spec: str) -> tuple[ts.Context, ts.KvStore]:
+    """Opens a bucket once and for all.
+
+    A bucket of S3 that is opened anew after a listing failed never answers (TensorStore 0.1.86):
+    finding out its region hangs.
+    """
+    context = ts.Context({f"{json.loads(spec)['driver']}_request_retries": _RETRIES})
+    return context, ts.KvStore.open(json.loads(spec), context=context).result()
 
 
 def _s3_settings(environ: Mapping[str, str]) -> dict[str, Any]:
