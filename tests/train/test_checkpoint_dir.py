@@ -12,6 +12,8 @@ from kanana_jax.checkpoint import native, objects, places
 from kanana_jax.report import metrics, progress
 from kanana_jax.train import compare
 
+pytestmark = pytest.mark.slow
+
 
 class _Killed(BaseException):
     pass
