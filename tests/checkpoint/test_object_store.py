@@ -34,7 +34,8 @@ def url(request, server, monkeypatch):
         needs_faults = "server" in inspect.signature(request.function).parameters
         if request.param == "gs" or needs_faults:
             pytest.skip("CHECKPOINT_URL names another server")
-        return f"{os.environ['CHECKPOINT_URL']}/{uuid.uuid4()}"
+        yield f"{os.environ['CHECKPOINT_URL']}/{uuid.uuid4()}"
+        return
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(
