@@ -216,6 +216,7 @@ class TrainConfig:
     diagnostics_interval_steps: int = 20  # spectral norms and orthogonality error
     checkpoint_interval_steps: int = 100
     keep_checkpoints: int = 2
+    checkpoint_dir: str = ""  # a folder, gs://bucket/prefix or s3://...; empty: the run's folder
     loss_chunk_tokens: int = 4096  # a device forms the head's logits of this many tokens at a time
 
     def __post_init__(self):
@@ -230,6 +231,12 @@ class TrainConfig:
             "keep_checkpoints",
             "loss_chunk_tokens",
         )
+        scheme, separator, rest = self.checkpoint_dir.partition("://")
+        if separator and (scheme not in ("gs", "s3") or not rest.partition("/")[0]):
+            raise ConfigError(
+                "train.checkpoint_dir must be a folder, gs://bucket/prefix or s3://bucket/prefix, "
+                f"got {self.checkpoint_dir!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 from kanana_jax.checkpoint.errors import CheckpointError
 from kanana_jax.checkpoint.manager import Checkpoints, NoUsableCheckpointError, Restored
 from kanana_jax.checkpoint.manifest import MismatchError
+from kanana_jax.checkpoint.objects import UnreachableError
+from kanana_jax.checkpoint.places import place_of, shared_place
 
 __all__ = [
     "CheckpointError",
@@ -10,4 +12,7 @@ __all__ = [
     "MismatchError",
     "NoUsableCheckpointError",
     "Restored",
+    "UnreachableError",
+    "place_of",
+    "shared_place",
 ]

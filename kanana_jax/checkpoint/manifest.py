@@ -5,10 +5,10 @@ the copy in memory, so they cover all between the training thread's memory and t
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from kanana_jax.checkpoint import shards
+from kanana_jax.checkpoint.objects import Objects
 from kanana_jax.checkpoint.shards import DamagedError
 
 _NAME = "manifest.json"
@@ -18,14 +18,16 @@ class MismatchError(ValueError):
     """A sound checkpoint of another model or optimizer: the configuration is at fault."""
 
 
-def write(folder: Path, step: int, leaves: dict[str, shards.Entry], notes: dict[str, Any]) -> None:
+def write(
+    folder: Objects, step: int, leaves: dict[str, shards.Entry], notes: dict[str, Any]
+) -> None:
     """Describes the arrays below `folder`; `notes` is JSON that belongs to the checkpoint."""
     content = {"step": step, "notes": notes, "leaves": leaves}
     sealed = content | {"checksum": _checksum(content)}
-    (folder / _NAME).write_text(json.dumps(sealed, indent=1))
+    folder.write(_NAME, json.dumps(sealed, indent=1).encode())
 
 
-def read(folder: Path, step: int, like: Any) -> dict[str, Any]:
+def read(folder: Objects, step: int, like: Any) -> dict[str, Any]:
     """Reads what `write` wrote, sound and of a tree like `like`.
 
     Raises DamagedError, or MismatchError when the manifest is sound but describes another tree.
@@ -36,16 +38,16 @@ def read(folder: Path, step: int, like: Any) -> dict[str, Any]:
     return content
 
 
-def load(folder: Path, step: int) -> dict[str, Any]:
+def load(folder: Objects, step: int) -> dict[str, Any]:
     """The manifest itself; raises DamagedError when it is not the one written for `step`."""
-    content = json.loads((folder / _NAME).read_text())
+    content = json.loads(folder.read(_NAME))
     checksum = content.pop("checksum")
     if checksum != _checksum(content) or content["step"] != step:
         raise DamagedError(f"its {_NAME} is not what was written")
     return content
 
 
-def _expect_same(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _expect_same(folder: Objects, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     differing = sorted(p for p in saved.keys() | wanted.keys() if saved.get(p) != wanted.get(p))
     if differing:
         first = differing[0]

@@ -7,18 +7,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kanana_jax.checkpoint import hf_files, manifest, native, shards
+from kanana_jax.checkpoint import hf_files, manifest, native, owner, places, shards
 from kanana_jax.checkpoint.errors import CheckpointError, first_line
+from kanana_jax.checkpoint.objects import UnreachableError
 
 
 def import_run(run: Path, target: Path) -> None:
     """Writes `target` from the run in the folder `run`, e.g. runs/NAME/run.
 
-    Holds the parameters in memory once, in float32.
+    Holds the parameters in memory once, in float32. Its checkpoints are where config.json says.
     """
     exp, workdir = _experiment(run)
     cfg = native.model_config(exp["model"])
-    weights = _restore(run, native.abstract(cfg, jnp.float32))
+    where = _where(exp, workdir, run)
+    try:
+        weights = _restore(where, native.abstract(cfg, jnp.float32))
+    except UnreachableError as error:
+        raise CheckpointError(str(error)) from error
     start = Path(exp["train"]["init_from"])
     extra = native.read_description(start).extra if exp["train"]["init_from"] else {}
     tokenizer = _tokenizer(exp, workdir)
@@ -33,7 +38,7 @@ def import_run(run: Path, target: Path) -> None:
 def _experiment(run: Path) -> tuple[dict[str, Any], Path]:
     """(configuration, working directory) of a run, which lies one or two folders below it."""
     for workdir in (run.parent, run.parent.parent):
-        if (run / "checkpoints").is_dir() and (workdir / "config.json").exists():
+        if run.is_dir() and (workdir / "config.json").exists():
             exp = hf_files.read_json(workdir / "config.json")
             edits = [edit for arm in exp["arms"] for edit in arm["edits"]]
             if any(edit.startswith("model.") for edit in edits):
@@ -42,23 +47,32 @@ def _experiment(run: Path) -> tuple[dict[str, Any], Path]:
                     "run the arm as an experiment of its own"
                 )
             return exp, workdir
-    raise CheckpointError(
-        f"expected a training run, a folder with checkpoints below a config.json; got {run}"
-    )
+    raise CheckpointError(f"expected the folder of a training run, below a config.json; got {run}")
 
 
-def _restore(run: Path, like: Any) -> Any:
-    folders = [path for path in (run / "checkpoints").absolute().glob("*") if path.name.isdigit()]
-    if not folders:
-        raise CheckpointError(f"{run} has no finished checkpoint; train until one is saved")
-    newest = max(folders, key=lambda path: int(path.name))
+def _where(exp: dict[str, Any], workdir: Path, run: Path) -> str:
+    checkpoint_dir = exp["train"].get("checkpoint_dir", "")  # older runs do not have it
+    if checkpoint_dir:
+        owner.check(places.shared_place(checkpoint_dir, exp["name"]), workdir)
+    return places.place_of(checkpoint_dir, exp["name"], run)
+
+
+def _restore(where: str, like: Any) -> Any:
+    place = places.open_place(where)
+    finished = place.finished()
+    if not finished:
+        raise CheckpointError(f"{where} has no finished checkpoint; train until one is saved")
+    step = max(finished)
+    newest = place.content(finished[step])
     try:
-        leaves = manifest.load(newest, int(newest.name))["leaves"]
+        leaves = manifest.load(newest, step)["leaves"]
         found = [
-            shards.place(shards.read(newest / "state", path, leaves[path], x), x)
+            shards.place(shards.read(newest.below("state"), path, leaves[path], x), x)
             for path, x in shards.paths(like).items()
         ]
         return jax.tree.unflatten(jax.tree.structure(like), found)
+    except UnreachableError:
+        raise
     except Exception as error:  # damaged files fail in too many ways to list
         raise CheckpointError(
             f"{newest} cannot be used ({first_line(error)}); start the training command again, "

@@ -1,4 +1,4 @@
-"""Arrays of a train state on disk: one zarr array each, one chunk per shard, a hash per chunk.
+"""Arrays of a train state in files: one zarr array each, one chunk per shard, a hash per chunk.
 
     state/<path of the array>/.zarray    shape, dtype, shape of a chunk
     state/<path of the array>/1.0        the shard at that place of the grid, uncompressed
@@ -10,12 +10,13 @@ chunks that its devices need, whatever mesh wrote them. A flipped bit makes a ch
 import hashlib
 import itertools
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tensorstore as ts
+
+from kanana_jax.checkpoint.objects import Objects
 
 # Of an array: {"shape", "dtype", "chunk_shape", "zarray": its hash, "chunks": {"1.0": its hash}}.
 Entry = dict[str, Any]
@@ -64,23 +65,23 @@ def _share(x: jax.Array) -> Share:
     return Share(x.shape, np.dtype(x.dtype), chunk_shape, chunks)
 
 
-def write(folder: Path, shares: dict[str, Share]) -> dict[str, Entry]:
+def write(folder: Objects, shares: dict[str, Share]) -> dict[str, Entry]:
     """Writes them below `folder` and returns the entries, with this process's chunks."""
     entries, writes = {}, []
     for path, share in shares.items():
         chunks = {_name(place): _hash(chunk) for place, chunk in share.chunks.items()}
         entries[path] = _shape(share) | {"chunk_shape": list(share.chunk_shape), "chunks": chunks}
         if chunks:
-            array = _open(folder / path, entries[path], create=True)
+            array = _open(folder, path, entries[path], create=True)
             writes += [
                 array[_slices(_region(place, share.chunk_shape))].write(chunk)
                 for place, chunk in share.chunks.items()
             ]
     for one in writes:
-        one.result()
+        folder.wait(one)
     for path, entry in entries.items():
         if entry["chunks"]:
-            entry["zarray"] = hash_bytes((folder / path / ".zarray").read_bytes())
+            entry["zarray"] = hash_bytes(folder.read(f"{path}/.zarray"))
     return entries
 
 
@@ -96,11 +97,11 @@ def merge(parts: list[dict[str, Entry]]) -> dict[str, Entry]:
     return merged
 
 
-def read(folder: Path, path: str, entry: Entry, like: Any) -> Regions:
+def read(folder: Objects, path: str, entry: Entry, like: Any) -> Regions:
     """What this process's devices need of the array at `path`, laid out as `like`.
 
-    Raises DamagedError, or what TensorStore raises, when it is not what was saved, and ValueError
-    when `like` has another shape or dtype.
+    Raises DamagedError, or what TensorStore raises, when it is not what was saved, ValueError when
+    `like` has another shape or dtype, and UnreachableError.
     """
     saved = {key: entry[key] for key in ("shape", "dtype")}
     if saved != _shape(like):
@@ -110,15 +111,15 @@ def read(folder: Path, path: str, entry: Entry, like: Any) -> Regions:
     regions = {ends: np.zeros([end - begin for begin, end in ends], like.dtype) for ends in wanted}
     if not math.prod(entry["shape"]):
         return regions
-    if hash_bytes((folder / path / ".zarray").read_bytes()) != entry["zarray"]:
+    if hash_bytes(folder.read(f"{path}/.zarray")) != entry["zarray"]:
         raise DamagedError(f"{path}/.zarray is not what was written")
-    array = _open(folder / path, entry, create=False)
+    array = _open(folder, path, entry, create=False)
     for place in itertools.product(*map(range, _grid(entry))):
         chunk_ends = _region(place, tuple(entry["chunk_shape"]))
         overlaps = {ends: _overlap(ends, chunk_ends) for ends in regions}
         if all(overlap is None for overlap in overlaps.values()):
             continue
-        chunk = array[_slices(chunk_ends)].read().result()
+        chunk = folder.wait(array[_slices(chunk_ends)].read())
         if _hash(chunk) != entry["chunks"][_name(place)]:
             raise DamagedError(f"{path} is not what was saved in chunk {_name(place)}")
         for ends, overlap in overlaps.items():
@@ -143,22 +144,24 @@ def _shape(x: Any) -> dict[str, Any]:
     return {"shape": list(x.shape), "dtype": np.dtype(x.dtype).name}
 
 
-def _open(path: Path, entry: Entry, *, create: bool) -> ts.TensorStore:
+def _open(folder: Objects, path: str, entry: Entry, *, create: bool) -> ts.TensorStore:
     spec = {
         "driver": "zarr",
-        "kvstore": {"driver": "file", "path": str(path.absolute())},
+        "kvstore": folder.spec(path),
         "metadata": {"compressor": None, "chunks": [max(size, 1) for size in entry["chunk_shape"]]},
         "fill_missing_data_reads": False,
         "store_data_equal_to_fill_value": True,
     }
     # Another process may have made it: all write the same metadata.
-    return ts.open(
+    opening = ts.open(
         spec,
+        context=folder.context,
         open=True,
         create=create,
         dtype=ts.dtype(entry["dtype"]),
         shape=entry["shape"],
-    ).result()
+    )
+    return folder.wait(opening)
 
 
 def _grid(entry: Entry) -> list[int]:

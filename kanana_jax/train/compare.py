@@ -15,7 +15,8 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
-from kanana_jax import config, data, parallel, report
+from kanana_jax import checkpoint, config, data, parallel, report
+from kanana_jax.checkpoint import owner
 from kanana_jax.report import progress
 from kanana_jax.train import events, initial, lock, loop, record, signals, step, storage
 
@@ -107,7 +108,16 @@ def _check(exp: config.Experiment, workdir: Path) -> tuple[config.Experiment, Me
     mesh = parallel.make_mesh(exp.mesh)
     parallel.check(exp, mesh.shape)
     record.check(workdir, exp)
+    if exp.train.checkpoint_dir:
+        where, may_take_over = _shared_checkpoints(exp)
+        owner.check(where, workdir, may_take_over=may_take_over, probe=parallel.is_first())
     return exp, mesh
+
+
+def _shared_checkpoints(exp: config.Experiment) -> tuple[str, bool]:
+    """Where they lie, and whether they may be those of another working directory."""
+    where = checkpoint.shared_place(exp.train.checkpoint_dir, exp.name)
+    return where, record.is_allowed("train.checkpoint_dir", exp.resume.allow)
 
 
 def _with_corpus(exp: config.Experiment, workdir: Path, corpus: data.Corpus) -> config.Experiment:
@@ -124,6 +134,9 @@ def _holding_if_several(stop: signals.StopRequest):
 def _begin(exp: config.Experiment, workdir: Path, runs: list[Run], corpus: data.Corpus) -> None:
     """Records this process in `workdir`, now locked."""
     changes = record.check(workdir, exp)
+    if exp.train.checkpoint_dir:
+        where, may_take_over = _shared_checkpoints(exp)
+        owner.claim(where, workdir, may_take_over=may_take_over)
     if changes:
         events.Events(workdir).report("settings_changed", "; ".join(changes))
         for one in runs:  # finished by the old settings

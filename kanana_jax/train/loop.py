@@ -52,7 +52,9 @@ def run(
     log, stop = events.Events(directory), stop or signals.StopRequest()
     with (
         checkpoint.Checkpoints(
-            directory / "checkpoints", keep=exp.train.keep_checkpoints, report=log.report
+            checkpoint.place_of(exp.train.checkpoint_dir, exp.name, directory),
+            keep=exp.train.keep_checkpoints,
+            report=log.report,
         ) as saved,
         _writer_of_first(directory) as writer,
     ):

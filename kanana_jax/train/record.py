@@ -31,7 +31,7 @@ def check(workdir: Path, exp: config.Experiment) -> list[str]:
     if exp.model.vocab_size == 0:  # filled in from the tokenizer when the run began
         wanted["model"]["vocab_size"] = saved["model"]["vocab_size"]
     lines = config.diff(saved | {"resume": None}, wanted | {"resume": None})
-    refused = [line for line in lines if not _is_allowed(line.partition(":")[0], exp.resume.allow)]
+    refused = [line for line in lines if not is_allowed(line.partition(":")[0], exp.resume.allow)]
     if refused:
         paths = ",".join(line.partition(":")[0] for line in refused)
         raise config.ConfigError(
@@ -42,7 +42,8 @@ def check(workdir: Path, exp: config.Experiment) -> list[str]:
     return lines
 
 
-def _is_allowed(path: str, allow: tuple[str, ...]) -> bool:
+def is_allowed(path: str, allow: tuple[str, ...]) -> bool:
+    """Whether `resume.allow` names the setting at `path`, or a group that it is in."""
     return any(path == one or path.startswith(f"{one}.") for one in allow)
 
 
@@ -50,7 +51,7 @@ def check_data(workdir: Path, exp: config.Experiment, fingerprint: str) -> None:
     """Raises ConfigError when the run in `workdir` was begun with other tokens."""
     path = workdir / "data.json"
     begun_with = json.loads(path.read_text())["fingerprint"] if path.exists() else fingerprint
-    if begun_with != fingerprint and not _is_allowed("data.paths", exp.resume.allow):
+    if begun_with != fingerprint and not is_allowed("data.paths", exp.resume.allow):
         raise config.ConfigError(
             f"{workdir} was begun with data of fingerprint {begun_with}, got {fingerprint}: the "
             "text of data.paths or the tokenizer has changed; restore it, choose another "

@@ -1,4 +1,4 @@
-"""A disk that takes nothing when something must be written: the start of a run, and its end.
+"""A disk or object store that takes nothing when it must: at the start of a run and at its end.
 
 In between training goes on without it; see checkpoint.Checkpoints and report.metrics.MetricsWriter.
 """
@@ -6,6 +6,8 @@ In between training goes on without it; see checkpoint.Checkpoints and report.me
 import contextlib
 import errno
 from pathlib import Path
+
+from kanana_jax import checkpoint
 
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -25,6 +27,11 @@ def needed(workdir: Path):
         raise StorageError(
             f"{error.filename or workdir} cannot be written ({error.strerror}); free space or make "
             "it writable, and run the same command again: it goes on from the last checkpoint"
+        ) from error
+    except checkpoint.UnreachableError as error:
+        raise StorageError(
+            f"{error}; make it reachable, and run the same command again: it goes on from the last "
+            "checkpoint"
         ) from error
 
 

@@ -151,9 +151,9 @@ def test_arrays_that_differ_from_those_saved_are_found_behind_sound_files(lab, m
         def write(self, chunk):
             return self.array.write(chunk + 1)
 
-    def open_changing(path, entry, *, create):
-        array = open_array(path, entry, create=create)
-        return Changing(array) if create and path.name == "step" else array
+    def open_changing(folder, path, entry, *, create):
+        array = open_array(folder, path, entry, create=create)
+        return Changing(array) if create and path == "step" else array
 
     lab.save(1)
     with monkeypatch.context() as patch:
