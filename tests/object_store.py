@@ -7,6 +7,7 @@
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import threading
@@ -23,8 +24,8 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port=0):
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
         self.fault: int | str | None = None
         # (method, key) -> None: called before each request, to set a fault at a certain one.
@@ -44,17 +45,24 @@ class Server(ThreadingHTTPServer):
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "token",
         }
 
-    @contextlib.contextmanager
-    def serving(self):
-        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self.fault = None
-            self.shutdown()
-            thread.join()
-            self.server_close()
+
+@contextlib.contextmanager
+def served():
+    """The one server of this process, empty and without faults."""
+    server = _start()
+    server.objects.clear()
+    try:
+        yield server
+    finally:
+        server.fault, server.before = None, lambda method, key: None
+
+
+@functools.cache
+def _start():
+    # TensorStore reads once where Cloud Storage is, so all tests of a process share it.
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -21,9 +21,9 @@ SHORT_LIMIT_S = 0.5
 NUM_OBJECTS = 1 + 2 * 5  # a manifest, and of each array .zarray and a chunk
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server():
-    with object_store.Server().serving() as server:
+    with object_store.served() as server:
         yield server
 
 
@@ -41,9 +41,7 @@ def url(request, server, monkeypatch):
     monkeypatch.setattr(
         objects, "_RETRIES", {"max_retries": 3, "initial_delay": "10ms", "max_delay": "50ms"}
     )
-    server.objects.clear()
     yield f"{request.param}://{object_store.BUCKET}/runs/{uuid.uuid4()}"
-    server.fault, server.before = None, lambda method, key: None
 
 
 class Lab:

@@ -30,7 +30,7 @@ class _KilledBar(progress.Progress):
 
 @pytest.fixture
 def server(monkeypatch):
-    with object_store.Server().serving() as server:
+    with object_store.served() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(
