@@ -57,14 +57,13 @@ class _Settings(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _of_device(settings, hidden_BSD, head, targets_BS, weights_BS):
     head_DV = _whole_head(settings, targets_BS, head)
-    found, _ = _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, with_grads=False)
-    return found
+    return _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, with_grads=False)[0]
 
 
 def _forward(settings, hidden_BSD, head, targets_BS, weights_BS):
     gather = functools.partial(_whole_head, settings, targets_BS)
     head_DV, scatter = jax.vjp(gather, head)
-    found, (grad_BSD, grad_DV) = _scan(
+    found, grad_BSD, grad_DV = _scan(
         settings, hidden_BSD, head_DV, targets_BS, weights_BS, with_grads=True
     )
     # At once, so that the layers' backward pass keeps this device's part only.
@@ -87,10 +86,10 @@ def _whole_head(settings, targets_BS, head):
 
 
 def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: bool):
-    """((loss of all devices, nll, logz), gradients of loss for hidden and head or None)."""
+    """((loss of all devices, nll, logz), its gradients for hidden and head or twice None)."""
     dtype = hidden_BSD.dtype
     low_DV = head_DV.astype(dtype)
-    chunks = _num_chunks(*targets_BS.shape, settings.chunk_tokens)
+    chunks = _num_chunks(targets_BS, settings.chunk_tokens)
 
     def one(grad_DV, part):
         hidden_BSD, targets_BS, weights_BS = part
@@ -117,12 +116,12 @@ def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: 
     grad_DV, (loss, each, grad_BSD) = jax.lax.scan(one, start, parts)
     nll_BS, logz_BS = (join(x) for x in each)
     found = parallel.local.add_all_up(loss.sum()), nll_BS, logz_BS
-    return found, (join(grad_BSD), grad_DV) if with_grads else None
+    return found, join(grad_BSD) if with_grads else None, grad_DV
 
 
-def _num_chunks(num_seqs: int, seq_len: int, chunk_tokens: int) -> int:
+def _num_chunks(targets_BS: Array, chunk_tokens: int) -> int:
     """The fewest equal slices of the sequence that hold at most `chunk_tokens` tokens each."""
-    wanted = -(-num_seqs * seq_len // chunk_tokens)
+    wanted, seq_len = -(-targets_BS.size // chunk_tokens), targets_BS.shape[1]
     return next((n for n in range(wanted, seq_len) if seq_len % n == 0), seq_len)
 
 
