@@ -38,6 +38,9 @@ def exchange(
     place_XX = jnp.cumsum(size_XX, axis=0) - size_XX
     room_ND = local.zeros((num_rows, *rows_MD.shape[1:]), like=rows_MD)
     if is_native():
+        # XLA:TPU would move its layout for the exchange into the sums that make the rows, and keep
+        # these in float32.
+        rows_MD = jax.lax.optimization_barrier(rows_MD)
         return jax.lax.ragged_all_to_all(
             rows_MD, room_ND, begin_X, sent_X, place_XX[me], received_X, axis_name=axis
         )

@@ -1,4 +1,4 @@
-"""Tokens that travel to their experts' devices: what one device computes, however they are routed."""
+"""Tokens that travel to their experts: what one device computes, however they are routed."""
 
 import dataclasses
 import itertools
