@@ -73,6 +73,9 @@ class ModelConfig:
     remat: Literal["none", "dots", "full"] = "none"
     attention_implementation: Implementation = "auto"
     grouped_matmul_implementation: Implementation = "auto"
+    # How tokens reach the experts of other devices: all-gathered, or each to its experts' devices
+    # only; "auto" takes what moves fewer bytes, with the cost model of model/exchange.py.
+    expert_exchange: Literal["auto", "gather", "ragged"] = "auto"
     deterministic: bool = False  # on a GPU too, runs repeat bit for bit; costs some speed there
 
     def __post_init__(self):

@@ -24,8 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 import pallas_kernels
 from kanana_jax.config import ModelConfig
-from kanana_jax.model import layers
-from kanana_jax.parallel import local
+from kanana_jax.model import exchange, layers
+from kanana_jax.parallel import local, ragged
 
 
 class RoutingStats(NamedTuple):
@@ -83,47 +83,65 @@ class MoE(nnx.Module):
 
     @jax.named_scope("experts")
     def _routed(self, x_BSD, expert_BSK, weight_BSK, w_gate_up, w_down):
-        """The experts of one device, on the tokens of all devices of its expert axis.
+        """The experts of one device, on the tokens of its expert axis that chose them.
 
-        Over the expert axis of X devices a token's activation is received X - 1 times, and so is
-        its output: 2 (X - 1) / X of the axis' tokens per device, whatever the routing. No token is
+        Tokens come by an all-gather, which moves each one to every device, or by an exchange that
+        moves it to the devices with its experts (`exchange.share_sent` compares them). No token is
         ever dropped. Over fsdp a device receives its row of experts; over tensor, which splits the
         experts' width, outputs are summed.
         """
+        shape = x_BSD.shape
         w_gate_up = local.gather_weight(w_gate_up, 0, like=x_BSD)
         w_down = local.gather_weight(w_down, 0, like=x_BSD)
-        # Sums over tensor come where tokens are few: before the gather, after the scatter.
+        # Sums over tensor come where tokens are few: before they are sent, after they are back.
         x_BSD, weight_BSK = local.vary(x_BSD, "tensor"), local.vary(weight_BSK, "tensor")
-        x_BSD, expert_BSK, weight_BSK = (
-            local.gather(x, "expert", 0) for x in (x_BSD, expert_BSK, weight_BSK)
+        x_TD, expert_TK, weight_TK = (
+            x.reshape(-1, x.shape[-1]) for x in (x_BSD, expert_BSK, weight_BSK)
         )
-        expert_BSK, weight_BSK = _choices_here(expert_BSK, weight_BSK, w_down.shape[0])
-        out_TD = pallas_kernels.moe_mlp(
-            x_BSD.reshape(-1, x_BSD.shape[-1]),
+        if exchange.form(self.cfg, local.axis_size("expert"), ragged.is_native()) == "ragged":
+            out_TD = self._exchanged(x_TD, expert_TK, weight_TK, w_gate_up, w_down)
+        else:
+            x_TD, expert_TK, weight_TK = (
+                local.gather(x, "expert", 0) for x in (x_TD, expert_TK, weight_TK)
+            )
+            out_TD = self._experts_here(x_TD, expert_TK, weight_TK, w_gate_up, w_down)
+            out_TD = local.sum_scatter(out_TD, "expert", 0)
+        return local.add_up(out_TD.reshape(shape), "tensor")
+
+    def _exchanged(self, x_TD, expert_TK, weight_TK, w_gate_up, w_down):
+        """Sends tokens to their experts and their outputs back."""
+        routes = exchange.route(expert_TK // w_down.shape[0])
+        # float32 holds experts' numbers exactly, so that they travel in one array with the weights.
+        choices_TC = jnp.concatenate([expert_TK.astype(jnp.float32), weight_TK], axis=1)
+        x_RD, choices_RC = exchange.send(routes, x_TD), exchange.send(routes, choices_TC)
+        expert_RK, weight_RK = jnp.split(choices_RC, 2, axis=1)
+        is_row_R1 = jnp.arange(x_RD.shape[0])[:, None] < exchange.num_received(routes)
+        expert_RK = jnp.where(is_row_R1, expert_RK.astype(jnp.int32), -1)
+        out_RD = self._experts_here(x_RD, expert_RK, weight_RK, w_gate_up, w_down)
+        return exchange.send_back(routes, out_RD)
+
+    def _experts_here(self, x_TD, expert_TK, weight_TK, w_gate_up, w_down):
+        return pallas_kernels.moe_mlp(
+            x_TD,
             w_gate_up,
             w_down,
-            expert_BSK.reshape(-1, expert_BSK.shape[-1]),
-            weight_BSK.reshape(-1, weight_BSK.shape[-1]),
+            *_choices_here(expert_TK, weight_TK, w_down.shape[0]),
             implementation=self.cfg.grouped_matmul_implementation,
-        )
-        out_BSD = out_TD.reshape(x_BSD.shape).astype(x_BSD.dtype)
-        return local.add_up(local.sum_scatter(out_BSD, "expert", 0), "tensor")
+        ).astype(x_TD.dtype)
 
 
-def _choices_here(expert_BSK: Array, weight_BSK: Array, num_here: int) -> tuple[Array, Array]:
+def _choices_here(expert_TK: Array, weight_TK: Array, num_here: int) -> tuple[Array, Array]:
     """Experts as numbered on this device, `num_here` for those elsewhere, and their weights."""
     if local.axis_size("expert") == 1:
-        return expert_BSK, weight_BSK
-    here_BSK = expert_BSK - local.axis_index("expert") * num_here
-    here_BSK = jnp.where((here_BSK >= 0) & (here_BSK < num_here), here_BSK, num_here)
-    if num_here >= here_BSK.shape[-1]:
-        return here_BSK, weight_BSK
+        return expert_TK, weight_TK
+    here_TK = expert_TK - local.axis_index("expert") * num_here
+    here_TK = jnp.where((here_TK >= 0) & (here_TK < num_here), here_TK, num_here)
+    if num_here >= here_TK.shape[-1]:
+        return here_TK, weight_TK
     # A token's experts differ, so at most num_here of them are here: fewer rows to make room for.
-    order_BSK = jnp.argsort(here_BSK == num_here, axis=-1, stable=True)[..., :num_here]
-    here_BSK, weight_BSK = (
-        jnp.take_along_axis(x, order_BSK, axis=-1) for x in (here_BSK, weight_BSK)
-    )
-    return here_BSK, weight_BSK
+    order_TK = jnp.argsort(here_TK == num_here, axis=-1, stable=True)[..., :num_here]
+    here_TK, weight_TK = (jnp.take_along_axis(x, order_TK, axis=-1) for x in (here_TK, weight_TK))
+    return here_TK, weight_TK
 
 
 def router_scores(

@@ -46,6 +46,12 @@ def axis_index(axis: str) -> jax.Array | int:
     return jax.lax.axis_index(axis) if axis_size(axis) > 1 else 0
 
 
+def platform() -> str:
+    """Where the program will run: what the mesh's devices are, else the default backend."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def gather(x: jax.Array, axis: str, dim: int) -> jax.Array:
     """Joins the parts along `dim`; the gradient is summed and scattered back."""
     return jax.lax.all_gather(x, axis, axis=dim, tiled=True) if axis_size(axis) > 1 else x
@@ -89,6 +95,11 @@ def vary(x: jax.Array, axis: str) -> jax.Array:
     if axis_size(axis) == 1 or axis in _varying(x):
         return x
     return jax.lax.pcast(x, axis, to="varying")
+
+
+def zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:
+    """Zeros of the dtype of `like`, each device's own over the axes that those of `like` are."""
+    return jax.lax.pcast(jnp.zeros(shape, like.dtype), tuple(sorted(_varying(like))), to="varying")
 
 
 def add_up(x: jax.Array, axis: str) -> jax.Array:

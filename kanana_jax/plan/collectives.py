@@ -5,6 +5,7 @@ that one device receives, with n devices in a group and the result's size s:
 
     all-gather, all-to-all   s (n - 1) / n        all-reduce   2 s (n - 1) / n
     reduce-scatter           s (n - 1)            collective-permute   s
+    ragged-all-to-all        s (n - 1) / n at most: what is sent depends on the data
 """
 
 import collections
@@ -15,7 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+)
 _BITS = {"pred": 8, "bf16": 16, "f8e4m3fn": 8, "f8e5m2": 8}
 _NAMES = r"%[\w.\-]+"
 

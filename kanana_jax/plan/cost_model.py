@@ -4,7 +4,8 @@ Per micro-batch, with t tokens per device, c bytes per activation, n devices on 
 layer recomputed in the backward pass:
 
     fsdp      all-gather of a layer's weights (n - 1)/n, twice; reduce-scatter of their gradients
-    expert    all-gather t (n - 1) tokens of D, thrice; reduce-scatter them, twice
+    expert    all-gather t (n - 1) tokens of D, thrice; reduce-scatter them, twice; or a ragged
+              all-to-all of t (n - 1) p, five times (p: `model.exchange.share_sent`)
     context   all-gather t (n - 1) latents of C + R, twice; reduce-scatter them, once
     tensor    all-reduce t activations of D: attention's output twice, an MLP's once; backward
               once per product that reads them, of Q and C + R where it reads latents
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import jax
 
 from kanana_jax import config, model
+from kanana_jax.model import exchange
 from kanana_jax.optim import chunks, matrices
 from kanana_jax.parallel import rules
 from kanana_jax.plan import collectives, flops
@@ -119,11 +121,19 @@ def _add_activations(add, exp: config.Experiment, sizes: Mapping[str, int]) -> N
     tokens, micro_batches = tokens_per_device(exp, sizes), exp.train.accumulation_steps
     hidden, moe_times = cfg.hidden_size, cfg.num_moe_layers * micro_batches
     times = cfg.num_layers * micro_batches
-    on_axis = tokens * sizes["expert"]
-    add("all-gather", ("expert",), on_axis * hidden * item, 3 * moe_times)
-    add("all-gather", ("expert",), on_axis * cfg.num_experts_per_token * 8, 2 * moe_times)
-    add("reduce-scatter", ("expert",), on_axis * hidden * item, 2 * moe_times)
-    add("reduce-scatter", ("expert",), on_axis * cfg.num_experts_per_token * 4, moe_times)
+    on_axis, choices = tokens * sizes["expert"], cfg.num_experts_per_token * 4
+    if exchange.form(cfg, sizes["expert"], is_native=True) == "ragged":
+        sent = on_axis * exchange.share_sent(
+            cfg.num_experts, cfg.num_experts_per_token, sizes["expert"]
+        )
+        add("ragged-all-to-all", ("expert",), sent * hidden * item, 5 * moe_times)
+        add("ragged-all-to-all", ("expert",), sent * 2 * choices, 3 * moe_times)
+        add("all-gather", ("expert",), 4 * sizes["expert"] ** 2, 2 * moe_times)
+    else:
+        add("all-gather", ("expert",), on_axis * hidden * item, 3 * moe_times)
+        add("all-gather", ("expert",), on_axis * 2 * choices, 2 * moe_times)
+        add("reduce-scatter", ("expert",), on_axis * hidden * item, 2 * moe_times)
+        add("reduce-scatter", ("expert",), on_axis * choices, moe_times)
     latent = tokens * (cfg.kv_lora_rank + cfg.qk_rope_head_dim) * item
     add("all-gather", ("context",), latent * sizes["context"], 2 * times)
     add("reduce-scatter", ("context",), latent * sizes["context"], times)

@@ -29,7 +29,13 @@ def estimate_plan(exp: config.Experiment, topology: str) -> figures.Plan:
     sizes = parallel.axis_sizes(exp.mesh, hosts * gpus)
     parallel.check(exp, sizes)
     kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
-    mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds)
+    kind = topology.partition(":")[0].upper()
+    mesh = jax.sharding.AbstractMesh(
+        tuple(sizes.values()),
+        tuple(sizes),
+        axis_types=kinds,
+        abstract_device=jax.sharding.AbstractDevice(kind, None, "gpu"),
+    )
     steps = step.build(exp, mesh)
     start = time.monotonic()
     steps.lower(("cuda",))
@@ -39,7 +45,7 @@ def estimate_plan(exp: config.Experiment, topology: str) -> figures.Plan:
         steps.like,
         sizes,
         cost_model.traffic(exp, sizes),
-        device_kind=topology.partition(":")[0].upper(),
+        device_kind=kind,
         temporary_bytes=cost_model.temporary_bytes(exp, sizes),
         num_unknown_loops=0,
         compile_s=time.monotonic() - start,

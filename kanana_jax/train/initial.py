@@ -14,6 +14,7 @@ _KEPT = (
     "remat",
     "attention_implementation",
     "grouped_matmul_implementation",
+    "expert_exchange",
     "deterministic",
 )
 

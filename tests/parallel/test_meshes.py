@@ -106,6 +106,12 @@ MESHES = [
     pytest.param({"expert": 2, "context": 2, "tensor": 2}, marks=pytest.mark.slow),
     {"fsdp": 2, "expert": 2, "tensor": 2},
 ]
+EXCHANGED = [
+    pytest.param({"expert": 8}, marks=long),
+    pytest.param({"data": 2, "expert": 4}, marks=long),
+    pytest.param({"expert": 2, "context": 2, "tensor": 2}, marks=long),
+    {"fsdp": 2, "expert": 2, "tensor": 2},
+]
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
@@ -114,17 +120,26 @@ def test_eight_devices_train_as_one(mesh, on_one_device):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mesh", EXCHANGED, ids=str)
+def test_tokens_that_are_exchanged_train_as_on_one_device(mesh, on_one_device):
+    exp = config.edit(experiment(**mesh), ["model.expert_exchange=ragged"])
+    assert_same(run(exp, 8), on_one_device)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("axis", "expected"),
+    ("axis", "form", "expected"),
     [
         # One MoE layer: tokens, experts and weights out, outputs back, and the gradients of both.
-        ("expert", {"all-gather": 3 + 1, "reduce-scatter": 1 + 2}),
+        ("expert", "gather", {"all-gather": 3 + 1, "reduce-scatter": 1 + 2}),
+        # The numbers of tokens; tokens with their choices out, outputs back, and the gradients.
+        ("expert", "ragged", {"all-gather": 1, "all-to-all": 2 + 1 + 1 + 2}),
         # Latent and rotary key of two stacks, and the segment ids of both at once.
-        ("context", {"all-gather": 2 * 2 + 1, "reduce-scatter": 2 * 2}),
+        ("context", "auto", {"all-gather": 2 * 2 + 1, "reduce-scatter": 2 * 2}),
     ],
 )
-def test_gradients_take_the_collectives_of_the_cost_model(axis, expected):
-    exp = experiment(**{axis: 8})
+def test_gradients_take_the_collectives_of_the_cost_model(axis, form, expected):
+    exp = config.edit(experiment(**{axis: 8}), [f"model.expert_exchange={form}"])
     mesh = parallel.make_mesh(exp.mesh)
     like = step_lib.build(exp, mesh).like
     rows = loss.abstract_batch(BATCH, SEQ_LEN, mesh)

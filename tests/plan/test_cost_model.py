@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from kanana_jax import config, parallel
-from kanana_jax.model import presets
+from kanana_jax.model import exchange, presets
 from kanana_jax.plan import collectives, cost_model
 from kanana_jax.train import loss
 from kanana_jax.train import step as step_lib
@@ -67,7 +67,7 @@ def gathered_and_added(traffic) -> tuple[float, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", ["data", "fsdp", "expert", "context", "tensor"])
 def test_gradients_move_the_bytes_of_the_cost_model(axis):
-    exp = experiment(**{axis: 8})
+    exp = config.edit(experiment(**{axis: 8}), ["model.expert_exchange=gather"])
     mesh = parallel.make_mesh(exp.mesh)
     found = compiled_gradients(exp, mesh)
     assert {axes for _, axes in found} == {axis}
@@ -76,6 +76,18 @@ def test_gradients_move_the_bytes_of_the_cost_model(axis):
     # Segment ids over context; losses, loads and maxima over every axis.
     assert gathered == pytest.approx(wanted_gathered, rel=0.03, abs=1e-9)
     assert added == pytest.approx(wanted_added, rel=0.03)
+
+
+@pytest.mark.slow
+def test_exchanged_tokens_take_the_collectives_of_the_cost_model():
+    """On CPUs blocks are filled up: as many bytes more as the model's share is below one."""
+    exp = config.edit(experiment(expert=8), ["model.expert_exchange=ragged"])
+    mesh = parallel.make_mesh(exp.mesh)
+    found = compiled_gradients(exp, mesh)["all-to-all", "expert"]
+    wanted = cost_model.traffic(exp, mesh.shape)["ragged-all-to-all", "expert"]
+    share = exchange.share_sent(exp.model.num_experts, exp.model.num_experts_per_token, 8)
+    assert found.count == wanted.count
+    assert found.num_bytes * share == pytest.approx(wanted.num_bytes)
 
 
 @pytest.mark.slow

@@ -43,6 +43,17 @@ def test_memory_of_a_small_model_agrees_with_arithmetic():
 
 
 @pytest.mark.aot
+def test_tokens_are_exchanged_on_tpus_and_counted_as_for_balanced_routing():
+    pytest.importorskip("libtpu")
+    # Two of eight experts: 46 % of an all-gather's bytes, so "auto" takes the exchange.
+    exp = experiment("mesh.fsdp=1", "mesh.expert=4", "model.num_layers=3")
+    found = plan.make_plan(exp, "v5e:2x2")
+    wanted = cost_model.traffic(exp, found.mesh)["ragged-all-to-all", "expert"]
+    assert found.collectives["ragged-all-to-all over expert"] == wanted._asdict()
+    assert "reduce-scatter over expert" not in found.collectives
+
+
+@pytest.mark.aot
 def test_a_step_that_does_not_fit_says_so_with_numbers():
     pytest.importorskip("libtpu")
     exp = experiment("optimizer.name=adamw", "data.batch_size=65536", "data.seq_len=1024")
