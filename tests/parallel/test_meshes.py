@@ -110,7 +110,7 @@ EXCHANGED = [
     pytest.param({"expert": 8}, marks=long),
     pytest.param({"data": 2, "expert": 4}, marks=long),
     pytest.param({"expert": 2, "context": 2, "tensor": 2}, marks=long),
-    {"fsdp": 2, "expert": 2, "tensor": 2},
+    pytest.param({"fsdp": 2, "expert": 2, "tensor": 2}, marks=long),
 ]
 
 
@@ -119,7 +119,6 @@ def test_eight_devices_train_as_one(mesh, on_one_device):
     assert_same(run(experiment(**mesh), 8), on_one_device)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mesh", EXCHANGED, ids=str)
 def test_tokens_that_are_exchanged_train_as_on_one_device(mesh, on_one_device):
     exp = config.edit(experiment(**mesh), ["model.expert_exchange=ragged"])
