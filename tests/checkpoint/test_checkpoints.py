@@ -44,14 +44,14 @@ def assert_same(found, wanted):
 
 
 class Lab:
-    """A folder of checkpoints and the events that were reported of it."""
+    """Checkpoints in a folder or below a URL, and the events that were reported of them."""
 
-    def __init__(self, folder):
-        self.folder, self.events = folder, []
+    def __init__(self, where):
+        self.where, self.events = where, []
 
     def open(self, keep=2):
         report = lambda kind, message: self.events.append((kind, message))  # noqa: E731
-        return checkpoint.Checkpoints(self.folder, keep=keep, report=report)
+        return checkpoint.Checkpoints(self.where, keep=keep, report=report)
 
     def save(self, *steps):
         with self.open() as saved:
@@ -63,7 +63,7 @@ class Lab:
             return saved.restore_latest(like(make_state(0)))
 
     def files(self, step):
-        return sorted(path for path in (self.folder / str(step)).rglob("*") if path.is_file())
+        return sorted(path for path in (self.where / str(step)).rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_what_was_saved_comes_back_and_only_the_newest_are_kept(lab):
     found = lab.restore()
     assert (found.step, found.notes) == (3, {"step": 3})
     assert_same(found.state, make_state(3))
-    assert sorted(path.name for path in lab.folder.iterdir()) == ["2", "3"]
+    assert sorted(path.name for path in lab.where.iterdir()) == ["2", "3"]
 
 
 def test_the_state_may_be_donated_right_after_a_save_was_begun(lab):
@@ -101,21 +101,21 @@ def truncate(path):
 @pytest.mark.parametrize("hurt", [flip, truncate, os.remove])
 def test_damage_to_any_file_is_found_and_the_checkpoint_before_is_used(lab, hurt):
     lab.save(1, 2)
-    sound = lab.folder.with_name("sound")
-    shutil.copytree(lab.folder, sound)
-    names = [path.relative_to(lab.folder) for path in lab.files(2)]
+    sound = lab.where.with_name("sound")
+    shutil.copytree(lab.where, sound)
+    names = [path.relative_to(lab.where) for path in lab.files(2)]
     assert len(names) >= 6
     for name in names:
-        shutil.rmtree(lab.folder)
-        shutil.copytree(sound, lab.folder)
-        hurt(lab.folder / name)
+        shutil.rmtree(lab.where)
+        shutil.copytree(sound, lab.where)
+        hurt(lab.where / name)
         lab.events.clear()
         found = lab.restore()
         assert found.step == 1, name
         assert_same(found.state, make_state(1))
         assert [kind for kind, _ in lab.events] == ["checkpoint_unusable"]
         assert "\n" not in lab.events[0][1]
-        assert (lab.folder / "2.unusable").is_dir() and not (lab.folder / "2").exists()
+        assert (lab.where / "2.unusable").is_dir() and not (lab.where / "2").exists()
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_each_of_a_hundred_flipped_bits_is_found(lab):
         path.write_bytes(raw)
         assert lab.restore().step == 1, (path, place, bit)
         raw[place] ^= 1 << bit
-        (lab.folder / "2.unusable").rename(lab.folder / "2")
+        (lab.where / "2.unusable").rename(lab.where / "2")
         path.write_bytes(raw)
     assert lab.restore().step == 2
 
@@ -173,9 +173,9 @@ def test_when_none_is_left_it_says_so_also_the_next_time(lab):
 
 
 def test_nothing_saved_is_a_start_and_no_error(lab):
-    (lab.folder / "7.tmp").mkdir(parents=True)
+    (lab.where / "7.tmp").mkdir(parents=True)
     assert lab.restore() is None
-    assert not (lab.folder / "7.tmp").exists(), "a killed process's"
+    assert not (lab.where / "7.tmp").exists(), "a killed process's"
 
 
 def test_another_models_checkpoint_is_refused_and_stays(lab):
@@ -183,7 +183,7 @@ def test_another_models_checkpoint_is_refused_and_stays(lab):
     other = make_state(0)._replace(opt_state=())
     with lab.open() as saved, pytest.raises(checkpoint.MismatchError, match=r"2 arrays: .*opt_st"):
         saved.restore_latest(like(other))
-    assert (lab.folder / "1").is_dir()
+    assert (lab.where / "1").is_dir()
 
 
 def test_a_failing_save_is_reported_once_and_saving_goes_on(lab, monkeypatch):
@@ -196,7 +196,7 @@ def test_a_failing_save_is_reported_once_and_saving_goes_on(lab, monkeypatch):
                 saved.save(step, make_state(step), {})
                 saved.wait()
                 assert saved.steps() == [1]
-                assert [path.name for path in lab.folder.iterdir()] == ["1"]
+                assert [path.name for path in lab.where.iterdir()] == ["1"]
         saved.save(4, make_state(4), {})
         assert saved.restore_latest(like(make_state(0))).step == 4
     assert [kind for kind, _ in lab.events] == ["save_failed", "save_succeeded"]
@@ -226,7 +226,7 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path):
                         break
             saved.save(2, make_state(2, size=1 << 14), {})
             saved.wait()
-            assert [path.name for path in lab.folder.iterdir()] == ["1"]
+            assert [path.name for path in lab.where.iterdir()] == ["1"]
             filler.unlink()
             saved.save(3, make_state(3, size=1 << 14), {})
             wanted = make_state(3, size=1 << 14)
@@ -238,7 +238,7 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path):
 
 def test_a_manifest_of_another_step_is_not_believed(lab):
     lab.save(1, 2)
-    shutil.copy(lab.folder / "1" / "manifest.json", lab.folder / "2" / "manifest.json")
+    shutil.copy(lab.where / "1" / "manifest.json", lab.where / "2" / "manifest.json")
     assert lab.restore().step == 1
 
 
@@ -259,6 +259,6 @@ def test_eight_devices_read_what_one_wrote_and_back(lab):
         assert_same(found, make_state(1))
         saved.save(2, found, {})
     assert_same(lab.restore().state, make_state(1))
-    content = json.loads((lab.folder / "2" / "manifest.json").read_text())
+    content = json.loads((lab.where / "2" / "manifest.json").read_text())
     entry = content["leaves"]["params/w"]
     assert (entry["shape"], entry["chunk_shape"], len(entry["chunks"])) == ([64, 8], [8, 8], 8)

@@ -12,7 +12,7 @@ import uuid
 
 import object_store
 import pytest
-from test_checkpoints import assert_same, like, make_state
+from test_checkpoints import Lab, assert_same, like, make_state
 
 from kanana_jax import checkpoint, config
 from kanana_jax.checkpoint import objects, owner, places
@@ -44,27 +44,13 @@ def url(request, server, monkeypatch):
     yield f"{request.param}://{object_store.BUCKET}/runs/{uuid.uuid4()}"
 
 
-class Lab:
-    """Checkpoints below a URL and the events that were reported of them."""
-
+class StoreLab(Lab):
     def __init__(self, url):
-        self.url, self.events, self.root = url, [], objects.open_objects(url)
-
-    def open(self, keep=2):
-        report = lambda kind, message: self.events.append((kind, message))  # noqa: E731
-        return checkpoint.Checkpoints(self.url, keep=keep, report=report)
-
-    def save(self, *steps):
-        with self.open() as saved:
-            for step in steps:
-                saved.save(step, make_state(step), {"step": step})
-
-    def restore(self):
-        with self.open() as saved:
-            return saved.restore_latest(like(make_state(0)))
+        super().__init__(url)
+        self.root = objects.open_objects(url)
 
     def steps(self):
-        return list(places.open_place(self.url).finished())
+        return list(places.open_place(self.where).finished())
 
     def kinds(self):
         return [kind for kind, _ in self.events]
@@ -76,7 +62,7 @@ class Lab:
 
 @pytest.fixture
 def lab(url):
-    return Lab(url)
+    return StoreLab(url)
 
 
 def test_what_was_saved_comes_back_and_only_the_newest_are_kept(lab):

@@ -1,5 +1,6 @@
 """A very small experiment and a corpus made here, so that tests of training take seconds."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -9,6 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from kanana_jax import config, data
 from kanana_jax.model import presets
+from kanana_jax.report import progress
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +75,25 @@ def restored_cache():
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()  # JAX decides once whether it has one
+
+
+@pytest.fixture
+def killed_at_step(monkeypatch):
+    """`with killed_at_step(7):` the run inside ends when step 7 is reported, as if killed there."""
+
+    class Killed(BaseException):
+        pass
+
+    @contextlib.contextmanager
+    def killed(last_step):
+        class Bar(progress.Progress):
+            def update(self, step, **shown):
+                super().update(step, **shown)
+                if step == last_step:
+                    raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(progress, "Progress", Bar)
+            yield
+
+    return killed

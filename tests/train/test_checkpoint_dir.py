@@ -9,23 +9,10 @@ import pytest
 
 from kanana_jax import convert, main
 from kanana_jax.checkpoint import native, objects, places
-from kanana_jax.report import metrics, progress
+from kanana_jax.report import metrics
 from kanana_jax.train import compare
 
 pytestmark = pytest.mark.slow
-
-
-class _Killed(BaseException):
-    pass
-
-
-class _KilledBar(progress.Progress):
-    """Ends the run when step 7 is reported, as if the process had been killed there."""
-
-    def update(self, step, **shown):
-        super().update(step, **shown)
-        if step == 7:
-            raise _Killed
 
 
 @pytest.fixture
@@ -76,14 +63,12 @@ def _arrays(where, step):
     "scheme", ["s3", *(pytest.param(one, marks=pytest.mark.long) for one in ("gs", ""))]
 )
 def test_a_killed_run_goes_on_from_there_and_equals_an_unbroken_one(
-    start, server, scheme, tmp_path, monkeypatch
+    start, server, scheme, tmp_path, killed_at_step
 ):
     elsewhere = f"{scheme}://{object_store.BUCKET}/a" if scheme else str(tmp_path / "elsewhere")
     start("unbroken", "")
-    with monkeypatch.context() as patch:
-        patch.setattr(progress, "Progress", _KilledBar)
-        with pytest.raises(_Killed):
-            start("broken", elsewhere)
+    with killed_at_step(7):
+        start("broken", elsewhere)
     assert list(places.open_place(f"{elsewhere}/test/run").finished()) == [4]
     start("broken", elsewhere)
     unbroken, broken = (tmp_path / name / "run" for name in ("unbroken", "broken"))

@@ -15,19 +15,6 @@ from kanana_jax.train import compare, lock, loop, record, recorder
 from kanana_jax.train import step as step_lib
 
 
-class _Killed(Exception):
-    pass
-
-
-class _KilledBar(progress.Progress):
-    """Ends the run when step 7 is reported, as if the process had been killed there."""
-
-    def update(self, step, **shown):
-        super().update(step, **shown)
-        if step == 7:
-            raise _Killed
-
-
 def _run(exp, corpus, directory):
     exp = record.with_vocab(exp, corpus.vocab_size)
     mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
@@ -43,12 +30,10 @@ def _assert_same_columns(found, wanted):
             np.testing.assert_array_equal(one, other, err_msg=name)
 
 
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(exp, corpus, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(exp, corpus, tmp_path, killed_at_step):
     unbroken = _run(exp, corpus, tmp_path / "unbroken")
-    with monkeypatch.context() as patch:
-        patch.setattr(progress, "Progress", _KilledBar)
-        with pytest.raises(_Killed):
-            _run(exp, corpus, tmp_path / "broken")
+    with killed_at_step(7):
+        _run(exp, corpus, tmp_path / "broken")
     assert not (tmp_path / "broken" / results.RESULT_NAME).exists()
     _assert_same_columns(_run(exp, corpus, tmp_path / "broken"), unbroken)
     found, wanted = (results.load(tmp_path / name) for name in ("broken", "unbroken"))
