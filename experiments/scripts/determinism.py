@@ -5,8 +5,8 @@
 
 Without and with model.deterministic, the MuonClip arm of muon_stress_h100 is trained twice, each
 time in a process of its own; with it also a third time, killed after its first checkpoint and
-started again. All share the token store and, with model.deterministic, the compiled functions. One
-JSON line: what differs from the first run, and the median milliseconds of a step.
+started again. All share the token store and, with model.deterministic, the compiled functions. A
+JSON line for each: what differs from the first run, and the median milliseconds of a step.
 """
 
 import dataclasses
@@ -27,6 +27,12 @@ from experiments import muon_stress_h100
 from kanana_jax import config, train
 
 _SET = flags.DEFINE_multi_string("set", [], "Edits of the experiment, path=value.")
+_MODE = flags.DEFINE_multi_enum(
+    "mode",
+    ["default", "deterministic"],
+    ["default", "deterministic"],
+    "Which to measure, in order.",
+)
 _CHILD = flags.DEFINE_string("child", "", "Train in this directory and do nothing else.")
 
 
@@ -39,7 +45,7 @@ def experiment() -> config.Experiment:
 def start(directory: Path, is_deterministic: bool) -> subprocess.Popen:
     edits = [*_SET.value, f"model.deterministic={str(is_deterministic).lower()}"]
     if not any(one.startswith("data.cache_dir") for one in edits):
-        edits.append(f"data.cache_dir={directory.parent / 'cache'}")
+        edits.append(f"data.cache_dir={directory.parent.parent / 'cache'}")
     command = [sys.executable, "-m", "experiments.scripts.determinism", f"--child={directory}"]
     return subprocess.Popen(
         [*command, *(f"--set={one}" for one in edits)], stdout=subprocess.DEVNULL
@@ -116,13 +122,11 @@ def main(argv: list[str]) -> None:
         train.run(experiment(), Path(_CHILD.value))
         return
     with tempfile.TemporaryDirectory() as name:
-        result = {
-            "default": measure(Path(name) / "default", False),
-            "deterministic": measure(Path(name) / "deterministic", True),
-        }
+        for mode in _MODE.value:
+            found = measure(Path(name) / mode, mode == "deterministic")
+            print(json.dumps({"mode": mode, **found}), flush=True)
     # Only now: a GPU's memory is not shared with the runs.
-    result |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    print(json.dumps(result))
+    print(json.dumps({"device": jax.devices()[0].device_kind, "jax": jax.__version__}))
 
 
 if __name__ == "__main__":
