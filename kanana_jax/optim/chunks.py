@@ -9,25 +9,31 @@ from collections.abc import Callable
 
 import jax
 
-# Of one chunk. The iteration keeps X, its successor, R and P: 2 GiB at most, where M = N. In 16
-# bits that is 170 matrices of 768 x 2048, which keep an H100 busy for milliseconds.
-CHUNK_BYTES = 1 << 29
+# The iteration keeps X, its successor, R and P: four times a chunk at most, where M = N. XLA copies
+# each chunk out and in on a GPU (a tenth of the iteration's time at 768 x 2048), so few are best.
+CHUNK_BYTES = 1 << 32
 
 
-def in_chunks(fn: Callable[[jax.Array], jax.Array], stack: jax.Array) -> jax.Array:
+def in_chunks(
+    fn: Callable[[jax.Array], jax.Array], stack: jax.Array, chunk_bytes: int
+) -> jax.Array:
     """Return fn(stack) for a function of (*batch, M, N) stacks that treats each matrix alone.
 
     `fn` returns a stack of the same shape and dtype.
 
-    A stack above `CHUNK_BYTES` goes through a loop that overwrites it chunk by chunk. One that the
-    compiler may have spread over devices goes at once: to slice a sharded axis would gather it.
+    `fn` sees one batch axis. A stack above `chunk_bytes` goes through a loop that overwrites it
+    chunk by chunk. One that the compiler may have spread over devices goes at once and as it is: to
+    slice a sharded axis would gather it.
     """
     *batch, rows, cols = stack.shape
     num_matrices = math.prod(batch)
     num_bytes = num_matrices * rows * cols * stack.dtype.itemsize
-    least = min(num_matrices, -(-num_bytes // CHUNK_BYTES))
-    if least <= 1 or _is_partitioned_by_compiler(stack):
+    least = min(num_matrices, -(-num_bytes // chunk_bytes))
+    if num_bytes == 0 or _is_partitioned_by_compiler(stack):
         return fn(stack)
+    flat = stack.reshape(num_matrices, rows, cols)
+    if least == 1:
+        return fn(flat).reshape(stack.shape)
     counts = range(least, 2 * least + 1)
     even = (num_matrices // count for count in counts if num_matrices % count == 0)
     size = next(even, -(-num_matrices // least))
@@ -38,7 +44,6 @@ def in_chunks(fn: Callable[[jax.Array], jax.Array], stack: jax.Array) -> jax.Arr
         return jax.lax.dynamic_update_slice_in_dim(flat, fn(chunk), start, 0)
 
     num_whole, rest = divmod(num_matrices, size)
-    flat = stack.reshape(num_matrices, rows, cols)
     flat = jax.lax.fori_loop(0, num_whole, lambda i, flat: replace(flat, i * size, size), flat)
     if rest:
         flat = replace(flat, num_whole * size, rest)

@@ -5,6 +5,13 @@
 R is M x M with M the short edge: for tall X the products are taken from the other side. The Gram
 form does two or three rows on R alone (R <- P R P, Q <- P Q) before it touches X again (X <- Q X),
 which is cheaper for long matrices.
+
+In float16, the dtype for GPUs, no sum of matrices is taken, which would be a pass over memory for
+each row: the square is completed,
+
+    G = sqrt(c) R        P = (G + h I)^2 + (a - h^2) I        h = b / (2 sqrt(c))
+
+so that rows differ from products on the diagonal only, and X is kept times c^(1/4).
 """
 
 import math
@@ -53,6 +60,7 @@ def polar(
     compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
     method: Method = "auto",
     symmetric_product: SymmetricProduct | None = None,
+    chunk_bytes: int = chunks.CHUNK_BYTES,
 ) -> jax.Array:
     """Return the approximate polar factors of the matrices in the last two axes, in x's dtype.
 
@@ -60,7 +68,8 @@ def polar(
     takes the form with fewer multiplications, but never "gram" in bfloat16: there Polar Express
     with its usual safety factor leaves too little room for rounding and a few matrices in a hundred
     diverge; safety=1.05 mends that. `symmetric_product` may replace the products whose result is
-    known to be symmetric, by a kernel that computes half of it.
+    known to be symmetric, by a kernel that computes half of it. Stacks above `chunk_bytes` in the
+    compute dtype are iterated chunk by chunk: memory beside x is four chunks at most.
     """
     if x.ndim < 2:
         raise ValueError(f"polar needs (..., M, N) matrices, got shape {x.shape}.")
@@ -70,17 +79,22 @@ def polar(
         method = choose_method(x.shape[-2], x.shape[-1], schedule, compute_dtype)
     symmetric = _symmetric_product if symmetric_product is None else symmetric_product
 
-    unit = unit_frobenius(x).astype(compute_dtype)
+    visits = _visits(schedule, method)
+    factors = [_gram_scale(rows[0], compute_dtype) ** 0.5 for rows in visits]
+    unit = (factors[0] * unit_frobenius(x)).astype(compute_dtype)
 
     def iterate(unit):
-        unit, gram = _precondition(unit, schedule, symmetric)
-        for rows in _visits(schedule, method):
-            unit = _visit(unit, gram, rows, symmetric)
+        unit, gram = _precondition(unit, schedule, symmetric, factors[0])
+        for nth, rows in enumerate(visits):
+            # The last factor is taken out in float32, below.
+            after = factors[min(nth + 1, len(visits) - 1)]
+            unit = _visit(unit, gram, rows, symmetric, after / factors[nth])
             gram = None
         return unit
 
     # Here rather than around all of it: a loop over x itself would hold it in float32.
-    return chunks.in_chunks(iterate, unit).astype(x.dtype)
+    factor = chunks.in_chunks(iterate, unit, chunk_bytes)
+    return (factor.astype(_wide(x)) / factors[-1]).astype(x.dtype)
 
 
 def choose_method(
@@ -106,14 +120,14 @@ def polar_flops(
 
 def unit_frobenius(x: jax.Array) -> jax.Array:
     """Divide each matrix by its Frobenius norm, in float32 or wider."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(_wide(x))
     norm = _frobenius_norm(x)
     return x / jnp.where(norm > 0.0, norm, 1.0)
 
 
 def orthogonality_error(x: jax.Array) -> jax.Array:
     """Return |A - I|_F / sqrt(M) of each matrix, with A its Gram matrix on the short edge M."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(_wide(x))
     gram = _gram(x, _symmetric_product)
     size = gram.shape[-1]
     return jnp.linalg.norm(gram - jnp.eye(size, dtype=gram.dtype), axis=(-2, -1)) / size**0.5
@@ -142,20 +156,64 @@ def _visits(schedule: PolarSchedule, method: Literal["direct", "gram"]) -> list[
 
 
 def _visit(
-    x: jax.Array, gram: jax.Array | None, rows: tuple[Row, ...], symmetric: SymmetricProduct
+    x: jax.Array,
+    gram: jax.Array | None,
+    rows: tuple[Row, ...],
+    symmetric: SymmetricProduct,
+    factor: float,
 ) -> jax.Array:
-    """Apply some rows to X through their product Q, a polynomial of X's Gram matrix."""
+    """Apply some rows to X, and a factor, through their product Q, a polynomial of X's Gram matrix.
+
+    X is kept times sqrt(s) and R times s, with the `_gram_scale` s of the next row.
+    """
     gram = _gram(x, symmetric) if gram is None else gram
+    scales = [_gram_scale(row, x.dtype) for row in rows]
     total = None
-    for nth, (a, b, c) in enumerate(rows, 1):
-        step = symmetric(gram, gram, gram, scale=c, addend_scale=b, diagonal=a)
+    for nth, row in enumerate(rows, 1):
+        is_last = nth == len(rows)
+        step, gram = _polynomial(gram, row, symmetric, factor if is_last and nth == 1 else 1.0)
         # Polynomials of one matrix commute, so their products are symmetric too.
-        total = step if total is None else symmetric(step, total)
-        if nth < len(rows):
+        total = step if total is None else symmetric(step, total, scale=factor if is_last else 1.0)
+        if not is_last:
             # In this order: (R P) P with halves mirrored lets single values escape in float16.
-            gram = symmetric(step, symmetric(gram, step))
+            gram = symmetric(step, symmetric(gram, step), scale=scales[nth] / scales[nth - 1])
     assert total is not None
     return product(x, total) if _is_tall(x) else product(total, x)
+
+
+def _gram_scale(row: Row, dtype: jax.typing.DTypeLike) -> float:
+    """What R is kept times before this row; 1 where the square is not completed."""
+    return abs(row[2]) ** 0.5 if dtype == jnp.float16 and row[2] != 0.0 else 1.0
+
+
+def _polynomial(
+    gram: jax.Array, row: Row, symmetric: SymmetricProduct, factor: float
+) -> tuple[jax.Array, jax.Array]:
+    """Return `factor` times a row's P, and R again, whose memory it may have used."""
+    a, b, c = row
+    if gram.dtype != jnp.float16 or c == 0.0:
+        factors = dict(scale=factor * c, addend_scale=factor * b, diagonal=factor * a)
+        return symmetric(gram, gram, gram, **factors), gram
+    sign = math.copysign(1.0, c)
+    shift = sign * b / (2.0 * abs(c) ** 0.5)
+    diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)
+    wanted = diagonal.astype(jnp.float32) + shift
+    rounded = wanted.astype(gram.dtype)
+    shifted = _with_diagonal(gram, rounded)
+    step = symmetric(shifted, shifted, scale=factor * sign)
+    # In place: after the product, whose operand it is, and with the digits that the sum lost.
+    step, shifted = jax.lax.optimization_barrier((step, shifted))
+    gram = _with_diagonal(shifted, diagonal)
+    # What the diagonal's rounding changes most: (w + e)^2 = w^2 + 2 e w + ...
+    lost = rounded.astype(jnp.float32) - wanted
+    offset = factor * (a - sign * (shift**2 + 2.0 * lost * wanted))
+    squared = jnp.diagonal(step, axis1=-2, axis2=-1).astype(jnp.float32)
+    return _with_diagonal(step, (squared + offset).astype(step.dtype)), gram
+
+
+def _with_diagonal(x: jax.Array, diagonal: jax.Array) -> jax.Array:
+    i = jnp.arange(x.shape[-1])
+    return x.at[..., i, i].set(diagonal, unique_indices=True, indices_are_sorted=True)
 
 
 def _symmetric_product(left, right, addend=None, /, *, scale=1.0, addend_scale=1.0, diagonal=0.0):
@@ -168,7 +226,7 @@ def _symmetric_product(left, right, addend=None, /, *, scale=1.0, addend_scale=1
     result = product(left, right.mT)
     if addend is None and scale == 1.0 and diagonal == 0.0:
         return result
-    wide = jnp.promote_types(left.dtype, jnp.float32)
+    wide = _wide(left)
     total = diagonal * jnp.eye(left.shape[-2], dtype=wide)
     if addend is not None:
         total += addend_scale * addend.astype(wide)
@@ -183,8 +241,12 @@ def _is_tall(x: jax.Array) -> bool:
     return x.shape[-2] > x.shape[-1]
 
 
+def _wide(x: jax.Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def _precondition(
-    x: jax.Array, schedule: PolarSchedule, symmetric: SymmetricProduct
+    x: jax.Array, schedule: PolarSchedule, symmetric: SymmetricProduct, factor: float
 ) -> tuple[jax.Array, jax.Array | None]:
     """Return the matrix the rows start from, with its Gram matrix where that is known by then.
 
@@ -194,7 +256,7 @@ def _precondition(
     if schedule.precondition == "frobenius":
         return x, None
     gram = _gram(x, symmetric)
-    sums = jnp.sum(jnp.abs(gram.astype(jnp.float32)), axis=-1)
+    sums = jnp.sum(jnp.abs(gram.astype(jnp.float32)), axis=-1) / factor**2
     scale = jnp.where(sums > 0.0, jax.lax.rsqrt(jnp.where(sums > 0.0, sums, 1.0)), 0.0)
     across, down = scale[..., None, :], scale[..., :, None]
     scaled = x * (across if _is_tall(x) else down).astype(x.dtype)

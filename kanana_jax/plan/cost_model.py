@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from kanana_jax import config, model
 from kanana_jax.model import exchange
@@ -153,10 +154,11 @@ def temporary_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
     Gradients and their sum over micro-batches, and then the larger of what the backward pass and
     the optimizer need beside them.
     """
-    gradients = sum(
-        4 * math.prod(leaf.shape) / math.prod(sizes[axis] for axis in leaf.axes)
-        for leaf in leaves(exp, sizes)
-    )
+
+    def numbers(leaf):
+        return math.prod(leaf.shape) / math.prod(sizes[axis] for axis in leaf.axes)
+
+    gradients = 4 * sum(numbers(leaf) for leaf in leaves(exp, sizes))
     copies = 1 + (exp.train.accumulation_steps > 1)
     cfg, item = exp.model, _itemsize(exp)
     stream = tokens_per_device(exp, sizes) * cfg.hidden_size * item
@@ -167,7 +169,9 @@ def temporary_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
         # The momentum that is ahead and the update; pieces of matrices, as they are exchanged for
         # whole ones; four arrays of a chunk within an iteration.
         exchanged = max((size for _, size in exchanged_groups(exp, sizes)), default=0.0)
-        optimizer = 2 * gradients + exchanged + 4 * min(chunks.CHUNK_BYTES, gradients)
+        stacks = (numbers(leaf) for leaf in leaves(exp, sizes) if leaf.matrix is not None)
+        chunk = max(stacks) * jnp.dtype(exp.optimizer.polar_dtype).itemsize
+        optimizer = 2 * gradients + exchanged + 4 * min(chunks.CHUNK_BYTES, chunk)
     return copies * gradients + max(backward, optimizer)
 
 

@@ -247,8 +247,6 @@ def _compute(out, table, coefficients, warpgroup, plan, *, rows_smem, cols_smem,
                     addend = plgpu.load(smem.at[own], layout=_MATRIX)
                     value += addend_scale * addend.astype(jnp.float32)
                 on_diagonal = (row == col) & (warpgroup == half)
-                value += jnp.where(_is_diagonal(), jnp.where(on_diagonal, diagonal, 0.0), 0.0)
-                value = value.astype(out.dtype)
                 is_below = (row == col) & (warpgroup > half)
                 chunk = _Chunk(
                     out.at[batch], row * TILE + warpgroup * ROWS, col * TILE + half * COLS
@@ -258,7 +256,7 @@ def _compute(out, table, coefficients, warpgroup, plan, *, rows_smem, cols_smem,
                     functools.partial(_store_twice, value, chunk, staging)
                 )
                 pl.when(is_wanted & on_diagonal)(
-                    functools.partial(_store_symmetric, value, chunk, staging)
+                    functools.partial(_store_symmetric, value, diagonal, chunk, staging)
                 )
             if plan.has_addend:
                 plgpu.commit_smem()  # unlike wgmma's, these reads are not ordered before TMA
@@ -285,6 +283,7 @@ class _Chunk(NamedTuple):
 
 def _store_twice(value, chunk, staging):
     """Stores a chunk and its transpose; at most the previous chunk's straight copy is under way."""
+    value = value.astype(staging.dtype)
     for smem, to, target in (
         (staging.at[0], staging.at[0].T, chunk.mirrored),
         (staging.at[1], staging.at[1], chunk.straight),
@@ -295,8 +294,9 @@ def _store_twice(value, chunk, staging):
         plgpu.copy_smem_to_gmem(smem, target)
 
 
-def _store_symmetric(value, chunk, staging):
+def _store_symmetric(value, diagonal, chunk, staging):
     """Stores a chunk on the diagonal, its upper triangle mirrored: sums may differ in rounding."""
+    value = (value + jnp.where(_iota(0) == _iota(1), diagonal, 0.0)).astype(staging.dtype)
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
     staging.at[0].T[...] = value
     plgpu.commit_smem()
@@ -304,10 +304,6 @@ def _store_symmetric(value, chunk, staging):
     staging.at[1][...] = jnp.where(_iota(0) <= _iota(1), value, mirrored)
     plgpu.commit_smem()
     plgpu.copy_smem_to_gmem(staging.at[1], chunk.straight)
-
-
-def _is_diagonal():
-    return _iota(0) == _iota(1)
 
 
 def _iota(axis):

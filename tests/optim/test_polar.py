@@ -134,6 +134,31 @@ def test_both_forms_compute_the_polynomial_over_three_decades(method, compute_dt
     assert error < bound * float(jnp.finfo(compute_dtype).eps)
 
 
+def schedule_of(*rows, **kwargs):
+    return optim.PolarSchedule(name="rows", rows=rows, source="none", **kwargs)
+
+
+@pytest.mark.parametrize("method", ["direct", "gram"])
+@pytest.mark.parametrize("is_tall", [False, True], ids=["wide", "tall"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        optim.newton_schulz(5),
+        schedule_of(*optim.newton_schulz(3).rows, precondition="aol"),
+        # The cubic iteration has no square to complete, a negative c one to subtract.
+        schedule_of((2.5, -2.0, 0.0), (1.5, -0.5, 0.0), (1.875, -1.25, 0.375)),
+        schedule_of((3.0, -2.0, -0.3), (1.5, -0.4, -0.1)),
+    ],
+    ids=["jordan", "aol", "cubic", "negative"],
+)
+def test_completed_squares_compute_the_rows(method, is_tall, schedule):
+    _, _, x = matrix_with(np.geomspace(0.2, 1.0, 32), num_cols=48)
+    x = x.T if is_tall else x
+    exact = compiled_polar(x, schedule, compute_dtype=jnp.float32, method="direct")
+    got = compiled_polar(x, schedule, compute_dtype=jnp.float16, method=method)
+    assert np.linalg.norm(got - exact) / np.linalg.norm(exact) < 5e-3
+
+
 def test_gram_form_is_chosen_where_it_multiplies_less_and_is_safe():
     def choose(rows, cols, dtype):
         return orthogonalize.choose_method(rows, cols, optim.POLAR_EXPRESS_5, dtype)
