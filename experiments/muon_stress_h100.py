@@ -33,7 +33,7 @@ def experiment() -> config.Experiment:
         data=config.DataConfig(tokenizer="bpe", seq_len=1024, batch_size=16),
         optimizer=dataclasses.replace(
             base.optimizer,
-            polar_dtype="bfloat16",
+            polar_dtype="auto",
             schedule=config.ScheduleConfig(name="wsd", warmup_steps=20, decay_steps=40),
         ),
         train=dataclasses.replace(

@@ -24,14 +24,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from kanana_jax import config, model
 from kanana_jax.model import exchange
 from kanana_jax.optim import chunks, matrices
 from kanana_jax.parallel import rules
 from kanana_jax.plan import collectives, flops
-from kanana_jax.train import state
+from kanana_jax.train import optimizers, state
 
 _BATCH_LIKE = (*config.BATCH_AXES, "context")  # devices along these see different tokens
 
@@ -170,7 +169,7 @@ def temporary_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
         # whole ones; four arrays of a chunk within an iteration.
         exchanged = max((size for _, size in exchanged_groups(exp, sizes)), default=0.0)
         stacks = (numbers(leaf) for leaf in leaves(exp, sizes) if leaf.matrix is not None)
-        chunk = max(stacks) * jnp.dtype(exp.optimizer.polar_dtype).itemsize
+        chunk = max(stacks) * optimizers.polar_dtype(exp.optimizer).itemsize
         optimizer = 2 * gradients + exchanged + 4 * min(chunks.CHUNK_BYTES, chunk)
     return copies * gradients + max(backward, optimizer)
 

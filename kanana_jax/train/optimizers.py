@@ -84,9 +84,15 @@ def polar_fn(cfg: config.OptimizerConfig) -> Callable[[Array], Array]:
     return functools.partial(
         optim.polar,
         schedule=table,
-        compute_dtype=jnp.dtype(cfg.polar_dtype),
+        compute_dtype=polar_dtype(cfg),
         symmetric_product=symmetric,
     )
+
+
+def polar_dtype(cfg: config.OptimizerConfig) -> jnp.dtype:
+    """What `cfg.polar_dtype` stands for on this process's backend."""
+    auto = "float16" if jax.default_backend() == "gpu" else "bfloat16"
+    return jnp.dtype(auto if cfg.polar_dtype == "auto" else cfg.polar_dtype)
 
 
 def layout(cfg: config.ModelConfig) -> optim.layouts.Layout:
