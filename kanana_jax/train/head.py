@@ -94,13 +94,20 @@ def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: 
     def one(grad_DV, part):
         hidden_BSD, targets_BS, weights_BS = part
         logits_BSV = _product("BSD,DV->BSV", hidden_BSD, low_DV)
-        if not with_grads:
-            return None, (*_losses(logits_BSV, targets_BS, weights_BS, settings.z_weight), None)
-        (loss, each), grad_BSV = jax.value_and_grad(_losses, has_aux=True)(
-            logits_BSV, targets_BS, weights_BS, settings.z_weight
+        is_target_BSV = targets_BS[..., None] == jnp.arange(logits_BSV.shape[-1])
+        logz_BS, of_target_BS = jax.lax.platform_dependent(
+            logits_BSV, is_target_BSV, cuda=_in_one_pass, default=_in_two_passes
         )
+        nll_BS = logz_BS - of_target_BS
+        loss = jnp.sum(weights_BS * (nll_BS + settings.z_weight * logz_BS**2))
+        each = nll_BS, logz_BS
+        if not with_grads:
+            return None, (loss, each, None)
+        softmax_BSV = jnp.exp(logits_BSV - logz_BS[..., None])
+        slope_BS = 1.0 + 2.0 * settings.z_weight * logz_BS
+        grad_BSV = slope_BS[..., None] * softmax_BSV - is_target_BSV
         # In float32 it would make float32 operands of both products.
-        grad_BSV = grad_BSV.astype(dtype)
+        grad_BSV = (weights_BS[..., None] * grad_BSV).astype(dtype)
         grad_DV += _product("BSD,BSV->DV", hidden_BSD, grad_BSV)
         grad_BSD = _product("BSV,DV->BSD", grad_BSV, low_DV).astype(dtype)
         return grad_DV, (loss, each, grad_BSD)
@@ -125,14 +132,28 @@ def _num_chunks(targets_BS: Array, chunk_tokens: int) -> int:
     return next((n for n in range(wanted, seq_len) if seq_len % n == 0), seq_len)
 
 
-def _losses(logits_BSV, targets_BS, weights_BS, z_weight):
-    """(loss, (nll, logz)) of a slice."""
-    logz_BS = jax.nn.logsumexp(logits_BSV, axis=-1)
-    # Not an index: its gradient would be scattered into an array like the logits.
-    is_target_BSV = targets_BS[..., None] == jnp.arange(logits_BSV.shape[-1])
-    nll_BS = logz_BS - jnp.sum(jnp.where(is_target_BSV, logits_BSV, 0.0), axis=-1)
-    loss = jnp.sum(weights_BS * (nll_BS + z_weight * logz_BS**2))
-    return loss, (nll_BS, logz_BS)
+def _in_two_passes(logits_BSV, is_target_BSV):
+    """(logz, logit of the target), the highest logit first."""
+    of_target_BS = jnp.sum(jnp.where(is_target_BSV, logits_BSV, 0.0), axis=-1)
+    return jax.nn.logsumexp(logits_BSV, axis=-1), of_target_BS
+
+
+def _in_one_pass(logits_BSV, is_target_BSV):
+    """The same, with sums that move to a higher reference as they meet it.
+
+    A GPU is bound by memory here, two exponentials for each logit cost less than reading it.
+    """
+
+    def join(one, other):
+        highest = jnp.maximum(one[0], other[0])
+        sums = (total * jnp.exp(top - highest) for top, total, _ in (one, other))
+        return highest, sum(sums), one[2] + other[2]
+
+    zero = jnp.zeros((), logits_BSV.dtype)
+    start = jnp.finfo(logits_BSV.dtype).min, zero, zero
+    terms = logits_BSV, jnp.ones_like(logits_BSV), jnp.where(is_target_BSV, logits_BSV, 0.0)
+    highest_BS, sum_BS, of_target_BS = jax.lax.reduce(terms, start, join, dimensions=(2,))
+    return highest_BS + jnp.log(sum_BS), of_target_BS
 
 
 @jax.named_scope("head")

@@ -103,3 +103,20 @@ def test_no_array_of_all_logits_and_no_wide_product():
     assert len(products) == 3  # forward, and one for each gradient: nothing is formed again
     assert all("xbf16>, tensor<" in line for line in products)
     assert "tensor<8x8x67xf32>" in text and "tensor<8x32x67x" not in text
+
+
+@pytest.mark.parametrize("scale", [1.0, 3e3])
+def test_one_pass_over_the_logits_finds_what_two_find(scale):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(scale * rng.standard_normal((2, 3, 500)), jnp.float32)
+    # Both orders: the highest logit first, and a row that climbs to it.
+    logits = logits.at[0].set(-jnp.sort(-logits[0])).at[1].set(jnp.sort(logits[1]))
+    is_target = jax.nn.one_hot(rng.integers(0, 500, (2, 3)), 500, dtype=bool)
+    got, wanted = (
+        jax.jit(fn)(logits, is_target) for fn in (head._in_one_pass, head._in_two_passes)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), got, wanted)
+    exact = np.asarray(logits, np.float64)
+    highest = exact.max(-1)
+    logz = highest + np.log(np.exp(exact - highest[..., None]).sum(-1))
+    np.testing.assert_allclose(got[0], logz, rtol=2e-6)
