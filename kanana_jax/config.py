@@ -71,6 +71,9 @@ class ModelConfig:
     init_std: float = 0.02
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "none"
+    # One compiled block for all layers. False, for few layers: none is copied out of a stack, and
+    # backward needs less memory, but the time to compile grows with their number.
+    scan_layers: bool = True
     attention_implementation: Implementation = "auto"
     grouped_matmul_implementation: Implementation = "auto"
     # How tokens reach the experts of other devices: all-gathered, or each to its experts' devices

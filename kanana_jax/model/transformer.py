@@ -3,7 +3,8 @@
     x <- x + attention(norm(x))        x <- x + mlp(norm(x))        logits = norm(x) W_head
 
 Parameters leave as a plain nested dict in which each stack's leaves carry its layers on axis 0.
-NNX modules are pytrees, so one `jax.lax.scan` runs a stack and compiles one block of it.
+NNX modules are pytrees, so one `jax.lax.scan` runs a stack and compiles one block of it, unless
+`scan_layers` is off.
 
 Letters: B batch, S sequence, D hidden, V vocabulary, L layers, H heads, E experts.
 """
@@ -111,8 +112,9 @@ def _run_stack(cfg: ModelConfig, stack: Block, x_BSD: Array, bias_LE: Array, inp
 
     if cfg.remat != "none":
         # Inside a scan nothing can merge the recomputation with the forward pass.
-        body = jax.checkpoint(body, policy=_REMAT_POLICIES[cfg.remat], prevent_cse=False)
-    return jax.lax.scan(body, x_BSD, (stack, bias_LE))
+        policy = _REMAT_POLICIES[cfg.remat]
+        body = jax.checkpoint(body, policy=policy, prevent_cse=not cfg.scan_layers)
+    return jax.lax.scan(body, x_BSD, (stack, bias_LE), unroll=not cfg.scan_layers)
 
 
 class Transformer(nnx.Module):

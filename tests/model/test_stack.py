@@ -62,9 +62,11 @@ def unrolled():
     return jit(jax.value_and_grad(functools.partial(unrolled_loss, SMALL)))(init(SMALL), *batch())
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_scan_and_checkpoint_give_the_gradients_of_a_loop(unrolled, remat):
-    cfg = dataclasses.replace(SMALL, remat=remat)
+@pytest.mark.parametrize(
+    ("remat", "scan_layers"), [("dots", True), ("full", True), ("full", False), ("none", False)]
+)
+def test_scan_and_checkpoint_give_the_gradients_of_a_loop(unrolled, remat, scan_layers):
+    cfg = dataclasses.replace(SMALL, remat=remat, scan_layers=scan_layers)
     got = jit(jax.value_and_grad(functools.partial(loss, cfg)))(init(SMALL), *batch())
     assert_trees_close(got, unrolled, 2e-5)
 
@@ -87,6 +89,16 @@ def test_full_remat_keeps_fewer_numbers_for_the_backward_pass():
         return sum(leaf.size for leaf in jax.tree.leaves(pullback))
 
     assert kept("full") < kept("dots") < kept("none")
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_a_stack_is_one_block_in_a_loop_or_all_of_it(scan_layers):
+    cfg = dataclasses.replace(SMALL, scan_layers=scan_layers)
+    params = jax.eval_shape(functools.partial(model.init, cfg), jax.random.key(0))
+    jaxpr = jax.make_jaxpr(functools.partial(loss, cfg))(params, *batch())
+    stacks = [eqn.params for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
+    assert [params["length"] for params in stacks] == [1, 2]
+    assert [params["unroll"] for params in stacks] == ([1, 1] if scan_layers else [1, 2])
 
 
 def test_parameters_survive_the_round_trip_through_a_plain_dict():
