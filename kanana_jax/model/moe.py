@@ -95,18 +95,15 @@ class MoE(nnx.Module):
         w_down = local.gather_weight(w_down, 0, like=x_BSD)
         # Sums over tensor come where tokens are few: before they are sent, after they are back.
         x_BSD, weight_BSK = local.vary(x_BSD, "tensor"), local.vary(weight_BSK, "tensor")
-        x_TD, expert_TK, weight_TK = (
-            x.reshape(-1, x.shape[-1]) for x in (x_BSD, expert_BSK, weight_BSK)
-        )
+        tokens = x_BSD, expert_BSK, weight_BSK
         if exchange.form(self.cfg, local.axis_size("expert"), ragged.is_native()) == "ragged":
-            out_TD = self._exchanged(x_TD, expert_TK, weight_TK, w_gate_up, w_down)
-        else:
-            x_TD, expert_TK, weight_TK = (
-                local.gather(x, "expert", 0) for x in (x_TD, expert_TK, weight_TK)
-            )
-            out_TD = self._experts_here(x_TD, expert_TK, weight_TK, w_gate_up, w_down)
-            out_TD = local.sum_scatter(out_TD, "expert", 0)
-        return local.add_up(out_TD.reshape(shape), "tensor")
+            out_TD = self._exchanged(*_flat(tokens), w_gate_up, w_down)
+            return local.add_up(out_TD.reshape(shape), "tensor")
+        # By sequence: XLA:TPU sums and slices what is scattered over flat tokens in two steps.
+        tokens = [local.gather(x, "expert", 0) for x in tokens]
+        out_TD = self._experts_here(*_flat(tokens), w_gate_up, w_down)
+        out_BSD = local.sum_scatter(out_TD.reshape(-1, *shape[1:]), "expert", 0)
+        return local.add_up(out_BSD, "tensor")
 
     def _exchanged(self, x_TD, expert_TK, weight_TK, w_gate_up, w_down):
         """Sends tokens to their experts and their outputs back."""
@@ -128,6 +125,10 @@ class MoE(nnx.Module):
             *_choices_here(expert_TK, weight_TK, w_down.shape[0]),
             implementation=self.cfg.grouped_matmul_implementation,
         ).astype(x_TD.dtype)
+
+
+def _flat(arrays_BSX):
+    return (x_BSX.reshape(-1, x_BSX.shape[-1]) for x_BSX in arrays_BSX)
 
 
 def _choices_here(expert_TK: Array, weight_TK: Array, num_here: int) -> tuple[Array, Array]:
