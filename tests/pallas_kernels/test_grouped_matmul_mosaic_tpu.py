@@ -235,7 +235,7 @@ BY_WIDTHS = {(case.contracted, case.out_width): case for case in reversed(cases.
 
 
 @pytest.mark.aot
-@pytest.mark.parametrize("tpu", aot.TOPOLOGIES)
+@pytest.mark.parametrize("tpu", CHIPS)
 @pytest.mark.parametrize("case", BY_WIDTHS.values(), ids=lambda case: case.name)
 def test_products_compile_and_take_the_vmem_that_was_reckoned(tpu, case):
     group_sizes = abstract(case.num_groups, dtype=jnp.int32)
@@ -248,7 +248,7 @@ def test_products_compile_and_take_the_vmem_that_was_reckoned(tpu, case):
 
 
 @pytest.mark.aot
-@pytest.mark.parametrize("tpu", aot.TOPOLOGIES)
+@pytest.mark.parametrize("tpu", CHIPS)
 def test_auto_takes_the_kernels_on_a_tpu_and_a_whole_layer_compiles(tpu, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     found = []
