@@ -127,7 +127,7 @@ def logits(
     """Float32 logits of hidden states."""
     *rows, width = hidden.shape
     hidden_RD = hidden.reshape(-1, width)
-    # For a single row XLA:GPU makes a float32 copy of the whole head first.
+    # For a single row XLA:GPU, compiled without Triton, first makes a float32 copy of the head.
     missing = max(0, _LEAST_ROWS - hidden_RD.shape[0])
     padded_RD = jnp.pad(hidden_RD, ((0, missing), (0, 0)))
     params = {"embed": weights.embed_VD, "head": weights.head_DV}

@@ -97,12 +97,12 @@ class MoE(nnx.Module):
         x_BSD, weight_BSK = local.vary(x_BSD, "tensor"), local.vary(weight_BSK, "tensor")
         tokens = x_BSD, expert_BSK, weight_BSK
         if exchange.form(self.cfg, local.axis_size("expert"), ragged.is_native()) == "ragged":
-            out_TD = self._exchanged(*_flat(tokens), w_gate_up, w_down)
-            return local.add_up(out_TD.reshape(shape), "tensor")
-        # By sequence: XLA:TPU sums and slices what is scattered over flat tokens in two steps.
-        tokens = [local.gather(x, "expert", 0) for x in tokens]
-        out_TD = self._experts_here(*_flat(tokens), w_gate_up, w_down)
-        out_BSD = local.sum_scatter(out_TD.reshape(-1, *shape[1:]), "expert", 0)
+            out_BSD = self._exchanged(*_flat(tokens), w_gate_up, w_down).reshape(shape)
+        else:
+            # By sequence: XLA:TPU sums and slices what is scattered over flat tokens in two steps.
+            tokens = [local.gather(x, "expert", 0) for x in tokens]
+            out_TD = self._experts_here(*_flat(tokens), w_gate_up, w_down)
+            out_BSD = local.sum_scatter(out_TD.reshape(-1, *shape[1:]), "expert", 0)
         return local.add_up(out_BSD, "tensor")
 
     def _exchanged(self, x_TD, expert_TK, weight_TK, w_gate_up, w_down):

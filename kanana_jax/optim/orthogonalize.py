@@ -85,10 +85,9 @@ def polar(
 
     def iterate(unit):
         unit, gram = _precondition(unit, schedule, symmetric, factors[0])
-        for nth, rows in enumerate(visits):
-            # The last factor is taken out in float32, below.
-            after = factors[min(nth + 1, len(visits) - 1)]
-            unit = _visit(unit, gram, rows, symmetric, after / factors[nth])
+        # The last factor is taken out in float32, below.
+        for rows, now, after in zip(visits, factors, [*factors[1:], factors[-1]], strict=True):
+            unit = _visit(unit, gram, rows, symmetric, after / now)
             gram = None
         return unit
 
@@ -251,7 +250,8 @@ def _precondition(
     """Return the matrix the rows start from, with its Gram matrix where that is known by then.
 
     "aol" (arXiv:2512.04632) divides row i by sqrt(sum_j |R_ij|): no singular value is above 1, and
-    they start closer to 1 than after the Frobenius norm; the factor is that of the scaled matrix.
+    they start closer to 1 than after the Frobenius norm; the polar factor is that of the scaled
+    matrix. x comes and leaves times `factor`, its Gram matrix times its square.
     """
     if schedule.precondition == "frobenius":
         return x, None
