@@ -7,6 +7,8 @@ returns None or the reason why the problem is beyond it; the last kernels take e
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 
 class Choice(NamedTuple):
     """The implementation that "auto" takes, and why each other one cannot run."""
@@ -44,3 +46,13 @@ def select(kernels: Mapping[str, Any], problem, implementation: str) -> str:
 
 def always(problem) -> None:
     """The `why_not` of a kernel that takes every problem."""
+
+
+def why_not_hopper(platform: str) -> str | None:
+    """The reason why kernels for Hopper GPUs cannot run on this backend, or None."""
+    if platform != "gpu":
+        return f"it needs a Hopper GPU, the default backend is {platform}"
+    capability = getattr(jax.devices()[0], "compute_capability", "unknown")
+    if capability != "9.0":
+        return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
+    return None

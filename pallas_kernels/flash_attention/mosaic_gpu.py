@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import selection
 from pallas_kernels.flash_attention import batching, xla
 from pallas_kernels.flash_attention import mosaic_gpu_backward as bwd
 from pallas_kernels.flash_attention import mosaic_gpu_forward as fwd
@@ -89,11 +90,8 @@ def choose_config(width: int, width_v: int) -> Config:
 def why_not(problem) -> str | None:
     """The reason why these kernels cannot run a problem, or None."""
     q, v = problem.q, problem.v
-    if problem.platform != "gpu":
-        return f"it needs a Hopper GPU, the default backend is {problem.platform}"
-    capability = getattr(jax.devices()[0], "compute_capability", "unknown")
-    if capability != "9.0":
-        return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
+    if elsewhere := selection.why_not_hopper(problem.platform):
+        return elsewhere
     if q.dtype not in _DTYPES:
         return f"it needs bfloat16 or float16, got {q.dtype}"
     if (q.shape[3], v.shape[3]) not in WIDTHS:

@@ -112,7 +112,7 @@ def _kernel(q, k, v, dout, lse, delta, *rest, static, config, query_range, num_p
     b, kv_head = lax.div(bh, np.int32(num_kv_heads)), lax.rem(bh, np.int32(num_kv_heads))
     if packed:
         table, q_ids, kv_ids = packed
-        visits = tiles.Range(*(table[b, tile, i] for i in range(4)))
+        visits = tiles.read_range(table, b, tile)
         ids = (q_ids.at[b], kv_ids.at[b])
     else:
         visits, ids = query_range(tile), None

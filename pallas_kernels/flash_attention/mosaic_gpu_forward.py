@@ -131,7 +131,7 @@ def place(q, k, v, packed, key_range, static) -> Place:
     kv_head = lax.div(head, np.int32(num_heads // k.shape[2]))
     if packed:
         table, q_ids, kv_ids = packed
-        visits = tiles.Range(*(table[b, tile, i] for i in range(4)))
+        visits = tiles.read_range(table, b, tile)
         return Place(b, head, kv_head, tile, visits, (q_ids.at[b], kv_ids.at[b]))
     return Place(b, head, kv_head, tile, key_range(tile), None)
 

@@ -25,6 +25,15 @@ class Range(NamedTuple):
     last: jax.Array | int
 
 
+def read_range(table, *index) -> Range:
+    """The entry of a kernel's table at `index`, as made by `segment_ranges`.
+
+    Inside shard_map a Ref yields values that vary over mesh axes, although JAX no longer follows
+    those in a kernel of Mosaic GPU: a loop's counter that starts so changes type. Sums forget them.
+    """
+    return Range(*(table[*index, i] + 0 for i in range(4)))
+
+
 def key_range(tile, *, tile_q: int, block_kv: int, num_rows: int, num_cols: int, causal: bool):
     """Blocks of keys that the `tile`-th tile of queries visits, without segments."""
     num_blocks = _cdiv(num_cols, block_kv)

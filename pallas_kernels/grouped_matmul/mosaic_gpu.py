@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes
+from pallas_kernels import manual_axes, selection
 from pallas_kernels.grouped_matmul import mosaic_gpu_matmul, mosaic_gpu_outer, mosaic_gpu_swiglu
 from pallas_kernels.grouped_matmul import mosaic_gpu_ring as ring
 
@@ -106,11 +106,8 @@ def choose_config(width: int, out_width: int, num_groups: int) -> Config:
 
 def why_not(problem) -> str | None:
     """The reason why these kernels cannot run a problem, or None."""
-    if problem.platform != "gpu":
-        return f"it needs a Hopper GPU, the default backend is {problem.platform}"
-    capability = getattr(jax.devices()[0], "compute_capability", "unknown")
-    if capability != "9.0":
-        return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
+    if elsewhere := selection.why_not_hopper(problem.platform):
+        return elsewhere
     if problem.lhs.dtype not in _DTYPES:
         return f"it needs bfloat16 or float16, got {problem.lhs.dtype}"
     widths = (problem.lhs.shape[1], *problem.rhs.shape[1:])

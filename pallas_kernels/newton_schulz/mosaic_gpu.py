@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes
+from pallas_kernels import manual_axes, selection
 from pallas_kernels.newton_schulz import mosaic_gpu_kernel as kernel
 from pallas_kernels.newton_schulz import tiles
 
@@ -57,11 +57,8 @@ def choose_config(shape: tuple[int, ...]) -> kernel.Config:
 def why_not(problem) -> str | None:
     """The reason why this kernel cannot run a problem, or None."""
     lhs = problem.lhs
-    if problem.platform != "gpu":
-        return f"it needs a Hopper GPU, the default backend is {problem.platform}"
-    capability = getattr(jax.devices()[0], "compute_capability", "unknown")
-    if capability != "9.0":
-        return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
+    if elsewhere := selection.why_not_hopper(problem.platform):
+        return elsewhere
     if lhs.dtype not in _DTYPES:
         return f"it needs bfloat16 or float16, got {lhs.dtype}"
     if lhs.shape[-2] % kernel.COLS or lhs.shape[-1] % kernel.COLS:

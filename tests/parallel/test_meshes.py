@@ -11,6 +11,8 @@ from kanana_jax.model import presets
 from kanana_jax.plan import collectives
 from kanana_jax.train import loss
 from kanana_jax.train import step as step_lib
+from pallas_kernels import selection
+from pallas_kernels.newton_schulz import mosaic_gpu as newton_schulz_on_gpus
 
 # Padding, documents that cross the parts of the context axis, and fewer experts than devices' sum.
 BATCH, SEQ_LEN, VOCAB = 8, 32, 64
@@ -150,3 +152,42 @@ def test_gradients_take_the_collectives_of_the_cost_model(axis, form, expected):
     assert counts.pop("all-reduce") <= 4  # gradients of what is replicated, and the statistics
     assert counts == expected
     assert {axes for _, axes in found} == {axis}
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param({"data": 2, "fsdp": 2, "expert": 2}, marks=long),
+        {"expert": 2, "context": 2, "tensor": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["gather", pytest.param("ragged", marks=long)])
+def test_the_step_lowers_with_the_kernels_of_gpus(mesh, form, monkeypatch):
+    """What varies over devices has a type of its own inside of a kernel too."""
+    monkeypatch.setattr(selection, "why_not_hopper", selection.always)
+    monkeypatch.setattr(newton_schulz_on_gpus, "MIN_SIDE", 1)
+    monkeypatch.setattr(newton_schulz_on_gpus, "MIN_TILES", 1)
+    exp = config.edit(
+        experiment(**mesh),
+        [
+            "data.seq_len=256",
+            "model.compute_dtype=bfloat16",
+            "model.hidden_size=128",
+            "model.qk_nope_head_dim=128",
+            "model.qk_rope_head_dim=64",
+            "model.v_head_dim=128",
+            "model.moe_intermediate_size=64",
+            f"model.expert_exchange={form}",
+            "optimizer.polar_dtype=bfloat16",
+        ],
+    )
+    text = step_lib.build(exp, parallel.make_mesh(exp.mesh)).lower(("cuda",)).as_text()
+    kernels = (
+        "flash_attention_forward",
+        "flash_attention_backward_kv",
+        "grouped_matmul",
+        "grouped_outer",
+        "symmetric_product",
+    )
+    assert [name for name in kernels if name not in text] == []
