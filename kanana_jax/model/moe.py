@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 import pallas_kernels
 from kanana_jax.config import ModelConfig
-from kanana_jax.model import exchange, layers
+from kanana_jax.model import exact, exchange, layers
 from kanana_jax.parallel import local, ragged
 
 
@@ -149,10 +149,11 @@ def router_scores(
     x_BSD: Float[Array, "B S D"], router_DE: Float[Array, "D E"]
 ) -> Float[Array, "B S E"]:
     # Full float32: near-ties decide which expert a token visits.
-    logits_BSE = jnp.einsum(
-        "BSD,DE->BSE", x_BSD.astype(jnp.float32), router_DE, precision=jax.lax.Precision.HIGHEST
+    if x_BSD.dtype == jnp.bfloat16:
+        return jax.nn.sigmoid(exact.matmul(x_BSD, router_DE))
+    return jax.nn.sigmoid(
+        jnp.einsum("BSD,DE->BSE", x_BSD, router_DE, precision=jax.lax.Precision.HIGHEST)
     )
-    return jax.nn.sigmoid(logits_BSE)
 
 
 def choose(

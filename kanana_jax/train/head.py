@@ -94,9 +94,8 @@ def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: 
     def one(grad_DV, part):
         hidden_BSD, targets_BS, weights_BS = part
         logits_BSV = _product("BSD,DV->BSV", hidden_BSD, low_DV)
-        is_target_BSV = targets_BS[..., None] == jnp.arange(logits_BSV.shape[-1])
         logz_BS, of_target_BS = jax.lax.platform_dependent(
-            logits_BSV, is_target_BSV, cuda=_in_one_pass, default=_in_two_passes
+            logits_BSV, targets_BS, cuda=_in_one_pass, default=_in_two_passes
         )
         nll_BS = logz_BS - of_target_BS
         loss = jnp.sum(weights_BS * (nll_BS + settings.z_weight * logz_BS**2))
@@ -105,7 +104,7 @@ def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: 
             return None, (loss, each, None)
         softmax_BSV = jnp.exp(logits_BSV - logz_BS[..., None])
         slope_BS = 1.0 + 2.0 * settings.z_weight * logz_BS
-        grad_BSV = slope_BS[..., None] * softmax_BSV - is_target_BSV
+        grad_BSV = slope_BS[..., None] * softmax_BSV - _is_target(logits_BSV, targets_BS)
         # In float32 it would make float32 operands of both products.
         grad_BSV = (weights_BS[..., None] * grad_BSV).astype(dtype)
         grad_DV += _product("BSD,BSV->DV", hidden_BSD, grad_BSV)
@@ -132,28 +131,35 @@ def _num_chunks(targets_BS: Array, chunk_tokens: int) -> int:
     return next((n for n in range(wanted, seq_len) if seq_len % n == 0), seq_len)
 
 
-def _in_two_passes(logits_BSV, is_target_BSV):
+def _is_target(logits_BSV, targets_BS):
+    return targets_BS[..., None] == jnp.arange(logits_BSV.shape[-1])
+
+
+def _in_two_passes(logits_BSV, targets_BS):
     """(logz, logit of the target), the highest logit first."""
-    of_target_BS = jnp.sum(jnp.where(is_target_BSV, logits_BSV, 0.0), axis=-1)
-    return jax.nn.logsumexp(logits_BSV, axis=-1), of_target_BS
+    of_target_BSV = jnp.where(_is_target(logits_BSV, targets_BS), logits_BSV, 0.0)
+    return jax.nn.logsumexp(logits_BSV, axis=-1), jnp.sum(of_target_BSV, axis=-1)
 
 
-def _in_one_pass(logits_BSV, is_target_BSV):
+def _in_one_pass(logits_BSV, targets_BS):
     """The same, with sums that move to a higher reference as they meet it.
 
-    A GPU is bound by memory here, two exponentials for each logit cost less than reading it.
+    A GPU takes longer to read a logit than for the few operations on it here.
     """
 
     def join(one, other):
-        highest = jnp.maximum(one[0], other[0])
-        sums = (total * jnp.exp(top - highest) for top, total, _ in (one, other))
-        return highest, sum(sums), one[2] + other[2]
+        (top, total), (other_top, other_total) = one, other
+        shrink = jnp.exp(-jnp.abs(top - other_top))
+        joined = jnp.where(
+            top >= other_top, total + shrink * other_total, other_total + shrink * total
+        )
+        return jnp.maximum(top, other_top), joined
 
-    zero = jnp.zeros((), logits_BSV.dtype)
-    start = jnp.finfo(logits_BSV.dtype).min, zero, zero
-    terms = logits_BSV, jnp.ones_like(logits_BSV), jnp.where(is_target_BSV, logits_BSV, 0.0)
-    highest_BS, sum_BS, of_target_BS = jax.lax.reduce(terms, start, join, dimensions=(2,))
-    return highest_BS + jnp.log(sum_BS), of_target_BS
+    start = jnp.finfo(logits_BSV.dtype).min, jnp.zeros((), logits_BSV.dtype)
+    terms = logits_BSV, jnp.ones_like(logits_BSV)
+    highest_BS, sum_BS = jax.lax.reduce(terms, start, join, dimensions=(2,))
+    of_target_BS1 = jnp.take_along_axis(logits_BSV, targets_BS[..., None], axis=-1)
+    return highest_BS + jnp.log(sum_BS), of_target_BS1[..., 0]
 
 
 @jax.named_scope("head")

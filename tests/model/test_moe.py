@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy_model import SMALL, balance_loss, choose, experts, init, jit
 
 from kanana_jax import model
-from kanana_jax.model import moe, presets
+from kanana_jax.model import exact, moe, presets
 
 GROUPED = dataclasses.replace(SMALL, num_expert_groups=4, num_groups_per_token=2)
 
@@ -112,6 +112,26 @@ def test_router_computes_in_float32_for_bfloat16_activations():
     assert got.dtype == jnp.float32
     # 512 float32 terms of size 0.05 in the logit; bfloat16 would be off by 1e-3.
     np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_exact_products_of_bfloat16_have_the_gradients_of_float32():
+    rng = np.random.default_rng(6)
+    x = jnp.asarray(rng.standard_normal((2, 64, 96)), jnp.bfloat16)
+    w = jnp.asarray(rng.standard_normal((96, 8)), jnp.float32)
+    grad = jnp.asarray(rng.standard_normal((2, 64, 8)), jnp.float32)
+    out, pull = jax.vjp(exact.matmul, x, w)
+    grad_x, grad_w = jit(pull)(grad)
+    wide_x, wide_w, wide_grad = (np.asarray(array, np.float64) for array in (x, w, grad))
+    np.testing.assert_allclose(out, wide_x @ wide_w, atol=2e-5)
+    wanted = np.einsum("bsd,bse->de", wide_x, wide_grad)
+    np.testing.assert_allclose(grad_w, wanted, atol=2e-5)  # bfloat16: 0.03
+    assert grad_x.dtype == jnp.bfloat16
+    wanted_x = wide_grad @ wide_w.T
+    # One rounding to bfloat16, and what is left out before it.
+    np.testing.assert_allclose(np.asarray(grad_x, float), wanted_x, rtol=2**-8, atol=2e-4)
+    text = jax.jit(pull).lower(grad).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and all("xbf16>, tensor<" in line for line in products)
 
 
 def test_bias_rises_where_load_is_low_and_keeps_its_mean():
