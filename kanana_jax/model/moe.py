@@ -15,6 +15,7 @@ F width of an expert, g groups, m members of a group.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,10 @@ import pallas_kernels
 from kanana_jax.config import ModelConfig
 from kanana_jax.model import exact, exchange, layers
 from kanana_jax.parallel import local, ragged
+
+
+# Of fewer, as in decoding, the router's product is done before its weights are taken apart.
+_MANY_TOKENS = 256
 
 
 class RoutingStats(NamedTuple):
@@ -149,11 +154,13 @@ def router_scores(
     x_BSD: Float[Array, "B S D"], router_DE: Float[Array, "D E"]
 ) -> Float[Array, "B S E"]:
     # Full float32: near-ties decide which expert a token visits.
-    if x_BSD.dtype == jnp.bfloat16:
-        return jax.nn.sigmoid(exact.matmul(x_BSD, router_DE))
-    return jax.nn.sigmoid(
-        jnp.einsum("BSD,DE->BSE", x_BSD, router_DE, precision=jax.lax.Precision.HIGHEST)
-    )
+    if x_BSD.dtype == jnp.bfloat16 and math.prod(x_BSD.shape[:2]) >= _MANY_TOKENS:
+        logits_BSE = exact.matmul(x_BSD, router_DE)
+    else:
+        logits_BSE = jnp.einsum(
+            "BSD,DE->BSE", x_BSD.astype(jnp.float32), router_DE, precision=jax.lax.Precision.HIGHEST
+        )
+    return jax.nn.sigmoid(logits_BSE)
 
 
 def choose(

@@ -103,9 +103,10 @@ def test_balance_loss_lowers_the_scores_of_busy_experts():
     assert grad[..., 2].mean() > 0 > grad[..., [0, 1, 3, 4, 5, 6, 7]].mean()
 
 
-def test_router_computes_in_float32_for_bfloat16_activations():
+@pytest.mark.parametrize("num_tokens", [4, 256])
+def test_router_computes_in_float32_for_bfloat16_activations(num_tokens):
     rng = np.random.default_rng(5)
-    x = jnp.asarray(rng.standard_normal((1, 4, 512)), jnp.bfloat16)
+    x = jnp.asarray(rng.standard_normal((1, num_tokens, 512)), jnp.bfloat16)
     router = rng.standard_normal((512, 8)).astype(np.float32) * 0.05
     got = moe.router_scores(x, jnp.asarray(router))
     want = 1 / (1 + np.exp(-np.asarray(x, np.float64) @ router))
