@@ -28,7 +28,6 @@ from kanana_jax.config import ModelConfig
 from kanana_jax.model import exact, exchange, layers
 from kanana_jax.parallel import local, ragged
 
-
 # Of fewer, as in decoding, the router's product is done before its weights are taken apart.
 _MANY_TOKENS = 256
 
