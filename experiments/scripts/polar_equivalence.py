@@ -39,8 +39,21 @@ LAST = 20
 
 
 def experiment(**polar: Any) -> config.Experiment:
-    """Two layers, one of them of experts; every matrix has sides that are multiples of 8."""
-    shape = dataclasses.replace(presets.tiny(VOCAB), num_layers=2, compute_dtype="bfloat16")
+    """Two layers, one of them of experts; every matrix is one that all kernels take."""
+    shape = dataclasses.replace(
+        presets.tiny(VOCAB),
+        hidden_size=128,
+        num_layers=2,
+        num_heads=2,
+        q_lora_rank=128,
+        kv_lora_rank=128,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        intermediate_size=256,
+        moe_intermediate_size=128,
+        compute_dtype="bfloat16",
+    )
     return config.Experiment(
         name="polar_equivalence",
         question="Do fast polar factors train as well?",
