@@ -1,23 +1,21 @@
-"""Experiment configuration: frozen dataclasses, typed `path=value` edits, JSON.
+"""Experiment configuration: frozen dataclasses.
 
 An experiment is a Python function that builds one `Experiment`; a variant is a function that edits
-another. Nothing here imports anything but the standard library.
+another. Nothing here needs anything but the standard library.
 """
 
 import dataclasses
-import json
-import types
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from kanana_jax.edits import ConfigError as ConfigError
+from kanana_jax.edits import diff as diff
+from kanana_jax.edits import edit as edit
+from kanana_jax.edits import to_json as to_json
 
 # Of a kernel; "auto" always works, the others raise where they cannot run.
 Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message says what was expected."""
 
 
 def _positive(config, *names: str):
@@ -325,35 +323,6 @@ class Experiment:
             )
 
 
-def edit(config: Any, edits: Iterable[str]) -> Any:
-    """Returns `config` with each `path=value` applied, the value read by its field's type.
-
-    Settings are checked once all edits are in. Raises ConfigError when a path names no field, or a
-    value does not fit it or the others.
-    """
-    changes: dict[str, Any] = {}
-    for text in edits:
-        path, equals, value = (part.strip() for part in text.partition("="))
-        if not equals:
-            raise ConfigError(
-                f"an edit looks like path=value, e.g. optimizer.lr=0.01; got {text!r}"
-            )
-        *groups, name = path.split(".")
-        level, target = changes, config
-        for group in groups:
-            _kind_of(target, group, path)
-            target = getattr(target, group)
-            if not dataclasses.is_dataclass(target):
-                raise ConfigError(f"unknown setting {path!r}: {group} is a value, not a group")
-            level = level.setdefault(group, {})
-        kind = _kind_of(target, name, path)
-        if dataclasses.is_dataclass(getattr(target, name)):
-            fields = ", ".join(f.name for f in dataclasses.fields(getattr(target, name)))
-            raise ConfigError(f"{path} is a group of settings; set one of its {fields}")
-        level[name] = _parse(kind, value, path)
-    return _replace(config, changes)
-
-
 def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:
     """`edit`, refusing settings that the arms or the sweep would silently override."""
     edits = list(edits)
@@ -376,63 +345,3 @@ def single_run(exp: Experiment, *, lr: float, seed: int) -> Experiment:
         optimizer=dataclasses.replace(exp.optimizer, lr=lr),
         train=dataclasses.replace(exp.train, seed=seed),
     )
-
-
-def _kind_of(config: Any, name: str, path: str) -> Any:
-    kinds = typing.get_type_hints(type(config))
-    if name not in kinds:
-        known = ", ".join(sorted(kinds))
-        raise ConfigError(f"unknown setting {path!r}: {type(config).__name__} has {known}")
-    return kinds[name]
-
-
-def _replace(config: Any, changes: dict[str, Any]) -> Any:
-    new = {
-        name: _replace(getattr(config, name), change) if isinstance(change, dict) else change
-        for name, change in changes.items()
-    }
-    return dataclasses.replace(config, **new)
-
-
-def _parse(kind: Any, text: str, path: str) -> Any:
-    """Reads `text` as `kind`: a scalar, Literal, optional or comma-separated tuple of these."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if text not in args:
-            raise ConfigError(f"{path} must be one of {', '.join(args)}; got {text!r}")
-        return text
-    if origin in (types.UnionType, typing.Union):
-        if text.lower() in ("none", "null"):
-            return None
-        (inner,) = (arg for arg in args if arg is not type(None))
-        return _parse(inner, text, path)
-    if origin is tuple:
-        return tuple(
-            _parse(args[0], part.strip(), path) for part in text.split(",") if part.strip()
-        )
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ConfigError(f"{path} must be true or false; got {text!r}")
-        return text.lower() == "true"
-    if kind not in (int, float, str):
-        raise ConfigError(f"{path} cannot be given as text; edit the experiment's function")
-    try:
-        return kind(text)
-    except ValueError:
-        raise ConfigError(f"{path} must be of type {kind.__name__}; got {text!r}") from None
-
-
-def to_json(config: Any) -> str:
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-def diff(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines "path: old -> new" for the settings in which two `asdict` forms differ."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after, path = old.get(key), new.get(key), f"{prefix}{key}"
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += diff(before, after, f"{path}.")
-        elif before != after:
-            lines.append(f"{path}: {before} -> {after}")
-    return lines
