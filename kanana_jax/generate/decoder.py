@@ -23,7 +23,6 @@ Cache = tuple[Float[Array, "B T J"], ...]  # one array per layer
 
 
 _SMALLEST_CHUNK = 32
-_LEAST_ROWS = 8  # of a product with the head
 
 
 class Layer(NamedTuple):
@@ -125,14 +124,7 @@ def logits(
     cfg: config.ModelConfig, weights: Weights, hidden: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows V"]:
     """Float32 logits of hidden states."""
-    *rows, width = hidden.shape
-    hidden_RD = hidden.reshape(-1, width)
-    # For a single row XLA:GPU, compiled without Triton, first makes a float32 copy of the head.
-    missing = max(0, _LEAST_ROWS - hidden_RD.shape[0])
-    padded_RD = jnp.pad(hidden_RD, ((0, missing), (0, 0)))
-    params = {"embed": weights.embed_VD, "head": weights.head_DV}
-    logits_RV = model.logits(cfg, params, padded_RD)[: hidden_RD.shape[0]]
-    return logits_RV.reshape(*rows, -1)
+    return model.logits(cfg, {"embed": weights.embed_VD, "head": weights.head_DV}, hidden)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)

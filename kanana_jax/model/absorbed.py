@@ -69,7 +69,11 @@ class AbsorbedAttention(mla.LatentAttention):
         seen_BSHJ = jnp.einsum("BHST,BTJ->BSHJ", weight_BHST, cached_BTJ)
         w_value_HCU = self.w_value[...].astype(dtype)
         out_BSHU = jnp.einsum("BSHC,HCU->BSHU", seen_BSHJ[..., :latent], w_value_HCU)
-        return jnp.einsum("BSHU,HUD->BSD", out_BSHU, self.wo[...].astype(dtype)), cache
+        if out_BSHU.shape[:2] == (1, 1):
+            # Of a single row XLA:GPU would make a sum of products, which it writes to memory.
+            out_BSHU = jnp.concatenate([out_BSHU, jnp.zeros_like(out_BSHU)])
+        out_BSD = jnp.einsum("BSHU,HUD->BSD", out_BSHU, self.wo[...].astype(dtype))
+        return out_BSD[: x_BSD.shape[0]], cache
 
 
 class CachedBlock(transformer.Block):
