@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 def matmul(x_BSD: Float[Array, "B S D"], w_DE: Float[Array, "D E"]) -> Float[Array, "B S E"]:
     """x W in float32 of bfloat16 x and float32 W; the gradient of x is bfloat16, rounded once."""
     out_BSF = _product("BSD,DF->BSF", x_BSD, jnp.concatenate(_parts(w_DE, 3), axis=-1))
-    return _sum_of_parts(out_BSF)
+    high, mid, low = jnp.split(out_BSF, 3, axis=-1)
+    return high + (mid + low)
 
 
 def _forward(x_BSD, w_DE):
@@ -25,12 +26,14 @@ def _forward(x_BSD, w_DE):
 def _backward(residuals, grad_BSE):
     x_BSD, w_DE = residuals
     high, mid, low = _parts(grad_BSE, 3)
-    grad_DF = _product("BSD,BSF->DF", x_BSD, jnp.concatenate([high, mid, low], axis=-1))
+    # One by one: compilers sum the parts before they sum over devices.
+    of_high, of_mid, of_low = (_product("BSD,BSE->DE", x_BSD, part) for part in (high, mid, low))
+    grad_DE = of_high + (of_mid + of_low)
     # Left out are terms below 2**-16 of the sum, of which bfloat16 keeps 2**-8.
     w_high, w_mid = _parts(w_DE, 2)
     grad_BSF = jnp.concatenate([high, high, mid], axis=-1)
     grad_BSD = _product("BSF,DF->BSD", grad_BSF, jnp.concatenate([w_high, w_mid, w_high], axis=-1))
-    return grad_BSD.astype(x_BSD.dtype), _sum_of_parts(grad_DF)
+    return grad_BSD.astype(x_BSD.dtype), grad_DE
 
 
 matmul.defvjp(_forward, _backward)
@@ -45,11 +48,6 @@ def _parts(x: Array, num_parts: int) -> list[Array]:
         parts.append(part.astype(jnp.bfloat16))
         x -= part
     return parts
-
-
-def _sum_of_parts(x: Array) -> Array:
-    high, mid, low = jnp.split(x, 3, axis=-1)
-    return high + (mid + low)
 
 
 def _product(subscripts: str, left: Array, right: Array) -> Array:
