@@ -139,7 +139,7 @@ def _add_activations(add, exp: config.Experiment, sizes: Mapping[str, int]) -> N
     add("reduce-scatter", ("context",), latent * sizes["context"], times)
     stream = tokens * hidden * item
     num_plain = cfg.num_dense_layers + cfg.num_moe_layers * (cfg.num_shared_experts > 0)
-    num_streams = 2 * (cfg.num_layers + num_plain) + 2 * cfg.num_moe_layers
+    num_streams = 2 * (cfg.num_layers + num_plain + cfg.num_moe_layers)
     add("all-reduce", ("tensor",), stream, num_streams * micro_batches)
     query = tokens * (cfg.q_lora_rank or hidden) * item
     add("all-reduce", ("tensor",), latent + query, times)
