@@ -2,12 +2,13 @@
 
 The step is the one that experiments run: forward, backward, optimizer, on random tokens packed as
 one document per row. One JSON line: milliseconds, tokens per second, model FLOP/s utilisation
-against the dense bfloat16 peak, memory, and with --profile the time split.
+against the dense bfloat16 peak of all devices, memory of one, and with --profile the time split.
 
     python -m experiments.scripts.train_step_bench --preset=kanana_2_30b_a3b --layers=3
     python -m experiments.scripts.train_step_bench --preset=tiny --layers=2 --batch=2 --seq_len=64
 
-`--set=path=value` edits the experiment, for example --set=model.attention_implementation=xla.
+`--set=path=value` edits the experiment, for example --set=model.attention_implementation=xla, or
+--set=mesh.data=1 --set=mesh.expert=2 for two devices.
 """
 
 import json
@@ -93,11 +94,12 @@ def main(_) -> None:
         "edits": _SET.value,
         "ms": round(1e3 * seconds, 2),
         "tokens_per_s": round(exp.data.batch_size * exp.data.seq_len / seconds),
-        "mfu": round(work / seconds / peak, 4) if peak else None,
+        "mfu": round(work / seconds / (peak * mesh.size), 4) if peak else None,
         "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 3),
         "peak_gib": round(stats.get("peak_bytes_in_use", 0) / 2**30, 3),
         "loss_is_finite": bool(jnp.isfinite(record["loss"])),
         "device": kind,
+        "num_devices": mesh.size,
         "jax": jax.__version__,
     }
     if _PROFILE.value:
