@@ -6,12 +6,13 @@ R is M x M with M the short edge: for tall X the products are taken from the oth
 form does two or three rows on R alone (R <- P R P, Q <- P Q) before it touches X again (X <- Q X),
 which is cheaper for long matrices.
 
-In float16, the dtype for GPUs, no sum of matrices is taken, which would be a pass over memory for
+In float16, the dtype for GPUs, XLA takes no sum of matrices, which would be a pass over memory for
 each row: the square is completed,
 
     G = sqrt(c) R        P = (G + h I)^2 + (a - h^2) I        h = b / (2 sqrt(c))
 
-so that rows differ from products on the diagonal only, and X is kept times c^(1/4).
+so that rows differ from products on the diagonal only, and X is kept times c^(1/4). A kernel for
+the symmetric products, where one is given, adds b R and a I itself.
 """
 
 import math
@@ -80,7 +81,7 @@ def polar(
     symmetric = _symmetric_product if symmetric_product is None else symmetric_product
 
     visits = _visits(schedule, method)
-    factors = [_gram_scale(rows[0], compute_dtype) ** 0.5 for rows in visits]
+    factors = [_gram_scale(rows[0], compute_dtype, symmetric) ** 0.5 for rows in visits]
     unit = (factors[0] * unit_frobenius(x)).astype(compute_dtype)
 
     def iterate(unit):
@@ -166,7 +167,7 @@ def _visit(
     X is kept times sqrt(s) and R times s, with the `_gram_scale` s of the next row.
     """
     gram = _gram(x, symmetric) if gram is None else gram
-    scales = [_gram_scale(row, x.dtype) for row in rows]
+    scales = [_gram_scale(row, x.dtype, symmetric) for row in rows]
     total = None
     for nth, row in enumerate(rows, 1):
         is_last = nth == len(rows)
@@ -180,9 +181,13 @@ def _visit(
     return product(x, total) if _is_tall(x) else product(total, x)
 
 
-def _gram_scale(row: Row, dtype: jax.typing.DTypeLike) -> float:
+def _gram_scale(row: Row, dtype: jax.typing.DTypeLike, symmetric: SymmetricProduct) -> float:
     """What R is kept times before this row; 1 where the square is not completed."""
-    return abs(row[2]) ** 0.5 if dtype == jnp.float16 and row[2] != 0.0 else 1.0
+    return abs(row[2]) ** 0.5 if _completes_square(row, dtype, symmetric) else 1.0
+
+
+def _completes_square(row: Row, dtype, symmetric: SymmetricProduct) -> bool:
+    return symmetric is _symmetric_product and dtype == jnp.float16 and row[2] != 0.0
 
 
 def _polynomial(
@@ -190,7 +195,7 @@ def _polynomial(
 ) -> tuple[jax.Array, jax.Array]:
     """Return `factor` times a row's P, and R again, whose memory it may have used."""
     a, b, c = row
-    if gram.dtype != jnp.float16 or c == 0.0:
+    if not _completes_square(row, gram.dtype, symmetric):
         factors = dict(scale=factor * c, addend_scale=factor * b, diagonal=factor * a)
         return symmetric(gram, gram, gram, **factors), gram
     sign = math.copysign(1.0, c)

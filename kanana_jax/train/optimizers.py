@@ -77,16 +77,25 @@ def schedule(exp: config.Experiment, peak: Any) -> optax.Schedule:
 def polar_fn(cfg: config.OptimizerConfig) -> Callable[[Array], Array]:
     """The orthogonaliser that `cfg` names."""
     tables = {"newton_schulz": optim.newton_schulz, "polar_express": optim.polar_express}
-    table = tables[cfg.polar](cfg.polar_steps)
-    symmetric = functools.partial(
-        pallas_kernels.symmetric_matmul, implementation=cfg.polar_implementation
+    polar = functools.partial(
+        optim.polar, schedule=tables[cfg.polar](cfg.polar_steps), compute_dtype=polar_dtype(cfg)
     )
-    return functools.partial(
-        optim.polar,
-        schedule=table,
-        compute_dtype=polar_dtype(cfg),
-        symmetric_product=symmetric,
+    with_kernel = functools.partial(
+        polar,
+        symmetric_product=functools.partial(
+            pallas_kernels.symmetric_matmul, implementation=cfg.polar_implementation
+        ),
     )
+
+    def factors(x):
+        short = min(x.shape[-2:])
+        gram = jax.ShapeDtypeStruct((*x.shape[:-2], short, short), polar_dtype(cfg))
+        chosen = cfg.polar_implementation
+        if chosen == "auto":
+            chosen = pallas_kernels.symmetric_matmul_choice(gram).implementation
+        return polar(x) if chosen == "xla" else with_kernel(x)
+
+    return factors
 
 
 def polar_dtype(cfg: config.OptimizerConfig) -> jnp.dtype:

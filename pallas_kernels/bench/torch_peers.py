@@ -91,9 +91,10 @@ def _grouped_matmul(torch, case):
 
 def _newton_schulz(torch, case):
     inputs = newton_schulz_cases.make_inputs(case)
-    lhs = _on_gpu(torch, inputs.lhs)
-    rhs = lhs if inputs.rhs is None else _on_gpu(torch, inputs.rhs)
-    addend = None if inputs.addend is None else _on_gpu(torch, inputs.addend)
+    half = functools.partial(_on_gpu, torch, dtype=torch.float16)
+    lhs = half(inputs.lhs)
+    rhs = lhs if inputs.rhs is None else half(inputs.rhs)
+    addend = None if inputs.addend is None else half(inputs.addend)
     scale, addend_scale = (inputs.factors.get(k, 1.0) for k in ("scale", "addend_scale"))
     a, b, c = newton_schulz.ROW
 
@@ -119,8 +120,8 @@ def _newton_schulz(torch, case):
         yield timing.attempt(case.name, op, name, work[op], run, _wait(torch))
 
 
-def _on_gpu(torch, x):
-    return torch.from_numpy(x).to("cuda", torch.bfloat16)
+def _on_gpu(torch, x, dtype=None):
+    return torch.from_numpy(x).to("cuda", dtype or torch.bfloat16)
 
 
 def _wait(torch):
