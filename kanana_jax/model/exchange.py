@@ -49,14 +49,18 @@ def share_sent(num_experts: int, num_chosen: int, num_devices: int) -> float:
     return 1 - math.comb(elsewhere, num_chosen) / math.comb(num_experts, num_chosen)
 
 
-def form(cfg: ModelConfig, num_devices: int, is_native: bool) -> Literal["gather", "ragged"]:
-    """What cfg.expert_exchange names; "auto": ragged if it is native and saves half the bytes."""
+def form(cfg: ModelConfig, num_devices: int, platform: str) -> Literal["gather", "ragged"]:
+    """What cfg.expert_exchange names; "auto": ragged on TPUs where it saves half the bytes.
+
+    CPUs have no ragged all-to-all. XLA's on GPUs of one host moves a few percent of what NVLink
+    could (github.com/openxla/xla/issues/33386).
+    """
     if num_devices == 1:
         return "gather"
     if cfg.expert_exchange != "auto":
         return cfg.expert_exchange
     share = share_sent(cfg.num_experts, cfg.num_experts_per_token, num_devices)
-    return "ragged" if is_native and share <= WORTH_WHILE else "gather"
+    return "ragged" if platform == "tpu" and share <= WORTH_WHILE else "gather"
 
 
 def route(device_TK: Int[Array, "T K"]) -> Routes:

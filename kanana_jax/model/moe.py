@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 import pallas_kernels
 from kanana_jax.config import ModelConfig
 from kanana_jax.model import exact, exchange, layers
-from kanana_jax.parallel import local, ragged
+from kanana_jax.parallel import local
 
 # Of fewer, as in decoding, the router's product is done before its weights are taken apart.
 _MANY_TOKENS = 256
@@ -100,7 +100,7 @@ class MoE(nnx.Module):
         # Sums over tensor come where tokens are few: before they are sent, after they are back.
         x_BSD, weight_BSK = local.vary(x_BSD, "tensor"), local.vary(weight_BSK, "tensor")
         tokens = x_BSD, expert_BSK, weight_BSK
-        if exchange.form(self.cfg, local.axis_size("expert"), ragged.is_native()) == "ragged":
+        if exchange.form(self.cfg, local.axis_size("expert"), local.platform()) == "ragged":
             out_BSD = self._exchanged(*_flat(tokens), w_gate_up, w_down).reshape(shape)
         else:
             # By sequence: XLA:TPU sums and slices what is scattered over flat tokens in two steps.

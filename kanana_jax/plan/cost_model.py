@@ -45,9 +45,12 @@ class Leaf(NamedTuple):
 
 
 def traffic(
-    exp: config.Experiment, sizes: Mapping[str, int]
+    exp: config.Experiment, sizes: Mapping[str, int], platform: str = "tpu"
 ) -> dict[tuple[str, str], collectives.Traffic]:
-    """(kind, mesh axes joined by "+") -> count and bytes received by one device in one step."""
+    """(kind, mesh axes joined by "+") -> count and bytes received by one device in one step.
+
+    The platform decides what model.expert_exchange=auto stands for.
+    """
     totals: dict[tuple[str, str], list[float]] = collections.defaultdict(lambda: [0, 0.0])
 
     def add(kind: str, axes: tuple[str, ...], size: float, times: float):
@@ -60,7 +63,7 @@ def traffic(
 
     for leaf in leaves(exp, sizes):
         _add_weight(add, exp, sizes, leaf)
-    _add_activations(add, exp, sizes)
+    _add_activations(add, exp, sizes, platform)
     for over, size in exchanged_groups(exp, sizes):
         add("all-to-all", over, size, 2)
     return {key: collectives.Traffic(int(count), size) for key, (count, size) in totals.items()}
@@ -116,13 +119,13 @@ def exchanged_groups(
     return groups
 
 
-def _add_activations(add, exp: config.Experiment, sizes: Mapping[str, int]) -> None:
+def _add_activations(add, exp: config.Experiment, sizes: Mapping[str, int], platform: str) -> None:
     cfg, item = exp.model, _itemsize(exp)
     tokens, micro_batches = tokens_per_device(exp, sizes), exp.train.accumulation_steps
     hidden, moe_times = cfg.hidden_size, cfg.num_moe_layers * micro_batches
     times = cfg.num_layers * micro_batches
     on_axis, choices = tokens * sizes["expert"], cfg.num_experts_per_token * 4
-    if exchange.form(cfg, sizes["expert"], is_native=True) == "ragged":
+    if exchange.form(cfg, sizes["expert"], platform) == "ragged":
         sent = on_axis * exchange.share_sent(
             cfg.num_experts, cfg.num_experts_per_token, sizes["expert"]
         )

@@ -44,7 +44,7 @@ def estimate_plan(exp: config.Experiment, topology: str) -> figures.Plan:
         topology,
         steps.like,
         sizes,
-        cost_model.traffic(exp, sizes),
+        cost_model.traffic(exp, sizes, "gpu"),
         device_kind=kind,
         temporary_bytes=cost_model.temporary_bytes(exp, sizes),
         num_unknown_loops=0,

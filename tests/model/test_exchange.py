@@ -109,9 +109,9 @@ def test_share_sent_is_the_mean_over_all_choices(shape):
 
 def test_auto_exchanges_where_it_saves_half_the_bytes_and_can():
     cfg = dataclasses.replace(SMALL, num_experts=128, num_experts_per_token=6)
-    forms = {n: exchange.form(cfg, n, is_native=True) for n in (1, 8, 16, 32)}
+    forms = {n: exchange.form(cfg, n, "tpu") for n in (1, 8, 16, 32)}
     # 56 % at 8 devices, 32 % at 16.
     assert forms == {1: "gather", 8: "gather", 16: "ragged", 32: "ragged"}
-    assert exchange.form(cfg, 32, is_native=False) == "gather"
+    assert {exchange.form(cfg, 32, platform) for platform in ("cpu", "gpu")} == {"gather"}
     named = dataclasses.replace(cfg, expert_exchange="ragged")
-    assert exchange.form(named, 8, is_native=False) == "ragged"
+    assert exchange.form(named, 8, "cpu") == "ragged"
