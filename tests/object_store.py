@@ -28,7 +28,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, bytes] = {}
         self.fault: int | str | None = None
-        # (method, key) -> None: called before each request, to set a fault at a certain one.
+        # (method, key) -> the fault of this request alone; it may also set the one of all.
         self.before = lambda method, key: None
 
     @property
@@ -81,8 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         is_gcs = parts[0] == "storage"
         bucket, rest = (parts[3], parts[5:]) if is_gcs else (parts[0], parts[1:])
         key = unquote("/".join(rest)) or query.get("name", "")
-        self.server.before(self.command, key)
-        fault = self.server.fault
+        fault = self.server.before(self.command, key) or self.server.fault
         while self.server.fault == "hang":
             time.sleep(0.02)
         if bucket != BUCKET:

@@ -1,10 +1,12 @@
 """Several processes as one program: killed, stopped and continued by another number of them."""
 
 import json
+import re
 import signal
 import time
 
 import numpy as np
+import object_store
 import processes
 import pytest
 
@@ -70,6 +72,56 @@ def test_two_processes_are_killed_four_go_on_and_one_ends_what_one_alone_does(la
     devices = [json.loads(line)["device"] for line in sessions]
     assert [device.partition(" x ")[0] for device in devices] == ["4", "8", "2"]
     assert "4 processes" in devices[1]
+
+
+STORE = f"s3://{object_store.BUCKET}/a"
+
+
+def _finished(server):
+    """Steps whose checkpoint exists in the store."""
+    names = [key.partition("/marks/finished/")[2] for key in tuple(server.objects)]
+    return sorted(int(name.partition("-")[0]) for name in names if name)
+
+
+def test_two_processes_that_save_into_a_store_are_killed_and_one_goes_on(lab, tmp_path):
+    alone, workdir = tmp_path / "alone", tmp_path / "work"
+    code, shown = lab.run(alone, *SHORT, "mesh.fsdp=1")
+    assert code == 0, shown
+    edits = (*SHORT, "mesh.data=-1", "mesh.fsdp=2", f"train.checkpoint_dir={STORE}")
+    with object_store.served() as server:
+        several = server.environment() | {"DEVICES": "2"}
+        started = lab.start_several(2, workdir, *edits, **several, **SLOW_STEPS)
+        processes.wait_until(started[0], lambda: bool(_finished(server)))
+        for process in started:
+            process.send_signal(signal.SIGKILL)
+        processes.ends(started)
+        assert _finished(server)[-1] < 16
+        code, shown = lab.run(workdir, *edits, **several)
+        assert code == 0, shown
+        assert _finished(server)[-1] == 16
+    assert processes.events(workdir) == ["resharded"]
+    np.testing.assert_allclose(_losses(workdir), _losses(alone), rtol=1e-5)
+
+
+def test_a_store_that_refuses_what_one_process_saves_stops_none_of_them(lab, tmp_path):
+    """The last quarter of a weight, which process 1 writes at step 4."""
+    refused = re.compile(r"/run/4-.*/params/.*/wq/0\.3\.0\.0")
+    with object_store.served() as server:
+        server.before = lambda method, key: 403 if refused.search(key) else None
+        started = lab.start_several(
+            2,
+            tmp_path,
+            *SHORT,
+            f"train.checkpoint_dir={STORE}",
+            DEVICES="2",
+            **server.environment(),
+            **SLOW_STEPS,
+        )
+        ended = processes.ends(started)
+        assert [code for code, _ in ended] == [0, 0], ended
+        assert _finished(server) == [12, 16]  # train.keep_checkpoints of those that succeeded
+    assert processes.events(tmp_path) == ["save_failed", "save_succeeded"]
+    assert processes.last_step(tmp_path) == 16
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step(lab, tmp_path):
