@@ -1,8 +1,9 @@
 """How many rows of a schedule the Gram form may take between one fresh R = X X^T and the next.
 
 For each schedule, spectrum and way of cutting the five rows into visits of X, one line: the
-relative error against the direct form in float32, and the largest singular value. Iterates are
-float16, as on a GPU; matrices are 192 x 512 with random singular vectors.
+relative error against the direct form in float32, and the largest singular value, both with
+completed squares, as on XLA alone, and with sums whose upper half is mirrored, as by a kernel.
+Iterates are float16, as on a GPU; matrices are 192 x 512 with random singular vectors.
 
     python -m experiments.scripts.gram_visits
 """
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 
+import pallas_kernels
 from kanana_jax import optim
 from kanana_jax.optim import orthogonalize
 
@@ -29,13 +31,21 @@ SPECTRA = {
 }
 
 
-@functools.partial(jax.jit, static_argnames=("schedule", "cut", "dtype"))
-def factor(x, schedule, cut, dtype):
+def mirrored(*args, **factors):
+    """What `pallas_kernels.symmetric_matmul` computes on a GPU, up to the order of sums."""
+    result = pallas_kernels.symmetric_matmul(*args, implementation="reference", **factors)
+    return jnp.triu(result) + jnp.triu(result, 1).mT
+
+
+@functools.partial(jax.jit, static_argnames=("schedule", "cut", "dtype", "symmetric"))
+def factor(x, schedule, cut, dtype, symmetric=None):
     """The polar factor with fresh Gram matrices where `cut` wants them."""
     ends = np.cumsum(cut)
     visits = [schedule.rows[i:end] for i, end in zip(ends - cut, ends, strict=True)]
     with mock.patch.object(orthogonalize, "_visits", return_value=visits):
-        return optim.polar(x, schedule, compute_dtype=dtype, method="gram")
+        return optim.polar(
+            x, schedule, compute_dtype=dtype, method="gram", symmetric_product=symmetric
+        )
 
 
 def with_spectrum(values):
@@ -47,17 +57,19 @@ def with_spectrum(values):
 
 def main(_):
     schedules = {"Jordan": optim.newton_schulz(5), "Polar Express": optim.POLAR_EXPRESS_5}
-    print(f"{'schedule':14s}  {'spectrum':20s}  {'rows per visit':14s}  error    largest")
+    print(f"{'schedule':14s}  {'spectrum':20s}  {'rows per visit':14s}  XLA: error, largest  kernel")
     for name, schedule in schedules.items():
         for label, values in SPECTRA.items():
             x = with_spectrum(values)
             want = factor(x, schedule, CUTS[0], jnp.float32)
             for cut in CUTS:
-                got = factor(x, schedule, cut, jnp.float16)
-                error = float(jnp.linalg.norm(got - want) / jnp.linalg.norm(want))
-                largest = np.linalg.svd(got, compute_uv=False).max()
-                text = " ".join(map(str, cut))
-                print(f"{name:14s}  {label:20s}  {text:14s}  {error:7.4f}  {largest:.3f}")
+                text = f"{name:14s}  {label:20s}  {' '.join(map(str, cut)):14s}"
+                for symmetric in (None, mirrored):
+                    got = factor(x, schedule, cut, jnp.float16, symmetric)
+                    error = float(jnp.linalg.norm(got - want) / jnp.linalg.norm(want))
+                    largest = np.linalg.svd(got, compute_uv=False).max()
+                    text += f"  {error:11.4f}  {largest:7.3f}"
+                print(text)
 
 
 if __name__ == "__main__":
