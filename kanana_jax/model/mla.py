@@ -85,6 +85,8 @@ class LatentAttention(nnx.Module):
         wkv_b_CHM = local.gather_weight(wkv_b_CHM, 0, like=q_BSHK)
         c_BTC, num_later = local.gather_past(c_BSC, "context", 1)
         k_rope_BTR, _ = local.gather_past(k_rope_BSR, "context", 1)
+        # Both of its products' gradients are summed over tensor at once.
+        c_BTC = local.vary(c_BTC, "tensor")
         key_ids_BT, _ = local.gather_past(key_ids_BS, "context", 1)
         key_ids_BT = jnp.where(jnp.arange(key_ids_BT.shape[1]) < num_later, 0, key_ids_BT)
         out_BSHU, max_logits_BH = pallas_kernels.flash_attention(
@@ -129,8 +131,11 @@ class LatentAttention(nnx.Module):
         wkv_b_CHM: Float[Array, "C H M"],
     ) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H U"]]:
         nope = self.cfg.qk_nope_head_dim
-        kv_BSHM = jnp.einsum("BSC,CHM->BSHM", c_BSC, wkv_b_CHM)
-        k_nope_BSHN, v_BSHU = kv_BSHM[..., :nope], kv_BSHM[..., nope:]
+        # Two products: of one XLA would copy the values out, and put both gradients into one array.
+        k_nope_BSHN, v_BSHU = (
+            jnp.einsum("BSC,CHM->BSHM", c_BSC, part_CHM)
+            for part_CHM in (wkv_b_CHM[..., :nope], wkv_b_CHM[..., nope:])
+        )
         shape_BSHR = (*k_nope_BSHN.shape[:3], self.cfg.qk_rope_head_dim)
         k_rope_BSHR = jnp.broadcast_to(k_rope_BSR[:, :, None], shape_BSHR)
         return jnp.concatenate([k_nope_BSHN, k_rope_BSHR], axis=-1), v_BSHU

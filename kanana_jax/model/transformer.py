@@ -114,7 +114,28 @@ def _run_stack(cfg: ModelConfig, stack: Block, x_BSD: Array, bias_LE: Array, inp
         # Inside a scan nothing can merge the recomputation with the forward pass.
         policy = _REMAT_POLICIES[cfg.remat]
         body = jax.checkpoint(body, policy=policy, prevent_cse=not cfg.scan_layers)
-    return jax.lax.scan(body, x_BSD, (stack, bias_LE), unroll=not cfg.scan_layers)
+    if cfg.scan_layers:
+        return jax.lax.scan(body, x_BSD, (stack, bias_LE))
+    body = jax.jit(body)  # traced once for all layers
+    outs = []
+    leaves, treedef = jax.tree.flatten((stack, bias_LE))
+    for layer in zip(*map(_taken_apart, leaves), strict=True):
+        x_BSD, out = body(x_BSD, jax.tree.unflatten(treedef, layer))
+        outs.append(out)
+    return x_BSD, jax.tree.map(lambda *parts: jnp.stack(parts), *outs)
+
+
+@jax.custom_vjp
+def _taken_apart(stack: Array) -> tuple[Array, ...]:
+    """The layers of a leaf, by indices that XLA does not know.
+
+    Slices it does know it takes of the whole leaf in the compute dtype, in a pass of its own.
+    """
+    indices = jax.lax.optimization_barrier(jnp.arange(stack.shape[0]))
+    return tuple(jax.lax.dynamic_index_in_dim(stack, i, keepdims=False) for i in indices)
+
+
+_taken_apart.defvjp(lambda stack: (_taken_apart(stack), None), lambda _, grads: (jnp.stack(grads),))
 
 
 class Transformer(nnx.Module):
