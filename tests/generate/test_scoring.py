@@ -56,6 +56,7 @@ def _want(log_p, pair):
     )
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_full_forward(loaded, log_p):
     texts = [(b"The ", b"model"), (b"x", b"y" * 50), (b"python -m kanana_j", b"ax")]
     pairs = [scoring.Pair([256, *a], list(b)) for a, b in texts]

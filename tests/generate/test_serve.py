@@ -303,6 +303,7 @@ async def _hang_up(port, is_streamed, max_tokens=60):
     writer.close()
 
 
+@pytest.mark.slow
 def test_clients_that_hang_up_free_their_rows(loaded, monkeypatch):
     endless = loaded._replace(eos_ids=())
     with Served(endless, num_rows=2, length=4096) as server:

@@ -40,6 +40,7 @@ def exported_again(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_tokens_are_those_of_transformers(exported_again):
     assert {len(tokens) for tokens in GREEDY.values()} == {64}
     assert len({tuple(tokens) for tokens in GREEDY.values()}) == 3

@@ -63,7 +63,14 @@ def unrolled():
 
 
 @pytest.mark.parametrize(
-    ("remat", "scan_layers"), [("dots", True), ("full", True), ("full", False), ("none", False)]
+    ("remat", "scan_layers"),
+    [
+        ("none", False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("dots", True), ("full", True), ("full", False))
+        ),
+    ],
 )
 def test_scan_and_checkpoint_give_the_gradients_of_a_loop(unrolled, remat, scan_layers):
     cfg = dataclasses.replace(SMALL, remat=remat, scan_layers=scan_layers)
@@ -71,6 +78,7 @@ def test_scan_and_checkpoint_give_the_gradients_of_a_loop(unrolled, remat, scan_
     assert_trees_close(got, unrolled, 2e-5)
 
 
+@pytest.mark.slow
 def test_scan_over_eight_devices_gives_the_gradients_of_a_loop_on_one(unrolled):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in batch()]
@@ -151,6 +159,7 @@ def test_a_router_bias_of_another_shape_raises():
         model.apply(SMALL, params, jnp.zeros((3, 8)), *batch())
 
 
+@pytest.mark.slow
 def test_init_draws_every_layer_alike_on_one_device_or_eight():
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
     make = functools.partial(model.init, SMALL)

@@ -154,6 +154,7 @@ def test_gradients_take_the_collectives_of_the_cost_model(axis, form, expected):
     assert {axes for _, axes in found} == {axis}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
     [

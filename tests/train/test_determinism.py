@@ -20,6 +20,7 @@ def build(exp, corpus):
     )
 
 
+@pytest.mark.slow
 def test_every_compiled_function_of_a_step_has_the_option(exp, corpus, monkeypatch):
     """XLA refuses an option that it does not know, and so tells that it was given one."""
     monkeypatch.setattr(step_lib, "_DETERMINISTIC", {"xla_gpu_no_such_option": True})

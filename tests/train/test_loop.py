@@ -51,6 +51,7 @@ def test_a_run_records_what_the_report_needs(exp, corpus, tmp_path):
     assert columns["loss"].values_N[-1] < columns["loss"].values_N[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_becomes_nan_is_recorded_and_stops(exp, corpus, tmp_path, monkeypatch):
     build = step_lib.build
 

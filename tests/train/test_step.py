@@ -90,6 +90,7 @@ def test_rates_and_seeds_share_one_compilation(exp, corpus):
     assert one is other
 
 
+@pytest.mark.slow
 def test_what_was_compiled_ahead_is_not_compiled_again(exp, corpus, caplog):
     exp = record.with_vocab(exp, corpus.vocab_size)
     mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
