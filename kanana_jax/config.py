@@ -75,7 +75,7 @@ class ModelConfig:
     attention_implementation: Implementation = "auto"
     grouped_matmul_implementation: Implementation = "auto"
     # How tokens reach the experts of other devices: all-gathered, or each to its experts' devices
-    # only; "auto" takes what moves fewer bytes, with the cost model of model/exchange.py.
+    # only, as "auto" does on TPUs where model/exchange.py finds that it saves half the bytes.
     expert_exchange: Literal["auto", "gather", "ragged"] = "auto"
     deterministic: bool = False  # on a GPU too, runs repeat bit for bit; costs some speed there
 

@@ -52,8 +52,8 @@ def share_sent(num_experts: int, num_chosen: int, num_devices: int) -> float:
 def form(cfg: ModelConfig, num_devices: int, platform: str) -> Literal["gather", "ragged"]:
     """What cfg.expert_exchange names; "auto": ragged on TPUs where it saves half the bytes.
 
-    CPUs have no ragged all-to-all. XLA's on GPUs of one host moves a few percent of what NVLink
-    could (github.com/openxla/xla/issues/33386).
+    CPUs have no ragged all-to-all. XLA's on GPUs of one host is reported to reach 2 % of NVLink's
+    bandwidth (github.com/openxla/xla/issues/33386).
     """
     if num_devices == 1:
         return "gather"

@@ -84,9 +84,8 @@ class LatentAttention(nnx.Module):
         """
         wkv_b_CHM = local.gather_weight(wkv_b_CHM, 0, like=q_BSHK)
         c_BTC, num_later = local.gather_past(c_BSC, "context", 1)
+        c_BTC = local.vary(c_BTC, "tensor")  # gradients of both its products are summed at once
         k_rope_BTR, _ = local.gather_past(k_rope_BSR, "context", 1)
-        # Both of its products' gradients are summed over tensor at once.
-        c_BTC = local.vary(c_BTC, "tensor")
         key_ids_BT, _ = local.gather_past(key_ids_BS, "context", 1)
         key_ids_BT = jnp.where(jnp.arange(key_ids_BT.shape[1]) < num_later, 0, key_ids_BT)
         out_BSHU, max_logits_BH = pallas_kernels.flash_attention(

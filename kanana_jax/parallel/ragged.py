@@ -17,11 +17,6 @@ import jax.numpy as jnp
 from kanana_jax.parallel import local
 
 
-def is_native() -> bool:
-    """Whether the platform of the mesh moves just the rows that are sent."""
-    return local.platform() != "cpu"
-
-
 def exchange(
     rows_MD: jax.Array, size_XX: jax.Array, axis: str, *, num_rows: int, max_block: int
 ) -> jax.Array:
@@ -37,7 +32,7 @@ def exchange(
     # Where the rows of each sender begin on each receiver.
     place_XX = jnp.cumsum(size_XX, axis=0) - size_XX
     room_ND = local.zeros((num_rows, *rows_MD.shape[1:]), like=rows_MD)
-    if is_native():
+    if local.platform() != "cpu":
         # XLA:TPU would move its layout for the exchange into the sums that make the rows, and keep
         # these in float32.
         rows_MD = jax.lax.optimization_barrier(rows_MD)

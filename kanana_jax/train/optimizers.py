@@ -77,23 +77,19 @@ def schedule(exp: config.Experiment, peak: Any) -> optax.Schedule:
 def polar_fn(cfg: config.OptimizerConfig) -> Callable[[Array], Array]:
     """The orthogonaliser that `cfg` names."""
     tables = {"newton_schulz": optim.newton_schulz, "polar_express": optim.polar_express}
-    polar = functools.partial(
-        optim.polar, schedule=tables[cfg.polar](cfg.polar_steps), compute_dtype=polar_dtype(cfg)
-    )
-    with_kernel = functools.partial(
-        polar,
-        symmetric_product=functools.partial(
-            pallas_kernels.symmetric_matmul, implementation=cfg.polar_implementation
-        ),
+    table, dtype = tables[cfg.polar](cfg.polar_steps), polar_dtype(cfg)
+    kernel = functools.partial(
+        pallas_kernels.symmetric_matmul, implementation=cfg.polar_implementation
     )
 
     def factors(x):
-        short = min(x.shape[-2:])
-        gram = jax.ShapeDtypeStruct((*x.shape[:-2], short, short), polar_dtype(cfg))
         chosen = cfg.polar_implementation
         if chosen == "auto":
+            short = min(x.shape[-2:])
+            gram = jax.ShapeDtypeStruct((*x.shape[:-2], short, short), dtype)
             chosen = pallas_kernels.symmetric_matmul_choice(gram).implementation
-        return polar(x) if chosen == "xla" else with_kernel(x)
+        symmetric = None if chosen == "xla" else kernel
+        return optim.polar(x, table, compute_dtype=dtype, symmetric_product=symmetric)
 
     return factors
 
