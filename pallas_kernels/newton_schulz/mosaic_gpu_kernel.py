@@ -1,17 +1,21 @@
 """alpha lhs rhs^T + beta addend + gamma I on Hopper where the result is known to be symmetric.
 
-Only tiles on and above the diagonal are wanted; each is stored twice, as it is and transposed
-through shared memory. Blocks of threads that run all the time work off items, one or two tiles of
-128 x 128 in a row: a warpgroup loads, two multiply 64 x 256 each (128 registers of sums). Two
-blocks may form a cluster and compute 2 x 2 tiles: then each loads half of the columns for both
-(multicast). Loads of an item's first slices and of its addend, which travels through the same ring,
-overlap the previous item's stores.
+Only tiles of 128 x 128 on and above the diagonal are wanted; each is stored twice, as it is and
+transposed through shared memory. Blocks of threads that run all the time work off items: one
+warpgroup loads, two multiply, with 128 registers of sums each. There are two forms.
+
+    T = 1    each multiplying warpgroup has items of its own: one stores while the other multiplies
+    T = 2    both share items of two tiles in a row, 64 x 256 each, so that a slice is worth more
+
+With T = 2 two blocks may form a cluster and compute 2 x 2 tiles: then each loads half of the
+columns for both (multicast). Loads of an item's first slices and of its addend, which travels
+through the same ring, overlap the previous item's stores.
 
 Letters: B batch, M side of the result, K contracted width, T tiles per item, P items.
-Shared memory at T = 2, 4 stages: ring 192 KB, staging 32. At T = 1, 6 stages: 192 and 32.
+Shared memory at T = 1, 6 stages: ring 192 KB, staging 32. At T = 2, 4 stages: 192 and 32.
 Roofline: L2 gives a multiprocessor about 45 bytes per cycle. A 64-wide slice is 512 T cycles of
 tensor cores and reads 64 bytes per cycle at T = 1, 48 at T = 2, 32 in clusters, whose items on the
-diagonal compute one tile of four in vain.
+diagonal compute one tile of four in vain. Products of two operands at K = 768 are bound by HBM.
 """
 # Pallas does not list ACC among its exports and leaves its transforms abstract.
 # pyright: reportPrivateImportUsage=false, reportAbstractUsage=false
@@ -41,6 +45,7 @@ class Config(NamedTuple):
     cluster_size: int = 2  # in blocks
     num_stages: int = 4  # slices in flight
     num_clusters: int = 66  # launched
+    is_paced: bool = False
 
 
 # jit: an iteration's products of one shape become one kernel, compiled once.
@@ -63,7 +68,7 @@ def product(lhs_BMK, rhs_BMK, addend_BMM, coefficients, config: Config, interpre
     return plgpu.kernel(
         functools.partial(_kernel, plan=plan),
         out_type=jax.ShapeDtypeStruct((batch, size, size), lhs_BMK.dtype),
-        scratch_types=_scratch(lhs_BMK.dtype, config),
+        scratch_types=_scratch(lhs_BMK.dtype, plan),
         grid=(plan.num_clusters,),
         grid_names=("item",),
         cluster=(config.cluster_size,),
@@ -104,12 +109,21 @@ class _Plan(NamedTuple):
         return self.num_slices + self.config.tiles_per_item * self.has_addend
 
     @property
+    def num_teams(self) -> int:
+        """How many items the two multiplying warpgroups work on at a time."""
+        return 2 if self.config.tiles_per_item == 1 else 1
+
+    @property
     def items_here(self):
         left = self.num_items - lax.axis_index("item") + (self.num_clusters - 1)
         return lax.div(left, np.int32(self.num_clusters))
 
     def slot(self, step):
         return lax.rem(step, np.int32(self.config.num_stages))
+
+    def barrier(self, nth, slot):
+        """Teams wait for the slices of their own items only: each has a row of barriers."""
+        return lax.rem(nth, np.int32(self.num_teams)) * self.config.num_stages + slot
 
     def locate(self, nth, table) -> tuple:
         """The nth item of this block -> (matrix, block row, block columns)."""
@@ -126,26 +140,31 @@ class _Plan(NamedTuple):
         return (row <= col) & (col < self.num_blocks)
 
 
-def _scratch(dtype, config):
-    stages, width = config.num_stages, config.tiles_per_item * TILE
-    if config.cluster_size == 1:
-        free = plgpu.Barrier(num_arrivals=2, num_barriers=stages)
-    else:
-        free = plgpu.ClusterBarrier(collective_axes=("row",), num_arrivals=2, num_barriers=stages)
+def _scratch(dtype, plan):
+    stages, width = plan.config.num_stages, plan.config.tiles_per_item * TILE
+    teams = plan.num_teams
+    # Arrivals: by the warpgroups of a team in every block that slices are multicast to.
+    free = dict(num_arrivals=2 // teams, num_barriers=stages)
+    num_arrivals = 1 + plan.config.tiles_per_item
     return dict(
         rows_smem=_tiled((stages, TILE, COLS), dtype),
         cols_smem=_tiled((stages, width, COLS), dtype),
         # A transposed and a straight chunk of each warpgroup.
         staging_smem=_tiled((2, 2, ROWS, COLS), dtype),
-        ready=plgpu.Barrier(num_arrivals=1 + config.tiles_per_item, num_barriers=stages),
-        addend_ready=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
-        free=free,  # by both multiplying warpgroups of every block that slices are multicast to
+        ready=plgpu.Barrier(num_arrivals=num_arrivals, num_barriers=teams * stages),
+        addend_ready=plgpu.Barrier(num_arrivals=2, num_barriers=teams * stages),
+        free=(
+            plgpu.Barrier(**free)
+            if plan.config.cluster_size == 1
+            else plgpu.ClusterBarrier(collective_axes=("row",), **free)
+        ),
     )
 
 
 def _kernel(lhs, rhs, table, coefficients, *rest, plan, **scratch):
     *addend, out = rest
     warpgroup = lax.axis_index("warpgroup")
+    started = pl.get_global(plgpu.SemaphoreType.REGULAR) if plan.config.is_paced else None
 
     @pl.when(warpgroup < 2)
     def _():
@@ -155,10 +174,10 @@ def _kernel(lhs, rhs, table, coefficients, *rest, plan, **scratch):
     @pl.when(warpgroup == 2)
     def _():
         plgpu.set_max_registers(24, action="decrease")
-        _load(lhs, rhs, table, addend[0] if addend else None, plan, **scratch)
+        _load(lhs, rhs, table, addend[0] if addend else None, started, plan, **scratch)
 
 
-def _load(lhs, rhs, table, addend, plan, *, rows_smem, cols_smem, ready, addend_ready,
+def _load(lhs, rhs, table, addend, started, plan, *, rows_smem, cols_smem, ready, addend_ready,
           free, **_):  # fmt: skip
     num_steps = plan.items_here * plan.steps_per_item
     multicast = None if plan.config.cluster_size == 1 else "row"
@@ -172,30 +191,44 @@ def _load(lhs, rhs, table, addend, plan, *, rows_smem, cols_smem, ready, addend_
 
         return slot
 
-    @pl.loop(0, plan.items_here)
-    def _(nth):
-        batch, row, cols = plan.locate(nth, table)
+    def load(nth, place):
+        batch, row, cols = place
+        after = plan.locate(nth + 1, table)
         cols = [jnp.maximum(col, 0) for col in cols]  # a missing one is not stored
+        if started is not None:
+            plgpu.semaphore_signal(started, 1, memory_scope="gpu")
         rows = pl.ds(row * TILE, TILE)
         first = nth * plan.steps_per_item
 
         @pl.loop(0, plan.num_slices)
         def _(k):
+            if started is not None:
+                wanted = jnp.minimum((nth + 1) * plan.num_clusters, plan.num_items)
+                wanted = jnp.where(k == plan.num_slices // 2, wanted, 0)
+                lax.while_loop(
+                    lambda carry: (carry[0] < 100) & (carry[1] < wanted),
+                    lambda carry: (carry[0] + 1, pl.semaphore_read(started)),
+                    (jnp.int32(0), jnp.int32(0)),
+                )
+
             slot = free_slot(first + k)
-            slice = pl.ds(k * COLS, COLS)
-            source, target = lhs.at[batch, rows, slice], rows_smem.at[slot]
-            plgpu.copy_gmem_to_smem(source, target, ready.at[slot])
+            slice, barrier = pl.ds(k * COLS, COLS), ready.at[plan.barrier(nth, slot)]
+            plgpu.copy_gmem_to_smem(lhs.at[batch, rows, slice], rows_smem.at[slot], barrier)
             for i, col in enumerate(cols):
                 source = rhs.at[batch, pl.ds(col * TILE, TILE), slice]
                 target = cols_smem.at[slot, pl.ds(i * TILE, TILE)]
-                plgpu.copy_gmem_to_smem(source, target, ready.at[slot], collective_axes=multicast)
+                plgpu.copy_gmem_to_smem(source, target, barrier, collective_axes=multicast)
 
         if addend is not None:
             for i, col in enumerate(cols):
                 slot = free_slot(first + (plan.num_slices + i))
+                barrier = addend_ready.at[plan.barrier(nth, slot)]
                 for half, target in enumerate(_addend_halves(rows_smem, cols_smem, slot)):
                     source = addend.at[batch, rows, pl.ds(col * TILE + half * COLS, COLS)]
-                    plgpu.copy_gmem_to_smem(source, target, addend_ready.at[slot])
+                    plgpu.copy_gmem_to_smem(source, target, barrier)
+        return after
+
+    lax.fori_loop(0, plan.items_here, load, plan.locate(0, table))
 
     # A block must not end, nor interpret mode, with releases that nobody has seen.
     @pl.loop(jnp.maximum(0, num_steps - plan.config.num_stages), num_steps)
@@ -210,11 +243,15 @@ def _addend_halves(rows_smem, cols_smem, slot):
 
 def _compute(out, table, coefficients, warpgroup, plan, *, rows_smem, cols_smem, staging_smem,
              ready, addend_ready, free):  # fmt: skip
-    own = pl.ds(warpgroup * ROWS, ROWS)
     scale, addend_scale, diagonal = (coefficients[i] for i in range(3))
+    staging = staging_smem.at[warpgroup]
+    teams = plan.num_teams
+    team, strips = (warpgroup, (0, 1)) if teams == 2 else (0, (warpgroup,))
+    own = pl.ds(strips[0] * ROWS, len(strips) * ROWS)
 
-    @pl.loop(0, plan.items_here)
-    def _(nth):
+    @pl.loop(0, lax.div(plan.items_here - team + (teams - 1), np.int32(teams)))
+    def _(turn):
+        nth = turn * teams + team
         batch, row, cols = plan.locate(nth, table)
         first = nth * plan.steps_per_item
 
@@ -222,7 +259,7 @@ def _compute(out, table, coefficients, warpgroup, plan, *, rows_smem, cols_smem,
             @pl.loop(0, plan.num_slices)
             def _(k):
                 slot = plan.slot(first + k)
-                plgpu.barrier_wait(ready.at[slot])
+                plgpu.barrier_wait(ready.at[plan.barrier(nth, slot)])
                 plgpu.wgmma(acc, rows_smem.at[slot, own], cols_smem.at[slot].T)
                 plgpu.wgmma_wait(1)
 
@@ -232,35 +269,36 @@ def _compute(out, table, coefficients, warpgroup, plan, *, rows_smem, cols_smem,
 
             return acc[...]
 
-        width = plan.config.tiles_per_item * TILE
-        sums = pl.run_scoped(accumulate, plgpu.ACC((ROWS, width), jnp.float32))
+        shape = len(strips) * ROWS, plan.config.tiles_per_item * TILE
+        sums = pl.run_scoped(accumulate, plgpu.ACC(shape, jnp.float32))
         plgpu.barrier_arrive(free.at[plan.slot(first + (plan.num_slices - 1))])
         for i, col in enumerate(cols):
             slot = plan.slot(first + (plan.num_slices + i))
-            is_wanted = plan.is_wanted(row, col)
             if plan.has_addend:
-                plgpu.barrier_wait(addend_ready.at[slot])
-            for half, smem in enumerate(_addend_halves(rows_smem, cols_smem, slot)):
-                start = i * TILE + half * COLS
-                value = scale * sums[:, start : start + COLS]
-                if plan.has_addend:
-                    addend = plgpu.load(smem.at[own], layout=_MATRIX)
-                    value += addend_scale * addend.astype(jnp.float32)
-                on_diagonal = (row == col) & (warpgroup == half)
-                is_below = (row == col) & (warpgroup > half)
-                chunk = _Chunk(
-                    out.at[batch], row * TILE + warpgroup * ROWS, col * TILE + half * COLS
-                )
-                staging = staging_smem.at[warpgroup]
+                plgpu.barrier_wait(addend_ready.at[plan.barrier(nth, slot)])
+            values = []
+            for down, strip in enumerate(strips):
+                for half, smem in enumerate(_addend_halves(rows_smem, cols_smem, slot)):
+                    top, left = down * ROWS, i * TILE + half * COLS
+                    value = scale * sums[top : top + ROWS, left : left + COLS]
+                    if plan.has_addend:
+                        addend = plgpu.load(smem.at[pl.ds(strip * ROWS, ROWS)], layout=_MATRIX)
+                        value += addend_scale * addend.astype(jnp.float32)
+                    values.append((strip, half, value))
+            if plan.has_addend:  # before the stores: the ring waits for this slot
+                plgpu.commit_smem()  # unlike wgmma's, these reads are not ordered before TMA
+                plgpu.barrier_arrive(free.at[slot])
+            is_wanted = plan.is_wanted(row, col)
+            for strip, half, value in values:
+                on_diagonal = (row == col) & (strip == half)
+                is_below = (row == col) & (strip > half)
+                chunk = _Chunk(out.at[batch], row * TILE + strip * ROWS, col * TILE + half * COLS)
                 pl.when(is_wanted & ~on_diagonal & ~is_below)(
                     functools.partial(_store_twice, value, chunk, staging)
                 )
                 pl.when(is_wanted & on_diagonal)(
                     functools.partial(_store_symmetric, value, diagonal, chunk, staging)
                 )
-            if plan.has_addend:
-                plgpu.commit_smem()  # unlike wgmma's, these reads are not ordered before TMA
-                plgpu.barrier_arrive(free.at[slot])
 
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
