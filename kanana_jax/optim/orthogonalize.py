@@ -198,9 +198,10 @@ def _polynomial(
     if not _completes_square(row, gram.dtype, symmetric):
         factors = dict(scale=factor * c, addend_scale=factor * b, diagonal=factor * a)
         return symmetric(gram, gram, gram, **factors), gram
+    # Gathers: with strided slices of the diagonals an optimizer step took 91 ms, not 82, on an H100.
     sign = math.copysign(1.0, c)
     shift = sign * b / (2.0 * abs(c) ** 0.5)
-    diagonal = _diagonal(gram)
+    diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)
     wanted = diagonal.astype(jnp.float32) + shift
     rounded = wanted.astype(gram.dtype)
     shifted = _with_diagonal(gram, rounded)
@@ -211,13 +212,8 @@ def _polynomial(
     # What the diagonal's rounding changes most: (w + e)^2 = w^2 + 2 e w + ...
     lost = rounded.astype(jnp.float32) - wanted
     offset = factor * (a - sign * (shift**2 + 2.0 * lost * wanted))
-    squared = _diagonal(step).astype(jnp.float32)
+    squared = jnp.diagonal(step, axis1=-2, axis2=-1).astype(jnp.float32)
     return _with_diagonal(step, (squared + offset).astype(step.dtype)), gram
-
-
-def _diagonal(x: jax.Array) -> jax.Array:
-    """As jnp.diagonal, by a strided slice: XLA's gathers take three times as long on a GPU."""
-    return x.reshape(*x.shape[:-2], -1)[..., :: x.shape[-1] + 1]
 
 
 def _with_diagonal(x: jax.Array, diagonal: jax.Array) -> jax.Array:

@@ -27,7 +27,6 @@ _SHORT = 2048
 # holds what they share: with six slices where a product reads more than this per entry of its
 # result, it took up to twice the time of five. Below, six are 6 % faster.
 _SIX_STAGES_WIDTH = 1024
-_PACED_STAGES = 0
 
 
 def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal, config=None, interpret=False):
@@ -58,8 +57,6 @@ def choose_config(shape: tuple[int, ...], num_operands: int) -> kernel.Config:
     has_six = num_operands * shape[-1] <= _SIX_STAGES_WIDTH
     num_stages = 4 if tiles_per_item == 2 else 6 if has_six else 5
     num_clusters = num_multiprocessors // cluster_size
-    if _PACED_STAGES and tiles_per_item == 1:
-        return kernel.Config(1, 1, _PACED_STAGES, num_clusters, True)
     return kernel.Config(tiles_per_item, cluster_size, num_stages, num_clusters)
 
 

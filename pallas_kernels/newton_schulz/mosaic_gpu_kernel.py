@@ -45,7 +45,6 @@ class Config(NamedTuple):
     cluster_size: int = 2  # in blocks
     num_stages: int = 4  # slices in flight
     num_clusters: int = 66  # launched
-    is_paced: bool = False
 
 
 # jit: an iteration's products of one shape become one kernel, compiled once.
@@ -164,7 +163,6 @@ def _scratch(dtype, plan):
 def _kernel(lhs, rhs, table, coefficients, *rest, plan, **scratch):
     *addend, out = rest
     warpgroup = lax.axis_index("warpgroup")
-    started = pl.get_global(plgpu.SemaphoreType.REGULAR) if plan.config.is_paced else None
 
     @pl.when(warpgroup < 2)
     def _():
@@ -174,10 +172,10 @@ def _kernel(lhs, rhs, table, coefficients, *rest, plan, **scratch):
     @pl.when(warpgroup == 2)
     def _():
         plgpu.set_max_registers(24, action="decrease")
-        _load(lhs, rhs, table, addend[0] if addend else None, started, plan, **scratch)
+        _load(lhs, rhs, table, addend[0] if addend else None, plan, **scratch)
 
 
-def _load(lhs, rhs, table, addend, started, plan, *, rows_smem, cols_smem, ready, addend_ready,
+def _load(lhs, rhs, table, addend, plan, *, rows_smem, cols_smem, ready, addend_ready,
           free, **_):  # fmt: skip
     num_steps = plan.items_here * plan.steps_per_item
     multicast = None if plan.config.cluster_size == 1 else "row"
@@ -193,24 +191,13 @@ def _load(lhs, rhs, table, addend, started, plan, *, rows_smem, cols_smem, ready
 
     def load(nth, place):
         batch, row, cols = place
-        after = plan.locate(nth + 1, table)
+        after = plan.locate(nth + 1, table)  # now: its latency hides behind this item's loads
         cols = [jnp.maximum(col, 0) for col in cols]  # a missing one is not stored
-        if started is not None:
-            plgpu.semaphore_signal(started, 1, memory_scope="gpu")
         rows = pl.ds(row * TILE, TILE)
         first = nth * plan.steps_per_item
 
         @pl.loop(0, plan.num_slices)
         def _(k):
-            if started is not None:
-                wanted = jnp.minimum((nth + 1) * plan.num_clusters, plan.num_items)
-                wanted = jnp.where(k == plan.num_slices // 2, wanted, 0)
-                lax.while_loop(
-                    lambda carry: (carry[0] < 100) & (carry[1] < wanted),
-                    lambda carry: (carry[0] + 1, pl.semaphore_read(started)),
-                    (jnp.int32(0), jnp.int32(0)),
-                )
-
             slot = free_slot(first + k)
             slice, barrier = pl.ds(k * COLS, COLS), ready.at[plan.barrier(nth, slot)]
             plgpu.copy_gmem_to_smem(lhs.at[batch, rows, slice], rows_smem.at[slot], barrier)

@@ -87,7 +87,15 @@ def test_arguments_that_do_not_fit_are_refused():
 
 def test_items_are_chosen_by_how_many_rounds_they_take():
     # 264 pairs of tiles are two full rounds, 136 clustered items on 66 clusters a bit over two.
-    assert mosaic_gpu.choose_config((1, 4096, 4096))[:2] == (2, 1)
-    assert mosaic_gpu.choose_config((16, 2048, 8192))[:2] == (2, 2)
+    assert mosaic_gpu.choose_config((1, 4096, 4096), 1)[:2] == (2, 1)
+    assert mosaic_gpu.choose_config((16, 2048, 8192), 1)[:2] == (2, 2)
     # 18 pairs would leave most multiprocessors idle.
-    assert mosaic_gpu.choose_config((1, 1024, 4096))[:2] == (1, 1)
+    assert mosaic_gpu.choose_config((1, 1024, 4096), 1)[:2] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "width, num_operands, num_stages", [(768, 1, 6), (768, 2, 5), (2048, 1, 5)]
+)
+def test_loads_run_less_far_ahead_where_a_tile_reads_more(width, num_operands, num_stages):
+    config = mosaic_gpu.choose_config((1024, 768, width), num_operands)
+    assert config.num_stages == num_stages

@@ -24,14 +24,15 @@ def commuting(batch, size, dtype):
 
 
 # Clusters of two blocks, several items for each, rows and columns beyond the end; two tiles per
-# item with a missing second one; then one tile per item with two operands.
+# item with a missing second one; then one tile per item, where warpgroups take turns, with two
+# operands.
 INTERPRETED = (
     pytest.param(
         (2, 320, 192), False, kernel.Config(2, 2, 2, num_clusters=2), jnp.bfloat16, id="clusters"
     ),
     pytest.param((2, 320, 192), False, kernel.Config(2, 1, 2, 3), jnp.bfloat16, id="pairs"),
     pytest.param(
-        (1, 192, 192), True, kernel.Config(1, 1, 3, num_clusters=2), jnp.float16, id="single"
+        (2, 320, 320), True, kernel.Config(1, 1, 3, num_clusters=2), jnp.float16, id="single"
     ),
 )
 
