@@ -6,8 +6,8 @@ R is M x M with M the short edge: for tall X the products are taken from the oth
 form does two or three rows on R alone (R <- P R P, Q <- P Q) before it touches X again (X <- Q X),
 which is cheaper for long matrices.
 
-In float16, the dtype for GPUs, XLA takes no sum of matrices, which would be a pass over memory for
-each row: the square is completed,
+In float16, the dtype for GPUs, XLA is given no scaled sum of matrices, which would be a pass over
+memory for each row: the square is completed,
 
     G = sqrt(c) R        P = (G + h I)^2 + (a - h^2) I        h = b / (2 sqrt(c))
 
@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kanana_jax.optim import chunks
 from kanana_jax.optim.coefficients import PolarSchedule, Row
@@ -168,17 +169,36 @@ def _visit(
     """
     gram = _gram(x, symmetric) if gram is None else gram
     scales = [_gram_scale(row, x.dtype, symmetric) for row in rows]
+    in_total, in_x = _float16_factors(factor)
     total = None
     for nth, row in enumerate(rows, 1):
         is_last = nth == len(rows)
-        step, gram = _polynomial(gram, row, symmetric, factor if is_last and nth == 1 else 1.0)
+        scale = in_total if is_last else 1.0
+        step, gram = _polynomial(gram, row, symmetric, scale if nth == 1 else 1.0)
         # Polynomials of one matrix commute, so their products are symmetric too.
-        total = step if total is None else symmetric(step, total, scale=factor if is_last else 1.0)
+        total = step if total is None else symmetric(step, total, scale=scale)
         if not is_last:
+            first, second = _float16_factors(scales[nth] / scales[nth - 1])
             # In this order: (R P) P with halves mirrored lets single values escape in float16.
-            gram = symmetric(step, symmetric(gram, step), scale=scales[nth] / scales[nth - 1])
+            gram = symmetric(step, symmetric(gram, step, scale=first), scale=second)
     assert total is not None
-    return product(x, total) if _is_tall(x) else product(total, x)
+    result = product(x, total) if _is_tall(x) else product(total, x)
+    return result if in_x == 1.0 else in_x * result
+
+
+def _float16_factors(ratio: float) -> tuple[float, float]:
+    """Return two float16 numbers whose product is the ratio to about 2e-6.
+
+    XLA takes a factor of a product's own dtype within the product; one of float32 is a pass over
+    memory, and a single float16 number is too far off for what Polar Express subtracts.
+    """
+    if ratio == 1.0:
+        return 1.0, 1.0
+    first = ratio**0.5 * (1.0 + np.arange(-64, 64) / 1024)
+    first = first.astype(np.float16).astype(float)
+    second = (ratio / first).astype(np.float16).astype(float)
+    best = np.argmin(np.abs(first * second - ratio))
+    return float(first[best]), float(second[best])
 
 
 def _gram_scale(row: Row, dtype: jax.typing.DTypeLike, symmetric: SymmetricProduct) -> float:
@@ -229,8 +249,8 @@ def _symmetric_product(left, right, addend=None, /, *, scale=1.0, addend_scale=1
     where this form turns it by 0.8 %.
     """
     result = product(left, right.mT)
-    if addend is None and scale == 1.0 and diagonal == 0.0:
-        return result
+    if addend is None and diagonal == 0.0:
+        return result if scale == 1.0 else scale * result
     wide = _wide(left)
     total = diagonal * jnp.eye(left.shape[-2], dtype=wide)
     if addend is not None:

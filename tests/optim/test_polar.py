@@ -159,6 +159,24 @@ def test_completed_squares_compute_the_rows(method, is_tall, schedule):
     assert np.linalg.norm(got - exact) / np.linalg.norm(exact) < 5e-3
 
 
+@pytest.mark.parametrize("ratio", [1.0, 0.0315, 0.178, 0.96, 1.3, 5.2])
+def test_ratios_are_products_of_two_float16_numbers(ratio):
+    factors = orthogonalize._float16_factors(ratio)
+    assert [float(np.float16(x)) for x in factors] == list(factors)
+    assert factors[0] * factors[1] == pytest.approx(ratio, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["direct", "gram"])
+def test_completed_squares_take_no_pass_in_float32(method):
+    # Polar Express's rows differ, so what R and X are kept times does.
+    run = functools.partial(
+        optim.polar, schedule=optim.POLAR_EXPRESS_5, compute_dtype=jnp.float16, method=method
+    )
+    text = str(jax.make_jaxpr(run)(jnp.ones((3, 24, 40), jnp.float16)))
+    assert "f16[3,24,24]" in text
+    assert "f32[3,24,24]" not in text
+
+
 def test_gram_form_is_chosen_where_it_multiplies_less_and_is_safe():
     def choose(rows, cols, dtype):
         return orthogonalize.choose_method(rows, cols, optim.POLAR_EXPRESS_5, dtype)
