@@ -231,63 +231,83 @@ def _addend_halves(rows_smem, cols_smem, slot):
 def _compute(out, table, coefficients, warpgroup, plan, *, rows_smem, cols_smem, staging_smem,
              ready, addend_ready, free):  # fmt: skip
     scale, addend_scale, diagonal = (coefficients[i] for i in range(3))
-    staging = staging_smem.at[warpgroup]
     teams = plan.num_teams
+    # Which 64 rows of an item's tiles are this warpgroup's.
     team, strips = (warpgroup, (0, 1)) if teams == 2 else (0, (warpgroup,))
     own = pl.ds(strips[0] * ROWS, len(strips) * ROWS)
+    shape = len(strips) * ROWS, plan.config.tiles_per_item * TILE
 
     @pl.loop(0, lax.div(plan.items_here - team + (teams - 1), np.int32(teams)))
     def _(turn):
         nth = turn * teams + team
         batch, row, cols = plan.locate(nth, table)
-        first = nth * plan.steps_per_item
-
-        def accumulate(acc):
-            @pl.loop(0, plan.num_slices)
-            def _(k):
-                slot = plan.slot(first + k)
-                plgpu.barrier_wait(ready.at[plan.barrier(nth, slot)])
-                plgpu.wgmma(acc, rows_smem.at[slot, own], cols_smem.at[slot].T)
-                plgpu.wgmma_wait(1)
-
-                @pl.when(k > 0)
-                def _():
-                    plgpu.barrier_arrive(free.at[plan.slot(first + k - 1)])
-
-            return acc[...]
-
-        shape = len(strips) * ROWS, plan.config.tiles_per_item * TILE
-        sums = pl.run_scoped(accumulate, plgpu.ACC(shape, jnp.float32))
-        plgpu.barrier_arrive(free.at[plan.slot(first + (plan.num_slices - 1))])
+        multiply = functools.partial(
+            _multiply, own, nth, plan, rows_smem=rows_smem, cols_smem=cols_smem, ready=ready,
+            free=free,
+        )  # fmt: skip
+        sums = pl.run_scoped(multiply, plgpu.ACC(shape, jnp.float32))
+        after = nth * plan.steps_per_item + plan.num_slices
+        plgpu.barrier_arrive(free.at[plan.slot(after - 1)])
         for i, col in enumerate(cols):
-            slot = plan.slot(first + (plan.num_slices + i))
+            slot, halves = plan.slot(after + i), None
             if plan.has_addend:
                 plgpu.barrier_wait(addend_ready.at[plan.barrier(nth, slot)])
-            values = []
-            for down, strip in enumerate(strips):
-                for half, smem in enumerate(_addend_halves(rows_smem, cols_smem, slot)):
-                    top, left = down * ROWS, i * TILE + half * COLS
-                    value = scale * sums[top : top + ROWS, left : left + COLS]
-                    if plan.has_addend:
-                        addend = plgpu.load(smem.at[pl.ds(strip * ROWS, ROWS)], layout=_MATRIX)
-                        value += addend_scale * addend.astype(jnp.float32)
-                    values.append((strip, half, value))
+                halves = _addend_halves(rows_smem, cols_smem, slot)
+            values = _values(sums, i, strips, halves, scale, addend_scale)
             if plan.has_addend:  # before the stores: the ring waits for this slot
                 plgpu.commit_smem()  # unlike wgmma's, these reads are not ordered before TMA
                 plgpu.barrier_arrive(free.at[slot])
             is_wanted = plan.is_wanted(row, col)
-            for strip, half, value in values:
-                on_diagonal = (row == col) & (strip == half)
-                is_below = (row == col) & (strip > half)
-                chunk = _Chunk(out.at[batch], row * TILE + strip * ROWS, col * TILE + half * COLS)
-                pl.when(is_wanted & ~on_diagonal & ~is_below)(
-                    functools.partial(_store_twice, value, chunk, staging)
-                )
-                pl.when(is_wanted & on_diagonal)(
-                    functools.partial(_store_symmetric, value, diagonal, chunk, staging)
-                )
+            _store(values, diagonal, out.at[batch], row, col, is_wanted, staging_smem.at[warpgroup])
 
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+
+def _multiply(own, nth, plan, acc, *, rows_smem, cols_smem, ready, free):
+    """Sums up an item's slices; the last one's slot is still to be freed."""
+    first = nth * plan.steps_per_item
+
+    @pl.loop(0, plan.num_slices)
+    def _(k):
+        slot = plan.slot(first + k)
+        plgpu.barrier_wait(ready.at[plan.barrier(nth, slot)])
+        plgpu.wgmma(acc, rows_smem.at[slot, own], cols_smem.at[slot].T)
+        plgpu.wgmma_wait(1)
+
+        @pl.when(k > 0)
+        def _():
+            plgpu.barrier_arrive(free.at[plan.slot(first + k - 1)])
+
+    return acc[...]
+
+
+def _values(sums, i, strips, addend_halves, scale, addend_scale):
+    """Returns (strip, half, value) of the 64 x 64 chunks of a warpgroup's part of tile i."""
+    values = []
+    for n, strip in enumerate(strips):
+        for half in range(2):
+            top, left = n * ROWS, i * TILE + half * COLS
+            value = scale * sums[top : top + ROWS, left : left + COLS]
+            if addend_halves is not None:
+                addend = addend_halves[half].at[pl.ds(strip * ROWS, ROWS)]
+                addend = plgpu.load(addend, layout=_MATRIX)
+                value += addend_scale * addend.astype(jnp.float32)
+            values.append((strip, half, value))
+    return values
+
+
+def _store(values, diagonal, matrix, row, col, is_wanted, staging):
+    """Stores a tile's chunks, without those below the matrix's diagonal, and their mirrors."""
+    for strip, half, value in values:
+        on_diagonal = (row == col) & (strip == half)
+        is_below = (row == col) & (strip > half)
+        chunk = _Chunk(matrix, row * TILE + strip * ROWS, col * TILE + half * COLS)
+        pl.when(is_wanted & ~on_diagonal & ~is_below)(
+            functools.partial(_store_twice, value, chunk, staging)
+        )
+        pl.when(is_wanted & on_diagonal)(
+            functools.partial(_store_symmetric, value, diagonal, chunk, staging)
+        )
 
 
 class _Chunk(NamedTuple):
