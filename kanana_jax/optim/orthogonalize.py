@@ -187,7 +187,7 @@ def _visit(
 
 
 def _float16_factors(ratio: float) -> tuple[float, float]:
-    """Return two float16 numbers whose product is the ratio to about 2e-6.
+    """Return two float16 numbers whose product is the ratio, to 3e-5 at worst.
 
     XLA takes a factor of a product's own dtype within the product; one of float32 is a pass over
     memory, and a single float16 number is too far off for what Polar Express subtracts.

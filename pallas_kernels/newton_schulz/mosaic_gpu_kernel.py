@@ -232,7 +232,7 @@ def _compute(out, table, coefficients, warpgroup, plan, *, rows_smem, cols_smem,
              ready, addend_ready, free):  # fmt: skip
     scale, addend_scale, diagonal = (coefficients[i] for i in range(3))
     teams = plan.num_teams
-    # Which 64 rows of an item's tiles are this warpgroup's.
+    # Which halves of a tile's rows are this warpgroup's: of its own items both.
     team, strips = (warpgroup, (0, 1)) if teams == 2 else (0, (warpgroup,))
     own = pl.ds(strips[0] * ROWS, len(strips) * ROWS)
     shape = len(strips) * ROWS, plan.config.tiles_per_item * TILE
