@@ -85,9 +85,10 @@ def sample(logits_BV: Float[Array, "B V"], how: Rows, *, is_filtered: bool) -> I
     keys = jax.vmap(lambda seed, n: jax.random.fold_in(jax.random.key(seed), n))(
         how.seed_B, how.num_drawn_B
     )
-    kept_BV = jnp.where(is_kept_BV, scaled_BV, -jnp.inf)
-    drawn_B = jax.vmap(jax.random.categorical)(keys, kept_BV)
-    return jnp.where(is_greedy_B, jnp.argmax(logits_BV, axis=-1), drawn_B).astype(jnp.int32)
+    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:]))(keys)
+    drawn_BV = jnp.where(is_kept_BV, scaled_BV + noise_BV, -jnp.inf)
+    # One search for both kinds of rows, each of which would be a pass over the logits.
+    return jnp.argmax(jnp.where(is_greedy_B[:, None], logits_BV, drawn_BV), axis=-1)
 
 
 def _in_top_k_and_p(x_BV: Array, how: Rows) -> Array:

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kanana_jax.config import ModelConfig
-from kanana_jax.model import mla, rope, transformer
+from kanana_jax.model import layers, mla, rope, transformer
 from kanana_jax.model.describe import ParamSpec, describe
 
 Params = dict[str, Any]
@@ -50,18 +50,23 @@ class AbsorbedAttention(mla.LatentAttention):
         """
         cfg, dtype = self.cfg, x_BSD.dtype
         nope, latent = cfg.qk_nope_head_dim, cfg.kv_lora_rank
-        new_BSJ = jnp.concatenate(self.latents(x_BSD, rotation), axis=-1)
+        num_rows, rows_BSD = x_BSD.shape[0], layers.at_least_two_rows(x_BSD)
+        new_BSJ = jnp.concatenate(self.latents(rows_BSD, rotation), axis=-1)[:num_rows]
         to_B = jnp.arange(x_BSD.shape[0]) if row_B is None else row_B
         cache = cache.at[to_B[:, None], positions_BS].set(new_BSJ, unique_indices=True)
         cached_BTJ = cache if row_B is None else cache[row_B]
 
-        q_BSHK = self.queries(x_BSD, rotation)
+        q_BSHK = self.queries(rows_BSD, rotation)[:num_rows]
         w_key_HNC = self.w_key[...].astype(dtype)
         q_latent_BSHC = jnp.einsum("BSHN,HNC->BSHC", q_BSHK[..., :nope], w_key_HNC)
+        # A kernel of its own: fused with what follows XLA:GPU reads W_uk at a quarter of the speed.
+        q_latent_BSHC = jax.lax.optimization_barrier(q_latent_BSHC)
         q_BSHJ = jnp.concatenate([q_latent_BSHC, q_BSHK[..., nope:]], axis=-1)
         score_BHST = jnp.einsum(
             "BSHJ,BTJ->BHST", q_BSHJ, cached_BTJ, preferred_element_type=jnp.float32
         )
+        # Laid out like this: the transposed scores that XLA:GPU prefers take five kernels, not two.
+        score_BHST = jax.lax.optimization_barrier(score_BHST)
         is_seen_BST = jnp.arange(cached_BTJ.shape[1]) <= positions_BS[..., None]
         score_BHST = jnp.where(is_seen_BST[:, None], score_BHST * rope.softmax_scale(cfg), -jnp.inf)
         weight_BHST = jax.nn.softmax(score_BHST, axis=-1).astype(dtype)
@@ -69,11 +74,9 @@ class AbsorbedAttention(mla.LatentAttention):
         seen_BSHJ = jnp.einsum("BHST,BTJ->BSHJ", weight_BHST, cached_BTJ)
         w_value_HCU = self.w_value[...].astype(dtype)
         out_BSHU = jnp.einsum("BSHC,HCU->BSHU", seen_BSHJ[..., :latent], w_value_HCU)
-        if out_BSHU.shape[:2] == (1, 1):
-            # Of a single row XLA:GPU would make a sum of products, which it writes to memory.
-            out_BSHU = jnp.concatenate([out_BSHU, jnp.zeros_like(out_BSHU)])
+        out_BSHU = layers.at_least_two_rows(out_BSHU)
         out_BSD = jnp.einsum("BSHU,HUD->BSD", out_BSHU, self.wo[...].astype(dtype))
-        return out_BSD[: x_BSD.shape[0]], cache
+        return out_BSD[:num_rows], cache
 
 
 class CachedBlock(transformer.Block):

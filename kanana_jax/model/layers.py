@@ -39,6 +39,14 @@ def rms_norm(
     return (wide * inverse_rms * gain_D).astype(x.dtype)
 
 
+def at_least_two_rows(x: Float[Array, "B S *axes"]) -> Float[Array, "B2 S *axes"]:
+    """`x`, with zeros as a second row where it is one token alone.
+
+    XLA:GPU makes of a product with one row a sum of products, which it writes to memory.
+    """
+    return jnp.concatenate([x, jnp.zeros_like(x)]) if x.shape[:2] == (1, 1) else x
+
+
 class SwiGLU(nnx.Module):
     """The dense layers' MLP, and the shared experts as one MLP of their summed width."""
 
