@@ -84,8 +84,8 @@ def _look_up(x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
     act_TKF = jax.nn.silu(h_TK2F[:, :, 0]) * h_TK2F[:, :, 1]
     act_TKF *= jnp.where(is_here_TK, weights_TK, 0.0)[..., None]
     y_TKFD = w_down_EFD[expert_ids_TK].astype(jnp.float32) * act_TKF[..., None]
-    # Two sums: of both axes in one XLA:GPU makes blocks that read too little (25 us, not 17, for six
-    # experts of Kanana-2-30B on an H100).
+    # Two sums: of both axes in one XLA:GPU makes blocks that read too little (25 us, not 17, for
+    # six experts of Kanana-2-30B on an H100).
     y_TKD = jax.lax.optimization_barrier(y_TKFD.sum(axis=2))
     return y_TKD.sum(axis=1).astype(x_TD.dtype)
 
