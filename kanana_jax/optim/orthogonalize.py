@@ -9,18 +9,19 @@ which is cheaper for long matrices.
 In float16, the dtype for GPUs, XLA is given no scaled sum of matrices, which would be a pass over
 memory for each row: the square is completed,
 
-    G = sqrt(c) R        P = (G + h I)^2 + (a - h^2) I        h = b / (2 sqrt(c))
+    k P = (g R + h I)^2 + d I        k = g^2 / c        h = g b / (2 c)        d = k a - h^2
 
-so that rows differ from products on the diagonal only, and X is kept times c^(1/4). A kernel for
-the symmetric products, where one is given, adds b R and a I itself.
+so that rows differ from products on the diagonal only. R is kept times g, which a row turns into
+k^2 g, and X times sqrt(g). A kernel for the symmetric products, where one is given, adds b R and
+a I itself.
 """
 
 import math
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kanana_jax.optim import chunks
 from kanana_jax.optim.coefficients import PolarSchedule, Row
@@ -34,6 +35,13 @@ _METHODS = ("direct", "gram")
 # (experiments/scripts/gram_visits.py); Polar Express grows them 17,000 times, and single matrices
 # diverge.
 _MAX_GROWTH = 2000.0
+
+
+class _Square(NamedTuple):
+    """A row as (g R + shift I)^2 + offset I."""
+
+    shift: float
+    offset: float
 
 
 class SymmetricProduct(Protocol):
@@ -81,21 +89,21 @@ def polar(
         method = choose_method(x.shape[-2], x.shape[-1], schedule, compute_dtype)
     symmetric = _symmetric_product if symmetric_product is None else symmetric_product
 
-    visits = _visits(schedule, method)
-    factors = [_gram_scale(rows[0], compute_dtype, symmetric) ** 0.5 for rows in visits]
-    unit = (factors[0] * unit_frobenius(x)).astype(compute_dtype)
+    visits, before, after = _visits(schedule, method), 1.0, 1.0
+    if symmetric is _symmetric_product and compute_dtype == jnp.float16 and _are_quintic(schedule):
+        visits, before, after = _complete_squares(visits)
+    unit = (before * unit_frobenius(x)).astype(compute_dtype)
 
     def iterate(unit):
-        unit, gram = _precondition(unit, schedule, symmetric, factors[0])
-        # The last factor is taken out in float32, below.
-        for rows, now, after in zip(visits, factors, [*factors[1:], factors[-1]], strict=True):
-            unit = _visit(unit, gram, rows, symmetric, after / now)
+        unit, gram = _precondition(unit, schedule, symmetric, before)
+        for rows in visits:
+            unit = _visit(unit, gram, rows, symmetric)
             gram = None
         return unit
 
     # Here rather than around all of it: a loop over x itself would hold it in float32.
     factor = chunks.in_chunks(iterate, unit, chunk_bytes)
-    return (factor.astype(_wide(x)) / factors[-1]).astype(x.dtype)
+    return (factor.astype(_wide(x)) / after).astype(x.dtype)
 
 
 def choose_method(
@@ -156,84 +164,71 @@ def _visits(schedule: PolarSchedule, method: Literal["direct", "gram"]) -> list[
     return [schedule.rows[:first], *(schedule.rows[i : i + 2] for i in starts)]
 
 
+def _complete_squares(
+    visits: list[tuple[Row, ...]],
+) -> tuple[list[list[_Square]], float, float]:
+    """Return the visits with rows as squares, and what X is times before them and after them.
+
+    A square has no factor of its own: g R and c decide what P is times. From the end, where g is
+    chosen to leave P as it is, the g before a row is the fifth root of what they ask for, so that
+    differences between rows fade.
+    """
+    rows = [row for visit in visits for row in visit]
+    scale = abs(rows[-1][2]) ** 0.5
+    after = math.prod(math.copysign(1.0, c) for _, _, c in rows) * scale**0.5
+    squares = []
+    for a, b, c in reversed(rows):
+        scale = (scale * c * c) ** 0.2
+        shift = scale * b / (2.0 * c)
+        squares.append(_Square(shift, scale**2 / c * a - shift**2))
+    return [[squares.pop() for _ in visit] for visit in visits], scale**0.5, after
+
+
+def _are_quintic(schedule: PolarSchedule) -> bool:
+    return all(c != 0.0 for _, _, c in schedule.rows)
+
+
 def _visit(
     x: jax.Array,
     gram: jax.Array | None,
-    rows: tuple[Row, ...],
+    rows: Sequence[Row | _Square],
     symmetric: SymmetricProduct,
-    factor: float,
 ) -> jax.Array:
-    """Apply some rows to X, and a factor, through their product Q, a polynomial of X's Gram matrix.
-
-    X is kept times sqrt(s) and R times s, with the `_gram_scale` s of the next row.
-    """
+    """Apply some rows to X through their product Q, a polynomial of X's Gram matrix."""
     gram = _gram(x, symmetric) if gram is None else gram
-    scales = [_gram_scale(row, x.dtype, symmetric) for row in rows]
-    in_total, in_x = _float16_factors(factor)
     total = None
     for nth, row in enumerate(rows, 1):
-        is_last = nth == len(rows)
-        scale = in_total if is_last else 1.0
-        step, gram = _polynomial(gram, row, symmetric, scale if nth == 1 else 1.0)
+        step, gram = _polynomial(gram, row, symmetric)
         # Polynomials of one matrix commute, so their products are symmetric too.
-        total = step if total is None else symmetric(step, total, scale=scale)
-        if not is_last:
-            first, second = _float16_factors(scales[nth] / scales[nth - 1])
+        total = step if total is None else symmetric(step, total)
+        if nth < len(rows):
             # In this order: (R P) P with halves mirrored lets single values escape in float16.
-            gram = symmetric(step, symmetric(gram, step, scale=first), scale=second)
+            gram = symmetric(step, symmetric(gram, step))
     assert total is not None
     # Transposed, though symmetric: cuBLAS multiplies long matrices faster so (2 to 3 % on an H100).
-    result = product(x, total) if _is_tall(x) else product(total.mT, x)
-    return result if in_x == 1.0 else in_x * result
-
-
-def _float16_factors(ratio: float) -> tuple[float, float]:
-    """Return two float16 numbers whose product is the ratio, to 3e-5 at worst.
-
-    XLA takes a factor of a product's own dtype within the product; one of float32 is a pass over
-    memory, and a single float16 number is too far off for what Polar Express subtracts.
-    """
-    if ratio == 1.0:
-        return 1.0, 1.0
-    first = ratio**0.5 * (1.0 + np.arange(-64, 64) / 1024)
-    first = first.astype(np.float16).astype(float)
-    second = (ratio / first).astype(np.float16).astype(float)
-    best = np.argmin(np.abs(first * second - ratio))
-    return float(first[best]), float(second[best])
-
-
-def _gram_scale(row: Row, dtype: jax.typing.DTypeLike, symmetric: SymmetricProduct) -> float:
-    """What R is kept times before this row; 1 where the square is not completed."""
-    return abs(row[2]) ** 0.5 if _completes_square(row, dtype, symmetric) else 1.0
-
-
-def _completes_square(row: Row, dtype, symmetric: SymmetricProduct) -> bool:
-    return symmetric is _symmetric_product and dtype == jnp.float16 and row[2] != 0.0
+    return product(x, total) if _is_tall(x) else product(total.mT, x)
 
 
 def _polynomial(
-    gram: jax.Array, row: Row, symmetric: SymmetricProduct, factor: float
+    gram: jax.Array, row: Row | _Square, symmetric: SymmetricProduct
 ) -> tuple[jax.Array, jax.Array]:
-    """Return `factor` times a row's P, and R again, whose memory it may have used."""
-    a, b, c = row
-    if not _completes_square(row, gram.dtype, symmetric):
-        factors = dict(scale=factor * c, addend_scale=factor * b, diagonal=factor * a)
-        return symmetric(gram, gram, gram, **factors), gram
+    """Return a row's P, or k P, and R again, whose memory it may have used."""
+    if not isinstance(row, _Square):
+        a, b, c = row
+        return symmetric(gram, gram, gram, scale=c, addend_scale=b, diagonal=a), gram
     # Gathers: strided slices of the diagonals made an optimizer step take 91 ms, not 82 (H100).
-    sign = math.copysign(1.0, c)
-    shift = sign * b / (2.0 * abs(c) ** 0.5)
     diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)
-    wanted = diagonal.astype(jnp.float32) + shift
+    wanted = diagonal.astype(jnp.float32) + row.shift
     rounded = wanted.astype(gram.dtype)
     shifted = _with_diagonal(gram, rounded)
-    step = symmetric(shifted, shifted, scale=factor * sign)
+    step = product(shifted, shifted)
     # In place: after the product, whose operand it is, and with the digits that the sum lost.
     step, shifted = jax.lax.optimization_barrier((step, shifted))
     gram = _with_diagonal(shifted, diagonal)
     # What the diagonal's rounding changes most: (w + e)^2 = w^2 + 2 e w + ...
     lost = rounded.astype(jnp.float32) - wanted
-    offset = factor * (a - sign * (shift**2 + 2.0 * lost * wanted))
     squared = jnp.diagonal(step, axis1=-2, axis2=-1).astype(jnp.float32)
+    offset = row.offset - 2.0 * lost * wanted
     return _with_diagonal(step, (squared + offset).astype(step.dtype)), gram
 
 
@@ -250,8 +245,8 @@ def _symmetric_product(left, right, addend=None, /, *, scale=1.0, addend_scale=1
     where this form turns it by 0.8 %.
     """
     result = product(left, right)
-    if addend is None and diagonal == 0.0:
-        return result if scale == 1.0 else scale * result
+    if addend is None and (scale, diagonal) == (1.0, 0.0):
+        return result
     wide = _wide(left)
     total = diagonal * jnp.eye(left.shape[-2], dtype=wide)
     if addend is not None:
