@@ -50,23 +50,25 @@ class AbsorbedAttention(mla.LatentAttention):
         """
         cfg, dtype = self.cfg, x_BSD.dtype
         nope, latent = cfg.qk_nope_head_dim, cfg.kv_lora_rank
-        num_rows, rows_BSD = x_BSD.shape[0], layers.at_least_two_rows(x_BSD)
-        new_BSJ = jnp.concatenate(self.latents(rows_BSD, rotation), axis=-1)[:num_rows]
+        new_BSJ = layers.in_two_rows(
+            lambda x: jnp.concatenate(self.latents(x, rotation), axis=-1), x_BSD
+        )
         to_B = jnp.arange(x_BSD.shape[0]) if row_B is None else row_B
         cache = cache.at[to_B[:, None], positions_BS].set(new_BSJ, unique_indices=True)
         cached_BTJ = cache if row_B is None else cache[row_B]
 
-        q_BSHK = self.queries(rows_BSD, rotation)[:num_rows]
+        q_BSHK = layers.in_two_rows(lambda x: self.queries(x, rotation), x_BSD)
         w_key_HNC = self.w_key[...].astype(dtype)
         q_latent_BSHC = jnp.einsum("BSHN,HNC->BSHC", q_BSHK[..., :nope], w_key_HNC)
-        if x_BSD.shape[:2] == (1, 1):
+        is_one_token = x_BSD.shape[:2] == (1, 1)
+        if is_one_token:
             # A kernel of its own: fused with what follows XLA:GPU reads W_uk at half the speed.
             q_latent_BSHC = jax.lax.optimization_barrier(q_latent_BSHC)
         q_BSHJ = jnp.concatenate([q_latent_BSHC, q_BSHK[..., nope:]], axis=-1)
         score_BHST = jnp.einsum(
             "BSHJ,BTJ->BHST", q_BSHJ, cached_BTJ, preferred_element_type=jnp.float32
         )
-        if x_BSD.shape[:2] == (1, 1):
+        if is_one_token:
             # As they are: XLA:GPU prefers them transposed, where a softmax takes five kernels.
             score_BHST = jax.lax.optimization_barrier(score_BHST)
         is_seen_BST = jnp.arange(cached_BTJ.shape[1]) <= positions_BS[..., None]
@@ -76,9 +78,9 @@ class AbsorbedAttention(mla.LatentAttention):
         seen_BSHJ = jnp.einsum("BHST,BTJ->BSHJ", weight_BHST, cached_BTJ)
         w_value_HCU = self.w_value[...].astype(dtype)
         out_BSHU = jnp.einsum("BSHC,HCU->BSHU", seen_BSHJ[..., :latent], w_value_HCU)
-        out_BSHU = layers.at_least_two_rows(out_BSHU)
-        out_BSD = jnp.einsum("BSHU,HUD->BSD", out_BSHU, self.wo[...].astype(dtype))
-        return out_BSD[:num_rows], cache
+        wo_HUD = self.wo[...].astype(dtype)
+        out_BSD = layers.in_two_rows(lambda x: jnp.einsum("BSHU,HUD->BSD", x, wo_HUD), out_BSHU)
+        return out_BSD, cache
 
 
 class CachedBlock(transformer.Block):

@@ -9,6 +9,8 @@ extra scale on the residual outputs, which is how Hugging Face initialises this 
 Letters: B batch, S sequence, D hidden, I width of the MLP, G gate or up (2).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -39,12 +41,14 @@ def rms_norm(
     return (wide * inverse_rms * gain_D).astype(x.dtype)
 
 
-def at_least_two_rows(x: Float[Array, "B S *axes"]) -> Float[Array, "B2 S *axes"]:
-    """`x`, with zeros as a second row where it is one token alone.
+def in_two_rows(fn: Callable[[Array], Array], x: Float[Array, "B S *axes"]) -> Array:
+    """fn(x), of a function that treats each row alone; one token gets a row of zeros beside it.
 
     XLA:GPU makes of a product with one row a sum of products, which it writes to memory.
     """
-    return jnp.concatenate([x, jnp.zeros_like(x)]) if x.shape[:2] == (1, 1) else x
+    if x.shape[:2] != (1, 1):
+        return fn(x)
+    return fn(jnp.concatenate([x, jnp.zeros_like(x)]))[:1]
 
 
 class SwiGLU(nnx.Module):

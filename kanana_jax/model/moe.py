@@ -53,8 +53,7 @@ class MoE(nnx.Module):
         bias_E: Float[Array, "E"],
         is_token_BS: Bool[Array, "B S"],
     ) -> tuple[Float[Array, "B S D"], RoutingStats]:
-        num_rows, rows_BSD = x_BSD.shape[0], layers.at_least_two_rows(x_BSD)
-        score_BSE = router_scores(rows_BSD, self.router[...])[:num_rows]
+        score_BSE = layers.in_two_rows(lambda x: router_scores(x, self.router[...]), x_BSD)
         dtype, top_k = x_BSD.dtype, self.cfg.num_experts_per_token
         tokens = ("batch", "sequence", "whole")
         expert_BSK, weight_BSK = local.on_parts(
@@ -82,7 +81,7 @@ class MoE(nnx.Module):
             tokens,
         )
         if self.cfg.num_shared_experts:
-            out_BSD += self.shared(rows_BSD)[:num_rows]
+            out_BSD += layers.in_two_rows(self.shared, x_BSD)
         load_E = _count(expert_BSK, is_token_BS, self.cfg.num_experts).sum(axis=0)
         return out_BSD, RoutingStats(load_E, balance_loss(score_BSE, is_token_BS, top_k))
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pallas_kernels
 from kanana_jax import optim
 from kanana_jax.optim import coefficients, orthogonalize
 
@@ -18,12 +19,8 @@ compiled_polar = jax.jit(
 )
 
 
-def reference_product(left, right, addend=0.0, /, *, scale=1.0, addend_scale=1.0, diagonal=0.0):
-    """A `SymmetricProduct` that rounds once."""
-    left, right, addend, dtype = (*map(jnp.float32, (left, right, addend)), left.dtype)
-    product = orthogonalize.product(left, right.mT)
-    identity = jnp.eye(left.shape[-2])
-    return (scale * product + addend_scale * addend + diagonal * identity).astype(dtype)
+# What a kernel computes: one rounding, of all terms.
+reference_product = functools.partial(pallas_kernels.symmetric_matmul, implementation="reference")
 
 
 def error_on_interval(schedule, lower=1e-3):
