@@ -10,7 +10,8 @@ from kanana_jax import config
 from kanana_jax.model import presets
 
 ARMS = (
-    config.Arm(name="AdamW", edits=("optimizer.name=adamw",)),
+    # Its best rate lies below the others'.
+    config.Arm(name="AdamW", edits=("optimizer.name=adamw",), lrs=(0.0006, 0.002)),
     config.Arm(
         name="Muon, Newton-Schulz",
         edits=("optimizer.name=muon", "optimizer.polar=newton_schulz"),
@@ -45,5 +46,5 @@ def experiment() -> config.Experiment:
         ),
         guard=config.GuardConfig(enabled=False),  # an arm that diverges is a result
         arms=ARMS,
-        lrs=(0.005, 0.02, 0.06),
+        lrs=(0.006, 0.02, 0.06),
     )
