@@ -55,12 +55,15 @@ class Difference:
     num_sequences: int
 
     def outcome(self, margin: float) -> Outcome:
-        """`equal`: the whole band lies within `margin` of 0; `not resolved`: it says neither."""
-        if self.value + self.band < 0:
-            return "better"
-        if self.value - self.band > 0:
-            return "worse"
-        return "equal" if abs(self.value) + self.band < margin else "not resolved"
+        """`equal`: the whole band lies within `margin` of 0, whether or not it holds 0.
+
+        `not resolved`: the band holds 0 and more than the margin.
+        """
+        if abs(self.value) + self.band < margin:
+            return "equal"
+        if abs(self.value) > self.band:
+            return "better" if self.value < 0 else "worse"
+        return "not resolved"
 
 
 def bits_per_byte(heldout: Heldout) -> tuple[float, float]:
@@ -122,9 +125,7 @@ def _estimate(nats_KS: np.ndarray, bytes_S: np.ndarray) -> Difference:
     freedom = variance**2 / spread if spread else math.inf
     error = math.sqrt(variance)
     sure, seen = (float(stats.t.ppf(level, freedom)) for level in ((1 + COVERAGE) / 2, POWER))
-    return Difference(
-        float(value), sure * error, (sure + seen) * error, num_seeds, num_sequences
-    )
+    return Difference(float(value), sure * error, (sure + seen) * error, num_seeds, num_sequences)
 
 
 def _part(means: np.ndarray) -> tuple[float, int]:

@@ -72,9 +72,7 @@ def run(
             ) as bar,
             stop.holding(),
         ):
-            records = recorder.Recorder(
-                exp.guard, writer, bar, log, last_step=exp.train.num_steps
-            )
+            records = recorder.Recorder(exp.guard, writer, bar, log, last_step=exp.train.num_steps)
             parts = _Parts(exp, corpus, mesh, steps, saved, records, log, stop)
             _advance(parts, at)
             while records.trouble_step is not None and at.rewinds < _rewinds_allowed(exp):

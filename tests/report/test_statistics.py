@@ -65,9 +65,7 @@ def test_the_smallest_difference_seen_is_told_from_none_four_times_in_five():
     random = np.random.default_rng(2)
     deviations = {"of_seed": 0.1, "of_sequence": 0.1, "of_rest": 0.1}
     sizes = [
-        statistics.difference(
-            *simulate(random, seeds=5, sequences=64, **deviations)
-        ).smallest_seen
+        statistics.difference(*simulate(random, seeds=5, sequences=64, **deviations)).smallest_seen
         for _ in range(200)
     ]
     size, found = float(np.mean(sizes)), []
@@ -95,7 +93,7 @@ def test_a_contrast_of_four_is_the_difference_of_two_differences():
     kinds = {"of_seed": 0.1, "of_sequence": 0.1, "of_rest": 0.1}
     one, other = simulate(random, seeds=3, sequences=8, **kinds)
     third = {seed: Heldout(run.nats_S * 1.1, run.bytes_S) for seed, run in one.items()}
-    found = statistics.contrast([(1, one), (-1, other), (-1, third), (1, one)])
+    found = statistics.contrast([(1.0, one), (-1.0, other), (-1.0, third), (1.0, one)])
     parts = statistics.difference(one, other).value + statistics.difference(one, third).value
     np.testing.assert_allclose(found.value, parts, rtol=1e-12)
 
@@ -109,8 +107,8 @@ def test_bits_per_byte_weigh_sequences_by_their_bytes():
 
 @pytest.mark.parametrize(
     ("value", "band", "outcome"),
-    [(-0.2, 0.1, "better"), (0.2, 0.1, "worse"), (0.01, 0.03, "equal"), (0.03, 0.03, "not resolved"),
-     (0.0, 0.2, "not resolved")],
+    [(-0.2, 0.1, "better"), (0.2, 0.1, "worse"), (0.01, 0.03, "equal"), (0.02, 0.01, "equal"),
+     (0.03, 0.03, "not resolved"), (0.0, 0.2, "not resolved"), (0.04, 0.02, "worse")],
 )  # fmt: skip
 def test_the_band_decides_the_outcome(value, band, outcome):
     assert statistics.Difference(value, band, 0.0, 3, 64).outcome(margin=0.05) == outcome
