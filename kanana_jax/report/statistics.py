@@ -46,13 +46,12 @@ class UnpairedError(ValueError):
 
 @dataclass(frozen=True)
 class Difference:
-    """Bits per byte by which one side exceeds the other; less is better."""
+    """By how much the loss of one side exceeds the other's."""
 
     value: float
     band: float  # half the width of the interval that covers the true value with COVERAGE
-    smallest_seen: float  # a true difference of this size had been told from 0 with POWER
+    smallest_seen: float  # a true difference of this size is told from 0 with probability POWER
     num_seeds: int
-    num_sequences: int
 
     def outcome(self, margin: float) -> Outcome:
         """`equal`: the whole band lies within `margin` of 0, whether or not it holds 0.
@@ -84,6 +83,16 @@ def difference(one: BySeed, other: BySeed) -> Difference:
     return contrast([(1.0, one), (-1.0, other)])
 
 
+def difference_of_seeds(
+    one_K: Float[np.ndarray, "K"], other_K: Float[np.ndarray, "K"]
+) -> Difference:
+    """One loss less the other, where all that is known is one number per seed (two or more)."""
+    if len(one_K) < 2:
+        raise UnpairedError(f"a band over seeds needs two or more, got {len(one_K)}")
+    paired_K = one_K - other_K
+    return _banded(float(paired_K.mean()), [_part(paired_K)], 0.0, len(paired_K))
+
+
 def contrast(terms: Sequence[tuple[float, BySeed]]) -> Difference:
     """The sum of coefficient x bits per byte, over the seeds that all terms have.
 
@@ -104,28 +113,33 @@ def contrast(terms: Sequence[tuple[float, BySeed]]) -> Difference:
 
 
 def _estimate(nats_KS: np.ndarray, bytes_S: np.ndarray) -> Difference:
-    from scipy import stats
-
     num_seeds, num_sequences = nats_KS.shape
     weight_S = bytes_S * num_sequences / bytes_S.sum()
     value = nats_KS.sum() / (num_seeds * bytes_S.sum() * math.log(2))
     u_KS = nats_KS * (num_sequences / (bytes_S.sum() * math.log(2))) - value * weight_S
-    parts = [_part(u_KS.mean(0))]
+    parts, counted_twice = [_part(u_KS.mean(0))], 0.0
     if num_seeds > 1:
         parts.append(_part(u_KS.mean(1)))
         rest_KS = u_KS - u_KS.mean(0) - u_KS.mean(1, keepdims=True) + u_KS.mean()
         freedom = (num_seeds - 1) * (num_sequences - 1)
         counted_twice = float((rest_KS**2).sum()) / freedom / u_KS.size
-        # An estimate may come out negative; the error is at least that of either source alone.
-        largest = max(variance for variance, _ in parts)
-        variance = max(sum(variance for variance, _ in parts) - counted_twice, largest)
-    else:
-        variance = parts[0][0]
+    return _banded(float(value), parts, counted_twice, num_seeds)
+
+
+def _banded(
+    value: float, parts: Sequence[tuple[float, int]], counted_twice: float, num_seeds: int
+) -> Difference:
+    """From the variances that add up to that of `value`, each with its degrees of freedom."""
+    from scipy import stats
+
+    # An estimate may come out negative; the error is at least that of any source alone.
+    largest = max(variance for variance, _ in parts)
+    variance = max(sum(variance for variance, _ in parts) - counted_twice, largest)
     spread = sum(part**2 / freedom for part, freedom in parts)
     freedom = variance**2 / spread if spread else math.inf
-    error = math.sqrt(variance)
     sure, seen = (float(stats.t.ppf(level, freedom)) for level in ((1 + COVERAGE) / 2, POWER))
-    return Difference(float(value), sure * error, (sure + seen) * error, num_seeds, num_sequences)
+    error = math.sqrt(variance)
+    return Difference(value, sure * error, (sure + seen) * error, num_seeds)
 
 
 def _part(means: np.ndarray) -> tuple[float, int]:

@@ -23,7 +23,6 @@ class Cell:
     diverged: tuple[tuple[int, int | None], ...]  # (seed, step) of every run that diverged
     heldout_bpb: float  # mean over seeds that finished
     heldout_error: float  # standard deviation over seeds; with one seed its sampling error
-    heldout_stderr: float  # standard error of heldout_bpb
     peak: float  # largest max logit over tau, worst seed
     mildest_peak: float  # the same of the best seed
     tail: float  # mean over the last tenth of steps over tau, worst seed
@@ -53,10 +52,9 @@ def _cell(seeds: Sequence[RunResult]) -> Cell:
     finals = finals[np.isfinite(finals)]
     if len(finals) > 1:
         error = float(np.std(finals, ddof=1))
-        stderr = error / math.sqrt(len(finals))
     else:
         living = [run.final_heldout_bpb_stderr for run in seeds if not run.diverged]
-        error = stderr = living[0] if living else math.nan
+        error = living[0] if living else math.nan
     peaks = [run.peak_max_logit / run.tau for run in seeds]
     return Cell(
         arm=first.arm,
@@ -68,7 +66,6 @@ def _cell(seeds: Sequence[RunResult]) -> Cell:
         diverged=tuple((run.seed, run.diverged_step) for run in seeds if run.diverged),
         heldout_bpb=float(finals.mean()) if len(finals) else math.nan,
         heldout_error=error,
-        heldout_stderr=stderr,
         peak=max(peaks),
         mildest_peak=min(peaks),
         tail=max(run.tail_max_logit / run.tau for run in seeds),

@@ -83,7 +83,6 @@ def test_with_seeds_the_table_gives_their_mean_and_standard_deviation(tmp_path):
     (cell,) = summary.summarize(seeds)
     np.testing.assert_allclose(cell.heldout_bpb, 2.71, rtol=1e-12)
     np.testing.assert_allclose(cell.heldout_error, 0.01, rtol=1e-9)
-    np.testing.assert_allclose(cell.heldout_stderr, 0.01 / math.sqrt(3), rtol=1e-9)
     assert cell.status == "1 of 4 diverged at step 30"
 
 

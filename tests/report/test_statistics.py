@@ -111,7 +111,16 @@ def test_bits_per_byte_weigh_sequences_by_their_bytes():
      (0.03, 0.03, "not resolved"), (0.0, 0.2, "not resolved"), (0.04, 0.02, "worse")],
 )  # fmt: skip
 def test_the_band_decides_the_outcome(value, band, outcome):
-    assert statistics.Difference(value, band, 0.0, 3, 64).outcome(margin=0.05) == outcome
+    assert statistics.Difference(value, band, 0.0, 3).outcome(margin=0.05) == outcome
+
+
+def test_one_number_per_seed_gives_students_band():
+    one_K = np.array([1.0, 2.0, 3.0])
+    found = statistics.difference_of_seeds(one_K, np.zeros(3))
+    np.testing.assert_allclose(found.value, 2.0)
+    np.testing.assert_allclose(found.band, 4.302652729911275 / math.sqrt(3), rtol=1e-9)
+    with pytest.raises(statistics.UnpairedError, match="two or more, got 1"):
+        statistics.difference_of_seeds(one_K[:1], one_K[:1])
 
 
 def test_equal_runs_are_equal_with_a_band_of_zero():
