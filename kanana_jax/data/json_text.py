@@ -58,7 +58,7 @@ def _parsed(text: str, where: str) -> Any:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{where}: expected a JSON object per line, got {error.msg} at column {error.colno}."
+            f"{where}: expected a JSON object per line, got {error.msg} at column {error.pos + 1}."
         ) from error
     except RecursionError as error:
         raise DataError(f"{where}: expected a JSON object, got one nested too deep.") from error

@@ -6,8 +6,8 @@ The rule looks neither at order nor at names, so adding files moves no other doc
 Identical documents are kept once. A source with so few documents that fewer than eight would be
 held out is judged block by block instead: each document is cut at paragraph ends into blocks of at
 most 4 KiB; neighbouring blocks with the same verdict stay one document. If no hash falls
-under the limit, the smallest one is held out. Where that leaves nothing to train on, as of a single
-short text, blocks are halved until it does.
+under the limit, the smallest one is held out; if all do, the largest one is trained on. A source of
+one block, a single short text, is cut into blocks of at most 64 bytes.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from kanana_jax.data.errors import DataError
 from kanana_jax.data.sources import Source
 
-_BLOCK_BYTES = (4096, 2048, 1024, 512, 256, 128, 64)  # the first that has both sides
+_BLOCK_BYTES = (4096, 64)  # the first that leaves text on both sides
 _MIN_HELDOUT_DOCUMENTS = 8
 
 
@@ -56,15 +56,14 @@ def split_rule(source: Source, heldout_fraction: float) -> Rule:
 
 
 def _limit(documents: Iterable[bytes], block_bytes: int, heldout_fraction: float) -> int | None:
-    """The limit that leaves blocks on both sides; None if there is none."""
+    """The limit nearest to the fraction that leaves blocks on both sides; None if there is none."""
     limit, smallest, largest = int(heldout_fraction * 2**64), 2**64, -1
     for block in itertools.chain.from_iterable(_blocks(text, block_bytes) for text in documents):
         value = _hash(block)
         smallest, largest = min(smallest, value), max(largest, value)
         if smallest < limit <= largest:
             break
-    limit = max(limit, smallest + 1)
-    return limit if limit <= largest else None
+    return min(max(limit, smallest + 1), largest) if smallest < largest else None
 
 
 def split_sources(sources: Sequence[Source], rules: Sequence[Rule]) -> Iterator[tuple[int, Piece]]:

@@ -24,9 +24,9 @@ def decode(content: bytes, name: str, line: int = 1) -> str:
     except UnicodeDecodeError as error:
         place = content.find(error.object) + error.start
         cause = f"the byte 0x{content[place]:02x} ({error.reason})"
-    for mark, encoding in _MARKS.items():
-        if content.startswith(mark):
-            place, cause = 0, f"{encoding}; iconv -f {encoding} -t UTF-8 converts it"
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    if encoding:
+        place, cause = 0, f"{encoding}; iconv -f {encoding} -t UTF-8 converts it"
     number = line + content.count(b"\n", 0, place)
     raise DataError(f"{name}, line {number}: expected UTF-8 text, got {cause}.")
 
@@ -47,7 +47,7 @@ def encode(text: str, where: str) -> bytes:
 def _about_nul(content: bytes) -> str:
     even, odd = content[::2].count(0), content[1::2].count(0)
     # English in UTF-16 has a NUL in nearly every pair of bytes, always on the same side.
-    if max(even, odd) > len(content) / 8 > min(even, odd) * 4:
+    if len(content) >= 8 and max(even, odd) > len(content) / 4 > min(even, odd) * 8:
         encoding = "UTF-16LE" if odd > even else "UTF-16BE"
         return (
             f"NUL bytes as in {encoding} without its mark; iconv -f {encoding} -t UTF-8 converts it"
