@@ -26,6 +26,7 @@ from jaxtyping import Int32
 from kanana_jax.data.errors import DataError, first_line, listed
 
 BOS, EOS = "<|bos|>", "<|eos|>"
+_MAX_VOCAB = 2**24  # arrays are as long as the largest id
 
 # Files that name BOS and EOS, beside a tokenizer.json; the first that does decides.
 BESIDE = (
@@ -130,15 +131,21 @@ def from_json(
 
     content = content.removeprefix("\ufeff")
     try:
-        library = tokenizers.Tokenizer.from_str(content)
+        library, marking = (tokenizers.Tokenizer.from_str(content) for _ in range(2))
     except Exception as error:  # the library raises bare Exception
         raise DataError(
             f"data.tokenizer: {name} is no tokenizer.json that the tokenizers library can load "
             f"({first_line(error)})."
         ) from error
-    library.no_truncation()
-    library.no_padding()
-    marking = tokenizers.Tokenizer.from_str(library.to_str())
+    largest = max(library.get_vocab().values(), default=0)
+    if largest >= _MAX_VOCAB:
+        raise DataError(
+            f"data.tokenizer: expected ids below {_MAX_VOCAB:,} in {name}, got {largest:,}; the "
+            "file is damaged."
+        )
+    for one in (library, marking):
+        one.no_truncation()
+        one.no_padding()
     library.encode_special_tokens = True  # means: as the text they spell
     own = _own_special_ids(library)
     named = (_id_of(library, bos, name), _id_of(library, eos, name))
@@ -243,7 +250,7 @@ def _token_bytes(library: Any) -> Int32[np.ndarray, "V"]:
     # In a byte-level vocabulary each character is one byte (GPT-2's printable alphabet).
     decoder = json.dumps(json.loads(library.to_str())["decoder"])
     spelled_bytes = len if '"ByteLevel"' in decoder else _spelled_bytes
-    sizes = np.zeros(max(vocab.values()) + 1, np.int32)
+    sizes = np.zeros(max(vocab.values(), default=-1) + 1, np.int32)
     for token, index in vocab.items():
         if index not in added:
             sizes[index] = spelled_bytes(token)
