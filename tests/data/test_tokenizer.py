@@ -159,6 +159,17 @@ def test_files_beside_a_tokenizer_name_its_ends(tmp_path, files, expected):
     assert data.open_corpus(cfg, tmp_path / "cache").fingerprint != corpus.fingerprint
 
 
+def test_a_named_end_is_special_even_where_the_tokenizer_does_not_say_so():
+    library = tokenizers.Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
+    library.add_tokens(["stop"])
+    used = tokenizer.from_json(library.to_str(), "t", eos="stop")
+    assert (used.bos_id, used.eos_id) == (1, 1)
+    np.testing.assert_array_equal(used.token_bytes_V, [1, 0])
+    np.testing.assert_array_equal(used.encode("astopa"), [0, 0], "spelled in text it is text")
+    assert used.encode_marked("astopa") == [0, 1, 0]
+    assert used.decode([1, 0, 1]) == "a"
+
+
 def test_files_that_say_what_the_tokenizer_does_change_no_fingerprint(tmp_path):
     (tmp_path / "tokenizer.json").write_text("\ufeff" + BPE.json, encoding="utf-8")
     path = write_jsonl(tmp_path / "a.jsonl", documents(100))
