@@ -126,12 +126,16 @@ def test_a_number_of_any_length_beside_the_text_is_no_fault():
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b'[{"text": "a"},\n\n5, "b"]', ["a", "line 3, item 2: expected a JSON object or", "b"]),
+        (b'[{"text": "a"},\n\n512, "b"]', ["a", "line 3, item 2: expected a JSON object or", "b"]),
         (b'[{"text": "a"},\n{"text": "\\ud800"}]', ["a", "line 2, item 2: expected text, got the"]),
         (b'[{"text": 5}]', ["line 1, item 1: expected a string in 'text', got a number"]),
     ],
 )
-def test_a_bad_item_of_an_array_is_named_and_the_others_are_read(content, found):
+@pytest.mark.parametrize("chunk", [1, 2**20])
+def test_a_bad_item_of_an_array_is_named_and_the_others_are_read(
+    monkeypatch, content, found, chunk
+):
+    monkeypatch.setattr(json_text, "_CHUNK", chunk)
     got = read("a.json", content)
     assert len(got) == len(found)
     assert all(expected in one for one, expected in zip(got, found, strict=True))
