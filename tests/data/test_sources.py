@@ -36,7 +36,8 @@ def test_files_in_folders_are_found_by_two_stars(tmp_path):
     for name in ("b.txt", "in/a.txt"):
         (tmp_path / name).write_text(name)
     (tmp_path / "loop").symlink_to(".")
-    assert read(tmp_path / "**/*.txt") == [["b.txt", "in/a.txt"]]
+    for pattern in ("**/*.txt", "**"):
+        assert read(tmp_path / pattern) == [["b.txt", "in/a.txt"]]
 
 
 def test_members_of_an_archive_are_named_with_it(tmp_path):
@@ -170,6 +171,7 @@ def dictionary(path):
         ("a.txt/b.txt", lambda path: path.parent.write_text("a"), "does not exist"),
         ("a\nb.txt", line("x\0"), "a\\nb.txt, line 1: expected UTF-8 text, got a NUL byte"),
         ("x" * 300 + ".txt", None, "does not exist"),
+        ("folder/" * 400 + "a.txt", None, "does not exist"),
         ("a.csv", line("a,b"), "expected a file ending in .txt, .md"),
         ("*", line("a,b"), "expected a file ending in .txt, .md"),
         ("a.txt", bad_utf8, "line 1: expected UTF-8 text"),

@@ -175,7 +175,7 @@ def test_files_that_say_what_the_tokenizer_does_change_no_fingerprint(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents(100))
     cfg = dataclasses.replace(SMALL, paths=(str(path),), tokenizer=str(tmp_path / "tokenizer.json"))
     alone = data.open_corpus(cfg, tmp_path / "cache")
-    assert alone.tokenizer.json == BPE.json
+    assert alone.tokenizer.json == BPE.json == tokenizer.from_json("\ufeff" + BPE.json, "t").json
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|eos|>"}')
     assert data.open_corpus(cfg, tmp_path / "cache").fingerprint == alone.fingerprint
 
