@@ -24,7 +24,7 @@ class Skipped:
         self.first = self.first or str(error)
 
     def describe(self) -> str:
-        return f"{self.count:,} lines left out, the first: {self.first}" if self.count else ""
+        return f"{self.count:,} line(s) left out, the first: {self.first}" if self.count else ""
 
     def clear(self) -> None:
         self.count, self.first = 0, ""

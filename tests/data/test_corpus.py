@@ -61,7 +61,7 @@ def test_lines_left_out_are_told_and_counted_and_change_nothing_else(tmp_path):
         assert (corpus.num_skipped, clean.num_skipped) == (2, 0)
         assert corpus.fingerprint == clean.fingerprint
         (line,) = told
-        assert "2 lines left out, the first: " in line and "line 1: expected a JSON" in line
+        assert "2 line(s) left out, the first: " in line and "line 1: expected a JSON" in line
 
 
 def test_import_loads_no_library_that_only_some_inputs_need():

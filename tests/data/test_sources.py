@@ -108,7 +108,7 @@ def test_a_damaged_file_is_no_bad_line(tmp_path):
 def test_skipping_everything_is_an_error_that_says_why(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(TEXTS))
     message = error_of(tmp_path, "a.jsonl", skip_bad_lines=True, text_field="body")
-    assert "expected text, got none; 4 lines left out, the first: " in message
+    assert "expected text, got none; 4 line(s) left out, the first: " in message
     assert "line 1: expected the key 'body', got 'id', 'text'" in message
 
 
