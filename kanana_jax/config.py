@@ -135,7 +135,8 @@ class DataConfig:
 
     paths: tuple[str, ...] = ()  # files or globs; each entry is one source of the mixture
     weights: tuple[float, ...] = ()  # one per path; empty: in proportion to tokens
-    text_field: str = "text"  # the column or key of .parquet and .jsonl sources
+    text_field: str = "text"  # the key or column of records; a dot leads into one: "message.text"
+    skip_bad_lines: bool = False  # leave out records that cannot be used, and count them
     tokenizer: str = "bytes"  # "bytes", "bpe" (trained on the corpus), or a tokenizer.json
     bpe_vocab_size: int = 8192
     seq_len: int = 256

@@ -141,7 +141,7 @@ def _begin(exp: config.Experiment, workdir: Path, runs: list[Run], corpus: data.
         events.Events(workdir).report("settings_changed", "; ".join(changes))
         for one in runs:  # finished by the old settings
             (one.directory / report.results.RESULT_NAME).unlink(missing_ok=True)
-    record.write(workdir, exp, corpus.fingerprint)
+    record.write(workdir, exp, corpus.fingerprint, corpus.num_skipped)
 
 
 @contextlib.contextmanager
