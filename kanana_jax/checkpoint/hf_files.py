@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from kanana_jax.checkpoint.errors import CheckpointError, some
+from kanana_jax.checkpoint.errors import CheckpointError, first_line, some
 
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
@@ -36,16 +36,31 @@ class Entry(NamedTuple):
         return np.fromfile(self.file, self.dtype, count, offset=self.offset).reshape(self.shape)
 
 
-def read_json(path: Path) -> dict:
+def read_text(path: Path) -> str:
+    """UTF-8, with or without its mark at the beginning."""
     try:
-        content = json.loads(path.read_text())
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise CheckpointError(f"expected {path}, which does not exist") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no readable JSON ({error})") from None
+        raise CheckpointError(f"{path} is no readable text ({first_line(error)})") from None
+
+
+def read_json(path: Path) -> dict:
+    try:
+        content = json.loads(read_text(path))
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no readable JSON ({first_line(error)})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def read_json_if_there(path: Path) -> dict:
+    """The object in a file that a folder may lack; then it is empty."""
+    return read_json(path) if path.exists() else {}
 
 
 def read_headers(directory: Path) -> dict[str, Entry]:

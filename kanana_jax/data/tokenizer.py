@@ -34,12 +34,15 @@ class Tokenizer:
     """Maps text to ids and back. `json` is the tokenizer.json; empty for bytes."""
 
     vocab_size: int
-    bos_id: int
-    eos_id: int
+    bos_id: int | None  # None only where `from_json` was not to look for one
+    eos_id: int | None
     token_bytes_V: Int32[np.ndarray, "V"]
     encode_batch: Callable[[Sequence[bytes]], list[np.ndarray]]
     decode: Callable[[Sequence[int]], str]
     encode_marked: Callable[[str], list[int]]  # the ids of special tokens where they are spelled
+    token_id: Callable[[str], int | None]  # of the token that is spelled so, special or not
+    # What the tokenizer.json puts before and after a text.
+    around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     json: str = ""
 
     def encode(self, text: str) -> Int32[np.ndarray, "N"]:
@@ -68,6 +71,7 @@ def byte_tokenizer() -> Tokenizer:
         encode_batch=lambda texts: [np.frombuffer(t, np.uint8).astype(np.int32) for t in texts],
         decode=lambda ids: bytes(i for i in ids if i < 256).decode("utf-8", errors="replace"),
         encode_marked=_encode_marked_bytes,
+        token_id={BOS: 256, EOS: 257}.get,
     )
 
 
@@ -102,8 +106,11 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Tokenizer:
     return from_json(bpe.to_str(), "bpe")
 
 
-def from_json(content: str, name: str) -> Tokenizer:
-    """Loads the content of a tokenizer.json; `name` is for the error. DataError if unusable."""
+def from_json(content: str, name: str, *, needs_ends: bool = True) -> Tokenizer:
+    """Loads the content of a tokenizer.json; `name` is for the error. DataError if unusable.
+
+    Without `needs_ends` no token is taken for BOS or EOS: other files say which they are.
+    """
     import tokenizers
 
     try:
@@ -117,7 +124,7 @@ def from_json(content: str, name: str) -> Tokenizer:
     library.no_padding()
     marking = tokenizers.Tokenizer.from_str(library.to_str())
     library.encode_special_tokens = True  # means: as the text they spell
-    bos, eos = _special_ids(library, name)
+    bos, eos = _special_ids(library, name) if needs_ends else (None, None)
     token_bytes = _token_bytes(library)
     return Tokenizer(
         vocab_size=len(token_bytes),
@@ -132,6 +139,8 @@ def from_json(content: str, name: str) -> Tokenizer:
         ],
         decode=lambda ids: library.decode([int(i) for i in ids]),
         encode_marked=lambda text: marking.encode(text, add_special_tokens=False).ids,
+        token_id=library.token_to_id,
+        around=_around(library),
         json=content,
     )
 
@@ -152,6 +161,15 @@ def _special_ids(library, name: str) -> tuple[int, int]:
             f"{', '.join(_EOS_NAMES)}; got {', '.join(known) or 'no special token'}."
         )
     return first, last
+
+
+def _around(library) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the post-processor puts before and after a text."""
+    encoding = library.encode("a")
+    num_before = (*encoding.special_tokens_mask, 0).index(0)
+    num_inside = encoding.special_tokens_mask.count(0)
+    ids = tuple(encoding.ids)
+    return ids[:num_before], ids[num_before + num_inside :]
 
 
 def _token_bytes(library) -> Int32[np.ndarray, "V"]:
