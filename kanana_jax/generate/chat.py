@@ -1,7 +1,7 @@
 """Chat templates: a conversation as the one text that the model was trained on.
 
     chat_template.jinja, else chat_template of tokenizer_config.json, else of chat_template.json
-    further ones by name: in a list of tokenizer_config.json, or additional_chat_templates/NAME.jinja
+    several by name: as a list in tokenizer_config.json, or additional_chat_templates/NAME.jinja
 
 The dialect is that of Hugging Face transformers. Templates are foreign code and run in jinja2's
 sandbox.
@@ -106,9 +106,7 @@ def _sources(directory: Path) -> dict[str, str]:
         )
     files = {path.stem: path for path in sorted((directory / _MORE_NAME).glob("*.jinja"))}
     files |= {"default": directory / TEMPLATE_NAME}
-    return named | {
-        name: hf_files.read_text(path) for name, path in files.items() if path.exists()
-    }
+    return named | {name: hf_files.read_text(path) for name, path in files.items() if path.exists()}
 
 
 def no_template_message(directory: Path) -> str:
