@@ -11,7 +11,7 @@ import numpy as np
 
 from kanana_jax import config
 from kanana_jax.checkpoint import hf_config, hf_files, hf_names
-from kanana_jax.checkpoint.errors import CheckpointError, some
+from kanana_jax.checkpoint.errors import CheckpointError, shown, some
 
 BLOCK = 128
 SCALE = "_scale_inv"
@@ -31,7 +31,7 @@ def check_quantization(fields: dict[str, Any]) -> None:
     if got != ("fp8", [BLOCK, BLOCK]):
         raise CheckpointError(
             f"config.json: expected quantisation fp8 in blocks of [{BLOCK}, {BLOCK}], got "
-            f"{got[0]!r} with weight_block_size {got[1]}; import unquantised weights"
+            f"{shown(got[0])} with weight_block_size {shown(got[1])}; import unquantised weights"
         )
 
 

@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 from kanana_jax import config
-from kanana_jax.checkpoint.errors import CheckpointError
+from kanana_jax.checkpoint.errors import CheckpointError, shown
 
 ARCHITECTURE = "DeepseekV3ForCausalLM"
 _MODEL_TYPES = ("deepseek_v3", "kimi_k2")
@@ -115,8 +115,8 @@ def _check_architecture(fields: dict[str, Any]) -> None:
     is_known = fields.get("model_type") in _MODEL_TYPES if got is None else got == [ARCHITECTURE]
     if not is_known:
         raise CheckpointError(
-            f"config.json: expected architectures ['{ARCHITECTURE}'], got {got}; only this family "
-            "can be imported"
+            f"config.json: expected architectures ['{ARCHITECTURE}'], got {shown(got)}; only this "
+            "family can be imported"
         )
 
 
@@ -160,7 +160,7 @@ def num_predictor_layers(fields: dict[str, Any]) -> int:
         return 0
     if type(fields[name]) is not int or fields[name] < 0:
         raise CheckpointError(
-            f"config.json: {name} must be a number of layers, got {fields[name]!r}"
+            f"config.json: {name} must be a number of layers, got {shown(fields[name])}"
         )
     return fields[name]
 
@@ -179,7 +179,7 @@ def _rope(fields: dict[str, Any]) -> tuple[Any, config.YarnConfig | None]:
     for name in ("rope_parameters", "rope_scaling"):
         if not isinstance(fields.get(name, {}), dict | None):
             raise CheckpointError(
-                f"config.json: {name} must be an object or null, got {fields[name]!r}"
+                f"config.json: {name} must be an object or null, got {shown(fields[name])}"
             )
         if fields.get(name):
             places.append({key: x for key, x in fields[name].items() if x is not None})
@@ -201,7 +201,7 @@ def _yarn_from(scaling: dict[str, Any]) -> config.YarnConfig | None:
     if kinds not in ({"default"}, {"yarn"}):
         raise CheckpointError(
             f"config.json: expected rope scaling 'yarn' or none, got "
-            f"{' and '.join(map(repr, said)) or 'no rope_type'}"
+            f"{' and '.join(map(shown, said)) or 'no rope_type'}"
         )
     if kinds == {"default"}:
         _check_fixed("rope scaling: ", scaling, _ROPE_FIXED)
@@ -235,8 +235,8 @@ def _check_fixed(where: str, fields: dict[str, Any], wanted: dict[str, Any]) -> 
     for name, value in wanted.items():
         if fields.get(name) not in (None, value):
             raise CheckpointError(
-                f"config.json: {where}{name} must be {value!r} or absent, got {fields[name]!r}; "
-                "this model has no other kind"
+                f"config.json: {where}{name} must be {value!r} or absent, got "
+                f"{shown(fields[name])}; this model has no other kind"
             )
 
 
@@ -247,11 +247,12 @@ def _check_types(kind: type, values: dict[str, Any], names: dict[str, str]) -> N
         # JSON has one kind of number, and Python calls true an int.
         accepted = (*expected, int) if float in expected else expected
         if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in expected):
-            shown = " or ".join(x.__name__ for x in expected)
+            kinds = " or ".join(x.__name__ for x in expected)
             raise CheckpointError(
-                f"config.json: {names.get(ours, ours)} must be {shown}, got {value!r}"
+                f"config.json: {names.get(ours, ours)} must be {kinds}, got {shown(value)}"
             )
         if value is not None and not 0 <= value <= _MAX_SIZE:  # NaN lies nowhere
             raise CheckpointError(
-                f"config.json: {names.get(ours, ours)} must lie in [0, {_MAX_SIZE}], got {value}"
+                f"config.json: {names.get(ours, ours)} must lie in [0, {_MAX_SIZE}], got "
+                f"{shown(value)}"
             )

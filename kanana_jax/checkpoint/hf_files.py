@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from kanana_jax.checkpoint.errors import CheckpointError, first_line, some
+from kanana_jax.checkpoint.errors import CheckpointError, first_line, shown, some
 
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
@@ -104,7 +104,7 @@ def _read_index(path: Path) -> dict[str, str]:
     for file in places.values():
         if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
             raise CheckpointError(
-                f"{path}: weight_map must name files below this folder, got {file!r}"
+                f"{path}: weight_map must name files below this folder, got {shown(file)}"
             )
     return places
 

@@ -165,7 +165,10 @@ def _special_ids(library, name: str) -> tuple[int, int]:
 
 def _around(library) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What the post-processor puts before and after a text."""
-    encoding = library.encode("a")
+    try:
+        encoding = library.encode("a")
+    except Exception:  # the library raises bare Exception; here: no token for this letter
+        return (), ()
     num_before = (*encoding.special_tokens_mask, 0).index(0)
     num_inside = encoding.special_tokens_mask.count(0)
     ids = tuple(encoding.ids)

@@ -21,7 +21,7 @@ import jinja2.nodes
 import jinja2.sandbox
 
 from kanana_jax.checkpoint import CheckpointError, hf_files
-from kanana_jax.checkpoint.errors import first_line
+from kanana_jax.checkpoint.errors import first_line, shown
 from kanana_jax.generate import special_tokens
 
 TEMPLATE_NAME = "chat_template.jinja"
@@ -89,24 +89,25 @@ def load(directory: Path) -> Template | None:
 
 def _sources(directory: Path) -> dict[str, str]:
     """Templates by name; "default" is the one without a name."""
-    field = hf_files.read_json_if_there(directory / CONFIG_NAME).get("chat_template")
-    if field is None:
-        field = hf_files.read_json_if_there(directory / _OLD_NAME).get("chat_template")
-    named = {} if field is None else {"default": field}
-    if isinstance(field, dict):
-        named = dict(field)
-    if isinstance(field, list):
-        named = {
-            one.get("name"): one.get("template") if isinstance(one, dict) else None for one in field
-        }
-    if not all(isinstance(text, str) for pair in named.items() for text in pair):
-        raise CheckpointError(
-            f"{directory / CONFIG_NAME}: chat_template must be text or a list of objects with name "
-            "and template"
-        )
     files = {path.stem: path for path in sorted((directory / _MORE_NAME).glob("*.jinja"))}
     files |= {"default": directory / TEMPLATE_NAME}
+    named = _named(directory / CONFIG_NAME) or _named(directory / _OLD_NAME)
     return named | {name: hf_files.read_text(path) for name, path in files.items() if path.exists()}
+
+
+def _named(path: Path) -> dict[str, str]:
+    """The templates of a JSON file."""
+    field = hf_files.read_json_if_there(path).get("chat_template")
+    given = field if isinstance(field, list) else [{"name": "default", "template": field}]
+    pairs = [(one.get("name"), one.get("template")) for one in given if isinstance(one, dict)]
+    if field is None:
+        return {}
+    if len(pairs) < len(given) or not all(isinstance(x, str) for pair in pairs for x in pair):
+        raise CheckpointError(
+            f"{path}: chat_template must be text or a list of objects with name and template, got "
+            f"{shown(field)}"
+        )
+    return dict(pairs)
 
 
 def no_template_message(directory: Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kanana_jax.checkpoint import CheckpointError, hf_files
+from kanana_jax.checkpoint.errors import shown
 from kanana_jax.data import tokenizer
 
 CONFIG_NAME = "tokenizer_config.json"
@@ -61,7 +62,7 @@ def read(
             if type(one) is not int or not 0 <= one < vocab_size:
                 raise CheckpointError(
                     f"{directory / where}: {name} must be a token's id below {vocab_size} or a "
-                    f"list of them, got {value!r}"
+                    f"list of them, got {shown(value)}"
                 )
         return tuple(found)
 
@@ -75,7 +76,7 @@ def read(
         or by_text("eos_token")
     )
     if not eos_ids:
-        _check_nothing_meant(directory, "eos_token", named)
+        _check_not_unknown(directory, "eos_token", named)
         eos_ids = _own(used.eos_id)
     bos_ids = by_text("bos_token")
     if not bos_ids and named.get("bos_token", "") is not None:
@@ -101,10 +102,10 @@ def _around(
         adds_bos = True if used.bos_id is not None and bos_ids else None
     elif not isinstance(adds_bos, bool):
         raise CheckpointError(
-            f"{directory / CONFIG_NAME}: add_bos_token must be true or false, got {adds_bos!r}"
+            f"{directory / CONFIG_NAME}: add_bos_token must be true or false, got {shown(adds_bos)}"
         )
     elif adds_bos and not bos_ids:
-        _check_nothing_meant(directory, "bos_token", named)
+        _check_not_unknown(directory, "bos_token", named)
         raise CheckpointError(
             f"{directory / CONFIG_NAME}: add_bos_token is true and no file names the token; add "
             "bos_token"
@@ -115,11 +116,11 @@ def _around(
     return (bos_ids + others if adds_bos else others), after
 
 
-def _check_nothing_meant(directory: Path, name: str, named: Mapping[str, str | None]) -> None:
+def _check_not_unknown(directory: Path, name: str, named: Mapping[str, str | None]) -> None:
     if named.get(name):
         raise CheckpointError(
-            f"{directory}: {name} is {named[name]!r}, which the tokenizer does not have; put the "
-            "model's own tokenizer.json there"
+            f"{directory}: {name} is {shown(named[name])}, which the tokenizer does not have; put "
+            "the model's own tokenizer.json there"
         )
 
 
