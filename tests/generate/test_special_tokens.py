@@ -10,7 +10,7 @@ import tokenizers
 from hypothesis import strategies as st
 from tokenizers import models, processors
 
-from kanana_jax.checkpoint import CheckpointError
+from kanana_jax.checkpoint import CheckpointError, run_folder
 from kanana_jax.data import tokenizer
 from kanana_jax.generate import chat, special_tokens
 from kanana_jax.generate.special_tokens import SpecialTokens
@@ -132,6 +132,15 @@ def test_a_tokenizer_with_ends_of_its_own_begins_with_bos(tmp_path):
     assert special_tokens.read(tmp_path, {}, used, 258) == (256, (257,), (256,), ())
     config = {"bos_token_id": None, "eos_token_id": 3}
     assert special_tokens.read(tmp_path, config, used, 258) == (None, (3,), (), ())
+
+
+def test_a_tokenizer_trained_here_is_described_as_it_was_used(tmp_path):
+    bpe = tokenizer.train_bpe([b"abba"] * 3, 258)
+    said = run_folder.tokenizer_config(json.loads(bpe.json))
+    (tmp_path / CONFIG).write_text(json.dumps(said))
+    used = tokenizer.from_json(bpe.json, "t", needs_ends=False)
+    want = (bpe.bos_id, (bpe.eos_id,), (bpe.bos_id,), ())
+    assert special_tokens.read(tmp_path, {}, used, 258) == want
 
 
 BAD = {
