@@ -106,15 +106,17 @@ def new_directory(path: Path) -> Iterator[Path]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CheckpointError(f"{path} is not empty; choose another folder to write to")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as outer:
-            folder = Path(outer, "folder")
-            folder.mkdir()
-            yield folder
-            os.replace(folder, path)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
         raise CheckpointError(
-            f"{path} could not be written ({first_line(error)}); choose another folder"
+            f"{path} cannot be written ({first_line(error)}); choose another folder"
         ) from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write(directory: Path, what: Description, weights: Any) -> None:
@@ -217,7 +219,7 @@ def restore(directory: Path, like: Any) -> Any:
 
 def copy_tokenizer(source: Path, target: Path) -> None:
     for pattern in _TOKENIZER_FILES:
-        for path in source.glob(pattern):
+        for path in filter(Path.is_file, source.glob(pattern)):
             copy = target / path.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copy)

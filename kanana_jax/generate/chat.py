@@ -98,16 +98,19 @@ def _sources(directory: Path) -> dict[str, str]:
 def _named(path: Path) -> dict[str, str]:
     """The templates of a JSON file."""
     field = hf_files.read_json_if_there(path).get("chat_template")
-    given = field if isinstance(field, list) else [{"name": "default", "template": field}]
-    pairs = [(one.get("name"), one.get("template")) for one in given if isinstance(one, dict)]
     if field is None:
         return {}
-    if len(pairs) < len(given) or not all(isinstance(x, str) for pair in pairs for x in pair):
-        raise CheckpointError(
-            f"{path}: chat_template must be text or a list of objects with name and template, got "
-            f"{shown(field)}"
-        )
-    return dict(pairs)
+    found = {}
+    for one in field if isinstance(field, list) else [{"name": "default", "template": field}]:
+        fields = one if isinstance(one, dict) else {}
+        name, text = fields.get("name"), fields.get("template")
+        if not (isinstance(name, str) and isinstance(text, str)):
+            raise CheckpointError(
+                f"{path}: chat_template must be text or a list of objects with name and template, "
+                f"got {shown(one)}"
+            )
+        found[name] = text
+    return found
 
 
 def no_template_message(directory: Path) -> str:
