@@ -7,6 +7,7 @@
 bos_token and the like are text, in tokenizer_config.json or special_tokens_map.json.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from kanana_jax.data import tokenizer
 
 CONFIG_NAME = "tokenizer_config.json"
 _GENERATION_NAME = "generation_config.json"
+_MODEL_NAME = "config.json"
 _MAP_NAME = "special_tokens_map.json"
 
 
@@ -52,76 +54,86 @@ def read(
     Where none names a token it is that of `used`, if that has one. Raises CheckpointError on an id
     that the model does not have, and on a text that the tokenizer does not know and that counts.
     """
-    generation = hf_files.read_json_if_there(directory / _GENERATION_NAME)
-    named = texts(directory)
+    names = (_GENERATION_NAME, CONFIG_NAME)
+    fields = {name: hf_files.read_json_if_there(directory / name) for name in names}
+    files = _Files(directory, fields | {_MODEL_NAME: config}, texts(directory), used, vocab_size)
+    bos_ids = files.bos_ids()[:1]
+    return SpecialTokens(
+        bos_ids[0] if bos_ids else None, files.eos_ids(), *files.around_prompts(bos_ids)
+    )
 
-    def ids(where: str, fields: Mapping[str, Any], name: str) -> tuple[int, ...]:
-        value = fields.get(name)
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """Ids are tuples of any length here; an empty one is a token that is not named."""
+
+    directory: Path
+    fields: Mapping[str, Mapping[str, Any]]  # by file
+    texts: Mapping[str, str | None]
+    used: tokenizer.Tokenizer
+    vocab_size: int
+
+    def eos_ids(self) -> tuple[int, ...]:
+        name = "eos_token_id"
+        found = self._ids(_GENERATION_NAME, name) or self._ids(_MODEL_NAME, name)
+        found = found or self._ids_by_text("eos_token")
+        if not found:
+            self._check_not_unknown("eos_token")
+        return found or _own(self.used.eos_id)
+
+    def bos_ids(self) -> tuple[int, ...]:
+        found = self._ids_by_text("bos_token")
+        if found or self.texts.get("bos_token", "") is None:
+            return found
+        name = "bos_token_id"
+        is_said = "bos_token" in self.texts or any(
+            name in fields for fields in self.fields.values()
+        )
+        found = self._ids(_MODEL_NAME, name) or self._ids(_GENERATION_NAME, name)
+        return found if is_said else _own(self.used.bos_id)
+
+    def around_prompts(self, bos_ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        before, after = self.used.around
+        adds_bos = self.fields[CONFIG_NAME].get("add_bos_token")
+        if not isinstance(adds_bos, bool | None):
+            raise CheckpointError(
+                f"{self.directory / CONFIG_NAME}: add_bos_token must be true or false, got "
+                f"{shown(adds_bos)}"
+            )
+        if adds_bos and not bos_ids:
+            self._check_not_unknown("bos_token")
+            raise CheckpointError(
+                f"{self.directory / CONFIG_NAME}: add_bos_token is true and no file names the "
+                "token; add bos_token"
+            )
+        if adds_bos is None and self.used.bos_id is not None:
+            adds_bos = True  # as in training: only tokenizers of this package have one of their own
+        if adds_bos is None or (adds_bos and before[:1] == bos_ids):
+            return before, after
+        others = tuple(one for one in before if one not in bos_ids)
+        return (bos_ids + others if adds_bos else others), after
+
+    def _ids(self, file: str, name: str) -> tuple[int, ...]:
+        value = self.fields[file].get(name)
         found = [] if value is None else value if isinstance(value, list) else [value]
         for one in found:
-            if type(one) is not int or not 0 <= one < vocab_size:
+            if type(one) is not int or not 0 <= one < self.vocab_size:
                 raise CheckpointError(
-                    f"{directory / where}: {name} must be a token's id below {vocab_size} or a "
-                    f"list of them, got {shown(value)}"
+                    f"{self.directory / file}: {name} must be a token's id below "
+                    f"{self.vocab_size} or a list of them, got {shown(value)}"
                 )
         return tuple(found)
 
-    def by_text(name: str) -> tuple[int, ...]:
-        found = used.token_id(named.get(name) or "")
-        return () if found is None or found >= vocab_size else (found,)
+    def _ids_by_text(self, name: str) -> tuple[int, ...]:
+        found = self.used.token_id(self.texts.get(name) or "")
+        return () if found is None or found >= self.vocab_size else (found,)
 
-    eos_ids = (
-        ids(_GENERATION_NAME, generation, "eos_token_id")
-        or ids("config.json", config, "eos_token_id")
-        or by_text("eos_token")
-    )
-    if not eos_ids:
-        _check_not_unknown(directory, "eos_token", named)
-        eos_ids = _own(used.eos_id)
-    bos_ids = by_text("bos_token")
-    if not bos_ids and named.get("bos_token", "") is not None:
-        bos_ids = ids("config.json", config, "bos_token_id") or ids(
-            _GENERATION_NAME, generation, "bos_token_id"
-        )
-    if not (bos_ids or "bos_token" in named or "bos_token_id" in config.keys() | generation.keys()):
-        bos_ids = _own(used.bos_id)
-    before, after = _around(directory, bos_ids[:1], used, named)
-    return SpecialTokens(bos_ids[0] if bos_ids else None, eos_ids, before, after)
-
-
-def _around(
-    directory: Path,
-    bos_ids: tuple[int, ...],
-    used: tokenizer.Tokenizer,
-    named: Mapping[str, str | None],
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    before, after = used.around
-    adds_bos = hf_files.read_json_if_there(directory / CONFIG_NAME).get("add_bos_token")
-    if adds_bos is None:
-        # A tokenizer with a beginning of its own is one that this package trains with.
-        adds_bos = True if used.bos_id is not None and bos_ids else None
-    elif not isinstance(adds_bos, bool):
-        raise CheckpointError(
-            f"{directory / CONFIG_NAME}: add_bos_token must be true or false, got {shown(adds_bos)}"
-        )
-    elif adds_bos and not bos_ids:
-        _check_not_unknown(directory, "bos_token", named)
-        raise CheckpointError(
-            f"{directory / CONFIG_NAME}: add_bos_token is true and no file names the token; add "
-            "bos_token"
-        )
-    if adds_bos is None or (adds_bos and before[:1] == bos_ids):
-        return before, after
-    others = tuple(one for one in before if one not in bos_ids)
-    return (bos_ids + others if adds_bos else others), after
-
-
-def _check_not_unknown(directory: Path, name: str, named: Mapping[str, str | None]) -> None:
-    if named.get(name):
-        raise CheckpointError(
-            f"{directory}: {name} is {shown(named[name])}, which the tokenizer does not have; put "
-            "the model's own tokenizer.json there"
-        )
+    def _check_not_unknown(self, name: str) -> None:
+        if self.texts.get(name):
+            raise CheckpointError(
+                f"{self.directory}: {name} is {shown(self.texts[name])}, which the tokenizer does "
+                "not have; put the model's own tokenizer.json there"
+            )
 
 
 def _own(token: int | None) -> tuple[int, ...]:
