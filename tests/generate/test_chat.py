@@ -59,6 +59,12 @@ def test_several_templates_without_a_default_are_none_to_choose(tmp_path):
     assert _write(tmp_path, {"chat_template": [{"name": "rag", "template": "x"}]}) is None
 
 
+@pytest.mark.parametrize("field", [5, {"a": "b"}, ["x"], [{"name": "x"}], [{"template": "x"}]])
+def test_a_template_that_is_no_text_is_refused(field, tmp_path):
+    with pytest.raises(CheckpointError, match="chat_template must be text or a list"):
+        _write(tmp_path, {"chat_template": field})
+
+
 # Source, variables, and what apply_chat_template of transformers 5.24 gives for the message below.
 TRANSFORMERS = {
     "separators": (
