@@ -108,7 +108,7 @@ class _Files:
             )
         if adds_bos is None and self.used.bos_id is not None:
             adds_bos = True  # as in training: only tokenizers of this package have one of their own
-        if adds_bos is None or (adds_bos and before[:1] == bos_ids):
+        if adds_bos is None:
             return before, after
         others = tuple(one for one in before if one not in bos_ids)
         return (bos_ids + others if adds_bos else others), after
