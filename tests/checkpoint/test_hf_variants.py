@@ -30,8 +30,7 @@ SAME = {
     "theta_inside_of_scaling": _rope("rope_scaling"),
     "both_objects": FIELDS | _rope("rope_parameters"),
     "older_name": FIELDS | {"rope_scaling": YARN | {"type": "deepseek_yarn", "rope_type": "yarn"}},
-    "fields_of_null": FIELDS
-    | {"rope_scaling": YARN | {"attention_factor": None, "finetuned": True}},
+    "fields_of_null": FIELDS | {"rope_scaling": YARN | {"beta_slow": None, "finetuned": True}},
     "fields_at_their_neutral_value": FIELDS
     | {"rope_scaling": YARN | {"truncate": True, "attn_factor": 1, "partial_rotary_factor": 1.0}},
     "only_a_type": _without("architectures"),
@@ -240,6 +239,16 @@ def test_a_folder_that_looks_otherwise_is_read_alike(change, plain, tmp_path):
     folder = hf_folder.write(tmp_path / "hf", FIELDS, WEIGHTS)
     change(folder)
     _assert_same(hf.open_directory(folder), plain)
+
+
+@pytest.mark.parametrize("place", ["../other/", "below/../../other/", "/"])
+def test_an_index_that_leads_out_of_its_folder_is_refused(place, tmp_path):
+    folder = hf_folder.write(tmp_path / "hf", FIELDS, WEIGHTS)
+    hf_folder.write(tmp_path / "other", FIELDS, WEIGHTS)
+    index = (folder / hf.hf_files.INDEX_NAME).read_text().replace("model-", f"{place}model-")
+    (folder / hf.hf_files.INDEX_NAME).write_text(index)
+    with pytest.raises(CheckpointError, match="must name files below this folder"):
+        hf.open_directory(folder)
 
 
 def test_one_file_counts_before_an_index(plain, tmp_path):
