@@ -46,12 +46,15 @@ class Tokenizer:
     """Maps text to ids and back. `json` is the tokenizer.json; empty for bytes."""
 
     vocab_size: int
-    bos_id: int
-    eos_id: int
+    bos_id: int | None  # None only where `from_json` was not to look for one
+    eos_id: int | None
     token_bytes_V: Int32[np.ndarray, "V"]
     encode_batch: Callable[[Sequence[bytes]], list[np.ndarray]]
     decode: Callable[[Sequence[int]], str]
     encode_marked: Callable[[str], list[int]]  # the ids of special tokens where they are spelled
+    token_id: Callable[[str], int | None]  # of the token that is spelled so, special or not
+    # What the tokenizer.json puts before and after a text.
+    around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     json: str = ""
     # Whether `json` alone would give bos_id and eos_id.
     names_itself: bool = True
@@ -84,6 +87,7 @@ def byte_tokenizer() -> Tokenizer:
         encode_batch=lambda texts: [np.frombuffer(t, np.uint8).astype(np.int32) for t in texts],
         decode=lambda ids: bytes(i for i in ids if i < 256).decode("utf-8", errors="replace"),
         encode_marked=_encode_marked_bytes,
+        token_id={BOS: 256, EOS: 257}.get,
     )
 
 
@@ -119,13 +123,19 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int) -> Tokenizer:
 
 
 def from_json(
-    content: str, name: str, *, bos: str | int | None = None, eos: str | int | None = None
+    content: str,
+    name: str,
+    *,
+    bos: str | int | None = None,
+    eos: str | int | None = None,
+    needs_ends: bool = True,
 ) -> Tokenizer:
     """Loads the content of a tokenizer.json; `name` is for the error. DataError if unusable.
 
     `bos` and `eos` are what the files beside it name, a token's text or id. What they leave open,
     the tokenizer's template of a document says, and then the names of its special tokens. A
-    tokenizer with one of the two has it at both ends.
+    tokenizer with one of the two has it at both ends. Without `needs_ends` it gets neither: the
+    caller reads other files for them.
     """
     import tokenizers
 
@@ -150,12 +160,14 @@ def from_json(
     own = _own_special_ids(library)
     named = (_id_of(library, bos, name), _id_of(library, eos, name))
     first, last = _at_both_ends(*(a if b is None else b for a, b in zip(own, named, strict=True)))
-    if first is None or last is None:
+    if not needs_ends:
+        first = last = None
+    elif first is None or last is None:
         raise DataError(
             f"data.tokenizer: {name} needs a special token that ends a document, got "
             f"{listed(_special(library))}; put the model's {BESIDE[0]}, which names it, beside it."
         )
-    for index in {first, last} - set(_special(library).values()):
+    for index in {first, last} - {None, *_special(library).values()}:
         for one in (library, marking):
             one.add_special_tokens([library.id_to_token(index)])
     token_bytes = _token_bytes(library)
@@ -167,6 +179,8 @@ def from_json(
         encode_batch=functools.partial(_encode_batch, library, name),
         decode=lambda ids: library.decode([int(i) for i in ids]),
         encode_marked=lambda text: marking.encode(text, add_special_tokens=False).ids,
+        token_id=library.token_to_id,
+        around=_around(library),
         json=content,
         names_itself=_at_both_ends(*own) == (first, last),
     )
@@ -245,6 +259,18 @@ def _id_of(library: Any, token: str | int | None, name: str) -> int | None:
 
 def _at_both_ends(bos: int | None, eos: int | None) -> tuple[int | None, int | None]:
     return (eos if bos is None else bos), (bos if eos is None else eos)
+
+
+def _around(library: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What the post-processor puts before and after a text."""
+    try:
+        encoding = library.encode("a")
+    except Exception:  # the library raises bare Exception; here: no token for this letter
+        return (), ()
+    num_before = (*encoding.special_tokens_mask, 0).index(0)
+    num_inside = encoding.special_tokens_mask.count(0)
+    ids = tuple(encoding.ids)
+    return ids[:num_before], ids[num_before + num_inside :]
 
 
 def _token_bytes(library: Any) -> Int32[np.ndarray, "V"]:

@@ -83,7 +83,7 @@ def _measure_all(arguments: argparse.Namespace) -> None:
 def _show(name: str, total: Total) -> None:
     line = {
         "source": name,
-        "bits_per_byte": round(total.bits_per_byte, 6),
+        "bits_per_byte": round(total.bits_per_byte, 6) if total.num_bytes else None,
         "documents": total.num_documents,
         "bytes": total.num_bytes,
         "tokens": total.num_tokens,
