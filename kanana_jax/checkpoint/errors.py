@@ -1,14 +1,10 @@
 """The error of this package, and how errors are told; apart so that every module can import it."""
 
+from kanana_jax.config import some as some
+
 
 class CheckpointError(ValueError):
     """Files that cannot be used: one line that says expected, got, do."""
-
-
-def some(names: list[str], shown: int = 5) -> str:
-    """The first few of a long list of names, and how many more there are."""
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def first_line(error: Exception) -> str:

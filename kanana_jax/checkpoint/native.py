@@ -133,7 +133,7 @@ def read_description(directory: Path) -> Description:
     content = hf_files.read_json(directory / CONFIG_NAME)
     try:
         return Description(model_config(content["model"]), content["hugging_face"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, config.ConfigError) as error:
         raise CheckpointError(
             f"{directory / CONFIG_NAME} describes no model of this version ({error}); "
             "make the folder with python -m kanana_jax.convert"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kanana_jax.config import DataConfig
+from kanana_jax.config import DataConfig, some
 from kanana_jax.data import python_text
 from kanana_jax.data.errors import DataError
 
@@ -157,7 +157,7 @@ def _json_text(line: bytes, where: str, text_field: str) -> bytes:
         raise DataError(f"{where}: expected a JSON object, got {type(record).__name__}.")
     if text_field not in record:
         raise DataError(
-            f"{where}: expected the key {text_field!r}, got {', '.join(map(repr, record))}; "
+            f"{where}: expected the key {text_field!r}, got {some(map(repr, record))}; "
             "set data.text_field."
         )
     return _encoded(record[text_field], where, text_field)
@@ -175,7 +175,7 @@ def _read_parquet(file: Any, path: str, text_field: str) -> Iterator[bytes]:
     names = table.schema_arrow.names
     if text_field not in names:
         raise DataError(
-            f"{path}: expected the column {text_field!r}, got {', '.join(map(repr, names))}; "
+            f"{path}: expected the column {text_field!r}, got {some(map(repr, names))}; "
             "set data.text_field."
         )
     for rows in table.iter_batches(columns=[text_field], batch_size=1024):

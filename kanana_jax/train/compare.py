@@ -29,13 +29,14 @@ class Run(NamedTuple):
     directory: Path
 
 
-def run(exp: config.Experiment, workdir: Path) -> None:
+def run(exp: config.Experiment, workdir: str | Path) -> None:
     """Runs `exp` in `workdir`, or continues it; finished runs are not repeated.
 
     Raises ConfigError, CheckpointError or DataError before anything is written in `workdir`, and
     StorageError when it takes no writing at the start or the end.
     """
     _expect_same(exp)
+    workdir = parallel.together(lambda given=workdir: storage.expect_folders(exp, given))
     exp, mesh = parallel.together(lambda: _check(exp, workdir))
     cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
     if exp.model.deterministic:
