@@ -23,7 +23,7 @@ _MAX_PATH_BYTES = 3000  # of 4096 on Linux; our own names come below it
 _MAX_FOLDER_NAME_BYTES = 200  # temporary names add something to it
 # pathlib makes gs:/bucket of gs://bucket.
 _URL = re.compile(r"[a-z][a-z0-9+.-]*:[:/]", re.IGNORECASE)
-_FILE_URL = re.compile(r"file:(//(localhost)?)?(/.*)", re.IGNORECASE | re.DOTALL)
+_FILE_URL = re.compile(r"file:(//(localhost)?)?(/(?!/).*)", re.IGNORECASE | re.DOTALL)
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # NUL, line breaks, bytes that are not UTF-8
 
 # What says that a disk takes nothing, whatever the name.

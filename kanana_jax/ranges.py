@@ -31,8 +31,11 @@ class Range:
         raise ConfigError(f"{name} must lie in {self} ({self.why}), got {shown(value)}")
 
     def __str__(self) -> str:
+        lower, upper = (
+            f"{end:g}" if isinstance(end, float) else end for end in (self.lower, self.upper)
+        )
         others = "".join(f" or be {value}" for value in self.also)
-        return f"{self.ends[0]}{self.lower}, {self.upper}{self.ends[1]}{others}"
+        return f"{self.ends[0]}{lower}, {upper}{self.ends[1]}{others}"
 
 
 INT32_MAX, SEED_MAX = 2**31 - 1, 2**32 - 1

@@ -102,10 +102,11 @@ def test_bfloat16_products_have_the_gradients_of_float32_up_to_rounding():
 def test_slices_are_as_few_as_hold_every_token(shape, wanted):
     chunks = head._num_chunks(*shape, 4096)
     assert chunks == wanted
-    parts = head._split(jnp.arange(np.prod(shape)).reshape(shape), chunks)
+    parts = head._split(1 + jnp.arange(np.prod(shape)).reshape(shape), chunks)
     assert parts.shape[:2] == (chunks, shape[0])
     assert np.asarray(parts[-1, :, 0]).all()  # no slice is all padding
-    np.testing.assert_array_equal(head._join(parts, shape[1]).ravel(), np.arange(np.prod(shape)))
+    joined = head._join(parts, shape[1]).ravel()
+    np.testing.assert_array_equal(joined, 1 + np.arange(np.prod(shape)))
 
 
 def test_no_array_of_all_logits_and_no_wide_product():
