@@ -114,10 +114,10 @@ class ModelConfig:
     def __post_init__(self):
         fields.check(self, "model")
         if self.qk_rope_head_dim % 2:
-            raise ConfigError(f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim}")
+            raise ConfigError(f"model.qk_rope_head_dim must be even, got {self.qk_rope_head_dim}")
         if not 0 <= self.num_dense_layers <= self.num_layers:
             raise ConfigError(
-                f"num_dense_layers must lie in [0, num_layers = {self.num_layers}], "
+                f"model.num_dense_layers must lie in [0, num_layers = {self.num_layers}], "
                 f"got {self.num_dense_layers}"
             )
         head_dim = max(self.qk_head_dim, self.qk_nope_head_dim + self.v_head_dim)
@@ -137,13 +137,13 @@ class ModelConfig:
         groups, kept = self.num_expert_groups, self.num_groups_per_token
         if self.num_experts % groups or not 1 <= kept <= groups:
             raise ConfigError(
-                f"num_expert_groups must divide num_experts = {self.num_experts} and "
+                f"model.num_expert_groups must divide num_experts = {self.num_experts} and "
                 f"num_groups_per_token must lie in [1, num_expert_groups]; got {groups}, {kept}"
             )
         reachable = kept * (self.num_experts // groups)
         if self.num_experts_per_token > reachable:
             raise ConfigError(
-                f"num_experts_per_token must be at most {reachable}, the experts in the groups "
+                f"model.num_experts_per_token must be at most {reachable}, the experts in groups "
                 f"kept for one token; got {self.num_experts_per_token}"
             )
 
@@ -386,6 +386,13 @@ class Experiment:
                 f"{schedule.decay_steps} steps, got train.num_steps = {last}; shorten them or "
                 "train longer"
             )
+
+
+def known_part(path: str) -> str:
+    """The setting at `path`, or the innermost group around it that experiments have; else ""."""
+    while path and path not in fields.names(Experiment):
+        path = path.rpartition(".")[0]
+    return path
 
 
 def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:

@@ -179,3 +179,13 @@ def test_a_value_is_shown_on_one_short_line(make):
 def test_a_long_list_is_shown_by_its_first_names():
     assert fields.some(["a", "b", "c"], 2) == "a, b and 1 more"
     assert len(fields.some(["x" * 999] * 500)) < 400
+
+
+def test_the_known_part_of_a_path_is_a_setting_or_a_group():
+    paths = ("train.num_steps", "train.gone", "model.yarn.gone.deeper", "gone.too")
+    assert [config.known_part(path) for path in paths] == [
+        "train.num_steps",
+        "train",
+        "model.yarn",
+        "",
+    ]
