@@ -108,11 +108,6 @@ def expect_folder(folder: Path, name: str) -> None:
     """
     above = (one for one in (folder, *folder.parents) if os.path.lexists(one))
     nearest = next(above, Path())
-    if not os.path.isdir(nearest):
-        raise ConfigError(
-            f"{name} must be a folder, got {shown(str(folder))}; {shown(str(nearest))} is none, "
-            "choose another"
-        )
     try:
         tempfile.TemporaryDirectory(prefix=".", dir=nearest).cleanup()
     except OSError as error:
