@@ -53,10 +53,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
             raise ConfigError(f"{name} must be one of {', '.join(args)}; got {shown(value)}")
         return value
     wanted = origin or kind
-    # Python calls True an int.
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    fits = is_number or isinstance(value, float) if kind is float else isinstance(value, wanted)
-    if not fits or (kind is int and not is_number):
+    if not _is_a(value, wanted):
         raise ConfigError(
             f"{name} must be of type {wanted.__name__}, got {shown(value)} of type "
             f"{type(value).__name__}"
@@ -64,6 +61,13 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     if origin is tuple:
         return tuple(_read(args[0], one, f"{name}[{i}]") for i, one in enumerate(value))
     return value
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """isinstance, but an int is a float too, and a bool is no number."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (float, int) if kind is float else kind)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ import traceback
 from absl import app, flags, logging
 
 import experiments
-from kanana_jax import config, train
+from kanana_jax import config, paths, train
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Module of experiments/ to run.")
 _SET = flags.DEFINE_multi_string(
@@ -50,8 +50,10 @@ def main(argv: list[str]) -> None:
                 f"unexpected arguments {config.shown(argv[1:])}; settings are --set=a.b=c"
             )
         exp = config.edit_experiment(load_experiment(_EXPERIMENT.value), _SET.value)
+        workdir = f"runs/{exp.name}" if _WORKDIR.value is None else _WORKDIR.value
+        workdir = paths.workdir(workdir)
         train.join(os.environ)
-        train.run(exp, f"runs/{exp.name}" if _WORKDIR.value is None else _WORKDIR.value)
+        train.run(exp, workdir)
     except (
         config.ConfigError,
         train.CheckpointError,

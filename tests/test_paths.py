@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(name, home):
     (home / "file").write_text("")
     (home / "broken").symlink_to("nowhere")
     with pytest.raises(config.ConfigError, match="--workdir must be a folder") as caught:
-        paths.workdir(name)
+        paths.expect_folder(Path(name), "--workdir")
     assert "\n" not in str(caught.value)
     assert sorted(one.name for one in home.iterdir()) == ["broken", "file"]
 
@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(name, home):
 def test_a_folder_that_can_be_made_is_left_alone(home):
     (home / "a").mkdir()
     for name in ("a", "a/b/c", ".", ".."):
-        assert paths.workdir(name) == Path(name)
+        paths.expect_folder(Path(name), "--workdir")
     assert list(home.iterdir()) == [home / "a"] and list((home / "a").iterdir()) == []
 
 
@@ -152,7 +152,7 @@ def test_a_full_disk_is_not_the_names_fault(home, monkeypatch):
     monkeypatch.setattr(paths.tempfile, "TemporaryDirectory", full)
     exp = config.Experiment(name="a", question="", model=presets.tiny())
     with pytest.raises(storage.StorageError, match=r"^work cannot be written .No space"):
-        storage.expect_folders(exp, "work")
+        storage.expect_folders(exp, Path("work"))
 
 
 @pytest.mark.parametrize("setting", ["data.cache_dir", "train.checkpoint_dir"])
@@ -161,9 +161,9 @@ def test_a_run_names_the_setting_whose_folder_cannot_be_made(setting, home):
     exp = config.Experiment(name="a", question="", model=presets.tiny())
     exp = config.edit(exp, [f"{setting}=~/file"])
     with pytest.raises(config.ConfigError, match=f"{setting} must be a folder"):
-        storage.expect_folders(exp, "work")
+        storage.expect_folders(exp, Path("work"))
     remote = config.edit(exp, ["data.cache_dir=cache", "train.checkpoint_dir=gs://bucket/a"])
-    assert storage.expect_folders(remote, "work") == Path("work")
+    assert storage.expect_folders(remote, Path("work")) == Path("work")
 
 
 @pytest.mark.parametrize(

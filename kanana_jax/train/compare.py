@@ -29,7 +29,7 @@ class Run(NamedTuple):
     directory: Path
 
 
-def run(exp: config.Experiment, workdir: str | Path) -> None:
+def run(exp: config.Experiment, workdir: Path) -> None:
     """Runs `exp` in `workdir`, or continues it; finished runs are not repeated.
 
     Raises ConfigError, CheckpointError or DataError before anything is written in `workdir`, and

@@ -89,7 +89,7 @@ def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: 
     """((loss of all devices, nll, logz), its gradients for hidden and head or twice None)."""
     dtype = hidden_BSD.dtype
     low_DV = head_DV.astype(dtype)
-    chunks = _num_chunks(*targets_BS.shape, settings.chunk_tokens)
+    chunks = _num_chunks(targets_BS.shape, settings.chunk_tokens)
 
     def one(grad_DV, part):
         hidden_BSD, targets_BS, weights_BS = part
@@ -120,12 +120,13 @@ def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: 
     return found, join(grad_BSD) if with_grads else None, grad_DV
 
 
-def _num_chunks(batch: int, seq_len: int, chunk_tokens: int) -> int:
+def _num_chunks(shape: tuple[int, ...], chunk_tokens: int) -> int:
     """The fewest slices of the sequence that hold at most `chunk_tokens` tokens each."""
+    batch, seq_len = shape
     return -(-seq_len // max(chunk_tokens // batch, 1))
 
 
-def _split(x: Array, chunks: int) -> Array:
+def _split(x, chunks):
     """Equal slices of the sequence, the last one filled up with zeros, which have no weight."""
     padding = -x.shape[1] % chunks
     if padding:
@@ -133,7 +134,7 @@ def _split(x: Array, chunks: int) -> Array:
     return jnp.moveaxis(x.reshape(x.shape[0], chunks, -1, *x.shape[2:]), 1, 0)
 
 
-def _join(x: Array, seq_len: int) -> Array:
+def _join(x, seq_len):
     return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :seq_len]
 
 

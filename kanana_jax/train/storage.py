@@ -35,10 +35,11 @@ def needed(workdir: Path):
         ) from error
 
 
-def expect_folders(exp: config.Experiment, workdir: str | Path) -> Path:
+def expect_folders(exp: config.Experiment, workdir: Path) -> Path:
     """The path of `workdir`; raises ConfigError unless a run can write where it must."""
-    with needed(Path(workdir)):
+    with needed(workdir):
         folder = paths.workdir(workdir)
+        paths.expect_folder(folder, "--workdir")
         for name, place in (
             ("data.cache_dir", exp.data.cache_dir),
             ("train.checkpoint_dir", exp.train.checkpoint_dir),

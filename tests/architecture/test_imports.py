@@ -59,7 +59,7 @@ ROOMS = {
     "kanana_jax/paths.py": ({"fields"}, set()),
     "kanana_jax/ranges.py": ({"fields"}, set()),
     "kanana_jax/convert.py": ({"config", "checkpoint", "paths"}, {"absl", "tqdm"}),
-    "kanana_jax/main.py": ({"config", "train", "experiments"}, {"absl"}),
+    "kanana_jax/main.py": ({"config", "paths", "train", "experiments"}, {"absl"}),
     "experiments": ({"config", "model", "experiments"}, set()),
 }
 

@@ -100,7 +100,7 @@ def test_bfloat16_products_have_the_gradients_of_float32_up_to_rounding():
     [((8, 1021), 2), ((8, 1024), 2), ((8, 512), 1), ((1, 4099), 2), ((5000, 3), 3)],
 )
 def test_slices_are_as_few_as_hold_every_token(shape, wanted):
-    chunks = head._num_chunks(*shape, 4096)
+    chunks = head._num_chunks(shape, 4096)
     assert chunks == wanted
     parts = head._split(1 + jnp.arange(np.prod(shape)).reshape(shape), chunks)
     assert parts.shape[:2] == (chunks, shape[0])
