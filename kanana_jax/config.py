@@ -1,72 +1,104 @@
 """Experiment configuration: frozen dataclasses.
 
 An experiment is a Python function that builds one `Experiment`; a variant is a function that edits
-another. Nothing here needs anything but the standard library.
+another. What a field may hold stands in its annotation and is checked when the dataclass is built.
+Nothing here needs anything but the standard library.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from kanana_jax.edits import ConfigError as ConfigError
+from kanana_jax import fields
 from kanana_jax.edits import diff as diff
 from kanana_jax.edits import edit as edit
 from kanana_jax.edits import to_json as to_json
+from kanana_jax.fields import ConfigError as ConfigError
+from kanana_jax.fields import shown as shown
+from kanana_jax.fields import some as some
+from kanana_jax.paths import Location, folder_name
+from kanana_jax.ranges import (
+    INT32_MAX,
+    SEED_MAX,
+    Count,
+    CountOrZero,
+    Decay,
+    Devices,
+    Epsilon,
+    Factor,
+    LossWeight,
+    Range,
+    Rate,
+    Seed,
+    Width,
+    WidthOrZero,
+)
 
 # Of a kernel; "auto" always works, the others raise where they cannot run.
 Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
 
 
-def _positive(config, *names: str):
-    for name in names:
-        if not 0 < getattr(config, name) < float("inf"):
-            raise ConfigError(
-                f"{type(config).__name__}.{name} must be positive, got {getattr(config, name)}"
-            )
+def _expect_int32(what: str, *numbers: int) -> None:
+    if math.prod(numbers) > INT32_MAX:
+        raise ConfigError(
+            f"{what} must be at most {INT32_MAX}, for it is counted in int32; got "
+            f"{' x '.join(map(str, numbers))}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class YarnConfig:
     """YaRN context extension (arXiv:2309.00071), with DeepSeek's two attention factors."""
 
-    factor: float
-    original_max_positions: int
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float = 1.0
-    mscale_all_dim: float = 1.0
+    factor: Annotated[float, Range(1.0, 1e6, "the context is extended, not shortened")]
+    original_max_positions: Count
+    beta_fast: Factor = 32.0
+    beta_slow: Factor = 1.0
+    mscale: Annotated[float, Range(0.0, 1e3, "it scales logits")] = 1.0
+    mscale_all_dim: Annotated[float, Range(0.0, 1e3, "it scales logits")] = 1.0
+
+    def __post_init__(self):
+        fields.check(self, "model.yarn")
+        if self.beta_fast < self.beta_slow:
+            raise ConfigError(
+                "model.yarn.beta_fast must be at least beta_slow, got "
+                f"{self.beta_fast} and {self.beta_slow}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Shape of a DeepSeek-V3-family decoder: multi-head latent attention and mixture of experts."""
 
-    vocab_size: int  # 0: the tokenizer's
-    hidden_size: int
-    num_layers: int
-    num_dense_layers: int  # leading layers whose MLP is dense
-    num_heads: int
-    q_lora_rank: int | None  # None: queries are projected from the hidden state directly
-    kv_lora_rank: int
-    qk_nope_head_dim: int
-    qk_rope_head_dim: int
-    v_head_dim: int
-    intermediate_size: int  # width of the dense layers' MLP
-    moe_intermediate_size: int = 0  # width of one expert
-    num_experts: int = 0
-    num_experts_per_token: int = 0
-    num_shared_experts: int = 0
-    num_expert_groups: int = 1
-    num_groups_per_token: int = 1
+    vocab_size: CountOrZero  # 0: the tokenizer's
+    hidden_size: Width
+    num_layers: Annotated[int, Range(1, 2**16, "no stack is deeper")]
+    num_dense_layers: CountOrZero  # leading layers whose MLP is dense
+    num_heads: Width
+    q_lora_rank: Width | None  # None: queries are projected from the hidden state directly
+    kv_lora_rank: Width
+    qk_nope_head_dim: Width
+    qk_rope_head_dim: Width
+    v_head_dim: Width
+    intermediate_size: Width  # width of the dense layers' MLP
+    moe_intermediate_size: WidthOrZero = 0  # width of one expert
+    num_experts: WidthOrZero = 0
+    num_experts_per_token: WidthOrZero = 0
+    num_shared_experts: WidthOrZero = 0
+    num_expert_groups: Width = 1
+    num_groups_per_token: Width = 1
     norm_topk_prob: bool = True
-    routed_scaling_factor: float = 1.0
-    rope_theta: float = 50_000.0
+    routed_scaling_factor: Factor = 1.0
+    rope_theta: Annotated[float, Range(1.0, 1e12, "angles shrink from pair to pair", "(]")] = (
+        50_000.0
+    )
     yarn: YarnConfig | None = None
-    rms_norm_eps: float = 1e-5
+    rms_norm_eps: Epsilon = 1e-5
     zero_centered_gamma: bool = False  # RMSNorm multiplies by 1 + gamma instead of gamma
     tie_embeddings: bool = False
-    init_std: float = 0.02
+    init_std: Rate = 0.02
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "none"
     # One compiled block for all layers. False, for few layers: none is copied out of a stack, and
@@ -80,43 +112,38 @@ class ModelConfig:
     deterministic: bool = False  # on a GPU too, runs repeat bit for bit; costs some speed there
 
     def __post_init__(self):
-        if self.vocab_size < 0:
-            raise ConfigError(f"vocab_size must not be negative, got {self.vocab_size}")
-        _positive(
-            self,
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "kv_lora_rank",
-            "qk_nope_head_dim",
-            "qk_rope_head_dim",
-            "v_head_dim",
-            "intermediate_size",
-        )
-        if self.q_lora_rank is not None:
-            _positive(self, "q_lora_rank")
+        fields.check(self, "model")
         if self.qk_rope_head_dim % 2:
-            raise ConfigError(f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim}")
+            raise ConfigError(f"model.qk_rope_head_dim must be even, got {self.qk_rope_head_dim}")
         if not 0 <= self.num_dense_layers <= self.num_layers:
             raise ConfigError(
-                f"num_dense_layers must lie in [0, num_layers = {self.num_layers}], "
+                f"model.num_dense_layers must lie in [0, num_layers = {self.num_layers}], "
                 f"got {self.num_dense_layers}"
             )
+        head_dim = max(self.qk_head_dim, self.qk_nope_head_dim + self.v_head_dim)
+        _expect_int32("model.num_heads x size of a head", self.num_heads, head_dim)
         if self.num_moe_layers:
             self._check_experts()
 
     def _check_experts(self):
-        _positive(self, "moe_intermediate_size", "num_experts", "num_experts_per_token")
+        for name in ("moe_intermediate_size", "num_experts", "num_experts_per_token"):
+            if not getattr(self, name):
+                raise ConfigError(f"model.{name} must be positive where layers have experts, got 0")
+        _expect_int32(
+            "model.num_shared_experts x moe_intermediate_size",
+            self.num_shared_experts,
+            self.moe_intermediate_size,
+        )
         groups, kept = self.num_expert_groups, self.num_groups_per_token
         if self.num_experts % groups or not 1 <= kept <= groups:
             raise ConfigError(
-                f"num_expert_groups must divide num_experts = {self.num_experts} and "
+                f"model.num_expert_groups must divide num_experts = {self.num_experts} and "
                 f"num_groups_per_token must lie in [1, num_expert_groups]; got {groups}, {kept}"
             )
         reachable = kept * (self.num_experts // groups)
         if self.num_experts_per_token > reachable:
             raise ConfigError(
-                f"num_experts_per_token must be at most {reachable}, the experts in the groups "
+                f"model.num_experts_per_token must be at most {reachable}, the experts in groups "
                 f"kept for one token; got {self.num_experts_per_token}"
             )
 
@@ -133,30 +160,33 @@ class ModelConfig:
 class DataConfig:
     """What to train on. With no paths: the sources and documentation of the running Python."""
 
-    paths: tuple[str, ...] = ()  # files or globs; each entry is one source of the mixture
-    weights: tuple[float, ...] = ()  # one per path; empty: in proportion to tokens
+    # Files, globs or URLs; each entry is one source of the mixture.
+    paths: tuple[Annotated[str, Location(schemes=None)], ...] = ()
+    # One per path; empty: in proportion to tokens.
+    weights: tuple[Annotated[float, Range(1e-9, 1e9, "sources are drawn by ratio")], ...] = ()
     text_field: str = "text"  # the key or column of records; a dot leads into one: "message.text"
     skip_bad_lines: bool = False  # leave out records that cannot be used, and count them
-    tokenizer: str = "bytes"  # "bytes", "bpe" (trained on the corpus), or a tokenizer.json
-    bpe_vocab_size: int = 8192
-    seq_len: int = 256
-    batch_size: int = 8  # sequences per optimizer step, over all devices and micro-batches
-    heldout_fraction: float = 0.02  # share of documents kept for evaluation
-    max_bytes: int = 0  # stop reading a source after this many bytes of text; 0: read all
-    seed: int = 0
-    cache_dir: str = ""  # token stores and tokenizers; empty: <workdir>/cache
+    # "bytes", "bpe" (trained on the corpus), or a tokenizer.json
+    tokenizer: Annotated[str, Location(schemes=None)] = "bytes"
+    bpe_vocab_size: Annotated[int, Range(258, 2**24, "256 bytes and two special tokens")] = 8192
+    seq_len: Count = 256
+    batch_size: Count = 8  # sequences per optimizer step, over all devices and micro-batches
+    # Share of documents kept for evaluation.
+    heldout_fraction: Annotated[float, Range(1e-9, 1.0, "some on both sides", "[)")] = 0.02
+    # Stop reading a source after this many bytes of text; 0: read all.
+    max_bytes: Annotated[int, Range(0, 2**63 - 1, "bytes of a file")] = 0
+    seed: Seed = 0
+    # Token stores and tokenizers; empty: <workdir>/cache.
+    cache_dir: Annotated[str, Location(may_be_empty=True)] = ""
 
     def __post_init__(self):
-        _positive(self, "seq_len", "batch_size", "bpe_vocab_size")
-        if not 0.0 < self.heldout_fraction < 1.0:
-            raise ConfigError(f"heldout_fraction must lie in (0, 1), got {self.heldout_fraction}")
+        fields.check(self, "data")
+        _expect_int32("data.batch_size x seq_len", self.batch_size, self.seq_len)
         if self.weights and len(self.weights) != len(self.paths):
             raise ConfigError(
                 f"data.weights needs one weight per path: got {len(self.weights)} weights "
                 f"for {len(self.paths)} paths"
             )
-        if any(weight <= 0 for weight in self.weights):
-            raise ConfigError(f"data.weights must be positive, got {self.weights}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,15 +194,13 @@ class ScheduleConfig:
     """Learning rate against step, as a multiple of the peak."""
 
     name: Literal["constant", "cosine", "wsd"] = "wsd"
-    warmup_steps: int = 0
-    decay_steps: int = 0  # wsd only: length of the final decay
-    final_ratio: float = 0.0  # wsd and cosine: where the decay ends
+    warmup_steps: CountOrZero = 0
+    decay_steps: CountOrZero = 0  # wsd only: length of the final decay
+    # wsd and cosine: where the decay ends
+    final_ratio: Annotated[float, Range(0.0, 1.0, "a share of the peak")] = 0.0
 
     def __post_init__(self):
-        if self.warmup_steps < 0 or self.decay_steps < 0 or not 0.0 <= self.final_ratio <= 1.0:
-            raise ConfigError(
-                f"schedule lengths must not be negative, final_ratio in [0, 1]: {self}"
-            )
+        fields.check(self, "optimizer.schedule")
         if self.decay_steps and self.name != "wsd":
             raise ConfigError(
                 f"only wsd has decay_steps; set optimizer.schedule.decay_steps=0 for {self.name}"
@@ -184,65 +212,52 @@ class OptimizerConfig:
     """One of AdamW, Muon and MuonClip. Embeddings, head, norms and biases always use AdamW."""
 
     name: Literal["adamw", "muon", "muonclip"] = "muonclip"
-    lr: float = 1e-3  # peak; Muon's updates are scaled to AdamW's RMS, so both share it
-    weight_decay: float = 0.1
-    momentum: float = 0.95
+    lr: Rate = 1e-3  # peak; Muon's updates are scaled to AdamW's RMS, so both share it
+    weight_decay: Annotated[float, Range(0.0, 1e3, "a share per step, times lr")] = 0.1
+    momentum: Decay = 0.95
     nesterov: bool = True
     polar: Literal["newton_schulz", "polar_express"] = "polar_express"
-    polar_steps: int = 5
+    polar_steps: Annotated[int, Range(1, 100, "each is compiled")] = 5
     # "auto": float16 on GPUs, more exact there and with fewer passes over memory, else bfloat16.
     polar_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     polar_implementation: Implementation = "auto"  # of its products with a symmetric result
     shape_scale: Literal["moonlight", "keller_jordan", "spectral", "none"] = "moonlight"
     split: Literal["none", "parts", "heads"] = "parts"  # what counts as one matrix in attention
     router: Literal["adamw", "muon"] = "adamw"
-    tau: float = 100.0  # QK-Clip: largest max attention logit that is left alone
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
+    tau: Factor = 100.0  # QK-Clip: largest max attention logit that is left alone
+    b1: Decay = 0.9
+    b2: Decay = 0.95
+    eps: Epsilon = 1e-8
     schedule: ScheduleConfig = ScheduleConfig()
 
     def __post_init__(self):
-        _positive(self, "lr", "polar_steps", "tau", "eps")
+        fields.check(self, "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Length, losses, and how often to look and save."""
 
-    num_steps: int = 1000
-    init_from: str = ""  # folder of a converted model to start from, which then gives the shape
-    accumulation_steps: int = 1  # micro-batches per optimizer step
-    seed: int = 0
-    z_loss_weight: float = 5e-6
-    balance_loss_weight: float = 1e-4  # sequence-level, arXiv:2412.19437 eq. 17
-    router_bias_rate: float = 1e-3  # step of the auxiliary-loss-free balancing bias
-    eval_interval_steps: int = 100
-    eval_batches: int = 8
-    diagnostics_interval_steps: int = 20  # spectral norms and orthogonality error
-    checkpoint_interval_steps: int = 100
-    keep_checkpoints: int = 2
-    checkpoint_dir: str = ""  # a folder, gs://bucket/prefix or s3://...; empty: the run's folder
-    loss_chunk_tokens: int = 4096  # a device forms the head's logits of this many tokens at a time
+    num_steps: Count = 1000
+    # Folder of a converted model to start from, which then gives the shape.
+    init_from: Annotated[str, Location(may_be_empty=True)] = ""
+    accumulation_steps: Count = 1  # micro-batches per optimizer step
+    seed: Seed = 0
+    z_loss_weight: LossWeight = 5e-6
+    balance_loss_weight: LossWeight = 1e-4  # sequence-level, arXiv:2412.19437 eq. 17
+    # Step of the auxiliary-loss-free balancing bias.
+    router_bias_rate: Annotated[float, Range(0.0, 1.0, "scores lie in [0, 1]")] = 1e-3
+    eval_interval_steps: Count = 100
+    eval_batches: Count = 8
+    diagnostics_interval_steps: Count = 20  # spectral norms and orthogonality error
+    checkpoint_interval_steps: Count = 100
+    keep_checkpoints: Count = 2
+    # A folder, gs://bucket/prefix or s3://...; empty: the run's folder.
+    checkpoint_dir: Annotated[str, Location(schemes=("gs", "s3"), may_be_empty=True)] = ""
+    loss_chunk_tokens: Count = 4096  # a device forms the logits of this many tokens at a time
 
     def __post_init__(self):
-        _positive(
-            self,
-            "num_steps",
-            "accumulation_steps",
-            "eval_interval_steps",
-            "eval_batches",
-            "diagnostics_interval_steps",
-            "checkpoint_interval_steps",
-            "keep_checkpoints",
-            "loss_chunk_tokens",
-        )
-        scheme, separator, rest = self.checkpoint_dir.partition("://")
-        if separator and (scheme not in ("gs", "s3") or not rest.partition("/")[0]):
-            raise ConfigError(
-                "train.checkpoint_dir must be a folder, gs://bucket/prefix or s3://bucket/prefix, "
-                f"got {self.checkpoint_dir!r}"
-            )
+        fields.check(self, "train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,16 +269,16 @@ class GuardConfig:
     """
 
     enabled: bool = True  # false: the first loss that is not finite ends the run as diverged
-    window_steps: int = 128  # gradient norms of accepted steps by which a spike is judged
-    num_sigmas: float = 6.0  # a spike is this far above their mean
-    max_skips: int = 3
-    max_rewinds: int = 3
-    max_logit_alarm: float = 1000.0  # an event when a max attention logit passes it
+    # Gradient norms of accepted steps by which a spike is judged.
+    window_steps: Annotated[int, Range(1, 10**6, "they are kept on the device")] = 128
+    num_sigmas: Factor = 6.0  # a spike is this far above their mean
+    max_skips: Count = 3
+    max_rewinds: CountOrZero = 3
+    # An event when a max attention logit passes it.
+    max_logit_alarm: Annotated[float, Range(1e-30, 1e30, "float32 holds it")] = 1000.0
 
     def __post_init__(self):
-        _positive(self, "window_steps", "num_sigmas", "max_skips", "max_logit_alarm")
-        if self.max_rewinds < 0:
-            raise ConfigError(f"guard.max_rewinds must not be negative, got {self.max_rewinds}")
+        fields.check(self, "guard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +286,9 @@ class ResumeConfig:
     """Continuing a run with other settings than it was begun with."""
 
     allow: tuple[str, ...] = ()  # settings or groups that may differ, e.g. train.num_steps,mesh
+
+    def __post_init__(self):
+        fields.check(self, "resume")
 
 
 BATCH_AXES = ("data", "fsdp", "expert")  # the mesh axes over which a batch's sequences are spread
@@ -280,12 +298,19 @@ BATCH_AXES = ("data", "fsdp", "expert")  # the mesh axes over which a batch's se
 class MeshConfig:
     """Devices along each mesh axis. -1 (one axis at most) takes the devices that are left."""
 
-    data: int = -1
-    fsdp: int = 1
-    expert: int = 1
-    context: int = 1
-    tensor: int = 1
-    num_slices: int = 1  # parts of the machine joined by a slower network; divides data
+    data: Devices = -1
+    fsdp: Devices = 1
+    expert: Devices = 1
+    context: Devices = 1
+    tensor: Devices = 1
+    # Parts of the machine joined by a slower network; divides data.
+    num_slices: Annotated[int, Range(1, 2**20, "no machine has more devices")] = 1
+
+    def __post_init__(self):
+        fields.check(self, "mesh")
+        open_axes = [name for name, size in vars(self).items() if size == -1]
+        if len(open_axes) > 1:
+            raise ConfigError(f"at most one mesh axis may be -1, got {', '.join(open_axes)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,14 +319,17 @@ class Arm:
 
     name: str
     edits: tuple[str, ...]
-    lrs: tuple[float, ...] = ()  # rates that it alone runs at, besides those of the sweep
+    lrs: tuple[Rate, ...] = ()  # rates that it alone runs at, besides those of the sweep
+
+    def __post_init__(self):
+        fields.check(self, "arms")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything that decides a result. With `arms`, every arm runs at every rate and seed."""
 
-    name: str
+    name: Annotated[str, folder_name]
     question: str
     model: ModelConfig
     data: DataConfig = DataConfig()
@@ -311,10 +339,47 @@ class Experiment:
     mesh: MeshConfig = MeshConfig()
     resume: ResumeConfig = ResumeConfig()
     arms: tuple[Arm, ...] = ()
-    lrs: tuple[float, ...] = ()  # the sweep of a comparison, base rate first
-    seeds: int = 1
+    lrs: tuple[Rate, ...] = ()  # the sweep of a comparison, base rate first
+    seeds: Annotated[int, Range(1, 10_000, "each is a run")] = 1
 
     def __post_init__(self):
+        fields.check(self, "")
+        self._check_comparison()
+        self._check_batch()
+        self._check_schedule()
+        known = fields.names(Experiment)
+        for name in self.resume.allow:
+            if name not in known:
+                raise ConfigError(
+                    f"resume.allow names no setting or group {shown(name)}; nearest are "
+                    f"{fields.nearest(name, known, 3)}"
+                )
+
+    def _check_comparison(self):
+        if not self.arms and (self.lrs or self.seeds > 1):
+            raise ConfigError(
+                f"only an experiment with arms has lrs and seeds, got lrs={shown(self.lrs)} and "
+                f"seeds={self.seeds}; set optimizer.lr and train.seed"
+            )
+        last_seed = self.train.seed + self.seeds - 1
+        if last_seed > SEED_MAX:
+            raise ConfigError(
+                f"train.seed + seeds - 1 must be at most {SEED_MAX}, the last seed of JAX; got "
+                f"{last_seed}"
+            )
+
+    def _check_batch(self):
+        batch_size, parts = self.data.batch_size, self.train.accumulation_steps
+        if batch_size % parts:
+            raise ConfigError(
+                f"train.accumulation_steps must divide data.batch_size = {batch_size}, got {parts}"
+            )
+        _expect_int32(
+            "data.batch_size / train.accumulation_steps x data.seq_len x num_experts_per_token",
+            *(batch_size // parts, self.data.seq_len, max(self.model.num_experts_per_token, 1)),
+        )
+
+    def _check_schedule(self):
         schedule, last = self.optimizer.schedule, self.train.num_steps
         needed = schedule.warmup_steps + schedule.decay_steps
         if schedule.name != "constant" and needed > last:
@@ -323,6 +388,13 @@ class Experiment:
                 f"{schedule.decay_steps} steps, got train.num_steps = {last}; shorten them or "
                 "train longer"
             )
+
+
+def known_part(path: str) -> str:
+    """The setting at `path`, or the innermost group around it that experiments have; else ""."""
+    while path and path not in fields.names(Experiment):
+        path = path.rpartition(".")[0]
+    return path
 
 
 def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:
@@ -334,7 +406,7 @@ def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:
     if any(edit.partition("=")[0].strip() == "lrs" for edit in edits):
         arms = tuple(dataclasses.replace(arm, lrs=()) for arm in exp.arms)
         exp = dataclasses.replace(exp, arms=arms)
-    swept = {edit.partition("=")[0] for arm in exp.arms for edit in arm.edits}
+    swept = {edit.partition("=")[0].strip() for arm in exp.arms for edit in arm.edits}
     if exp.arms:
         swept |= {"optimizer.lr"}
     for path in (text.partition("=")[0].strip() for text in edits):

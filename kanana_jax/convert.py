@@ -5,17 +5,16 @@
     --from-run=DIR --to=DIR       the newest checkpoint of a training run becomes a model folder
 
 A model folder is what training starts from and what `kanana_jax.generate` loads. Exit code 2: the
-files cannot be used, and nothing was written.
+files cannot be used, and nothing was written. 4: the disk takes nothing.
 """
 
 import argparse
 import sys
-from pathlib import Path
 
 import tqdm
 from absl import logging
 
-from kanana_jax import config
+from kanana_jax import config, paths
 from kanana_jax.checkpoint import CheckpointError, hf, run_folder
 
 
@@ -27,9 +26,18 @@ def main(argv: list[str] | None = None) -> None:
     except (CheckpointError, config.ConfigError) as error:
         print(f"kanana_jax: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"kanana_jax: {error}", file=sys.stderr)
+        sys.exit(4)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    for name, flag in _FOLDERS.items():
+        if getattr(arguments, name) is not None:
+            folder = paths.local(getattr(arguments, name), flag)
+            setattr(arguments, name, folder)
+            if name in ("to", "to_hf"):
+                paths.expect_folder(folder, flag)
     given = {name for name, value in vars(arguments).items() if value is not None}
     with tqdm.tqdm(unit="B", unit_scale=True, disable=None) as bar:
         if {"from_hf", "to"} <= given <= {"from_hf", "to", "dtype"}:
@@ -55,13 +63,22 @@ def _convert(arguments: argparse.Namespace) -> None:
             )
 
 
+_FOLDERS = {
+    "from_hf": "--from-hf",
+    "from_run": "--from-run",
+    "to": "--to",
+    "native": "--from",
+    "to_hf": "--to-hf",
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kanana_jax.convert", allow_abbrev=False)
-    parser.add_argument("--from-hf", type=Path, help="Hugging Face folder to import")
-    parser.add_argument("--from-run", type=Path, help="folder of a training run")
-    parser.add_argument("--to", type=Path, help="new folder for the imported model")
-    parser.add_argument("--from", type=Path, dest="native", help="folder to export")
-    parser.add_argument("--to-hf", type=Path, help="new Hugging Face folder")
+    parser.add_argument("--from-hf", help="Hugging Face folder to import")
+    parser.add_argument("--from-run", help="folder of a training run")
+    parser.add_argument("--to", help="new folder for the imported model")
+    parser.add_argument("--from", dest="native", help="folder to export")
+    parser.add_argument("--to-hf", help="new Hugging Face folder")
     parser.add_argument("--dtype", choices=hf.DTYPES, help="of the weights; default: as they are")
     parser.add_argument(
         "--max-position-embeddings", type=int, help="longest context, where it is not known"

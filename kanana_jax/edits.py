@@ -7,23 +7,22 @@ import typing
 from collections.abc import Iterable
 from typing import Any, Literal
 
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message says what was expected."""
+from kanana_jax.fields import ConfigError, cut, nearest, shown, some
 
 
 def edit(config: Any, edits: Iterable[str]) -> Any:
     """Returns `config` with each `path=value` applied, the value read by its field's type.
 
-    Settings are checked once all edits are in. Raises ConfigError when a path names no field, or a
-    value does not fit it or the others.
+    Lists are written a,b or as JSON, ["a,b.txt"]; text may be JSON too, "" for none. Of two values
+    for one path the later holds, but a list is refused then. Settings are checked once all edits
+    are in. Raises ConfigError when a path names no field, or a value does not fit it or the others.
     """
     changes: dict[str, Any] = {}
     for text in edits:
         path, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise ConfigError(
-                f"an edit looks like path=value, e.g. optimizer.lr=0.01; got {text!r}"
+                f"an edit looks like path=value, e.g. optimizer.lr=0.01; got {shown(text)}"
             )
         *groups, name = path.split(".")
         level, target = changes, config
@@ -31,12 +30,14 @@ def edit(config: Any, edits: Iterable[str]) -> Any:
             _kind_of(target, group, path)
             target = getattr(target, group)
             if not dataclasses.is_dataclass(target):
-                raise ConfigError(f"unknown setting {path!r}: {group} is a value, not a group")
+                raise ConfigError(f"unknown setting {shown(path)}: {group} is a value, not a group")
             level = level.setdefault(group, {})
         kind = _kind_of(target, name, path)
         if dataclasses.is_dataclass(getattr(target, name)):
-            fields = ", ".join(f.name for f in dataclasses.fields(getattr(target, name)))
-            raise ConfigError(f"{path} is a group of settings; set one of its {fields}")
+            inside = [field.name for field in dataclasses.fields(getattr(target, name))]
+            raise ConfigError(f"{path} is a group of settings; set one of its {some(inside, 12)}")
+        if name in level and typing.get_origin(kind) is tuple:
+            raise ConfigError(f"{path} is given twice; give it once, as {path}=a,b")
         level[name] = _parse(kind, value, path)
     return _replace(config, changes)
 
@@ -44,8 +45,9 @@ def edit(config: Any, edits: Iterable[str]) -> Any:
 def _kind_of(config: Any, name: str, path: str) -> Any:
     kinds = typing.get_type_hints(type(config))
     if name not in kinds:
-        known = ", ".join(sorted(kinds))
-        raise ConfigError(f"unknown setting {path!r}: {type(config).__name__} has {known}")
+        raise ConfigError(
+            f"unknown setting {shown(path)}: {type(config).__name__} has {nearest(name, kinds, 8)}"
+        )
     return kinds[name]
 
 
@@ -58,11 +60,13 @@ def _replace(config: Any, changes: dict[str, Any]) -> Any:
 
 
 def _parse(kind: Any, text: str, path: str) -> Any:
-    """Reads `text` as `kind`: a scalar, Literal, optional or comma-separated tuple of these."""
+    """Reads `text` as `kind`: a scalar, Literal, optional or tuple of these."""
+    if not text:  # most often a variable of the shell that is not set
+        raise ConfigError(f'{path} is given an empty value; "" is empty text, [] an empty list')
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if text not in args:
-            raise ConfigError(f"{path} must be one of {', '.join(args)}; got {text!r}")
+            raise ConfigError(f"{path} must be one of {', '.join(args)}; got {shown(text)}")
         return text
     if origin in (types.UnionType, typing.Union):
         if text.lower() in ("none", "null"):
@@ -70,19 +74,28 @@ def _parse(kind: Any, text: str, path: str) -> Any:
         (inner,) = (arg for arg in args if arg is not type(None))
         return _parse(inner, text, path)
     if origin is tuple:
-        return tuple(
-            _parse(args[0], part.strip(), path) for part in text.split(",") if part.strip()
-        )
+        if text[0] == "[" and text[-1] == "]":
+            return tuple(_from_json(text, path))
+        return tuple(_parse(args[0], part.strip(), path) for part in text.split(","))
     if kind is bool:
         if text.lower() not in ("true", "false"):
-            raise ConfigError(f"{path} must be true or false; got {text!r}")
+            raise ConfigError(f"{path} must be true or false; got {shown(text)}")
         return text.lower() == "true"
     if kind not in (int, float, str):
         raise ConfigError(f"{path} cannot be given as text; edit the experiment's function")
+    if kind is str and len(text) > 1 and text[0] == text[-1] == '"':
+        return _from_json(text, path)
     try:
         return kind(text)
     except ValueError:
-        raise ConfigError(f"{path} must be of type {kind.__name__}; got {text!r}") from None
+        raise ConfigError(f"{path} must be of type {kind.__name__}; got {shown(text)}") from None
+
+
+def _from_json(text: str, path: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} must be JSON, got {shown(text)} ({error})") from None
 
 
 def to_json(config: Any) -> str:
@@ -97,5 +110,5 @@ def diff(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str
         if isinstance(before, dict) and isinstance(after, dict):
             lines += diff(before, after, f"{path}.")
         elif before != after:
-            lines.append(f"{path}: {before} -> {after}")
+            lines.append(f"{path}: {cut(str(before))} -> {cut(str(after))}")
     return lines

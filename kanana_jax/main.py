@@ -14,15 +14,16 @@ import os
 import pkgutil
 import sys
 import traceback
-from pathlib import Path
 
 from absl import app, flags, logging
 
 import experiments
-from kanana_jax import config, train
+from kanana_jax import config, paths, train
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Module of experiments/ to run.")
-_SET = flags.DEFINE_multi_string("set", [], "path=value: overrides one setting; may be repeated.")
+_SET = flags.DEFINE_multi_string(
+    "set", [], 'path=value: overrides one setting; may be repeated. Lists: a,b or JSON, ["a,b"].'
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; default runs/<experiment>.")
 
 
@@ -35,7 +36,9 @@ def load_experiment(name: str | None) -> config.Experiment:
     """Calls the `experiment` function of experiments/<name>.py; ConfigError lists the names."""
     names = experiment_names()
     if name not in names:
-        raise config.ConfigError(f"--experiment must be one of {', '.join(names)}; got {name!r}")
+        raise config.ConfigError(
+            f"--experiment must be one of {', '.join(names)}; got {config.shown(name)}"
+        )
     return importlib.import_module(f"experiments.{name}").experiment()
 
 
@@ -43,10 +46,14 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax logs a page per checkpoint below this
     try:
         if argv[1:]:
-            raise config.ConfigError(f"unexpected arguments {argv[1:]}; settings are --set=a.b=c")
+            raise config.ConfigError(
+                f"unexpected arguments {config.shown(argv[1:])}; settings are --set=a.b=c"
+            )
         exp = config.edit_experiment(load_experiment(_EXPERIMENT.value), _SET.value)
+        workdir = f"runs/{exp.name}" if _WORKDIR.value is None else _WORKDIR.value
+        workdir = paths.workdir(workdir)
         train.join(os.environ)
-        train.run(exp, Path(_WORKDIR.value or f"runs/{exp.name}"))
+        train.run(exp, workdir)
     except (
         config.ConfigError,
         train.CheckpointError,

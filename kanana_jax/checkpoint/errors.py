@@ -1,9 +1,7 @@
 """The error of this package, and how errors are told; apart so that every module can import it."""
 
-import reprlib
-from typing import Any
-
-_SHORT = reprlib.Repr(maxstring=100, maxother=100, maxlong=60)
+from kanana_jax.config import shown as shown
+from kanana_jax.config import some as some
 
 
 class CheckpointError(ValueError):
@@ -12,17 +10,6 @@ class CheckpointError(ValueError):
     def __init__(self, message: str):
         # Names come from files, and those may break lines.
         super().__init__(" ".join(message.splitlines()))
-
-
-def shown(value: Any) -> str:
-    """What a file says, as far as it fits in a line."""
-    return _SHORT.repr(value)
-
-
-def some(names: list[str], shown: int = 5) -> str:
-    """The first few of a long list of names, and how many more there are."""
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def first_line(error: Exception) -> str:

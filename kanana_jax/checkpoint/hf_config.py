@@ -4,6 +4,7 @@ A field that changes the logits is either mapped or has one meaning here; any ot
 refused. A mapped field that is absent is an error, not a default.
 """
 
+import re
 import typing
 from typing import Any
 
@@ -106,7 +107,7 @@ def from_hf(fields: dict[str, Any]) -> config.ModelConfig:
     try:
         return config.ModelConfig(**values, yarn=yarn)
     except config.ConfigError as error:
-        raise CheckpointError(f"config.json: {error}") from error
+        raise CheckpointError(f"config.json: {_in_their_words(str(error))}") from None
 
 
 def _check_architecture(fields: dict[str, Any]) -> None:
@@ -229,6 +230,11 @@ def _yarn_to(yarn: config.YarnConfig | None) -> dict[str, Any] | None:
     fields = {theirs: getattr(yarn, ours) for ours, theirs in _YARN.items()}
     is_absent = {name for name in ("mscale", "mscale_all_dim") if not fields[name]}
     return {"type": "yarn"} | {k: v for k, v in fields.items() if k not in is_absent}
+
+
+def _in_their_words(line: str) -> str:
+    names = _FIELDS | _YARN | {"init_std": "initializer_range"}
+    return re.sub(r"model\.(?:yarn\.)?(\w+)", lambda ours: names.get(ours[1], ours[1]), line)
 
 
 def _check_fixed(where: str, fields: dict[str, Any], wanted: dict[str, Any]) -> None:

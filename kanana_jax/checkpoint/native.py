@@ -30,6 +30,7 @@ from kanana_jax.checkpoint.errors import CheckpointError, first_line
 
 CONFIG_NAME = "config.json"
 _WEIGHTS = "weights"
+_MAKE_ONE = "make the folder with python -m kanana_jax.convert"
 # What says how text becomes tokens, in every form that published folders have.
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -140,22 +141,25 @@ def streamed(x: Any) -> Streamed:
 
 
 def read_description(directory: Path) -> Description:
-    content = hf_files.read_json(directory / CONFIG_NAME)
+    path = directory / CONFIG_NAME
+    content = hf_files.read_json(path)
+    cfg = model_config(content, path)
+    if not isinstance(content.get("hugging_face"), dict):
+        raise CheckpointError(f"{path} is of no model folder; {_MAKE_ONE}")
+    return Description(cfg, content["hugging_face"])
+
+
+def model_config(content: dict[str, Any], path: Path) -> config.ModelConfig:
+    """The inverse of `dataclasses.asdict`, of the "model" in `content`, read from `path`."""
     try:
-        return Description(model_config(content["model"]), dict(content["hugging_face"]))
+        values = dict(content["model"])
+        if values["yarn"] is not None:
+            values["yarn"] = config.YarnConfig(**values["yarn"])
+        return config.ModelConfig(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{directory / CONFIG_NAME} describes no model of this version ({first_line(error)}); "
-            "make the folder with python -m kanana_jax.convert"
+            f"{path} describes no model of this version ({error}); {_MAKE_ONE}"
         ) from None
-
-
-def model_config(fields: dict[str, Any]) -> config.ModelConfig:
-    """The inverse of `dataclasses.asdict`."""
-    values: dict[str, Any] = dict(fields)
-    if fields["yarn"] is not None:
-        values["yarn"] = config.YarnConfig(**fields["yarn"])
-    return config.ModelConfig(**values)
 
 
 def part_reader(directory: Path) -> Callable[[str], ts.TensorStore]:

@@ -19,7 +19,7 @@ def import_run(run: Path, target: Path) -> None:
     Holds the parameters in memory once, in float32. Its checkpoints are where config.json says.
     """
     exp, workdir = _experiment(run)
-    cfg = native.model_config(exp["model"])
+    cfg = native.model_config(exp, workdir / "config.json")
     where = _where(exp, workdir, run)
     try:
         weights = _restore(where, native.abstract(cfg, jnp.float32))

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from absl import logging
 
@@ -16,7 +15,7 @@ from kanana_jax.data import DataError
 def model_parser(module: str) -> argparse.ArgumentParser:
     """A parser that knows the model of `load`."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", allow_abbrev=False)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a model's folder")
+    parser.add_argument("--checkpoint", required=True, help="a model's folder")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the model's")
     parser.add_argument(
         "--tensor-parallel", type=int, default=1, help="devices that share every layer"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kanana_jax import config, model, parallel
+from kanana_jax import config, model, parallel, paths
 from kanana_jax.checkpoint import CheckpointError, hf_files, hf_names, source
 from kanana_jax.data import DataError, tokenizer
 from kanana_jax.generate import chat, decoder, engine, special_tokens
@@ -55,13 +55,16 @@ class Loaded(NamedTuple):
         )
 
 
-def load(directory: Path, compute_dtype: str | None = None, *, tensor_parallel: int = 1) -> Loaded:
+def load(
+    directory: str | Path, compute_dtype: str | None = None, *, tensor_parallel: int = 1
+) -> Loaded:
     """Loads weights in the dtype that the model computes in, its config's unless given.
 
     One layer of a leaf at a time goes from the files to the devices: heads and the experts' width
     are split over `tensor_parallel` of them. A folder without tokenizer.json is a model of bytes.
     Raises CheckpointError, and ConfigError when the sizes do not divide over the devices.
     """
+    directory = paths.local(directory, "--checkpoint")
     opened = source.open_source(directory)
     cfg = opened.cfg
     if compute_dtype is not None:

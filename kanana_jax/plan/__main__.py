@@ -13,11 +13,10 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from absl import app, flags
 
-from kanana_jax import config, plan
+from kanana_jax import config, paths, plan
 from kanana_jax.model import presets
 from kanana_jax.plan import picture
 
@@ -36,7 +35,7 @@ def experiment() -> config.Experiment:
     if _PRESET.value not in known:
         names = ", ".join(known)
         raise config.ConfigError(f"--preset must be one of {names}; got {_PRESET.value!r}")
-    if _BATCH_TOKENS.value % _SEQ_LEN.value:
+    if _SEQ_LEN.value < 1 or _BATCH_TOKENS.value % _SEQ_LEN.value:
         raise config.ConfigError(
             f"--batch-tokens={_BATCH_TOKENS.value} is no multiple of --seq-len={_SEQ_LEN.value}"
         )
@@ -68,13 +67,15 @@ def main(argv: list[str]) -> None:
         topology = _TOPOLOGY.value
         if argv[1:] or not topology:
             raise config.ConfigError(f"--topology is needed, and nothing but flags; got {argv[1:]}")
+        out = None if _OUT.value is None else paths.local(_OUT.value, "--out")
+        if out is not None:
+            paths.expect_folder(out, "--out")
         found = plan.make_plan(experiment(), topology)
-    except config.ConfigError as error:
+    except (config.ConfigError, OSError) as error:
         print(f"kanana_jax.plan: {error}", file=sys.stderr)
         sys.exit(2)
     print(picture.table(found))
-    if _OUT.value:
-        out = Path(_OUT.value)
+    if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         derived = {"total_bytes": found.total_bytes, "fits": found.fits, "mfu": found.mfu_bound}
         (out / "plan.json").write_text(json.dumps(dataclasses.asdict(found) | derived, indent=2))

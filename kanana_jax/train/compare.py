@@ -36,6 +36,7 @@ def run(exp: config.Experiment, workdir: Path) -> None:
     StorageError when it takes no writing at the start or the end.
     """
     _expect_same(exp)
+    workdir = parallel.together(lambda given=workdir: storage.expect_folders(exp, given))
     exp, mesh = parallel.together(lambda: _check(exp, workdir))
     cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
     if exp.model.deterministic:

@@ -89,7 +89,7 @@ def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: 
     """((loss of all devices, nll, logz), its gradients for hidden and head or twice None)."""
     dtype = hidden_BSD.dtype
     low_DV = head_DV.astype(dtype)
-    chunks = _num_chunks(targets_BS, settings.chunk_tokens)
+    chunks = _num_chunks(targets_BS.shape, settings.chunk_tokens)
 
     def one(grad_DV, part):
         hidden_BSD, targets_BS, weights_BS = part
@@ -111,24 +111,31 @@ def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: 
         grad_BSD = _product("BSV,DV->BSD", grad_BSV, low_DV).astype(dtype)
         return grad_DV, (loss, each, grad_BSD)
 
-    def split(x):
-        return jnp.moveaxis(x.reshape(x.shape[0], chunks, -1, *x.shape[2:]), 1, 0)
-
-    def join(x):
-        return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
-
     start = jnp.zeros_like(head_DV) if with_grads else None
-    parts = tuple(split(x) for x in (hidden_BSD, targets_BS, weights_BS))
+    parts = tuple(_split(x, chunks) for x in (hidden_BSD, targets_BS, weights_BS))
     grad_DV, (loss, each, grad_BSD) = jax.lax.scan(one, start, parts)
+    join = functools.partial(_join, seq_len=targets_BS.shape[1])
     nll_BS, logz_BS = (join(x) for x in each)
     found = parallel.local.add_all_up(loss.sum()), nll_BS, logz_BS
     return found, join(grad_BSD) if with_grads else None, grad_DV
 
 
-def _num_chunks(targets_BS: Array, chunk_tokens: int) -> int:
-    """The fewest equal slices of the sequence that hold at most `chunk_tokens` tokens each."""
-    wanted, seq_len = -(-targets_BS.size // chunk_tokens), targets_BS.shape[1]
-    return next((n for n in range(wanted, seq_len) if seq_len % n == 0), seq_len)
+def _num_chunks(shape: tuple[int, ...], chunk_tokens: int) -> int:
+    """The fewest slices of the sequence that hold at most `chunk_tokens` tokens each."""
+    batch, seq_len = shape
+    return -(-seq_len // max(chunk_tokens // batch, 1))
+
+
+def _split(x, chunks):
+    """Equal slices of the sequence, the last one filled up with zeros, which have no weight."""
+    padding = -x.shape[1] % chunks
+    if padding:
+        x = jnp.pad(x, ((0, 0), (0, padding), *[(0, 0)] * (x.ndim - 2)))
+    return jnp.moveaxis(x.reshape(x.shape[0], chunks, -1, *x.shape[2:]), 1, 0)
+
+
+def _join(x, seq_len):
+    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :seq_len]
 
 
 def _is_target(logits_BSV, targets_BS):

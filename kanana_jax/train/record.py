@@ -33,7 +33,9 @@ def check(workdir: Path, exp: config.Experiment) -> list[str]:
     lines = config.diff(saved | {"resume": None}, wanted | {"resume": None})
     refused = [line for line in lines if not is_allowed(line.partition(":")[0], exp.resume.allow)]
     if refused:
-        paths = ",".join(line.partition(":")[0] for line in refused)
+        # Of a setting that this version has no more, the group can be named.
+        known = (config.known_part(line.partition(":")[0]) for line in refused)
+        paths = ",".join(dict.fromkeys(path for path in known if path))
         raise config.ConfigError(
             f"{workdir} holds a run of another configuration ({'; '.join(refused)}); choose "
             "another --workdir, give the same settings to continue it, or continue it with "

@@ -45,9 +45,14 @@ def build(exp: config.Experiment, mesh: Any) -> Steps:
 
 def compiled_part(exp: config.Experiment) -> config.Experiment:
     """What the compiled functions depend on: not the rate, the seeds or the name."""
-    shared = config.single_run(exp, lr=1.0, seed=0)
-    unseeded = dataclasses.replace(shared.data, seed=0)
-    return dataclasses.replace(shared, name="", question="", data=unseeded)
+    shared = config.single_run(exp, lr=1.0, seed=exp.train.seed)
+    return dataclasses.replace(
+        shared,
+        name="any",
+        question="",
+        data=dataclasses.replace(shared.data, seed=0),
+        train=dataclasses.replace(shared.train, seed=0),
+    )
 
 
 @functools.lru_cache(maxsize=8)

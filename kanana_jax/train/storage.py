@@ -7,9 +7,9 @@ import contextlib
 import errno
 from pathlib import Path
 
-from kanana_jax import checkpoint
+from kanana_jax import checkpoint, config, paths
 
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_REFUSALS = {*paths.DISK_ERRORS, errno.EACCES, errno.EPERM}
 
 
 class StorageError(RuntimeError):
@@ -33,6 +33,20 @@ def needed(workdir: Path):
             f"{error}; make it reachable, and run the same command again: it goes on from the last "
             "checkpoint"
         ) from error
+
+
+def expect_folders(exp: config.Experiment, workdir: Path) -> Path:
+    """The path of `workdir`; raises ConfigError unless a run can write where it must."""
+    with needed(workdir):
+        folder = paths.workdir(workdir)
+        paths.expect_folder(folder, "--workdir")
+        for name, place in (
+            ("data.cache_dir", exp.data.cache_dir),
+            ("train.checkpoint_dir", exp.train.checkpoint_dir),
+        ):
+            if place and not paths.is_remote(place):
+                paths.expect_folder(Path(place), name)
+    return folder
 
 
 def expect_last_checkpoint(directory: Path, saved: list[int], last_step: int) -> None:

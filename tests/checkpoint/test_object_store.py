@@ -222,5 +222,5 @@ def test_a_missing_bucket_is_one_line(url, server, tmp_path):
 
 @pytest.mark.parametrize("what", ["http://bucket/a", "s3://", "gs:///a"])
 def test_what_is_no_place_for_checkpoints_is_refused(what):
-    with pytest.raises(config.ConfigError, match=r"must be a folder, gs://.*, got"):
+    with pytest.raises(config.ConfigError, match=r"must be a local path, gs://.*, got"):
         config.TrainConfig(checkpoint_dir=what)

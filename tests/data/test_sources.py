@@ -258,3 +258,11 @@ def test_text_shorter_than_a_batch_is_refused_with_the_number_needed(tmp_path):
     corpus = data.open_corpus(cfg, tmp_path / "cache")
     assert corpus.names == (str(path),)
     assert np.asarray(data.train_batch(corpus, cfg, 0).tokens).shape == (4, 16)
+
+
+def test_a_line_of_many_wrong_keys_is_one_short_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({f"key {number}": "" for number in range(500)}))
+    with pytest.raises(data.DataError, match="and 495 more") as caught:
+        read(path)
+    assert len(str(caught.value)) < 400 + len(str(path))

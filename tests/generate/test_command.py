@@ -98,7 +98,7 @@ def test_a_chat_goes_through_the_template(folder, tmp_path, capsys):
         (["--batch-size=0"], "num_rows must be positive, got 0"),
         (["--chat"], "has no chat template"),
         (["--system=x"], "give --chat too"),
-        (["--tensor-parallel=0"], "mesh axes must be positive"),
+        (["--tensor-parallel=0"], "mesh.tensor must lie in"),
         (["--tensor-parallel=4"], "of size 2 does not divide"),
     ],
 )

@@ -34,7 +34,7 @@ def experiment(**mesh) -> config.Experiment:
         remat="full",
     )
     return config.Experiment(
-        name="",
+        name="test",
         question="",
         model=model,
         data=config.DataConfig(batch_size=BATCH, seq_len=SEQ_LEN),

@@ -13,6 +13,7 @@ from kanana_jax.report import metrics
 from kanana_jax.train import compare
 
 pytestmark = pytest.mark.slow
+EMPTY = '""'
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def start(exp, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "write_report", lambda exp, runs, workdir: "done")
 
     def fn(name, checkpoint_dir, *edits):
-        edits = ["mesh.data=-1", f"train.checkpoint_dir={checkpoint_dir}", *edits]
+        edits = ["mesh.data=-1", f"train.checkpoint_dir={checkpoint_dir or EMPTY}", *edits]
         monkeypatch.setattr(main, "_SET", _Flag(edits))
         monkeypatch.setattr(main, "_EXPERIMENT", _Flag("tiny"))
         monkeypatch.setattr(main, "_WORKDIR", _Flag(str(tmp_path / name)))

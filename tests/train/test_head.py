@@ -47,10 +47,13 @@ def scaled_grads(fn, *args):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("chunk_tokens", [1 << 20, 64, 7, 1])
-def test_losses_and_gradients_are_those_of_the_whole_logits(chunk_tokens, tied):
+@pytest.mark.parametrize(
+    ("chunk_tokens", "seq_len"), [(1 << 20, 32), (64, 32), (64, 31), (24, 31), (7, 32), (1, 32)]
+)
+def test_losses_and_gradients_are_those_of_the_whole_logits(chunk_tokens, seq_len, tied):
     cfg = dataclasses.replace(CFG, tie_embeddings=tied)
-    params, hidden, *rest = arrays(cfg)
+    params, *by_token = arrays(cfg)
+    hidden, *rest = (x[:, :seq_len] for x in by_token)
 
     def ours(params, hidden):
         return chunked(cfg, params, hidden, *rest, chunk_tokens)
@@ -90,6 +93,20 @@ def test_bfloat16_products_have_the_gradients_of_float32_up_to_rounding():
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
         a, b = (np.asarray(x, np.float32) for x in (a, b))
         assert np.linalg.norm(a - b) < 0.01 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [((8, 1021), 2), ((8, 1024), 2), ((8, 512), 1), ((1, 4099), 2), ((5000, 3), 3)],
+)
+def test_slices_are_as_few_as_hold_every_token(shape, wanted):
+    chunks = head._num_chunks(shape, 4096)
+    assert chunks == wanted
+    parts = head._split(1 + jnp.arange(np.prod(shape)).reshape(shape), chunks)
+    assert parts.shape[:2] == (chunks, shape[0])
+    assert np.asarray(parts[-1, :, 0]).all()  # no slice is all padding
+    joined = head._join(parts, shape[1]).ravel()
+    np.testing.assert_array_equal(joined, 1 + np.arange(np.prod(shape)))
 
 
 def test_no_array_of_all_logits_and_no_wide_product():

@@ -7,7 +7,6 @@ The harness knows models that register themselves when they are imported; import
 does that, and the command is the harness's own with this import before it.
 """
 
-from pathlib import Path
 from typing import Any
 
 import tqdm
@@ -55,7 +54,7 @@ class KananaJax(TemplateLM):
             raise ValueError(
                 f"device is chosen by JAX, got {device!r}; leave it out, and set JAX_PLATFORMS"
             )
-        self._loaded = generate.load(Path(checkpoint), dtype, tensor_parallel=int(tensor_parallel))
+        self._loaded = generate.load(checkpoint, dtype, tensor_parallel=int(tensor_parallel))
         self._num_rows, self._length = int(batch_size), int(length)
         self._max_gen_toks = int(max_gen_toks)
         self._is_chat = False

@@ -38,7 +38,7 @@ def _make_server(arguments: argparse.Namespace) -> uvicorn.Server:
     for _ in engine.run([first]):
         pass
     limits = serve.Limits(
-        model_name=arguments.model_name or arguments.checkpoint.resolve().name,
+        model_name=arguments.model_name or loaded.directory.resolve().name,
         num_rows=arguments.batch_size,
         length=arguments.length,
         max_waiting=arguments.max_waiting,
