@@ -6,7 +6,7 @@ another. Nothing here needs anything but the standard library.
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kanana_jax.edits import ConfigError as ConfigError
@@ -24,6 +24,10 @@ def _positive(config, *names: str):
             raise ConfigError(
                 f"{type(config).__name__}.{name} must be positive, got {getattr(config, name)}"
             )
+
+
+# Of a model's fields that say how it is computed, and nothing of what it is.
+COMPUTING = {"of": "computing"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +71,18 @@ class ModelConfig:
     zero_centered_gamma: bool = False  # RMSNorm multiplies by 1 + gamma instead of gamma
     tie_embeddings: bool = False
     init_std: float = 0.02
-    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    remat: Literal["none", "dots", "full"] = "none"
+    compute_dtype: Literal["float32", "bfloat16"] = field(default="bfloat16", metadata=COMPUTING)
+    remat: Literal["none", "dots", "full"] = field(default="none", metadata=COMPUTING)
     # One compiled block for all layers. False, for few layers: none is copied out of a stack, and
     # backward needs less memory, but the time to compile grows with their number.
-    scan_layers: bool = True
-    attention_implementation: Implementation = "auto"
-    grouped_matmul_implementation: Implementation = "auto"
+    scan_layers: bool = field(default=True, metadata=COMPUTING)
+    attention_implementation: Implementation = field(default="auto", metadata=COMPUTING)
+    grouped_matmul_implementation: Implementation = field(default="auto", metadata=COMPUTING)
     # How tokens reach the experts of other devices: all-gathered, or each to its experts' devices
     # only, as "auto" does on TPUs where model/exchange.py finds that it saves half the bytes.
-    expert_exchange: Literal["auto", "gather", "ragged"] = "auto"
-    deterministic: bool = False  # on a GPU too, runs repeat bit for bit; costs some speed there
+    expert_exchange: Literal["auto", "gather", "ragged"] = field(default="auto", metadata=COMPUTING)
+    # On a GPU too, runs repeat bit for bit; costs some speed there.
+    deterministic: bool = field(default=False, metadata=COMPUTING)
 
     def __post_init__(self):
         if self.vocab_size < 0:
@@ -270,6 +275,7 @@ class ResumeConfig:
     """Continuing a run with other settings than it was begun with."""
 
     allow: tuple[str, ...] = ()  # settings or groups that may differ, e.g. train.num_steps,mesh
+    restart: bool = False  # from the first step, where the checkpoints that were made are gone
 
 
 BATCH_AXES = ("data", "fsdp", "expert")  # the mesh axes over which a batch's sequences are spread
@@ -293,6 +299,13 @@ class Arm:
 
     name: str
     edits: tuple[str, ...]
+
+    def __post_init__(self):
+        if not self.name.strip() or not self.name.isprintable():
+            raise ConfigError(
+                f"an arm's name must have characters that can be seen, and no others; "
+                f"got {self.name!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,13 +339,39 @@ class Experiment:
 def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:
     """`edit`, refusing settings that the arms or the sweep would silently override."""
     edits = list(edits)
-    swept = {edit.partition("=")[0] for arm in exp.arms for edit in arm.edits}
-    if exp.arms:
-        swept |= {"optimizer.lr"}
-    for path in (text.partition("=")[0].strip() for text in edits):
-        if path in swept:
-            raise ConfigError(f"{path} is what the arms compare; for rates set lrs=...")
-    return edit(exp, edits)
+    edited = edit(exp, edits)
+    of_arms = [(arm, edit_arm(edited, arm)) for arm in edited.arms]
+    for path in edited_paths(edits):
+        if path == "optimizer.lr" and set(edited.lrs) - {edited.optimizer.lr}:
+            raise ConfigError(f"{path} is what lrs sweeps; set lrs=...")
+        wanted = setting(edited, path)
+        for arm, its in of_arms:
+            if setting(its, path) != wanted:
+                raise ConfigError(
+                    f"{path} is what the arms compare: got {wanted}, and arm {arm.name!r} has "
+                    f"{setting(its, path)}; change the arms in the experiment's function"
+                )
+    return edited
+
+
+def edit_arm(exp: Experiment, arm: Arm) -> Experiment:
+    """`exp` with the edits of `arm`; a ConfigError names the arm."""
+    try:
+        return edit(exp, arm.edits)
+    except ConfigError as error:
+        raise ConfigError(f"arm {arm.name!r}: {error}") from error
+
+
+def edited_paths(edits: Iterable[str]) -> list[str]:
+    """The settings that `path=value` edits name."""
+    return [text.partition("=")[0].strip() for text in edits]
+
+
+def setting(config: object, path: str) -> object:
+    """The value at `path`; None below a group that is None."""
+    for name in path.split("."):
+        config = None if config is None else getattr(config, name)
+    return config
 
 
 def single_run(exp: Experiment, *, lr: float, seed: int) -> Experiment:

@@ -12,11 +12,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import tqdm
-from absl import logging
+from kanana_jax import config, extras
 
-from kanana_jax import config
-from kanana_jax.checkpoint import CheckpointError, hf, run_folder
+with extras.needed("train"):
+    import tqdm
+    from absl import logging
+
+    from kanana_jax.checkpoint import CheckpointError, hf, run_folder
 
 
 def main(argv: list[str] | None = None) -> None:

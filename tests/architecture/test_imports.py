@@ -31,7 +31,7 @@ ROOMS = {
         {"jax", "numpy", "orbax", "ml_dtypes", "safetensors", "tensorstore"},
     ),
     "kanana_jax/generate": (
-        {"config", "model", "parallel", "checkpoint", "data"},
+        {"config", "model", "parallel", "checkpoint", "data", "extras"},
         {"jax", "numpy", "jaxtyping", "absl", "jinja2", "starlette", "uvicorn", "lm_eval", "tqdm"},
     ),
     "kanana_jax/parallel": ({"config"}, {"jax", "numpy"}),
@@ -49,13 +49,14 @@ ROOMS = {
         _TRAIN_LIBRARIES,
     ),
     "kanana_jax/plan": (
-        {"config", "model", "optim", "parallel", "train"},
+        {"config", "model", "optim", "parallel", "train", "extras"},
         {"jax", "numpy", "matplotlib", "absl"},
     ),
     "kanana_jax/config.py": ({"edits"}, set()),
     "kanana_jax/edits.py": (set(), set()),
-    "kanana_jax/convert.py": ({"config", "checkpoint"}, {"absl", "tqdm"}),
-    "kanana_jax/main.py": ({"config", "train", "experiments"}, {"absl"}),
+    "kanana_jax/extras.py": (set(), set()),
+    "kanana_jax/convert.py": ({"config", "checkpoint", "extras"}, {"absl", "tqdm"}),
+    "kanana_jax/main.py": ({"config", "train", "extras"}, {"absl"}),
     "experiments": ({"config", "model", "experiments"}, set()),
 }
 
