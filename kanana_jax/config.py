@@ -299,6 +299,7 @@ class Arm:
 
     name: str
     edits: tuple[str, ...]
+    lrs: tuple[float, ...] = ()  # rates that it alone runs at, besides those of the sweep
 
     def __post_init__(self):
         if not self.name.strip() or not self.name.isprintable():
@@ -337,8 +338,14 @@ class Experiment:
 
 
 def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:
-    """`edit`, refusing settings that the arms or the sweep would silently override."""
+    """`edit`, refusing settings that the arms or the sweep would silently override.
+
+    `lrs=...` replaces the rates of single arms too.
+    """
     edits = list(edits)
+    if "lrs" in edited_paths(edits):
+        arms = tuple(dataclasses.replace(arm, lrs=()) for arm in exp.arms)
+        exp = dataclasses.replace(exp, arms=arms)
     edited = edit(exp, edits)
     of_arms = [(arm, edit_arm(edited, arm)) for arm in edited.arms]
     for path in edited_paths(edits):

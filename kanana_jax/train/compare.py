@@ -5,6 +5,7 @@ With several processes all of them call `run`. Whatever one of them finds wrong,
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ from kanana_jax.train.runs import Run, is_sweep, plan
 
 
 class _Opened(NamedTuple):
-    """The runs with their vocabularies, and what they read: equal settings share one corpus."""
+    """The runs with their vocabularies, and what they read: equal text has one corpus."""
 
     exp: config.Experiment
     runs: list[Run]
@@ -70,7 +71,7 @@ def _train(
                 raise signals.Stopped
             loop.run(
                 one.exp,
-                corpora[one.exp.data],
+                corpora[_of_text(one)],
                 one.directory,
                 mesh,
                 steps,
@@ -141,10 +142,10 @@ def _open(exp: config.Experiment, runs: list[Run], workdir: Path) -> _Opened:
     """Reads the text of all runs and checks all that depends on it; then writes tokens."""
     texts = {
         cfg: data.read_text(cfg, _cache_dir(cfg, workdir), events.show)
-        for cfg in dict.fromkeys(one.exp.data for one in runs)
+        for cfg in dict.fromkeys(_of_text(one) for one in runs)
     }
     sizes = {cfg: text.tokenizer.vocab_size for cfg, text in texts.items()}
-    runs = [one._replace(exp=record.with_vocab(one.exp, sizes[one.exp.data])) for one in runs]
+    runs = [one._replace(exp=record.with_vocab(one.exp, sizes[_of_text(one)])) for one in runs]
     if not exp.model.vocab_size:
         exp = record.with_vocab(exp, runs[0].exp.model.vocab_size)
     digest = ",".join(dict.fromkeys(text.digest for text in texts.values()))
@@ -153,6 +154,11 @@ def _open(exp: config.Experiment, runs: list[Run], workdir: Path) -> _Opened:
         if not run_record.is_finished(one):
             _expect_able(one)
     return _Opened(exp, runs, {cfg: text.open() for cfg, text in texts.items()}, digest)
+
+
+def _of_text(one: Run) -> config.DataConfig:
+    """What decides which text a run reads: not the seed, which orders it."""
+    return dataclasses.replace(one.exp.data, seed=0)
 
 
 def _expect_able(one: Run) -> None:
@@ -193,7 +199,7 @@ def _begin(opened: _Opened, workdir: Path) -> None:
     if changes:
         events.Events(workdir).report("settings_changed", "; ".join(changes))
     for one in runs:
-        tokenizer = record.write_tokenizer(workdir, opened.corpora[one.exp.data].tokenizer)
+        tokenizer = record.write_tokenizer(workdir, opened.corpora[_of_text(one)].tokenizer)
         run_record.begin(one, exp.name, tokenizer, is_changed=bool(changes))
     is_training = not all(map(run_record.is_finished, runs))
     record.write(workdir, exp, opened.fingerprint, opened.text, is_training=is_training)

@@ -36,20 +36,24 @@ def plan(exp: config.Experiment, workdir: Path) -> list[Run]:
     if not is_sweep(exp):
         return [Run(exp.name, exp, workdir / "run")]
     arms = exp.arms or (config.Arm(name=exp.name, edits=()),)
-    lrs = exp.lrs or (exp.optimizer.lr,)
-    _expect_distinct("lrs", lrs)
+    shared = exp.lrs or (exp.optimizer.lr,)
+    for arm in arms:
+        _expect_distinct(f"the rates of arm {arm.name!r}", shared + arm.lrs)
     folders = _folder_names([arm.name for arm in arms])
     runs = []
-    for lr in lrs:
+    for lr in dict.fromkeys([*shared, *(lr for arm in arms for lr in arm.lrs)]):
         for seed in range(exp.train.seed, exp.train.seed + exp.seeds):
             for arm in arms:
-                one = _of_arm(exp, arm, lr=lr, seed=seed)
-                name = (
-                    f"{folders[arm.name]}-lr{progress.rate(one.optimizer.lr)}-seed{one.train.seed}"
-                )
-                runs.append(Run(arm.name, one, workdir / "runs" / name))
+                if lr in shared + arm.lrs:
+                    one = _of_arm(exp, arm, lr=lr, seed=seed)
+                    runs.append(Run(arm.name, one, workdir / "runs" / _name(folders, arm, one)))
     _expect_distinct("the folders of runs", [_folded(run.directory.name) for run in runs])
     return runs
+
+
+def _name(folders: dict[str, str], arm: config.Arm, one: config.Experiment) -> str:
+    rate, seed = progress.rate(one.optimizer.lr), one.train.seed
+    return f"{folders[arm.name]}-lr{rate}-seed{seed}"
 
 
 def _of_arm(exp: config.Experiment, arm: config.Arm, *, lr: float, seed: int) -> config.Experiment:
@@ -61,7 +65,7 @@ def _of_arm(exp: config.Experiment, arm: config.Arm, *, lr: float, seed: int) ->
                 f"arm {arm.name!r} sets {path}, which all arms share; set it for the experiment"
             )
     swept = [
-        ("lrs", "optimizer.lr", exp.lrs and one.optimizer.lr != lr),
+        ("lrs", "optimizer.lr", (exp.lrs or arm.lrs) and one.optimizer.lr != lr),
         ("seeds", "train.seed", exp.seeds > 1 and one.train.seed != seed),
     ]
     for sweep, path, is_overridden in swept:
