@@ -88,9 +88,7 @@ def test_every_run_has_a_folder_of_its_own_or_the_plan_is_refused(exp, names, lr
         planned = runs.plan(swept, tmp_path)
     except config.ConfigError:
         return
-    folders = {
-        unicodedata.normalize("NFKC", one.directory.name).casefold(): one for one in planned
-    }
+    folders = {unicodedata.normalize("NFKC", one.directory.name).casefold(): one for one in planned}
     assert len(folders) == len(planned) == len(set(names)) * len(set(lrs)) * seeds
     assert all(one.directory.parent == tmp_path / "runs" for one in planned)
 
