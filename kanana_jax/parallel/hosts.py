@@ -76,7 +76,7 @@ def expect_devices() -> None:
         wanted = jax.config.jax_platforms or "any platform"  # pyright: ignore
         reason = (str(error).strip() or "none is here").splitlines()[0]
         raise config.ConfigError(
-            f"JAX finds no device of {wanted} ({reason}); set JAX_PLATFORMS=cpu to train without "
+            f"JAX finds no device of {wanted} ({reason}); set JAX_PLATFORMS=cpu to run without "
             "an accelerator, or install its support (BUILD.md, Install)"
         ) from error
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from kanana_jax import checkpoint, config, data, train
-from kanana_jax.checkpoint import native
+from kanana_jax.checkpoint import native, run_folder
 from kanana_jax.data import tokenizer
 from kanana_jax.train import compare, lock
 
@@ -83,7 +83,7 @@ REFUSED_ARMS = {
     "batch": (_arms((), ("data.batch_size=9",)), "data.batch_size = 9"),
     "vocabulary": (_arms((), ("model.vocab_size=9",)), "smaller than the tokenizer's"),
     "text": (_arms((), ("data.paths=short.txt",)), "tokens to train"),
-    "kernel": (_arms((), ("model.attention_implementation=mosaic_gpu",)), "arm 1 cannot be"),
+    "kernel": (_arms(("model.attention_implementation=mosaic_gpu",), ()), "arm 0 cannot be"),
     "shared": (_arms((), ("question=why",)), "which all arms share"),
     "checkpoints": (_arms((), ("train.checkpoint_dir=short.txt",)), "is a file"),
     "overridden": (
@@ -123,12 +123,14 @@ def test_an_arm_that_cannot_run_is_refused_before_the_first_byte(exp, place, nam
 
 
 @pytest.fixture
-def begun(exp, place, text_file):
+def begun(exp, place, text_file, monkeypatch):
     """A working directory in which twelve steps of a run were done, or so it says."""
     copy = place / "words.txt"
     copy.write_text(text_file.read_text())
     begun = config.edit(exp, [*ON_EIGHT, f"data.paths={copy}", f"train.checkpoint_dir={place}/c"])
-    train.run(begun, place / "work")
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "_expect_able", lambda one: None)  # takes seconds
+        train.run(begun, place / "work")
     (place / "c" / "test" / "run" / "12").mkdir(parents=True)
     (place / "work" / "run" / "saved.json").write_text('{"step": 12}')
     return begun
@@ -195,6 +197,7 @@ def test_a_directory_in_use_is_refused_before_the_text_is_kept(begun, place):
 def test_arms_read_the_text_and_tokenizer_that_they_name(exp, place, monkeypatch):
     """And runs that differ only in the order of their data share one corpus."""
     opened = []
+    monkeypatch.setattr(compare, "_expect_able", lambda one: None)
     monkeypatch.setattr(
         compare, "_train", lambda waiting, corpora, stop: opened.append((waiting, corpora))
     )
@@ -225,3 +228,13 @@ def test_text_is_read_before_its_tokens_are_written(exp, tmp_path):
     text = data.read_text(exp.data, tmp_path / "cache")
     assert text.tokenizer.vocab_size == 258 and not (tmp_path / "cache").exists()
     assert text.open().fingerprint == data.open_corpus(exp.data, tmp_path / "cache").fingerprint
+
+
+def test_an_export_without_its_tokenizer_is_refused_before_weights_are_read(begun, place):
+    run = place / "work" / "run"
+    about = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(about | {"tokenizer": "tokenizer-1.json"}))
+    before = _tree(place)
+    with pytest.raises(train.CheckpointError, match=r"tokenizer-1.json, the tokenizer that"):
+        run_folder.import_run(run, place / "exported")
+    assert _tree(place) == before
