@@ -8,7 +8,7 @@ Nothing here needs anything but the standard library.
 import dataclasses
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from kanana_jax import fields
@@ -46,6 +46,10 @@ def _expect_int32(what: str, *numbers: int) -> None:
             f"{what} must be at most {INT32_MAX}, for it is counted in int32; got "
             f"{' x '.join(map(str, numbers))}"
         )
+
+
+# Of a model's fields that say how it is computed, and nothing of what it is.
+COMPUTING = {"of": "computing"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +103,18 @@ class ModelConfig:
     zero_centered_gamma: bool = False  # RMSNorm multiplies by 1 + gamma instead of gamma
     tie_embeddings: bool = False
     init_std: Rate = 0.02
-    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    remat: Literal["none", "dots", "full"] = "none"
+    compute_dtype: Literal["float32", "bfloat16"] = field(default="bfloat16", metadata=COMPUTING)
+    remat: Literal["none", "dots", "full"] = field(default="none", metadata=COMPUTING)
     # One compiled block for all layers. False, for few layers: none is copied out of a stack, and
     # backward needs less memory, but the time to compile grows with their number.
-    scan_layers: bool = True
-    attention_implementation: Implementation = "auto"
-    grouped_matmul_implementation: Implementation = "auto"
+    scan_layers: bool = field(default=True, metadata=COMPUTING)
+    attention_implementation: Implementation = field(default="auto", metadata=COMPUTING)
+    grouped_matmul_implementation: Implementation = field(default="auto", metadata=COMPUTING)
     # How tokens reach the experts of other devices: all-gathered, or each to its experts' devices
     # only, as "auto" does on TPUs where model/exchange.py finds that it saves half the bytes.
-    expert_exchange: Literal["auto", "gather", "ragged"] = "auto"
-    deterministic: bool = False  # on a GPU too, runs repeat bit for bit; costs some speed there
+    expert_exchange: Literal["auto", "gather", "ragged"] = field(default="auto", metadata=COMPUTING)
+    # On a GPU too, runs repeat bit for bit; costs some speed there.
+    deterministic: bool = field(default=False, metadata=COMPUTING)
 
     def __post_init__(self):
         fields.check(self, "model")
@@ -286,6 +291,7 @@ class ResumeConfig:
     """Continuing a run with other settings than it was begun with."""
 
     allow: tuple[str, ...] = ()  # settings or groups that may differ, e.g. train.num_steps,mesh
+    restart: bool = False  # from the first step, where the checkpoints that were made are gone
 
     def __post_init__(self):
         fields.check(self, "resume")
@@ -323,6 +329,11 @@ class Arm:
 
     def __post_init__(self):
         fields.check(self, "arms")
+        if not self.name.strip() or not self.name.isprintable():
+            raise ConfigError(
+                f"an arm's name must have characters that can be seen, and no others; "
+                f"got {shown(self.name)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,7 +355,7 @@ class Experiment:
 
     def __post_init__(self):
         fields.check(self, "")
-        self._check_comparison()
+        self._check_seeds()
         self._check_batch()
         self._check_schedule()
         known = fields.names(Experiment)
@@ -355,18 +366,14 @@ class Experiment:
                     f"{fields.nearest(name, known, 3)}"
                 )
 
-    def _check_comparison(self):
-        if not self.arms and (self.lrs or self.seeds > 1):
-            raise ConfigError(
-                f"only an experiment with arms has lrs and seeds, got lrs={shown(self.lrs)} and "
-                f"seeds={self.seeds}; set optimizer.lr and train.seed"
-            )
-        last_seed = self.train.seed + self.seeds - 1
-        if last_seed > SEED_MAX:
-            raise ConfigError(
-                f"train.seed + seeds - 1 must be at most {SEED_MAX}, the last seed of JAX; got "
-                f"{last_seed}"
-            )
+    def _check_seeds(self):
+        for name, first in (("train.seed", self.train.seed), ("data.seed", self.data.seed)):
+            last = first + self.seeds - 1
+            if last > SEED_MAX:
+                raise ConfigError(
+                    f"{name} + seeds - 1 must be at most {SEED_MAX}, the last seed of JAX; got "
+                    f"{last}"
+                )
 
     def _check_batch(self):
         batch_size, parts = self.data.batch_size, self.train.accumulation_steps
@@ -403,16 +410,42 @@ def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:
     `lrs=...` replaces the rates of single arms too.
     """
     edits = list(edits)
-    if any(edit.partition("=")[0].strip() == "lrs" for edit in edits):
+    if "lrs" in edited_paths(edits):
         arms = tuple(dataclasses.replace(arm, lrs=()) for arm in exp.arms)
         exp = dataclasses.replace(exp, arms=arms)
-    swept = {edit.partition("=")[0].strip() for arm in exp.arms for edit in arm.edits}
-    if exp.arms:
-        swept |= {"optimizer.lr"}
-    for path in (text.partition("=")[0].strip() for text in edits):
-        if path in swept:
-            raise ConfigError(f"{path} is what the arms compare; for rates set lrs=...")
-    return edit(exp, edits)
+    edited = edit(exp, edits)
+    of_arms = [(arm, edit_arm(edited, arm)) for arm in edited.arms]
+    for path in edited_paths(edits):
+        if path == "optimizer.lr" and set(edited.lrs) - {edited.optimizer.lr}:
+            raise ConfigError(f"{path} is what lrs sweeps; set lrs=...")
+        wanted = setting(edited, path)
+        for arm, its in of_arms:
+            if setting(its, path) != wanted:
+                raise ConfigError(
+                    f"{path} is what the arms compare: got {wanted}, and arm {arm.name!r} has "
+                    f"{setting(its, path)}; change the arms in the experiment's function"
+                )
+    return edited
+
+
+def edit_arm(exp: Experiment, arm: Arm) -> Experiment:
+    """`exp` with the edits of `arm`; a ConfigError names the arm."""
+    try:
+        return edit(exp, arm.edits)
+    except ConfigError as error:
+        raise ConfigError(f"arm {arm.name!r}: {error}") from error
+
+
+def edited_paths(edits: Iterable[str]) -> list[str]:
+    """The settings that `path=value` edits name."""
+    return [text.partition("=")[0].strip() for text in edits]
+
+
+def setting(config: object, path: str) -> object:
+    """The value at `path`; None below a group that is None."""
+    for name in path.split("."):
+        config = None if config is None else getattr(config, name)
+    return config
 
 
 def single_run(exp: Experiment, *, lr: float, seed: int) -> Experiment:

@@ -11,11 +11,13 @@ files cannot be used, and nothing was written. 4: the disk takes nothing.
 import argparse
 import sys
 
-import tqdm
-from absl import logging
+from kanana_jax import config, extras, paths
 
-from kanana_jax import config, paths
-from kanana_jax.checkpoint import CheckpointError, hf, run_folder
+with extras.needed("train"):
+    import tqdm
+    from absl import logging
+
+    from kanana_jax.checkpoint import CheckpointError, hf, run_folder
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,49 +1,121 @@
 """Runs an experiment: python -m kanana_jax.main --experiment=muon_stress [--set=path=value ...].
 
+One of your own is named by its file, --experiment=path/to/mine.py, or as a module, my_project.mine.
 Running the same command again continues where it stopped. On several hosts every process runs it;
 `kanana_jax.parallel.join` says how they find each other.
 
-    exit code 0    done, or asked to stop by SIGTERM or SIGINT and saved
+    exit code 0    done, or asked to stop by SIGTERM, SIGINT or SIGHUP and saved
               2    a setting or the data cannot be used, and nothing was written
               3    checkpoints were made and none of them can be used
               4    the disk took no results; running it again finishes it
 """
 
 import importlib
+import importlib.util
+import io
 import os
-import pkgutil
 import sys
 import traceback
+from pathlib import Path
+from types import ModuleType
 
-from absl import app, flags, logging
+from kanana_jax import config, extras, paths
 
-import experiments
-from kanana_jax import config, paths, train
+with extras.needed("train"):
+    from absl import app, flags, logging
 
-_EXPERIMENT = flags.DEFINE_string("experiment", None, "Module of experiments/ to run.")
+    from kanana_jax import train
+
+_EXPERIMENT = flags.DEFINE_string(
+    "experiment", None, "A module of experiments/, a .py file, or a dotted module name."
+)
 _SET = flags.DEFINE_multi_string(
     "set", [], 'path=value: overrides one setting; may be repeated. Lists: a,b or JSON, ["a,b"].'
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; default runs/<experiment>.")
 
+# Found by its place and not by its name, which a project of the user's may have too.
+_EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
 
 def experiment_names() -> list[str]:
-    modules = pkgutil.iter_modules(experiments.__path__)
-    return sorted(module.name for module in modules if not module.ispkg)
+    return sorted(path.stem for path in _EXPERIMENTS.glob("[!_]*.py"))
 
 
 def load_experiment(name: str | None) -> config.Experiment:
-    """Calls the `experiment` function of experiments/<name>.py; ConfigError lists the names."""
-    names = experiment_names()
-    if name not in names:
+    """What the `experiment` function of that module returns.
+
+    `name` is of experiments/, or a path that ends in .py, or a module with a dot in its name.
+    ConfigError lists the names of experiments/.
+    """
+    module = _load(name or "")
+    if not callable(getattr(module, "experiment", None)):
         raise config.ConfigError(
-            f"--experiment must be one of {', '.join(names)}; got {config.shown(name)}"
+            f"{name} must have a function experiment() that returns its configuration"
         )
-    return importlib.import_module(f"experiments.{name}").experiment()
+    exp = module.experiment()
+    if not isinstance(exp, config.Experiment):
+        raise config.ConfigError(
+            f"experiment() of {name} must return a config.Experiment, got {type(exp).__name__}"
+        )
+    return exp
+
+
+def _load(name: str) -> ModuleType:
+    names = experiment_names()
+    if name in names:
+        return _load_ours(name)
+    path = Path(name).expanduser()
+    if path.suffix == ".py" and path.is_file():
+        sys.path.insert(0, str(path.parent.absolute()))  # as python path/to/mine.py does
+        return _import_file("__experiment__", path)
+    if "." in name and path.suffix != ".py":
+        sys.path.insert(0, os.getcwd())
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):
+                raise  # a module that theirs imports
+        except (TypeError, ValueError) as error:
+            raise config.ConfigError(
+                f"--experiment={config.shown(name)} is no module: {error}"
+            ) from error
+    raise config.ConfigError(
+        f"--experiment must be one of {', '.join(names)}, a .py file that exists, or a module "
+        f"such as my_project.mine; got {config.shown(name)}"
+    )
+
+
+def _load_ours(name: str) -> ModuleType:
+    """A module of experiments/, which leaves a package of that name of the user's as it is."""
+    theirs = _take_experiments()
+    try:
+        _import_file("experiments", _EXPERIMENTS / "__init__.py")
+        return importlib.import_module(f"experiments.{name}")
+    finally:
+        _take_experiments()
+        sys.modules.update(theirs)
+
+
+def _take_experiments() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] == "experiments"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def _import_file(name: str, path: Path) -> ModuleType:
+    folders = [str(path.parent)] if path.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folders)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax logs a page per checkpoint below this
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that a terminal cannot show
     try:
         if argv[1:]:
             raise config.ConfigError(

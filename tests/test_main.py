@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import os
 import re
 import subprocess
@@ -79,6 +80,75 @@ def test_a_corpus_that_cannot_be_used_is_refused(content, tmp_path):
     assert answer.stderr.startswith("kanana_jax: ")
     assert answer.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A user's folder, in which the program is started: its modules come first, as with -m."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    before = dict(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - set(before):
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["experiments/__init__.py", "experiments.py"])
+def test_a_package_of_the_users_called_experiments_hides_none_of_ours(project, name):
+    path = project / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x = 1\n")
+    for module in [one for one in sys.modules if one.partition(".")[0] == "experiments"]:
+        del sys.modules[module]
+    theirs = importlib.import_module("experiments")
+    assert theirs.x == 1
+    for ours in main.experiment_names():
+        assert main.load_experiment(ours).name == ours
+    assert importlib.import_module("experiments") is theirs
+
+
+_MINE = """
+import dataclasses
+from experiments import muon_stress
+from beside import NAME
+
+def experiment():
+    return dataclasses.replace(muon_stress.experiment(), name=NAME)
+"""
+
+
+@pytest.mark.parametrize("name", ["mine.stress", "mine/stress.py", "{}/mine/stress.py"])
+def test_an_experiment_of_the_users_is_named_by_its_file_or_module(project, name):
+    (project / "mine").mkdir()
+    (project / "mine" / "__init__.py").write_text("")
+    (project / "mine" / "stress.py").write_text(_MINE)
+    (project / "beside.py").write_text("NAME = 'mine'\n")
+    assert main.load_experiment(name.format(project)).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.py", None, "must be one of .*muon_stress"),
+        ("absent.module", None, "must be one of .*muon_stress"),
+        (".relative", None, "is no module"),
+        ("empty.py", "", "must have a function experiment"),
+        ("wrong.py", "def experiment(): return 3", "must return a config.Experiment, got int"),
+        ("__init__", None, "must be one of"),
+    ],
+)
+def test_what_is_no_experiment_is_refused(project, name, content, message):
+    if content is not None:
+        (project / name).write_text(content)
+    with pytest.raises(config.ConfigError, match=message):
+        main.load_experiment(name)
+
+
+def test_an_error_in_a_users_module_is_shown_as_it_is(project):
+    (project / "mine").mkdir()
+    (project / "mine" / "broken.py").write_text("import not_installed_at_all\n")
+    with pytest.raises(ModuleNotFoundError, match="not_installed_at_all"):
+        main.load_experiment("mine.broken")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from kanana_jax.checkpoint.errors import CheckpointError
 from kanana_jax.checkpoint.manager import Checkpoints, NoUsableCheckpointError, Restored
 from kanana_jax.checkpoint.manifest import MismatchError
 from kanana_jax.checkpoint.objects import UnreachableError
-from kanana_jax.checkpoint.places import place_of, shared_place
+from kanana_jax.checkpoint.places import newest_step, place_of, shared_place
 
 __all__ = [
     "CheckpointError",
@@ -13,6 +13,7 @@ __all__ = [
     "NoUsableCheckpointError",
     "Restored",
     "UnreachableError",
+    "newest_step",
     "place_of",
     "shared_place",
 ]

@@ -44,12 +44,20 @@ class Checkpoints:
     """The numbered checkpoints of one run; a save returns before the bytes are on disk.
 
     Use as a context manager: leaving it waits for the save in flight. With several processes all
-    make the same calls, but process 0 alone reports.
+    make the same calls, but process 0 alone reports, and calls `on_saved` with the step of every
+    checkpoint that came to exist.
     """
 
-    def __init__(self, where: Path | str, *, keep: int, report: Report):
+    def __init__(
+        self,
+        where: Path | str,
+        *,
+        keep: int,
+        report: Report,
+        on_saved: Callable[[int], None] = lambda step: None,
+    ):
         self._where, self._place = where, places.open_place(where)
-        self._keep, self._report = keep, report
+        self._keep, self._report, self._on_saved = keep, report, on_saved
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._in_flight: concurrent.futures.Future | None = None
         self._is_failing = False
@@ -108,7 +116,7 @@ class Checkpoints:
             raise NoUsableCheckpointError(
                 f"no checkpoint in {self._where} can be used and those set aside there as "
                 "unusable show that some were made; restore one from a backup, or delete the "
-                "folder to train from the start"
+                "folder and train from the first step by --set=resume.restart=true"
             )
         return None
 
@@ -147,6 +155,7 @@ class Checkpoints:
                 )
             self._is_failing = True
             return
+        self._on_saved(step)
         if self._is_failing:
             self._report("save_succeeded", f"checkpoint {step} was written; saving works again")
         self._is_failing = False

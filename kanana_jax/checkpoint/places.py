@@ -76,6 +76,15 @@ def shared_place(checkpoint_dir: str, experiment: str) -> str:
     return f"{checkpoint_dir.rstrip('/')}/{experiment}"
 
 
+def newest_step(where: Path | str) -> int | None:
+    """The step of the newest checkpoint, 0 where none is usable, None where none can be seen."""
+    place = open_place(where)
+    try:
+        return max(place.finished(), default=0 if place.has_unusable() else None)
+    except UnreachableError:
+        return None
+
+
 def open_place(where: Path | str) -> Place:
     if objects.is_remote(where):
         return _ObjectStore(objects.open_objects(where))

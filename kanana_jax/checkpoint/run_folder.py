@@ -16,23 +16,26 @@ from kanana_jax.checkpoint.objects import UnreachableError
 def import_run(run: Path, target: Path) -> None:
     """Writes `target` from the run in the folder `run`, e.g. runs/NAME/run.
 
-    Holds the parameters in memory once, in float32. Its checkpoints are where config.json says.
+    Holds the parameters in memory once, in float32. Its checkpoints are where its settings say.
     """
-    exp, workdir = _experiment(run)
+    workdir = _workdir(run)
+    exp, tokenizer = _recorded(run, workdir)
     cfg = native.model_config(exp, workdir / "config.json")
-    where = _where(exp, workdir, run)
-    try:
-        weights = _restore(where, native.abstract(cfg, jnp.float32))
-    except UnreachableError as error:
-        raise CheckpointError(str(error)) from error
     start = Path(exp["train"]["init_from"])
     extra = native.read_description(start).extra if exp["train"]["init_from"] else {}
-    tokenizer = _tokenizer(exp, workdir)
+    if tokenizer is not None and not tokenizer.is_file():
+        raise CheckpointError(
+            f"{tokenizer}, the tokenizer that {run} was trained with, is not there; put it back"
+        )
+    try:
+        weights = _restore(_where(exp, workdir, run), native.abstract(cfg, jnp.float32))
+    except UnreachableError as error:
+        raise CheckpointError(str(error)) from error
     with native.new_directory(target) as folder:
         native.write(folder, native.Description(cfg, extra), jax.tree.map(native.streamed, weights))
         if exp["train"]["init_from"]:
             native.copy_tokenizer(start, folder)
-        elif tokenizer is not None:
+        if tokenizer is not None:
             shutil.copyfile(tokenizer, folder / "tokenizer.json")
             if exp["data"]["tokenizer"] == "bpe":
                 said = tokenizer_config(hf_files.read_json(tokenizer))
@@ -45,19 +48,28 @@ def tokenizer_config(tokenizer: dict[str, Any]) -> dict[str, Any]:
     return {"bos_token": bos, "eos_token": eos, "add_bos_token": True}
 
 
-def _experiment(run: Path) -> tuple[dict[str, Any], Path]:
-    """(configuration, working directory) of a run, which lies one or two folders below it."""
+def _workdir(run: Path) -> Path:
+    """The working directory of a run, which lies one or two folders below it."""
     for workdir in (run.parent, run.parent.parent):
         if run.is_dir() and (workdir / "config.json").exists():
-            exp = hf_files.read_json(workdir / "config.json")
-            edits = [edit for arm in exp["arms"] for edit in arm["edits"]]
-            if any(edit.startswith("model.") for edit in edits):
-                raise CheckpointError(
-                    f"{workdir} compares models, so its config.json does not say which {run} is; "
-                    "run the arm as an experiment of its own"
-                )
-            return exp, workdir
+            return workdir
     raise CheckpointError(f"expected the folder of a training run, below a config.json; got {run}")
+
+
+def _recorded(run: Path, workdir: Path) -> tuple[dict[str, Any], Path | None]:
+    """The run's configuration and tokenizer.json, which is None for bytes."""
+    if (run / "run.json").exists():
+        about = hf_files.read_json(run / "run.json")
+        return about["config"], workdir / about["tokenizer"] if about["tokenizer"] else None
+    # Older runs know only what all arms share.
+    exp = hf_files.read_json(workdir / "config.json")
+    edits = [edit for arm in exp["arms"] for edit in arm["edits"]]
+    if any(edit.startswith("model.") for edit in edits):
+        raise CheckpointError(
+            f"{workdir} compares models, so its config.json does not say which {run} is; "
+            "run the arm as an experiment of its own"
+        )
+    return exp, None if exp["train"]["init_from"] else _tokenizer(exp, workdir)
 
 
 def _where(exp: dict[str, Any], workdir: Path, run: Path) -> str:
@@ -91,7 +103,7 @@ def _restore(where: str, like: Any) -> Any:
 
 
 def _tokenizer(exp: dict[str, Any], workdir: Path) -> Path | None:
-    """The tokenizer.json of a run that started from nothing; None for bytes."""
+    """The tokenizer.json of an older run that started from nothing; None for bytes."""
     name = exp["data"]["tokenizer"]
     if name == "bytes":
         return None

@@ -1,7 +1,7 @@
 """From text to batches: corpora, tokenizers, the token store, packing, and grain pipelines."""
 
 from kanana_jax.data.batches import heldout_batches, train_batch, train_batches
-from kanana_jax.data.corpus import Corpus, open_corpus
+from kanana_jax.data.corpus import Corpus, Text, open_corpus, read_text
 from kanana_jax.data.errors import DataError, StoreError
 from kanana_jax.data.packing import Batch
 from kanana_jax.data.tokenizer import Tokenizer
@@ -11,9 +11,11 @@ __all__ = [
     "Corpus",
     "DataError",
     "StoreError",
+    "Text",
     "Tokenizer",
     "heldout_batches",
     "open_corpus",
+    "read_text",
     "train_batch",
     "train_batches",
 ]

@@ -49,6 +49,15 @@ class Corpus:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Text that was read and found long enough. `open` writes its tokens, unless they are there."""
+
+    tokenizer: tokenizer.Tokenizer
+    digest: str  # equal if and only if every document, its side and the tokenizer are
+    open: Callable[[], Corpus]
+
+
 def open_corpus(
     cfg: DataConfig,
     cache_dir: pathlib.Path,
@@ -60,6 +69,15 @@ def open_corpus(
     `data.skip_bad_lines` has left out. Raises DataError, before anything is written, when the text
     or the tokenizer cannot be used.
     """
+    return read_text(cfg, cache_dir, report).open()
+
+
+def read_text(
+    cfg: DataConfig,
+    cache_dir: pathlib.Path,
+    report: Callable[[str], None] = lambda line: None,
+) -> Text:
+    """`open_corpus` in two steps, of which the first writes nothing."""
     wanted = _wanted_tokenizer(cfg)
     opened = sources.open_sources(cfg)
     rules = [split.split_rule(source, cfg.heldout_fraction) for source in opened]
@@ -73,16 +91,19 @@ def open_corpus(
     cached = _open_cached(path, report)
     used = cached.tokenizer if cached else wanted[1](_train_texts(pieces()))
     _check_length(cfg, opened, pieces(), used)
-    if cached is None:
-        cached = _build(path, pieces, len(opened), used, text)
-    return Corpus(
-        names=tuple(source.name for source in opened),
-        tokenizer=used,
-        train=cached.train,
-        heldout=cached.heldout,
-        fingerprint=cached.fingerprint,
-        num_skipped=num_skipped,
-    )
+
+    def open_tokens() -> Corpus:
+        found = cached or _build(path, pieces, len(opened), used, text)
+        return Corpus(
+            names=tuple(source.name for source in opened),
+            tokenizer=used,
+            train=found.train,
+            heldout=found.heldout,
+            fingerprint=found.fingerprint,
+            num_skipped=num_skipped,
+        )
+
+    return Text(tokenizer=used, digest=_digest(text, used.digest), open=open_tokens)
 
 
 _MakeTokenizer = Callable[[Iterable[bytes]], tokenizer.Tokenizer]

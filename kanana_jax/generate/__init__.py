@@ -1,8 +1,11 @@
 """Text from a model: a cache of latents, sampling, chat templates, and a queue of requests."""
 
-from kanana_jax.generate.chat import ChatError
-from kanana_jax.generate.engine import Engine, Piece, Request
-from kanana_jax.generate.load import Loaded, load
-from kanana_jax.generate.sampling import Sampling
+from kanana_jax import extras
+
+with extras.needed("train"):
+    from kanana_jax.generate.chat import ChatError
+    from kanana_jax.generate.engine import Engine, Piece, Request
+    from kanana_jax.generate.load import Loaded, load
+    from kanana_jax.generate.sampling import Sampling
 
 __all__ = ["ChatError", "Engine", "Loaded", "Piece", "Request", "Sampling", "load"]

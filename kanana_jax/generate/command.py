@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from kanana_jax import config, generate
+from kanana_jax import config, generate, parallel
 from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.data import DataError
 
@@ -25,6 +25,7 @@ def model_parser(module: str) -> argparse.ArgumentParser:
 
 def load(arguments: argparse.Namespace) -> generate.Loaded:
     """The model that the arguments name; raises what `generate.load` does."""
+    parallel.expect_devices()
     return generate.load(
         arguments.checkpoint, arguments.dtype, tensor_parallel=arguments.tensor_parallel
     )

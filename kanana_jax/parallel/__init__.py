@@ -4,6 +4,7 @@ from kanana_jax.parallel import local
 from kanana_jax.parallel.hosts import (
     AnyProcess,
     everyones,
+    expect_devices,
     first_then_others,
     gather_on_first,
     is_first,
@@ -29,6 +30,7 @@ __all__ = [
     "batch_sharding",
     "check",
     "everyones",
+    "expect_devices",
     "first_then_others",
     "gather_on_first",
     "is_first",

@@ -68,6 +68,19 @@ def join(environ: Mapping[str, str]) -> None:
         ) from error
 
 
+def expect_devices() -> None:
+    """Raises ConfigError when JAX finds no device of the platform that it was told to use."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # jax asserts that some platform was tried
+        wanted = jax.config.jax_platforms or "any platform"  # pyright: ignore
+        reason = (str(error).strip() or "none is here").splitlines()[0]
+        raise config.ConfigError(
+            f"JAX finds no device of {wanted} ({reason}); set JAX_PLATFORMS=cpu to run without "
+            "an accelerator, or install its support (BUILD.md, Install)"
+        ) from error
+
+
 def _whole_number(environ: Mapping[str, str], name: str) -> int | None:
     text = environ.get(name)
     if text is None:

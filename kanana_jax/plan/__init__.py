@@ -1,10 +1,12 @@
 """What a training step needs on machines that are not here: python -m kanana_jax.plan."""
 
-from kanana_jax import config
-from kanana_jax.plan import chips
-from kanana_jax.plan.compile import compile_plan
-from kanana_jax.plan.figures import Plan
-from kanana_jax.plan.lower import estimate_plan
+from kanana_jax import config, extras
+
+with extras.needed("train"):
+    from kanana_jax.plan import chips
+    from kanana_jax.plan.compile import compile_plan
+    from kanana_jax.plan.figures import Plan
+    from kanana_jax.plan.lower import estimate_plan
 
 __all__ = ["Plan", "make_plan"]
 

@@ -3,13 +3,14 @@
 Figures are made with matplotlib's object interface; nothing here touches pyplot's global state.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from kanana_jax.report import results
+from kanana_jax.report import progress, results
 from kanana_jax.report.metrics import Series
 from kanana_jax.report.results import RunResult
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 CLIPPED_COLORS = ("#0072B2", "#56B4E9")
 OTHER_COLORS = ("#8A8A8A", "#E69F00", "#CC79A7", "#009E73", "#D55E00")
 INK, FAINT = "#333333", "#D8D8D8"
+
+# Beside matplotlib's own font, for arms that are named in scripts that it lacks; what is installed.
+FAMILIES = (
+    "Noto Sans CJK KR", "Noto Sans KR", "Source Han Sans KR", "NanumGothic", "NanumBarunGothic",
+    "Pretendard", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "UnDotum", "Baekmuk Dotum",
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans",
+    "WenQuanYi Zen Hei", "Arial Unicode MS",
+)  # fmt: skip
 
 WIDTH_INCHES = 12.0
 DPI = 150
@@ -38,6 +47,50 @@ def colors(runs: Sequence[RunResult]) -> dict[str, str]:
         chosen[arm] = palette[0]
         palette.append(palette.pop(0))
     return chosen
+
+
+def labels(arms: Sequence[str]) -> dict[str, str]:
+    """What every arm is called in figures: its name, or "arm 2" where no font has its letters."""
+    return {arm: _label(arm, number, arms) for number, arm in enumerate(arms, start=1)}
+
+
+def _label(arm: str, number: int, arms: Sequence[str]) -> str:
+    if all(ord(letter) in _drawable() for letter in arm):
+        return plain(arm)
+    label = f"arm {number}"
+    while label in arms:
+        label += "'"
+    return label
+
+
+def plain(name: str) -> str:
+    """Spelled so that matplotlib shows it as it is: no formula, and not left out of the legend."""
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def with_fonts():
+    """A context in which text is drawn with the first font that has each letter."""
+    import matplotlib
+
+    return matplotlib.rc_context({"font.family": _families()})
+
+
+@functools.cache
+def _families() -> list[str]:
+    from matplotlib import font_manager
+
+    installed = set(font_manager.fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in FAMILIES if name in installed)]
+
+
+@functools.cache
+def _drawable() -> frozenset[int]:
+    """The characters that some font of `_families` has."""
+    from matplotlib import font_manager
+
+    paths = {font_manager.findfont(name, fallback_to_default=False) for name in _families()}
+    return frozenset().union(*(font_manager.get_font(path).get_charmap() for path in paths))
 
 
 def num_columns(num_panels: int) -> int:
@@ -115,7 +168,7 @@ def legend(
 
 
 def label_rate(axes: "Axes", lr: float) -> None:
-    axes.set_title(f"learning rate {lr:g}", fontsize=10.5, loc="left", color=INK)
+    axes.set_title(f"learning rate {progress.rate(lr)}", fontsize=10.5, loc="left", color=INK)
 
 
 def over_seeds(

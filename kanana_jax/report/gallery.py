@@ -3,15 +3,21 @@
 A figure whose metric no run recorded is left out.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from kanana_jax.report import canvas, heatmaps, plots, results
+from kanana_jax.report import canvas, heatmaps, plots, progress, results
 from kanana_jax.report.page import Figure
 from kanana_jax.report.results import RunResult
 
 
 def figures(runs: Sequence[RunResult], *, lr: float) -> Iterator[Figure]:
     """Draws every figure the runs have data for; `lr` is the rate of single-rate figures."""
+    labels = canvas.labels(results.arms(runs))
+    runs = [
+        run if labels[run.arm] == run.arm else dataclasses.replace(run, arm=labels[run.arm])
+        for run in runs
+    ]
     at_lr = results.select(runs, lr=lr)
     clipped = [run for run in runs if run.clipped]
     window = plots.smoothing_steps(runs)
@@ -36,7 +42,7 @@ def figures(runs: Sequence[RunResult], *, lr: float) -> Iterator[Figure]:
         ),
         (
             "max_logit_heads",
-            f"Max logit of every layer and head, learning rate {lr:g}",
+            f"Max logit of every layer and head, learning rate {progress.rate(lr)}",
             "White is tau, red above it, blue below; look for whether a few heads run away or all "
             "of them, and whether clipped arms keep every head near white or below.",
             _any(at_lr, "max_logits"),
@@ -110,7 +116,15 @@ def figures(runs: Sequence[RunResult], *, lr: float) -> Iterator[Figure]:
     ]
     for name, title, reading, has_data, draw in candidates:
         if has_data:
-            yield Figure(name, title, reading, canvas.png(draw()))
+            with canvas.with_fonts():
+                png = canvas.png(draw())
+            yield Figure(name, title, reading + _numbered(labels), png)
+
+
+def _numbered(labels: Mapping[str, str]) -> str:
+    """Which arms a figure calls by number, for want of a font with their letters."""
+    named = [f"{label} is {arm}" for arm, label in labels.items() if label != canvas.plain(arm)]
+    return f" In it {', '.join(named)}." if named else ""
 
 
 def _any(runs: Sequence[RunResult], key: str) -> bool:

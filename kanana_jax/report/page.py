@@ -52,8 +52,8 @@ def write(
     """Writes the page, and every figure as `<figure.name>.png` beside it.
 
     `experiment` is the record saved with a run: `config` (the resolved configuration as a dict)
-    and, where known, `command`, `commit`, `started`, `python`, `versions` (package to version),
-    `device_kind`, `num_devices` and `num_cpus`.
+    and, where known, `command`, `commit`, `started`, `device`, `python` and `versions` (package to
+    version).
     """
     import jinja2
 
@@ -83,13 +83,9 @@ def provenance(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What ran and where, as far as the record knows."""
     facts = [
         (key.capitalize(), str(experiment[key]))
-        for key in ("command", "commit", "started")
+        for key in ("command", "commit", "started", "device")
         if experiment.get(key)
     ]
-    if experiment.get("device_kind"):
-        device = f"{experiment.get('num_devices', 1)} x {experiment['device_kind']}"
-        cpus = experiment.get("num_cpus")
-        facts.append(("Devices", f"{device}, {cpus} CPU cores" if cpus else device))
     versions = dict(experiment.get("versions") or {})
     if experiment.get("python"):
         versions = {"python": experiment["python"], **versions}

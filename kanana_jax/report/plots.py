@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kanana_jax.report import canvas, lines, results
+from kanana_jax.report import canvas, lines, progress, results
 from kanana_jax.report.results import RunResult
 
 if TYPE_CHECKING:
@@ -89,7 +89,10 @@ def overview(runs: Runs, lr: float) -> "Figure":
     )
     lines.draw_taus(left, here)
     left.set_title(
-        f"Max attention logit at learning rate {lr:g}", fontsize=10.5, loc="left", color=canvas.INK
+        f"Max attention logit at learning rate {lr:g}",
+        fontsize=10.5,
+        loc="left",
+        color=canvas.INK,
     )
     left.set_xlabel("step", fontsize=9.5)
     draw_final_loss(right, runs)
@@ -171,7 +174,7 @@ def draw_final_loss(panel: "Axes", runs: Runs) -> None:
                 linewidth=lines.line_width(runs, arm), elinewidth=1.2, capsize=2.5,
             )  # fmt: skip
     panel.set_xscale("log")
-    panel.set_xticks(results.lrs(runs), [f"{lr:g}" for lr in results.lrs(runs)])
+    panel.set_xticks(results.lrs(runs), [progress.rate(lr) for lr in results.lrs(runs)])
     panel.minorticks_off()
     panel.margins(x=0.08)
     panel.set_xlabel("peak learning rate", fontsize=9.5)

@@ -202,6 +202,12 @@ def duration(seconds: float) -> str:
     return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute:02d}:{second:02d}"
 
 
+def rate(lr: float) -> str:
+    """A learning rate in few digits, and in all where few would be another rate's."""
+    short = f"{lr:g}"
+    return short if float(short) == lr else repr(float(lr))
+
+
 def quantity(value: float) -> str:
     """Three digits and a unit: `54.2k`, `1.3M`."""
     for limit, divisor, unit in ((999.5, 1, ""), (999.5e3, 1e3, "k"), (999.5e6, 1e6, "M")):

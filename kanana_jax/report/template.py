@@ -42,8 +42,9 @@ p { margin: 0.4rem 0; max-width: 80ch; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 0.94rem; }
 th, td { padding: 0.34rem 0.7rem; text-align: right; font-variant-numeric: tabular-nums; }
+td { white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-th.word, td.word { text-align: left; white-space: nowrap; }
+th.word, td.word { text-align: left; }
 tbody tr.first td { border-top: 1px solid var(--line); }
 .dot {
   display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 50%;
@@ -52,6 +53,10 @@ td.best { font-weight: 700; }
 td.bad { color: var(--no); }
 .note { color: var(--soft); font-size: 0.9rem; max-width: none; }
 figure { margin: 0 0 2.2rem; }
+.zoom { display: block; overflow-x: auto; cursor: zoom-in; }
+.zoom input { position: absolute; opacity: 0; }
+.zoom input:focus-visible + img { outline: 2px solid var(--accent); }
+.zoom input:checked + img { max-width: none; cursor: zoom-out; }
 figure img {
   display: block; max-width: 100%; height: auto; padding: 10px; background: #ffffff;
   border: 1px solid var(--line); border-radius: 6px;
@@ -115,7 +120,8 @@ pre {
 {% for figure in figures %}
 <figure>
 <figcaption><strong>{{ figure.title }}</strong><span>{{ figure.reading }}</span></figcaption>
-<img src="{{ figure.data_uri }}" alt="{{ figure.title }}" width="{{ figure.width_px }}">
+<label class="zoom" title="in full size"><input type="checkbox">
+<img src="{{ figure.data_uri }}" alt="{{ figure.title }}" width="{{ figure.width_px }}"></label>
 </figure>
 {% endfor %}
 <h2>What was run</h2>

@@ -5,9 +5,9 @@ With several processes all of them call `run`. Whatever one of them finds wrong,
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +18,21 @@ from jax.sharding import Mesh
 from kanana_jax import checkpoint, config, data, parallel, report
 from kanana_jax.checkpoint import owner
 from kanana_jax.report import progress
-from kanana_jax.train import events, initial, lock, loop, record, signals, step, storage
+from kanana_jax.train import events, initial, lock, loop, record, run_record, signals, step, storage
+from kanana_jax.train.runs import Run, is_sweep, plan
 
 
-class Run(NamedTuple):
-    """One training run of an experiment."""
+class _Opened(NamedTuple):
+    """The runs with their vocabularies, and what they read: equal text has one corpus."""
 
-    arm: str
     exp: config.Experiment
-    directory: Path
+    runs: list[Run]
+    corpora: dict[config.DataConfig, data.Corpus]
+    text: str  # identifies all of it before there are tokens
+
+    @property
+    def fingerprint(self) -> str:
+        return ",".join(dict.fromkeys(one.fingerprint for one in self.corpora.values()))
 
 
 def run(exp: config.Experiment, workdir: Path) -> None:
@@ -35,44 +41,46 @@ def run(exp: config.Experiment, workdir: Path) -> None:
     Raises ConfigError, CheckpointError or DataError before anything is written in `workdir`, and
     StorageError when it takes no writing at the start or the end.
     """
+    parallel.expect_devices()
     _expect_same(exp)
     workdir = parallel.together(lambda given=workdir: storage.expect_folders(exp, given))
-    exp, mesh = parallel.together(lambda: _check(exp, workdir))
-    cache_dir = Path(exp.data.cache_dir) if exp.data.cache_dir else workdir / "cache"
-    if exp.model.deterministic:
-        _keep_compiled(cache_dir / "compiled")
+    exp, runs = parallel.together(lambda: _check(exp, workdir))
+    if any(one.exp.model.deterministic for one in runs):
+        _keep_compiled(_cache_dir(exp.data, workdir) / "compiled")
     with signals.stop_request() as stop, _holding_if_several(stop):
-        corpus = parallel.first_then_others(
-            lambda: data.open_corpus(exp.data, cache_dir, events.show)
-        )
-        _expect_same_text(corpus.fingerprint)
-        exp = parallel.together(lambda: _with_corpus(exp, workdir, corpus))
+        opened = parallel.first_then_others(lambda: _open(exp, runs, workdir))
+        parallel.together(lambda: _check_tokens(opened, workdir))
         with storage.needed(workdir), lock.held(workdir):
-            runs = plan(exp, workdir)
-            parallel.on_first(lambda: _begin(exp, workdir, runs, corpus))
-            finished = parallel.everyones([_is_finished(one) for one in runs])[0]
-            waiting = [one for one, done in zip(runs, finished, strict=True) if not done]
-            sweep = progress.Sweep(
-                len(waiting), file=None if parallel.is_first() else progress.Silent()
-            )
-            with _compile_ahead(waiting, mesh) as compiled:
-                for index, one in enumerate(waiting, start=1):
-                    steps = compiled(one.exp)
-                    if any(parallel.everyones(stop.is_set)):
-                        raise signals.Stopped
-                    loop.run(
-                        one.exp,
-                        corpus,
-                        one.directory,
-                        mesh,
-                        steps,
-                        arm=one.arm,
-                        sweep=sweep,
-                        index=index,
-                        stop=stop,
-                    )
+            parallel.on_first(lambda: _begin(opened, workdir))
+            finished = parallel.everyones([run_record.is_finished(one) for one in runs])[0]
+            waiting = [one for one, done in zip(opened.runs, finished, strict=True) if not done]
+            _train(waiting, opened.corpora, stop)
             if parallel.is_first():
-                print(write_report(exp, runs, workdir))
+                print(write_report(opened.exp, opened.runs, workdir))
+
+
+def _train(
+    waiting: list[Run],
+    corpora: dict[config.DataConfig, data.Corpus],
+    stop: signals.StopRequest,
+) -> None:
+    sweep = progress.Sweep(len(waiting), file=None if parallel.is_first() else progress.Silent())
+    with _compile_ahead(waiting) as compiled:
+        for index, one in enumerate(waiting, start=1):
+            mesh, steps = compiled(one.exp)
+            if any(parallel.everyones(stop.is_set)):
+                raise signals.Stopped
+            loop.run(
+                one.exp,
+                corpora[_of_text(one)],
+                one.directory,
+                mesh,
+                steps,
+                arm=one.arm,
+                sweep=sweep,
+                index=index,
+                stop=stop,
+            )
 
 
 def _expect_same(exp: config.Experiment) -> None:
@@ -91,6 +99,83 @@ def _expect_same(exp: config.Experiment) -> None:
     parallel.together(compare)
 
 
+def _check(exp: config.Experiment, workdir: Path) -> tuple[config.Experiment, list[Run]]:
+    """All that can be known without the data; the runs have the shape of train.init_from."""
+    runs = [_with_shape(exp, one) for one in plan(exp, workdir)]
+    exp = initial.with_shape(exp)
+    for one in runs:
+        initial.check_tokenizer(one.exp)
+        parallel.check(one.exp, parallel.make_mesh(one.exp.mesh).shape)
+    record.check_allowed(exp)
+    changes = record.check(workdir, exp)
+    lock.check(workdir)
+    for one in runs:
+        run_record.check(one, exp.name, is_changed=bool(changes))
+    for where, may_take_over in _shared_checkpoints(exp, runs):
+        owner.check(where, workdir, may_take_over=may_take_over, probe=parallel.is_first())
+    return exp, runs
+
+
+def _with_shape(exp: config.Experiment, one: Run) -> Run:
+    shaped = initial.with_shape(one.exp)
+    edits = {arm.name: arm.edits for arm in exp.arms}.get(one.arm, ())
+    for path in config.edited_paths(edits):
+        if config.setting(shaped, path) != config.setting(one.exp, path):
+            raise config.ConfigError(
+                f"arm {one.arm!r} sets {path} to {config.setting(one.exp, path)}, but the model of "
+                f"train.init_from has {config.setting(shaped, path)}; leave one of the two out"
+            )
+    return one._replace(exp=shaped)
+
+
+def _shared_checkpoints(exp: config.Experiment, runs: list[Run]) -> list[tuple[str, bool]]:
+    """Where they lie, and whether they may be those of another working directory."""
+    places = dict.fromkeys(one.exp.train.checkpoint_dir for one in runs)
+    may_take_over = record.is_allowed("train.checkpoint_dir", exp.resume.allow)
+    return [(checkpoint.shared_place(one, exp.name), may_take_over) for one in places if one]
+
+
+def _cache_dir(cfg: config.DataConfig, workdir: Path) -> Path:
+    return Path(cfg.cache_dir) if cfg.cache_dir else workdir / "cache"
+
+
+def _open(exp: config.Experiment, runs: list[Run], workdir: Path) -> _Opened:
+    """Reads the text of all runs and checks all that depends on it; then writes tokens."""
+    texts = {
+        cfg: data.read_text(cfg, _cache_dir(cfg, workdir), events.show)
+        for cfg in dict.fromkeys(_of_text(one) for one in runs)
+    }
+    sizes = {cfg: text.tokenizer.vocab_size for cfg, text in texts.items()}
+    runs = [one._replace(exp=record.with_vocab(one.exp, sizes[_of_text(one)])) for one in runs]
+    if not exp.model.vocab_size:
+        exp = record.with_vocab(exp, runs[0].exp.model.vocab_size)
+    digest = ",".join(dict.fromkeys(text.digest for text in texts.values()))
+    record.check_data(workdir, exp, digest, "text")
+    for one in runs:
+        if not run_record.is_finished(one):
+            _expect_able(one)
+    return _Opened(exp, runs, {cfg: text.open() for cfg, text in texts.items()}, digest)
+
+
+def _of_text(one: Run) -> config.DataConfig:
+    """What decides which text a run reads: not the seed, which orders it."""
+    return dataclasses.replace(one.exp.data, seed=0)
+
+
+def _expect_able(one: Run) -> None:
+    """Raises ConfigError when an op of the train step cannot run on these devices."""
+    try:
+        step.build(one.exp, parallel.make_mesh(one.exp.mesh)).trace()
+    except (NotImplementedError, ValueError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise config.ConfigError(f"{one.arm} cannot be trained here: {reason}") from error
+
+
+def _check_tokens(opened: _Opened, workdir: Path) -> None:
+    record.check_data(workdir, opened.exp, opened.fingerprint)
+    _expect_same_text(opened.fingerprint)
+
+
 def _expect_same_text(fingerprint: str) -> None:
     told = parallel.everyones(fingerprint)
     for process, other in enumerate(told):
@@ -101,61 +186,41 @@ def _expect_same_text(fingerprint: str) -> None:
             )
 
 
-def _check(exp: config.Experiment, workdir: Path) -> tuple[config.Experiment, Mesh]:
-    """All that can be known without the data."""
-    plan(exp, workdir)
-    exp = initial.with_shape(exp)
-    initial.check_tokenizer(exp)
-    mesh = parallel.make_mesh(exp.mesh)
-    parallel.check(exp, mesh.shape)
-    record.check(workdir, exp)
-    if exp.train.checkpoint_dir:
-        where, may_take_over = _shared_checkpoints(exp)
-        owner.check(where, workdir, may_take_over=may_take_over, probe=parallel.is_first())
-    return exp, mesh
-
-
-def _shared_checkpoints(exp: config.Experiment) -> tuple[str, bool]:
-    """Where they lie, and whether they may be those of another working directory."""
-    where = checkpoint.shared_place(exp.train.checkpoint_dir, exp.name)
-    return where, record.is_allowed("train.checkpoint_dir", exp.resume.allow)
-
-
-def _with_corpus(exp: config.Experiment, workdir: Path, corpus: data.Corpus) -> config.Experiment:
-    exp = record.with_vocab(exp, corpus.vocab_size)
-    record.check_data(workdir, exp, corpus.fingerprint)
-    return exp
-
-
 def _holding_if_several(stop: signals.StopRequest):
     """A process that leaves by itself would leave the others waiting for it."""
     return stop.holding() if jax.process_count() > 1 else contextlib.nullcontext()
 
 
-def _begin(exp: config.Experiment, workdir: Path, runs: list[Run], corpus: data.Corpus) -> None:
+def _begin(opened: _Opened, workdir: Path) -> None:
     """Records this process in `workdir`, now locked."""
+    exp, runs = opened.exp, opened.runs
     changes = record.check(workdir, exp)
-    if exp.train.checkpoint_dir:
-        where, may_take_over = _shared_checkpoints(exp)
+    for where, may_take_over in _shared_checkpoints(exp, runs):
         owner.claim(where, workdir, may_take_over=may_take_over)
     if changes:
         events.Events(workdir).report("settings_changed", "; ".join(changes))
-        for one in runs:  # finished by the old settings
-            (one.directory / report.results.RESULT_NAME).unlink(missing_ok=True)
-    record.write(workdir, exp, corpus.fingerprint, corpus.num_skipped)
+    for one in runs:
+        tokenizer = record.write_tokenizer(workdir, opened.corpora[_of_text(one)].tokenizer)
+        run_record.begin(one, exp.name, tokenizer, is_changed=bool(changes))
+    is_training = not all(map(run_record.is_finished, runs))
+    num_skipped = sum(corpus.num_skipped for corpus in opened.corpora.values())
+    record.write(
+        workdir, exp, opened.fingerprint, opened.text, num_skipped, is_training=is_training
+    )
 
 
 @contextlib.contextmanager
-def _compile_ahead(runs: list[Run], mesh: Mesh):
-    """Compiles every arm while earlier ones train; yields exp -> its steps, waiting for them.
+def _compile_ahead(runs: list[Run]):
+    """Compiles every arm while earlier ones train; yields exp -> mesh and steps, waiting for them.
 
     One arm at a time for every four cores: compilation keeps more than one busy.
     """
 
-    def compile(exp: config.Experiment) -> step.Steps:
+    def compile(exp: config.Experiment) -> tuple[Mesh, step.Steps]:
+        mesh = parallel.make_mesh(exp.mesh)
         steps = step.build(exp, mesh)
         steps.compile()
-        return steps
+        return mesh, steps
 
     pool = concurrent.futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4))
     try:
@@ -180,34 +245,8 @@ def write_report(exp: config.Experiment, runs: list[Run], workdir: Path) -> str:
     results = [report.results.load(one.directory) for one in runs]
     about = record.load(workdir)
     path = workdir / "report.html"
-    if exp.arms:
+    if is_sweep(exp):
         text = report.stress.write_stress_report(results, about, path).text()
     else:
         text = report.single.write_run_report(results[0], about, path)
     return f"{text}\n\nReport: {path}"
-
-
-def plan(exp: config.Experiment, workdir: Path) -> list[Run]:
-    """The runs of an experiment, rate by rate so that a first picture of all arms comes early."""
-    if not exp.arms:
-        return [Run(exp.name, exp, workdir / "run")]
-    runs = []
-    shared = exp.lrs or (exp.optimizer.lr,)
-    rates = dict.fromkeys([*shared, *(lr for arm in exp.arms for lr in arm.lrs)])
-    for lr in rates:
-        arms = [arm for arm in exp.arms if lr in shared or lr in arm.lrs]
-        for seed in range(exp.train.seed, exp.train.seed + exp.seeds):
-            for arm in arms:
-                edited = config.edit(config.single_run(exp, lr=lr, seed=seed), arm.edits)
-                name = f"{_slug(arm.name)}-lr{lr:g}-seed{seed}"
-                runs.append(Run(arm.name, edited, workdir / "runs" / name))
-    return runs
-
-
-def _slug(name: str) -> str:
-    """A name for a folder: "Muon, Polar Express" becomes muon-polar-express."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _is_finished(one: Run) -> bool:
-    return (one.directory / report.results.RESULT_NAME).exists()

@@ -8,24 +8,22 @@ from kanana_jax import config
 from kanana_jax.checkpoint import native
 from kanana_jax.train import state
 
-# What is about computing and not about the model stays as the experiment has it.
-_KEPT = (
-    "compute_dtype",
-    "remat",
-    "attention_implementation",
-    "grouped_matmul_implementation",
-    "expert_exchange",
-    "deterministic",
-)
-
 
 def with_shape(exp: config.Experiment) -> config.Experiment:
-    """`exp` with the model that train.init_from holds; raises CheckpointError if there is none."""
+    """`exp` with the model that train.init_from holds; raises CheckpointError if there is none.
+
+    How it is computed stays as the experiment has it, and so does a YaRN extension of its context.
+    """
     if not exp.train.init_from:
         return exp
     cfg = native.read_description(Path(exp.train.init_from)).cfg
-    kept = {name: getattr(exp.model, name) for name in _KEPT}
-    return dataclasses.replace(exp, model=dataclasses.replace(cfg, **kept))
+    kept = {
+        field.name: getattr(exp.model, field.name)
+        for field in dataclasses.fields(exp.model)
+        if field.metadata == config.COMPUTING
+    }
+    yarn = exp.model.yarn or cfg.yarn
+    return dataclasses.replace(exp, model=dataclasses.replace(cfg, **kept, yarn=yarn))
 
 
 def check_tokenizer(exp: config.Experiment) -> None:

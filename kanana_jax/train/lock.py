@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from pathlib import Path
+from typing import TextIO
 
 from kanana_jax import config, parallel
 
@@ -26,20 +27,32 @@ def held(workdir: Path):
         yield
 
 
+def check(workdir: Path) -> None:
+    """Raises ConfigError when another program holds the lock now. Writes nothing."""
+    path = workdir / "lock"
+    if path.exists():
+        with path.open() as file:
+            _acquire(file, workdir, fcntl.LOCK_SH)  # all processes of a program may ask at once
+
+
+def _acquire(file: TextIO, workdir: Path, kind: int) -> None:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().partition(" ")[0] or "unknown"
+        raise config.ConfigError(
+            f"{workdir} is in use by process {holder}; wait for it, stop it, or choose another "
+            "--workdir"
+        ) from None
+
+
 @contextlib.contextmanager
 def _locked(workdir: Path):
     """Yields what the lock file then says: this process and a name that no other has."""
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().partition(" ")[0] or "unknown"
-            raise config.ConfigError(
-                f"{workdir} is in use by process {holder}; wait for it, stop it, or choose another "
-                "--workdir"
-            ) from None
+        _acquire(file, workdir, fcntl.LOCK_EX)
         name = f"{os.getpid()} {uuid.uuid4()}"
         file.truncate(0)
         file.write(name)

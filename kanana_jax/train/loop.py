@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from kanana_jax import checkpoint, config, data, parallel
 from kanana_jax.report import metrics, progress, results
-from kanana_jax.train import events, loss, record, recorder, resume, signals, storage
+from kanana_jax.train import events, loss, record, recorder, resume, run_record, signals, storage
 from kanana_jax.train import step as step_lib
+
+_WINDOW = 10  # losses over which a run's start and end are judged
 
 
 class _Parts(NamedTuple):
@@ -55,13 +58,14 @@ def run(
             checkpoint.place_of(exp.train.checkpoint_dir, exp.name, directory),
             keep=exp.train.keep_checkpoints,
             report=log.report,
+            on_saved=lambda step: run_record.note_saved(directory, step),
         ) as saved,
         _writer_of_first(directory) as writer,
     ):
         at = resume.latest(saved, steps, mesh, exp.train.seed, log)
         if writer is not None:
             writer.truncate_after(at.step)
-        label = f"{arm} lr {exp.optimizer.lr:g} seed {exp.train.seed}"
+        label = f"{arm} lr {progress.rate(exp.optimizer.lr)} seed {exp.train.seed}"
         with (
             sweep.run(
                 index,
@@ -162,13 +166,15 @@ def _is_due(number: int, interval: int, last: int) -> bool:
 def _write_result(
     exp: config.Experiment, arm: str, directory: Path, diverged_step: int | None, text: str
 ) -> None:
-    """Sums the run up from its metrics file, so that a resumed run gives the same result."""
+    """Sums the run up from its metrics file, so that a resumed run gives the same result.
+
+    A run that took over the last checkpoint of another machine has no metrics to sum up.
+    """
     columns = metrics.read_metrics(directory / metrics.METRICS_NAME)
-    losses = columns["loss"].values_N
-    if exp.guard.enabled and np.any(np.isfinite(losses)):
-        losses = losses[np.isfinite(losses)]  # the others' steps changed nothing
-    initial, final = float(losses[0]), float(np.mean(losses[-10:]))
-    if diverged_step is None and not final < initial:
+    losses_N = columns["loss"].values_N if "loss" in columns else np.zeros(0)
+    if exp.guard.enabled and np.any(np.isfinite(losses_N)):
+        losses_N = losses_N[np.isfinite(losses_N)]  # the others' steps changed nothing
+    if diverged_step is None and _is_diverged(losses_N, exp.model.vocab_size):
         diverged_step = exp.train.num_steps
 
     def last_of(name: str) -> float | None:
@@ -187,9 +193,26 @@ def _write_result(
         "seconds": last_of("seconds"),
         "heldout_text": f"{text}, {exp.train.eval_batches * exp.data.batch_size} sequences of "
         f"{exp.data.seq_len}",
-        "initial_loss": initial,
-        "final_loss": final,
+        "initial_loss": float(losses_N[0]) if losses_N.size else None,
+        "final_loss": float(np.mean(losses_N[-_WINDOW:])) if losses_N.size else None,
         "final_heldout_bpb": last_of("heldout_bpb"),
         "final_heldout_bpb_stderr": last_of("heldout_bpb_stderr"),
     }
     record.write_whole(directory / results.RESULT_NAME, json.dumps(result, indent=2))
+
+
+def _is_diverged(losses_N: Float[np.ndarray, "N"], vocab_size: int) -> bool:
+    """Whether training ended well above its start, by more than batches differ.
+
+    That is: each of the last 10 losses exceeds each of the first 10, and their mean by a quarter;
+    or, when it broke within the first 10 steps, their median is twice the first loss and twice
+    that of guessing tokens evenly. A flat loss is neither, whichever batch came first.
+    """
+    if not losses_N.size:
+        return False
+    first, last = losses_N[:_WINDOW], losses_N[-_WINDOW:]
+    if not np.all(np.isfinite(last)):
+        return True
+    has_risen = last.min() > first.max() and last.mean() > 1.25 * first.mean()
+    is_lost = np.median(last) > 2 * max(losses_N[0], np.log(vocab_size))
+    return bool(is_lost or (has_risen and losses_N.size >= 2 * _WINDOW))

@@ -74,6 +74,16 @@ def schedule(exp: config.Experiment, peak: Any) -> optax.Schedule:
     )
 
 
+def steps_taken(opt_state: optax.OptState) -> Array:
+    """The updates by which the schedule inside the optimizer counts: skipped steps are none."""
+
+    def is_scheduled(node):
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    leaves = jax.tree.leaves(opt_state, is_leaf=is_scheduled)
+    return next(node.count for node in leaves if is_scheduled(node))
+
+
 def polar_fn(cfg: config.OptimizerConfig) -> Callable[[Array], Array]:
     """The orthogonaliser that `cfg` names."""
     tables = {"newton_schulz": optim.newton_schulz, "polar_express": optim.polar_express}

@@ -1,10 +1,11 @@
-"""What a run directory says about how it was made: config.json and sessions.jsonl."""
+"""What a run directory says about how it was made: config.json, data.json and sessions.jsonl."""
 
 import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from typing import Any
 
 import jax
 
-from kanana_jax import config
+from kanana_jax import config, data
+from kanana_jax.report import progress
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorstore", "numpy")
 
@@ -49,41 +51,87 @@ def is_allowed(path: str, allow: tuple[str, ...]) -> bool:
     return any(path == one or path.startswith(f"{one}.") for one in allow)
 
 
-def check_data(workdir: Path, exp: config.Experiment, fingerprint: str) -> None:
-    """Raises ConfigError when the run in `workdir` was begun with other tokens."""
+def check_allowed(exp: config.Experiment) -> None:
+    """Raises ConfigError when `resume.allow` names what is no setting."""
+    for path in exp.resume.allow:
+        try:
+            config.setting(exp, path)
+        except AttributeError:
+            raise config.ConfigError(
+                f"resume.allow must name settings or groups of them, got {path!r}"
+            ) from None
+
+
+def check_data(workdir: Path, exp: config.Experiment, fingerprint: str, key="fingerprint") -> None:
+    """Raises ConfigError when the run in `workdir` was begun with other tokens.
+
+    With the key "text", `fingerprint` is of the text, which is known before there are tokens.
+    """
     path = workdir / "data.json"
-    begun_with = json.loads(path.read_text())["fingerprint"] if path.exists() else fingerprint
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    begun_with = saved.get(key, fingerprint)  # older runs do not have "text"
     if begun_with != fingerprint and not is_allowed("data.paths", exp.resume.allow):
         raise config.ConfigError(
-            f"{workdir} was begun with data of fingerprint {begun_with}, got {fingerprint}: the "
+            f"{workdir} was begun with data of {key} {begun_with}, got {fingerprint}: the "
             "text of data.paths or the tokenizer has changed; restore it, choose another "
             "--workdir, or continue on the new text by --set=resume.allow=data.paths"
         )
 
 
 def write(
-    workdir: Path, exp: config.Experiment, fingerprint: str = "", num_skipped: int = 0
+    workdir: Path,
+    exp: config.Experiment,
+    fingerprint: str = "",
+    text: str = "",
+    num_skipped: int = 0,
+    *,
+    is_training: bool = True,
 ) -> None:
-    """Saves the configuration and what identifies the data; appends a line about this process."""
+    """Saves the configuration and what identifies the data; appends a line about this process.
+
+    One that only makes the report of what others trained is not named beside them.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
     write_whole(workdir / "config.json", config.to_json(exp))
-    about_data = {"fingerprint": fingerprint, "skipped_lines": num_skipped}
-    write_whole(workdir / "data.json", json.dumps(about_data))
-    with (workdir / "sessions.jsonl").open("a") as file:
-        file.write(json.dumps(environment()) + "\n")
+    identity = {"fingerprint": fingerprint, "text": text}
+    known = {key: value for key, value in identity.items() if value}
+    write_whole(workdir / "data.json", json.dumps(known | {"skipped_lines": num_skipped}))
+    path = workdir / "sessions.jsonl"
+    if is_training or not path.exists():
+        with path.open("a") as file:
+            file.write(json.dumps(environment()) + "\n")
+
+
+def write_tokenizer(workdir: Path, tokenizer: data.Tokenizer) -> str:
+    """Keeps the tokenizer that runs here read with; the name of its file, empty for bytes."""
+    if not tokenizer.json:
+        return ""
+    name = f"tokenizer-{tokenizer.digest}.json"
+    if not (workdir / name).exists():
+        write_whole(workdir / name, tokenizer.json)
+    return name
 
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that is either there whole or not at all, also when the process is killed."""
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
 def load(workdir: Path) -> dict[str, Any]:
-    """The configuration under "config", and what is known of the newest process."""
-    newest = (workdir / "sessions.jsonl").read_text().splitlines()[-1]
-    return {"config": json.loads((workdir / "config.json").read_text()), **json.loads(newest)}
+    """The configuration under "config", and what is known of the processes that trained.
+
+    Where they differ in command, commit or device, each is named.
+    """
+    lines = (workdir / "sessions.jsonl").read_text().splitlines()
+    sessions = [json.loads(line) for line in lines]
+    several = {
+        key: "; then ".join(dict.fromkeys(one[key] for one in sessions if one.get(key)))
+        for key in ("command", "commit", "device")
+    }
+    about = json.loads((workdir / "config.json").read_text())
+    return {"config": about, **sessions[-1], **several}
 
 
 def environment() -> dict[str, Any]:
@@ -92,24 +140,56 @@ def environment() -> dict[str, Any]:
     several = f", {num_processes} processes" if num_processes > 1 else ""
     return {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "command": " ".join(["python", "-m", "kanana_jax.main", *sys.argv[1:]]),
-        "commit": _git_commit(),
+        "command": _command(),
+        "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "device": f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} CPU cores{several}",
     }
 
 
-def _git_commit() -> str:
-    """The commit of the source tree, "+changes" when it was edited, "unknown" outside git."""
-    command = ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12"]
+def _command() -> str:
+    """What this process was started with; nothing where a notebook's kernel was started."""
+    if progress.in_notebook() or not sys.orig_argv:
+        return ""
+    python, *arguments = sys.orig_argv
+    return shlex.join([Path(python).name, *arguments])
+
+
+def _commit() -> str:
+    """The commit that this package is of, "+changes" where it was edited; "unknown" without git.
+
+    A repository that merely has this installation in one of its folders says nothing of it.
+    """
+    package = Path(__file__).parents[1]
+    prefix = _git(package, "rev-parse", "--show-prefix")
+    if prefix == f"{package.name}/" and _git(package, "ls-files", "__init__.py"):
+        return _git(package, "describe", "--always", "--dirty=+changes", "--abbrev=12") or "unknown"
+    return _installed_commit(package) or "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    # A hook of another repository has GIT_DIR and the like set for all it starts.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         answer = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+            ["git", *arguments], cwd=folder, env=environ, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def _installed_commit(package: Path) -> str:
+    """What pip noted when it installed the package from a repository."""
+    try:
+        installed = importlib.metadata.distribution(package.name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    if Path(str(installed.locate_file(package.name))).resolve() != package.resolve():
+        return ""  # another copy than the one that runs
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    return origin.get("vcs_info", {}).get("commit_id", "")[:12]
 
 
 def with_vocab(exp: config.Experiment, vocab_size: int) -> config.Experiment:

@@ -1,6 +1,7 @@
-"""SIGTERM and SIGINT: finish the step, save, leave.
+"""SIGTERM, SIGINT and SIGHUP: finish the step, save, leave.
 
-Schedulers send SIGTERM some seconds before they kill; Ctrl-C sends SIGINT.
+Schedulers send SIGTERM some seconds before they kill; Ctrl-C sends SIGINT; a terminal or connection
+that closes sends SIGHUP, unless nohup started the program.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ class StopRequest:
     def __init__(self):
         self.is_set = False
         self._is_holding = False
+        self._terminals = [number for number in (1, 2) if _is_terminal(number)]
 
     @contextlib.contextmanager
     def holding(self):
@@ -34,6 +36,10 @@ class StopRequest:
             self._is_holding = before
 
     def handle(self, number: int, frame: object) -> None:
+        if number == signal.SIGHUP:
+            self._leave_terminal()
+            if self.is_set:
+                return  # a shell that ends sends it once more
         if self.is_set:
             os._exit(128 + number)  # the second one: somebody is in a hurry
         self.is_set = True
@@ -42,15 +48,30 @@ class StopRequest:
         if not self._is_holding:
             raise Stopped
 
+    def _leave_terminal(self) -> None:
+        """A terminal that hung up fails every write; what is shown there is of no more use."""
+        with open(os.devnull, "w") as nowhere:
+            for number in self._terminals:
+                os.dup2(nowhere.fileno(), number)
+
+
+def _is_terminal(number: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.isatty(number)
+    return False
+
 
 @contextlib.contextmanager
 def stop_request():
-    """Yields the StopRequest that SIGTERM and SIGINT set until the block is left."""
+    """Yields the StopRequest that the signals set until the block is left."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may install handlers
         return
-    before = {one: signal.signal(one, request.handle) for one in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # by nohup
+        numbers.append(signal.SIGHUP)
+    before = {one: signal.signal(one, request.handle) for one in numbers}
     try:
         yield request
     finally:

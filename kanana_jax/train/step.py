@@ -30,6 +30,7 @@ class Steps(NamedTuple):
     evaluate: Callable[[Any, Array, loss.DeviceBatch], tuple[Array, Array]]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
+    trace: Callable[[], jax.stages.Traced]  # the train step; raises where an op cannot run
     lower: Callable[..., jax.stages.Lowered]  # the train step, for platforms that are not here too
     compile: Callable[[], jax.stages.Compiled]  # before the first calls, which then find it done
 
@@ -76,11 +77,18 @@ def _build(exp: config.Experiment, mesh: Any) -> Steps:
         compiler_options=options,
     )
 
-    def lower(platforms: tuple[str, ...] | None = None) -> jax.stages.Lowered:
-        batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
+    def set_mesh():
         is_abstract = isinstance(mesh, AbstractMesh)
-        with jax.sharding.use_abstract_mesh(mesh) if is_abstract else jax.set_mesh(mesh):
-            return train.trace(like, batch, 1.0).lower(lowering_platforms=platforms)
+        return jax.sharding.use_abstract_mesh(mesh) if is_abstract else jax.set_mesh(mesh)
+
+    def trace() -> jax.stages.Traced:
+        batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
+        with set_mesh():
+            return train.trace(like, batch, 1.0)
+
+    def lower(platforms: tuple[str, ...] | None = None) -> jax.stages.Lowered:
+        with set_mesh():
+            return trace().lower(lowering_platforms=platforms)
 
     def compile() -> jax.stages.Compiled:
         diagnose.lower(like.params, like.opt_state).compile()
@@ -98,6 +106,7 @@ def _build(exp: config.Experiment, mesh: Any) -> Steps:
         evaluate=evaluate,
         diagnose=diagnose,
         like=like,
+        trace=trace,
         lower=lower,
         compile=compile,
     )
@@ -156,7 +165,7 @@ def train_step(
         "max_vio": jnp.max(model.max_vio(load), initial=0.0),
         "grad_rms": rms(grads),
         "update_rms": rms(updates),
-        "lr": optimizers.schedule(exp, lr)(before.step),
+        "lr": optimizers.schedule(exp, lr)(optimizers.steps_taken(before.opt_state)),
     }
     if exp.guard.enabled:
         metrics["consecutive_skips"] = skips

@@ -41,7 +41,7 @@ ROOMS = {
         {"jax", "numpy", "orbax", "ml_dtypes", "safetensors", "tensorstore"},
     ),
     "kanana_jax/generate": (
-        {"config", "model", "parallel", "checkpoint", "data", "paths"},
+        {"config", "model", "parallel", "checkpoint", "data", "extras", "paths"},
         {"jax", "numpy", "jaxtyping", "absl", "jinja2", "starlette", "uvicorn", "lm_eval", "tqdm"},
     ),
     "kanana_jax/parallel": ({"config"}, {"jax", "numpy"}),
@@ -60,16 +60,17 @@ ROOMS = {
         _TRAIN_LIBRARIES,
     ),
     "kanana_jax/plan": (
-        {"config", "model", "optim", "parallel", "train", "paths"},
+        {"config", "model", "optim", "parallel", "train", "extras", "paths"},
         {"jax", "numpy", "matplotlib", "absl"},
     ),
     "kanana_jax/config.py": ({"edits", "fields", "paths", "ranges"}, set()),
     "kanana_jax/edits.py": ({"fields"}, set()),
+    "kanana_jax/extras.py": (set(), set()),
     "kanana_jax/fields.py": (set(), set()),
     "kanana_jax/paths.py": ({"fields"}, set()),
     "kanana_jax/ranges.py": ({"fields"}, set()),
-    "kanana_jax/convert.py": ({"config", "checkpoint", "paths"}, {"absl", "tqdm"}),
-    "kanana_jax/main.py": ({"config", "paths", "train", "experiments"}, {"absl"}),
+    "kanana_jax/convert.py": ({"config", "checkpoint", "extras", "paths"}, {"absl", "tqdm"}),
+    "kanana_jax/main.py": ({"config", "paths", "train", "extras"}, {"absl"}),
     "experiments": ({"config", "model", "experiments"}, set()),
 }
 

@@ -62,7 +62,9 @@ def steps_and_corpus(tmp_path_factory):
     """Compiled once, with the faults built in but asleep."""
     folder = tmp_path_factory.mktemp("numbers")
     exp = tiny_run.experiment(tiny_run.write_text(folder / "words.txt"))
-    exp = config.edit(exp, ["train.num_steps=40", "train.checkpoint_interval_steps=8"])
+    schedule = ["optimizer.schedule.warmup_steps=3", "optimizer.schedule.decay_steps=20"]
+    steps = ["train.num_steps=40", "train.checkpoint_interval_steps=8"]
+    exp = config.edit(exp, [*steps, *schedule])
     corpus = data.open_corpus(exp.data, folder / "cache")
     exp = record.with_vocab(exp, corpus.vocab_size)
     mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
@@ -114,13 +116,18 @@ def _assert_finite(tree):
         assert np.all(np.isfinite(np.asarray(leaf, np.float32)))
 
 
-def test_each_kind_of_nan_costs_one_step_and_leaves_no_trace(train):
+def test_each_kind_of_nan_costs_one_step_and_leaves_no_trace(train, steps_and_corpus):
     """The optimizer's own NaN comes at the first update after BAD_UPDATE_COUNT accepted ones."""
     columns, state, kinds = train({5: "data", 10: "loss", 15: "gradient"})
     skipped = columns["consecutive_skips"].values_N
     assert (np.flatnonzero(skipped) + 1).tolist() == [5, 10, 15, 29]
     assert skipped.max() == 1
     assert kinds == ["step_skipped"] * 4
+    # The rate recorded is the one applied: data that are skipped do not move the schedule.
+    behind = np.cumsum(np.isin(np.arange(40), (5, 10, 15)))
+    schedule = optimizers.schedule(steps_and_corpus[0], steps_and_corpus[0].optimizer.lr)
+    applied = np.array([schedule(count) for count in np.arange(40) - behind])
+    np.testing.assert_allclose(columns["lr"].values_N, applied, rtol=1e-6)
     _assert_finite(state.params)
     _assert_finite(state.router_bias)
     report = optim.skip_report(state.opt_state)

@@ -109,8 +109,7 @@ def experiment() -> dict:
         "command": "python -m kanana_jax.main --experiment=muon_stress",
         "commit": "0123abc",
         "versions": {"jax": "0.12.0"},
-        "device_kind": "cpu",
-        "num_devices": 1,
+        "device": "1 x cpu, 2 CPU cores",
     }
 
 

@@ -1,5 +1,6 @@
 """Claims about the tables, figures and pages, over fabricated sweeps."""
 
+import dataclasses
 import json
 import math
 import re
@@ -114,6 +115,41 @@ def test_figures_of_metrics_that_no_run_recorded_are_left_out(tmp_path):
     single.write_run_report(fresh, fabricate.experiment(), tmp_path / "report" / "report.html")
     names = {path.stem for path in (tmp_path / "report").glob("*.png")}
     assert names == {"loss", "max_logit"}
+
+
+NAMES = {"AdamW": "arm 1", "Muon NS": "\ub274\ud134", "Muon PE": "_p$o$lar", "MuonClip": "$x"}
+
+
+def test_arms_of_any_name_are_told_apart_in_figures(runs, tmp_path, monkeypatch):
+    """Warnings, which matplotlib gives of letters that it cannot draw, are errors here."""
+    monkeypatch.setattr(canvas, "FAMILIES", ())
+    canvas._families.cache_clear()
+    canvas._drawable.cache_clear()
+    legends, legend = [], canvas.legend
+
+    def watched(figure, shown, *args, **named):
+        legend(figure, shown, *args, **named)
+        texts = [text for one in figure.legends for text in one.get_texts()]
+        legends.append([text.get_text() for text in texts])
+
+    monkeypatch.setattr(canvas, "legend", watched)
+    named = [dataclasses.replace(run, arm=NAMES[run.arm]) for run in runs if run.lr == 0.01]
+    report = stress.write_stress_report(named, fabricate.experiment(), tmp_path / "report.html")
+    assert ["arm 1", "arm 2", r" _p\$o\$lar", r"\$x", "tau = 30"] in legends
+    html = report.path.read_text(encoding="utf-8")
+    assert html.count("In it arm 2 is \ub274\ud134.") == html.count("<img")
+    canvas._families.cache_clear()
+    canvas._drawable.cache_clear()
+
+
+def test_a_number_that_is_another_arms_name_is_not_given_twice():
+    assert list(canvas.labels(["arm 2", "\ub274"]).values()) == ["arm 2", "arm 2'"]
+
+
+def test_a_figure_can_be_tapped_and_a_number_stays_on_its_line(report):
+    html = report.path.read_text()
+    assert html.count('<label class="zoom"') == html.count("<img") == html.count("</label>")
+    assert re.search(r"td \{ white-space: nowrap; \}", html)
 
 
 def test_plots_draw_bands_for_three_seeds_and_wrap_five_rates(tmp_path):

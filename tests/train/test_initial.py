@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kanana_jax import config, convert, parallel, train
-from kanana_jax.checkpoint import native
+from kanana_jax.checkpoint import hf_config, native
 from kanana_jax.data import tokenizer
 from kanana_jax.generate import __main__ as generate_command
 from kanana_jax.train import initial, step
@@ -81,6 +81,34 @@ def test_the_first_state_is_the_folder_in_float32_on_the_mesh(exp, imported):
     np.testing.assert_array_equal(state.router_bias, want["router_bias"])
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
     assert len(state.params["embed"].sharding.device_set) == 2
+
+
+def test_how_a_model_is_computed_and_its_context_stay_the_experiments(exp, imported):
+    yarn = config.YarnConfig(factor=4.0, original_max_positions=64)
+    other = {
+        "compute_dtype": "float32",
+        "remat": "full",
+        "scan_layers": False,
+        "attention_implementation": "reference",
+        "grouped_matmul_implementation": "xla",
+        "expert_exchange": "gather",
+        "deterministic": True,
+    }
+    model = dataclasses.replace(exp.model, **other, yarn=yarn, num_heads=2)
+    continued = dataclasses.replace(_continued(exp, imported), model=model)
+    found = initial.with_shape(continued).model
+    assert {name: getattr(found, name) for name in other} == other
+    assert (found.yarn, found.num_heads) == (yarn, exp.model.num_heads)
+    plain = dataclasses.replace(continued, model=exp.model)
+    assert initial.with_shape(plain).model.yarn is None
+
+
+def test_every_field_of_a_model_is_of_it_or_of_its_computing():
+    """A new one is read from Hugging Face's config.json, or declared about computing."""
+    fields = dataclasses.fields(config.ModelConfig)
+    computing = {field.name for field in fields if field.metadata == config.COMPUTING}
+    of_model = {*hf_config._FIELDS, "rope_theta", "init_std", "yarn", "zero_centered_gamma"}
+    assert {field.name for field in fields} - of_model == computing
 
 
 @pytest.mark.parametrize("name", ["bytes", "other.json"])

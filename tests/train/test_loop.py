@@ -5,6 +5,8 @@ import json
 import math
 import os
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
@@ -82,6 +84,47 @@ def test_a_loss_above_its_start_counts_as_diverged(exp, corpus, tmp_path):
     exp = config.edit(exp, ["optimizer.name=adamw", "optimizer.lr=30"])
     _run(exp, corpus, tmp_path)
     assert results.load(tmp_path).diverged
+
+
+_FLAT = np.full(60, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_diverged"),
+    [
+        ([5.5], False),
+        ([5.5, 6.5], False),
+        (_FLAT, False),
+        ([0.1, *_FLAT], False),  # an easy first batch
+        ([*_FLAT, 40.0], False),  # a hard last one
+        (np.linspace(2.0, 2.2, 60), False),
+        (np.linspace(2.0, 3.0, 60), True),
+        (np.linspace(5.5, 2.0, 60), False),
+        ([5.5, *np.full(59, 90.0)], True),  # broke at the second step
+        ([5.5, *np.full(11, 90.0)], True),
+        ([5.5, *np.full(59, np.nan)], True),
+        ([], False),
+    ],
+)
+def test_diverged_is_an_end_well_above_the_start(losses, is_diverged):
+    assert loop._is_diverged(np.array(losses, float), 258) == is_diverged
+
+
+@hypothesis.given(st.lists(st.floats(0.5, 20.0), min_size=3, max_size=8), st.integers(1, 90))
+def test_a_flat_loss_is_not_diverged_whichever_batches_it_is_of(kinds, num_steps):
+    """Batches of a few kinds, in any order: what comes first says nothing about training."""
+    order = np.random.default_rng(num_steps).integers(len(kinds), size=num_steps)
+    losses = np.array(kinds)[order]
+    apart = losses[-10:].min() > losses[:10].max() and num_steps >= 20
+    assert apart or not loop._is_diverged(losses, 2**15)
+
+
+def test_a_finished_run_that_was_taken_over_has_a_result(exp, tmp_path):
+    """All its metrics are on the machine that is gone."""
+    (tmp_path / metrics.METRICS_NAME).write_text("")
+    loop._write_result(exp, "arm", tmp_path, None)
+    found = results.load(tmp_path)
+    assert found.status == "ok" and math.isnan(found.final_loss)
 
 
 def test_held_out_bits_per_byte_are_nats_over_bytes():

@@ -9,17 +9,17 @@ does that, and the command is the harness's own with this import before it.
 
 from typing import Any
 
-import tqdm
+from kanana_jax import extras, generate
+from kanana_jax.generate import chat, scoring
 
 # The harness lives in an environment of its own.
-from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
-from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
-from lm_eval.models.utils import (  # pyright: ignore[reportMissingImports]
-    normalize_gen_kwargs,
-)
-
-from kanana_jax import generate
-from kanana_jax.generate import chat, scoring
+with extras.needed("train", "evaluate"):
+    import tqdm
+    from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
+    from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
+    from lm_eval.models.utils import (  # pyright: ignore[reportMissingImports]
+        normalize_gen_kwargs,
+    )
 
 _HARNESS_DEVICE = "cuda:0"  # what the command hands over when nothing was asked for
 

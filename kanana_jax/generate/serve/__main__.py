@@ -8,10 +8,11 @@ done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be u
 import argparse
 import signal
 
-import uvicorn
-
-from kanana_jax import generate
+from kanana_jax import extras, generate
 from kanana_jax.generate import command, serve
+
+with extras.needed("train", "serve"):
+    import uvicorn
 
 
 def main(argv: list[str] | None = None) -> None:
