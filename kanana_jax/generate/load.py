@@ -29,7 +29,13 @@ class Loaded(NamedTuple):
     mesh: jax.sharding.Mesh | None
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        return [*self.bos_ids, *map(int, self.tokenizer.encode(prompt))]
+        """Ids of a prompt, special tokens where it spells them; one that begins with bos gets none.
+
+        Thus a conversation that a client has put into the template is what `chat_ids` gives.
+        """
+        ids = self.tokenizer.encode_marked(prompt)
+        num_bos = len(self.bos_ids)
+        return ids if tuple(ids[:num_bos]) == self.bos_ids else [*self.bos_ids, *ids]
 
     def chat_ids(self, messages: list[dict[str, Any]]) -> list[int]:
         """Ids of a conversation; ChatError where the checkpoint has no template or it refuses."""

@@ -83,7 +83,7 @@ def test_a_chat_goes_through_the_template(folder, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--checkpoint=/no/such"], "does not exist"),
-        (["--temperature=-1"], "temperature >= 0"),
+        (["--temperature=-1"], "finite and >= 0, got -1.0"),
         (["--max-tokens=0"], "must be positive"),
         (["--batch-size=0"], "num_rows must be positive, got 0"),
         (["--chat"], "has no chat template"),

@@ -20,7 +20,7 @@ from lm_eval.models.utils import (  # pyright: ignore[reportMissingImports]
 )
 
 from kanana_jax import generate
-from kanana_jax.generate import chat, scoring
+from kanana_jax.generate import chat, neutral, scoring
 
 _HARNESS_DEVICE = "cuda:0"  # what the command hands over when nothing was asked for
 
@@ -151,17 +151,6 @@ class KananaJax(TemplateLM):
     def _request(self, place: int, context: str, gen_kwargs: dict[str, Any]) -> generate.Request:
         options = dict(normalize_gen_kwargs(gen_kwargs, self._max_gen_toks))
         until, max_tokens = options.pop("until"), options.pop("max_gen_toks")
-        temperature = float(options.pop("temperature", 1.0 if options["do_sample"] else 0.0))
-        is_sampled = options.pop("do_sample")
-        names = ("top_k", "top_p", "min_p", "seed")
-        # Repeats of one prompt draw different texts.
-        chosen = {"seed": place}
-        chosen |= {name: options.pop(name) for name in names if name in options}
-        if options:
-            raise ValueError(
-                f"generation settings {', '.join(sorted(options))} are not supported; expected "
-                f"until, max_gen_toks, do_sample, temperature, {', '.join(names)}"
-            )
         room = self._length - max_tokens
         if room < 1:
             raise ValueError(
@@ -171,6 +160,6 @@ class KananaJax(TemplateLM):
         return generate.Request(
             prompt=self.tok_encode(context)[-room:],
             max_tokens=max_tokens,
-            sampling=generate.Sampling(temperature=temperature if is_sampled else 0.0, **chosen),
+            sampling=neutral.to_sampling(options, place=place),
             stop=tuple(one for one in until if one),
         )
