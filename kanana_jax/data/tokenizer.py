@@ -131,10 +131,12 @@ def from_json(content: str, name: str) -> Tokenizer:
             )
         ],
         decode=lambda ids: library.decode([int(i) for i in ids]),
-        encode_marked=lambda text: marking.encode(
-            text.encode().decode(),  # raises UnicodeError as `encode` does
-            add_special_tokens=False,
-        ).ids,
+        encode_marked=lambda text: (
+            marking.encode(
+                text.encode().decode(),  # raises UnicodeError as `encode` does
+                add_special_tokens=False,
+            ).ids
+        ),
         json=content,
     )
 

@@ -70,7 +70,9 @@ def rows(samplings: Sequence[Sampling], num_drawn: Sequence[int]) -> Rows:
     limits = np.finfo(np.float32)
     # What 32 bits cannot hold means the nearest that they can; a subnormal may be read as zero.
     temperature_B = np.array([one.temperature for one in samplings], np.float64)
-    temperature_B = np.where(temperature_B < limits.tiny, 0.0, np.minimum(temperature_B, limits.max))
+    temperature_B = np.where(
+        temperature_B < limits.tiny, 0.0, np.minimum(temperature_B, limits.max)
+    )
     top_p = [max(one.top_p, limits.tiny) for one in samplings]
     top_k = [min(max(one.top_k, 0), np.iinfo(np.int32).max) for one in samplings]
     return Rows(

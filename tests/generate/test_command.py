@@ -63,6 +63,10 @@ def test_the_command_prints_the_same_text_for_the_same_seed(folder, capsys):
     first, second = capsys.readouterr().out.split("[2] ")
     assert first == f"[1] {shown[0]}"
     assert second != first
+    command.main([*arguments, "--prompt=ab"])
+    first, second = capsys.readouterr().out.split("[2] ")
+    assert first == f"[1] {shown[0]}"
+    assert second != shown[0]
 
 
 @pytest.mark.slow

@@ -77,9 +77,13 @@ def _check(arguments: argparse.Namespace, model_name: str) -> None:
         if value < 0:
             raise ValueError(f"--{name} must not be negative, got {value}")
     if not model_name.isprintable():
-        raise ValueError(f"the model's name must be printable, got {model_name!a}; give --model-name")
+        raise ValueError(
+            f"the model's name must be printable, got {model_name!a}; give --model-name"
+        )
     host, port = arguments.host, arguments.port
     try:
+        if not 0 <= port < 2**16:  # which getaddrinfo would cut to 16 bits
+            raise OverflowError("a port is a number of 16 bits")
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
