@@ -126,10 +126,8 @@ class Engine:
             for how in (Sampling(), Sampling(top_k=1))
         ]
         eos_ids, self._eos_ids = self._eos_ids, frozenset()  # none may end at its first token
-        # Twice: over several devices the cache may be laid out otherwise after its first use.
-        for request in [*requests, *requests]:
-            for _ in self.run([request]):
-                pass
+        for _ in self.run(requests):
+            pass
         self._eos_ids = eos_ids
 
     def run(self, requests: Iterable[Request]) -> Iterator[Piece]:
