@@ -67,18 +67,14 @@ class Rows(NamedTuple):
 
 def rows(samplings: Sequence[Sampling], num_drawn: Sequence[int]) -> Rows:
     """On the host: a jitted function takes them to the device in one go."""
-    limits = np.finfo(np.float32)
-    # What 32 bits cannot hold means the nearest that they can; a subnormal may be read as zero.
-    temperature_B = np.array([one.temperature for one in samplings], np.float64)
-    temperature_B = np.where(
-        temperature_B < limits.tiny, 0.0, np.minimum(temperature_B, limits.max)
-    )
-    top_p = [max(one.top_p, limits.tiny) for one in samplings]
-    top_k = [min(max(one.top_k, 0), np.iinfo(np.int32).max) for one in samplings]
+    # What 32 bits cannot hold means the nearest that they can; devices may read subnormals as zero.
+    tiny, largest = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    temperatures = [min(one.temperature, largest) for one in samplings]
+    top_ks = [min(max(one.top_k, 0), np.iinfo(np.int32).max) for one in samplings]
     return Rows(
-        temperature_B=temperature_B.astype(np.float32),
-        top_k_B=np.array(top_k, np.int32),
-        top_p_B=np.array(top_p, np.float32),
+        temperature_B=np.array([x if x >= tiny else 0.0 for x in temperatures], np.float32),
+        top_k_B=np.array(top_ks, np.int32),
+        top_p_B=np.array([max(one.top_p, tiny) for one in samplings], np.float32),
         min_p_B=np.array([one.min_p for one in samplings], np.float32),
         seed_B=np.array([one.seed for one in samplings], np.int32),
         num_drawn_B=np.array(num_drawn, np.int32),

@@ -40,11 +40,12 @@ _OTHERS = [
     "response_format", "tools", "tool_choice", "prompt", "messages", "ignore_eos", "unknown",
 ]  # fmt: skip
 _RAW = [
-    b"", b"\r\n\r\n", b"GET", b"GET / HTTP/9.9\r\n\r\n", b"\x00\xff\x16\x03\x01", b"GET /\xff HTTP/1.1",
+    b"", b"\r\n\r\n", b"GET", b"GET / HTTP/9.9\r\n\r\n", b"\x00\xff\x16\x03",
+    b"GET /\xff HTTP/1.1",
     b"POST /v1/completions HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
     b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n{}",
     b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}\r\n0\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}\r\n",
     b"GET /health HTTP/1.1\r\n" + b"X: " + b"y" * 80_000 + b"\r\n\r\n",
     b"GET /v1/models/%ff%00%ed%a0%80 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",

@@ -136,10 +136,9 @@ def test_what_is_no_token_is_refused(cfg, weights, request_, message):
 def test_after_the_warm_up_no_request_compiles_anything(cfg, caplog):
     # Sizes of no other test, whose functions would be compiled already.
     cfg = dataclasses.replace(cfg, num_layers=1)
-    engine = Engine(
-        cfg, small_decoder.prepared(cfg), decode=DECODE, eos_ids=range(258), num_rows=3, length=150, chunk=64,
-        tokens_per_step=3,
-    )  # fmt: skip
+    sizes = {"num_rows": 3, "length": 150, "chunk": 64, "tokens_per_step": 3}
+    weights = small_decoder.prepared(cfg)
+    engine = Engine(cfg, weights, decode=DECODE, eos_ids=range(258), **sizes)
     with jax.log_compiles():
         engine.warm_up()
         assert len(_compiled(caplog, "draw")) == len(_compiled(caplog, "prefill")) == 2

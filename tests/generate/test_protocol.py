@@ -1,5 +1,6 @@
 """Every value of a request's fields is taken as it is meant, or refused by name."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from test_neutral import accepted_values
 
 from kanana_jax.generate import neutral
+from kanana_jax.generate.sampling import Sampling
 from kanana_jax.generate.serve import fields, protocol
 from kanana_jax.generate.serve.fields import ApiError
 
@@ -206,10 +208,13 @@ def test_json_is_read_as_it_is():
     assert fields.read_json(text.encode("utf-8-sig")) == json.loads(text)
 
 
+_FIELDS = {field.name for field in dataclasses.fields(Sampling)} | set(neutral.CHAT)
 _NAMES = st.sampled_from(
-    ["prompt", "messages", "model", "n", "best_of", "max_tokens", "max_completion_tokens", "seed"]
-    + ["stream", "stream_options", "stop", "temperature", "top_p", "top_k", "min_p", "role"]
-    + ["content", "type", "text", *neutral.CHAT]
+    sorted(
+        _FIELDS
+        | {"prompt", "messages", "model", "n", "best_of", "max_tokens", "max_completion_tokens"}
+        | {"stream", "stream_options", "stop", "role", "content", "type", "text"}
+    )
 )
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),

@@ -1,4 +1,4 @@
-"""Full queues, failing engines, cancelled and random clients: nothing leaks and others are served."""
+"""Full queues, failing engines, cancelled and random clients: nothing leaks, others are served."""
 
 import asyncio
 import contextlib

@@ -77,9 +77,7 @@ def _check(arguments: argparse.Namespace, model_name: str) -> None:
         if value < 0:
             raise ValueError(f"--{name} must not be negative, got {value}")
     if not model_name.isprintable():
-        raise ValueError(
-            f"the model's name must be printable, got {model_name!a}; give --model-name"
-        )
+        raise ValueError(f"--model-name must be printable, got {model_name!a}; give another")
     host, port = arguments.host, arguments.port
     try:
         if not 0 <= port < 2**16:  # which getaddrinfo would cut to 16 bits

@@ -123,9 +123,8 @@ class _Server:
         try:
             self._worker.check_number(ask.num_requests)
         except ValueError as error:
-            raise ApiError(
-                400, str(error), param="n" if len(ask.inputs) == 1 else "prompt"
-            ) from None
+            param = "n" if len(ask.inputs) == 1 else "prompt"
+            raise ApiError(400, str(error), param=param) from None
 
     def _check_model(self, name: str | None) -> None:
         if name not in (None, self._limits.model_name):
@@ -141,9 +140,8 @@ class _Server:
         def read() -> list[list[int]]:
             return [self._loaded.prompt_ids(x) if isinstance(x, str) else x for x in prompts]
 
-        return (
-            read() if sum(map(len, prompts)) < _MANY_CHARACTERS else await asyncio.to_thread(read)
-        )
+        is_long = sum(map(len, prompts)) > _MANY_CHARACTERS
+        return await asyncio.to_thread(read) if is_long else read()
 
     async def _answer(
         self, http: HttpRequest, ask: Ask, prompts: list[list[int]], form: "_Form"

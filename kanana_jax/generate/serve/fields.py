@@ -1,6 +1,6 @@
 """Checks of a request's fields one by one, and the form of a refusal.
 
-The functions take a field out of a dictionary without nulls, so that what is left was not asked for.
+The functions take a field out of a dictionary without nulls; what is left is to be refused.
 """
 
 import json
