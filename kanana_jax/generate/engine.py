@@ -126,8 +126,9 @@ class Engine:
             for how in (Sampling(), Sampling(top_k=1))
         ]
         eos_ids, self._eos_ids = self._eos_ids, frozenset()  # none may end at its first token
-        for _ in self.run(requests):
-            pass
+        for request in requests:  # one by one: rows together are all filtered if one of them is
+            for _ in self.run([request]):
+                pass
         self._eos_ids = eos_ids
 
     def run(self, requests: Iterable[Request]) -> Iterator[Piece]:
