@@ -40,6 +40,44 @@ def test_neutral_fields_change_nothing():
     assert len(NEUTRAL) > 200
 
 
+# What benchmark clients, agents and front ends send where nobody asked for it.
+CLIENTS = [
+    (
+        protocol.parse_completion,
+        {"model": "m", "prompt": "a", "repetition_penalty": 1.0, "max_tokens": 5, "logprobs": None,
+         "stream": True, "stream_options": {"include_usage": True}, "ignore_eos": False,
+         "best_of": 1, "use_beam_search": False, "top_k": -1, "temperature": 0.0},
+    ),
+    (
+        protocol.parse_completion,
+        {"model": "m", "prompt": ["a"], "echo": False, "suffix": None, "logprobs": None, "n": 1,
+         "best_of": 1, "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {},
+         "user": "u", "stop": None, "seed": None, "stream_options": None},
+    ),
+    (
+        protocol.parse_chat,
+        {"model": "m", "messages": [USER], "frequency_penalty": 0, "logit_bias": None,
+         "logprobs": False, "top_logprobs": None, "metadata": {}, "modalities": ["text"],
+         "parallel_tool_calls": True, "presence_penalty": 0, "response_format": {"type": "text"},
+         "safety_identifier": "s", "prompt_cache_key": "k", "service_tier": "auto", "store": False,
+         "tool_choice": "auto", "tools": [], "function_call": "auto", "functions": [], "audio": None,
+         "stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}},
+    ),
+    (
+        protocol.parse_chat,
+        {"messages": [{"role": "user", "content": "x", "type": "text"}], "min_tokens": 0,
+         "skip_special_tokens": True, "stop_token_ids": [], "chat_template_kwargs": {},
+         "add_generation_prompt": True, "tool_choice": "none", "parallel_tool_calls": False,
+         "max_tokens": 9, "max_completion_tokens": 9, "length_penalty": 1.0, "bad_words": []},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parse", "body"), CLIENTS)
+def test_what_common_clients_send_by_default_is_accepted(parse, body):
+    assert parse(body).num_requests == 1
+
+
 @pytest.mark.parametrize(
     "extra",
     [
@@ -238,7 +276,7 @@ def test_any_body_is_understood_or_refused_in_short(base, extra):
 
 def test_what_a_client_sent_is_shown_in_short():
     deep = []
-    for _ in range(900):
+    for _ in range(100_000):
         deep = [deep]
     for extra in ({"temperature": "x" * 10**6}, {"x" * 10**6: 1}, {"logit_bias": deep}):
         error = _refused(protocol.parse_completion, COMPLETION | extra)

@@ -26,6 +26,12 @@ def test_a_temperature_near_zero_is_greedy(temperature, is_filtered):
     assert set(_drawn(Sampling(temperature=temperature), is_filtered=is_filtered)) == {3}
 
 
+def test_no_device_sees_a_subnormal():
+    rows = sampling.rows([Sampling(temperature=1e-40, top_p=1e-40)], [0])
+    assert rows.temperature_B[0] == 0
+    assert rows.top_p_B[0] >= np.finfo(np.float32).tiny
+
+
 def test_the_highest_temperature_draws_all_alike():
     assert set(_drawn(Sampling(temperature=1.7e308))) == {0, 1, 2, 3}
 
