@@ -61,7 +61,8 @@ CLIENTS = [
          "parallel_tool_calls": True, "presence_penalty": 0, "response_format": {"type": "text"},
          "safety_identifier": "s", "prompt_cache_key": "k", "service_tier": "auto", "store": False,
          "tool_choice": "auto", "tools": [], "function_call": "auto", "functions": [],
-         "audio": None, "stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}},
+         "audio": None, "stream": True,
+         "stream_options": {"include_usage": True, "include_obfuscation": False}},
     ),
     (
         protocol.parse_chat,

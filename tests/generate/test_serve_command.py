@@ -62,18 +62,32 @@ def test_a_failed_engine_ends_the_process_with_1(served_folder, monkeypatch, cap
     monkeypatch.setattr(generate.Engine, "step", fail)
     monkeypatch.setattr(generate.Engine, "warm_up", lambda engine: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own stay
-    port, answers = _free_port(), []
+    port, answers, servers, is_ending = _free_port(), [], [], []
+    make_server = command._make_server
+
+    def make_kept_server(arguments):
+        server, worker = make_server(arguments)
+        servers.append(server)
+        return server, worker
+
+    monkeypatch.setattr(command, "_make_server", make_kept_server)
 
     async def ask():
         reader, writer = await _send_when_it_listens(port, GREEDY)
         answers.append(await reader.read())
         writer.close()
+        (server,) = servers
+        for _ in range(100):
+            await asyncio.sleep(0 if server.should_exit else 0.1)
+        is_ending.append(server.should_exit)
+        server.should_exit = True
 
     client = threading.Thread(target=lambda: asyncio.run(ask()))
     client.start()
     with pytest.raises(SystemExit) as stopped:
         command.main([f"--checkpoint={served_folder}", f"--port={port}", "--length=32"])
     client.join()
+    assert is_ending == [True]
     assert stopped.value.code == 1
     (answer,) = answers
     assert answer.startswith(b"HTTP/1.1 503")
