@@ -135,7 +135,8 @@ class DataConfig:
 
     paths: tuple[str, ...] = ()  # files or globs; each entry is one source of the mixture
     weights: tuple[float, ...] = ()  # one per path; empty: in proportion to tokens
-    text_field: str = "text"  # the column or key of .parquet and .jsonl sources
+    text_field: str = "text"  # the key or column of records; a dot leads into one: "message.text"
+    skip_bad_lines: bool = False  # leave out records that cannot be used, and count them
     tokenizer: str = "bytes"  # "bytes", "bpe" (trained on the corpus), or a tokenizer.json
     bpe_vocab_size: int = 8192
     seq_len: int = 256
@@ -293,6 +294,7 @@ class Arm:
 
     name: str
     edits: tuple[str, ...]
+    lrs: tuple[float, ...] = ()  # rates that it alone runs at, besides those of the sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,8 +326,14 @@ class Experiment:
 
 
 def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:
-    """`edit`, refusing settings that the arms or the sweep would silently override."""
+    """`edit`, refusing settings that the arms or the sweep would silently override.
+
+    `lrs=...` replaces the rates of single arms too.
+    """
     edits = list(edits)
+    if any(edit.partition("=")[0].strip() == "lrs" for edit in edits):
+        arms = tuple(dataclasses.replace(arm, lrs=()) for arm in exp.arms)
+        exp = dataclasses.replace(exp, arms=arms)
     swept = {edit.partition("=")[0] for arm in exp.arms for edit in arm.edits}
     if exp.arms:
         swept |= {"optimizer.lr"}
@@ -336,7 +344,10 @@ def edit_experiment(exp: Experiment, edits: Iterable[str]) -> Experiment:
 
 
 def single_run(exp: Experiment, *, lr: float, seed: int) -> Experiment:
-    """One training run of a comparison, before the edits of its arm."""
+    """One training run of a comparison, before the edits of its arm.
+
+    The seed moves initialisation and the order of the data.
+    """
     return dataclasses.replace(
         exp,
         arms=(),
@@ -344,4 +355,5 @@ def single_run(exp: Experiment, *, lr: float, seed: int) -> Experiment:
         seeds=1,
         optimizer=dataclasses.replace(exp.optimizer, lr=lr),
         train=dataclasses.replace(exp.train, seed=seed),
+        data=dataclasses.replace(exp.data, seed=exp.data.seed + seed - exp.train.seed),
     )

@@ -1,8 +1,22 @@
 """The error of this package, and how errors are told; apart so that every module can import it."""
 
+import reprlib
+from typing import Any
+
+_SHORT = reprlib.Repr(maxstring=100, maxother=100, maxlong=60)
+
 
 class CheckpointError(ValueError):
     """Files that cannot be used: one line that says expected, got, do."""
+
+    def __init__(self, message: str):
+        # Names come from files, and those may break lines.
+        super().__init__(" ".join(message.splitlines()))
+
+
+def shown(value: Any) -> str:
+    """What a file says, as far as it fits in a line."""
+    return _SHORT.repr(value)
 
 
 def some(names: list[str], shown: int = 5) -> str:

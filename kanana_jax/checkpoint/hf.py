@@ -16,12 +16,9 @@ import ml_dtypes
 import numpy as np
 
 from kanana_jax import config
-from kanana_jax.checkpoint import hf_config, hf_files, hf_names, native
-from kanana_jax.checkpoint.errors import CheckpointError, some
+from kanana_jax.checkpoint import hf_checks, hf_config, hf_files, hf_names, native
+from kanana_jax.checkpoint.errors import CheckpointError
 
-_BLOCK = 128
-_SCALE = "_scale_inv"
-_FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
 _NAMES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 DTYPES = tuple(_NAMES)
 
@@ -60,13 +57,14 @@ def open_directory(source: Path) -> Opened:
     """Reads config.json and all headers; raises CheckpointError when they do not agree."""
     fields = hf_files.read_json(source / "config.json")
     cfg = hf_config.from_hf(fields)
-    _check_quantization(fields)
+    hf_checks.check_quantization(fields)
     entries = hf_files.read_headers(source)
-    left_out = _predictor_names(entries, cfg.num_layers, hf_config.num_predictor_layers(fields))
-    entries = {name: entry for name, entry in entries.items() if name not in left_out}
+    hf_checks.check_size(cfg, entries)
+    left_out = hf_checks.predictor_names(entries, fields, cfg.num_layers)
+    unread = {*left_out, *hf_checks.computed_names(cfg, entries)}
+    entries = {name: entry for name, entry in entries.items() if name not in unread}
     leaves = hf_names.leaves(cfg)
-    _check_names(leaves, entries)
-    _check_shapes(leaves, entries)
+    hf_checks.check_tensors(leaves, entries)
     extra, is_interleaved = hf_config.extra_fields(fields), hf_config.is_rope_interleaved(fields)
     return Opened(cfg, extra, leaves, left_out, entries, is_interleaved)
 
@@ -163,55 +161,10 @@ def _layer(name: str) -> int:
     return int(parts[2]) if parts[1] == "layers" else -1 if parts[1] == "embed_tokens" else 1 << 30
 
 
-def _check_quantization(fields: dict[str, Any]) -> None:
-    quantization = fields.get("quantization_config")
-    if quantization is None:
-        return
-    got = (quantization.get("quant_method"), quantization.get("weight_block_size"))
-    if got != ("fp8", [_BLOCK, _BLOCK]):
-        raise CheckpointError(
-            f"config.json: expected quantisation fp8 in blocks of [{_BLOCK}, {_BLOCK}], got "
-            f"{got[0]!r} with weight_block_size {got[1]}; import unquantised weights"
-        )
-
-
-def _predictor_names(entries: dict, num_layers: int, num_predictors: int) -> list[str]:
-    extra = tuple(f"model.layers.{num_layers + i}." for i in range(num_predictors))
-    return [name for name in entries if extra and name.startswith(extra)]
-
-
-def _check_names(leaves: dict[str, hf_names.Leaf], entries: dict[str, hf_files.Entry]) -> None:
-    wanted = {tensor.name for leaf in leaves.values() for tensor in leaf.tensors}
-    wanted |= {n + _SCALE for n in wanted if n in entries and entries[n].dtype == _FLOAT8}
-    missing, unknown = sorted(wanted - entries.keys()), sorted(entries.keys() - wanted)
-    problems = [f"missing {some(missing)}"] if missing else []
-    problems += [f"not of this architecture: {some(unknown)}"] if unknown else []
-    if problems:
-        raise CheckpointError(
-            f"the tensors are not those of config.json: {'; '.join(problems)}; expected "
-            f"{len(wanted)}, got {len(entries)}"
-        )
-
-
-def _check_shapes(leaves: dict[str, hf_names.Leaf], entries: dict[str, hf_files.Entry]) -> None:
-    for leaf in leaves.values():
-        for tensor in leaf.tensors:
-            entry = entries[tensor.name]
-            _check_shape(tensor.name, tensor.shape, entry.shape)
-            if entry.dtype == _FLOAT8:
-                blocks = tuple(-(-size // _BLOCK) for size in tensor.shape)
-                _check_shape(tensor.name + _SCALE, blocks, entries[tensor.name + _SCALE].shape)
-
-
-def _check_shape(name: str, wanted: tuple[int, ...], got: tuple[int, ...]) -> None:
-    if wanted != got:
-        raise CheckpointError(f"{name} must have shape {wanted} by config.json, got {got}")
-
-
 def check_stored(leaves: dict[str, hf_names.Leaf], arrays: dict[str, Any]) -> None:
     """Raises CheckpointError unless the arrays of a model folder are those of its config."""
     for path, leaf in leaves.items():
-        _check_shape(path, leaf.shape, tuple(arrays[path].shape))
+        hf_checks.check_shape(path, leaf.shape, tuple(arrays[path].shape))
         if arrays[path].dtype.numpy_dtype not in _NAMES.values():
             raise CheckpointError(
                 f"{path} has dtype {arrays[path].dtype.name}; expected one of {', '.join(DTYPES)}"
@@ -233,11 +186,15 @@ def _widest(path: str, tensors: Iterable[hf_names.Tensor], entries: dict) -> np.
 
 def _read(entries: dict[str, hf_files.Entry], name: str) -> np.ndarray:
     x = entries[name].read()
-    return dequantize(x, entries[name + _SCALE].read()) if x.dtype == _FLOAT8 else x
+    if not entries[name].is_float8:
+        return x
+    return dequantize(x, entries[name + hf_checks.SCALE].read())
 
 
 def dequantize(q: np.ndarray, scale_inv: np.ndarray) -> np.ndarray:
     """Float32 weights of a float8 matrix with one scale per 128 x 128 block."""
     rows, cols = q.shape
-    scale = np.repeat(np.repeat(scale_inv.astype(np.float32), _BLOCK, 0), _BLOCK, 1)
+    scale = np.repeat(
+        np.repeat(scale_inv.astype(np.float32), hf_checks.BLOCK, 0), hf_checks.BLOCK, 1
+    )
     return q.astype(np.float32) * scale[:rows, :cols]

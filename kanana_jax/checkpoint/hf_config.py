@@ -8,9 +8,10 @@ import typing
 from typing import Any
 
 from kanana_jax import config
-from kanana_jax.checkpoint.errors import CheckpointError
+from kanana_jax.checkpoint.errors import CheckpointError, shown
 
 ARCHITECTURE = "DeepseekV3ForCausalLM"
+_MODEL_TYPES = ("deepseek_v3", "kimi_k2")
 
 # Ours to theirs.
 _FIELDS = {
@@ -52,8 +53,18 @@ _YARN = {
     "mscale": "mscale",
     "mscale_all_dim": "mscale_all_dim",
 }
-# The values at which a further YaRN field changes nothing.
-_YARN_FIXED = {"attention_factor": None, "truncate": True, "partial_rotary_factor": 1.0}
+# The values at which a further field changes nothing.
+_ROPE_FIXED = {"partial_rotary_factor": 1.0}
+_YARN_FIXED = _ROPE_FIXED | {
+    "attention_factor": None,
+    "attn_factor": 1.0,
+    "extrapolation_factor": 1.0,
+    "truncate": True,
+}
+_ROPE_NOTES = {"type", "rope_type", "rope_theta", "finetuned"}
+_ROPE_KINDS = {"default": "default", "yarn": "yarn", "deepseek_yarn": "yarn"}
+# Larger numbers are no sizes of arrays.
+_MAX_SIZE = 2**31 - 1
 # Read elsewhere, or about how the files were written.
 _NOT_KEPT = {
     "architectures",
@@ -65,6 +76,7 @@ _NOT_KEPT = {
     "num_key_value_heads",
     "num_mtp_layers",
     "num_nextn_predict_layers",
+    "partial_rotary_factor",
     "qk_head_dim",
     "quantization_config",
     "rope_interleave",
@@ -78,22 +90,34 @@ _NOT_KEPT = {
 
 def from_hf(fields: dict[str, Any]) -> config.ModelConfig:
     """Raises CheckpointError on another architecture and on a field that is absent or unusable."""
-    got = fields.get("architectures")
-    if got != [ARCHITECTURE]:
-        raise CheckpointError(
-            f"config.json: expected architectures ['{ARCHITECTURE}'], got {got}; only this family "
-            "can be imported"
-        )
-    _check_fixed("", fields, _FIXED | {"num_key_value_heads": fields.get("num_attention_heads")})
-    theta, scaling = _rope_fields(fields)
+    _check_architecture(fields)
+    wanted = _FIXED | _ROPE_FIXED | {"num_key_value_heads": fields.get("num_attention_heads")}
+    _check_fixed("", fields, wanted)
+    theta, yarn = _rope(fields)
     missing = [name for name in _FIELDS.values() if name not in fields]
     missing += ["rope_theta"] if theta is None else []
     if missing:
         raise CheckpointError(f"config.json lacks {', '.join(missing)}; add what the model needs")
     values = {ours: fields[theirs] for ours, theirs in _FIELDS.items()}
-    values |= {"rope_theta": theta, "init_std": fields.get("initializer_range", 0.02)}
-    _check_types(config.ModelConfig, values, _FIELDS)
-    return config.ModelConfig(**values, yarn=_yarn_from(scaling))
+    values |= {"rope_theta": theta}
+    if fields.get("initializer_range") is not None:
+        values["init_std"] = fields["initializer_range"]
+    _check_types(config.ModelConfig, values, _FIELDS | {"init_std": "initializer_range"})
+    try:
+        return config.ModelConfig(**values, yarn=yarn)
+    except config.ConfigError as error:
+        raise CheckpointError(f"config.json: {error}") from error
+
+
+def _check_architecture(fields: dict[str, Any]) -> None:
+    got = fields.get("architectures")
+    # A configuration saved without its model has only the type.
+    is_known = fields.get("model_type") in _MODEL_TYPES if got is None else got == [ARCHITECTURE]
+    if not is_known:
+        raise CheckpointError(
+            f"config.json: expected architectures ['{ARCHITECTURE}'], got {shown(got)}; only this "
+            "family can be imported"
+        )
 
 
 def extra_fields(fields: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +154,15 @@ def to_hf(cfg: config.ModelConfig, extra: dict[str, Any], dtype: str) -> dict[st
 
 def num_predictor_layers(fields: dict[str, Any]) -> int:
     """Layers after the last one that only predict further tokens; this model has none."""
-    return fields.get("num_nextn_predict_layers", fields.get("num_mtp_layers")) or 0
+    names = ("num_nextn_predict_layers", "num_mtp_layers")
+    name = next((name for name in names if fields.get(name) is not None), None)
+    if name is None:
+        return 0
+    if type(fields[name]) is not int or fields[name] < 0:
+        raise CheckpointError(
+            f"config.json: {name} must be a number of layers, got {shown(fields[name])}"
+        )
+    return fields[name]
 
 
 def is_rope_interleaved(fields: dict[str, Any]) -> bool:
@@ -138,25 +170,44 @@ def is_rope_interleaved(fields: dict[str, Any]) -> bool:
     return fields.get("rope_interleave") in (None, True)
 
 
-def _rope_fields(fields: dict[str, Any]) -> tuple[Any, dict[str, Any] | None]:
-    """(theta, scaling), which transformers 5 writes as one field and 4 as two."""
-    together = fields.get("rope_parameters")
-    if together is None:
-        return fields.get("rope_theta"), fields.get("rope_scaling")
-    scaling = {name: value for name, value in together.items() if name != "rope_theta"}
-    return together.get("rope_theta", fields.get("rope_theta")), scaling
+def _rope(fields: dict[str, Any]) -> tuple[Any, config.YarnConfig | None]:
+    """(theta, scaling), which transformers 5 writes as one field and 4 as two.
+
+    Where a file says one of them twice, it must say the same.
+    """
+    places = []
+    for name in ("rope_parameters", "rope_scaling"):
+        if not isinstance(fields.get(name, {}), dict | None):
+            raise CheckpointError(
+                f"config.json: {name} must be an object or null, got {shown(fields[name])}"
+            )
+        if fields.get(name):
+            places.append({key: x for key, x in fields[name].items() if x is not None})
+    thetas = [place.get("rope_theta") for place in [*places, fields]]
+    thetas = [theta for theta in thetas if theta is not None]
+    yarns = [_yarn_from(place) for place in places if place.keys() - {"rope_theta"}]
+    for said in (thetas, yarns):
+        if any(one != said[0] for one in said):
+            raise CheckpointError(
+                f"config.json: rope_parameters, rope_scaling and rope_theta differ, got {said[0]} "
+                f"and {said[-1]}; leave the right one"
+            )
+    return thetas[0] if thetas else None, yarns[0] if yarns else None
 
 
-def _yarn_from(scaling: dict[str, Any] | None) -> config.YarnConfig | None:
-    if scaling is None:
+def _yarn_from(scaling: dict[str, Any]) -> config.YarnConfig | None:
+    said = [scaling[name] for name in ("rope_type", "type") if name in scaling]
+    kinds = {_ROPE_KINDS.get(one) if isinstance(one, str) else None for one in said}
+    if kinds not in ({"default"}, {"yarn"}):
+        raise CheckpointError(
+            f"config.json: expected rope scaling 'yarn' or none, got "
+            f"{' and '.join(map(shown, said)) or 'no rope_type'}"
+        )
+    if kinds == {"default"}:
+        _check_fixed("rope scaling: ", scaling, _ROPE_FIXED)
         return None
-    kind = scaling.get("rope_type", scaling.get("type"))
-    if kind == "default":
-        return None
-    if kind not in ("yarn", "deepseek_yarn"):
-        raise CheckpointError(f"config.json: expected rope scaling 'yarn' or none, got {kind!r}")
     _check_fixed("rope scaling: ", scaling, _YARN_FIXED)
-    unknown = sorted(scaling.keys() - {*_YARN.values(), *_YARN_FIXED, "type", "rope_type"})
+    unknown = sorted(scaling.keys() - {*_YARN.values(), *_YARN_FIXED, *_ROPE_NOTES})
     if unknown:
         raise CheckpointError(f"config.json: rope scaling has unknown fields {', '.join(unknown)}")
     missing = [name for name in list(_YARN.values())[:2] if name not in scaling]
@@ -166,7 +217,10 @@ def _yarn_from(scaling: dict[str, Any] | None) -> config.YarnConfig | None:
     values: dict[str, Any] = {"mscale": 0.0, "mscale_all_dim": 0.0}
     values |= {ours: scaling[theirs] for ours, theirs in _YARN.items() if theirs in scaling}
     _check_types(config.YarnConfig, values, _YARN)
-    return config.YarnConfig(**values)
+    try:
+        return config.YarnConfig(**values)
+    except config.ConfigError as error:
+        raise CheckpointError(f"config.json: {error}") from error
 
 
 def _yarn_to(yarn: config.YarnConfig | None) -> dict[str, Any] | None:
@@ -181,8 +235,8 @@ def _check_fixed(where: str, fields: dict[str, Any], wanted: dict[str, Any]) -> 
     for name, value in wanted.items():
         if fields.get(name) not in (None, value):
             raise CheckpointError(
-                f"config.json: {where}{name} must be {value!r} or absent, got {fields[name]!r}; "
-                "this model has no other kind"
+                f"config.json: {where}{name} must be {value!r} or absent, got "
+                f"{shown(fields[name])}; this model has no other kind"
             )
 
 
@@ -193,7 +247,12 @@ def _check_types(kind: type, values: dict[str, Any], names: dict[str, str]) -> N
         # JSON has one kind of number, and Python calls true an int.
         accepted = (*expected, int) if float in expected else expected
         if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in expected):
-            shown = " or ".join(x.__name__ for x in expected)
+            kinds = " or ".join(x.__name__ for x in expected)
             raise CheckpointError(
-                f"config.json: {names.get(ours, ours)} must be {shown}, got {value!r}"
+                f"config.json: {names.get(ours, ours)} must be {kinds}, got {shown(value)}"
+            )
+        if value is not None and not 0 <= value <= _MAX_SIZE:  # NaN lies nowhere
+            raise CheckpointError(
+                f"config.json: {names.get(ours, ours)} must lie in [0, {_MAX_SIZE}], got "
+                f"{shown(value)}"
             )

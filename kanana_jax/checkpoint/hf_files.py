@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from kanana_jax.checkpoint.errors import CheckpointError, some
+from kanana_jax.checkpoint.errors import CheckpointError, first_line, shown, some
 
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
@@ -27,45 +27,67 @@ class Entry(NamedTuple):
     """Where a tensor lies."""
 
     file: Path
-    dtype: np.dtype
+    code: str  # of its dtype, as the file spells it
     shape: tuple[int, ...]
     offset: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(_DTYPES[self.code])
+
+    @property
+    def is_float8(self) -> bool:
+        return self.code == "F8_E4M3"
 
     def read(self) -> np.ndarray:
         count = math.prod(self.shape)
         return np.fromfile(self.file, self.dtype, count, offset=self.offset).reshape(self.shape)
 
 
-def read_json(path: Path) -> dict:
+def read_text(path: Path) -> str:
+    """UTF-8, with or without its mark at the beginning."""
     try:
-        content = json.loads(path.read_text())
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise CheckpointError(f"expected {path}, which does not exist") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no readable JSON ({error})") from None
+        raise CheckpointError(f"{path} is no readable text ({first_line(error)})") from None
+
+
+def read_json(path: Path) -> dict:
+    try:
+        content = json.loads(read_text(path))
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no readable JSON ({first_line(error)})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
 
 
+def read_json_if_there(path: Path) -> dict:
+    """The object in a file that a folder may lack; then it is empty."""
+    return read_json(path) if path.exists() else {}
+
+
 def read_headers(directory: Path) -> dict[str, Entry]:
-    """Every tensor of a directory; raises CheckpointError when a shard is damaged or missing."""
-    if not (directory / INDEX_NAME).exists():
-        if not (directory / _SINGLE_NAME).exists():
-            raise CheckpointError(
-                f"{directory}: expected {_SINGLE_NAME} or {INDEX_NAME}, got neither"
-            )
+    """Every tensor of a directory; raises CheckpointError when a shard is damaged or missing.
+
+    A tensor that the index does not list counts too: the shards are what is read.
+    """
+    if (directory / _SINGLE_NAME).exists():
         return _read_header(directory / _SINGLE_NAME)
-    places = read_json(directory / INDEX_NAME).get("weight_map")
-    if not isinstance(places, dict):
-        raise CheckpointError(f"{directory / INDEX_NAME} has no weight_map")
+    if not (directory / INDEX_NAME).exists():
+        raise CheckpointError(f"{directory}: expected {_SINGLE_NAME} or {INDEX_NAME}, got neither")
+    places = _read_index(directory / INDEX_NAME)
     entries: dict[str, Entry] = {}
     for file in sorted(set(places.values())):
         for name, entry in _read_header(directory / file).items():
-            if places.get(name) != file:
+            if places.setdefault(name, file) != file:
                 raise CheckpointError(
-                    f"{directory / file} holds {name}, which the index places in "
-                    f"{places.get(name)}; each tensor must lie in one shard, the index's"
+                    f"{directory / file} holds {name}, which belongs to {places[name]}; each "
+                    "tensor must lie in one shard, the index's"
                 )
             entries[name] = entry
     absent = [name for name in places if name not in entries]
@@ -74,28 +96,46 @@ def read_headers(directory: Path) -> dict[str, Entry]:
     return entries
 
 
+def _read_index(path: Path) -> dict[str, str]:
+    """Shards by tensor."""
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict):
+        raise CheckpointError(f"{path} has no weight_map")
+    for file in places.values():
+        if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
+            raise CheckpointError(
+                f"{path}: weight_map must name files below this folder, got {shown(file)}"
+            )
+    return places
+
+
 def _read_header(path: Path) -> dict[str, Entry]:
-    if not path.exists():
-        raise CheckpointError(f"shard {path} is missing; copy it again")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"shard {path} is missing; copy it again")
         with safetensors.safe_open(path, framework="numpy"):
             pass
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short ({error}); copy it again") from None
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    entries = {}
-    for name, spec in header.items():
-        if name == "__metadata__":
-            continue
-        if spec["dtype"] not in _DTYPES:
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({first_line(error)}); copy it again"
+        ) from None
+    header.pop("__metadata__", None)
+    return {
+        name: Entry(path, spec["dtype"], tuple(spec["shape"]), 8 + size + spec["data_offsets"][0])
+        for name, spec in header.items()
+    }
+
+
+def check_dtypes(entries: dict[str, Entry]) -> None:
+    """Raises CheckpointError when numbers are of a kind that cannot be read."""
+    for name, entry in entries.items():
+        if entry.code not in _DTYPES:
             raise CheckpointError(
-                f"{path}: {name} has dtype {spec['dtype']}; expected one of {', '.join(_DTYPES)}"
+                f"{entry.file}: {name} has dtype {entry.code}; expected one of {', '.join(_DTYPES)}"
             )
-        dtype, begin = np.dtype(_DTYPES[spec["dtype"]]), spec["data_offsets"][0]
-        entries[name] = Entry(path, dtype, tuple(spec["shape"]), 8 + size + begin)
-    return entries
 
 
 class Planned(NamedTuple):

@@ -26,15 +26,20 @@ import tensorstore as ts
 
 from kanana_jax import config, model
 from kanana_jax.checkpoint import hf_files
-from kanana_jax.checkpoint.errors import CheckpointError
+from kanana_jax.checkpoint.errors import CheckpointError, first_line
 
 CONFIG_NAME = "config.json"
 _WEIGHTS = "weights"
+# What says how text becomes tokens, in every form that published folders have.
 _TOKENIZER_FILES = (
     "tokenizer.json",
+    "tokenizer.model",
+    "tiktoken.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "generation_config.json",
 )
 
@@ -97,10 +102,15 @@ def _zarr(path: Path) -> dict[str, Any]:
 def new_directory(path: Path) -> Iterator[Path]:
     """Yields a folder that becomes `path` if the block ends well, and vanishes if it does not."""
     path = path.absolute()
-    if path.exists() and any(path.iterdir()):
-        raise CheckpointError(f"{path} is not empty; choose another folder to write to")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise CheckpointError(f"{path} is not empty; choose another folder to write to")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({first_line(error)}); choose another folder"
+        ) from error
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -132,10 +142,10 @@ def streamed(x: Any) -> Streamed:
 def read_description(directory: Path) -> Description:
     content = hf_files.read_json(directory / CONFIG_NAME)
     try:
-        return Description(model_config(content["model"]), content["hugging_face"])
-    except (KeyError, TypeError) as error:
+        return Description(model_config(content["model"]), dict(content["hugging_face"]))
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{directory / CONFIG_NAME} describes no model of this version ({error}); "
+            f"{directory / CONFIG_NAME} describes no model of this version ({first_line(error)}); "
             "make the folder with python -m kanana_jax.convert"
         ) from None
 
@@ -208,6 +218,8 @@ def restore(directory: Path, like: Any) -> Any:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    for name in _TOKENIZER_FILES:
-        if (source / name).exists():
-            shutil.copyfile(source / name, target / name)
+    for pattern in _TOKENIZER_FILES:
+        for path in filter(Path.is_file, source.glob(pattern)):
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)

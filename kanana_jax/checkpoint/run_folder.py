@@ -1,5 +1,6 @@
 """The newest checkpoint of a training run as a model folder, without its optimizer state."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ def import_run(run: Path, target: Path) -> None:
             native.copy_tokenizer(start, folder)
         elif tokenizer is not None:
             shutil.copyfile(tokenizer, folder / "tokenizer.json")
+            if exp["data"]["tokenizer"] == "bpe":
+                said = tokenizer_config(hf_files.read_json(tokenizer))
+                (folder / "tokenizer_config.json").write_text(json.dumps(said))
+
+
+def tokenizer_config(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """What training did with the special tokens of the tokenizer.json that it made, for others."""
+    bos, eos = (token["content"] for token in tokenizer["added_tokens"])
+    return {"bos_token": bos, "eos_token": eos, "add_bos_token": True}
 
 
 def _experiment(run: Path) -> tuple[dict[str, Any], Path]:

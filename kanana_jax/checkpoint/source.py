@@ -27,7 +27,7 @@ def open_source(directory: Path) -> Source:
 
     All names and shapes are checked against config.json here; raises CheckpointError.
     """
-    if "architectures" in hf_files.read_json(directory / native.CONFIG_NAME):
+    if {"architectures", "model_type"} & hf_files.read_json(directory / native.CONFIG_NAME).keys():
         opened = hf.open_directory(directory)
         return Source(opened.cfg, opened.extra, opened.read_layer)
     what = native.read_description(directory)

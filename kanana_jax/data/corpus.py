@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kanana_jax.config import DataConfig
-from kanana_jax.data import sources, split, store, tokenizer
+from kanana_jax.data import files, sources, split, store, tokenizer, utf8
 from kanana_jax.data.errors import DataError, StoreError
 
 
@@ -30,6 +30,7 @@ class Corpus:
     train: tuple[store.TokenArray, ...]
     heldout: tuple[store.TokenArray, ...]
     fingerprint: str  # equal if and only if every token, document end and the tokenizer are
+    num_skipped: int = 0  # lines and rows left out by data.skip_bad_lines
 
     @property
     def vocab_size(self) -> int:
@@ -55,14 +56,19 @@ def open_corpus(
 ) -> Corpus:
     """Reads the text of `cfg` and returns its tokens, from `cache_dir` if they are there.
 
-    A damaged store is built anew from the text, and `report` is told so in one line.
-    Raises DataError, before anything is written, when the text cannot be used.
+    `report` is told, a line each, that a damaged store is built anew from the text and what
+    `data.skip_bad_lines` has left out. Raises DataError, before anything is written, when the text
+    or the tokenizer cannot be used.
     """
+    wanted = _wanted_tokenizer(cfg)
     opened = sources.open_sources(cfg)
     rules = [split.split_rule(source, cfg.heldout_fraction) for source in opened]
     pieces = lambda: split.split_sources(opened, rules)  # noqa: E731
     text = split.text_digest(pieces())
-    wanted = _wanted_tokenizer(cfg)
+    num_skipped = sum(source.skipped.count for source in opened)
+    for source in opened:
+        if source.skipped.count:
+            report(f"{source.name}: {source.skipped.describe()}")
     path = pathlib.Path(cache_dir) / f"tokens-{_digest(store.FORMAT, text, wanted[0])}"
     cached = _open_cached(path, report)
     used = cached.tokenizer if cached else wanted[1](_train_texts(pieces()))
@@ -75,6 +81,7 @@ def open_corpus(
         train=cached.train,
         heldout=cached.heldout,
         fingerprint=cached.fingerprint,
+        num_skipped=num_skipped,
     )
 
 
@@ -88,15 +95,24 @@ def _wanted_tokenizer(cfg: DataConfig) -> tuple[str, _MakeTokenizer]:
     if cfg.tokenizer == "bpe":
         size = cfg.bpe_vocab_size
         return f"bpe-{size}", lambda texts: tokenizer.train_bpe(texts, size)
+    loaded = _published_tokenizer(cfg.tokenizer)
+    return loaded.digest, lambda texts: loaded
+
+
+def _published_tokenizer(path: str) -> tokenizer.Tokenizer:
     try:
-        content = sources.read_bytes(cfg.tokenizer).decode("utf-8")
-    except (DataError, UnicodeDecodeError) as error:
+        file, *others = files.find(path)
+        if others:
+            raise DataError(f"it names {1 + len(others)} files.")
+        with file.open() as opened:
+            content = utf8.decode(opened.read(), path)
+    except DataError as error:
         raise DataError(
             f'data.tokenizer: expected "bytes", "bpe" or the path of a tokenizer.json, '
-            f"got {cfg.tokenizer!r}, which cannot be read."
+            f"got {path!r}, which cannot be read: {error}"
         ) from error
-    loaded = tokenizer.from_json(content, cfg.tokenizer)
-    return loaded.digest, lambda texts: loaded
+    beside = {name: file.beside(name) for name in tokenizer.BESIDE}
+    return tokenizer.from_json(content, path, **tokenizer.special_tokens(beside))
 
 
 def _train_texts(pieces: Iterable[tuple[int, split.Piece]]) -> Iterator[bytes]:

@@ -6,7 +6,8 @@ The rule looks neither at order nor at names, so adding files moves no other doc
 Identical documents are kept once. A source with so few documents that fewer than eight would be
 held out is judged block by block instead: each document is cut at paragraph ends into blocks of at
 most 4 KiB; neighbouring blocks with the same verdict stay one document. If no hash falls
-under the limit, the smallest one is held out.
+under the limit, the smallest one is held out; if all do, the largest one is trained on. A source of
+one block, a single short text, is cut into blocks of at most 64 bytes.
 """
 
 import hashlib
@@ -18,14 +19,14 @@ from typing import NamedTuple
 from kanana_jax.data.errors import DataError
 from kanana_jax.data.sources import Source
 
-BLOCK_BYTES = 4096
+_BLOCK_BYTES = (4096, 64)  # the first that leaves text on both sides
 _MIN_HELDOUT_DOCUMENTS = 8
 
 
 class Rule(NamedTuple):
-    """How one source is split: whether its documents are cut, and the limit of the hash."""
+    """How one source is split: the longest block, and the limit of the hash."""
 
-    cuts_documents: bool
+    block_bytes: int  # 0: documents stay whole
     limit: int
 
 
@@ -37,19 +38,32 @@ class Piece(NamedTuple):
 
 
 def split_rule(source: Source, heldout_fraction: float) -> Rule:
-    """Chooses the rule of a source. DataError when the source holds no text."""
+    """Chooses the rule of a source. DataError when the source holds too little text."""
     documents = lambda: (text for text in source.read() if text.strip())  # noqa: E731
-    many = math.ceil(_MIN_HELDOUT_DOCUMENTS / heldout_fraction)
+    many = math.ceil(min(_MIN_HELDOUT_DOCUMENTS / heldout_fraction, 2.0**62))
     num_documents = sum(1 for _ in itertools.islice(documents(), many))
     if not num_documents:
-        raise DataError(f"{source.name}: expected text, got none; the source is empty.")
-    is_cut = num_documents < many
-    limit, smallest = int(heldout_fraction * 2**64), 2**64
-    for block in itertools.chain.from_iterable(_blocks(text, is_cut) for text in documents()):
-        smallest = min(smallest, _hash(block))
-        if smallest < limit:
+        reason = source.skipped.describe() or "the source is empty."
+        raise DataError(f"{source.name}: expected text, got none; {reason}")
+    for block_bytes in _BLOCK_BYTES if num_documents < many else (0, *_BLOCK_BYTES):
+        limit = _limit(documents(), block_bytes, heldout_fraction)
+        if limit is not None:
+            return Rule(block_bytes, limit)
+    raise DataError(
+        f"{source.name}: expected distinct text for a training and a held-out part, got no two "
+        f"blocks of {_BLOCK_BYTES[-1]} bytes; add text."
+    )
+
+
+def _limit(documents: Iterable[bytes], block_bytes: int, heldout_fraction: float) -> int | None:
+    """The limit nearest to the fraction that leaves blocks on both sides; None if there is none."""
+    limit, smallest, largest = int(heldout_fraction * 2**64), 2**64, -1
+    for block in itertools.chain.from_iterable(_blocks(text, block_bytes) for text in documents):
+        value = _hash(block)
+        smallest, largest = min(smallest, value), max(largest, value)
+        if smallest < limit <= largest:
             break
-    return Rule(cuts_documents=is_cut, limit=max(limit, smallest + 1))
+    return min(max(limit, smallest + 1), largest) if smallest < largest else None
 
 
 def split_sources(sources: Sequence[Source], rules: Sequence[Rule]) -> Iterator[tuple[int, Piece]]:
@@ -89,22 +103,22 @@ def digesting(
 
 def _pieces(text: bytes, rule: Rule) -> Iterator[Piece]:
     is_heldout: Callable[[bytes], bool] = lambda block: _hash(block) < rule.limit  # noqa: E731
-    for side, blocks in itertools.groupby(_blocks(text, rule.cuts_documents), key=is_heldout):
+    for side, blocks in itertools.groupby(_blocks(text, rule.block_bytes), key=is_heldout):
         yield Piece(text=b"".join(blocks), is_heldout=side)
 
 
-def _blocks(text: bytes, is_cut: bool) -> Iterator[bytes]:
+def _blocks(text: bytes, block_bytes: int) -> Iterator[bytes]:
     begin = 0
-    while is_cut and len(text) - begin > BLOCK_BYTES:
-        end = _cut(text, begin)
+    while block_bytes and len(text) - begin > block_bytes:
+        end = _cut(text, begin, block_bytes)
         yield text[begin:end]
         begin = end
     yield text[begin:]
 
 
-def _cut(text: bytes, begin: int) -> int:
+def _cut(text: bytes, begin: int, block_bytes: int) -> int:
     # Not before the middle, so that a lone heading does not become a block.
-    middle, end = begin + BLOCK_BYTES // 2, begin + BLOCK_BYTES
+    middle, end = begin + block_bytes // 2, begin + block_bytes
     for separator in (b"\n\n", b"\n", b" "):
         found = text.rfind(separator, middle, end)
         if found >= 0:

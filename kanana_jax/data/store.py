@@ -91,6 +91,8 @@ def write_store(
         "num_sources": num_sources,
         "arrays": {f"{index}-{side}": side_.close() for (index, side), side_ in sides.items()},
     }
+    if not tokenizer.names_itself:
+        manifest["special_ids"] = [tokenizer.bos_id, tokenizer.eos_id]
     (path / "tokenizer.json").write_text(tokenizer.json, encoding="utf-8")
     sealed = {**manifest, "checksum": _json_checksum(manifest)}
     (path / "manifest.json").write_text(json.dumps(sealed, indent=1), encoding="utf-8")
@@ -112,7 +114,12 @@ def _open(path: pathlib.Path, memory_bytes: int) -> Store:
     _expect(path, "manifest checksum", _json_checksum(manifest), checksum)
     _expect(path, "store format", manifest["format"], FORMAT)
     content = (path / "tokenizer.json").read_text(encoding="utf-8")
-    loaded = tokenizers.from_json(content, str(path)) if content else tokenizers.byte_tokenizer()
+    bos, eos = manifest.get("special_ids", (None, None))
+    loaded = (
+        tokenizers.from_json(content, str(path), bos=bos, eos=eos)
+        if content
+        else tokenizers.byte_tokenizer()
+    )
     _expect(path, "tokenizer", loaded.digest, manifest["tokenizer"])
     train, heldout = (
         tuple(

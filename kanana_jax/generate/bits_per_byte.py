@@ -83,7 +83,7 @@ def _measure_all(arguments: argparse.Namespace) -> None:
 def _show(name: str, total: Total) -> None:
     line = {
         "source": name,
-        "bits_per_byte": round(total.bits_per_byte, 6),
+        "bits_per_byte": round(total.bits_per_byte, 6) if total.num_bytes else None,
         "documents": total.num_documents,
         "bytes": total.num_bytes,
         "tokens": total.num_tokens,
@@ -94,7 +94,7 @@ def _show(name: str, total: Total) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = command.model_parser("kanana_jax.generate.bits_per_byte")
     parser.add_argument("--path", action="append", required=True, help="a source; may be repeated")
-    parser.add_argument("--text-field", default="text", help="of .jsonl and .parquet")
+    parser.add_argument("--text-field", default="text", help="of JSON, Parquet and Arrow")
     parser.add_argument("--max-bytes", type=int, default=0, help="of each source; 0: all")
     parser.add_argument("--length", type=int, default=2048, help="longest context, tokens")
     parser.add_argument("--batch-size", type=int, default=8, help="windows scored at a time")

@@ -10,8 +10,8 @@ import numpy as np
 
 from kanana_jax import config, model, parallel
 from kanana_jax.checkpoint import CheckpointError, hf_files, hf_names, source
-from kanana_jax.data import tokenizer
-from kanana_jax.generate import chat, decoder, engine
+from kanana_jax.data import DataError, tokenizer
+from kanana_jax.generate import chat, decoder, engine, special_tokens
 from kanana_jax.model import absorbed, layers
 
 # Larger vocabularies than this are not of bytes.
@@ -23,25 +23,29 @@ class Loaded(NamedTuple):
     cfg: config.ModelConfig
     weights: decoder.Weights
     tokenizer: tokenizer.Tokenizer
-    bos_ids: tuple[int, ...]  # what a prompt begins with, nothing or one id
+    bos_ids: tuple[int, ...]  # what a prompt begins with, mostly nothing or one id
     eos_ids: tuple[int, ...]
     template: chat.Template | None
     mesh: jax.sharding.Mesh | None
+    closing_ids: tuple[int, ...] = ()  # what a prompt ends with, where tokenizer.json adds it
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Ids of a prompt, special tokens where it spells them; one that begins with bos gets none.
+        """Ids of a prompt, special tokens where it spells them; no second bos if it begins with it.
 
         Thus a conversation that a client has put into the template is what `chat_ids` gives.
         """
         ids = self.tokenizer.encode_marked(prompt)
-        num_bos = len(self.bos_ids)
-        return ids if tuple(ids[:num_bos]) == self.bos_ids else [*self.bos_ids, *ids]
+        has_bos = tuple(ids[: len(self.bos_ids)]) == self.bos_ids
+        return [*(() if has_bos else self.bos_ids), *ids, *self.closing_ids]
 
-    def chat_ids(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Ids of a conversation; ChatError where the checkpoint has no template or it refuses."""
+    def chat_ids(self, messages: list[dict[str, Any]], **variables: Any) -> list[int]:
+        """Ids of a conversation; ChatError where the checkpoint has no template or it refuses.
+
+        `variables` are further ones of the template. No token is put around what it writes.
+        """
         if self.template is None:
             raise chat.ChatError(chat.no_template_message(self.directory))
-        return self.tokenizer.encode_marked(self.template.render(messages))
+        return self.tokenizer.encode_marked(self.template.render(messages, **variables))
 
     def engine(self, *, num_rows: int, length: int, **options: int) -> engine.Engine:
         """An engine for this model; `options` are further settings of `Engine`."""
@@ -62,23 +66,34 @@ def load(directory: Path, compute_dtype: str | None = None, *, tensor_parallel: 
 
     One layer of a leaf at a time goes from the files to the devices: heads and the experts' width
     are split over `tensor_parallel` of them. A folder without tokenizer.json is a model of bytes.
-    bos and eos are the tokenizer's unless the folder's configs name them. Raises CheckpointError,
-    and ConfigError when the sizes do not divide over the devices.
+    Raises CheckpointError, and ConfigError when the sizes do not divide over the devices.
     """
     opened = source.open_source(directory)
     cfg = opened.cfg
     if compute_dtype is not None:
         cfg = config.edit(cfg, [f"compute_dtype={compute_dtype}"])
     cfg = dataclasses.replace(cfg, remat="none")
-    used = _tokenizer(directory, cfg)
+    used = _tokenizer(directory, cfg, is_described=bool(opened.extra))
+    special = special_tokens.read(directory, opened.extra, used, cfg.vocab_size)
+    used = dataclasses.replace(
+        used, bos_id=special.bos_id, eos_id=special.eos_ids[0] if special.eos_ids else None
+    )
     template = chat.load(directory)
     mesh = None
     if tensor_parallel != 1:
         devices = jax.devices()[:tensor_parallel]
         mesh = parallel.make_mesh(config.MeshConfig(data=1, tensor=tensor_parallel), devices)
-    bos_ids, eos_ids = _special_ids(directory, opened.extra, used)
-    weights = _place(cfg, opened, mesh)
-    return Loaded(directory, cfg, weights, used, bos_ids, eos_ids, template, mesh)
+    return Loaded(
+        directory=directory,
+        cfg=cfg,
+        weights=_place(cfg, opened, mesh),
+        tokenizer=used,
+        bos_ids=special.before,
+        eos_ids=special.eos_ids,
+        template=template,
+        mesh=mesh,
+        closing_ids=special.after,
+    )
 
 
 def _place(
@@ -120,40 +135,32 @@ def _read_block(
     return absorbed.absorb(cfg, read(stack, model.describe(cfg)[stack]))
 
 
-def _tokenizer(directory: Path, cfg: config.ModelConfig) -> tokenizer.Tokenizer:
+def _tokenizer(
+    directory: Path, cfg: config.ModelConfig, *, is_described: bool
+) -> tokenizer.Tokenizer:
     path = directory / "tokenizer.json"
-    if path.exists():
-        used = tokenizer.from_json(path.read_text(encoding="utf-8"), str(path))
-    elif cfg.vocab_size > _MAX_BYTE_VOCAB:
-        raise CheckpointError(
-            f"expected {path}, which does not exist: {cfg.vocab_size} tokens are not bytes; "
-            "put the model's own tokenizer.json there"
-        )
-    else:
-        used = tokenizer.byte_tokenizer()
+    if not path.exists():
+        if cfg.vocab_size > _MAX_BYTE_VOCAB:
+            raise CheckpointError(
+                f"expected {path}, which does not exist: {cfg.vocab_size} tokens are not bytes; "
+                "write the model's tokenizer in this form there, the only one that is read"
+            )
+        return _fitting(directory, cfg, tokenizer.byte_tokenizer())
+    # A model trained here from nothing is described by no file but its tokenizer.
+    needs_ends = not (is_described or special_tokens.is_described(directory))
+    try:
+        used = tokenizer.from_json(hf_files.read_text(path), str(path), needs_ends=needs_ends)
+    except DataError as error:
+        raise CheckpointError(str(error).removeprefix("data.tokenizer: ")) from error
+    return _fitting(directory, cfg, used)
+
+
+def _fitting(
+    directory: Path, cfg: config.ModelConfig, used: tokenizer.Tokenizer
+) -> tokenizer.Tokenizer:
     if used.vocab_size > cfg.vocab_size:
         raise CheckpointError(
             f"{directory}: the tokenizer has {used.vocab_size} tokens, the model {cfg.vocab_size}; "
             "put the model's own tokenizer.json there"
         )
     return used
-
-
-def _special_ids(
-    directory: Path, extra: dict[str, Any], used: tokenizer.Tokenizer
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(ids that a prompt begins with, ids that end a text)."""
-    generation, written = (
-        hf_files.read_json(directory / name) if (directory / name).exists() else {}
-        for name in ("generation_config.json", chat.CONFIG_NAME)
-    )
-    bos = extra.get("bos_token_id", used.bos_id)
-    eos = generation.get("eos_token_id", extra.get("eos_token_id", used.eos_id))
-    return () if written.get("add_bos_token") is False else _ids(bos), _ids(eos)
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    """A config's token id: none, one, or a list."""
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (value,)

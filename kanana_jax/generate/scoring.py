@@ -106,5 +106,11 @@ def windows(ids: Sequence[int], prefix: int, length: int) -> list[Pair]:
 
 
 def prefix_id(loaded: Loaded) -> int:
-    """What a text without context is scored after: bos, or the tokenizer's where there is none."""
-    return loaded.bos_ids[0] if loaded.bos_ids else loaded.tokenizer.bos_id
+    """What a text without context is scored after: bos, else eos. ValueError where both lack."""
+    for token in (loaded.tokenizer.bos_id, loaded.tokenizer.eos_id):
+        if token is not None:
+            return token
+    raise ValueError(
+        f"{loaded.directory} names no token that a text can begin after; add bos_token to "
+        "tokenizer_config.json"
+    )

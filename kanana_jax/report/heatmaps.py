@@ -25,7 +25,7 @@ def max_logits(
     colors: dict[str, str] | None = None,
     num_snapshots: int = 5,
 ) -> "Figure":
-    """Layer by head maps of the first seed of each arm, on one logarithmic scale around tau.
+    """Layer by head maps of the first seed of each arm, on one logarithmic scale around its tau.
 
     White is tau, red is above it, blue below. A run that ended early leaves the later maps empty.
     """
@@ -36,8 +36,7 @@ def max_logits(
     rows = [run for run in rows if len(run.series("max_logits").steps_N)]
     last = max(int(run.series("max_logits").steps_N[-1]) for run in rows)
     moments = np.unique(np.linspace(0, last, num_snapshots + 1)[1:].round().astype(int)).tolist()
-    tau = rows[0].tau
-    norm, ticks = _scale(rows, moments, tau)
+    norm, ticks = _scale(rows, moments)
     figure = Figure(
         figsize=(canvas.WIDTH_INCHES, 0.8 + 1.55 * len(rows)), dpi=canvas.DPI, layout="constrained"
     )
@@ -58,7 +57,7 @@ def max_logits(
         panel.set_xlabel("head", fontsize=9.5, color=canvas.INK)
     scale = ScalarMappable(norm, COLORS)
     bar = figure.colorbar(scale, ax=grid, fraction=0.025, pad=0.01, ticks=list(ticks))
-    bar.ax.set_yticklabels([f"{tick:.3g}" + (" = tau" if tick == tau else "") for tick in ticks])
+    bar.ax.set_yticklabels([f"{tick:.3g} tau" if tick != 1 else "tau" for tick in ticks])
     bar.ax.minorticks_off()
     bar.ax.tick_params(labelsize=9, colors=canvas.INK)
     bar.outline.set_visible(False)
@@ -66,17 +65,17 @@ def max_logits(
     return figure
 
 
-def _scale(rows: Sequence[RunResult], moments: Sequence[int], tau: float):
+def _scale(rows: Sequence[RunResult], moments: Sequence[int]):
     """Log colours, symmetric around tau, wide enough for the largest value shown."""
     from matplotlib.colors import LogNorm
 
     shown = [_snapshot(run, step) for run in rows for step in moments]
     top = max(float(np.max(one, initial=0.0)) for one in map(_finite, shown))
     # At least a decade each way, so that a calm run is not painted in alarming colours.
-    reach = max(top / tau, 10.0)
+    reach = max(top, 10.0)
     multiples = [m for m in (3, 10, 30, 100, 300, 1000) if m <= reach]
-    ticks = [tau / m for m in reversed(multiples)] + [tau] + [tau * m for m in multiples]
-    return LogNorm(tau / reach, tau * reach), ticks
+    ticks = [1 / m for m in reversed(multiples)] + [1.0] + [float(m) for m in multiples]
+    return LogNorm(1 / reach, reach), ticks
 
 
 def _finite(values: np.ndarray | None) -> np.ndarray:
@@ -84,13 +83,13 @@ def _finite(values: np.ndarray | None) -> np.ndarray:
 
 
 def _snapshot(run: RunResult, step: int) -> Float[np.ndarray, "L H"] | None:
-    """The newest map at or before a step; None when the run ended before it."""
+    """The newest map at or before a step, over tau; None when the run ended before it."""
     series = run.series("max_logits")
     interval = int(np.max(np.diff(series.steps_N), initial=1))
     index = int(np.searchsorted(series.steps_N, step, side="right")) - 1
     if index < 0 or step - series.steps_N[index] > interval:
         return None
-    return series.values_N[index].astype(float)
+    return series.values_N[index].astype(float) / run.tau
 
 
 def _draw_map(panel, snapshot_LH: Float[np.ndarray, "L H"], norm):

@@ -83,16 +83,22 @@ def finish(
     canvas.legend(figure, runs, extra, colors=canvas.colors(colored_as or runs))
 
 
-def draw_tau(panel: "Axes", tau: float) -> None:
-    """Marks tau on a logarithmic axis of max logits."""
-    panel.axhline(tau, zorder=1.5, **TAU_STYLE)
+def draw_taus(panel: "Axes", runs: Sequence[RunResult]) -> None:
+    """Marks the runs' thresholds on a logarithmic axis of max logits."""
+    for tau in _taus(runs):
+        panel.axhline(tau, zorder=1.5, **TAU_STYLE)
     log_axis([panel])
 
 
-def tau_handle(tau: float) -> "Line2D":
+def tau_handle(runs: Sequence[RunResult]) -> "Line2D":
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], label=f"tau = {tau:g}", **TAU_STYLE)
+    words = ", ".join(f"{tau:g}" for tau in _taus(runs))
+    return Line2D([], [], label=f"tau = {words}", **TAU_STYLE)
+
+
+def _taus(runs: Sequence[RunResult]) -> list[float]:
+    return sorted({run.tau for run in runs})
 
 
 def log_axis(row: Sequence["Axes"]) -> None:

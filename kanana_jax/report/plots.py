@@ -44,8 +44,8 @@ def max_logit(runs: Runs) -> "Figure":
     figure, axes = canvas.panels(len(results.lrs(runs)))
     lines.draw_rates(axes[0], runs, lambda run: lines.positive(run.series("max_logit")))
     for panel in axes[0]:
-        lines.draw_tau(panel, runs[0].tau)
-    lines.finish(figure, axes, runs, ["max attention logit"], extra=[lines.tau_handle(runs[0].tau)])
+        lines.draw_taus(panel, runs)
+    lines.finish(figure, axes, runs, ["max attention logit"], extra=[lines.tau_handle(runs)])
     return figure
 
 
@@ -87,7 +87,7 @@ def overview(runs: Runs, lr: float) -> "Figure":
     lines.draw_panel(
         left, here, lambda run: lines.positive(run.series("max_logit")), canvas.colors(runs)
     )
-    lines.draw_tau(left, runs[0].tau)
+    lines.draw_taus(left, here)
     left.set_title(
         f"Max attention logit at learning rate {lr:g}", fontsize=10.5, loc="left", color=canvas.INK
     )
@@ -95,7 +95,7 @@ def overview(runs: Runs, lr: float) -> "Figure":
     draw_final_loss(right, runs)
     right.set_ylabel("")
     right.set_title("Final held-out bits per byte", fontsize=10.5, loc="left", color=canvas.INK)
-    canvas.legend(figure, runs, [lines.tau_handle(runs[0].tau)], colors=canvas.colors(runs))
+    canvas.legend(figure, runs, [lines.tau_handle(here)], colors=canvas.colors(runs))
     return figure
 
 

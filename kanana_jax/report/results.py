@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from kanana_jax.report import metrics
+from kanana_jax.report import metrics, statistics
 from kanana_jax.report.metrics import Series
 
 RESULT_NAME = "result.json"
@@ -36,6 +36,7 @@ class RunResult:
     final_loss: float = math.nan
     final_heldout_bpb: float = math.nan
     final_heldout_bpb_stderr: float = math.nan
+    heldout_text: str = ""  # names the sequences of the held-out loss
 
     @cached_property
     def metrics(self) -> dict[str, Series]:
@@ -45,6 +46,14 @@ class RunResult:
     def series(self, key: str) -> Series:
         """The series of one metric, empty when the run did not record it."""
         return self.metrics.get(key, metrics.empty_series())
+
+    @cached_property
+    def heldout(self) -> statistics.Heldout | None:
+        """The loss of every held-out sequence at the end, None where it was not recorded."""
+        nats, num_bytes = self.series("heldout_nats"), self.series("heldout_bytes")
+        if self.diverged or not len(nats.steps_N):
+            return None
+        return statistics.Heldout(nats.values_N[-1], num_bytes.values_N[-1], self.heldout_text)
 
     @property
     def diverged(self) -> bool:
@@ -107,6 +116,7 @@ def load(directory: str | os.PathLike) -> RunResult:
         final_loss=number("final_loss"),
         final_heldout_bpb=number("final_heldout_bpb"),
         final_heldout_bpb_stderr=number("final_heldout_bpb_stderr"),
+        heldout_text=record.get("heldout_text", ""),
     )
 
 

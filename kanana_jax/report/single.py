@@ -20,11 +20,11 @@ def write_run_report(run: RunResult, experiment: Mapping[str, Any], path: str | 
         experiment=experiment,
         headline=headline(run),
         table=stress.table(cells, [run]),
-        note=stress.note(cells, run.tau),
+        note=stress.note(cells, [run]),
         figures=gallery.figures([run], lr=run.lr),
         facts=stress.run_facts([run]),
     )
-    return summary.text_table(cells, run.tau)
+    return summary.text_table(cells)
 
 
 def headline(run: RunResult) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanana_jax.report import canvas, gallery, page, progress, results, summary, verdict
+from kanana_jax.report import canvas, gallery, page, progress, results, statistics, summary, verdict
 from kanana_jax.report.results import RunResult
 from kanana_jax.report.summary import Cell
 from kanana_jax.report.verdict import Verdict
@@ -32,12 +32,10 @@ def write_stress_report(
     """Writes a self-contained report.html to `path` and its figures as PNG files beside it.
 
     `experiment` is the record saved with the sweep, see `page.write`. The runs may be any part of
-    the sweep, but share one tau.
+    the sweep.
     """
-    taus = {run.tau for run in runs}
-    if len(taus) != 1:
-        raise ValueError(f"a report needs runs that share one tau, got {sorted(taus) or 'no runs'}")
-    (tau,) = taus
+    if not runs:
+        raise ValueError("a report needs at least one finished run, got none")
     cells = summary.summarize(runs)
     judged = verdict.judge(runs)
     page.write(
@@ -46,11 +44,11 @@ def write_stress_report(
         headline=judged.headline,
         claims=judged.claims,
         table=table(cells, runs),
-        note=note(cells, tau),
+        note=note(cells, runs),
         figures=gallery.figures(runs, lr=telling_rate(cells)),
         facts=run_facts(runs),
     )
-    return StressReport(Path(path), summary.text_table(cells, tau), judged)
+    return StressReport(Path(path), summary.text_table(cells), judged)
 
 
 def telling_rate(cells: Sequence[Cell]) -> float:
@@ -71,7 +69,7 @@ def table(cells: Sequence[Cell], runs: Sequence[RunResult]) -> dict[str, Any]:
         for finals in [[c.heldout_bpb for c in cells if c.lr == lr and not c.diverged]]
     }
     rows = []
-    for cell, words in zip(cells, summary.rows(cells, runs[0].tau), strict=True):
+    for cell, words in zip(cells, summary.rows(cells), strict=True):
         is_first = not rows or rows[-1]["cells"][0] != words[0]
         rows.append(
             {
@@ -85,7 +83,7 @@ def table(cells: Sequence[Cell], runs: Sequence[RunResult]) -> dict[str, Any]:
     return {"columns": summary.COLUMNS, "words": summary.WORD_COLUMNS, "rows": rows}
 
 
-def note(cells: Sequence[Cell], tau: float) -> str:
+def note(cells: Sequence[Cell], runs: Sequence[RunResult]) -> str:
     """What the numbers of the table are."""
     if max(cell.num_seeds for cell in cells) > 1:
         error = "the standard deviation over seeds that finished; max logits are the worst seed's"
@@ -93,10 +91,15 @@ def note(cells: Sequence[Cell], tau: float) -> str:
         error = (
             "the sampling error of the held-out text, which says nothing about the luck of the seed"
         )
+    if len({cell.arm for cell in cells}) > 1:
+        error += (
+            ". Differences are paired by seed and held-out sequence; +- is then the band that "
+            f"covers {statistics.COVERAGE:.0%}, each by itself, and what a comparison detects is "
+            f"the difference that it would have told from none in {statistics.POWER:.0%} of tries"
+        )
     best = " The best held-out loss at each rate is bold." if len(cells) > 1 else ""
-    return (
-        f"tau = {tau:g}. +- is {error}. Clip events count heads clipped, summed over steps.{best}"
-    )
+    taus = ", ".join(f"{tau:g}" for tau in sorted({run.tau for run in runs}))
+    return f"tau = {taus}. +- is {error}. Clip events count heads clipped, summed over steps.{best}"
 
 
 def run_facts(runs: Sequence[RunResult]) -> list[tuple[str, str]]:

@@ -19,10 +19,10 @@ class Cell:
     clipped: bool
     is_muon: bool
     num_seeds: int
+    tau: float
     diverged: tuple[tuple[int, int | None], ...]  # (seed, step) of every run that diverged
     heldout_bpb: float  # mean over seeds that finished
     heldout_error: float  # standard deviation over seeds; with one seed its sampling error
-    heldout_stderr: float  # standard error of heldout_bpb
     peak: float  # largest max logit over tau, worst seed
     mildest_peak: float  # the same of the best seed
     tail: float  # mean over the last tenth of steps over tau, worst seed
@@ -52,10 +52,9 @@ def _cell(seeds: Sequence[RunResult]) -> Cell:
     finals = finals[np.isfinite(finals)]
     if len(finals) > 1:
         error = float(np.std(finals, ddof=1))
-        stderr = error / math.sqrt(len(finals))
     else:
         living = [run.final_heldout_bpb_stderr for run in seeds if not run.diverged]
-        error = stderr = living[0] if living else math.nan
+        error = living[0] if living else math.nan
     peaks = [run.peak_max_logit / run.tau for run in seeds]
     return Cell(
         arm=first.arm,
@@ -63,10 +62,10 @@ def _cell(seeds: Sequence[RunResult]) -> Cell:
         clipped=first.clipped,
         is_muon=first.is_muon,
         num_seeds=len(seeds),
+        tau=first.tau,
         diverged=tuple((run.seed, run.diverged_step) for run in seeds if run.diverged),
         heldout_bpb=float(finals.mean()) if len(finals) else math.nan,
         heldout_error=error,
-        heldout_stderr=stderr,
         peak=max(peaks),
         mildest_peak=min(peaks),
         tail=max(run.tail_max_logit / run.tau for run in seeds),
@@ -87,14 +86,14 @@ COLUMNS = (
 WORD_COLUMNS = (1, len(COLUMNS) - 1)  # read from the left; numbers line up on the right
 
 
-def rows(cells: Sequence[Cell], tau: float) -> list[tuple[str, ...]]:
+def rows(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     """The table as words, one tuple per cell in the order of COLUMNS."""
     return [
         (
             f"{cell.lr:g}",
             cell.arm,
             with_error(cell.heldout_bpb, cell.heldout_error),
-            number(cell.peak * tau, 1),
+            number(cell.peak * cell.tau, 1),
             number(cell.peak, 2),
             number(cell.tail, 2),
             f"{cell.clip_events:.0f}" if cell.clipped else "-",
@@ -104,9 +103,9 @@ def rows(cells: Sequence[Cell], tau: float) -> list[tuple[str, ...]]:
     ]
 
 
-def text_table(cells: Sequence[Cell], tau: float) -> str:
+def text_table(cells: Sequence[Cell]) -> str:
     """The table in plain aligned text, with a rule between learning rates."""
-    body = rows(cells, tau)
+    body = rows(cells)
     widths = [max(len(row[i]) for row in [COLUMNS, *body]) for i in range(len(COLUMNS))]
     rule = "  ".join("-" * width for width in widths)
     lines = [_aligned(COLUMNS, widths)]

@@ -4,27 +4,26 @@ At each learning rate, with every seed:
 
     blew up    an unclipped Muon arm's max logit passes GROWTH x tau
     bounded    the clipped arm's peak < PEAK x tau and the mean of its last tenth < TAIL x tau
-    cost       clipped held-out loss - best unclipped Muon's, against NOISE_ERRORS standard errors
+    cost       clipped held-out loss - each unclipped Muon arm's, paired (`pairs`, `statistics`)
 
-The clip held where Muon blew up if it was bounded there and cost nothing beyond noise. No outcome
-is assumed: the words below cover success, failure, a tie, and a sweep in which nothing blew up.
+The clip held where Muon blew up if it was bounded there and is not worse than any unclipped Muon
+arm. Arms are also set against each other around their own best rates (`own_rates`). No outcome is
+assumed: the words below cover success, failure, a tie, a sweep in which nothing blew up, and too
+few seeds to tell.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from kanana_jax.report import results, summary
+from kanana_jax.report import own_rates, pairs, results, statistics, summary
+from kanana_jax.report.pairs import Comparison
 from kanana_jax.report.results import RunResult
 from kanana_jax.report.summary import Cell
 
 GROWTH = 3.0
 PEAK = 2.0
 TAIL = 1.25
-NOISE_ERRORS = 2.0
-# Bits per byte; used only where neither seeds nor a sampling error tell the noise.
-FALLBACK_NOISE_BPB = 0.01
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,8 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Held-out loss of a clipped arm against the best unclipped Muon arm at one rate."""
-
-    outcome: Literal["better", "within noise", "worse", "not measured"]
-    words: str
-
-
-@dataclass(frozen=True)
 class RateOutcome:
-    """What one clipped arm did at one learning rate."""
+    """What one clipped arm did at one learning rate, beside the unclipped Muon arms."""
 
     lr: float
     blew_up: bool
@@ -82,81 +73,44 @@ def judge(runs: Sequence[RunResult]) -> Verdict:
     if not runs:
         raise ValueError("a verdict needs at least one finished run, got none.")
     cells = summary.summarize(runs)
-    tau = runs[0].tau
     clipped = results.arms([run for run in runs if run.clipped])
     outcomes = {
-        arm: tuple(_outcome(arm, lr, cells, tau) for lr in results.lrs(runs)) for arm in clipped
+        arm: tuple(_outcome(arm, lr, runs, cells) for lr in _rates_of(arm, runs)) for arm in clipped
     }
-    claims = [_growth_claim(cells, tau)]
+    claims = [_growth_claim(cells)]
     for arm in clipped:
         claims += [_bound_claim(arm, outcomes[arm]), _cost_claim(arm, outcomes[arm])]
+    if len(results.lrs(runs)) > 1:
+        claims += _own_rate_claims(runs, clipped)
     claims.append(_divergence_claim(cells))
-    return Verdict(_headline(cells, outcomes, tau), tuple(claims), outcomes)
+    return Verdict(_headline(cells, outcomes), tuple(claims), outcomes)
 
 
-def compare(clipped: Cell, references: Sequence[Cell]) -> Comparison:
-    """Sets a clipped cell against the best of the unclipped Muon cells at its rate.
-
-    A cell of which any seed diverged loses to a cell of which none did.
-    """
-    living = [cell for cell in references if not cell.diverged and _is_measured(cell)]
-    best = min(living, key=lambda cell: cell.heldout_bpb, default=None)
-    if not references:
-        return Comparison("not measured", "no unclipped Muon arm ran")
-    if clipped.diverged:
-        if best is None:
-            return Comparison("not measured", "it and the unclipped Muon arms diverged")
-        return Comparison("worse", f"it diverged and {best.arm} did not")
-    if not _is_measured(clipped):
-        return Comparison("not measured", "no held-out loss")
-    if best is None:
-        if any(not cell.diverged for cell in references):
-            return Comparison("not measured", "no held-out loss of an unclipped Muon arm")
-        return Comparison("better", "every unclipped Muon arm diverged")
-    return _compare_losses(clipped, best)
+def _rates_of(arm: str, runs: Sequence[RunResult]) -> list[float]:
+    """The rates at which `arm` or an unclipped Muon arm ran."""
+    return results.lrs([run for run in runs if run.arm == arm or _is_reference(run)])
 
 
-def _compare_losses(clipped: Cell, best: Cell) -> Comparison:
-    difference = clipped.heldout_bpb - best.heldout_bpb
-    noise = NOISE_ERRORS * math.hypot(clipped.heldout_stderr, best.heldout_stderr)
-    source = "over seeds" if min(clipped.num_seeds, best.num_seeds) > 1 else "of held-out sampling"
-    if math.isnan(noise):
-        noise, source = FALLBACK_NOISE_BPB, "by assumption, as none was measured"
-    outcome = "within noise"
-    if abs(difference) > noise:
-        outcome = "better" if difference < 0 else "worse"
-    return Comparison(
-        outcome,
-        f"{clipped.heldout_bpb:.4f} against {best.heldout_bpb:.4f} bits per byte of {best.arm}: "
-        f"{difference:+.4f}, {outcome} (noise {noise:.4f} {source})",
+def _is_reference(one: RunResult | Cell) -> bool:
+    return one.is_muon and not one.clipped
+
+
+def _outcome(arm: str, lr: float, runs: Sequence[RunResult], cells: Sequence[Cell]) -> RateOutcome:
+    at_lr = results.select(runs, lr=lr)
+    blew_up = any(_blew_up(cell) for cell in cells if cell.lr == lr and _is_reference(cell))
+    comparison = pairs.compare(
+        results.select(at_lr, arm=arm), [run for run in at_lr if _is_reference(run)]
     )
-
-
-def _is_measured(cell: Cell) -> bool:
-    return math.isfinite(cell.heldout_bpb)
-
-
-def _references(cells: Sequence[Cell], lr: float) -> list[Cell]:
-    return [cell for cell in cells if cell.lr == lr and cell.is_muon and not cell.clipped]
-
-
-def _outcome(arm: str, lr: float, cells: Sequence[Cell], tau: float) -> RateOutcome:
-    references = _references(cells, lr)
-    blew_up = any(_blew_up(cell) for cell in references)
     cell = next((cell for cell in cells if cell.arm == arm and cell.lr == lr), None)
     if cell is None:
-        absent = Comparison("not measured", "not run")
-        return RateOutcome(lr, blew_up, None, absent, "not run")
-    comparison = compare(cell, references)
+        return RateOutcome(lr, blew_up, None, comparison, "not run")
     if cell.diverged:
         return RateOutcome(lr, blew_up, False, comparison, cell.status)
     if math.isnan(cell.peak):
         return RateOutcome(lr, blew_up, None, comparison, "no max logit recorded")
     bounded = cell.peak < PEAK and cell.tail < TAIL
-    words = (
-        f"peak {cell.peak * tau:.1f} ({cell.peak:.2f} x tau), "
-        f"last tenth {summary.number(cell.tail, 2)} x tau, "
-        + (f"{cell.clip_events:.0f} clip events" if cell.clip_events else "the clip never acted")
+    words = f"peak {cell.peak:.2f} x tau, last tenth {summary.number(cell.tail, 2)} x tau, " + (
+        f"{cell.clip_events:.0f} clip events" if cell.clip_events else "the clip never acted"
     )
     return RateOutcome(lr, blew_up, bounded, comparison, words)
 
@@ -165,31 +119,28 @@ def _blew_up(cell: Cell) -> bool:
     return cell.mildest_peak > GROWTH
 
 
-def _growth_claim(cells: Sequence[Cell], tau: float) -> Claim:
-    question = f"Do unclipped Muon arms pass {GROWTH:g} x tau = {GROWTH * tau:g}?"
-    references = [cell for cell in cells if cell.is_muon and not cell.clipped]
+def _growth_claim(cells: Sequence[Cell]) -> Claim:
+    question = f"Do unclipped Muon arms pass {GROWTH:g} x tau?"
+    references = [cell for cell in cells if _is_reference(cell)]
     if not references:
         return Claim(question, None, "No unclipped Muon arm ran.")
     details = tuple(
-        f"{cell.arm} at lr {cell.lr:g}: peak {cell.peak * tau:.1f} ({cell.peak:.2f} x tau)"
+        f"{cell.arm} at lr {cell.lr:g}: peak {cell.peak:.2f} x tau"
         for cell in references
         if _blew_up(cell)
     )
     if details:
         lrs = sorted({cell.lr for cell in references if _blew_up(cell)})
         return Claim(question, True, f"Yes, in every seed, at {_rates(lrs)}.", details)
-    return Claim(question, False, f"At no rate in every seed; {_largest_peak(references, tau)}.")
+    return Claim(question, False, f"At no rate in every seed; {_largest_peak(references)}.")
 
 
-def _largest_peak(references: Sequence[Cell], tau: float) -> str:
+def _largest_peak(references: Sequence[Cell]) -> str:
     measured = [cell for cell in references if not math.isnan(cell.peak)]
     if not measured:
         return "no max logit was recorded"
     top = max(measured, key=lambda cell: cell.peak)
-    return (
-        f"the largest peak is {top.peak * tau:.1f} ({top.peak:.2f} x tau), "
-        f"{top.arm} at lr {top.lr:g}"
-    )
+    return f"the largest peak is {top.peak:.2f} x tau, {top.arm} at lr {top.lr:g}"
 
 
 def _bound_claim(arm: str, outcomes: Sequence[RateOutcome]) -> Claim:
@@ -208,19 +159,99 @@ def _bound_claim(arm: str, outcomes: Sequence[RateOutcome]) -> Claim:
 
 
 def _cost_claim(arm: str, outcomes: Sequence[RateOutcome]) -> Claim:
-    question = (
-        f"Is {arm}'s held-out loss within noise of, or better than, the best unclipped Muon arm's?"
+    question = f"Is {arm}'s held-out loss as good as every unclipped Muon arm's at the same rate?"
+    compared = [(f"lr {one.lr:g}", one.comparison) for one in outcomes]
+    return _comparison_claim(question, compared)
+
+
+def _own_rate_claims(runs: Sequence[RunResult], clipped: Sequence[str]) -> list[Claim]:
+    found = own_rates.best(runs)
+    claims = [_bracket_claim(found)]
+    for one in found:
+        others = [other for other in found if other.arm not in clipped]
+        if one.arm not in clipped or not others:
+            continue
+        claims.append(
+            _comparison_claim(
+                f"At its own best rate, is {one.arm} as good as every other arm at its own?",
+                [("", own_rates.compare_best(runs, one, other)) for other in others],
+            )
+        )
+        claims.append(
+            _comparison_claim(
+                f"At about {own_rates.STRESS_MULTIPLE:g} times its own best rate, does {one.arm} "
+                "lose no more than the other arms at theirs?",
+                [("", own_rates.compare_rise(runs, one, other)) for other in others],
+            )
+        )
+    return [*claims, *_equal_loss_claims(runs, found)]
+
+
+def _bracket_claim(found: Sequence[own_rates.Best]) -> Claim:
+    question = "Did every arm run below and above its own best rate?"
+    open_ended = [one.arm for one in found if not one.is_bracketed]
+    answer = f"Not {_listed(open_ended)}." if open_ended else "Yes."
+    return Claim(question, not open_ended, answer, tuple(one.words for one in found))
+
+
+def _equal_loss_claims(runs: Sequence[RunResult], found: Sequence[own_rates.Best]) -> list[Claim]:
+    """Does Muon's growth of logits exceed AdamW's once both have lost equally much?"""
+    is_reference = {run.arm: _is_reference(run) for run in runs}
+    is_muon = {run.arm: run.is_muon for run in runs}
+    claims = []
+    for other in (one for one in found if not is_muon[one.arm]):
+        details, signs, num_seeds = [], set(), math.inf
+        for one in (one for one in found if is_reference[one.arm]):
+            compared = own_rates.logits_at_equal_rise(runs, one, other)
+            if compared is None:
+                details.append(f"{one.arm}: {other.arm} nowhere loses as much")
+                continue
+            rise, ratios = compared
+            signs |= {ratio > 1 for ratio in ratios}
+            num_seeds = min(num_seeds, len(ratios))
+            details.append(
+                f"{one.arm}, {rise:.2f} bits per byte above its best: "
+                f"{', '.join(f'{ratio:.2f}' for ratio in ratios)} times {other.arm}'s, by seed"
+            )
+        question = f"At equal loss, do unclipped Muon's logits grow more than {other.arm}'s?"
+        answer = {frozenset({True}): "Yes, in every seed.", frozenset({False}): "No, in no seed."}
+        is_clear = len(signs) == 1 and num_seeds >= statistics.MIN_SEEDS
+        holds = signs == {True} if is_clear else None
+        words = answer.get(frozenset(signs), "Not resolved." if signs else "Not measured.")
+        claims.append(Claim(question, holds, words, tuple(details)))
+    return claims
+
+
+def _comparison_claim(question: str, compared: Sequence[tuple[str, Comparison]]) -> Claim:
+    """Whether nothing is worse, as far as the seeds tell; `compared` names each comparison."""
+    details = tuple(
+        f"{name}: {words}" if name else words for name, one in compared for words in one.words
     )
-    details = tuple(f"lr {one.lr:g}: {one.comparison.words}" for one in outcomes)
     found = {
-        outcome: [one.lr for one in outcomes if one.comparison.outcome == outcome]
-        for outcome in ("better", "within noise", "worse")
+        outcome: [name for name, one in compared if one.outcome == outcome]
+        for outcome in ("better", "equal", "not resolved", "worse")
     }
-    parts = [f"{outcome} at {_rates(lrs)}" for outcome, lrs in found.items() if lrs]
+    parts = [
+        f"{outcome} at {_listed(names)}" if all(names) else outcome
+        for outcome, names in found.items()
+        if names
+    ]
     if not parts:
         return Claim(question, None, "Not measured.", details)
-    answer = "; ".join(parts)
-    return Claim(question, not found["worse"], f"{answer[0].upper()}{answer[1:]}.", details)
+    answer = f"{'; '.join(parts)}."
+    holds = False if found["worse"] else (None if found["not resolved"] else True)
+    num_seeds = min(one.num_seeds for _, one in compared if one.outcome != "not measured")
+    if num_seeds < statistics.MIN_SEEDS:
+        holds = None
+        answer += (
+            f" This says what happened in {_seeds(num_seeds)}; what training does takes "
+            f"{statistics.MIN_SEEDS} or more (seeds={statistics.MIN_SEEDS})."
+        )
+    return Claim(question, holds, answer[0].upper() + answer[1:], details)
+
+
+def _seeds(number: int) -> str:
+    return "one seed" if number == 1 else f"{number} seeds"
 
 
 def _divergence_claim(cells: Sequence[Cell]) -> Claim:
@@ -232,10 +263,8 @@ def _divergence_claim(cells: Sequence[Cell]) -> Claim:
     return Claim(question, None, f"{_listed(list(arms))}." if arms else "None.", details)
 
 
-def _headline(
-    cells: Sequence[Cell], outcomes: dict[str, tuple[RateOutcome, ...]], tau: float
-) -> str:
-    references = [cell for cell in cells if cell.is_muon and not cell.clipped]
+def _headline(cells: Sequence[Cell], outcomes: dict[str, tuple[RateOutcome, ...]]) -> str:
+    references = [cell for cell in cells if _is_reference(cell)]
     if not outcomes:
         return "No arm applies QK-Clip, so this sweep says nothing about it."
     if not references:
@@ -243,15 +272,18 @@ def _headline(
     if not any(_blew_up(cell) for cell in references):
         sentences = [
             f"Nothing blew up: no unclipped Muon arm passes {GROWTH:g} x tau in every seed at any "
-            f"rate ({_largest_peak(references, tau)}), so this sweep cannot show what QK-Clip is "
-            "for."
+            f"rate ({_largest_peak(references)}), so this sweep cannot show what QK-Clip is for."
         ]
         for arm, rates in outcomes.items():
             broken = [one.lr for one in rates if one.bounded is False]
             if broken:
                 sentences.append(f"{arm} itself left its bounds at {_rates(broken)}.")
         return " ".join(sentences)
-    return " ".join(_arm_headline(arm, rates) for arm, rates in outcomes.items())
+    sentences = [_arm_headline(arm, rates) for arm, rates in outcomes.items()]
+    num_seeds = min(cell.num_seeds for cell in cells)
+    if num_seeds < statistics.MIN_SEEDS:
+        sentences.append(f"This is what {_seeds(num_seeds)} did.")
+    return " ".join(sentences)
 
 
 def _arm_headline(arm: str, outcomes: Sequence[RateOutcome]) -> str:
@@ -278,14 +310,16 @@ def _failure(outcome: RateOutcome) -> str:
     if outcome.bounded is not True:
         reasons.append(outcome.words)
     if outcome.comparison.outcome == "worse":
-        reasons.append(f"held-out loss worse: {outcome.comparison.words}")
+        reasons.append(f"held-out loss worse: {'; '.join(outcome.comparison.words)}")
     return ", ".join(reasons)
 
 
 def _loss_words(held: Sequence[RateOutcome]) -> str:
     words = {
-        "better": "better than the best unclipped Muon arm's",
-        "within noise": "within noise of the best unclipped Muon arm's",
+        "better": "better than every unclipped Muon arm's",
+        "equal": f"within {pairs.MARGIN_BPB:g} bits per byte of every unclipped Muon arm's, or "
+        "better",
+        "not resolved": "not told apart from every unclipped Muon arm's by these seeds",
         "not measured": "not measured",
     }
     groups = {

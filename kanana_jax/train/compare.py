@@ -141,7 +141,7 @@ def _begin(exp: config.Experiment, workdir: Path, runs: list[Run], corpus: data.
         events.Events(workdir).report("settings_changed", "; ".join(changes))
         for one in runs:  # finished by the old settings
             (one.directory / report.results.RESULT_NAME).unlink(missing_ok=True)
-    record.write(workdir, exp, corpus.fingerprint)
+    record.write(workdir, exp, corpus.fingerprint, corpus.num_skipped)
 
 
 @contextlib.contextmanager
@@ -191,9 +191,12 @@ def plan(exp: config.Experiment, workdir: Path) -> list[Run]:
     if not exp.arms:
         return [Run(exp.name, exp, workdir / "run")]
     runs = []
-    for lr in exp.lrs or (exp.optimizer.lr,):
+    shared = exp.lrs or (exp.optimizer.lr,)
+    rates = dict.fromkeys([*shared, *(lr for arm in exp.arms for lr in arm.lrs)])
+    for lr in rates:
+        arms = [arm for arm in exp.arms if lr in shared or lr in arm.lrs]
         for seed in range(exp.train.seed, exp.train.seed + exp.seeds):
-            for arm in exp.arms:
+            for arm in arms:
                 edited = config.edit(config.single_run(exp, lr=lr, seed=seed), arm.edits)
                 name = f"{_slug(arm.name)}-lr{lr:g}-seed{seed}"
                 runs.append(Run(arm.name, edited, workdir / "runs" / name))

@@ -72,7 +72,7 @@ def run(
             ) as bar,
             stop.holding(),
         ):
-            records = recorder.Recorder(exp.guard, writer, bar, log)
+            records = recorder.Recorder(exp.guard, writer, bar, log, last_step=exp.train.num_steps)
             parts = _Parts(exp, corpus, mesh, steps, saved, records, log, stop)
             _advance(parts, at)
             while records.trouble_step is not None and at.rewinds < _rewinds_allowed(exp):
@@ -87,7 +87,7 @@ def run(
     def finish() -> None:
         if records.trouble_step is None:
             storage.expect_last_checkpoint(directory, saved.steps(), exp.train.num_steps)
-        _write_result(exp, arm, directory, records.trouble_step)
+        _write_result(exp, arm, directory, records.trouble_step, corpus.fingerprint)
 
     parallel.on_first(finish)
 
@@ -160,7 +160,7 @@ def _is_due(number: int, interval: int, last: int) -> bool:
 
 
 def _write_result(
-    exp: config.Experiment, arm: str, directory: Path, diverged_step: int | None
+    exp: config.Experiment, arm: str, directory: Path, diverged_step: int | None, text: str
 ) -> None:
     """Sums the run up from its metrics file, so that a resumed run gives the same result."""
     columns = metrics.read_metrics(directory / metrics.METRICS_NAME)
@@ -185,6 +185,8 @@ def _write_result(
         "clips": exp.optimizer.name == "muonclip",
         "num_steps": exp.train.num_steps,
         "seconds": last_of("seconds"),
+        "heldout_text": f"{text}, {exp.train.eval_batches * exp.data.batch_size} sequences of "
+        f"{exp.data.seq_len}",
         "initial_loss": initial,
         "final_loss": final,
         "final_heldout_bpb": last_of("heldout_bpb"),

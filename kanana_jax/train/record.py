@@ -59,11 +59,14 @@ def check_data(workdir: Path, exp: config.Experiment, fingerprint: str) -> None:
         )
 
 
-def write(workdir: Path, exp: config.Experiment, fingerprint: str = "") -> None:
+def write(
+    workdir: Path, exp: config.Experiment, fingerprint: str = "", num_skipped: int = 0
+) -> None:
     """Saves the configuration and what identifies the data; appends a line about this process."""
     workdir.mkdir(parents=True, exist_ok=True)
     write_whole(workdir / "config.json", config.to_json(exp))
-    write_whole(workdir / "data.json", json.dumps({"fingerprint": fingerprint}))
+    about_data = {"fingerprint": fingerprint, "skipped_lines": num_skipped}
+    write_whole(workdir / "data.json", json.dumps(about_data))
     with (workdir / "sessions.jsonl").open("a") as file:
         file.write(json.dumps(environment()) + "\n")
 

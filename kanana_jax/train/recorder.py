@@ -3,12 +3,13 @@
 import collections
 import math
 import time
+from typing import Any
 
 import jax
 import numpy as np
 
 from kanana_jax import config
-from kanana_jax.report import metrics, progress
+from kanana_jax.report import metrics, progress, statistics
 from kanana_jax.train import events
 
 # Records wait this many steps before they are fetched, so that the device is never waited for.
@@ -30,8 +31,11 @@ class Recorder:
         writer: metrics.MetricsWriter | None,
         bar: progress.Progress,
         log: events.Events,
+        *,
+        last_step: int,
     ):
         self._guard, self._writer, self._bar, self._log = guard, writer, bar, log
+        self._last_step = last_step
         self._clock_offset_s = _seconds_so_far(writer) - time.monotonic()
         self._waiting: collections.deque[tuple[int, dict]] = collections.deque()
         self._is_alarmed = self._is_storage_failing = False
@@ -62,6 +66,8 @@ class Recorder:
             entry = jax.device_get(entry)
             if "heldout" in entry:
                 entry |= heldout_metrics(entry.pop("heldout"))
+                if number != self._last_step:  # arms are compared by their last losses
+                    del entry["heldout_nats"], entry["heldout_bytes"]
             entry["seconds"] = self._clock_offset_s + time.monotonic()
             if self._writer is not None:
                 self._writer.write(number, entry)
@@ -97,13 +103,20 @@ class Recorder:
         self._is_alarmed = is_high
 
 
-def heldout_metrics(per_batch: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Bits per byte over the held-out text, with the standard error of sampling its sequences."""
+def heldout_metrics(per_batch: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Bits per byte over the held-out text, with the standard error of sampling its sequences.
+
+    Beside them the nats and bytes of every sequence, without those that fill up the last batch.
+    """
     nats, num_bytes = (np.concatenate(x).astype(np.float64) for x in zip(*per_batch, strict=True))
-    bpb = nats.sum() / num_bytes.sum() / math.log(2)
-    residual = nats / math.log(2) - bpb * num_bytes  # of the ratio estimator, linearised
-    stderr = math.sqrt(len(nats) * residual.var(ddof=1)) / num_bytes.sum()
-    return {"heldout_bpb": bpb, "heldout_bpb_stderr": stderr}
+    heldout = statistics.Heldout(nats[num_bytes > 0], num_bytes[num_bytes > 0])
+    bpb, stderr = statistics.bits_per_byte(heldout)
+    return {
+        "heldout_bpb": bpb,
+        "heldout_bpb_stderr": stderr,
+        "heldout_nats": heldout.nats_S,
+        "heldout_bytes": heldout.bytes_S,
+    }
 
 
 def _seconds_so_far(writer: metrics.MetricsWriter | None) -> float:

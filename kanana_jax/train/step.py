@@ -44,9 +44,10 @@ def build(exp: config.Experiment, mesh: Any) -> Steps:
 
 
 def compiled_part(exp: config.Experiment) -> config.Experiment:
-    """What the compiled functions depend on: not the rate, the seed or the name."""
+    """What the compiled functions depend on: not the rate, the seeds or the name."""
     shared = config.single_run(exp, lr=1.0, seed=0)
-    return dataclasses.replace(shared, name="", question="")
+    unseeded = dataclasses.replace(shared.data, seed=0)
+    return dataclasses.replace(shared, name="", question="", data=unseeded)
 
 
 @functools.lru_cache(maxsize=8)

@@ -24,7 +24,17 @@ ROOMS = {
     ),
     "kanana_jax/report": (
         set(),
-        {"jax", "numpy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm", "markupsafe"},
+        {
+            "jax",
+            "numpy",
+            "scipy",
+            "jaxtyping",
+            "matplotlib",
+            "jinja2",
+            "tensorboardX",
+            "tqdm",
+            "markupsafe",
+        },
     ),
     "kanana_jax/checkpoint": (
         {"config", "model", "parallel"},

@@ -43,11 +43,25 @@ def test_a_document_of_many_windows_restarts_positions_and_keeps_its_text(tmp_pa
     np.testing.assert_array_equal(batch.tokens[:, 1:] == corpus.tokenizer.bos_id, new)
 
 
-def test_same_file_twice_is_one_source_too_many(tmp_path):
-    path = str(write_jsonl(tmp_path / "a.jsonl", documents(100)))
-    cfg = dataclasses.replace(SMALL, paths=(path, path))
+def test_the_same_text_twice_is_one_source_too_many(tmp_path):
+    paths = [str(write_jsonl(tmp_path / name, documents(100))) for name in ("a.jsonl", "b.jsonl")]
+    cfg = dataclasses.replace(SMALL, paths=tuple(paths))
     with pytest.raises(data.DataError, match="got 0 after removing duplicate and held-out text"):
         data.open_corpus(cfg, tmp_path / "cache")
+
+
+def test_lines_left_out_are_told_and_counted_and_change_nothing_else(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", documents(100))
+    cfg = dataclasses.replace(SMALL, paths=(str(path),), skip_bad_lines=True)
+    clean = data.open_corpus(cfg, tmp_path / "cache")
+    path.write_text("{\n" + path.read_text() + "5\n")
+    for _ in range(2):  # the second from the cache
+        told = []
+        corpus = data.open_corpus(cfg, tmp_path / "cache", told.append)
+        assert (corpus.num_skipped, clean.num_skipped) == (2, 0)
+        assert corpus.fingerprint == clean.fingerprint
+        (line,) = told
+        assert "2 line(s) left out, the first: " in line and "line 1: expected a JSON" in line
 
 
 def test_import_loads_no_library_that_only_some_inputs_need():

@@ -1,15 +1,16 @@
-"""Every file format gives the same documents, and every bad one a single clear line."""
+"""What an entry of data.paths may name, and the one clear line for what it may not."""
 
 import dataclasses
 import gzip
 import json
+import os
+import re
+import zipfile
 
 import fsspec
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
-from small_corpora import SMALL, write_jsonl
+from small_corpora import SMALL, ipc, lines, parquet, write_jsonl
 
 from kanana_jax import data
 from kanana_jax.config import DataConfig
@@ -23,43 +24,92 @@ def read(*paths, **settings) -> list[list[str]]:
     return [[document.decode() for document in source.read()] for source in opened]
 
 
-def write(path, texts):
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    if path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path)
-    elif path.suffix == ".gz":
-        path.write_bytes(gzip.compress(lines.encode()))
-    elif path.suffix == ".jsonl":
-        path.write_text(lines)
-    else:
-        path.write_text(texts[0], encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "A.JSONL"])
-def test_files_of_records_give_one_document_each(tmp_path, name):
-    path = tmp_path / name
-    write(path if name.islower() else path.with_suffix(".jsonl"), TEXTS)
-    if not name.islower():
-        path.with_suffix(".jsonl").rename(path)
-    assert read(path) == [TEXTS]
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.md"])
-def test_plain_files_are_one_document(tmp_path, name):
-    assert read(write(tmp_path / name, [TEXTS[1]])) == [[TEXTS[1]]]
-
-
-def test_byte_order_mark_is_no_text(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfhello")
-    assert read(tmp_path / "a.txt") == [["hello"]]
-
-
 def test_globs_read_in_sorted_order_and_brackets_may_be_names(tmp_path):
     for name in ("b", "a", "c[1]"):
         (tmp_path / f"{name}.txt").write_text(name)
     assert read(tmp_path / "*.txt") == [["a", "b", "c[1]"]]
     assert read(tmp_path / "c[1].txt") == [["c[1]"]]
+
+
+def test_files_in_folders_are_found_by_two_stars(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("b.txt", "in/a.txt"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "loop").symlink_to(".")
+    for pattern in ("**/*.txt", "**"):
+        assert read(tmp_path / pattern) == [["b.txt", "in/a.txt"]]
+
+
+def test_members_of_an_archive_are_named_with_it(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("in/a.txt", "one")
+        archive.writestr("in/b.txt", "two \udcff".encode("utf-8", "surrogateescape"))
+    assert read(f"zip://in/a.txt::{tmp_path}/a.zip") == [["one"]]
+    entry = f"zip://in/*.txt::{tmp_path}/a.zip"
+    with pytest.raises(data.DataError, match=re.escape(entry.replace("*", "b") + ", line 1")):
+        read(entry)
+
+
+def saved_dataset(folder, texts, **state):
+    """As `datasets` 4 writes it: every column in streams of Arrow, and what they are."""
+    folder.mkdir(parents=True)
+    names = [f"data-{i:05d}-of-00002.arrow" for i in range(2)]
+    for name, part in zip(names, (texts[:2], texts[2:]), strict=True):
+        (folder / name).write_bytes(ipc(part))
+    state = {"_data_files": [{"filename": name} for name in names], **state}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
+
+
+def test_a_saved_dataset_is_read_by_what_its_folder_says(tmp_path):
+    folder = saved_dataset(tmp_path / "train", TEXTS)
+    (folder / "cache-1234.arrow").write_bytes(ipc(["left by a map()"]))
+    assert read(folder) == read(f"{folder}/") == read(tmp_path / "tr*") == [TEXTS]
+
+
+def test_one_file_in_two_sources_is_refused_however_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    monkeypatch.chdir(tmp_path)
+    for other in ("a.txt", "./a.txt", "*.txt", f"file://{tmp_path}/a.txt", "b.txt"):
+        with pytest.raises(data.DataError, match="expected each file in one source, got"):
+            read(tmp_path / "a.txt", other)
+    assert read("*.txt") == [["a", "a"]], "documents, not files, are told apart within a source"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.json"])
+def test_bad_records_are_left_out_and_counted_when_asked(tmp_path, name):
+    (tmp_path / "fine.jsonl").write_bytes(lines(["fine"]))
+    texts = ["one", None, "t\0o", "th\0ee", "four"]
+    records = [{"text": text} for text in texts]
+    content = {
+        "a.jsonl": lines(texts),
+        "a.json": json.dumps(records).encode(),
+        "a.parquet": parquet(texts),
+    }[name]
+    (tmp_path / name).write_bytes(content)
+    cfg = DataConfig(paths=(str(tmp_path / "*"),), skip_bad_lines=True)
+    (source,) = sources.open_sources(cfg)
+    for _ in range(2):
+        assert list(source.read()) == [b"one", b"", b"four", b"fine"]
+        assert source.skipped.count == 2
+    assert source.skipped.first.startswith(f"{tmp_path}/{name}, ")
+    with pytest.raises(data.DataError) as caught:
+        read(tmp_path / "*")
+    assert str(caught.value) == source.skipped.first
+
+
+def test_a_damaged_file_is_no_bad_line(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(TEXTS))[:-4])
+    assert "cannot be read: EOFError" in error_of(tmp_path, "a.jsonl.gz", skip_bad_lines=True)
+
+
+def test_skipping_everything_is_an_error_that_says_why(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines(TEXTS))
+    message = error_of(tmp_path, "a.jsonl", skip_bad_lines=True, text_field="body")
+    assert "expected text, got none; 4 line(s) left out, the first: " in message
+    assert "line 1: expected the key 'body', got 'id', 'text'" in message
 
 
 def test_other_text_field_and_null(tmp_path):
@@ -91,12 +141,13 @@ def bad_utf8(path):
     path.write_bytes(b"good \xff\xfe bad")
 
 
-def cut_gzip(path):
-    path.write_bytes(gzip.compress(b'{"text": "' + b"x" * 999 + b'"}')[:-12])
-
-
 def line(text):
     return lambda path: path.write_text(text)
+
+
+def dictionary(path):
+    saved_dataset(path / "train", TEXTS)
+    (path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
 
 
 @pytest.mark.parametrize(
@@ -105,31 +156,71 @@ def line(text):
         ("absent.txt", None, "does not exist"),
         ("none-*.txt", None, "matches no file"),
         ("dir.txt", lambda path: path.mkdir(), "expected a file, got the directory"),
+        ("d*r.txt", lambda path: path.with_name("dir.txt").mkdir(), "/dir.txt'; give a pattern"),
+        ("set", dictionary, "expected one split of a dataset, got "),
+        ("set", dictionary, "with 'train', 'test'; give "),
+        (
+            "set",
+            lambda path: saved_dataset(path, TEXTS, _indices_data_files=[{}]),
+            "flatten_indices",
+        ),
+        ("pipe.txt", os.mkfifo, "which can be read only once"),
+        ("dead.txt", lambda path: path.symlink_to("nowhere"), "does not exist"),
+        ("*.txt", lambda path: path.with_name("b.txt").symlink_to("c"), "b.txt' does not exist"),
+        ("loop.txt", lambda path: path.symlink_to("loop.txt"), "does not exist"),
+        ("a.txt/b.txt", lambda path: path.parent.write_text("a"), "does not exist"),
+        ("a\nb.txt", line("x\0"), "a\\nb.txt, line 1: expected UTF-8 text, got a NUL byte"),
+        ("x" * 300 + ".txt", None, "does not exist"),
+        ("folder/" * 400 + "a.txt", None, "does not exist"),
         ("a.csv", line("a,b"), "expected a file ending in .txt, .md"),
-        ("a.txt", bad_utf8, "expected UTF-8 text"),
-        ("a.jsonl", bad_utf8, "expected UTF-8 text"),
+        ("*", line("a,b"), "expected a file ending in .txt, .md"),
+        ("a.txt", bad_utf8, "line 1: expected UTF-8 text"),
+        ("a.jsonl", bad_utf8, "line 1: expected UTF-8 text"),
         ("a.txt", line(" \n "), "expected text, got none"),
         ("a.jsonl", line(""), "expected text, got none"),
-        ("a.jsonl", line('{"text": "x"'), "line 1: expected one JSON object per line"),
-        ("a.jsonl", line('{"text": "x"}\n[1]'), "line 2: expected a JSON object, got list"),
-        ("a.jsonl", line('{"body": "x"}'), "expected the key 'text', got 'body'"),
-        ("a.jsonl", line('{"text": 5}'), "expected a string in 'text', got int"),
-        ("a.jsonl", line('{"text": "\\ud800"}'), "expected UTF-8 text"),
-        ("a.jsonl.gz", cut_gzip, "cannot be read: EOFError"),
+        ("a.jsonl", line("{}\n" * 9), "line 1: expected the key 'text', got none"),
+        ("a.jsonl", line(json.dumps(dict.fromkeys(map(str, range(500))))), "'9' and 490 more"),
+        ("a.jsonl", line(json.dumps({"k" * 5000: 1})), "got 'kkkk"),
         ("a.parquet", line("no parquet"), "cannot be read: ArrowInvalid"),
-        ("a.txt", line("too short"), "expected at least"),
+        ("a.txt", line("too short"), "expected distinct text for a training and a held-out part"),
+        ("a.txt", line("still too short" * 5), "expected at least "),
     ],
 )
 def test_unusable_text_gives_one_line_and_writes_nothing(tmp_path, name, make, expected):
     if make:
         make(tmp_path / name)
-    assert expected in error_of(tmp_path, str(tmp_path / name))
+    assert expected in error_of(tmp_path, name)
 
 
-def test_parquet_without_the_column_names_those_it_has(tmp_path):
-    pyarrow.parquet.write_table(pyarrow.table({"body": ["x"]}), tmp_path / "a.parquet")
-    got = error_of(tmp_path, str(tmp_path / "a.parquet"))
-    assert "expected the column 'text', got 'body'" in got
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "zip://a.txt::/nowhere/missing.zip",
+        "zip://*.txt::/nowhere/missing.zip",
+        "zip://a.txt::/",
+        "simplecache::zip://a.txt::/nowhere/missing.zip",
+        "nosuch://a.txt",
+        "memory://nowhere/a.txt",
+        "::",
+        "zip://",
+        "[",
+        "a\0b.txt",
+    ],
+)
+def test_urls_that_lead_nowhere_give_one_line_that_names_them(tmp_path, entry):
+    assert ascii(entry)[1:-1].replace("\\", "") in error_of(tmp_path, entry).replace("\\", "")
+
+
+def test_errors_of_a_remote_file_system_are_one_line(tmp_path, monkeypatch):
+    with fsspec.open("memory://remote/a.txt", "wb") as file:
+        file.write(b"text")
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("403 Forbidden\n<html>" + "x" * 5000)
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "_open", refuse)
+    message = error_of(tmp_path, "memory://remote/a.txt")
+    assert "memory://remote/a.txt: cannot be read: RuntimeError: 403 Forbidden; check" in message
 
 
 @pytest.mark.parametrize("path", ["gs://bucket/a.txt", "s3://bucket/a.txt"])
@@ -138,11 +229,7 @@ def test_missing_driver_is_named(tmp_path, path, monkeypatch):
         raise ImportError("Please install gcsfs")
 
     monkeypatch.setattr(fsspec.core, "get_filesystem_class", refuse)
-    assert "Install the package for this protocol" in error_of(tmp_path, path)
-
-
-def test_unknown_protocol_is_an_error(tmp_path):
-    assert "Protocol not known" in error_of(tmp_path, "nosuch://a.txt")
+    assert "Please install gcsfs; check the path, install the package" in error_of(tmp_path, path)
 
 
 def test_python_without_sources_says_so(tmp_path, monkeypatch):
@@ -152,13 +239,14 @@ def test_python_without_sources_says_so(tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
-def error_of(tmp_path, path, **settings) -> str:
+def error_of(tmp_path, name: str, **settings) -> str:
+    path = name if ":" in name else str(tmp_path / name)
     cfg = dataclasses.replace(SMALL, paths=(path,), **settings)
     with pytest.raises(data.DataError) as caught:
         data.open_corpus(cfg, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     message = str(caught.value)
-    assert "\n" not in message
+    assert message.isprintable() and len(message) < 900
     return message
 
 

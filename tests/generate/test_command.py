@@ -11,6 +11,7 @@ import small_decoder
 
 from kanana_jax import generate
 from kanana_jax.checkpoint import CheckpointError, native
+from kanana_jax.data import tokenizer
 from kanana_jax.generate import __main__ as command
 
 
@@ -38,6 +39,15 @@ def test_a_folder_is_loaded_in_the_dtype_it_computes_in(folder):
     assert loaded.weights.embed_VD.dtype == jnp.bfloat16
     assert loaded.prompt_ids("ab") == [256, 97, 98]
     assert loaded.eos_ids == (257,)
+
+
+def test_a_model_trained_here_begins_where_its_documents_did(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "bpe")
+    bpe = tokenizer.train_bpe([b"ab"], 258)
+    (tmp_path / "bpe" / "tokenizer.json").write_text(bpe.json)
+    loaded = generate.load(tmp_path / "bpe")
+    assert loaded.prompt_ids("a")[:-1] == [bpe.bos_id]
+    assert loaded.eos_ids == (bpe.eos_id,)
 
 
 def test_ids_named_by_the_config_replace_the_tokenizers(folder, tmp_path):

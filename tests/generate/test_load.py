@@ -1,5 +1,6 @@
 """Weights straight from files onto devices, the same from either kind of folder."""
 
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -7,9 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import processors
 
 from kanana_jax import convert, generate
 from kanana_jax.checkpoint import CheckpointError
+from kanana_jax.data import tokenizer
+from kanana_jax.generate import scoring
 
 sys.path.append(str(Path(__file__).parents[1] / "checkpoint"))
 
@@ -56,6 +61,47 @@ def test_an_end_named_by_the_generation_config_counts(hf_directory, tmp_path):
     (tmp_path / "hf" / "tokenizer_config.json").write_text('{"add_bos_token": false}')
     loaded = generate.load(tmp_path / "hf")
     assert (loaded.bos_ids, loaded.eos_ids) == ((), (7, 9))
+
+
+def _bpe(template):
+    library = tokenizers.Tokenizer.from_str(tokenizer.train_bpe([b"ab"], 258).json)
+    tokens = [(name, library.token_to_id(name)) for name in (tokenizer.BOS, tokenizer.EOS)]
+    library.post_processor = processors.TemplateProcessing(single=template, special_tokens=tokens)
+    return library
+
+
+def test_a_prompt_is_what_tokenizer_json_says_and_a_conversation_what_its_template_says(
+    hf_directory, tmp_path
+):
+    shutil.copytree(hf_directory, tmp_path / "hf")
+    library = _bpe(f"{tokenizer.BOS} $A {tokenizer.EOS}")
+    bos, eos = map(library.token_to_id, (tokenizer.BOS, tokenizer.EOS))
+    (tmp_path / "hf" / "tokenizer.json").write_text(library.to_str(), encoding="utf-8-sig")
+    template = "{{ bos_token }}{{ messages[0].content }}{{ mark }}"
+    (tmp_path / "hf" / "chat_template.jinja").write_text(template)
+    (tmp_path / "hf" / "special_tokens_map.json").write_text(f'{{"bos_token": "{tokenizer.BOS}"}}')
+    loaded = generate.load(tmp_path / "hf")
+    assert loaded.prompt_ids("ab") == library.encode("ab").ids == [bos, 66, 67, eos]
+    # One bos: nothing is put around what the template writes.
+    assert loaded.chat_ids([{"content": "ab"}], mark="!") == [bos, 66, 67, 2]
+    assert scoring.prefix_id(loaded) == bos
+
+
+def test_without_a_beginning_text_is_scored_after_the_end(hf_directory, tmp_path):
+    shutil.copytree(hf_directory, tmp_path / "hf")
+    (tmp_path / "hf" / "tokenizer.json").write_text(_bpe("$A").to_str())
+    loaded = generate.load(tmp_path / "hf")
+    assert (loaded.bos_ids, loaded.eos_ids, scoring.prefix_id(loaded)) == ((), (5,), 5)
+    without = dataclasses.replace(loaded.tokenizer, eos_id=None)
+    with pytest.raises(ValueError, match="no token that a text can begin after"):
+        scoring.prefix_id(loaded._replace(tokenizer=without))
+
+
+def test_a_tokenizer_that_cannot_be_read_is_one_line(hf_directory, tmp_path):
+    shutil.copytree(hf_directory, tmp_path / "hf")
+    (tmp_path / "hf" / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"^\S+tokenizer.json is no tokenizer.json that"):
+        generate.load(tmp_path / "hf")
 
 
 def test_a_large_vocabulary_without_a_tokenizer_is_refused(tmp_path):

@@ -126,6 +126,11 @@ def test_bits_per_byte_of_each_source(loaded, log_p, tmp_path, capsys):
     assert [Path(line["source"]).name for line in shown] == ["a.txt", "b.jsonl", "all"]
 
 
+def test_a_source_without_a_byte_has_no_bits_per_byte(capsys):
+    bits_per_byte._show("a", bits_per_byte.Total(num_documents=1))
+    assert json.loads(capsys.readouterr().out)["bits_per_byte"] is None  # JSON has no NaN
+
+
 def test_text_that_is_not_there_is_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
         bits_per_byte.main([f"--checkpoint={TRAINED}", "--path=/no/such.txt"])

@@ -11,6 +11,7 @@ from kanana_jax.report import metrics, results
 from kanana_jax.report.results import RunResult
 
 LAYERS, HEADS, EXPERTS = 3, 4, 8
+SEQUENCES = 64
 ARMS = {  # name: (optimizer, clips)
     "AdamW": ("adamw", False),
     "Muon NS": ("muon", False),
@@ -29,11 +30,16 @@ def run(
     tail: float | None = None,
     bpb: float = 2.7,
     stderr: float = 0.005,
+    spread: float = 0.01,
     diverged_step: int | None = None,
     num_steps: int = 40,
     tau: float = 30.0,
 ) -> RunResult:
-    """A run whose max logit rises to `peak` and ends around `tail` (in logits), with its files."""
+    """A run whose max logit rises to `peak` and ends around `tail` (in logits), with its files.
+
+    Held-out sequences differ by far more than `spread`, but alike in all runs; by `spread` a run
+    deviates from that (standard deviation over sequences). Zero: no sequences are recorded.
+    """
     directory = directory / f"{arm}-{lr:g}-{seed}".replace(" ", "_")
     optimizer, clips = ARMS.get(arm, ("muon", False))
     random = np.random.default_rng(zlib.crc32(repr((arm, lr, seed, peak)).encode()))
@@ -42,6 +48,8 @@ def run(
     for step in range(1, (diverged_step or num_steps) + 1):
         record = _record(step, num_steps, max_logit_N[step - 1], random, bpb, clips, tau)
         lines.append({"step": step, **record})
+    if not diverged_step and spread:
+        lines[-1] |= _heldout(bpb, spread, random)
     if diverged_step:
         lines.append({"step": diverged_step + 1, "loss": math.nan, "max_logit": math.nan})
     directory.mkdir(parents=True, exist_ok=True)
@@ -104,6 +112,16 @@ def experiment() -> dict:
         "device_kind": "cpu",
         "num_devices": 1,
     }
+
+
+def _heldout(bpb: float, spread: float, random) -> dict:
+    """Sequences of one length whose mean is exactly `bpb`."""
+    own_S = random.normal(size=SEQUENCES)
+    own_S = (own_S - own_S.mean()) / own_S.std()
+    common_S = np.sin(np.arange(SEQUENCES))
+    bits_S = bpb + common_S - common_S.mean() + spread * own_S
+    bytes_S = np.full(SEQUENCES, 128.0)
+    return {"heldout_nats": bits_S * bytes_S * math.log(2), "heldout_bytes": bytes_S}
 
 
 def _max_logits(num_steps: int, peak: float, tail: float, random) -> np.ndarray:

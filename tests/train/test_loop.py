@@ -46,6 +46,11 @@ def test_a_run_records_what_the_report_needs(exp, corpus, tmp_path):
     for name in every_step:
         np.testing.assert_array_equal(columns[name].steps_N, np.arange(1, 13), err_msg=name)
     np.testing.assert_array_equal(columns["heldout_bpb"].steps_N, [4, 8, 12])
+    # Arms are compared by the losses of single sequences at the end.
+    np.testing.assert_array_equal(columns["heldout_nats"].steps_N, [12])
+    heldout = results.load(tmp_path).heldout
+    bpb = heldout.nats_S.sum() / heldout.bytes_S.sum() / math.log(2)
+    assert columns["heldout_bpb"].values_N[-1] == pytest.approx(bpb, rel=1e-12)
     np.testing.assert_array_equal(columns["qk_spectral_norm"].steps_N, [6, 12])
     assert columns["max_logits"].values_N.shape == (12, 1, 4)
     assert columns["loss"].values_N[-1] < columns["loss"].values_N[0]
@@ -86,6 +91,9 @@ def test_held_out_bits_per_byte_are_nats_over_bytes():
     residual = nats - 1.5 * num_bytes
     stderr = math.sqrt(3 * np.var(residual, ddof=1)) / 8.0 / math.log(2)
     assert found["heldout_bpb_stderr"] == pytest.approx(stderr)
+    padded = recorder.heldout_metrics([(nats, num_bytes), (np.zeros(2), np.zeros(2))])
+    assert padded["heldout_bpb_stderr"] == found["heldout_bpb_stderr"]
+    np.testing.assert_array_equal(padded["heldout_nats"], nats)
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ class KananaJax(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        return self._loaded.eos_ids[0] if self._loaded.eos_ids else self._loaded.tokenizer.eos_id
+        return self._loaded.eos_ids[0] if self._loaded.eos_ids else self.prefix_token_id
 
     @property
     def prefix_token_id(self) -> int:
