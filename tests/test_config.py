@@ -150,12 +150,6 @@ def test_edits_that_clash_are_one_clear_line(exp, edits, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [{"seeds": 2}, {"lrs": (0.1,)}])
-def test_a_sweep_without_arms_is_refused(exp, changes):
-    with pytest.raises(config.ConfigError, match="only an experiment with arms"):
-        dataclasses.replace(exp, arms=(), **changes)
-
-
 def test_of_two_values_for_one_number_the_later_holds(exp):
     assert config.edit(exp, ["train.num_steps=3", "train.num_steps=4"]).train.num_steps == 4
 

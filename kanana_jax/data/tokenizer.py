@@ -178,7 +178,10 @@ def from_json(
         token_bytes_V=token_bytes,
         encode_batch=functools.partial(_encode_batch, library, name),
         decode=lambda ids: library.decode([int(i) for i in ids]),
-        encode_marked=lambda text: marking.encode(text, add_special_tokens=False).ids,
+        # Encoded before: the library says TypeError where text is no Unicode.
+        encode_marked=lambda text: (
+            marking.encode(text.encode().decode(), add_special_tokens=False).ids
+        ),
         token_id=library.token_to_id,
         around=_around(library),
         json=content,

@@ -35,10 +35,10 @@ def _generate(arguments: argparse.Namespace) -> None:
         generate.Request(
             prompt=_prompt_ids(loaded, arguments, prompt),
             max_tokens=arguments.max_tokens,
-            sampling=how,
+            sampling=how.at_place(place),
             stop=tuple(arguments.stop),
         )
-        for prompt in arguments.prompt
+        for place, prompt in enumerate(arguments.prompt)
     ]
     longest = max(len(request.prompt) for request in requests) + arguments.max_tokens
     engine = loaded.engine(
@@ -76,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--system", help="the system's message of a chat")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=1.0, help="0: the most likely token")
-    parser.add_argument("--top-k", type=int, default=0, help="0: all")
+    parser.add_argument("--top-k", type=int, default=0, help="0 or -1: all")
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--min-p", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the first prompt")
     parser.add_argument("--stop", action="append", default=[], help="a string; may be repeated")
     parser.add_argument("--batch-size", type=int, default=8, help="prompts decoded at once")
     return parser

@@ -92,16 +92,21 @@ class Engine:
     def is_idle(self) -> bool:
         return not self._waiting and not any(self._rows)
 
-    def submit(self, request: Request) -> int:
-        """Queues a request; ValueError when it can never fit."""
+    def check(self, request: Request) -> None:
+        """Raises ValueError when a request can never be served; any thread may ask."""
         room = self.length - len(request.prompt)
         if not len(request.prompt) > 0 or not 0 < request.max_tokens <= room:
             raise ValueError(
                 f"prompt and max_tokens must be positive and fit in {self.length} positions, got "
                 f"{len(request.prompt)} and {request.max_tokens}; shorten them or raise the length"
             )
-        if not all(0 <= token < self._cfg.vocab_size for token in request.prompt):
-            raise ValueError(f"prompt ids must lie in [0, {self._cfg.vocab_size})")
+        ids = np.asarray(request.prompt)
+        if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self._cfg.vocab_size:
+            raise ValueError(f"token ids must lie in [0, {self._cfg.vocab_size})")
+
+    def submit(self, request: Request) -> int:
+        """Queues a request, and returns its number; raises as `check` does."""
+        self.check(request)
         self._num_submitted += 1
         self._waiting.append((self._num_submitted - 1, request))
         return self._num_submitted - 1
@@ -110,6 +115,21 @@ class Engine:
         """Drops a request wherever it is; nothing happens if it has ended."""
         self._waiting = collections.deque(one for one in self._waiting if one[0] != number)
         self._rows = [None if one and one.number == number else one for one in self._rows]
+
+    def warm_up(self) -> None:
+        """Compiles all that requests may need, by serving some, so that no client waits for it."""
+        # The shortest prompt of each width that prompts are padded to.
+        lengths = {decoder.padded_chunk(n, self._chunk): n for n in range(self.length - 1, 0, -1)}
+        requests = [
+            Request(prompt=[0] * n, max_tokens=min(2, self.length - n), sampling=how)
+            for n in lengths.values()
+            for how in (Sampling(), Sampling(top_k=1))
+        ]
+        eos_ids, self._eos_ids = self._eos_ids, frozenset()  # none may end at its first token
+        for request in requests:  # one by one: rows together are all filtered if one of them is
+            for _ in self.run([request]):
+                pass
+        self._eos_ids = eos_ids
 
     def run(self, requests: Iterable[Request]) -> Iterator[Piece]:
         """Text of all requests as it comes, told apart by their place in `requests`."""

@@ -30,7 +30,13 @@ class Loaded(NamedTuple):
     closing_ids: tuple[int, ...] = ()  # what a prompt ends with, where tokenizer.json adds it
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        return [*self.bos_ids, *map(int, self.tokenizer.encode(prompt)), *self.closing_ids]
+        """Ids of a prompt, special tokens where it spells them; no second bos if it begins with it.
+
+        Thus a conversation that a client has put into the template is what `chat_ids` gives.
+        """
+        ids = self.tokenizer.encode_marked(prompt)
+        has_bos = tuple(ids[: len(self.bos_ids)]) == self.bos_ids
+        return [*(() if has_bos else self.bos_ids), *ids, *self.closing_ids]
 
     def chat_ids(self, messages: list[dict[str, Any]], **variables: Any) -> list[int]:
         """Ids of a conversation; ChatError where the checkpoint has no template or it refuses.

@@ -11,7 +11,9 @@ Letters: B rows, V vocabulary.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import math
+import numbers
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,30 +21,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+NUM_SEEDS = 2**31
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How one request draws its tokens."""
 
     temperature: float = 1.0  # 0: always the most likely token
-    top_k: int = 0  # 0: all
+    top_k: int = 0  # 0 or -1: all
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
 
     def __post_init__(self):
-        if not (
-            self.temperature >= 0
-            and self.top_k >= 0
-            and 0 < self.top_p <= 1
-            and 0 <= self.min_p < 1
+        for name, is_good, expected in (
+            ("temperature", 0 <= self.temperature < math.inf, "finite and >= 0"),
+            ("top_k", _is_whole(self.top_k) and self.top_k >= -1, "an integer >= -1"),
+            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+            ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
+            ("seed", _is_whole(self.seed) and 0 <= self.seed < NUM_SEEDS, "in [0, 2^31)"),
         ):
-            raise ValueError(
-                "sampling needs temperature >= 0, top_k >= 0, top_p in (0, 1] and min_p in [0, 1); "
-                f"got {self}"
-            )
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must lie in [0, 2^31), got {self.seed}")
+            if not is_good:
+                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+
+    def at_place(self, place: int) -> "Sampling":
+        """The same with another seed, so that equal prompts at several places get other texts."""
+        return dataclasses.replace(self, seed=(self.seed + place) % NUM_SEEDS)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral)
 
 
 class Rows(NamedTuple):
@@ -56,30 +65,35 @@ class Rows(NamedTuple):
     num_drawn_B: Int[Array | np.ndarray, "B"]
 
 
-def rows(samplings: list[Sampling], num_drawn: list[int]) -> Rows:
+def rows(samplings: Sequence[Sampling], num_drawn: Sequence[int]) -> Rows:
     """On the host: a jitted function takes them to the device in one go."""
+    # What 32 bits cannot hold means the nearest that they can; devices may read subnormals as zero.
+    tiny, largest = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    temperatures = [min(one.temperature, largest) for one in samplings]
+    top_ks = [min(max(one.top_k, 0), np.iinfo(np.int32).max) for one in samplings]
     return Rows(
-        temperature_B=np.array([one.temperature for one in samplings], np.float32),
-        top_k_B=np.array([one.top_k for one in samplings], np.int32),
-        top_p_B=np.array([one.top_p for one in samplings], np.float32),
+        temperature_B=np.array([x if x >= tiny else 0.0 for x in temperatures], np.float32),
+        top_k_B=np.array(top_ks, np.int32),
+        top_p_B=np.array([max(one.top_p, tiny) for one in samplings], np.float32),
         min_p_B=np.array([one.min_p for one in samplings], np.float32),
         seed_B=np.array([one.seed for one in samplings], np.int32),
         num_drawn_B=np.array(num_drawn, np.int32),
     )
 
 
-def is_filtered(samplings: list[Sampling]) -> bool:
+def is_filtered(samplings: Sequence[Sampling]) -> bool:
     """Whether any of them ranks tokens, which `sample` then has to know."""
-    return any(one.top_k or one.top_p < 1 for one in samplings if one.temperature)
+    return any(one.top_k > 0 or one.top_p < 1 for one in samplings if one.temperature)
 
 
 @functools.partial(jax.jit, static_argnames="is_filtered")
 def sample(logits_BV: Float[Array, "B V"], how: Rows, *, is_filtered: bool) -> Int[Array, "B"]:
     """One token per row. Without `is_filtered` top_k and top_p of all rows are taken to be off."""
     is_greedy_B = how.temperature_B == 0
-    scaled_BV = logits_BV / jnp.where(is_greedy_B, 1.0, how.temperature_B)[:, None]
-    best_B1 = scaled_BV.max(axis=-1, keepdims=True)
-    is_kept_BV = scaled_BV >= best_B1 + jnp.log(how.min_p_B)[:, None]
+    # Below the largest, which is 0: a small temperature makes the others -inf and none inf.
+    below_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
+    scaled_BV = below_BV / jnp.where(is_greedy_B, 1.0, how.temperature_B)[:, None]
+    is_kept_BV = scaled_BV >= jnp.log(how.min_p_B)[:, None]
     if is_filtered:
         is_kept_BV &= _in_top_k_and_p(scaled_BV, how)
     keys = jax.vmap(lambda seed, n: jax.random.fold_in(jax.random.key(seed), n))(

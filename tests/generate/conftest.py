@@ -2,6 +2,9 @@
 
 import pytest
 import small_decoder
+from served import Served, write_model
+
+from kanana_jax import generate
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +22,22 @@ def stacks():
 def weights():
     """The same weights as decoding reads them."""
     return small_decoder.prepared(small_decoder.CFG)
+
+
+@pytest.fixture(scope="session")
+def served_folder(tmp_path_factory):
+    """A model of bytes with a chat template."""
+    path = tmp_path_factory.mktemp("models") / "small"
+    write_model(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def loaded(served_folder):
+    return generate.load(served_folder)
+
+
+@pytest.fixture(scope="module")
+def served(loaded):
+    with Served(loaded) as server:
+        yield server

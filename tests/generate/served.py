@@ -1,4 +1,4 @@
-"""A server in a thread of the tests' process."""
+"""A tiny model's folder, and a server of it in a thread of the tests' process."""
 
 import asyncio
 import socket
@@ -6,11 +6,30 @@ import threading
 import time
 
 import http_client
+import jax
+import numpy as np
+import small_decoder
 import uvicorn
 
+from kanana_jax.checkpoint import native
 from kanana_jax.generate import serve
 
 NUM_ROWS, LENGTH = 8, 64
+GREEDY = {"prompt": "abc", "temperature": 0, "max_tokens": 12}
+TEMPLATE = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
+
+
+def text_of(answer, place=0):
+    return answer.body["choices"][place]["text"]
+
+
+def write_model(folder):
+    """A model of bytes with a chat template."""
+    weights = small_decoder.random_weights(small_decoder.CFG)
+    stored = jax.tree.map(lambda x: native.streamed(np.asarray(x)), weights)
+    with native.new_directory(folder) as temporary:
+        native.write(temporary, native.Description(small_decoder.CFG, {}), stored)
+        (temporary / "chat_template.jinja").write_text(TEMPLATE)
 
 
 class Served:

@@ -73,6 +73,10 @@ def test_the_command_prints_the_same_text_for_the_same_seed(folder, capsys):
     first, second = capsys.readouterr().out.split("[2] ")
     assert first == f"[1] {shown[0]}"
     assert second != first
+    command.main([*arguments, "--prompt=ab"])
+    first, second = capsys.readouterr().out.split("[2] ")
+    assert first == f"[1] {shown[0]}"
+    assert second != shown[0]
 
 
 @pytest.mark.slow
@@ -93,7 +97,7 @@ def test_a_chat_goes_through_the_template(folder, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--checkpoint=/no/such"], "does not exist"),
-        (["--temperature=-1"], "temperature >= 0"),
+        (["--temperature=-1"], "finite and >= 0, got -1.0"),
         (["--max-tokens=0"], "must be positive"),
         (["--batch-size=0"], "num_rows must be positive, got 0"),
         (["--chat"], "has no chat template"),

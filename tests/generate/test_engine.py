@@ -1,10 +1,12 @@
 """Continuous batching gives every request what it would get alone; text streams stop in time."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
+import small_decoder
 
 from kanana_jax import model
 from kanana_jax.data import tokenizer
@@ -111,6 +113,49 @@ def test_generation_ends_at_eos_and_shows_none_of_it(cfg, weights):
 def test_a_request_that_cannot_fit_is_refused(cfg, weights, length, max_tokens, message):
     with pytest.raises(ValueError, match=message):
         _engine(cfg, weights, 1).submit(Request(prompt=[1] * length, max_tokens=max_tokens))
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request(prompt=[258], max_tokens=1), "token ids must lie in"),
+        (Request(prompt=[-1], max_tokens=1), "token ids must lie in"),
+        (Request(prompt=[2**40], max_tokens=1), "token ids must lie in"),
+        (Request(prompt=[10**30], max_tokens=1), "token ids must lie in"),
+        (Request(prompt=[1.5], max_tokens=1), "token ids must lie in"),
+    ],
+)
+def test_what_is_no_token_is_refused(cfg, weights, request_, message):
+    engine = _engine(cfg, weights, 1)
+    with pytest.raises(ValueError, match=message):
+        engine.submit(request_)
+    assert engine.is_idle
+
+
+@pytest.mark.slow
+def test_after_the_warm_up_no_request_compiles_anything(cfg, caplog):
+    # Sizes of no other test, whose functions would be compiled already.
+    cfg = dataclasses.replace(cfg, num_layers=1)
+    sizes = {"num_rows": 3, "length": 150, "chunk": 64, "tokens_per_step": 3}
+    weights = small_decoder.prepared(cfg)
+    engine = Engine(cfg, weights, decode=DECODE, eos_ids=range(258), **sizes)
+    with jax.log_compiles():
+        engine.warm_up()
+        assert len(_compiled(caplog, "draw")) == len(_compiled(caplog, "prefill")) == 2
+        caplog.clear()
+        requests = [
+            Request(prompt=[5] * length, max_tokens=9, sampling=how)
+            for length in (1, 31, 33, 65, 100, 141)
+            for how in (Sampling(), Sampling(temperature=0.0), Sampling(top_p=0.9, top_k=4))
+        ]
+        engine._eos_ids = frozenset()
+        assert sum(map(len, _tokens(engine, requests))) == 9 * len(requests)
+        assert _compiled(caplog) == []
+
+
+def _compiled(caplog, name=""):
+    texts = [record.getMessage() for record in caplog.records]
+    return [text for text in texts if text.startswith("Compiling") and f"{name})" in text]
 
 
 def _stream(text, stop=()):

@@ -76,7 +76,7 @@ def test_a_threshold_found_bit_by_bit_keeps_what_sorting_would():
 
 
 @pytest.mark.parametrize(
-    "values", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"min_p": 1}, {"seed": -1}]
+    "values", [{"temperature": -1}, {"top_k": -2}, {"top_p": 0}, {"min_p": 2}, {"seed": -1}]
 )
 def test_impossible_settings_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):

@@ -10,7 +10,7 @@ does that, and the command is the harness's own with this import before it.
 from typing import Any
 
 from kanana_jax import extras, generate
-from kanana_jax.generate import chat, scoring
+from kanana_jax.generate import chat, neutral, scoring
 
 # The harness lives in an environment of its own.
 with extras.needed("train", "evaluate"):
@@ -150,17 +150,6 @@ class KananaJax(TemplateLM):
     def _request(self, place: int, context: str, gen_kwargs: dict[str, Any]) -> generate.Request:
         options = dict(normalize_gen_kwargs(gen_kwargs, self._max_gen_toks))
         until, max_tokens = options.pop("until"), options.pop("max_gen_toks")
-        temperature = float(options.pop("temperature", 1.0 if options["do_sample"] else 0.0))
-        is_sampled = options.pop("do_sample")
-        names = ("top_k", "top_p", "min_p", "seed")
-        # Repeats of one prompt draw different texts.
-        chosen = {"seed": place}
-        chosen |= {name: options.pop(name) for name in names if name in options}
-        if options:
-            raise ValueError(
-                f"generation settings {', '.join(sorted(options))} are not supported; expected "
-                f"until, max_gen_toks, do_sample, temperature, {', '.join(names)}"
-            )
         room = self._length - max_tokens
         if room < 1:
             raise ValueError(
@@ -170,6 +159,6 @@ class KananaJax(TemplateLM):
         return generate.Request(
             prompt=self.tok_encode(context)[-room:],
             max_tokens=max_tokens,
-            sampling=generate.Sampling(temperature=temperature if is_sampled else 0.0, **chosen),
+            sampling=neutral.to_sampling(options, place=place),
             stop=tuple(one for one in until if one),
         )

@@ -2,14 +2,17 @@
 
 The interface is OpenAI's: /v1/models, /v1/completions, /v1/chat/completions. The folder is one of
 `kanana_jax.convert` or a Hugging Face one. SIGTERM or SIGINT ends it when the answers under way are
-done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be used.
+done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be used; 1: the engine
+has failed, and a supervisor should start the server again.
 """
 
 import argparse
 import signal
+import socket
+import sys
 
 from kanana_jax import extras, generate
-from kanana_jax.generate import command, serve
+from kanana_jax.generate import command, decoder, serve
 
 with extras.needed("train", "serve"):
     import uvicorn
@@ -18,34 +21,39 @@ with extras.needed("train", "serve"):
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     with command.refusing():
-        server = _make_server(arguments)
+        server, worker = _make_server(arguments)
     # uvicorn raises a signal again once it has shut down in order; that was all we wanted.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run()
+    if worker.has_failed:
+        sys.exit(1)
 
 
-def _make_server(arguments: argparse.Namespace) -> uvicorn.Server:
-    if arguments.max_waiting < 0:
-        raise ValueError(f"--max-waiting must not be negative, got {arguments.max_waiting}")
+def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, serve.Worker]:
+    model_name = arguments.model_name or arguments.checkpoint.resolve().name
+    _check(arguments, model_name)
     loaded = command.load(arguments)
     engine = loaded.engine(
         num_rows=arguments.batch_size,
         length=arguments.length,
         tokens_per_step=arguments.tokens_per_step,
     )
-    # Compiles, so that the first client does not wait for it.
-    first = generate.Request(prompt=[0], max_tokens=min(8, arguments.length - 1))
-    for _ in engine.run([first]):
-        pass
+    engine.warm_up()
     limits = serve.Limits(
-        model_name=arguments.model_name or loaded.directory.resolve().name,
+        model_name=model_name,
         num_rows=arguments.batch_size,
         length=arguments.length,
         max_waiting=arguments.max_waiting,
     )
-    worker = serve.Worker(engine, num_rows=limits.num_rows, max_waiting=limits.max_waiting)
-    return uvicorn.Server(
+
+    def end() -> None:
+        server.should_exit = True
+
+    worker = serve.Worker(
+        engine, num_rows=limits.num_rows, max_waiting=limits.max_waiting, on_failure=end
+    )
+    server = uvicorn.Server(
         uvicorn.Config(
             serve.make_app(loaded, worker, limits),
             host=arguments.host,
@@ -54,6 +62,36 @@ def _make_server(arguments: argparse.Namespace) -> uvicorn.Server:
             timeout_graceful_shutdown=arguments.shutdown_seconds,
         )
     )
+    return server, worker
+
+
+def _check(arguments: argparse.Namespace, model_name: str) -> None:
+    """Raises ValueError before the model is read, which takes long."""
+    decoder.check_sizes(
+        **{
+            "--batch-size": arguments.batch_size,
+            "--length": arguments.length,
+            "--tokens-per-step": arguments.tokens_per_step,
+        }
+    )
+    for name in ("max-waiting", "shutdown-seconds"):
+        value = getattr(arguments, name.replace("-", "_"))
+        if value < 0:
+            raise ValueError(f"--{name} must not be negative, got {value}")
+    if not model_name.isprintable():
+        raise ValueError(f"--model-name must be printable, got {model_name!a}; give another")
+    host, port = arguments.host, arguments.port
+    try:
+        if not 0 <= port < 2**16:  # which getaddrinfo would cut to 16 bits
+            raise OverflowError("a port is a number of 16 bits")
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"--host={host} --port={port} cannot be listened on ({error}); choose others"
+        ) from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,14 +1,17 @@
 """The HTTP side: /v1/models, /v1/completions and /v1/chat/completions, streaming by SSE.
 
-400 a field or a prompt that cannot be used        404 another model or path
+400 a field or a prompt that can never be served   404 another model or path
 413 a body that is too large                       429 the queue is full: try again later
 500 a fault of ours                                503 shutting down, or the engine has failed
+
+The body is JSON whatever its content type says.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import json
+import reprlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +19,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -24,12 +28,13 @@ from starlette.types import Receive, Scope, Send
 from kanana_jax.generate.chat import ChatError
 from kanana_jax.generate.engine import Piece, Request
 from kanana_jax.generate.load import Loaded
-from kanana_jax.generate.serve import protocol
-from kanana_jax.generate.serve.protocol import ApiError, Ask
+from kanana_jax.generate.serve import fields, protocol
+from kanana_jax.generate.serve.fields import ApiError
+from kanana_jax.generate.serve.protocol import Ask
 from kanana_jax.generate.serve.worker import Job, QueueFullError, StoppedError, Worker
 
 _MAX_BODY_BYTES = 8 * 2**20
-_MANY_CHARACTERS = 20_000  # longer text is tokenized in a thread
+_MANY_CHARACTERS = 20_000  # more text is tokenized in a thread
 _CLIENT_IS_GONE = 499
 
 
@@ -63,6 +68,7 @@ def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
         ],
         exception_handlers={
             ApiError: _api_error,
+            ClientDisconnect: _client_is_gone,
             HTTPException: _http_error,
             Exception: _our_fault,
         },
@@ -89,16 +95,16 @@ class _Server:
 
     async def completions(self, http: HttpRequest) -> Response:
         ask = protocol.parse_completion(await _read_json(http))
-        self._check_model(ask.model)
-        prompts = [await self._prompt_ids(one) for one in ask.inputs]
+        self._check(ask)
+        prompts = await self._prompts_ids(ask.inputs)
         return await self._answer(http, ask, prompts, _COMPLETION)
 
     async def chat_completions(self, http: HttpRequest) -> Response:
         ask = protocol.parse_chat(await _read_json(http))
-        self._check_model(ask.model)
+        self._check(ask)
         try:
             prompt = await asyncio.to_thread(self._loaded.chat_ids, ask.inputs[0])
-        except (ChatError, UnicodeError) as error:
+        except ChatError as error:
             raise ApiError(400, str(error), param="messages") from None
         return await self._answer(http, ask, [prompt], _CHAT)
 
@@ -111,24 +117,31 @@ class _Server:
             "max_model_len": self._limits.length,
         }
 
+    def _check(self, ask: Ask) -> None:
+        """What needs no tokens."""
+        self._check_model(ask.model)
+        try:
+            self._worker.check_number(ask.num_requests)
+        except ValueError as error:
+            param = "n" if len(ask.inputs) == 1 else "prompt"
+            raise ApiError(400, str(error), param=param) from None
+
     def _check_model(self, name: str | None) -> None:
         if name not in (None, self._limits.model_name):
             raise ApiError(
                 404,
-                f"the model {name!r} is not here; this server has {self._limits.model_name!r}",
+                f"the model {reprlib.repr(name)} is not here; this server has "
+                f"{self._limits.model_name!r}",
                 param="model",
                 code="model_not_found",
             )
 
-    async def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
-        if isinstance(prompt, list):
-            return prompt
-        try:
-            if len(prompt) < _MANY_CHARACTERS:
-                return self._loaded.prompt_ids(prompt)
-            return await asyncio.to_thread(self._loaded.prompt_ids, prompt)
-        except UnicodeError as error:
-            raise ApiError(400, str(error), param="prompt") from None
+    async def _prompts_ids(self, prompts: list[str | list[int]]) -> list[list[int]]:
+        def read() -> list[list[int]]:
+            return [self._loaded.prompt_ids(x) if isinstance(x, str) else x for x in prompts]
+
+        is_long = sum(map(len, prompts)) > _MANY_CHARACTERS
+        return await asyncio.to_thread(read) if is_long else read()
 
     async def _answer(
         self, http: HttpRequest, ask: Ask, prompts: list[list[int]], form: "_Form"
@@ -136,6 +149,8 @@ class _Server:
         requests = self._requests(ask, prompts)
         try:
             job = self._worker.open(requests)
+        except ValueError as error:
+            raise ApiError(400, str(error), param="prompt") from None
         except QueueFullError as error:
             raise ApiError(429, str(error), kind="rate_limit_error", code="queue_full") from None
         except StoppedError as error:
@@ -159,7 +174,7 @@ class _Server:
             self._check_prompt(ask, prompt, room)
             wanted = room if ask.max_tokens is None else ask.max_tokens
             for _ in range(ask.num_choices):
-                sampling = protocol.choice_sampling(ask, len(requests))
+                sampling = ask.sampling.at_place(len(requests))
                 requests.append(
                     Request(prompt=prompt, max_tokens=wanted, sampling=sampling, stop=ask.stop)
                 )
@@ -168,9 +183,6 @@ class _Server:
     def _check_prompt(self, ask: Ask, prompt: list[int], room: int) -> None:
         if not prompt:
             raise ApiError(400, "the prompt is empty and this model has no bos token to begin with")
-        vocab_size = self._loaded.cfg.vocab_size
-        if not all(0 <= token < vocab_size for token in prompt):
-            raise ApiError(400, f"token ids must lie in [0, {vocab_size})", param="prompt")
         if room < (ask.max_tokens or 1):
             raise ApiError(
                 400,
@@ -300,10 +312,7 @@ async def _read_json(http: HttpRequest) -> Any:
             body += part
     if num_bytes > _MAX_BODY_BYTES:
         raise ApiError(413, f"expected at most {_MAX_BODY_BYTES} bytes, got {num_bytes}")
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is no JSON ({error})") from None
+    return fields.read_json(bytes(body))
 
 
 def _text(pieces: list[Piece]) -> str:
@@ -326,6 +335,10 @@ async def _api_error(http: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     headers = {"Retry-After": "1"} if error.status == 429 else None
     return JSONResponse(error.body, status_code=error.status, headers=headers)
+
+
+async def _client_is_gone(http: HttpRequest, error: Exception) -> Response:
+    return Response(status_code=_CLIENT_IS_GONE)
 
 
 async def _http_error(http: HttpRequest, error: Exception) -> Response:

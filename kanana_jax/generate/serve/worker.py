@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import logging
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from kanana_jax.generate.engine import Engine, Piece, Request
 
@@ -49,11 +49,23 @@ class Job:
 
 
 class Worker:
-    """Runs `engine` for any number of jobs; `max_waiting` requests may wait for a row."""
+    """Runs `engine` for any number of jobs; `max_waiting` requests may wait for a row.
 
-    def __init__(self, engine: Engine, *, num_rows: int, max_waiting: int):
-        self._engine = engine
+    An engine that raises is not used again: its cache is lost. All open jobs hear of it, and
+    `on_failure` is called in its thread.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        num_rows: int,
+        max_waiting: int,
+        on_failure: Callable[[], None] = lambda: None,
+    ):
+        self._engine, self._on_failure = engine, on_failure
         self._max_open = num_rows + max_waiting
+        self.has_failed = False
         self._changed = threading.Condition()
         # Guarded by `_changed`:
         self._orders: list[tuple[bool, Job]] = []  # (whether it opens or closes, job)
@@ -83,11 +95,22 @@ class Worker:
             self._changed.notify()
         self._thread.join()
 
+    def check_number(self, num_requests: int) -> None:
+        """Raises ValueError when there never will be places for so many at once."""
+        if num_requests > self._max_open:
+            raise ValueError(
+                f"{num_requests} prompts or choices at once are more than the {self._max_open} "
+                "that this server runs and lets wait; ask for fewer"
+            )
+
     def open(self, requests: Sequence[Request]) -> Job:
         """Queues all of them or none; to be called in an event loop.
 
-        Raises QueueFullError and StoppedError.
+        Raises ValueError when they can never be served, QueueFullError and StoppedError.
         """
+        self.check_number(len(requests))
+        for request in requests:
+            self._engine.check(request)
         job = Job(requests, asyncio.Queue(), asyncio.get_running_loop())
         with self._changed:
             if not self.is_running:
@@ -115,14 +138,17 @@ class Worker:
             while self._take_orders():
                 if not self._engine.is_idle:
                     self._hand_out(self._engine.step())
-        except Exception as failure:
+        except BaseException as failure:  # libraries in Rust panic past Exception
             _log.exception("the engine failed")
             error = StoppedError(f"the engine failed: {failure!r}")
+            self.has_failed = True
         with self._changed:
             self._is_stopping = True
             jobs = list(self._sizes)
         for job in jobs:
             _call(job, error)
+        if self.has_failed:
+            self._on_failure()
 
     def _take_orders(self) -> bool:
         """Waits for something to do and books new orders; False when it is time to stop."""

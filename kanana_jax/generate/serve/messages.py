@@ -1,0 +1,56 @@
+"""A conversation as clients send it, with the assistant's messages as they got them."""
+
+from typing import Any
+
+from kanana_jax.generate import neutral
+from kanana_jax.generate.serve import fields
+from kanana_jax.generate.serve.fields import bad, kind_of
+
+_ROLES = ("assistant", "developer", "system", "tool", "user")
+# Text beside the content, which a template may use.
+_TEXTS = ("name", "reasoning", "reasoning_content")
+
+
+def parse(value: Any) -> list[dict[str, str]]:
+    """Messages {"role", "content"} and what else a template may read, all of it text."""
+    if not isinstance(value, list) or not value:
+        raise bad("messages", f"must be a list of at least one message, got {kind_of(value)}")
+    return [_message(f"messages[{place}]", one) for place, one in enumerate(value)]
+
+
+def _message(param: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or value.get("role") not in _ROLES:
+        raise bad(param, f"must be an object with a role of {', '.join(_ROLES)}")
+    left = fields.without_nulls(value)
+    message = {"role": left.pop("role")}
+    # An answer without text comes back as null.
+    default = "" if message["role"] == "assistant" else None
+    message["content"] = _content(f"{param}.content", left.pop("content", default))
+    for name in _TEXTS:
+        text = left.pop(name, "")
+        if not isinstance(text, str):
+            raise bad(f"{param}.{name}", f"must be text, got {kind_of(text)}")
+        if text:
+            message[name] = text
+    fields.refuse_others(left, neutral.MESSAGE, f"{param}.")
+    return message
+
+
+def _content(param: str, content: Any) -> str:
+    if isinstance(content, list):
+        content = "".join(_part(f"{param}[{place}]", one) for place, one in enumerate(content))
+    if not isinstance(content, str):
+        raise bad(param, f"must be text, got {kind_of(content)}")
+    return content
+
+
+def _part(param: str, value: Any) -> str:
+    if not isinstance(value, dict) or value.get("type") != "text":
+        raise bad(param, "must be a part of type text")
+    left = fields.without_nulls(value)
+    del left["type"]
+    text = left.pop("text", None)
+    if not isinstance(text, str):
+        raise bad(f"{param}.text", f"must be text, got {kind_of(text)}")
+    fields.refuse_others(left, neutral.PART, f"{param}.")
+    return text
