@@ -37,11 +37,13 @@ def describe(tree: Any, description: Any, what: str) -> Described:
         description = description(tree)
     said_of, said, _ = _flatten(description)
     table = dict(zip(said_of, said, strict=True))
-    kept = [i for i, leaf in enumerate(everything) if not _is_absent(leaf)]
-    sources = [_part_in(table, names[i]) for i in kept]
+    sources = [_part_in(table, name) for name in names]
+    is_absent = list(map(_is_absent, everything))
+    kept = [i for i, absent in enumerate(is_absent) if not absent]
 
-    known = {*sources, *(n for n, leaf in zip(names, everything, strict=True) if _is_absent(leaf))}
-    missing = [names[i] for i, source in zip(kept, sources, strict=True) if source is None]
+    # Below what was masked out nobody looks.
+    known = {*sources, *(name for name, absent in zip(names, is_absent, strict=True) if absent)}
+    missing = [names[i] for i in kept if sources[i] is None]
     idle = [n for n, x in table.items() if not _is_absent(x) and _part_in(known, n) is None]
     if missing or idle:
         raise ValueError(
@@ -58,7 +60,7 @@ def describe(tree: Any, description: Any, what: str) -> Described:
 
     return Described(
         leaves=[everything[i] for i in kept],
-        values=[table[source] for source in sources if source is not None],
+        values=[table[source] for i in kept if (source := sources[i]) is not None],
         paths=[_join(names[i]) for i in kept],
         rebuild=rebuild,
     )

@@ -37,7 +37,8 @@ def scale_by_neuron(*, b2: float, eps: float, specs: Any) -> optax.GradientTrans
 
     def neuron_mean(stack, spec):
         axis = -1 if matrices.is_transposed(spec) else -2
-        return jnp.mean(dtypes.squared_size(stack), axis=axis, keepdims=True)
+        total = jnp.sum(dtypes.squared_size(stack), axis=axis, keepdims=True)
+        return total / max(1, stack.shape[axis])
 
     return _by_second_moment(neuron_mean, b2, eps, specs)
 

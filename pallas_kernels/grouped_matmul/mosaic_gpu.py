@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes, selection
+from pallas_kernels import dtypes, manual_axes, selection
 from pallas_kernels.grouped_matmul import mosaic_gpu_matmul, mosaic_gpu_outer, mosaic_gpu_swiglu
 from pallas_kernels.grouped_matmul import mosaic_gpu_ring as ring
 
@@ -36,6 +36,7 @@ TUNED = {
 }
 
 
+@dtypes.in_32_bits
 def matmul(
     lhs_MK,
     rhs,
@@ -59,6 +60,7 @@ def matmul(
     return _call(kernel, _pad_rows(lhs_MK), rhs, group_sizes_G)[: lhs_MK.shape[0]]
 
 
+@dtypes.in_32_bits
 def outer(
     lhs_MK,
     grad_MN,
@@ -79,6 +81,7 @@ def outer(
     return _call(kernel, _pad_rows(lhs_MK), _pad_rows(grad_MN), group_sizes_G)
 
 
+@dtypes.in_32_bits
 def up(
     x_MD, w_gate_up_E2FD, group_sizes_E, *, config: Config | None = None, interpret: bool = False
 ):

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from pallas_kernels import dtypes
 from pallas_kernels.grouped_matmul import mosaic_tpu_tiles as tiling
 from pallas_kernels.grouped_matmul import mosaic_tpu_visits as visiting
 
@@ -39,6 +40,7 @@ def why_not(problem) -> str | None:
     return None
 
 
+@dtypes.in_32_bits
 def matmul(
     lhs_MK, rhs, group_sizes_G, *, transpose_rhs: bool, out_dtype, tiles=None, interpret=False
 ):
@@ -53,6 +55,7 @@ def matmul(
     return jax.custom_batching.sequential_vmap(product)(lhs_MK, rhs, group_sizes_G)
 
 
+@dtypes.in_32_bits
 def outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype, tiles=None, interpret=False):
     """Sum of outer products within each group; arguments are already checked."""
     if tiles is None:
