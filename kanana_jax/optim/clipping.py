@@ -203,7 +203,7 @@ def _checked_shape(leaf, spec: QKClipSpec, path: str) -> tuple[int, ...]:
 
 def checked_max_logits(max_logits: Any, expected: tuple[int, int]) -> jax.Array:
     """Return the statistic in float32; raise unless it is there, one number per (layer, head)."""
-    got = None if max_logits is None else jnp.shape(max_logits)
+    got = None if max_logits is None else np.shape(max_logits)
     if got != expected:
         raise ValueError(
             f"qk_clip needs max_logits with shape {expected}, got {got}; "

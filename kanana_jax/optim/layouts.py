@@ -159,4 +159,3 @@ def _names(entry) -> tuple[str, ...]:
 
 def _size(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
-

@@ -260,4 +260,6 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
         new_updates, state = inner.update(dtypes.widen_tree(updates), state, params)
         return jax.tree.map(lambda u, g: u.astype(g.dtype), new_updates, updates), state
 
-    return optax.GradientTransformation(lambda params: inner.init(dtypes.widen_tree(params)), update_fn)
+    return optax.GradientTransformation(
+        lambda params: inner.init(dtypes.widen_tree(params)), update_fn
+    )

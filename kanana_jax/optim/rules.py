@@ -53,7 +53,9 @@ def partition(
         _, each, paths, rebuild = trees.describe(tree, given, "labels")
         unknown = [f"{p!r}: {x!r}" for p, x in zip(paths, each, strict=True) if x not in transforms]
         if unknown:
-            raise ValueError(f"labels must be among {sorted(transforms)}, got {', '.join(unknown)}.")
+            raise ValueError(
+                f"labels must be among {sorted(transforms)}, got {', '.join(unknown)}."
+            )
         return rebuild(each)
 
     return optax.partition(transforms, label_fn)

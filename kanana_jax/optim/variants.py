@@ -142,4 +142,3 @@ def _per_leaf(other, tree) -> list:
 
 def _norm(stack: jax.Array) -> jax.Array:
     return jnp.linalg.norm(dtypes.widen(stack), axis=(-2, -1), keepdims=True)
-

@@ -36,7 +36,6 @@ TUNED = {
 }
 
 
-@dtypes.in_32_bits
 def matmul(
     lhs_MK,
     rhs,
@@ -60,7 +59,6 @@ def matmul(
     return _call(kernel, _pad_rows(lhs_MK), rhs, group_sizes_G)[: lhs_MK.shape[0]]
 
 
-@dtypes.in_32_bits
 def outer(
     lhs_MK,
     grad_MN,
@@ -81,7 +79,6 @@ def outer(
     return _call(kernel, _pad_rows(lhs_MK), _pad_rows(grad_MN), group_sizes_G)
 
 
-@dtypes.in_32_bits
 def up(
     x_MD, w_gate_up_E2FD, group_sizes_E, *, config: Config | None = None, interpret: bool = False
 ):
@@ -119,7 +116,7 @@ def _call(kernel, lhs, other, group_sizes):
     @jax.custom_batching.sequential_vmap
     def call(lhs, other, group_sizes):
         # A kernel's output forgets the mesh axes on which its inputs vary.
-        out = kernel(lhs, other, group_sizes)
+        out = dtypes.in_32_bits(kernel)(lhs, other, group_sizes)
         return jax.tree.map(lambda x: manual_axes.align(x, lhs)[0], out)
 
     return call(lhs, other, group_sizes)

@@ -35,7 +35,8 @@ def outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
 
     def of_group(is_in_M):
         lhs, grad = (
-            jnp.where(is_in_M[:, None], x.astype(dtypes.wide(x.dtype)), 0.0) for x in (lhs_MK, grad_MN)
+            jnp.where(is_in_M[:, None], x.astype(dtypes.wide(x.dtype)), 0.0)
+            for x in (lhs_MK, grad_MN)
         )
         return jnp.einsum("MK,MN->KN", lhs, grad, precision="highest").astype(out_dtype)
 
