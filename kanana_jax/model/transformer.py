@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kanana_jax.config import ModelConfig
 from kanana_jax.model import layers, mla, moe, rope
 from kanana_jax.parallel import local
+from pallas_kernels import maxima
 
 Params = dict[str, Any]
 
@@ -66,7 +67,7 @@ class Block(nnx.Module):
         x_BSD, (max_logits_BH, stats) = self.around(
             lambda normed_BSD: self.attention(normed_BSD, *inputs), x_BSD, bias_E, is_token_BS
         )
-        return x_BSD, (max_logits_BH.max(axis=0), stats)
+        return x_BSD, (maxima.keep_nan(max_logits_BH, axis=0), stats)
 
     def around(
         self,

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kanana_jax.optim import clipping
+from kanana_jax.optim import checks, clipping, dtypes
 
 
 class AccumulateState(NamedTuple):
     micro_step: jax.Array
-    gradients: Any  # float32 sum
+    gradients: Any  # sum, in float32 or wider
     max_logits: Any  # None where the inner optimizer has no qk_clip
     inner: Any
 
@@ -30,13 +30,14 @@ def accumulate(
     The others return zero updates. Other keyword arguments reach the inner optimizer as the last
     micro-batch gave them.
     """
+    checks.count("num_micro_batches", num_micro_batches)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
         inner_state = inner.init(params)
         return AccumulateState(
             micro_step=jnp.zeros((), jnp.int32),
-            gradients=jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params),
+            gradients=jax.tree.map(lambda p: jnp.zeros(p.shape, dtypes.wide_dtype(p)), params),
             max_logits=_unseen(inner_state),
             inner=inner_state,
         )
@@ -45,9 +46,9 @@ def accumulate(
         total = jax.tree.map(lambda a, g: a + g.astype(a.dtype), state.gradients, updates)
         seen = state.max_logits
         if seen is not None:
-            clipping.check_max_logits(extra_args.get("max_logits"), seen.shape)
+            now = clipping.checked_max_logits(extra_args.get("max_logits"), seen.shape)
             # jnp.maximum keeps NaN, so that qk_clip can count it.
-            seen = jnp.maximum(seen, extra_args["max_logits"].astype(jnp.float32))
+            seen = jnp.maximum(seen, now)
             extra_args["max_logits"] = seen
 
         def step(inner_state):

@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kanana_jax.optim import checks, dtypes
+
 
 class AverageState(NamedTuple):
     count: jax.Array
-    average: Any  # float32
+    average: Any  # float32 or wider
 
 
 class MasterState(NamedTuple):
-    master: Any  # float32
+    master: Any  # float32 or wider
     inner: Any
 
 
@@ -29,9 +31,10 @@ def weight_average(
     Goes last in a chain, since it looks at params + updates, and changes no update. The source
     applies decay 0.6 every 2 B tokens. Read it with `averaged_params`.
     """
+    checks.count("interval_steps", interval_steps)
 
     def init_fn(params):
-        return AverageState(jnp.zeros((), jnp.int32), _float32(params))
+        return AverageState(jnp.zeros((), jnp.int32), _wide_copy(params))
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
@@ -41,7 +44,7 @@ def weight_average(
         weight = jnp.where(count % interval_steps == 0, 1.0 - decay, 0.0)
 
         def moved(average, p, u):
-            new = jnp.asarray(optax.apply_updates(p, u), jnp.float32)
+            new = dtypes.widen(optax.apply_updates(p, u))
             # Between intervals the average must stay as it is, bit for bit.
             return jnp.where(weight > 0.0, average + weight * (new - average), average)
 
@@ -75,25 +78,25 @@ def with_master_weights(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
-        master = _float32(params)
+        master = _wide_copy(params)
         return MasterState(master, inner.init(master))
 
     def update_fn(updates, state, params=None, **extra_args):
         if params is None:
             raise ValueError("with_master_weights needs params; call update(grads, state, params).")
         steps, inner_state = inner.update(
-            _float32(updates), state.inner, state.master, **extra_args
+            dtypes.widen_tree(updates), state.inner, state.master, **extra_args
         )
         master = optax.apply_updates(state.master, steps)
 
         def to_rounded(m, p):
-            return m.astype(p.dtype).astype(jnp.float32) - p.astype(jnp.float32)
+            return dtypes.widen(m.astype(p.dtype)) - dtypes.widen(p)
 
         return jax.tree.map(to_rounded, master, params), MasterState(master, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _float32(tree):
+def _wide_copy(tree):
     # A copy even where nothing changes, so that donating params does not donate the state.
-    return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.float32, copy=True), tree)
+    return jax.tree.map(lambda x: jnp.array(x, dtype=dtypes.wide_dtype(x), copy=True), tree)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kanana_jax.optim import matrices
+from kanana_jax.optim import dtypes, trees
 from kanana_jax.optim.specs import QKClipSpec, viewed_shape
 
 
@@ -59,11 +59,11 @@ def qk_clip(
         del extra_args
         if params is None:
             raise ValueError("qk_clip needs params; call optimizer.update(grads, state, params).")
-        check_max_logits(max_logits, state.gamma.shape)
+        max_logits = checked_max_logits(max_logits, state.gamma.shape)
         covered = _pad_to(_covered(params, specs), state.gamma.shape)
         gamma, is_bad = _gamma(max_logits, tau, covered)
         if not monitor_only:
-            leaves, leaf_specs, _, rebuild = matrices.flatten_with_specs(params, specs, "specs")
+            leaves, leaf_specs, _, rebuild = trees.describe(params, specs, "specs")
             flat = jax.tree.structure(rebuild(leaves)).flatten_up_to(updates)
             updates = rebuild(
                 [
@@ -94,7 +94,6 @@ def find_clip_states(opt_state: Any) -> list[QKClipState]:
 
 
 def _gamma(max_logits, tau, covered) -> tuple[jax.Array, jax.Array]:
-    max_logits = max_logits.astype(jnp.float32)
     is_bad = (jnp.isnan(max_logits) | (max_logits == jnp.inf)) & covered
     fires = (max_logits > tau) & ~is_bad & covered
     return jnp.where(fires, tau / jnp.where(fires, max_logits, 1.0), 1.0), is_bad
@@ -102,7 +101,7 @@ def _gamma(max_logits, tau, covered) -> tuple[jax.Array, jax.Array]:
 
 def _clipped(p: jax.Array, u: jax.Array, gamma: jax.Array, spec: QKClipSpec) -> jax.Array:
     shape = viewed_shape(p.shape, spec)
-    wide = jnp.promote_types(p.dtype, jnp.float32)
+    wide = dtypes.wide_dtype(p)
     old, step = p.reshape(shape).astype(wide), u.reshape(shape)
     gamma = _gamma_of_leaf(gamma, shape, spec)
     exponent = _exponents(shape, spec)
@@ -143,7 +142,7 @@ def _exponents(shape: tuple[int, ...], spec: QKClipSpec) -> np.ndarray:
 
 def _covered(params, specs) -> np.ndarray:
     """Return which (layer, head) some spec acts on; its shape is the smallest that holds them."""
-    leaves, leaf_specs, paths, _ = matrices.flatten_with_specs(params, specs, "specs")
+    leaves, leaf_specs, paths, _ = trees.describe(params, specs, "specs")
     if not leaves:
         return np.zeros((0, 0), bool)
     found = [
@@ -184,6 +183,15 @@ def _heads(leaf, spec: QKClipSpec, path: str) -> list[int]:
 
 def _checked_shape(leaf, spec: QKClipSpec, path: str) -> tuple[int, ...]:
     shape = viewed_shape(leaf.shape, spec)
+    axes = [spec.head_axis, spec.segment_axis]
+    axes += [] if spec.layer_axis is None else [spec.layer_axis]
+    if len({axis % max(1, len(shape)) for axis in axes}) < len(axes) or not all(
+        -len(shape) <= axis < len(shape) for axis in axes
+    ):
+        raise ValueError(
+            f"at {path!r}: layer_axis={spec.layer_axis}, head_axis={spec.head_axis} and "
+            f"segment_axis={spec.segment_axis} must be different axes of {shape}."
+        )
     total = sum(size for size, _ in spec.segments)
     if total != shape[spec.segment_axis]:
         raise ValueError(
@@ -193,14 +201,15 @@ def _checked_shape(leaf, spec: QKClipSpec, path: str) -> tuple[int, ...]:
     return shape
 
 
-def check_max_logits(max_logits: Any, expected: tuple[int, int]):
-    """Raise unless the statistic is there, one number per (layer, head)."""
-    got = None if max_logits is None else jnp.shape(max_logits)
+def checked_max_logits(max_logits: Any, expected: tuple[int, int]) -> jax.Array:
+    """Return the statistic in float32; raise unless it is there, one number per (layer, head)."""
+    got = None if max_logits is None else np.shape(max_logits)
     if got != expected:
         raise ValueError(
             f"qk_clip needs max_logits with shape {expected}, got {got}; "
             "pass optimizer.update(grads, state, params, max_logits=...)."
         )
+    return jnp.asarray(max_logits).astype(jnp.float32)
 
 
 def _pad_to(covered: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

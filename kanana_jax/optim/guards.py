@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kanana_jax.optim import checks, dtypes
+
 
 class SkipState(NamedTuple):
     inner: Any
@@ -41,6 +43,7 @@ def skip_bad_steps(
     in a row a finite gradient is accepted whatever its norm: the level has moved. Non-finite ones
     never are; `skip_report(state)` tells the training loop when to give up or roll back.
     """
+    checks.count("window_steps", window_steps)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
@@ -55,7 +58,7 @@ def skip_bad_steps(
         )
 
     def update_fn(updates, state, params=None, *, loss=0.0, **extra_args):
-        norm = optax.tree_utils.tree_norm(_float32(updates))
+        norm = optax.tree_utils.tree_norm(dtypes.widen_tree(updates)).astype(jnp.float32)
         mean, std = jnp.mean(state.accepted_norms), jnp.std(state.accepted_norms)
         limit = mean + num_sigmas * jnp.maximum(std, 0.01 * mean)
         is_spike = (norm > limit) & (state.num_accepted >= window_steps)
@@ -70,7 +73,7 @@ def skip_bad_steps(
             return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), inner_state
 
         new_updates, new_inner = jax.lax.cond(is_trusted, accept, skip, updates, state.inner)
-        is_sound = jnp.isfinite(optax.tree_utils.tree_norm(_float32(new_updates)))
+        is_sound = jnp.isfinite(optax.tree_utils.tree_norm(dtypes.widen_tree(new_updates)))
         new_updates = jax.tree.map(lambda u: jnp.where(is_sound, u, 0), new_updates)
         is_accepted = is_trusted & is_sound
         slot = state.num_accepted % window_steps
@@ -98,7 +101,3 @@ def skip_report(opt_state: Any) -> dict[str, jax.Array]:
         raise ValueError(f"skip_report needs one SkipState in the state, found {len(found)}.")
     kept = ("num_accepted", "num_skipped", "consecutive_skips", "last_norm")
     return {name: getattr(found[0], name) for name in kept}
-
-
-def _float32(tree):
-    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

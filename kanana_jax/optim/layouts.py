@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from kanana_jax.optim import matrices
+from kanana_jax.optim import matrices, trees
 from kanana_jax.optim.specs import MatrixSpec
 
 PolarFn = Callable[[jax.Array], jax.Array]
@@ -43,10 +43,7 @@ def spread(
     are, with no communication. `share_over` names mesh axes over which weights are replicated and
     the work shall be divided too, at the price of one all-gather per shape.
     """
-    by_path = {
-        matrices.path_name(path): partition
-        for path, partition in jax.tree.leaves_with_path(partition_specs, is_leaf=_is_partition)
-    }
+    by_path = trees.leaves_by_path(partition_specs)
 
     def layout(polar_fn, stacks, specs, paths):
         missing = [path for path in paths if path not in by_path]
@@ -162,7 +159,3 @@ def _names(entry) -> tuple[str, ...]:
 
 def _size(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
-
-
-def _is_partition(node) -> bool:
-    return isinstance(node, PartitionSpec)

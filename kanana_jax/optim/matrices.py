@@ -7,11 +7,9 @@ that the common layouts need no copy and a sharded batch axis stays sharded.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from kanana_jax.optim.specs import MatrixSpec, viewed_shape
 
@@ -55,46 +53,6 @@ def fans(shape: tuple[int, ...], spec: MatrixSpec) -> tuple[tuple[int, int], ...
     )
 
 
-def flatten_with_specs(
-    tree: Any, specs: Any, what: str
-) -> tuple[list[jax.Array], list[Any], list[str], Callable[[list], Any]]:
-    """Return leaves, their specs, their paths, and the function that rebuilds the tree.
-
-    Positions that `optax.partition` has masked out are passed over.
-    """
-
-    def is_masked(node):
-        return isinstance(node, optax.MaskedNode)
-
-    with_paths, treedef = jax.tree.flatten_with_path(tree, is_leaf=is_masked)
-    if not with_paths:
-        # optax.tree_map_params calls init on a stand-in for the parameters that has no leaves.
-        return [], [], [], lambda _: tree
-    specs = specs(tree) if callable(specs) else specs
-    try:
-        flat_specs = treedef.flatten_up_to(specs)
-    except ValueError as error:
-        raise ValueError(
-            f"{what} must have the structure of the parameter tree, with None for leaves that have "
-            f"no spec: {error}"
-        ) from None
-    kept = [i for i, (_, leaf) in enumerate(with_paths) if not is_masked(leaf)]
-
-    def rebuild(leaves: list) -> Any:
-        everything = [leaf for _, leaf in with_paths]
-        for i, leaf in zip(kept, leaves, strict=True):
-            everything[i] = leaf
-        return treedef.unflatten(everything)
-
-    paths = [path_name(with_paths[i][0]) for i in kept]
-    return [with_paths[i][1] for i in kept], [flat_specs[i] for i in kept], paths, rebuild
-
-
-def path_name(path: tuple) -> str:
-    """Join a key path as "moe_layers/attention/wq"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _axis_order(spec: MatrixSpec) -> tuple[int, ...]:
     matrix = (*spec.cols, *spec.rows) if is_transposed(spec) else (*spec.rows, *spec.cols)
     return (*spec.batch, *matrix)
@@ -126,7 +84,10 @@ def _part_shapes(shape: tuple[int, ...], spec: MatrixSpec) -> list[tuple[int, ..
 def _checked_shape(shape: tuple[int, ...], spec: MatrixSpec) -> tuple[int, ...]:
     viewed = viewed_shape(shape, spec)
     if len(viewed) != spec.ndim:
-        raise ValueError(f"{spec} names {spec.ndim} axes, the leaf has shape {viewed}.")
+        raise ValueError(
+            f"{spec} names {spec.ndim} axes, the leaf has shape {viewed}; list every other axis in "
+            "batch."
+        )
     if spec.split_axis is not None and sum(spec.split_sizes) != viewed[spec.split_axis]:
         raise ValueError(
             f"split_sizes {spec.split_sizes} must add up to axis {spec.split_axis} of {viewed}."

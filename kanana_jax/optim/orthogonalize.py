@@ -16,6 +16,7 @@ k^2 g, and X times sqrt(g). A kernel for the symmetric products, where one is gi
 a I itself.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
@@ -23,7 +24,7 @@ from typing import Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from kanana_jax.optim import chunks
+from kanana_jax.optim import chunks, dtypes
 from kanana_jax.optim.coefficients import PolarSchedule, Row
 
 Method = Literal["auto", "direct", "gram"]
@@ -74,6 +75,7 @@ def polar(
 ) -> jax.Array:
     """Return the approximate polar factors of the matrices in the last two axes, in x's dtype.
 
+    Factors of complex matrices are unitary; they take twice the work of complex products.
     Any scale that float32 can hold is accepted; zero matrices, rows and columns stay zero. "auto"
     takes the form with fewer multiplications, but never "gram" in bfloat16: there Polar Express
     with its usual safety factor leaves too little room for rounding and a few matrices in a hundred
@@ -81,10 +83,24 @@ def polar(
     known to be symmetric, by a kernel that computes half of it. Stacks above `chunk_bytes` in the
     compute dtype are iterated chunk by chunk: memory beside x is four chunks at most.
     """
-    if x.ndim < 2:
-        raise ValueError(f"polar needs (..., M, N) matrices, got shape {x.shape}.")
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError(
+            f"polar needs (..., M, N) matrices of real or complex numbers, got {x.dtype} with shape "
+            f"{x.shape}."
+        )
     if method not in ("auto", *_METHODS):
         raise ValueError(f'method must be "auto", "direct" or "gram", got {method!r}.')
+    compute_dtype = jnp.dtype(compute_dtype)
+    if jnp.iscomplexobj(x):
+        alone = functools.partial(
+            polar,
+            schedule=schedule,
+            compute_dtype=compute_dtype,
+            method=method,
+            symmetric_product=symmetric_product,
+            chunk_bytes=chunk_bytes,
+        )
+        return _from_real_form(alone(_real_form(x))).astype(x.dtype)
     if method == "auto":
         method = choose_method(x.shape[-2], x.shape[-1], schedule, compute_dtype)
     symmetric = _symmetric_product if symmetric_product is None else symmetric_product
@@ -103,7 +119,7 @@ def polar(
 
     # Here rather than around all of it: a loop over x itself would hold it in float32.
     factor = chunks.in_chunks(iterate, unit, chunk_bytes)
-    return (factor.astype(_wide(x)) / after).astype(x.dtype)
+    return (factor.astype(dtypes.wide_dtype(x)) / after).astype(x.dtype)
 
 
 def choose_method(
@@ -129,17 +145,29 @@ def polar_flops(
 
 def unit_frobenius(x: jax.Array) -> jax.Array:
     """Divide each matrix by its Frobenius norm, in float32 or wider."""
-    x = x.astype(_wide(x))
+    x = dtypes.widen(x)
     norm = _frobenius_norm(x)
     return x / jnp.where(norm > 0.0, norm, 1.0)
 
 
 def orthogonality_error(x: jax.Array) -> jax.Array:
     """Return |A - I|_F / sqrt(M) of each matrix, with A its Gram matrix on the short edge M."""
-    x = x.astype(_wide(x))
+    x = dtypes.widen(_real_form(x) if jnp.iscomplexobj(x) else x)
     gram = _gram(x, _symmetric_product)
     size = gram.shape[-1]
     return jnp.linalg.norm(gram - jnp.eye(size, dtype=gram.dtype), axis=(-2, -1)) / size**0.5
+
+
+def _real_form(x: jax.Array) -> jax.Array:
+    """Return [[A, -B], [B, A]] for A + iB: products, and so polar factors, have the same form."""
+    real, imag = x.real, x.imag
+    upper = jnp.concatenate([real, -imag], axis=-1)
+    return jnp.concatenate([upper, jnp.concatenate([imag, real], axis=-1)], axis=-2)
+
+
+def _from_real_form(x: jax.Array) -> jax.Array:
+    left = x[..., : x.shape[-1] // 2]
+    return jax.lax.complex(*jnp.split(left, 2, axis=-2))
 
 
 def product(left: jax.Array, right: jax.Array) -> jax.Array:
@@ -247,7 +275,7 @@ def _symmetric_product(left, right, addend=None, /, *, scale=1.0, addend_scale=1
     result = product(left, right)
     if addend is None and (scale, diagonal) == (1.0, 0.0):
         return result
-    wide = _wide(left)
+    wide = dtypes.wide_dtype(left)
     total = diagonal * jnp.eye(left.shape[-2], dtype=wide)
     if addend is not None:
         total += addend_scale * addend.astype(wide)
@@ -265,10 +293,6 @@ def _is_tall(x: jax.Array) -> bool:
     return x.shape[-2] > x.shape[-1]
 
 
-def _wide(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
 def _precondition(
     x: jax.Array, schedule: PolarSchedule, symmetric: SymmetricProduct, factor: float
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -281,7 +305,7 @@ def _precondition(
     if schedule.precondition == "frobenius":
         return x, None
     gram = _gram(x, symmetric)
-    sums = jnp.sum(jnp.abs(gram.astype(jnp.float32)), axis=-1) / factor**2
+    sums = jnp.sum(jnp.abs(dtypes.widen(gram)), axis=-1) / factor**2
     scale = jnp.where(sums > 0.0, jax.lax.rsqrt(jnp.where(sums > 0.0, sums, 1.0)), 0.0)
     across, down = scale[..., None, :], scale[..., :, None]
     scaled = x * (across if _is_tall(x) else down).astype(x.dtype)
@@ -293,6 +317,8 @@ def _frobenius_norm(x: jax.Array) -> jax.Array:
 
     Three scaled sums in one pass over x: cheaper than finding the largest entry first.
     """
+
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else x
 
     def total(scale):
         return jnp.sum(jnp.square(x * scale), axis=(-2, -1), keepdims=True)

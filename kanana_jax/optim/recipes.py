@@ -10,6 +10,7 @@ Weight decay is decoupled and multiplied by the learning rate: W <- W - lr (u + 
 rate is a number, a traced scalar or a schedule; no `init` depends on it.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,17 +21,55 @@ import optax
 from kanana_jax.optim import (
     clipping,
     coefficients,
+    dtypes,
     layouts,
-    matrices,
     orthogonalize,
     rules,
     transforms,
+    trees,
     variants,
 )
 from kanana_jax.optim.specs import MatrixSpec
 
 LearningRate = jax.typing.ArrayLike | optax.Schedule
 PolarFn = Callable[[jax.Array], jax.Array]
+
+
+def adamw(
+    lr: LearningRate,
+    *,
+    weight_decay: optax.ScalarOrSchedule = 0.1,
+    mask: Any = None,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW with float32 moments, on every leaf."""
+    return optax.chain(
+        _in_float32(optax.scale_by_adam(b1=b1, b2=b2, eps=eps)),
+        _decay(weight_decay, mask),
+        _scale_by_lr(lr),
+    )
+
+
+def _with_options_of(recipe: Callable) -> Callable[[Callable], Callable]:
+    """Show the keywords that **options passes on to `recipe` in a function's signature.
+
+    optax.inject_hyperparams looks for hyperparameters there.
+    """
+
+    def shown(function: Callable) -> Callable:
+        own = inspect.signature(function)
+        *named, _ = own.parameters.values()
+        more = [
+            parameter
+            for name, parameter in inspect.signature(recipe).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY and name not in own.parameters
+        ]
+        function.__signature__ = own.replace(parameters=[*named, *more])
+        return function
+
+    return shown
 
 
 def muon(
@@ -40,12 +79,13 @@ def muon(
     momentum: float = 0.95,
     nesterov: bool = True,
     weight_decay: optax.ScalarOrSchedule = 0.1,
+    mask: Any = None,
     schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
-    compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
+    compute_dtype: jax.typing.DTypeLike = "bfloat16",
     polar_fn: PolarFn | None = None,
     shape_rule: str | transforms.ShapeRule = "moonlight",
     momentum_dtype: jax.typing.DTypeLike | None = None,
-    layout: layouts.Layout = layouts.in_place,
+    layout: layouts.Layout | None = None,
     adamw_lr: LearningRate | None = None,
     b1: float = 0.9,
     b2: float = 0.95,
@@ -64,18 +104,24 @@ def muon(
             momentum=momentum,
             nesterov=nesterov,
             momentum_dtype=momentum_dtype,
-            layout=layout,
+            layout=layout or layouts.in_place,
         ),
         transforms.scale_by_shape(shape_rule, specs),
-        optax.add_decayed_weights(weight_decay),
+        _decay(weight_decay, mask),
         _scale_by_lr(lr),
     )
     others = adamw(
-        lr if adamw_lr is None else adamw_lr, weight_decay=weight_decay, b1=b1, b2=b2, eps=eps
+        lr if adamw_lr is None else adamw_lr,
+        weight_decay=weight_decay,
+        mask=mask,
+        b1=b1,
+        b2=b2,
+        eps=eps,
     )
     return _matrices_and_others(on_matrices, others, specs)
 
 
+@_with_options_of(muon)
 def muonclip(
     lr: LearningRate,
     specs: Any,
@@ -91,6 +137,7 @@ def muonclip(
     return optax.chain(muon(lr, specs, **muon_options), clipping.qk_clip(tau, clip_specs))
 
 
+@_with_options_of(adamw)
 def normuon(
     lr: LearningRate,
     specs: Any = None,
@@ -98,8 +145,9 @@ def normuon(
     momentum: float = 0.95,
     neuron_b2: float = 0.95,
     weight_decay: optax.ScalarOrSchedule = 0.1,
+    mask: Any = None,
     schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
-    compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
+    compute_dtype: jax.typing.DTypeLike = "bfloat16",
     **adamw_options,
 ) -> optax.GradientTransformationExtraArgs:
     """NorMuon (arXiv:2510.05491, Alg. 1) on the matrices, AdamW on the rest."""
@@ -111,21 +159,23 @@ def normuon(
             nesterov=False,
         ),
         variants.scale_by_neuron(b2=neuron_b2, eps=1e-8, specs=specs),
-        optax.add_decayed_weights(weight_decay),
+        _decay(weight_decay, mask),
         _scale_by_lr(lr),
     )
-    others = adamw(lr, weight_decay=weight_decay, **adamw_options)
+    others = adamw(lr, weight_decay=weight_decay, mask=mask, **adamw_options)
     return _matrices_and_others(on_matrices, others, specs)
 
 
+@_with_options_of(adamw)
 def adamuon(
     lr: LearningRate,
     specs: Any = None,
     *,
     momentum: float = 0.95,
     weight_decay: optax.ScalarOrSchedule = 0.1,
+    mask: Any = None,
     schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
-    compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
+    compute_dtype: jax.typing.DTypeLike = "bfloat16",
     **adamw_options,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaMuon (arXiv:2507.11005) on the matrices, AdamW on the rest."""
@@ -138,13 +188,14 @@ def adamuon(
             nesterov=True,
         ),
         variants.scale_by_entry(b2=momentum, eps=1e-8, specs=specs),
-        optax.add_decayed_weights(weight_decay),
+        _decay(weight_decay, mask),
         _scale_by_lr(lr),
     )
-    others = adamw(lr, weight_decay=weight_decay, **adamw_options)
+    others = adamw(lr, weight_decay=weight_decay, mask=mask, **adamw_options)
     return _matrices_and_others(on_matrices, others, specs)
 
 
+@_with_options_of(adamw)
 def muon_hyperball(
     lr: LearningRate,
     specs: Any = None,
@@ -152,7 +203,7 @@ def muon_hyperball(
     momentum: float = 0.95,
     nesterov: bool = True,
     schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
-    compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
+    compute_dtype: jax.typing.DTypeLike = "bfloat16",
     adamw_lr: LearningRate | None = None,
     **adamw_options,
 ) -> optax.GradientTransformationExtraArgs:
@@ -173,22 +224,6 @@ def muon_hyperball(
     return _matrices_and_others(on_matrices, others, specs)
 
 
-def adamw(
-    lr: LearningRate,
-    *,
-    weight_decay: optax.ScalarOrSchedule = 0.1,
-    b1: float = 0.9,
-    b2: float = 0.95,
-    eps: float = 1e-8,
-) -> optax.GradientTransformationExtraArgs:
-    """AdamW with float32 moments, on every leaf."""
-    return optax.chain(
-        _in_float32(optax.scale_by_adam(b1=b1, b2=b2, eps=eps)),
-        optax.add_decayed_weights(weight_decay),
-        _scale_by_lr(lr),
-    )
-
-
 def _polar_fn(schedule: coefficients.PolarSchedule, compute_dtype) -> PolarFn:
     return lambda x: orthogonalize.polar(x, schedule, compute_dtype=compute_dtype)
 
@@ -196,11 +231,22 @@ def _polar_fn(schedule: coefficients.PolarSchedule, compute_dtype) -> PolarFn:
 def _matrices_and_others(on_matrices, others, specs) -> optax.GradientTransformationExtraArgs:
     def labels(tree):
         if specs is None:
-            return jax.tree.map(lambda _: "matrices", tree)
-        _, leaf_specs, _, rebuild = matrices.flatten_with_specs(tree, specs, "specs")
+            return "matrices"
+        _, leaf_specs, _, rebuild = trees.describe(tree, specs, "specs")
         return rebuild(["matrices" if isinstance(s, MatrixSpec) else "others" for s in leaf_specs])
 
     return rules.partition({"matrices": on_matrices, "others": others}, labels)
+
+
+def _decay(weight_decay: optax.ScalarOrSchedule, mask: Any) -> optax.GradientTransformation:
+    if mask is None:
+        return optax.add_decayed_weights(weight_decay)
+
+    def decays(tree):
+        _, flags, _, rebuild = trees.describe(tree, mask, "mask")
+        return rebuild([bool(flag) for flag in flags])
+
+    return optax.add_decayed_weights(weight_decay, decays)
 
 
 def _scale_by_lr(lr: LearningRate) -> optax.GradientTransformation:
@@ -210,11 +256,10 @@ def _scale_by_lr(lr: LearningRate) -> optax.GradientTransformation:
 
 
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    def widen(tree):
-        return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
-
     def update_fn(updates, state, params=None):
-        new_updates, state = inner.update(widen(updates), state, params)
+        new_updates, state = inner.update(dtypes.widen_tree(updates), state, params)
         return jax.tree.map(lambda u, g: u.astype(g.dtype), new_updates, updates), state
 
-    return optax.GradientTransformation(lambda params: inner.init(widen(params)), update_fn)
+    return optax.GradientTransformation(
+        lambda params: inner.init(dtypes.widen_tree(params)), update_fn
+    )

@@ -8,10 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import optax
 
-from kanana_jax.optim import matrices
+from kanana_jax.optim import trees
 
 Rules = Sequence[tuple[str, Any]]
 
@@ -22,8 +21,7 @@ def assign(rules: Rules, params: Any) -> Any:
     Raises ValueError listing leaves that no rule or several rules claim, and rules without a leaf.
     """
     patterns = [re.compile(pattern) for pattern, _ in rules]
-    with_paths, treedef = jax.tree.flatten_with_path(params)
-    paths = [matrices.path_name(path) for path, _ in with_paths]
+    _, _, paths, rebuild = trees.describe(params, None, "rules")
     claims = [[i for i, p in enumerate(patterns) if p.fullmatch(path)] for path in paths]
     problems = [
         f"{path!r} is claimed by {[rules[i][0] for i in claim] or 'no rule'}"
@@ -37,7 +35,7 @@ def assign(rules: Rules, params: Any) -> Any:
             f"each leaf must be claimed by exactly one rule: {'; '.join(problems)}. "
             f"Leaves: {paths}."
         )
-    return treedef.unflatten([rules[claim[0]][1] for claim in claims])
+    return rebuild([rules[claim[0]][1] for claim in claims])
 
 
 def partition(
@@ -46,17 +44,19 @@ def partition(
 ) -> optax.GradientTransformationExtraArgs:
     """Give each leaf to the transform its label names (`optax.partition`, checked).
 
-    `labels` is a tree of labels like the parameters, a list of (pattern, label) rules, or a
-    function from the parameters to a tree of labels.
+    `labels` is a tree of labels like the parameters or the upper part of it, a list of (pattern,
+    label) rules, or a function from the parameters to a tree of labels.
     """
 
     def label_fn(tree):
-        if _is_rules(labels):
-            labelled = assign(labels, tree)
-        else:
-            labelled = labels(tree) if callable(labels) else labels
-        _check_labels(labelled, tree, set(transforms))
-        return labelled
+        given = assign(labels, tree) if _is_rules(labels) else labels
+        _, each, paths, rebuild = trees.describe(tree, given, "labels")
+        unknown = [f"{p!r}: {x!r}" for p, x in zip(paths, each, strict=True) if x not in transforms]
+        if unknown:
+            raise ValueError(
+                f"labels must be among {sorted(transforms)}, got {', '.join(unknown)}."
+            )
+        return rebuild(each)
 
     return optax.partition(transforms, label_fn)
 
@@ -66,16 +66,3 @@ def _is_rules(labels) -> bool:
         return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
 
     return isinstance(labels, list | tuple) and bool(labels) and all(map(is_rule, labels))
-
-
-def _check_labels(labelled, tree, known: set[str]):
-    expected, got = jax.tree.structure(tree), jax.tree.structure(labelled)
-    if expected != got:
-        raise ValueError(f"labels must have the parameters' structure {expected}, got {got}.")
-    unknown = [
-        f"{matrices.path_name(path)!r}: {label!r}"
-        for path, label in jax.tree.leaves_with_path(labelled)
-        if label not in known
-    ]
-    if unknown:
-        raise ValueError(f"labels must be among {sorted(known)}, got {', '.join(unknown)}.")

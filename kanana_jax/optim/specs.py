@@ -3,9 +3,10 @@
 The model writes these, the optimizer reads them; neither looks at parameter names. A spec may
 first `view` the leaf in another shape, so that a fused axis (heads x head_dim in one) gets axes of
 its own: every axis number in a spec counts axes of the view. A spec tree has the structure of the
-parameter tree, with None where a leaf is not described.
+parameter tree or of its upper part, with None where leaves are not described.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 class MatrixSpec:
     """Which axes are a leaf's matrices: `rows` are inputs, `cols` outputs, `batch` all the others.
 
-    Axes listed together are flattened into one. Stacked layers, experts, and heads that shall be
+    Axes listed together are flattened into one; negative ones count from the last. Stacked layers, experts, and heads that shall be
     orthogonalised one by one are batch axes. `split_axis` cuts a fused axis into `split_sizes`
     (K and V, gate and up), each part a matrix of its own.
     """
@@ -27,18 +28,23 @@ class MatrixSpec:
     view: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        axes = sorted((*self.batch, *self.rows, *self.cols))
-        if axes != list(range(len(axes))) or not self.rows or not self.cols:
+        sides = (self.batch, self.rows, self.cols)
+        counted = [tuple(a + self.ndim if a < 0 else a for a in side) for side in sides]
+        if sorted(itertools.chain(*counted)) != list(range(self.ndim)) or not all(counted[1:]):
             raise ValueError(
                 "batch, rows and cols of a MatrixSpec must name every axis once, with at least one "
                 f"row and one column axis; got batch={self.batch}, rows={self.rows}, "
                 f"cols={self.cols}."
             )
+        for name, axes in zip(("batch", "rows", "cols"), counted, strict=True):
+            object.__setattr__(self, name, axes)
         if (self.split_axis is None) != (not self.split_sizes):
             raise ValueError(
                 "split_axis and split_sizes go together; got "
                 f"split_axis={self.split_axis}, split_sizes={self.split_sizes}."
             )
+        if self.split_axis is not None and not -self.ndim <= self.split_axis < self.ndim:
+            raise ValueError(f"split_axis must be one of {self.ndim} axes, got {self.split_axis}.")
 
     @property
     def ndim(self) -> int:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kanana_jax.optim import layouts, matrices
+from kanana_jax.optim import dtypes, layouts, matrices, trees
 from kanana_jax.optim.specs import MatrixSpec
 
 ShapeRule = Callable[[int, int], float]
@@ -59,7 +59,7 @@ def scale_by_muon(
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
         wide = jax.tree.map(
-            lambda m, g: momentum * m.astype(_wide(g)) + g.astype(_wide(g)),
+            lambda m, g: momentum * m.astype(dtypes.wide_dtype(g)) + dtypes.widen(g),
             state.momentum,
             updates,
         )
@@ -82,6 +82,8 @@ def scale_by_shape(rule: str | ShapeRule, specs: Any = None) -> optax.GradientTr
     scale = SHAPE_RULES[rule] if isinstance(rule, str) else rule
 
     def scaled(leaf, spec):
+        if not leaf.size:
+            return leaf
         stacks = matrices.split_matrices(leaf, spec)
         factors = [scale(*fan) for fan in matrices.fans(leaf.shape, spec)]
         parts = tuple(x * jnp.asarray(f, x.dtype) for x, f in zip(stacks, factors, strict=True))
@@ -108,8 +110,8 @@ def resolve(
 ) -> tuple[list[jax.Array], list[MatrixSpec], list[str], Callable[[list], Any]]:
     """Return leaves, their checked specs, their paths, and the function that rebuilds the tree."""
     if specs is None:
-        specs = jax.tree.map(lambda _: MatrixSpec(), tree)
-    leaves, leaf_specs, paths, rebuild = matrices.flatten_with_specs(tree, specs, "specs")
+        specs = MatrixSpec()
+    leaves, leaf_specs, paths, rebuild = trees.describe(tree, specs, "specs")
     missing = [p for p, s in zip(paths, leaf_specs, strict=True) if not isinstance(s, MatrixSpec)]
     if missing:
         raise ValueError(
@@ -124,9 +126,9 @@ def resolve(
     return leaves, leaf_specs, paths, rebuild
 
 
-def _wide(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
 def _state_dtype(x: jax.Array, dtype: jax.typing.DTypeLike | None) -> jax.typing.DTypeLike:
-    return _wide(x) if dtype is None else dtype
+    if dtype is None:
+        return dtypes.wide_dtype(x)
+    if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(f"momentum_dtype {dtype} cannot hold the momentum of {x.dtype} leaves.")
+    return dtype

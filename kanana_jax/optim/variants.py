@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kanana_jax.optim import matrices, orthogonalize, transforms
+from kanana_jax.optim import dtypes, matrices, orthogonalize, transforms
 from kanana_jax.optim.specs import MatrixSpec
 
 _RMS = 0.2
@@ -37,14 +37,15 @@ def scale_by_neuron(*, b2: float, eps: float, specs: Any) -> optax.GradientTrans
 
     def neuron_mean(stack, spec):
         axis = -1 if matrices.is_transposed(spec) else -2
-        return jnp.mean(jnp.square(stack), axis=axis, keepdims=True)
+        total = jnp.sum(dtypes.squared_size(stack), axis=axis, keepdims=True)
+        return total / max(1, stack.shape[axis])
 
     return _by_second_moment(neuron_mean, b2, eps, specs)
 
 
 def scale_by_entry(*, b2: float, eps: float, specs: Any) -> optax.GradientTransformation:
     """AdaMuon's stage after the polar factor (arXiv:2507.11005): Adam's second moment of O."""
-    return _by_second_moment(lambda stack, spec: jnp.square(stack), b2, eps, specs)
+    return _by_second_moment(lambda stack, spec: dtypes.squared_size(stack), b2, eps, specs)
 
 
 def hyperball(lr: jax.typing.ArrayLike | optax.Schedule, specs: Any):
@@ -68,8 +69,8 @@ def hyperball(lr: jax.typing.ArrayLike | optax.Schedule, specs: Any):
         step = rate(state.count)
 
         def moved(update, weight, radius):
-            ahead = _wide(weight) - step * radius * orthogonalize.unit_frobenius(update)
-            return radius * orthogonalize.unit_frobenius(ahead) - _wide(weight)
+            ahead = dtypes.widen(weight) - step * radius * orthogonalize.unit_frobenius(update)
+            return radius * orthogonalize.unit_frobenius(ahead) - dtypes.widen(weight)
 
         new_updates = _merge(
             lambda u, w, r, spec: moved(u, w, r), updates, specs, params, state.radius
@@ -84,7 +85,7 @@ def hyperball(lr: jax.typing.ArrayLike | optax.Schedule, specs: Any):
 def _by_second_moment(mean_fn, b2: float, eps: float, specs) -> optax.GradientTransformation:
     def init_fn(params):
         def zeros(stack, spec):
-            return jnp.zeros_like(mean_fn(_wide(stack), spec))
+            return jnp.zeros_like(mean_fn(dtypes.widen(stack), spec))
 
         return SecondMomentState(_map_stacks(zeros, params, specs))
 
@@ -92,12 +93,12 @@ def _by_second_moment(mean_fn, b2: float, eps: float, specs) -> optax.GradientTr
         del params
 
         def accumulate(stack, spec, moment):
-            return b2 * moment + (1.0 - b2) * mean_fn(_wide(stack), spec)
+            return b2 * moment + (1.0 - b2) * mean_fn(dtypes.widen(stack), spec)
 
         moments = _map_stacks(accumulate, updates, specs, state.second_moment)
 
         def scaled(stack, moment, spec):
-            normalized = _wide(stack) / (jnp.sqrt(moment) + eps)
+            normalized = dtypes.widen(stack) / (jnp.sqrt(moment) + eps)
             size = (stack.shape[-2] * stack.shape[-1]) ** 0.5
             return _RMS * size * orthogonalize.unit_frobenius(normalized)
 
@@ -140,8 +141,4 @@ def _per_leaf(other, tree) -> list:
 
 
 def _norm(stack: jax.Array) -> jax.Array:
-    return jnp.linalg.norm(_wide(stack), axis=(-2, -1), keepdims=True)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.linalg.norm(dtypes.widen(stack), axis=(-2, -1), keepdims=True)

@@ -113,9 +113,13 @@ def add_all_up(x: jax.Array) -> jax.Array:
 
 
 def largest(x: jax.Array, axis: str) -> jax.Array:
-    """The maximum over `axis`, without gradient."""
+    """The maximum over `axis`, NaN where one of them is, without gradient."""
     x = jax.lax.stop_gradient(x)
-    return jax.lax.pmax(x, axis) if axis in _manual_axes() else x
+    if axis not in _manual_axes():
+        return x
+    # The collective of CPUs loses NaN.
+    is_nan = jax.lax.pmax(jnp.isnan(x).astype(jnp.int32), axis) > 0
+    return jnp.where(is_nan, jnp.nan, jax.lax.pmax(x, axis))
 
 
 def _manual_axes() -> tuple[str, ...]:

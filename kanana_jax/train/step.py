@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from kanana_jax import config, model, optim
 from kanana_jax.train import diagnostics, head, initial, loss, optimizers, state
+from pallas_kernels import maxima
 
 Metrics = dict[str, Any]
 
@@ -161,7 +162,7 @@ def train_step(
     )
     metrics = sums | {
         "max_logits": max_logits,
-        "max_logit": jnp.max(max_logits),
+        "max_logit": maxima.keep_nan(max_logits, axis=(0, 1)),
         "max_vio": jnp.max(model.max_vio(load), initial=0.0),
         "grad_rms": rms(grads),
         "update_rms": rms(updates),

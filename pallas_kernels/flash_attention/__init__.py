@@ -61,8 +61,9 @@ def flash_attention(
 ) -> tuple[jax.Array, jax.Array]:
     """Attends from q (B, S, N, D) to k (B, T, H, D) and v (B, T, H, U).
 
-    Returns out (B, S, N, U) in q's dtype and max_logits (B, N) in float32: the largest visible
-    score after scaling, -inf where a head sees nothing, without gradient. N is a multiple of H.
+    Returns out (B, S, N, U) in q's dtype and max_logits (B, N) in float32 (of float64 arrays in
+    float64): the largest visible score after scaling, NaN where one is NaN, -inf where a head sees
+    nothing, without gradient. N is a multiple of H.
     segment_ids is an integer (B, S) array for both sides or a pair (B, S), (B, T); ids are only
     compared for equality, no value is special. A query that sees no key gets 0 and passes no
     gradient. scale defaults to D**-0.5. deterministic=True promises gradients that repeat bit for
@@ -71,6 +72,7 @@ def flash_attention(
     Raises ValueError on shapes or dtypes that do not fit, NotImplementedError when the named
     implementation cannot run here.
     """
+    q, k, v = map(jnp.asarray, (q, k, v))
     _check(q, k, v)
     q_ids, kv_ids = _split_ids(q, k, segment_ids)
     problem = _problem(q, k, v, q_ids, causal)
@@ -122,6 +124,7 @@ def _split_ids(q, k, segment_ids):
     if segment_ids is None:
         return None, None
     pair = segment_ids if isinstance(segment_ids, tuple | list) else (segment_ids, segment_ids)
+    pair = [ids if hasattr(ids, "dtype") else jnp.asarray(ids) for ids in pair]
     expected = (q.shape[:2], k.shape[:2])
     if len(pair) != 2 or tuple(ids.shape for ids in pair) != expected:
         raise ValueError(
@@ -133,4 +136,9 @@ def _split_ids(q, k, segment_ids):
         raise ValueError(
             f"segment_ids must be integers, got {[str(ids.dtype) for ids in pair]}; cast them."
         )
-    return tuple(pair)
+    return tuple(_int32(ids) for ids in pair)
+
+
+def _int32(ids):
+    is_abstract = isinstance(ids, jax.ShapeDtypeStruct)
+    return jax.ShapeDtypeStruct(ids.shape, jnp.int32) if is_abstract else ids.astype(jnp.int32)

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes
+from pallas_kernels import dtypes, manual_axes
 
 
 def over_batch(function, *args):
@@ -13,7 +13,8 @@ def over_batch(function, *args):
 
     @jax.custom_batching.custom_vmap
     def call(*args):
-        return jax.tree.map(functools.partial(manual_axes.vary_like, args[0]), function(*args))
+        out = dtypes.in_32_bits(function)(*args)
+        return jax.tree.map(functools.partial(manual_axes.vary_like, args[0]), out)
 
     @call.def_vmap
     def _(axis_size, batched, *args):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import selection
+from pallas_kernels import maxima, selection
 from pallas_kernels.flash_attention import batching, xla
 from pallas_kernels.flash_attention import mosaic_gpu_backward as bwd
 from pallas_kernels.flash_attention import mosaic_gpu_forward as fwd
@@ -125,7 +125,8 @@ def _forward(static, q, k, v, q_ids, kv_ids):
     kernel = _kernel_static(static, q, k)
     q, k, v = (_pad_rows(x) for x in (q, k, v))
     out, lse, row_max = fwd.forward(q, k, v, q_ids, kv_ids, kernel, static.config.forward)
-    return out[:, :num_rows], lse, row_max[:, :, :num_rows].max(axis=-1)
+    max_logits = row_max[:, :, :num_rows].max(axis=-1)
+    return out[:, :num_rows], lse, maxima.of_rows(max_logits, lse[:, :, :num_rows])
 
 
 def _backward(static, q, k, v, q_ids, kv_ids, out, lse, dout):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from pallas_kernels import maxima
 from pallas_kernels.flash_attention import batching, tiles
 from pallas_kernels.flash_attention import mosaic_tpu_backward as bwd
 from pallas_kernels.flash_attention import mosaic_tpu_blocks as blocks
@@ -144,6 +145,7 @@ def _forward(static, q, k, v, q_ids, kv_ids):
     sizes = _sizes(static, q, k, static.config.forward_keys)
     queries, keys, values, ids = _kernel_layout(sizes, q, k, v, q_ids, kv_ids)
     out, lse, max_logits = fwd.forward(queries, keys, values, ids, sizes)
+    max_logits = maxima.of_rows(max_logits, lse[:, :, 0, : q.shape[1]])
     return _user_layout(out, q), lse, max_logits
 
 

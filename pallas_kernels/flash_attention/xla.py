@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import dtypes, maxima
+
 # Short sequences are unrolled with exact static slices, so that causal work is near half and
 # nothing is padded; longer ones scan equal tiles, which bounds the program and stays in cache.
 # Sizes are the fastest of 64 to 512 on a two-core CPU at lengths 256, 1024 and 4096.
@@ -63,8 +65,8 @@ _attention.defvjp(_attention_fwd, _attention_bwd)
 
 
 def _by_platform(fn, q, *args):
-    if q.dtype == jnp.float32:
-        return fn(q, *args, compute_dtype=jnp.float32)
+    if q.dtype == dtypes.wide(q.dtype):
+        return fn(q, *args, compute_dtype=q.dtype)
     # CPUs multiply 16-bit floats by converting them, for every tile again; convert once instead.
     return jax.lax.platform_dependent(
         q,
@@ -95,12 +97,14 @@ def _forward(static, q, k, v, q_ids, kv_ids, *, compute_dtype):
         new = new_max, new_sum, old_out * shrink + pv
         return tuple(_set_rows(x, y, tile) for x, y in zip(state, new, strict=True))
 
-    zero = jnp.zeros_like(q_BHGSD[..., :1], jnp.float32)
+    zero = jnp.zeros_like(q_BHGSD[..., :1], dtypes.wide(compute_dtype))
     init = zero - jnp.inf, zero, jnp.broadcast_to(zero, (*zero.shape[:-1], v.shape[-1]))
     row_max, row_sum, out = (x[..., :num_rows, :] for x in _loop(step, init, tiles))
     row_sum = jnp.where(row_sum == 0.0, 1.0, row_sum)
     lse = jnp.where(row_max == -jnp.inf, 0.0, row_max) + jnp.log(row_sum)
-    max_logits = row_max.max(axis=(-2, -1), initial=-jnp.inf).reshape(q.shape[0], q.shape[2])
+    per_head = q.shape[0], q.shape[2]
+    max_logits = row_max.max(axis=(-2, -1), initial=-jnp.inf).reshape(per_head)
+    max_logits = maxima.of_rows(max_logits, lse.reshape(*per_head, num_rows))
     return _join_heads(out / row_sum).astype(q.dtype), lse, max_logits
 
 
@@ -111,9 +115,8 @@ def _backward(static, q, k, v, q_ids, kv_ids, out, lse, dout, *, compute_dtype):
     dot = _dot_fn(compute_dtype)
     split = functools.partial(_split_heads, num_kv_heads=k.shape[2])
     # The row sum of prob * dprob, known without forming either.
-    delta = (split(out).astype(jnp.float32) * split(dout).astype(jnp.float32)).sum(
-        -1, keepdims=True
-    )
+    wide = dtypes.wide(compute_dtype)
+    delta = (split(out).astype(wide) * split(dout).astype(wide)).sum(-1, keepdims=True)
     lse, delta = _pad(lse, rows, 3), _pad(delta, rows, 3)
     q_BHGSD, dout_BHGSU = (_pad(split(x).astype(compute_dtype), rows, 3) for x in (q, dout))
     k_BHTD, v_BHTU = (_pad(_heads_first(x).astype(compute_dtype), cols, 2) for x in (k, v))
@@ -135,7 +138,7 @@ def _backward(static, q, k, v, q_ids, kv_ids, out, lse, dout, *, compute_dtype):
             _set_cols(dv, _cols(dv, tile) + dv_t, tile),
         )
 
-    init = tuple(jnp.zeros_like(x, jnp.float32) for x in (q_BHGSD, k_BHTD, v_BHTU))
+    init = tuple(jnp.zeros_like(x, wide) for x in (q_BHGSD, k_BHTD, v_BHTU))
     dq, dk, dv = _loop(step, init, tiles)
     dk, dv = (jnp.swapaxes(x[:, :, :num_cols], 1, 2).astype(k.dtype) for x in (dk, dv))
     return _join_heads(dq[..., :num_rows, :]).astype(q.dtype), dk, dv
@@ -191,8 +194,9 @@ def _mask_fn(static, num_rows, num_cols, q_ids, kv_ids):
 
 def _dot_fn(compute_dtype):
     # float32 inputs ask for float32 products; 16-bit inputs are exact in one pass of any unit.
-    precision = jax.lax.Precision.HIGHEST if compute_dtype == jnp.float32 else None
-    return functools.partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
+    wide = dtypes.wide(compute_dtype)
+    precision = jax.lax.Precision.HIGHEST if compute_dtype == wide else None
+    return functools.partial(jnp.einsum, precision=precision, preferred_element_type=wide)
 
 
 def _rows(x_BHGSX, tile):

@@ -65,12 +65,12 @@ def grouped_matmul(
 ) -> jax.Array:
     """Multiplies each row of lhs (M, K) by its group's matrix in rhs (G, K, N), to (M, N).
 
-    With transpose_rhs, rhs is (G, N, K). group_sizes is (G,) int32 with a sum of at most M; rows
-    beyond the sum are 0 in the result and in lhs's gradient. Sums are float32, the result has
-    preferred_element_type (default: lhs's dtype). Raises ValueError on shapes or dtypes that do
+    With transpose_rhs, rhs is (G, N, K). group_sizes is (G,) integers with a sum of at most M; rows
+    beyond the sum are 0 in the result and in lhs's gradient. Sums are float32 (of float64 arrays
+    float64), the result has preferred_element_type (default: lhs's dtype). Raises ValueError on shapes or dtypes that do
     not fit, NotImplementedError when the named implementation cannot run here.
     """
-    _check(lhs, rhs, group_sizes)
+    lhs, rhs, group_sizes = _checked(lhs, rhs, group_sizes)
     if rhs.ndim != 3 or rhs.shape[2 if transpose_rhs else 1] != lhs.shape[1]:
         layout = "(G, N, K)" if transpose_rhs else "(G, K, N)"
         raise ValueError(
@@ -102,7 +102,7 @@ def grouped_outer(
     group_sizes count nowhere. Sums are float32, the result has preferred_element_type (default:
     lhs's dtype). Raises as grouped_matmul does.
     """
-    _check(lhs, grad, group_sizes)
+    lhs, grad, group_sizes = _checked(lhs, grad, group_sizes)
     if grad.ndim != 2 or grad.shape[0] != lhs.shape[0]:
         raise ValueError(
             f"expected lhs (M, K) and grad (M, N), got {lhs.shape} and {grad.shape}; "
@@ -175,7 +175,9 @@ def _outer_bwd(options, residuals, cotangent_GKN):
 _outer.defvjp(_outer_fwd, _outer_bwd)
 
 
-def _check(lhs, rhs, group_sizes):
+def _checked(lhs, rhs, group_sizes):
+    """The arrays, group sizes as the int32 that kernels take."""
+    lhs, rhs, group_sizes = map(jnp.asarray, (lhs, rhs, group_sizes))
     if lhs.ndim != 2 or 0 in lhs.shape or 0 in rhs.shape:
         raise ValueError(
             f"expected lhs (M, K) and no dimension of size 0, got {lhs.shape} and {rhs.shape}."
@@ -185,8 +187,9 @@ def _check(lhs, rhs, group_sizes):
             f"both sides need one floating-point dtype, got {lhs.dtype} and {rhs.dtype}; "
             "cast them first."
         )
-    if group_sizes.ndim != 1 or group_sizes.dtype != jnp.int32:
+    if group_sizes.ndim != 1 or not jnp.issubdtype(group_sizes.dtype, jnp.integer):
         raise ValueError(
-            f"group_sizes must be one-dimensional int32, got {group_sizes.dtype} with shape "
+            f"group_sizes must be one-dimensional integers, got {group_sizes.dtype} with shape "
             f"{group_sizes.shape}."
         )
+    return lhs, rhs, group_sizes.astype(jnp.int32)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes, selection
+from pallas_kernels import dtypes, manual_axes, selection
 from pallas_kernels.grouped_matmul import mosaic_gpu_matmul, mosaic_gpu_outer, mosaic_gpu_swiglu
 from pallas_kernels.grouped_matmul import mosaic_gpu_ring as ring
 
@@ -116,7 +116,7 @@ def _call(kernel, lhs, other, group_sizes):
     @jax.custom_batching.sequential_vmap
     def call(lhs, other, group_sizes):
         # A kernel's output forgets the mesh axes on which its inputs vary.
-        out = kernel(lhs, other, group_sizes)
+        out = dtypes.in_32_bits(kernel)(lhs, other, group_sizes)
         return jax.tree.map(lambda x: manual_axes.align(x, lhs)[0], out)
 
     return call(lhs, other, group_sizes)

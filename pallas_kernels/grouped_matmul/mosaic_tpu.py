@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from pallas_kernels import dtypes
 from pallas_kernels.grouped_matmul import mosaic_tpu_tiles as tiling
 from pallas_kernels.grouped_matmul import mosaic_tpu_visits as visiting
 
@@ -67,6 +68,7 @@ def _chip():
     return tiling.Chip(info.num_cores, info.vmem_capacity_bytes, info.mxu_column_size)
 
 
+@dtypes.in_32_bits
 def _matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs, out_dtype, tiles, interpret):
     num_rows, width = lhs_MK.shape[0], rhs.shape[1 if transpose_rhs else 2]
     visits = visiting.of_tiles(group_sizes_G, num_rows, tiles.rows)
@@ -115,6 +117,7 @@ def _matmul_kernel(piece_rows, transpose_rhs, group_V, tile_V, first_V, end_V, l
         out_mn[rows, :] = jnp.where(is_ours_p1, product_pn, out_mn[rows, :])
 
 
+@dtypes.in_32_bits
 def _outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype, tiles, interpret):
     num_rows, lhs_width = lhs_MK.shape
     width, num_groups = grad_MN.shape[1], group_sizes_G.shape[0]

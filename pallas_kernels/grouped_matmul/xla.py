@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes
+from pallas_kernels import dtypes, manual_axes
 
 BLOCK_ROWS = 128
 MIN_BLOCK_ROWS = 8  # when groups are small, as in decoding
@@ -53,7 +53,8 @@ def outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
 def _by_platform(native, blocked, lhs, rhs, group_sizes):
     def on_cpu(lhs, rhs, group_sizes):
         # CPUs multiply 16-bit floats by converting them; convert each once.
-        return blocked(lhs.astype(jnp.float32), rhs.astype(jnp.float32), group_sizes)
+        wide = dtypes.wide(lhs.dtype)
+        return blocked(lhs.astype(wide), rhs.astype(wide), group_sizes)
 
     return jax.lax.platform_dependent(
         lhs, rhs, group_sizes, cpu=on_cpu, tpu=native, default=blocked
@@ -75,8 +76,9 @@ def _blocked_matmul(lhs_MK, rhs, group_sizes_G, *, transpose_rhs, out_dtype):
 
 def _blocked_outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
     shape = (group_sizes_G.shape[0], lhs_MK.shape[1], grad_MN.shape[1])
+    wide = dtypes.wide(lhs_MK.dtype)
     sums_GKN, lhs_MK, grad_MN, group_sizes_G = manual_axes.align(
-        jnp.zeros(shape, jnp.float32), lhs_MK, grad_MN, group_sizes_G
+        jnp.zeros(shape, wide), lhs_MK, grad_MN, group_sizes_G
     )
     step_blocks = _step_blocks(sums_GKN)
     blocks = _cut(group_sizes_G, lhs_MK.shape[0], step_blocks)
@@ -85,7 +87,7 @@ def _blocked_outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
         group_C, row_CR, is_row_CR = block
         lhs_CRK = jnp.where(is_row_CR[..., None], lhs_MK[row_CR], 0)
         grad_CRN = jnp.where(is_row_CR[..., None], grad_MN[row_CR], 0)
-        product = _dot("CRK,CRN->CKN", lhs_CRK, grad_CRN, jnp.float32)
+        product = _dot("CRK,CRN->CKN", lhs_CRK, grad_CRN, wide)
         return sums_GKN.at[group_C].add(product, indices_are_sorted=True), None
 
     steps = _split_steps((blocks.group_C, blocks.row_CR, blocks.is_row_CR), step_blocks)
@@ -166,9 +168,10 @@ def _split_steps(blocks, step_blocks):
 
 
 def _dot(spec, lhs, rhs, out_dtype):
-    out = jnp.einsum(spec, lhs, rhs, precision=_precision(lhs), preferred_element_type=jnp.float32)
+    wide = dtypes.wide(lhs.dtype)
+    out = jnp.einsum(spec, lhs, rhs, precision=_precision(lhs), preferred_element_type=wide)
     return out.astype(out_dtype)
 
 
 def _precision(x):
-    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return jax.lax.Precision.HIGHEST if x.dtype == dtypes.wide(x.dtype) else None

@@ -21,7 +21,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes
+from pallas_kernels import dtypes, manual_axes
 from pallas_kernels.grouped_matmul import Implementation, grouped_matmul, grouped_outer
 from pallas_kernels.moe_mlp import routing, stages
 
@@ -42,7 +42,8 @@ def moe_mlp(
     """Applies to each token its experts' SwiGLU, weighted, and sums; (T, D) in x's dtype.
 
     w_gate_up (E, 2, F, D) holds the gate first and the up projection second; w_down is (E, F, D);
-    expert_ids (T, K) are int32 in [0, E); weights (T, K) are float32 and get their exact gradient.
+    expert_ids (T, K) are integers in [0, E); weights (T, K) are float32 (or float64) and get their
+    exact gradient.
     Products are in x's dtype. Expert weights of another dtype are cast to it, and their gradients
     are rounded to the weights' own dtype only: float32 weights get unrounded float32 gradients.
     Results and gradients repeat bit for bit where those of grouped_matmul do. implementation names
@@ -52,6 +53,7 @@ def moe_mlp(
     arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
     arrays = [jnp.asarray(array) for array in arrays]
     _check(*arrays)
+    arrays[3] = arrays[3].astype(jnp.int32)
     return _moe_mlp(implementation, *manual_axes.align(*arrays))
 
 
@@ -79,11 +81,12 @@ def _look_up(x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
     Products are sums, which compilers fuse with the look-up; a product would copy the matrices.
     """
     is_here_TK = expert_ids_TK < w_down_EFD.shape[0]
-    x_T11D = x_TD.astype(jnp.float32)[:, None, None, None]
-    h_TK2F = (w_gate_up_E2FD[expert_ids_TK].astype(jnp.float32) * x_T11D).sum(axis=-1)
+    wide = dtypes.wide(x_TD.dtype)
+    x_T11D = x_TD.astype(wide)[:, None, None, None]
+    h_TK2F = (w_gate_up_E2FD[expert_ids_TK].astype(wide) * x_T11D).sum(axis=-1)
     act_TKF = jax.nn.silu(h_TK2F[:, :, 0]) * h_TK2F[:, :, 1]
     act_TKF *= jnp.where(is_here_TK, weights_TK, 0.0)[..., None]
-    y_TKFD = w_down_EFD[expert_ids_TK].astype(jnp.float32) * act_TKF[..., None]
+    y_TKFD = w_down_EFD[expert_ids_TK].astype(wide) * act_TKF[..., None]
     # Two sums: of both axes in one XLA:GPU makes blocks that read too little (25 us, not 17, for
     # six experts of Kanana-2-30B on an H100).
     y_TKD = jax.lax.optimization_barrier(y_TKFD.sum(axis=2))
@@ -110,17 +113,18 @@ def _backward(implementation, residuals, dy_TD):
     )
     dx_TD = _sum_of_rows(dx_MD, routes.row_TK)
     dw_gate_up = dw_gate_up.reshape(w_gate_up_E2FD.shape)
-    return dx_TD, dw_gate_up, dw_down, None, dweight_M[routes.row_TK]
+    return dx_TD, dw_gate_up, dw_down, None, dweight_M[routes.row_TK].astype(weights_TK.dtype)
 
 
 _moe_mlp.defvjp(_forward, _backward)
 
 
 def _sum_of_rows(rows_MD, row_TK, weights_TK=None):
-    """Sums each token's rows in float32, in the order of its choices: no atomic additions."""
-    total = jnp.float32(0)
+    """Sums each token's rows in float32 or wider, in the order of its choices: no atomic additions."""
+    wide = dtypes.wide(rows_MD.dtype)
+    total = jnp.zeros((), wide)
     for k in range(row_TK.shape[1]):  # K gathers, which a compiler can fuse with their sum
-        rows_TD = rows_MD[row_TK[:, k]].astype(jnp.float32)
+        rows_TD = rows_MD[row_TK[:, k]].astype(wide)
         total += rows_TD if weights_TK is None else weights_TK[:, k, None] * rows_TD
     return total.astype(rows_MD.dtype)
 
@@ -144,8 +148,9 @@ def _check(x, w_gate_up, w_down, expert_ids, weights):
             "expected x (T, D), w_gate_up (E, 2, F, D), w_down (E, F, D), expert_ids (T, K) and "
             f"weights (T, K), here {expected}; got {shapes}."
         )
-    if expert_ids.dtype != jnp.int32 or weights.dtype != jnp.float32:
+    is_wide = weights.dtype in (jnp.float32, jnp.float64)
+    if not jnp.issubdtype(expert_ids.dtype, jnp.integer) or not is_wide:
         raise ValueError(
-            "expert_ids must be int32 and weights float32 (the router decides in float32), got "
+            "expert_ids must be integers and weights float32 (the router decides in float32), got "
             f"{expert_ids.dtype} and {weights.dtype}; cast them."
         )

@@ -13,6 +13,7 @@ h (M, 2F) are the gate, the others the up projection.
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import dtypes
 from pallas_kernels.grouped_matmul import grouped_matmul, mosaic_gpu, select
 
 
@@ -36,11 +37,12 @@ def up(x_MD, w_gate_up_E2FD, *, group_sizes, implementation):
 def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, group_sizes, implementation):
     """Differentiates weight * (swiglu(h) w_down), given its gradient dy before the weight.
 
-    Returns dh (M, 2F) and the weighted activation (M, F) in h's dtype, dweight (M,) in float32.
+    Returns dh (M, 2F) and the weighted activation (M, F) in h's dtype, dweight (M,) in float32 or wider.
     """
     dact_MF = grouped_matmul(
         dy_MD, w_down_EFD, group_sizes, transpose_rhs=True, implementation=implementation
-    ).astype(jnp.float32)
+    )
+    dact_MF = dact_MF.astype(dtypes.wide(dact_MF.dtype))
     gate_MF, up_MF = _split(h_M2F)
     sigmoid_MF = jax.nn.sigmoid(gate_MF)
     silu_MF = gate_MF * sigmoid_MF
@@ -62,4 +64,5 @@ def merge_gate_up(w_E2FD):
 
 def _split(h_M2F):
     # Halves before float32: compilers may keep a converted h, which is twice as large.
-    return tuple(half_MF.astype(jnp.float32) for half_MF in jnp.split(h_M2F, 2, axis=1))
+    wide = dtypes.wide(h_M2F.dtype)
+    return tuple(half_MF.astype(wide) for half_MF in jnp.split(h_M2F, 2, axis=1))

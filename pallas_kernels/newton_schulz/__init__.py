@@ -67,7 +67,9 @@ def symmetric_matmul(
     Raises ValueError on shapes or dtypes that do not fit, NotImplementedError when the named
     implementation cannot run here.
     """
-    rhs = lhs if rhs is None else rhs
+    lhs = jnp.asarray(lhs)
+    rhs = lhs if rhs is None else jnp.asarray(rhs)
+    addend = None if addend is None else jnp.asarray(addend)
     _check(lhs, rhs, addend)
     arrays = mosaic_tpu.distinct(lhs, rhs, addend)
     problem = Problem(arrays, jax.default_backend(), is_named=implementation != "auto")

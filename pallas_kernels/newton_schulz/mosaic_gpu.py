@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import manual_axes, selection
+from pallas_kernels import dtypes, manual_axes, selection
 from pallas_kernels.newton_schulz import mosaic_gpu_kernel as kernel
 from pallas_kernels.newton_schulz import tiles
 
@@ -30,6 +30,7 @@ _SHORT = 2048
 _SIX_STAGES = 1024
 
 
+@dtypes.in_32_bits
 def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal, config=None, interpret=False):
     """The product; arguments are already checked and vary alike."""
     factors = (scale, addend_scale, diagonal)

@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from pallas_kernels import manual_axes
+from pallas_kernels import dtypes, manual_axes
 from pallas_kernels.newton_schulz import tiles
 
 LANES = 128
@@ -39,6 +39,7 @@ CHIPS: dict[Any, int] = {pltpu.ChipVersion("v5p"): 256, pltpu.ChipVersion("v6e")
 TILE_BYTES = 12 << 20
 
 
+@dtypes.in_32_bits
 def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal, interpret=False):
     """The product; arguments are already checked and vary alike."""
     factors = (scale, addend_scale, diagonal)

@@ -5,10 +5,12 @@ out = scale lhs rhs^T + addend_scale addend + diagonal I
 
 import jax.numpy as jnp
 
+from pallas_kernels import dtypes
+
 
 def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal):
     """The product, rounded once; arguments are already checked."""
-    wide = jnp.promote_types(lhs.dtype, jnp.float32)
+    wide = dtypes.wide(lhs.dtype)
     product = jnp.matmul(lhs.astype(wide), rhs.astype(wide).mT, precision="highest")
     out = diagonal * jnp.eye(lhs.shape[-2], dtype=wide) + scale * product
     if addend is not None:

@@ -5,6 +5,8 @@ out = scale lhs rhs^T + addend_scale addend + diagonal I
 
 import jax.numpy as jnp
 
+from pallas_kernels import dtypes
+
 
 def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal):
     """The product; arguments are already checked.
@@ -12,7 +14,7 @@ def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal):
     It is rounded to lhs's dtype before the other terms are added in float32: half the traffic of a
     float32 product, whose sum with them XLA does not fuse into the multiplication.
     """
-    wide = jnp.promote_types(lhs.dtype, jnp.float32)
+    wide = dtypes.wide(lhs.dtype)
     # float32 must not become bfloat16 or TF32 products.
     precision = "highest" if lhs.dtype == wide else "default"
     product = jnp.matmul(lhs, rhs.mT, precision=precision)

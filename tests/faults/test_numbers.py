@@ -143,12 +143,21 @@ def test_a_run_whose_last_step_is_skipped_keeps_its_last_state(train, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "40" / "manifest.json").exists()
 
 
+def test_no_checkpoint_is_made_of_a_skipped_step(train, tmp_path):
+    """Going back to it would be going back into the trouble."""
+    with pytest.raises(KeyboardInterrupt):
+        train({16: "data"}, stop_at=20)
+    folders = (tmp_path / "run" / "checkpoints").glob("*/manifest.json")
+    assert sorted(int(path.parent.name) for path in folders) == [8]
+
+
 def test_a_skipped_step_is_as_if_it_had_not_been(train, steps_and_corpus):
     """Parameters and router bias before and after it, to the bit."""
     exp, corpus, mesh, steps = steps_and_corpus
     batch = parallel.shard_batch(mesh, data.train_batch(corpus, exp.data, 0))
     state, _ = steps.train(steps.init(0), loop._to_devices(mesh, batch, 8), 0.01)
     before = jax.device_get(state)
+    assert optim.clip_report(before.opt_state)["gamma"].min() < 1.0  # what must not be told again
     hurt = batch._replace(loss_mask=batch.loss_mask * np.nan)
     after, entry = steps.train(state, loop._to_devices(mesh, hurt, 8), 0.01)
     assert int(entry["consecutive_skips"]) == 1

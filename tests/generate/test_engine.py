@@ -106,6 +106,15 @@ def test_generation_ends_at_eos_and_shows_none_of_it(cfg, weights):
     assert "".join(piece.text for piece in pieces) == DECODE(cut[:-1])
 
 
+def test_an_answer_cut_by_its_length_shows_what_waited_for_a_stop_string(cfg, weights):
+    request = _requests(cfg)[0]
+    text = DECODE(_tokens(_engine(cfg, weights, 2), [request])[0])
+    waiting = dataclasses.replace(request, stop=(text[-1] + " and more",))
+    pieces = list(_engine(cfg, weights, 2).run([waiting]))
+    assert pieces[-1].finish_reason == "length"
+    assert "".join(piece.text for piece in pieces) == text
+
+
 @pytest.mark.parametrize(
     ("length", "max_tokens", "message"),
     [(0, 4, "got 0 and 4"), (30, 3, "got 30 and 3"), (3, 0, "got 3 and 0")],
@@ -166,6 +175,13 @@ def _stream(text, stop=()):
         if stream.is_stopped:
             break
     return [*shown, stream.finish()]
+
+
+def test_of_two_stop_strings_in_one_token_the_first_in_the_text_ends_it():
+    for stop in (["b", "d"], ["d", "b"]):
+        stream = TextStream(lambda tokens: "abcde" * len(tokens), stop)
+        assert stream.push(0) == "a"
+        assert stream.is_stopped
 
 
 def test_no_half_character_is_shown():

@@ -1,5 +1,6 @@
 """What may be drawn, how often, and that a draw depends on its own request only."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,6 +32,9 @@ def _draws(how, num_draws=400):
         (Sampling(min_p=0.25), {0, 1, 3}),
         (Sampling(top_k=3, top_p=0.8), {1, 3}),  # 0.5 / 0.9 and 0.25 / 0.9 pass 0.8 together
         (Sampling(temperature=10.0, top_k=1), {1}),
+        # Squared and renormalised: 0.72, 0.18, 0.07, 0.03, so the filters see these.
+        (Sampling(temperature=0.5, top_p=0.7), {1}),
+        (Sampling(temperature=0.5, min_p=0.15), {1, 3}),
     ],
 )
 def test_only_what_the_settings_keep_is_drawn(how, expected):
@@ -73,6 +77,15 @@ def test_a_threshold_found_bit_by_bit_keeps_what_sorting_would():
     rows = sampling.rows([how] * 64, [0] * 64)
     kept = np.asarray(sampling._in_top_k_and_p(jnp.asarray(logits), rows))
     assert [np.flatnonzero(row).tolist() for row in kept] == want
+
+
+def test_top_p_ends_with_the_token_that_reaches_it():
+    logits = jnp.asarray(LOGITS)[None]
+    largest = float(jax.nn.softmax(logits).max())
+    rows = sampling.rows([Sampling(top_p=largest)], [0])
+    np.testing.assert_array_equal(
+        sampling._in_top_k_and_p(logits, rows), [[False, True, False, False]]
+    )
 
 
 @pytest.mark.parametrize(

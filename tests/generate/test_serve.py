@@ -54,6 +54,16 @@ def test_a_stream_has_the_same_text_and_counts_when_asked(served):
     assert len({chunk["id"] for chunk in chunks}) == 1
 
 
+def test_usage_counts_every_prompt_and_every_choice(served):
+    ask = GREEDY | {"prompt": [[97, 98], [99, 100, 101]], "n": 2, "max_tokens": 4}
+    whole = served.fetch("/v1/completions", ask).body["usage"]
+    stream = ask | {"stream": True, "stream_options": {"include_usage": True}}
+    *_, usage, _ = served.fetch("/v1/completions", stream).body
+    # As OpenAI's: a prompt counts once, whatever its number of choices.
+    assert whole == usage["usage"]
+    assert whole == {"prompt_tokens": 5, "completion_tokens": 16, "total_tokens": 21}
+
+
 def test_a_chat_goes_through_the_template(served):
     ids = list(b"system:S;user:hello;")
     want = served.fetch("/v1/completions", GREEDY | {"prompt": ids})

@@ -354,7 +354,7 @@ def test_factor_commutes_with_scale_transposition_and_rotation(seed, scale, is_t
 
 
 def test_wrong_inputs_raise():
-    with pytest.raises(ValueError, match="matrices, got shape"):
+    with pytest.raises(ValueError, match=r"got float32 with shape \(3,\)"):
         optim.polar(jnp.ones(3), optim.POLAR_EXPRESS_5)
     with pytest.raises(ValueError, match="method must be"):
         optim.polar(jnp.ones((3, 3)), optim.POLAR_EXPRESS_5, method="svd")

@@ -15,9 +15,7 @@ def test_readme_examples_run_from_top_to_bottom():
     assert len(blocks) >= 6
     variables = {"optim": optim}
     for block in blocks:
-        # One block shows a call in the reader's own training step.
-        if "max_logits=max_logits" not in block:
-            exec(compile(block, README.name, "exec"), variables)
+        exec(compile(block, README.name, "exec"), variables)
 
 
 def test_plain_dictionary_example_needs_base_dependencies_only():
