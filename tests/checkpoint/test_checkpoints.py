@@ -168,7 +168,7 @@ def test_when_none_is_left_it_says_so_also_the_next_time(lab):
     for step in (1, 2):
         flip(lab.files(step)[0])
     for _ in range(2):
-        with pytest.raises(checkpoint.NoUsableCheckpointError, match="train from the start"):
+        with pytest.raises(checkpoint.NoUsableCheckpointError, match="train from the first step"):
             lab.restore()
 
 

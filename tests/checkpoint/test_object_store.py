@@ -130,7 +130,7 @@ def test_when_none_is_left_it_says_so_also_the_next_time(lab):
     name = lab.names(1)[0]
     lab.root.write(name, flip(lab.root.read(name)))
     for _ in range(2):
-        with pytest.raises(checkpoint.NoUsableCheckpointError, match="train from the start"):
+        with pytest.raises(checkpoint.NoUsableCheckpointError, match="train from the first step"):
             lab.restore()
 
 
