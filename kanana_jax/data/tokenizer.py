@@ -167,9 +167,11 @@ def from_json(
             f"data.tokenizer: {name} needs a special token that ends a document, got "
             f"{listed(_special(library))}; put the model's {BESIDE[0]}, which names it, beside it."
         )
-    for index in {first, last} - {None, *_special(library).values()}:
-        for one in (library, marking):
-            one.add_special_tokens([library.id_to_token(index)])
+    marked = _special(library).values()
+    for index in {first, last}:
+        if index is not None and index not in marked:
+            for one in (library, marking):
+                one.add_special_tokens([library.id_to_token(index)])
     token_bytes = _token_bytes(library)
     return Tokenizer(
         vocab_size=len(token_bytes),

@@ -14,7 +14,7 @@ def wide_dtype(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def widen(x: jax.Array) -> jax.Array:
+def widen(x: Any) -> jax.Array:
     """Return x in its `wide_dtype`."""
     return x.astype(wide_dtype(x))
 

@@ -32,9 +32,9 @@ def compare(runs: Sequence[RunResult], others: Sequence[RunResult]) -> Compariso
     found = [_compare(runs, results.select(others, arm=arm)) for arm in results.arms(others)]
     measured = [one for one in found if one.outcome != "not measured"]
     order: tuple[Outcome, ...] = ("worse", "not resolved", "equal", "better")
-    outcomes = {one.outcome for one in measured}
+    outcomes = [outcome for outcome in order if outcome in {one.outcome for one in measured}]
     return Comparison(
-        next((outcome for outcome in order if outcome in outcomes), "not measured"),
+        outcomes[0] if outcomes else "not measured",
         tuple(words for one in found for words in one.words) or ("nothing to compare with",),
         min((one.num_seeds for one in measured), default=0),
     )

@@ -106,7 +106,6 @@ def _check(exp: config.Experiment, workdir: Path) -> tuple[config.Experiment, li
     for one in runs:
         initial.check_tokenizer(one.exp)
         parallel.check(one.exp, parallel.make_mesh(one.exp.mesh).shape)
-    record.check_allowed(exp)
     changes = record.check(workdir, exp)
     lock.check(workdir)
     for one in runs:

@@ -51,17 +51,6 @@ def is_allowed(path: str, allow: tuple[str, ...]) -> bool:
     return any(path == one or path.startswith(f"{one}.") for one in allow)
 
 
-def check_allowed(exp: config.Experiment) -> None:
-    """Raises ConfigError when `resume.allow` names what is no setting."""
-    for path in exp.resume.allow:
-        try:
-            config.setting(exp, path)
-        except AttributeError:
-            raise config.ConfigError(
-                f"resume.allow must name settings or groups of them, got {path!r}"
-            ) from None
-
-
 def check_data(workdir: Path, exp: config.Experiment, fingerprint: str, key="fingerprint") -> None:
     """Raises ConfigError when the run in `workdir` was begun with other tokens.
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 
-from kanana_jax import extras, generate
+from kanana_jax import extras
 from kanana_jax.generate import command, decoder, serve
 
 with extras.needed("train", "serve"):
