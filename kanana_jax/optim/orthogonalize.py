@@ -85,8 +85,8 @@ def polar(
     """
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ValueError(
-            f"polar needs (..., M, N) matrices of real or complex numbers, got {x.dtype} with shape "
-            f"{x.shape}."
+            "polar needs (..., M, N) matrices of real or complex numbers, got "
+            f"{x.dtype} with shape {x.shape}."
         )
     if method not in ("auto", *_METHODS):
         raise ValueError(f'method must be "auto", "direct" or "gram", got {method!r}.')

@@ -67,8 +67,9 @@ def grouped_matmul(
 
     With transpose_rhs, rhs is (G, N, K). group_sizes is (G,) integers with a sum of at most M; rows
     beyond the sum are 0 in the result and in lhs's gradient. Sums are float32 (of float64 arrays
-    float64), the result has preferred_element_type (default: lhs's dtype). Raises ValueError on shapes or dtypes that do
-    not fit, NotImplementedError when the named implementation cannot run here.
+    float64), the result has preferred_element_type (default: lhs's dtype). Raises ValueError on
+    shapes or dtypes that do not fit, NotImplementedError when the named implementation cannot run
+    here.
     """
     lhs, rhs, group_sizes = _checked(lhs, rhs, group_sizes)
     if rhs.ndim != 3 or rhs.shape[2 if transpose_rhs else 1] != lhs.shape[1]:

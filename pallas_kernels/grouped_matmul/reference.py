@@ -1,4 +1,4 @@
-"""Grouped products in plain float32 or wider, the definition the other implementations are tested against.
+"""Grouped products in float32 or wider, the definition that other implementations are held to.
 
     out[m] = lhs[m] @ rhs[g(m)]          outer[g] = sum over rows m of group g of lhs[m] grad[m]^T
 

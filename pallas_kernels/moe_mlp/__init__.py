@@ -120,7 +120,7 @@ _moe_mlp.defvjp(_forward, _backward)
 
 
 def _sum_of_rows(rows_MD, row_TK, weights_TK=None):
-    """Sums each token's rows in float32 or wider, in the order of its choices: no atomic additions."""
+    """Sums each token's rows in float32, in the order of its choices: no atomic additions."""
     wide = dtypes.wide(rows_MD.dtype)
     total = jnp.zeros((), wide)
     for k in range(row_TK.shape[1]):  # K gathers, which a compiler can fuse with their sum

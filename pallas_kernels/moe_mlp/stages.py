@@ -37,7 +37,7 @@ def up(x_MD, w_gate_up_E2FD, *, group_sizes, implementation):
 def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, group_sizes, implementation):
     """Differentiates weight * (swiglu(h) w_down), given its gradient dy before the weight.
 
-    Returns dh (M, 2F) and the weighted activation (M, F) in h's dtype, dweight (M,) in float32 or wider.
+    Returns dh (M, 2F) and the weighted activation (M, F) in h's dtype, dweight (M,) in float32.
     """
     dact_MF = grouped_matmul(
         dy_MD, w_down_EFD, group_sizes, transpose_rhs=True, implementation=implementation

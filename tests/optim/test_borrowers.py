@@ -282,7 +282,7 @@ def test_negative_axes_count_from_the_last():
 )
 def test_axes_of_a_clip_spec_are_different_and_of_the_leaf(axes):
     spec = dataclasses.replace(_Q, **axes)
-    with pytest.raises(ValueError, match="at 'wq': layer_axis=.* must be different axes"):
+    with pytest.raises(ValueError, match=r"at 'wq': layer_axis=.* must be different axes"):
         optim.qk_clip(30.0, CLIP_SPECS | {"wq": spec}).init(example())
 
 
