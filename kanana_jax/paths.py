@@ -104,7 +104,9 @@ def expect_folder(folder: Path, name: str) -> None:
     above = (one for one in (folder, *folder.parents) if os.path.lexists(one))
     nearest = next(above, Path())
     try:
+        before = os.stat(nearest)
         tempfile.TemporaryDirectory(prefix=".", dir=nearest).cleanup()
+        os.utime(nearest, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if it had not been
     except OSError as error:
         if error.errno in DISK_ERRORS:
             error.filename = str(folder)

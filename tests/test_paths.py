@@ -150,9 +150,8 @@ def test_a_full_disk_is_not_the_names_fault(home, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", "a probe")
 
     monkeypatch.setattr(paths.tempfile, "TemporaryDirectory", full)
-    exp = config.Experiment(name="a", question="", model=presets.tiny())
     with pytest.raises(storage.StorageError, match=r"^work cannot be written .No space"):
-        storage.expect_folders(exp, Path("work"))
+        storage.expect_workdir(Path("work"))
 
 
 @pytest.mark.parametrize("setting", ["data.cache_dir", "train.checkpoint_dir"])
@@ -161,9 +160,9 @@ def test_a_run_names_the_setting_whose_folder_cannot_be_made(setting, home):
     exp = config.Experiment(name="a", question="", model=presets.tiny())
     exp = config.edit(exp, [f"{setting}=~/file"])
     with pytest.raises(config.ConfigError, match=f"{setting} must be a folder"):
-        storage.expect_folders(exp, Path("work"))
+        storage.expect_folders([exp])
     remote = config.edit(exp, ["data.cache_dir=cache", "train.checkpoint_dir=gs://bucket/a"])
-    assert storage.expect_folders(remote, Path("work")) == Path("work")
+    storage.expect_folders([remote])
 
 
 @pytest.mark.parametrize(

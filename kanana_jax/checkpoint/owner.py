@@ -23,8 +23,6 @@ def check(where: str, workdir: Path, *, may_take_over: bool = False, probe: bool
     With `may_take_over` it may be another's. With `probe` an object store is written to, listed,
     and cleared of that again.
     """
-    if not objects.is_remote(where):
-        _expect_folder(Path(where))
     place = objects.open_objects(where)
     try:
         owner = _owner(place)
@@ -40,14 +38,6 @@ def check(where: str, workdir: Path, *, may_take_over: bool = False, probe: bool
         ) from error
     if owner is not None and owner["id"] != _mine(workdir) and not may_take_over:
         raise config.ConfigError(_refusal(where, owner))
-
-
-def _expect_folder(path: Path) -> None:
-    for one in (path, *path.absolute().parents):
-        if one.exists() and not one.is_dir():
-            raise config.ConfigError(
-                f"train.checkpoint_dir must be a folder, but {one} is a file; choose another"
-            )
 
 
 def claim(where: str, workdir: Path, *, may_take_over: bool = False) -> None:

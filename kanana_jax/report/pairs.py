@@ -31,10 +31,13 @@ def compare(runs: Sequence[RunResult], others: Sequence[RunResult]) -> Compariso
         return Comparison("not measured", ("not run",))
     found = [_compare(runs, results.select(others, arm=arm)) for arm in results.arms(others)]
     measured = [one for one in found if one.outcome != "not measured"]
-    order: tuple[Outcome, ...] = ("worse", "not resolved", "equal", "better")
-    outcomes = [outcome for outcome in order if outcome in {one.outcome for one in measured}]
+    order: tuple[Outcome, ...] = ("better", "equal", "not resolved", "worse")
+    outcome: Outcome = "not measured"
+    for candidate in order:
+        if candidate in {one.outcome for one in measured}:
+            outcome = candidate
     return Comparison(
-        outcomes[0] if outcomes else "not measured",
+        outcome,
         tuple(words for one in found for words in one.words) or ("nothing to compare with",),
         min((one.num_seeds for one in measured), default=0),
     )

@@ -43,7 +43,7 @@ def run(exp: config.Experiment, workdir: Path) -> None:
     """
     parallel.expect_devices()
     _expect_same(exp)
-    workdir = parallel.together(lambda given=workdir: storage.expect_folders(exp, given))
+    workdir = parallel.together(lambda given=workdir: storage.expect_workdir(given))
     exp, runs = parallel.together(lambda: _check(exp, workdir))
     if any(one.exp.model.deterministic for one in runs):
         _keep_compiled(_cache_dir(exp.data, workdir) / "compiled")
@@ -103,6 +103,7 @@ def _check(exp: config.Experiment, workdir: Path) -> tuple[config.Experiment, li
     """All that can be known without the data; the runs have the shape of train.init_from."""
     runs = [_with_shape(exp, one) for one in plan(exp, workdir)]
     exp = initial.with_shape(exp)
+    storage.expect_folders([one.exp for one in runs])
     for one in runs:
         initial.check_tokenizer(one.exp)
         parallel.check(one.exp, parallel.make_mesh(one.exp.mesh).shape)

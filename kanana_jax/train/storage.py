@@ -5,6 +5,7 @@ In between training goes on without it; see checkpoint.Checkpoints and report.me
 
 import contextlib
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 from kanana_jax import checkpoint, config, paths
@@ -35,18 +36,22 @@ def needed(workdir: Path):
         ) from error
 
 
-def expect_folders(exp: config.Experiment, workdir: Path) -> Path:
-    """The path of `workdir`; raises ConfigError unless a run can write where it must."""
+def expect_workdir(workdir: Path) -> Path:
+    """Its path; raises ConfigError unless it can be written to."""
     with needed(workdir):
         folder = paths.workdir(workdir)
         paths.expect_folder(folder, "--workdir")
-        for name, place in (
-            ("data.cache_dir", exp.data.cache_dir),
-            ("train.checkpoint_dir", exp.train.checkpoint_dir),
-        ):
-            if place and not paths.is_remote(place):
-                paths.expect_folder(Path(place), name)
     return folder
+
+
+def expect_folders(exps: Sequence[config.Experiment]) -> None:
+    """Raises ConfigError unless runs can write where their settings say."""
+    places = [("data.cache_dir", exp.data.cache_dir) for exp in exps]
+    places += [("train.checkpoint_dir", exp.train.checkpoint_dir) for exp in exps]
+    for name, place in dict.fromkeys(places):
+        if place and not paths.is_remote(place):
+            with needed(Path(place)):
+                paths.expect_folder(Path(place), name)
 
 
 def expect_last_checkpoint(directory: Path, saved: list[int], last_step: int) -> None:

@@ -53,11 +53,14 @@ def _arms(*edits_of_arms):
 ON_EIGHT = ("mesh.data=8",)
 REFUSED = {
     "mesh too small": (("mesh.data=4",), "do not multiply to the 8 devices"),
-    "mesh axis zero": (("mesh.data=0",), "must be positive"),
+    "mesh axis zero": (("mesh.data=0",), "mesh.data must lie in"),
     "two open axes": (("mesh.data=-1", "mesh.fsdp=-1"), "at most one mesh axis"),
     "slices": (("mesh.data=8", "mesh.num_slices=3"), "does not divide over mesh.num_slices"),
     "batch": ((*ON_EIGHT, "data.batch_size=9"), "data.batch_size = 9 does not divide"),
-    "micro-batches": ((*ON_EIGHT, "train.accumulation_steps=3"), "in 3 micro-batches"),
+    "micro-batches": (
+        (*ON_EIGHT, "train.accumulation_steps=3"),
+        "must divide data.batch_size = 8, got 3",
+    ),
     "sequence": (("mesh.data=1", "mesh.context=8", "data.seq_len=33"), "data.seq_len = 33"),
     "heads": (("mesh.data=1", "mesh.tensor=8"), "model.num_heads = 4 does not divide"),
     "experts": (("mesh.data=1", "mesh.expert=8"), "model.num_experts = 4 does not divide"),
@@ -67,25 +70,25 @@ REFUSED = {
     "product": ((*ON_EIGHT, "model.grouped_matmul_implementation=mosaic_gpu"), "cannot be trained"),
     "no such text": ((*ON_EIGHT, "data.paths=none.txt"), "does not exist"),
     "empty text": ((*ON_EIGHT, "data.paths=empty.txt"), "the source is empty"),
-    "short text": ((*ON_EIGHT, "data.paths=short.txt"), "tokens to train"),
+    "short text": ((*ON_EIGHT, "data.paths=short.txt"), "distinct text for a training"),
     "no text": ((*ON_EIGHT, "data.paths=utf16.txt"), "utf16.txt"),
     "no tokenizer": ((*ON_EIGHT, "data.tokenizer=none.json"), "cannot be read"),
     "bad tokenizer": ((*ON_EIGHT, "data.tokenizer=short.txt"), "is no tokenizer.json"),
     "no model": ((*ON_EIGHT, "train.init_from=none"), "does not exist"),
     "other tokenizer": ((*ON_EIGHT, "train.init_from=model"), r"set data\.tokenizer="),
-    "checkpoints in a file": ((*ON_EIGHT, "train.checkpoint_dir=short.txt"), "is a file"),
-    "checkpoints below one": ((*ON_EIGHT, "train.checkpoint_dir=short.txt/a"), "is a file"),
-    "resume.allow": ((*ON_EIGHT, "resume.allow=train.num_step"), "must name settings"),
+    "checkpoints in a file": ((*ON_EIGHT, "train.checkpoint_dir=short.txt"), "Not a directory"),
+    "checkpoints below one": ((*ON_EIGHT, "train.checkpoint_dir=short.txt/a"), "Not a directory"),
+    "resume.allow": ((*ON_EIGHT, "resume.allow=train.num_step"), "resume.allow names no setting"),
     "rates": ((*ON_EIGHT, "lrs=0.1,0.1"), "must differ from each other"),
 }
 REFUSED_ARMS = {
     "shape": (_arms((), ("mesh.fsdp=3",)), "do not multiply to the 8 devices"),
     "batch": (_arms((), ("data.batch_size=9",)), "data.batch_size = 9"),
     "vocabulary": (_arms((), ("model.vocab_size=9",)), "smaller than the tokenizer's"),
-    "text": (_arms((), ("data.paths=short.txt",)), "tokens to train"),
+    "text": (_arms((), ("data.paths=short.txt",)), "distinct text for a training"),
     "kernel": (_arms(("model.attention_implementation=mosaic_gpu",), ()), "arm 0 cannot be"),
     "shared": (_arms((), ("question=why",)), "which all arms share"),
-    "checkpoints": (_arms((), ("train.checkpoint_dir=short.txt",)), "is a file"),
+    "checkpoints": (_arms((), ("train.checkpoint_dir=short.txt",)), "Not a directory"),
     "overridden": (
         _arms(
             (),
@@ -101,10 +104,10 @@ REFUSED_ARMS = {
 ERRORS = (config.ConfigError, train.CheckpointError, train.DataError)
 
 
-def _assert_refused(exp, place, message, errors=ERRORS):
+def _assert_refused(exp, edits, place, message, errors=ERRORS):
     before = _tree(place)
     with pytest.raises(errors, match=message) as caught:
-        train.run(exp, place / "work")
+        train.run(config.edit(exp, edits), place / "work")
     assert "\n" not in str(caught.value)
     assert _tree(place) == before
 
@@ -112,14 +115,14 @@ def _assert_refused(exp, place, message, errors=ERRORS):
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_refusal_comes_before_the_first_byte(exp, place, name):
     edits, message = REFUSED[name]
-    _assert_refused(config.edit(exp, edits), place, message)
+    _assert_refused(exp, edits, place, message)
 
 
 @pytest.mark.parametrize("name", REFUSED_ARMS)
 def test_an_arm_that_cannot_run_is_refused_before_the_first_byte(exp, place, name):
     arms, message = REFUSED_ARMS[name]
     compared = dataclasses.replace(config.edit(exp, ON_EIGHT), arms=arms)
-    _assert_refused(compared, place, message)
+    _assert_refused(compared, (), place, message)
 
 
 @pytest.fixture
@@ -185,13 +188,13 @@ def test_a_run_that_was_begun_stays_as_it_is(begun, place, name):
     change, edits, error, message = BEGUN[name]
     if change is not None:
         change(begun, place)
-    _assert_refused(config.edit(begun, edits), place, message, error)
+    _assert_refused(begun, edits, place, message, error)
 
 
 def test_a_directory_in_use_is_refused_before_the_text_is_kept(begun, place):
-    other = config.edit(begun, ["data.cache_dir=elsewhere", "resume.allow=data.cache_dir"])
+    edits = ["data.cache_dir=elsewhere", "resume.allow=data.cache_dir"]
     with lock.held(place / "work"):
-        _assert_refused(other, place, "is in use by process")
+        _assert_refused(begun, edits, place, "is in use by process")
 
 
 def test_arms_read_the_text_and_tokenizer_that_they_name(exp, place, monkeypatch):
