@@ -80,6 +80,8 @@ def judge(runs: Sequence[RunResult]) -> Verdict:
     claims = [_growth_claim(cells)]
     for arm in clipped:
         claims += [_bound_claim(arm, outcomes[arm]), _cost_claim(arm, outcomes[arm])]
+    if not any(_is_reference(run) for run in runs):
+        claims += [_first_arm_claim(arm, runs) for arm in results.arms(runs)[1:]]
     if len(results.lrs(runs)) > 1:
         claims += _own_rate_claims(runs, clipped)
     claims.append(_divergence_claim(cells))
@@ -162,6 +164,24 @@ def _cost_claim(arm: str, outcomes: Sequence[RateOutcome]) -> Claim:
     question = f"Is {arm}'s held-out loss as good as every unclipped Muon arm's at the same rate?"
     compared = [(f"lr {one.lr:g}", one.comparison) for one in outcomes]
     return _comparison_claim(question, compared)
+
+
+def _first_arm_claim(arm: str, runs: Sequence[RunResult]) -> Claim:
+    """What sweeps without an unclipped Muon arm compare: each arm with the first."""
+    first = results.arms(runs)[0]
+    question = f"Is {arm}'s held-out loss as good as {first}'s at the same rate?"
+    return _comparison_claim(
+        question,
+        [
+            (
+                f"lr {lr:g}",
+                pairs.compare(
+                    results.select(runs, arm=arm, lr=lr), results.select(runs, arm=first, lr=lr)
+                ),
+            )
+            for lr in results.lrs(runs)
+        ],
+    )
 
 
 def _own_rate_claims(runs: Sequence[RunResult], clipped: Sequence[str]) -> list[Claim]:
@@ -255,7 +275,7 @@ def _seeds(number: int) -> str:
 
 
 def _divergence_claim(cells: Sequence[Cell]) -> Claim:
-    question = "Which arms diverged (NaN, infinity, or a loss above its start)?"
+    question = "Which arms diverged (NaN, infinity, or a loss well above its start)?"
     details = tuple(
         f"{cell.arm} at lr {cell.lr:g}: {cell.status}" for cell in cells if cell.diverged
     )

@@ -235,6 +235,17 @@ def test_without_an_unclipped_muon_arm_the_clip_cannot_be_judged(sweep):
     assert judged.claims[0].holds is None
 
 
+def test_without_an_unclipped_muon_arm_each_arm_is_compared_with_the_first(tmp_path):
+    runs = [
+        dataclasses.replace(fabricate.run(tmp_path, arm=arm, seed=seed, bpb=bpb), optimizer="adamw")
+        for arm, bpb in (("AdamW", 3.0), ("AdamW, b2 .99", 2.8), ("AdamW, b2 .9", 3.2))
+        for seed in range(3)
+    ]
+    claims = [one for one in verdict.judge(runs).claims if "as good as AdamW's" in one.question]
+    assert [claim.holds for claim in claims] == [True, False]
+    assert "against AdamW: -0.2000 +- " in claims[0].details[0]
+
+
 def test_a_clipped_arm_that_has_not_run_at_the_stress_rate_did_not_hold(sweep):
     runs = [run for run in sweep(lr=0.03) if not run.clipped] + sweep(lr=0.1)
     assert "It failed at lr 0.03: not run" in verdict.judge(runs).headline

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 
-from kanana_jax import extras
+from kanana_jax import extras, paths
 from kanana_jax.generate import command, decoder, serve
 
 with extras.needed("train", "serve"):
@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, serve.Worker]:
-    model_name = arguments.model_name or arguments.checkpoint.resolve().name
+    folder = paths.local(arguments.checkpoint, "--checkpoint").resolve()
+    model_name = arguments.model_name or folder.name
     _check(arguments, model_name)
     loaded = command.load(arguments)
     engine = loaded.engine(
