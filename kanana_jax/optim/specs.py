@@ -16,8 +16,8 @@ class MatrixSpec:
     """Which axes are a leaf's matrices: `rows` are inputs, `cols` outputs, `batch` all the others.
 
     Axes listed together are flattened into one; negative ones count from the last. Stacked layers,
-    experts, and heads that shall be orthogonalised one by one are batch axes. `split_axis` cuts a fused axis into `split_sizes`
-    (K and V, gate and up), each part a matrix of its own.
+    experts, and heads that shall be orthogonalised one by one are batch axes. `split_axis` cuts a
+    fused axis into `split_sizes` (K and V, gate and up), each part a matrix of its own.
     """
 
     rows: tuple[int, ...] = (0,)
