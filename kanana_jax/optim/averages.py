@@ -44,7 +44,7 @@ def weight_average(
         weight = jnp.where(count % interval_steps == 0, 1.0 - decay, 0.0)
 
         def moved(average, p, u):
-            new = dtypes.widen(optax.apply_updates(p, u))
+            new = dtypes.widen(jnp.asarray(optax.apply_updates(p, u)))
             # Between intervals the average must stay as it is, bit for bit.
             return jnp.where(weight > 0.0, average + weight * (new - average), average)
 

@@ -3,7 +3,7 @@
 import operator
 from typing import Any
 
-from jax import core
+from jax.core import Tracer
 
 
 def count(name: str, value: Any, least: int = 1):
@@ -11,7 +11,7 @@ def count(name: str, value: Any, least: int = 1):
 
     A traced one, as optax.inject_hyperparams makes them, passes: it has no value yet.
     """
-    if isinstance(value, core.Tracer):
+    if isinstance(value, Tracer):
         return
     try:
         is_enough = operator.index(value) >= least

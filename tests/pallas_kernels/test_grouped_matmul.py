@@ -248,7 +248,7 @@ def test_auto_names_its_choice_and_the_reasons_against_the_others():
     [
         (jnp.ones((8, 4)), jnp.ones((2, 5, 6)), jnp.ones(2, jnp.int32), "must agree"),
         (jnp.ones((8, 4)), jnp.ones((2, 4, 6)), jnp.ones(3, jnp.int32), "one group size per"),
-        (jnp.ones((8, 4)), jnp.ones((2, 4, 6)), jnp.ones(2), "one-dimensional int32"),
+        (jnp.ones((8, 4)), jnp.ones((2, 4, 6)), jnp.ones(2), "one-dimensional integers"),
         (jnp.ones((2, 8, 4)), jnp.ones((2, 4, 6)), jnp.ones(2, jnp.int32), r"lhs \(M, K\)"),
         (jnp.ones((8, 4), jnp.bfloat16), jnp.ones((2, 4, 6)), jnp.ones(2, jnp.int32), "dtype"),
     ],

@@ -66,3 +66,13 @@ def test_maxima_keep_nan_wherever_it_is(size):
     x[2] = -np.inf
     np.testing.assert_array_equal(jax.jit(maxima.keep_nan, static_argnums=1)(x, 1), x.max(axis=1))
     assert maxima.keep_nan(jnp.zeros((0,)), 0) == -np.inf
+
+
+def test_maxima_keep_nan_of_another_device():
+    """The collective maximum of CPUs loses it."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x = np.zeros((8, 3), np.float32)
+    x[5, 1] = np.nan
+    found = jax.jit(maxima.keep_nan, static_argnums=1)(jax.device_put(x, sharding), 0)
+    np.testing.assert_array_equal(found, [0.0, np.nan, 0.0])

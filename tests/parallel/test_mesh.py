@@ -142,3 +142,13 @@ def test_rows_that_are_not_those_of_the_devices_are_refused():
     assert parallel.local_rows(mesh, 16) == list(range(16))
     with pytest.raises(ValueError, match="16 of 16 rows are on this process's devices, got 8"):
         parallel.shard_batch(mesh, (np.zeros((8, 4)),), 16)
+
+
+def test_the_largest_of_several_devices_is_nan_where_one_is():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    largest = jax.shard_map(
+        lambda x: parallel.local.largest(x, "data"), mesh=mesh, in_specs=P("data"), out_specs=P()
+    )
+    x = np.zeros((8, 3), np.float32)
+    x[2], x[5, 1] = 1.0, np.nan
+    np.testing.assert_array_equal(jax.jit(largest)(x), [[1.0, np.nan, 1.0]])

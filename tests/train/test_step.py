@@ -1,6 +1,7 @@
 """The train step: accumulation, devices, the clip's wire."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from kanana_jax import config, data, model, optim, parallel
 from kanana_jax.train import loss, optimizers, record
+from kanana_jax.train import state as train_state
 from kanana_jax.train import step as step_lib
 
 
@@ -104,6 +106,24 @@ def test_what_was_compiled_ahead_is_not_compiled_again(exp, corpus, caplog):
     messages = [record.getMessage() for record in caplog.records]
     compiled = [message[:40] for message in messages if message.startswith("Compiling")]
     assert not [name for name in compiled if "train_step" in name or "diagnose" in name]
+
+
+def test_64_bits_change_no_dtype_of_the_state(exp):
+    exp = _edit(exp, "model.vocab_size=64", "train.accumulation_steps=2")
+
+    def trained():
+        mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
+        before = train_state.abstract(exp.model, optimizers.make(exp, lr=1.0), mesh)
+        batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
+        step = functools.partial(step_lib.train_step, exp=exp)
+        with jax.set_mesh(mesh):
+            after, metrics = jax.eval_shape(step, before, batch, jnp.float32(0.1))
+        found = before, after, metrics["loss"], metrics["max_logits"]
+        return jax.tree.map(lambda x: (x.shape, x.dtype), found)
+
+    plain = trained()
+    with jax.enable_x64(True):
+        assert trained() == plain
 
 
 def test_every_parameter_has_exactly_one_optimizer(exp):
