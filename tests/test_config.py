@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
+import tempfile
 import types
 
 import hypothesis
@@ -170,9 +172,14 @@ _VALUES = st.one_of(
     st.one_of(st.sampled_from(sorted(fields.names(config.Experiment))), _TEXT), _VALUES
 )
 def test_any_text_is_a_setting_or_one_short_line(path, value):
-    """Through the command's own function; what is accepted survives JSON."""
+    """Through the command's own function, which writes nothing; what is accepted survives JSON."""
     shown, accepted = io.StringIO(), []
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(shown):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stderr(shown),
+    ):
+        patch.chdir(folder)
         patch.setattr(main, "_EXPERIMENT", types.SimpleNamespace(value="muon_stress"))
         patch.setattr(main, "_SET", types.SimpleNamespace(value=[f"{path}={value}"]))
         patch.setattr(main, "_WORKDIR", types.SimpleNamespace(value=None))
@@ -182,6 +189,7 @@ def test_any_text_is_a_setting_or_one_short_line(path, value):
             main.main(["main"])
         except SystemExit as stopped:
             assert stopped.code == 2
+        assert os.listdir(folder) == []
     if accepted:
         assert json.loads(config.to_json(accepted[0])).keys() == vars(accepted[0]).keys()
         return
