@@ -6,7 +6,19 @@ import jax.numpy as jnp
 
 def keep_nan(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
     """Returns the maximum over `axis`: NaN where x has one, -inf where x is empty."""
-    return jnp.where(jnp.isnan(x).any(axis), jnp.nan, x.max(axis, initial=-jnp.inf))
+    axes = tuple(one % x.ndim for one in ((axis,) if isinstance(axis, int) else axis))
+    return joined(split(x).max(axes, initial=-jnp.inf))
+
+
+def split(x: jax.Array) -> jax.Array:
+    """Returns x and whether it is NaN along a new last axis: one maximum serves for both."""
+    is_nan = jnp.isnan(x)
+    return jnp.stack([jnp.where(is_nan, -jnp.inf, x), is_nan.astype(x.dtype)], axis=-1)
+
+
+def joined(largest: jax.Array) -> jax.Array:
+    """Returns what `split` gave, after the maximum."""
+    return jnp.where(largest[..., 1] > 0, jnp.nan, largest[..., 0])
 
 
 def of_rows(largest: jax.Array, lse_rows: jax.Array) -> jax.Array:

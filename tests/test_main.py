@@ -91,6 +91,7 @@ def project(tmp_path, monkeypatch):
     yield tmp_path
     for name in set(sys.modules) - set(before):
         del sys.modules[name]
+    sys.modules.update(before)
 
 
 @pytest.mark.parametrize("name", ["experiments/__init__.py", "experiments.py"])

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kanana_jax.parallel import rules
+from pallas_kernels import maxima
 
 Axes = tuple[str, ...]
 
@@ -118,8 +119,7 @@ def largest(x: jax.Array, axis: str) -> jax.Array:
     if axis not in _manual_axes():
         return x
     # The collective of CPUs loses NaN.
-    is_nan = jax.lax.pmax(jnp.isnan(x).astype(jnp.int32), axis) > 0
-    return jnp.where(is_nan, jnp.nan, jax.lax.pmax(x, axis))
+    return maxima.joined(jax.lax.pmax(maxima.split(x), axis))
 
 
 def _manual_axes() -> tuple[str, ...]:

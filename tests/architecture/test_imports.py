@@ -44,7 +44,7 @@ ROOMS = {
         {"config", "model", "parallel", "checkpoint", "data", "extras", "paths"},
         {"jax", "numpy", "jaxtyping", "absl", "jinja2", "starlette", "uvicorn", "lm_eval", "tqdm"},
     ),
-    "kanana_jax/parallel": ({"config"}, {"jax", "numpy"}),
+    "kanana_jax/parallel": ({"config", "pallas_kernels"}, {"jax", "numpy"}),
     "kanana_jax/train": (
         {
             "config",

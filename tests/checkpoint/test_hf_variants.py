@@ -94,7 +94,7 @@ CONTRADICTIONS = {
     ),
     "not_finite": (FIELDS | {"rms_norm_eps": float("nan")}, "rms_norm_eps must lie in"),
     "too_large": (FIELDS | {"vocab_size": 10**30}, "vocab_size must lie in"),
-    "too_many_layers": (FIELDS | {"num_hidden_layers": 10**9}, "more than .* tensors, got"),
+    "too_many_layers": (FIELDS | {"num_hidden_layers": 10**4}, "more than .* tensors, got"),
     "impossible": (FIELDS | {"num_experts_per_tok": 9}, "config.json: .* at most 8"),
     "predictors": (FIELDS | {"num_nextn_predict_layers": "1"}, "must be a number of layers"),
     "quantized": (FIELDS | {"quantization_config": "fp8"}, "expected quantisation fp8"),

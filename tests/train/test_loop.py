@@ -122,7 +122,7 @@ def test_a_flat_loss_is_not_diverged_whichever_batches_it_is_of(kinds, num_steps
 def test_a_finished_run_that_was_taken_over_has_a_result(exp, tmp_path):
     """All its metrics are on the machine that is gone."""
     (tmp_path / metrics.METRICS_NAME).write_text("")
-    loop._write_result(exp, "arm", tmp_path, None)
+    loop._write_result(exp, "arm", tmp_path, None, "text")
     found = results.load(tmp_path)
     assert found.status == "ok" and math.isnan(found.final_loss)
 

@@ -7,6 +7,14 @@ import pytest
 from kanana_jax.train import signals
 
 
+@pytest.fixture(autouse=True)
+def _hangups_end_a_process():
+    """Also where the tests themselves were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_sets_the_wish_to_stop_while_a_step_is_held(number, capsys):
     with signals.stop_request() as stop, stop.holding():

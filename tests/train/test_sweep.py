@@ -21,10 +21,7 @@ def test_seeds_and_rates_share_what_is_compiled(tmp_path):
 
 
 def test_an_arm_runs_at_its_own_rates_too(tmp_path):
-    arms = (
-        config.Arm(name="a", edits=(), lrs=(0.001, 0.02)),
-        config.Arm(name="b", edits=()),
-    )
+    arms = (config.Arm(name="a", edits=(), lrs=(0.001,)), config.Arm(name="b", edits=()))
     exp = dataclasses.replace(muon_stress.experiment(), arms=arms, lrs=(0.02, 0.06))
     found = [(run.arm, run.exp.optimizer.lr) for run in compare.plan(exp, tmp_path)]
     assert found == [("a", 0.02), ("b", 0.02), ("a", 0.06), ("b", 0.06), ("a", 0.001)]
