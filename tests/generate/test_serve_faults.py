@@ -143,7 +143,7 @@ def test_random_requests_are_answered_and_change_nothing(loaded, caplog):
         assert [one for one in caplog.records if one.levelname == "ERROR"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_requests_at_once_leave_nothing_behind(served):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "experiments/notebooks/kanana_on_tpu_vm.ipynb"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_notebook_trains_reports_and_resumes(tmp_path, monkeypatch, restored_cache, run_notebook):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
