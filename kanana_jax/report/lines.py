@@ -85,7 +85,7 @@ def finish(
 
 def draw_taus(panel: "Axes", runs: Sequence[RunResult]) -> None:
     """Marks the runs' thresholds on a logarithmic axis of max logits."""
-    for tau in _taus(runs):
+    for tau in results.taus(runs):
         panel.axhline(tau, zorder=1.5, **TAU_STYLE)
     log_axis([panel])
 
@@ -93,12 +93,8 @@ def draw_taus(panel: "Axes", runs: Sequence[RunResult]) -> None:
 def tau_handle(runs: Sequence[RunResult]) -> "Line2D":
     from matplotlib.lines import Line2D
 
-    words = ", ".join(f"{tau:g}" for tau in _taus(runs))
+    words = ", ".join(f"{tau:g}" for tau in results.taus(runs))
     return Line2D([], [], label=f"tau = {words}", **TAU_STYLE)
-
-
-def _taus(runs: Sequence[RunResult]) -> list[float]:
-    return sorted({run.tau for run in runs})
 
 
 def log_axis(row: Sequence["Axes"]) -> None:

@@ -129,6 +129,10 @@ def lrs(results: Sequence[RunResult]) -> list[float]:
     return sorted({result.lr for result in results})
 
 
+def taus(results: Sequence[RunResult]) -> list[float]:
+    return sorted({result.tau for result in results})
+
+
 def select(
     results: Sequence[RunResult], *, arm: str | None = None, lr: float | None = None
 ) -> list[RunResult]:

@@ -98,7 +98,7 @@ def note(cells: Sequence[Cell], runs: Sequence[RunResult]) -> str:
             f"the difference that it would have told from none in {statistics.POWER:.0%} of tries"
         )
     best = " The best held-out loss at each rate is bold." if len(cells) > 1 else ""
-    taus = ", ".join(f"{tau:g}" for tau in sorted({run.tau for run in runs}))
+    taus = ", ".join(f"{tau:g}" for tau in results.taus(runs))
     return f"tau = {taus}. +- is {error}. Clip events count heads clipped, summed over steps.{best}"
 
 
