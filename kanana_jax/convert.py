@@ -11,13 +11,15 @@ files cannot be used, and nothing was written. 4: the disk takes nothing.
 import argparse
 import sys
 
-from kanana_jax import config, extras, paths
+from kanana_jax import config, extras
+from kanana_jax.config import paths
 
 with extras.needed("train"):
     import tqdm
     from absl import logging
 
-    from kanana_jax.checkpoint import CheckpointError, hf, run_folder
+    from kanana_jax.checkpoint import CheckpointError
+    from kanana_jax.weights import hf, run_folder
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,7 +19,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from kanana_jax import config, extras, paths
+from kanana_jax import config, extras
+from kanana_jax.config import paths
 
 with extras.needed("train"):
     from absl import app, flags, logging

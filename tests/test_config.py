@@ -12,7 +12,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from kanana_jax import config, fields, main
+from kanana_jax import config, main
+from kanana_jax.config import fields
 
 
 @pytest.fixture

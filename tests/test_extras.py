@@ -12,9 +12,9 @@ _COMMANDS = {
     "kanana_jax.convert": "train",
     "kanana_jax.plan": "train",
     "kanana_jax.generate": "train",
-    "kanana_jax.generate.bits_per_byte": "train",
+    "kanana_jax.evaluate.bits_per_byte": "train",
     "kanana_jax.generate.serve": "train,serve",
-    "kanana_jax.generate.harness": "train,evaluate",
+    "kanana_jax.evaluate.harness": "train,evaluate",
 }
 # Each command is started anew, with what its extra brings made absent.
 _PROGRAM = """

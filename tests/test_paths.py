@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kanana_jax import config, convert, generate, paths
-from kanana_jax.generate import bits_per_byte
+from kanana_jax import config, convert, generate
+from kanana_jax.config import paths
+from kanana_jax.evaluate import bits_per_byte
 from kanana_jax.model import presets
-from kanana_jax.train import storage
+from kanana_jax.workdir import storage
 
 KOREAN = "\ud55c\uae00 \uc790\ub8cc"
 SETTINGS = ("data.paths", "data.tokenizer", "data.cache_dir", "train.init_from")

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 
-from kanana_jax import config, fields, ranges
+from kanana_jax import config
+from kanana_jax.config import fields, ranges
 from kanana_jax.model import presets
 
 YARN = config.YarnConfig(factor=4.0, original_max_positions=8)

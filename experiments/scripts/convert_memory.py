@@ -16,7 +16,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from kanana_jax.checkpoint import hf_config, hf_files, hf_names
+from kanana_jax.weights import hf_config, hf_files, hf_names
 from kanana_jax.model import presets
 
 _RUN = (

@@ -3,11 +3,9 @@
 from kanana_jax.data.batches import heldout_batches, train_batch, train_batches
 from kanana_jax.data.corpus import Corpus, Text, open_corpus, read_text
 from kanana_jax.data.errors import DataError, StoreError
-from kanana_jax.data.packing import Batch
 from kanana_jax.data.tokenizer import Tokenizer
 
 __all__ = [
-    "Batch",
     "Corpus",
     "DataError",
     "StoreError",

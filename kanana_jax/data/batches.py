@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
+from kanana_jax.batch import Batch
 from kanana_jax.config import DataConfig
 from kanana_jax.data import packing
 from kanana_jax.data.corpus import Corpus
-from kanana_jax.data.packing import Batch
 
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)  # in batches
 

@@ -21,18 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
+from kanana_jax.batch import Batch
 from kanana_jax.data.store import TokenArray
-
-
-class Batch(NamedTuple):
-    """A batch, or one window of it (then without B). All arrays have the same shape."""
-
-    tokens: Int32[np.ndarray, "*B S"]
-    targets: Int32[np.ndarray, "*B S"]
-    positions: Int32[np.ndarray, "*B S"]  # within the document
-    segment_ids: Int32[np.ndarray, "*B S"]  # 1, 2, ... per window; 0: padding
-    loss_mask: Float32[np.ndarray, "*B S"]  # 0 where the target is in another document
-    target_bytes: Float32[np.ndarray, "*B S"]  # UTF-8 bytes of the target; 0 where masked
 
 
 class Order(NamedTuple):

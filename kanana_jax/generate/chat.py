@@ -20,7 +20,8 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
 
-from kanana_jax.checkpoint import CheckpointError, hf_files
+from kanana_jax.checkpoint import CheckpointError
+from kanana_jax.weights import hf_files
 from kanana_jax.checkpoint.errors import first_line, shown
 from kanana_jax.generate import special_tokens
 

@@ -30,7 +30,7 @@ class Layer(NamedTuple):
     bias_E: Float[Array, "E"]  # empty in a dense layer
 
 
-class Weights(NamedTuple):
+class UnstackedWeights(NamedTuple):
     """A model as decoding reads it."""
 
     embed_VD: Float[Array, "V D"]
@@ -39,18 +39,18 @@ class Weights(NamedTuple):
     layers: tuple[Layer, ...]
 
 
-def from_stacks(cfg: config.ModelConfig, weights: Any) -> Weights:
-    """The weights {"params", "router_bias"} of training, layer by layer; the stacks are copied."""
-    params = weights["params"]
+def from_stacks(cfg: config.ModelConfig, weights: model.Weights) -> UnstackedWeights:
+    """The weights of training, layer by layer; the stacks are copied."""
+    params, bias_LE = weights.params, weights.buffers["router_bias"]
 
     def layer(index: int) -> Layer:
         stack, place = locate(cfg, index)
-        bias_E = weights["router_bias"][place] if stack == "moe_layers" else jnp.zeros(0)
+        bias_E = bias_LE[place] if stack == "moe_layers" else jnp.zeros(0)
         one = jax.tree.map(lambda x: x[place], params[stack])
         return Layer(absorbed.absorb(cfg, one), bias_E)
 
     made = tuple(layer(index) for index in range(cfg.num_layers))
-    return Weights(params["embed"], params["final_norm"], params.get("head"), made)
+    return UnstackedWeights(params["embed"], params["final_norm"], params.get("head"), made)
 
 
 def locate(cfg: config.ModelConfig, index: int) -> tuple[str, int]:
@@ -77,15 +77,18 @@ def padded_chunk(num_tokens: int, chunk: int) -> int:
     return min(chunk, max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length()))
 
 
-def init_cache(cfg: config.ModelConfig, num_rows: int, length: int) -> Cache:
+def init_cache(
+    cfg: config.ModelConfig, execution: config.ExecutionConfig, num_rows: int, length: int
+) -> Cache:
     """A cache of zeros in the dtype that the model computes in."""
     shape = (num_rows, length, cfg.kv_lora_rank + cfg.qk_rope_head_dim)
-    return tuple(jnp.zeros(shape, layers.compute_dtype(cfg)) for _ in range(cfg.num_layers))
+    return tuple(jnp.zeros(shape, layers.compute_dtype(execution)) for _ in range(cfg.num_layers))
 
 
 def forward(
     cfg: config.ModelConfig,
-    weights: Weights,
+    execution: config.ExecutionConfig,
+    weights: UnstackedWeights,
     cache: Cache,
     tokens_BS: Int[Array, "B S"],
     start_B: Int[Array, "B"],
@@ -98,11 +101,11 @@ def forward(
     """
     positions_BS = start_B[:, None] + jnp.arange(tokens_BS.shape[1])
     rotation = rope.rotation(cfg, positions_BS)
-    x_BSD = weights.embed_VD[tokens_BS].astype(layers.compute_dtype(cfg))
+    x_BSD = weights.embed_VD[tokens_BS].astype(layers.compute_dtype(execution))
     is_token_BS = jnp.ones(tokens_BS.shape, bool)
     written, loads = [], []
     for index, (layer, cache_BTJ) in enumerate(zip(weights.layers, cache, strict=True)):
-        block = absorbed.bind(cfg, layer.block, is_moe=index >= cfg.num_dense_layers)
+        block = absorbed.bind(cfg, execution, layer.block, is_moe=index >= cfg.num_dense_layers)
         attend = functools.partial(
             block.attention.over_cache,
             rotation=rotation,
@@ -121,16 +124,17 @@ def forward(
 
 
 def logits(
-    cfg: config.ModelConfig, weights: Weights, hidden: Float[Array, "*rows D"]
+    cfg: config.ModelConfig, weights: UnstackedWeights, hidden: Float[Array, "*rows D"]
 ) -> Float[Array, "*rows V"]:
     """Float32 logits of hidden states."""
     return model.logits(cfg, {"embed": weights.embed_VD, "head": weights.head_DV}, hidden)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def prefill(
     cfg: config.ModelConfig,
-    weights: Weights,
+    execution: config.ExecutionConfig,
+    weights: UnstackedWeights,
     cache: Cache,
     row: Int[Array, ""],
     tokens_S: Int[Array, "S"],
@@ -139,29 +143,33 @@ def prefill(
 ) -> tuple[Float[Array, "V"], Cache]:
     """A chunk of one row's prompt from position `start`; the logits after its token `last`."""
     start_B, row_B = jnp.asarray(start)[None], jnp.asarray(row)[None]
-    hidden_BSD, cache, _ = forward(cfg, weights, cache, tokens_S[None], start_B, row_B)
+    hidden_BSD, cache, _ = forward(cfg, execution, weights, cache, tokens_S[None], start_B, row_B)
     return logits(cfg, weights, hidden_BSD[0, last]), cache
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def decode(
     cfg: config.ModelConfig,
-    weights: Weights,
+    execution: config.ExecutionConfig,
+    weights: UnstackedWeights,
     cache: Cache,
     tokens_B: Int[Array, "B"],
     positions_B: Int[Array, "B"],
 ) -> tuple[Float[Array, "B V"], Cache]:
     """One token of every row; the logits after it."""
-    hidden_B1D, cache, _ = forward(cfg, weights, cache, tokens_B[:, None], positions_B)
+    hidden_B1D, cache, _ = forward(cfg, execution, weights, cache, tokens_B[:, None], positions_B)
     return logits(cfg, weights, hidden_B1D[:, 0]), cache
 
 
 @functools.partial(
-    jax.jit, static_argnames=("cfg", "num_tokens", "is_filtered"), donate_argnames="cache"
+    jax.jit,
+    static_argnames=("cfg", "execution", "num_tokens", "is_filtered"),
+    donate_argnames="cache",
 )
 def draw(
     cfg: config.ModelConfig,
-    weights: Weights,
+    execution: config.ExecutionConfig,
+    weights: UnstackedWeights,
     cache: Cache,
     tokens_B: Int[Array, "B"],
     positions_B: Int[Array, "B"],
@@ -177,7 +185,7 @@ def draw(
 
     def step(carry, _):
         cache, tokens_B, positions_B, how = carry
-        logits_BV, cache = decode(cfg, weights, cache, tokens_B, positions_B)
+        logits_BV, cache = decode(cfg, execution, weights, cache, tokens_B, positions_B)
         tokens_B = sampling.sample(logits_BV, how, is_filtered=is_filtered)
         how = how._replace(num_drawn_B=how.num_drawn_B + 1)
         return (cache, tokens_B, positions_B + 1, how), tokens_B
@@ -187,10 +195,11 @@ def draw(
     return tokens_SB, cache
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def score(
     cfg: config.ModelConfig,
-    weights: Weights,
+    execution: config.ExecutionConfig,
+    weights: UnstackedWeights,
     cache: Cache,
     tokens_BS: Int[Array, "B S"],
     start_B: Int[Array, "B"],
@@ -200,7 +209,7 @@ def score(
 
     Tokens are at positions start, start + 1, ...; row b continues cache row b.
     """
-    hidden_BSD, cache, _ = forward(cfg, weights, cache, tokens_BS, start_B)
+    hidden_BSD, cache, _ = forward(cfg, execution, weights, cache, tokens_BS, start_B)
 
     def of_row(row):
         hidden_SD, targets_S = row

@@ -57,7 +57,8 @@ class Engine:
     def __init__(
         self,
         cfg: config.ModelConfig,
-        weights: decoder.Weights,
+        execution: config.ExecutionConfig,
+        weights: decoder.UnstackedWeights,
         *,
         decode: Callable[[Sequence[int]], str],
         eos_ids: Iterable[int],
@@ -71,11 +72,12 @@ class Engine:
             num_rows=num_rows, length=length, chunk=chunk, tokens_per_step=tokens_per_step
         )
         self.length = length
-        self._cfg, self._weights, self._mesh = cfg, weights, mesh
+        self._cfg, self._execution = cfg, execution
+        self._weights, self._mesh = weights, mesh
         self._decode, self._eos_ids = decode, frozenset(eos_ids)
         self._chunk, self._tokens_per_step = chunk, tokens_per_step
         with decoder.on_mesh(mesh):
-            self._cache = decoder.init_cache(cfg, num_rows, length)
+            self._cache = decoder.init_cache(cfg, execution, num_rows, length)
         self._rows: list[_Running | None] = [None] * num_rows
         self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
         self._num_submitted = 0
@@ -155,6 +157,7 @@ class Engine:
         how, is_filtered = _sampling_rows(rows)
         drawn_SB, self._cache = decoder.draw(
             self._cfg,
+            self._execution,
             self._weights,
             self._cache,
             np.array([one.token if one else 0 for one in rows], np.int32),
@@ -175,6 +178,7 @@ class Engine:
             part = prompt[start : start + self._chunk]
             logits_V, self._cache = decoder.prefill(
                 self._cfg,
+                self._execution,
                 self._weights,
                 self._cache,
                 np.int32(row),

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kanana_jax import config, model, parallel, paths
-from kanana_jax.checkpoint import CheckpointError, hf_files, hf_names, source
+from kanana_jax import config, model, parallel
+from kanana_jax.config import paths
+from kanana_jax.checkpoint import CheckpointError
+from kanana_jax.weights import hf_files, hf_names, source
 from kanana_jax.data import DataError, tokenizer
 from kanana_jax.generate import chat, decoder, engine, special_tokens
 from kanana_jax.model import absorbed, layers
@@ -21,7 +23,8 @@ _MAX_BYTE_VOCAB = 512
 class Loaded(NamedTuple):
     directory: Path
     cfg: config.ModelConfig
-    weights: decoder.Weights
+    execution: config.ExecutionConfig
+    weights: decoder.UnstackedWeights
     tokenizer: tokenizer.Tokenizer
     bos_ids: tuple[int, ...]  # what a prompt begins with, mostly nothing or one id
     eos_ids: tuple[int, ...]
@@ -51,6 +54,7 @@ class Loaded(NamedTuple):
         """An engine for this model; `options` are further settings of `Engine`."""
         return engine.Engine(
             self.cfg,
+            self.execution,
             self.weights,
             decode=self.tokenizer.decode,
             eos_ids=self.eos_ids,
@@ -73,9 +77,9 @@ def load(
     directory = paths.local(directory, "--checkpoint")
     opened = source.open_source(directory)
     cfg = opened.cfg
+    execution = config.ExecutionConfig(compute_dtype=opened.compute_dtype)
     if compute_dtype is not None:
-        cfg = config.edit(cfg, [f"compute_dtype={compute_dtype}"])
-    cfg = dataclasses.replace(cfg, remat="none")
+        execution = config.edit(execution, [f"compute_dtype={compute_dtype}"])
     used = _tokenizer(directory, cfg, is_described=bool(opened.extra))
     special = special_tokens.read(directory, opened.extra, used, cfg.vocab_size)
     used = dataclasses.replace(
@@ -89,7 +93,8 @@ def load(
     return Loaded(
         directory=directory,
         cfg=cfg,
-        weights=_place(cfg, opened, mesh),
+        execution=execution,
+        weights=_place(cfg, layers.compute_dtype(execution), opened, mesh),
         tokenizer=used,
         bos_ids=special.before,
         eos_ids=special.eos_ids,
@@ -100,10 +105,13 @@ def load(
 
 
 def _place(
-    cfg: config.ModelConfig, opened: source.Source, mesh: jax.sharding.Mesh | None
-) -> decoder.Weights:
+    cfg: config.ModelConfig,
+    compute_dtype: jnp.dtype,
+    opened: source.Source,
+    mesh: jax.sharding.Mesh | None,
+) -> decoder.UnstackedWeights:
     def put(x: np.ndarray, spec: model.ParamSpec) -> jax.Array:
-        dtype = jnp.float32 if spec.role in ("norm", "router") else layers.compute_dtype(cfg)
+        dtype = jnp.float32 if spec.role in ("norm", "router") else compute_dtype
         sharding: Any = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         if mesh is not None:
             sharding = parallel.param_shardings(mesh, x, spec.logical_axes)
@@ -124,7 +132,7 @@ def _place(
         bias_E = opened.read(hf_names.ROUTER_BIAS, place) if is_moe else np.zeros(0, np.float32)
         specs_of_layer = absorbed.describe_layer(cfg, is_moe=is_moe)
         made.append(decoder.Layer(jax.tree.map(put, block, specs_of_layer), put(bias_E, bias_spec)))
-    return decoder.Weights(top["embed"], top["final_norm"], top.get("head"), tuple(made))
+    return decoder.UnstackedWeights(top["embed"], top["final_norm"], top.get("head"), tuple(made))
 
 
 def _read_block(

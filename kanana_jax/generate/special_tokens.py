@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kanana_jax.checkpoint import CheckpointError, hf_files
+from kanana_jax.checkpoint import CheckpointError
+from kanana_jax.weights import hf_files
 from kanana_jax.checkpoint.errors import shown
 from kanana_jax.data import tokenizer
 

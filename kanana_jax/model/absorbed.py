@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from kanana_jax.config import ModelConfig
+from kanana_jax.config import ExecutionConfig, ModelConfig
 from kanana_jax.model import layers, mla, rope, transformer
 from kanana_jax.model.describe import ParamSpec, describe
 
@@ -29,8 +29,8 @@ Params = dict[str, Any]
 class AbsorbedAttention(mla.LatentAttention):
     """`LatentAttention` with wkv_b as two stacks of matrices, one matrix per head."""
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        super().__init__(cfg, rngs=rngs)
+    def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs):
+        super().__init__(cfg, execution, rngs=rngs)
         key_HNC, value_HCU = _split(cfg, self.wkv_b[...])
         self.w_key, self.w_value = nnx.Param(key_HNC), nnx.Param(value_HCU)
         del self.wkv_b
@@ -86,9 +86,11 @@ class AbsorbedAttention(mla.LatentAttention):
 class CachedBlock(transformer.Block):
     """A block whose attention is `AbsorbedAttention`."""
 
-    def __init__(self, cfg: ModelConfig, *, is_moe: bool, rngs: nnx.Rngs):
-        super().__init__(cfg, is_moe=is_moe, rngs=rngs)
-        self.attention = AbsorbedAttention(cfg, rngs=rngs)
+    def __init__(
+        self, cfg: ModelConfig, execution: ExecutionConfig, *, is_moe: bool, rngs: nnx.Rngs
+    ):
+        super().__init__(cfg, execution, is_moe=is_moe, rngs=rngs)
+        self.attention = AbsorbedAttention(cfg, execution, rngs=rngs)
 
 
 def absorb(cfg: ModelConfig, params: Params) -> Params:
@@ -116,9 +118,11 @@ def describe_layer(cfg: ModelConfig, *, is_moe: bool) -> Params:
     return layer | {"attention": attention}
 
 
-def bind(cfg: ModelConfig, params: Params, *, is_moe: bool) -> CachedBlock:
+def bind(
+    cfg: ModelConfig, execution: ExecutionConfig, params: Params, *, is_moe: bool
+) -> CachedBlock:
     """The block that holds `params`, arrays or tracers."""
-    graph, abstract = _skeleton(cfg, is_moe)
+    graph, abstract = _skeleton(cfg, execution, is_moe)
     expected, got = jax.tree.structure(nnx.to_pure_dict(abstract)), jax.tree.structure(params)
     if expected != got:
         raise ValueError(
@@ -129,14 +133,14 @@ def bind(cfg: ModelConfig, params: Params, *, is_moe: bool) -> CachedBlock:
 
 
 @functools.lru_cache(maxsize=64)
-def _skeleton(cfg: ModelConfig, is_moe: bool):
-    make = lambda: CachedBlock(cfg, is_moe=is_moe, rngs=nnx.Rngs(0))  # noqa: E731
+def _skeleton(cfg: ModelConfig, execution: ExecutionConfig, is_moe: bool):
+    make = lambda: CachedBlock(cfg, execution, is_moe=is_moe, rngs=nnx.Rngs(0))  # noqa: E731
     return nnx.split(jax.eval_shape(make))
 
 
 def shapes(cfg: ModelConfig, *, is_moe: bool) -> Params:
     """Shapes of a `CachedBlock`'s parameters, float32."""
-    return nnx.to_pure_dict(_skeleton(cfg, is_moe)[1])
+    return nnx.to_pure_dict(_skeleton(cfg, ExecutionConfig(), is_moe)[1])
 
 
 def _split(cfg: ModelConfig, wkv_b_CHM: Any) -> tuple[Any, Any]:

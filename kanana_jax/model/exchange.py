@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kanana_jax.config import ModelConfig
+from kanana_jax.config import ExecutionConfig, ModelConfig
 from kanana_jax.parallel import local, ragged
 from pallas_kernels.moe_mlp import routing
 
@@ -49,16 +49,18 @@ def share_sent(num_experts: int, num_chosen: int, num_devices: int) -> float:
     return 1 - math.comb(elsewhere, num_chosen) / math.comb(num_experts, num_chosen)
 
 
-def form(cfg: ModelConfig, num_devices: int, platform: str) -> Literal["gather", "ragged"]:
-    """What cfg.expert_exchange names; "auto": ragged on TPUs where it saves half the bytes.
+def form(
+    cfg: ModelConfig, execution: ExecutionConfig, num_devices: int, platform: str
+) -> Literal["gather", "ragged"]:
+    """What execution.expert_exchange names; "auto": ragged on TPUs where it saves half the bytes.
 
     CPUs have no ragged all-to-all. XLA's on GPUs of one host is reported to reach 2 % of NVLink's
     bandwidth (github.com/openxla/xla/issues/33386).
     """
     if num_devices == 1:
         return "gather"
-    if cfg.expert_exchange != "auto":
-        return cfg.expert_exchange
+    if execution.expert_exchange != "auto":
+        return execution.expert_exchange
     share = share_sent(cfg.num_experts, cfg.num_experts_per_token, num_devices)
     return "ragged" if platform == "tpu" and share <= WORTH_WHILE else "gather"
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kanana_jax.config import ModelConfig
+from kanana_jax.config import ExecutionConfig, ModelConfig
 
 
 def normal(rngs: nnx.Rngs, cfg: ModelConfig, *shape: int) -> nnx.Param:
@@ -27,8 +27,8 @@ def norm_gamma(cfg: ModelConfig, size: int) -> nnx.Param:
     return nnx.Param(jnp.full((size,), 0.0 if cfg.zero_centered_gamma else 1.0, jnp.float32))
 
 
-def compute_dtype(cfg: ModelConfig) -> jnp.dtype:
-    return jnp.dtype(cfg.compute_dtype)
+def compute_dtype(execution: ExecutionConfig) -> jnp.dtype:
+    return jnp.dtype(execution.compute_dtype)
 
 
 def rms_norm(

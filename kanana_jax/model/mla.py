@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 import pallas_kernels
-from kanana_jax.config import ModelConfig
+from kanana_jax.config import ExecutionConfig, ModelConfig
 from kanana_jax.model import layers, rope
 from kanana_jax.parallel import local
 
@@ -23,8 +23,8 @@ LATENT_NORM_EPS = 1e-6
 
 
 class LatentAttention(nnx.Module):
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.cfg = cfg
+    def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs):
+        self.cfg, self.execution = cfg, execution
         hidden, heads, latent = cfg.hidden_size, cfg.num_heads, cfg.kv_lora_rank
         if cfg.q_lora_rank is None:
             self.wq = layers.normal(rngs, cfg, hidden, heads, cfg.qk_head_dim)
@@ -94,8 +94,8 @@ class LatentAttention(nnx.Module):
             segment_ids=(query_ids_BS, key_ids_BT),
             causal=True,
             scale=rope.softmax_scale(self.cfg),
-            implementation=self.cfg.attention_implementation,
-            deterministic=self.cfg.deterministic,
+            implementation=self.execution.attention_implementation,
+            deterministic=self.execution.deterministic,
         )
         return out_BSHU, local.largest(max_logits_BH, "context")
 

@@ -24,7 +24,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 import pallas_kernels
-from kanana_jax.config import ModelConfig
+from kanana_jax.config import ExecutionConfig, ModelConfig
 from kanana_jax.model import exact, exchange, layers
 from kanana_jax.parallel import local
 
@@ -38,8 +38,8 @@ class RoutingStats(NamedTuple):
 
 
 class MoE(nnx.Module):
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.cfg = cfg
+    def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs):
+        self.cfg, self.execution = cfg, execution
         hidden, experts, width = cfg.hidden_size, cfg.num_experts, cfg.moe_intermediate_size
         self.router = layers.normal(rngs, cfg, hidden, experts)
         self.w_gate_up = layers.normal(rngs, cfg, experts, 2, width, hidden)
@@ -100,7 +100,8 @@ class MoE(nnx.Module):
         # Sums over tensor come where tokens are few: before they are sent, after they are back.
         x_BSD, weight_BSK = local.vary(x_BSD, "tensor"), local.vary(weight_BSK, "tensor")
         tokens = x_BSD, expert_BSK, weight_BSK
-        if exchange.form(self.cfg, local.axis_size("expert"), local.platform()) == "ragged":
+        num_devices = local.axis_size("expert")
+        if exchange.form(self.cfg, self.execution, num_devices, local.platform()) == "ragged":
             out_BSD = self._exchanged(*_flat(tokens), w_gate_up, w_down).reshape(shape)
         else:
             # By sequence: XLA:TPU sums and slices what is scattered over flat tokens in two steps.
@@ -127,7 +128,7 @@ class MoE(nnx.Module):
             w_gate_up,
             w_down,
             *_choices_here(expert_TK, weight_TK, w_down.shape[0]),
-            implementation=self.cfg.grouped_matmul_implementation,
+            implementation=self.execution.grouped_matmul_implementation,
         ).astype(x_TD.dtype)
 
 

@@ -4,7 +4,7 @@
 
 Parameters leave as a plain nested dict in which each stack's leaves carry its layers on axis 0.
 NNX modules are pytrees, so one `jax.lax.scan` runs a stack and compiles one block of it, unless
-`scan_layers` is off.
+`execution.scan_layers` is false.
 
 Letters: B batch, S sequence, D hidden, V vocabulary, L layers, H heads, E experts.
 """
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from kanana_jax.config import ModelConfig
+from kanana_jax.batch import Inputs
+from kanana_jax.config import ExecutionConfig, ModelConfig
 from kanana_jax.model import layers, mla, moe, rope
 from kanana_jax.parallel import local
 from pallas_kernels import maxima
@@ -38,10 +39,16 @@ class Aux(NamedTuple):
     max_logits: Float[Array, "L H"]  # dense layers first; -inf if there was no token
     expert_load: Float[Array, "Lmoe E"]  # tokens sent to each expert in this batch
     balance_loss: Float[Array, ""]  # sum over MoE layers, unweighted
-    max_vio: Float[Array, "Lmoe"]
 
 
-class Inputs(NamedTuple):
+class Weights(NamedTuple):
+    """All that a forward pass needs. Buffers are what no gradient moves: "router_bias", (L, E)."""
+
+    params: Params
+    buffers: dict[str, Any]
+
+
+class Context(NamedTuple):
     """What every block reads beside the residual stream."""
 
     rotation: rope.Rotation
@@ -49,23 +56,25 @@ class Inputs(NamedTuple):
 
 
 class Block(nnx.Module):
-    def __init__(self, cfg: ModelConfig, *, is_moe: bool, rngs: nnx.Rngs):
+    def __init__(
+        self, cfg: ModelConfig, execution: ExecutionConfig, *, is_moe: bool, rngs: nnx.Rngs
+    ):
         self.cfg = cfg
         self.attention_norm = layers.norm_gamma(cfg, cfg.hidden_size)
-        self.attention = mla.LatentAttention(cfg, rngs=rngs)
+        self.attention = mla.LatentAttention(cfg, execution, rngs=rngs)
         self.mlp_norm = layers.norm_gamma(cfg, cfg.hidden_size)
         if is_moe:
-            self.mlp = moe.MoE(cfg, rngs=rngs)
+            self.mlp = moe.MoE(cfg, execution, rngs=rngs)
         else:
             self.mlp = layers.SwiGLU(cfg, cfg.intermediate_size, rngs=rngs)
 
     def __call__(
-        self, x_BSD: Float[Array, "B S D"], bias_E: Float[Array, "E"], inputs: Inputs
+        self, x_BSD: Float[Array, "B S D"], bias_E: Float[Array, "E"], context: Context
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "H"], moe.RoutingStats | None]]:
         """Returns the residual stream, and (largest logit of each head, routing statistics)."""
-        is_token_BS = inputs.segment_ids_BS != 0
+        is_token_BS = context.segment_ids_BS != 0
         x_BSD, (max_logits_BH, stats) = self.around(
-            lambda normed_BSD: self.attention(normed_BSD, *inputs), x_BSD, bias_E, is_token_BS
+            lambda normed_BSD: self.attention(normed_BSD, *context), x_BSD, bias_E, is_token_BS
         )
         return x_BSD, (maxima.keep_nan(max_logits_BH, axis=0), stats)
 
@@ -100,22 +109,28 @@ def _norm(cfg: ModelConfig, x_BSD: Array, gamma: nnx.Param) -> Array:
     )
 
 
-def _stack(cfg: ModelConfig, num_layers: int, *, is_moe: bool, rngs: nnx.Rngs) -> Block:
+def _stack(
+    cfg: ModelConfig, execution: ExecutionConfig, num_layers: int, *, is_moe: bool, rngs: nnx.Rngs
+) -> Block:
     """One Block whose every leaf has a leading axis of `num_layers` layers."""
     keys = jax.random.split(rngs.params(), num_layers)
-    return jax.vmap(lambda key: Block(cfg, is_moe=is_moe, rngs=nnx.Rngs(key)))(keys)
+    return jax.vmap(lambda key: Block(cfg, execution, is_moe=is_moe, rngs=nnx.Rngs(key)))(keys)
 
 
-def _run_stack(cfg: ModelConfig, stack: Block, x_BSD: Array, bias_LE: Array, inputs: Inputs):
+def _run_stack(
+    execution: ExecutionConfig, stack: Block, x_BSD: Array, bias_LE: Array, context: Context
+):
+    is_scanned = execution.scan_layers is not False
+
     def body(x_BSD, layer):
         block, bias_E = layer
-        return block(x_BSD, bias_E, inputs)
+        return block(x_BSD, bias_E, context)
 
-    if cfg.remat != "none":
+    if execution.remat != "none":
         # Inside a scan nothing can merge the recomputation with the forward pass.
-        policy = _REMAT_POLICIES[cfg.remat]
-        body = jax.checkpoint(body, policy=policy, prevent_cse=not cfg.scan_layers)
-    if cfg.scan_layers:
+        policy = _REMAT_POLICIES[execution.remat]
+        body = jax.checkpoint(body, policy=policy, prevent_cse=not is_scanned)
+    if is_scanned:
         return jax.lax.scan(body, x_BSD, (stack, bias_LE))
     body = jax.jit(body)  # traced once for all layers
     outs = []
@@ -142,72 +157,71 @@ _taken_apart.defvjp(lambda stack: (_taken_apart(stack), None), lambda _, grads: 
 class Transformer(nnx.Module):
     """A DeepSeek-V3-family language model; `model(tokens_BS)` gives logits and statistics.
 
-    Float32 parameters; activations in `cfg.compute_dtype`; router, norms and logits in float32.
+    Float32 parameters; activations in `execution.compute_dtype`; router, norms and logits in
+    float32.
     """
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        execution: ExecutionConfig = ExecutionConfig(),
+        *,
+        rngs: nnx.Rngs,
+    ):
         if not cfg.vocab_size:
             raise ValueError(
                 "a model needs vocab_size > 0, got 0; take the tokenizer's: "
                 "dataclasses.replace(cfg, vocab_size=corpus.vocab_size)."
             )
-        self.cfg = cfg
+        self.cfg, self.execution = cfg, execution
         self.embed = layers.normal(rngs, cfg, cfg.vocab_size, cfg.hidden_size)
         if cfg.num_dense_layers:
-            self.dense_layers = _stack(cfg, cfg.num_dense_layers, is_moe=False, rngs=rngs)
+            self.dense_layers = _stack(
+                cfg, execution, cfg.num_dense_layers, is_moe=False, rngs=rngs
+            )
         if cfg.num_moe_layers:
-            self.moe_layers = _stack(cfg, cfg.num_moe_layers, is_moe=True, rngs=rngs)
+            self.moe_layers = _stack(cfg, execution, cfg.num_moe_layers, is_moe=True, rngs=rngs)
         self.final_norm = layers.norm_gamma(cfg, cfg.hidden_size)
         if not cfg.tie_embeddings:
             self.head = layers.normal(rngs, cfg, cfg.hidden_size, cfg.vocab_size)
 
     def __call__(
-        self,
-        tokens_BS: Int[Array, "B S"],
-        positions_BS: Int[Array, "B S"] | None = None,
-        segment_ids_BS: Int[Array, "B S"] | None = None,
-        router_bias_LE: Float[Array, "L E"] | None = None,
+        self, inputs: Inputs, router_bias_LE: Float[Array, "L E"] | None = None
     ) -> tuple[Float[Array, "B S V"], Aux]:
-        """Logits and statistics. By default each row is one document and the bias is zero."""
-        if positions_BS is None:
-            positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1]), tokens_BS.shape)
-        if segment_ids_BS is None:
-            segment_ids_BS = jnp.ones_like(tokens_BS)
+        """Logits and statistics. By default the bias is zero."""
         if router_bias_LE is None:
             router_bias_LE = moe.init_router_bias(self.cfg)
-        hidden_BSD, aux = self.hidden_states(
-            router_bias_LE, tokens_BS, positions_BS, segment_ids_BS
-        )
+        hidden_BSD, aux = self.hidden_states(inputs, router_bias_LE)
         head_DV = self.embed[...].T if self.cfg.tie_embeddings else self.head[...]
         return _project(hidden_BSD, head_DV), aux
 
     def hidden_states(
-        self,
-        router_bias_LE: Float[Array, "L E"],
-        tokens_BS: Int[Array, "B S"],
-        positions_BS: Int[Array, "B S"],
-        segment_ids_BS: Int[Array, "B S"],
+        self, inputs: Inputs, router_bias_LE: Float[Array, "L E"]
     ) -> tuple[Float[Array, "B S D"], Aux]:
         """What the head reads (after the final norm), and the statistics."""
-        cfg = self.cfg
+        cfg, execution = self.cfg, self.execution
         wanted = (cfg.num_moe_layers, cfg.num_experts)
         if router_bias_LE.shape != wanted:
             raise ValueError(
                 f"router_bias must have shape (num_moe_layers, num_experts) = {wanted}, "
                 f"got {router_bias_LE.shape}; start from model.init_router_bias(cfg)."
             )
-        inputs = Inputs(rope.rotation(cfg, positions_BS), segment_ids_BS)
-        x_BSD = _look_up(self.embed[...], tokens_BS, layers.compute_dtype(cfg))
+        context = Context(rope.rotation(cfg, inputs.positions), inputs.segment_ids)
+        x_BSD = _look_up(self.embed[...], inputs.tokens, layers.compute_dtype(execution))
         max_logits, load_LE, balance_loss = [], jnp.zeros(wanted), jnp.zeros(())
         if cfg.num_dense_layers:
             no_bias_L0 = jnp.zeros((cfg.num_dense_layers, 0))
-            x_BSD, (max_LH, _) = _run_stack(cfg, self.dense_layers, x_BSD, no_bias_L0, inputs)
+            x_BSD, (max_LH, _) = _run_stack(
+                execution, self.dense_layers, x_BSD, no_bias_L0, context
+            )
             max_logits.append(max_LH)
         if cfg.num_moe_layers:
-            x_BSD, (max_LH, stats) = _run_stack(cfg, self.moe_layers, x_BSD, router_bias_LE, inputs)
+            x_BSD, (max_LH, stats) = _run_stack(
+                execution, self.moe_layers, x_BSD, router_bias_LE, context
+            )
             max_logits.append(max_LH)
             load_LE, balance_loss = stats.load_E, stats.balance_loss.sum()
-        aux = Aux(jnp.concatenate(max_logits), load_LE, balance_loss, moe.max_vio(load_LE))
+        aux = Aux(jnp.concatenate(max_logits), load_LE, balance_loss)
         return _spread(_norm(cfg, x_BSD, self.final_norm)), aux
 
 
@@ -227,24 +241,34 @@ def _project(hidden_BSD: Array, head_DV: Array) -> Array:
     return jnp.einsum("...D,DV->...V", hidden_BSD, head_DV, preferred_element_type=jnp.float32)
 
 
-def init(cfg: ModelConfig, key: Array) -> Params:
-    """Fresh float32 parameters; jit it with out_shardings to build a large model in place."""
+def init(cfg: ModelConfig, key: Array) -> Weights:
+    """Fresh float32 weights; jit it with out_shardings to build a large model in place."""
+    return Weights(init_params(cfg, key), init_buffers(cfg))
+
+
+def init_params(cfg: ModelConfig, key: Array) -> Params:
     return nnx.to_pure_dict(nnx.state(Transformer(cfg, rngs=nnx.Rngs(key))))
 
 
+def init_buffers(cfg: ModelConfig) -> dict[str, Any]:
+    return {"router_bias": moe.init_router_bias(cfg)}
+
+
 @functools.lru_cache(maxsize=64)
-def _skeleton(cfg: ModelConfig):
+def _skeleton(cfg: ModelConfig, execution: ExecutionConfig):
     """The module's graph and the shapes of its state, without any array."""
-    return nnx.split(jax.eval_shape(lambda: Transformer(cfg, rngs=nnx.Rngs(0))))
+    return nnx.split(jax.eval_shape(lambda: Transformer(cfg, execution, rngs=nnx.Rngs(0))))
 
 
-def bind(cfg: ModelConfig, params: Params) -> Transformer:
+def bind(
+    cfg: ModelConfig, params: Params, execution: ExecutionConfig = ExecutionConfig()
+) -> Transformer:
     """The module that holds `params`, arrays or tracers."""
-    graph, abstract = _skeleton(cfg)
+    graph, abstract = _skeleton(cfg, execution)
     expected, got = jax.tree.structure(nnx.to_pure_dict(abstract)), jax.tree.structure(params)
     if expected != got:
         raise ValueError(
-            f"params must have the structure of model.init(cfg, key), {expected}; got {got}"
+            f"params must have the structure of model.init(cfg, key).params, {expected}; got {got}"
         )
     state = jax.tree.unflatten(jax.tree.structure(abstract), jax.tree.leaves(params))
     return nnx.merge(graph, state)
@@ -252,14 +276,13 @@ def bind(cfg: ModelConfig, params: Params) -> Transformer:
 
 def hidden_states(
     cfg: ModelConfig,
-    params: Params,
-    router_bias_LE: Float[Array, "L E"],
-    tokens_BS: Int[Array, "B S"],
-    positions_BS: Int[Array, "B S"],
-    segment_ids_BS: Int[Array, "B S"],
+    weights: Weights,
+    inputs: Inputs,
+    execution: ExecutionConfig = ExecutionConfig(),
 ) -> tuple[Float[Array, "B S D"], Aux]:
     """What the head reads, so that a loss can form `logits` for a few tokens at a time."""
-    return bind(cfg, params).hidden_states(router_bias_LE, tokens_BS, positions_BS, segment_ids_BS)
+    router_bias_LE = weights.buffers["router_bias"]
+    return bind(cfg, weights.params, execution).hidden_states(inputs, router_bias_LE)
 
 
 def logits(
@@ -271,19 +294,17 @@ def logits(
 
 def apply(
     cfg: ModelConfig,
-    params: Params,
-    router_bias_LE: Float[Array, "L E"],
-    tokens_BS: Int[Array, "B S"],
-    positions_BS: Int[Array, "B S"],
-    segment_ids_BS: Int[Array, "B S"],
+    weights: Weights,
+    inputs: Inputs,
+    execution: ExecutionConfig = ExecutionConfig(),
 ) -> tuple[Float[Array, "B S V"], Aux]:
-    """Float32 logits and statistics. Segment ids start at 1; 0 is padding."""
-    return bind(cfg, params)(tokens_BS, positions_BS, segment_ids_BS, router_bias_LE)
+    """Float32 logits and statistics."""
+    return bind(cfg, weights.params, execution)(inputs, weights.buffers["router_bias"])
 
 
 def num_params(cfg: ModelConfig) -> tuple[int, int]:
     """Parameters in all, and those that one token uses (the router bias is not a parameter)."""
-    shapes = jax.eval_shape(functools.partial(init, cfg), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(init_params, cfg), jax.random.key(0))
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     per_expert = 3 * cfg.moe_intermediate_size * cfg.hidden_size
     idle = cfg.num_moe_layers * (cfg.num_experts - cfg.num_experts_per_token) * per_expert

@@ -148,15 +148,18 @@ def normuon(
     mask: Any = None,
     schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
     compute_dtype: jax.typing.DTypeLike = "bfloat16",
+    polar_fn: PolarFn | None = None,
+    layout: layouts.Layout | None = None,
     **adamw_options,
 ) -> optax.GradientTransformationExtraArgs:
     """NorMuon (arXiv:2510.05491, Alg. 1) on the matrices, AdamW on the rest."""
     on_matrices = optax.chain(
         transforms.scale_by_muon(
-            polar_fn=_polar_fn(schedule, compute_dtype),
+            polar_fn=polar_fn or _polar_fn(schedule, compute_dtype),
             specs=specs,
             momentum=momentum,
             nesterov=False,
+            layout=layout or layouts.in_place,
         ),
         variants.scale_by_neuron(b2=neuron_b2, eps=1e-8, specs=specs),
         _decay(weight_decay, mask),
@@ -176,16 +179,19 @@ def adamuon(
     mask: Any = None,
     schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
     compute_dtype: jax.typing.DTypeLike = "bfloat16",
+    polar_fn: PolarFn | None = None,
+    layout: layouts.Layout | None = None,
     **adamw_options,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaMuon (arXiv:2507.11005) on the matrices, AdamW on the rest."""
-    polar_fn = _polar_fn(schedule, compute_dtype)
+    of_signs = polar_fn or _polar_fn(schedule, compute_dtype)
     on_matrices = optax.chain(
         transforms.scale_by_muon(
-            polar_fn=lambda x: polar_fn(jnp.sign(x)),
+            polar_fn=lambda x: of_signs(jnp.sign(x)),
             specs=specs,
             momentum=momentum,
             nesterov=True,
+            layout=layout or layouts.in_place,
         ),
         variants.scale_by_entry(b2=momentum, eps=1e-8, specs=specs),
         _decay(weight_decay, mask),
@@ -204,6 +210,8 @@ def muon_hyperball(
     nesterov: bool = True,
     schedule: coefficients.PolarSchedule = coefficients.POLAR_EXPRESS_5,
     compute_dtype: jax.typing.DTypeLike = "bfloat16",
+    polar_fn: PolarFn | None = None,
+    layout: layouts.Layout | None = None,
     adamw_lr: LearningRate | None = None,
     **adamw_options,
 ) -> optax.GradientTransformationExtraArgs:
@@ -213,10 +221,11 @@ def muon_hyperball(
     """
     on_matrices = optax.chain(
         transforms.scale_by_muon(
-            polar_fn=_polar_fn(schedule, compute_dtype),
+            polar_fn=polar_fn or _polar_fn(schedule, compute_dtype),
             specs=specs,
             momentum=momentum,
             nesterov=nesterov,
+            layout=layout or layouts.in_place,
         ),
         variants.hyperball(lr, specs),
     )

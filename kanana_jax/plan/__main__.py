@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from kanana_jax import config, paths, plan
+from kanana_jax import config, plan
+from kanana_jax.config import paths
 from kanana_jax.model import presets
 from kanana_jax.plan import picture
 

@@ -4,8 +4,8 @@ from kanana_jax.checkpoint import CheckpointError, MismatchError, NoUsableCheckp
 from kanana_jax.data import DataError
 from kanana_jax.parallel import is_joined, join
 from kanana_jax.train.compare import run
-from kanana_jax.train.signals import Stopped
-from kanana_jax.train.storage import StorageError
+from kanana_jax.workdir.signals import Stopped
+from kanana_jax.workdir.storage import StorageError
 
 __all__ = [
     "CheckpointError",

@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from kanana_jax import checkpoint, config, data, parallel, report
 from kanana_jax.checkpoint import owner
 from kanana_jax.report import progress
-from kanana_jax.train import events, initial, lock, loop, record, run_record, signals, step, storage
+from kanana_jax.workdir import events, lock, provenance, run_record, signals, storage
+from kanana_jax.train import initial, loop, step
 from kanana_jax.train.runs import Run, is_sweep, plan
 
 

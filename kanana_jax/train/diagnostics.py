@@ -19,12 +19,19 @@ from kanana_jax.train import optimizers
 _POWER_ITERATIONS = 24
 
 
-def diagnose(params: Any, opt_state: optax.OptState, *, exp: config.Experiment) -> dict[str, Array]:
+def diagnose(
+    params: Any,
+    opt_state: optax.OptState,
+    *,
+    cfg: config.OptimizerConfig,
+    shape: config.ModelConfig,
+) -> dict[str, Array]:
     stacks = [params[name] for name in ("dense_layers", "moe_layers") if name in params]
-    norms = [qk_spectral_norms(stack["attention"], exp.model) for stack in stacks]
+    norms = [qk_spectral_norms(stack["attention"], shape) for stack in stacks]
     found = {"qk_spectral_norm": jnp.concatenate(norms)}
-    if exp.optimizer.name != "adamw":
-        found["orthogonality_error"] = update_orthogonality_error(opt_state, exp)
+    specs = optimizers.polar_specs(cfg, shape)
+    if jax.tree.leaves(specs):
+        found["orthogonality_error"] = update_orthogonality_error(opt_state, specs, cfg)
     return found
 
 
@@ -52,22 +59,17 @@ def qk_spectral_norms(attention: Any, cfg: config.ModelConfig) -> Float[Array, "
 
 
 def update_orthogonality_error(
-    opt_state: optax.OptState, exp: config.Experiment
+    opt_state: optax.OptState, specs: Any, cfg: config.OptimizerConfig
 ) -> Float[Array, ""]:
     """Mean over all matrices of the error of the orthogonalised momentum."""
-    specs = optimizers.matrix_specs(exp)
-    polar = optimizers.polar_fn(exp.optimizer)
+    polar = optimizers.polar_fn(cfg)
 
     def errors(spec, momentum):
         if spec is None:
             return []
-        parts = optim.split_matrices(momentum, spec)
-        return [optim.orthogonality_error(polar(part)).ravel() for part in parts]
+        stacks = optim.split_matrices(momentum, spec)
+        return [optim.orthogonality_error(polar(stack)).ravel() for stack in stacks]
 
     momentum = optax.tree_utils.tree_get(opt_state, "momentum")
-    found = jax.tree.map(errors, specs, momentum, is_leaf=_is_spec)
+    found = jax.tree.map(errors, specs, momentum, is_leaf=optimizers.is_spec)
     return jnp.mean(jnp.concatenate(jax.tree.leaves(found)))
-
-
-def _is_spec(node: Any) -> bool:
-    return node is None or isinstance(node, optim.MatrixSpec)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kanana_jax import config
-from kanana_jax.checkpoint import native
+from kanana_jax.weights import native
 from kanana_jax.train import state
 
 

@@ -16,7 +16,8 @@ from jaxtyping import Float
 
 from kanana_jax import checkpoint, config, data, parallel
 from kanana_jax.report import metrics, progress, results
-from kanana_jax.train import events, loss, record, recorder, resume, run_record, signals, storage
+from kanana_jax.workdir import events, provenance, recorder, run_record, signals, storage
+from kanana_jax.train import loss, resume
 from kanana_jax.train import step as step_lib
 
 _WINDOW = 10  # losses over which a run's start and end are judged

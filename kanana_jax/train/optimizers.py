@@ -1,8 +1,11 @@
-"""From OptimizerConfig and the model's description of its weights to an optax transformation."""
+"""From OptimizerConfig and the model's description of its weights to an optax transformation.
+
+`TABLE` is the one place that knows optimizers by name.
+"""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +15,103 @@ from jaxtyping import Array
 import pallas_kernels
 from kanana_jax import config, model, optim, parallel
 
+Metrics = dict[str, Array]
 
-def make(exp: config.Experiment, lr: Any) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of `exp`, under its guard, at peak rate `lr`, a number or a traced scalar.
 
-    Its state does not depend on `lr`. `update` takes the keywords `max_logits`, (layers, heads),
-    and `loss`.
+class Recipe(NamedTuple):
+    """A name that optimizer.name takes.
+
+    `make(rate, specs, clip_specs, cfg, options)` gives the transformation; `options` are the
+    keywords that AdamW and Muon share. `report` reads metrics off its state after a step, and
+    `idle` is what they are after a step that was skipped.
     """
-    optimizer, guard = _unguarded(exp, lr), exp.guard
+
+    make: Callable[..., optax.GradientTransformation]
+    has_polar: bool = True  # some leaves' updates are polar factors, which cost FLOPs and memory
+    report: Callable[[optax.OptState], Metrics] = lambda opt_state: {}
+    idle: Mapping[str, float] = {}
+
+
+def _clip_report(opt_state: optax.OptState) -> Metrics:
+    """Heads clipped in the last step, and the smallest factor."""
+    gamma_LH = optim.clip_report(opt_state)["gamma"]
+    return {"clip_count": jnp.sum(gamma_LH < 1.0), "min_gamma": jnp.min(gamma_LH)}
+
+
+def _adamw(rate, specs, clip_specs, cfg, adam, polar):
+    return optim.adamw(rate, **adam)
+
+
+def _muon(rate, specs, clip_specs, cfg, adam, polar):
+    return optim.muon(rate, specs, **adam, **polar, **_muon_options(cfg))
+
+
+def _muonclip(rate, specs, clip_specs, cfg, adam, polar):
+    options = adam | polar | _muon_options(cfg)
+    return optim.muonclip(rate, specs, clip_specs, tau=cfg.tau, **options)
+
+
+def _muon_options(cfg: config.OptimizerConfig) -> dict[str, Any]:
+    return {"momentum": cfg.momentum, "nesterov": cfg.nesterov, "shape_rule": cfg.shape_scale}
+
+
+def _normuon(rate, specs, clip_specs, cfg, adam, polar):
+    return optim.normuon(rate, specs, momentum=cfg.momentum, **adam, **polar)
+
+
+def _adamuon(rate, specs, clip_specs, cfg, adam, polar):
+    return optim.adamuon(rate, specs, momentum=cfg.momentum, **adam, **polar)
+
+
+def _muon_hyperball(rate, specs, clip_specs, cfg, adam, polar):
+    def adamw_rate(step):
+        return cfg.adamw_lr_ratio * rate(step)
+
+    return optim.muon_hyperball(
+        rate,
+        specs,
+        momentum=cfg.momentum,
+        nesterov=cfg.nesterov,
+        adamw_lr=adamw_rate,
+        **adam,
+        **polar,
+    )
+
+
+TABLE: dict[str, Recipe] = {
+    "adamw": Recipe(_adamw, has_polar=False),
+    "muon": Recipe(_muon),
+    "muonclip": Recipe(_muonclip, report=_clip_report, idle={"clip_count": 0, "min_gamma": 1.0}),
+    "normuon": Recipe(_normuon),
+    "adamuon": Recipe(_adamuon),
+    "muon_hyperball": Recipe(_muon_hyperball),
+}
+
+
+def make(
+    cfg: config.OptimizerConfig, shape: config.ModelConfig, rate: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer that `cfg` names, at the learning rate `rate(updates done)`.
+
+    Its state does not depend on the rate. `update` takes the keyword `max_logits`, (layers, heads).
+    """
+    adam = {
+        "weight_decay": cfg.weight_decay,
+        "mask": decay_mask(cfg, shape),
+        "b1": cfg.b1,
+        "b2": cfg.b2,
+        "eps": cfg.eps,
+    }
+    polar = {"polar_fn": polar_fn(cfg), "layout": layout(shape)}
+    specs, clip_specs = _matrix_specs(cfg, shape), _map_specs(lambda s: s.qk_clip, shape)
+    made = TABLE[cfg.name].make(rate, specs, clip_specs, cfg, adam, polar)
+    return optax.with_extra_args_support(made)
+
+
+def guarded(
+    optimizer: optax.GradientTransformationExtraArgs, guard: config.GuardConfig
+) -> optax.GradientTransformationExtraArgs:
+    """`optimizer`, which then skips steps that cannot be trusted; `update` takes `loss` too."""
     if not guard.enabled:
         return optimizer
     return optim.skip_bad_steps(
@@ -30,32 +122,8 @@ def make(exp: config.Experiment, lr: Any) -> optax.GradientTransformationExtraAr
     )
 
 
-def _unguarded(exp: config.Experiment, lr: Any) -> optax.GradientTransformationExtraArgs:
-    cfg = exp.optimizer
-    adam: dict[str, Any] = {
-        "weight_decay": cfg.weight_decay,
-        "b1": cfg.b1,
-        "b2": cfg.b2,
-        "eps": cfg.eps,
-    }
-    rate = schedule(exp, lr)
-    if cfg.name == "adamw":
-        return optax.with_extra_args_support(optim.adamw(rate, **adam))
-    options = adam | {
-        "momentum": cfg.momentum,
-        "nesterov": cfg.nesterov,
-        "polar_fn": polar_fn(cfg),
-        "shape_rule": cfg.shape_scale,
-        "layout": layout(exp.model),
-    }
-    if cfg.name == "muon":
-        return optim.muon(rate, matrix_specs(exp), **options)
-    return optim.muonclip(rate, matrix_specs(exp), clip_specs(exp.model), tau=cfg.tau, **options)
-
-
-def schedule(exp: config.Experiment, peak: Any) -> optax.Schedule:
-    """Learning rate against updates done."""
-    cfg, num_steps = exp.optimizer.schedule, exp.train.num_steps
+def schedule(cfg: config.ScheduleConfig, num_steps: int, peak: Any) -> optax.Schedule:
+    """Learning rate against updates done; `peak` is a number or a traced scalar."""
     if cfg.name == "constant":
         return optim.schedules.constant(peak, warmup_steps=cfg.warmup_steps)
     if cfg.name == "cosine":
@@ -84,6 +152,62 @@ def steps_taken(opt_state: optax.OptState) -> Array:
     return next(node.count for node in leaves if is_scheduled(node))
 
 
+def report(name: str, opt_state: optax.OptState, is_skipped: Any) -> Metrics:
+    """What the optimizer `name` has to say of the last step.
+
+    After a skipped step the state still tells of the one before, so the idle values stand in.
+    """
+    recipe = TABLE[name]
+    found = recipe.report(opt_state)
+    return {key: jnp.where(is_skipped, recipe.idle[key], value) for key, value in found.items()}
+
+
+def polar_specs(cfg: config.OptimizerConfig, shape: config.ModelConfig) -> Any:
+    """A MatrixSpec for every leaf whose update is a polar factor, None for the others."""
+    specs = _matrix_specs(cfg, shape)
+    if TABLE[cfg.name].has_polar:
+        return specs
+    return jax.tree.map(lambda _: None, specs, is_leaf=is_spec)
+
+
+def is_spec(node: Any) -> bool:
+    """For trees of specs in which None is a leaf."""
+    return node is None or isinstance(node, optim.MatrixSpec)
+
+
+def decay_mask(cfg: config.OptimizerConfig, shape: config.ModelConfig) -> Any:
+    """True for every leaf that weight decay shrinks; None where it shrinks all."""
+    if cfg.norm_decay == "all" and cfg.embedding_decay:
+        return None
+    return jax.tree_util.tree_map_with_path(
+        functools.partial(_decays, cfg),
+        model.describe(shape),
+        is_leaf=lambda x: isinstance(x, model.ParamSpec),
+    )
+
+
+def _decays(cfg: config.OptimizerConfig, path: Any, spec: model.ParamSpec) -> bool:
+    if spec.role == "embedding":
+        return cfg.embedding_decay
+    if spec.role != "norm":
+        return True
+    # A gain in front of matrices can be taken into them; that of a latent or the last one too, but
+    # what comes into a block is what decides how far its logits can grow.
+    of_block = path[-1].key in ("attention_norm", "mlp_norm")
+    return cfg.norm_decay == "all" or (cfg.norm_decay == "input" and of_block)
+
+
+def undecayed(cfg: config.OptimizerConfig, shape: config.ModelConfig) -> list[str]:
+    """Paths of the leaves that weight decay leaves alone, for the record of a run."""
+    mask = decay_mask(cfg, shape)
+    flat, _ = jax.tree_util.tree_flatten_with_path(mask)
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, decays in flat
+        if not decays
+    ]
+
+
 def polar_fn(cfg: config.OptimizerConfig) -> Callable[[Array], Array]:
     """The orthogonaliser that `cfg` names."""
     tables = {"newton_schulz": optim.newton_schulz, "polar_express": optim.polar_express}
@@ -110,7 +234,7 @@ def polar_dtype(cfg: config.OptimizerConfig) -> jnp.dtype:
     return jnp.dtype(auto if cfg.polar_dtype == "auto" else cfg.polar_dtype)
 
 
-def layout(cfg: config.ModelConfig) -> optim.layouts.Layout:
+def layout(shape: config.ModelConfig) -> optim.layouts.Layout:
     """Where polar factors are computed on the mesh that is set.
 
     Experts, which are whole on their devices, stay there; other matrices come together on one
@@ -119,33 +243,22 @@ def layout(cfg: config.ModelConfig) -> optim.layouts.Layout:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1:
         return optim.layouts.in_place
-    partitions = _map_specs(
-        lambda spec: parallel.partition_spec(spec.logical_axes), model.describe(cfg)
-    )
+    partitions = _map_specs(lambda spec: parallel.partition_spec(spec.logical_axes), shape)
     return optim.layouts.spread(mesh, partitions)
 
 
-def matrix_specs(exp: config.Experiment) -> Any:
-    """A MatrixSpec for every leaf that Muon updates, None for AdamW's."""
+def _matrix_specs(cfg: config.OptimizerConfig, shape: config.ModelConfig) -> Any:
+    """The MatrixSpec of every leaf that is a matrix to `cfg`, None for AdamW's."""
 
     def pick(spec: model.ParamSpec):
-        by_muon = spec.role == "matrix" or (
-            spec.role == "router" and exp.optimizer.router == "muon"
-        )
-        return spec.matrix if by_muon else None
+        is_matrix = spec.role == "matrix" or (spec.role == "router" and cfg.router == "muon")
+        return spec.matrix if is_matrix else None
 
-    return _map_specs(pick, model.describe(exp.model, split=exp.optimizer.split))
+    return _map_specs(pick, shape, split=cfg.split)
 
 
-def clip_specs(cfg: config.ModelConfig) -> Any:
-    return _map_specs(lambda spec: spec.qk_clip, model.describe(cfg))
-
-
-def clip_metrics(opt_state: optax.OptState) -> dict[str, Array]:
-    """Heads clipped in the last step, and the smallest factor."""
-    gamma_LH = optim.clip_report(opt_state)["gamma"]
-    return {"clip_count": jnp.sum(gamma_LH < 1.0), "min_gamma": jnp.min(gamma_LH)}
-
-
-def _map_specs(fn: Callable[[model.ParamSpec], Any], specs: Any) -> Any:
+def _map_specs(
+    fn: Callable[[model.ParamSpec], Any], shape: config.ModelConfig, **options: Any
+) -> Any:
+    specs = model.describe(shape, **options)
     return jax.tree.map(fn, specs, is_leaf=lambda x: isinstance(x, model.ParamSpec))

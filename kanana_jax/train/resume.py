@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from kanana_jax import checkpoint
-from kanana_jax.train import events, step
+from kanana_jax.workdir import events
+from kanana_jax.train import step
 
 
 class Position(NamedTuple):

@@ -15,51 +15,45 @@ class TrainState(NamedTuple):
     """All that a checkpoint holds; batches need nothing more than `step`."""
 
     step: Any  # int32, updates done so far
-    params: Any
+    weights: model.Weights
     opt_state: optax.OptState
-    router_bias: Any  # (MoE layers, experts), float32
 
 
-def wrap(
-    cfg: config.ModelConfig, optimizer: optax.GradientTransformation, params: Any
-) -> TrainState:
+def wrap(optimizer: optax.GradientTransformation, weights: model.Weights) -> TrainState:
     """The state before the first update."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizer.init(params),
-        router_bias=model.init_router_bias(cfg),
-    )
+    return TrainState(jnp.zeros((), jnp.int32), weights, optimizer.init(weights.params))
 
 
-def param_shardings(cfg: config.ModelConfig, mesh: Mesh) -> Any:
+def weight_shardings(cfg: config.ModelConfig, mesh: Mesh) -> model.Weights:
+    """Where every array of the weights lives; buffers are on every device."""
+    shapes = weight_shapes(cfg)
     logical_axes = jax.tree.map(
         lambda spec: spec.logical_axes,
         model.describe(cfg),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )
-    return parallel.param_shardings(mesh, param_shapes(cfg), logical_axes)
+    replicated = jax.tree.map(lambda _: NamedSharding(mesh, P()), shapes.buffers)
+    return model.Weights(parallel.param_shardings(mesh, shapes.params, logical_axes), replicated)
 
 
 def abstract(
     cfg: config.ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Shape, dtype and sharding of every array of the state on `mesh`."""
-    of_params = param_shardings(cfg, mesh)
-    shapes = jax.eval_shape(lambda params: wrap(cfg, optimizer, params), param_shapes(cfg))
-    replicated = NamedSharding(mesh, P())
-    of_opt_state = parallel.state_shardings(mesh, shapes.opt_state, shapes.params, of_params)
+    of_weights = weight_shardings(cfg, mesh)
+    shapes = jax.eval_shape(lambda weights: wrap(optimizer, weights), weight_shapes(cfg))
+    params = shapes.weights.params
 
     def place(x, sharding):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    return TrainState(
-        step=place(shapes.step, replicated),
-        params=jax.tree.map(place, shapes.params, of_params),
-        opt_state=jax.tree.map(place, shapes.opt_state, of_opt_state),
-        router_bias=place(shapes.router_bias, replicated),
+    shardings = TrainState(
+        step=NamedSharding(mesh, P()),
+        weights=of_weights,
+        opt_state=parallel.state_shardings(mesh, shapes.opt_state, params, of_weights.params),
     )
+    return jax.tree.map(place, shapes, shardings)
 
 
-def param_shapes(cfg: config.ModelConfig) -> Any:
+def weight_shapes(cfg: config.ModelConfig) -> Any:
     return jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))

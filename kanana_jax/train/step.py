@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,22 +13,54 @@ from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from kanana_jax import config, model, optim
-from kanana_jax.train import diagnostics, head, initial, loss, optimizers, state
+from kanana_jax import config, model, optim, parallel
+from kanana_jax.batch import Batch
+from kanana_jax.objectives import NextToken, Objective, Seen
+from kanana_jax.train import diagnostics, head, optimizers, state
 from pallas_kernels import maxima
 
 Metrics = dict[str, Any]
+Frozen = Mapping[str, model.Weights]
 
 # XLA's own sums in a fixed order. The wider xla_gpu_deterministic_ops also ends autotuning.
 _DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """What the compiled functions depend on: no rate, no seed, no name, no corpus.
+
+    `execution` has no "auto" left where its value changes the program; see `train.choices`.
+    """
+
+    model: config.ModelConfig
+    execution: config.ExecutionConfig
+    optimizer: config.OptimizerConfig
+    guard: config.GuardConfig
+    objective: Objective = NextToken()
+    num_steps: int  # of the schedule
+    batch_size: int
+    seq_len: int
+    balance_loss_weight: float = 0.0
+    router_bias_rate: float = 0.0
+
+    def schedule(self, lr: Any) -> optax.Schedule:
+        return optimizers.schedule(self.optimizer.schedule, self.num_steps, lr)
+
+    def make_optimizer(self, lr: Any) -> optax.GradientTransformationExtraArgs:
+        """The optimizer under its guard at peak rate `lr`, a number or a traced scalar."""
+        made = optimizers.make(self.optimizer, self.model, self.schedule(lr))
+        return optimizers.guarded(made, self.guard)
+
+
 class Steps(NamedTuple):
     """The compiled functions of one configuration."""
 
-    init: Callable[[int], state.TrainState]
-    train: Callable[[state.TrainState, loss.DeviceBatch, float], tuple[state.TrainState, Metrics]]
-    evaluate: Callable[[Any, Array, loss.DeviceBatch], tuple[Array, Array]]
+    init: Callable[[int], state.TrainState]  # from a seed
+    start: Callable[[model.Weights], state.TrainState]  # from weights of another run
+    train: Callable[[state.TrainState, Batch, float, Frozen], tuple[state.TrainState, Metrics]]
+    evaluate: Callable[[model.Weights, Batch], tuple[Array, Array]]
+    logp: Callable[[model.Weights, Batch], Array]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
     trace: Callable[[], jax.stages.Traced]  # the train step; raises where an op cannot run
@@ -36,44 +68,28 @@ class Steps(NamedTuple):
     compile: Callable[[], jax.stages.Compiled]  # before the first calls, which then find it done
 
 
-def build(exp: config.Experiment, mesh: Any) -> Steps:
-    """Compiles at first use; runs with the same `compiled_part` share the compiled functions.
+@functools.lru_cache(maxsize=8)
+def build(cfg: StepConfig, mesh: Any) -> Steps:
+    """Compiles at first use; equal configurations share the compiled functions.
 
     Arms of a comparison share all but the train step. `mesh` is a Mesh, or an AbstractMesh: then
     only `like` and `lower(("cuda",))`, for the platform meant, can be used.
     """
-    return _build(compiled_part(exp), mesh)
-
-
-def compiled_part(exp: config.Experiment) -> config.Experiment:
-    """What the compiled functions depend on: not the rate, the seeds or the name."""
-    shared = config.single_run(exp, lr=1.0, seed=exp.train.seed)
-    return dataclasses.replace(
-        shared,
-        name="any",
-        question="",
-        data=dataclasses.replace(shared.data, seed=0),
-        train=dataclasses.replace(shared.train, seed=0),
-    )
-
-
-@functools.lru_cache(maxsize=8)
-def _build(exp: config.Experiment, mesh: Any) -> Steps:
-    optimizer = optimizers.make(exp, lr=1.0)
-    like = state.abstract(exp.model, optimizer, mesh)
+    optimizer = cfg.make_optimizer(1.0)
+    like = state.abstract(cfg.model, optimizer, mesh)
     placed = jax.tree.map(lambda x: x.sharding, like)
-    init_params, evaluate = _shared_by_arms(exp.model, exp.train.loss_chunk_tokens, mesh)
-    wrap = jax.jit(functools.partial(state.wrap, exp.model, optimizer), out_shardings=placed)
+    init_weights, evaluate, logp = _shared_by_arms(cfg.model, cfg.execution, mesh)
+    start = jax.jit(functools.partial(state.wrap, optimizer), out_shardings=placed)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
-    options = _DETERMINISTIC if exp.model.deterministic else None
+    options = _DETERMINISTIC if cfg.execution.deterministic else None
     train = jax.jit(
-        functools.partial(train_step, exp=exp),
+        functools.partial(train_step, cfg=cfg),
         out_shardings=(placed, whole),
         donate_argnums=0,
         compiler_options=options,
     )
     diagnose = jax.jit(
-        functools.partial(diagnostics.diagnose, exp=exp),
+        functools.partial(diagnostics.diagnose, cfg=cfg.optimizer, shape=cfg.model),
         out_shardings=whole,
         compiler_options=options,
     )
@@ -83,28 +99,25 @@ def _build(exp: config.Experiment, mesh: Any) -> Steps:
         return jax.sharding.use_abstract_mesh(mesh) if is_abstract else jax.set_mesh(mesh)
 
     def trace() -> jax.stages.Traced:
-        batch = loss.abstract_batch(exp.data.batch_size, exp.data.seq_len, mesh)
+        batch = abstract_batch(cfg.batch_size, cfg.seq_len, mesh)
+        frozen = dict.fromkeys(cfg.objective.frozen, like.weights)
         with set_mesh():
-            return train.trace(like, batch, 1.0)
+            return train.trace(like, batch, 1.0, frozen)
 
     def lower(platforms: tuple[str, ...] | None = None) -> jax.stages.Lowered:
         with set_mesh():
             return trace().lower(lowering_platforms=platforms)
 
     def compile() -> jax.stages.Compiled:
-        diagnose.lower(like.params, like.opt_state).compile()
+        diagnose.lower(like.weights.params, like.opt_state).compile()
         return lower().compile()
 
-    def init(seed: int) -> state.TrainState:
-        if not exp.train.init_from:
-            return wrap(init_params(jax.random.key(seed)))
-        weights = initial.restore(exp, like)
-        return wrap(weights["params"])._replace(router_bias=weights["router_bias"])
-
     return Steps(
-        init=init,
+        init=lambda seed: start(init_weights(jax.random.key(seed))),
+        start=start,
         train=_under(mesh, train),
         evaluate=evaluate,
+        logp=logp,
         diagnose=diagnose,
         like=like,
         trace=trace,
@@ -114,16 +127,23 @@ def _build(exp: config.Experiment, mesh: Any) -> Steps:
 
 
 @functools.lru_cache(maxsize=8)
-def _shared_by_arms(cfg: config.ModelConfig, chunk_tokens: int, mesh: Any):
-    init_params = jax.jit(
-        functools.partial(model.init, cfg), out_shardings=state.param_shardings(cfg, mesh)
+def _shared_by_arms(cfg: config.ModelConfig, execution: config.ExecutionConfig, mesh: Any):
+    init_weights = jax.jit(
+        functools.partial(model.init, cfg), out_shardings=state.weight_shardings(cfg, mesh)
     )
-    evaluate = jax.jit(
-        functools.partial(evaluate_batch, cfg=cfg, chunk_tokens=chunk_tokens),
-        out_shardings=NamedSharding(mesh, P()),
-        compiler_options=_DETERMINISTIC if cfg.deterministic else None,
+
+    def compiled(fn):
+        return jax.jit(
+            functools.partial(fn, cfg=cfg, execution=execution),
+            out_shardings=NamedSharding(mesh, P()),
+            compiler_options=_DETERMINISTIC if execution.deterministic else None,
+        )
+
+    return (
+        init_weights,
+        _under(mesh, compiled(evaluate_batch)),
+        _under(mesh, compiled(log_probabilities)),
     )
-    return init_params, _under(mesh, evaluate)
 
 
 def _under(mesh: Any, fn: Callable) -> Callable:
@@ -136,107 +156,176 @@ def _under(mesh: Any, fn: Callable) -> Callable:
     return call
 
 
+def abstract_batch(batch_size: int, seq_len: int, mesh: Any) -> Batch:
+    """Shapes, dtypes and shardings of a batch on `mesh`."""
+    sharding = parallel.batch_sharding(mesh)
+
+    def column(dtype) -> Any:
+        return jax.ShapeDtypeStruct((batch_size, seq_len), dtype, sharding=sharding)
+
+    return Batch(*[column(jnp.int32)] * 4, *[column(jnp.float32)] * 2)
+
+
 def train_step(
     before: state.TrainState,
-    batch: loss.DeviceBatch,
+    batch: Batch,
     lr: Float[Array, ""],
+    frozen: Frozen = {},
     *,
-    exp: config.Experiment,
+    cfg: StepConfig,
 ) -> tuple[state.TrainState, Metrics]:
     """One update. `lr` is the peak rate; the schedule multiplies it by its own shape."""
-    optimizer = optimizers.make(exp, lr=lr)
-    grads, sums, max_logits = gradients(before.params, before.router_bias, batch, exp)
+    optimizer = cfg.make_optimizer(lr)
+    grads, seen, load = gradients(before.weights, batch, frozen, cfg)
+    max_logits, loss = seen.maxima["max_logits"], seen.sums["loss"]
+    params = before.weights.params
     with jax.named_scope("optimizer"):
         updates, opt_state = optimizer.update(
-            grads, before.opt_state, before.params, max_logits=max_logits, loss=sums["loss"]
+            grads, before.opt_state, params, max_logits=max_logits, loss=loss
         )
-        params = optax.apply_updates(before.params, updates)
-    load = sums.pop("load")
-    bias = model.update_router_bias(before.router_bias, load, exp.train.router_bias_rate)
-    skips = optim.skip_report(opt_state)["consecutive_skips"] if exp.guard.enabled else 0
-    after = state.TrainState(
-        step=before.step + 1,
-        params=params,
-        opt_state=opt_state,
-        router_bias=jnp.where(skips == 0, bias, before.router_bias),
+        params = optax.apply_updates(params, updates)
+    bias = before.weights.buffers["router_bias"]
+    moved_bias = model.update_router_bias(bias, load, cfg.router_bias_rate)
+    skips = optim.skip_report(opt_state)["consecutive_skips"] if cfg.guard.enabled else 0
+    buffers = before.weights.buffers | {"router_bias": jnp.where(skips == 0, moved_bias, bias)}
+    after = state.TrainState(before.step + 1, model.Weights(params, buffers), opt_state)
+    metrics = (
+        seen.sums
+        | seen.maxima
+        | {
+            "max_logit": maxima.keep_nan(max_logits, axis=(0, 1)),
+            "max_vio": jnp.max(model.max_vio(load), initial=0.0),
+            "grad_rms": rms(grads),
+            "update_rms": rms(updates),
+            "lr": cfg.schedule(lr)(optimizers.steps_taken(before.opt_state)),
+        }
     )
-    metrics = sums | {
-        "max_logits": max_logits,
-        "max_logit": maxima.keep_nan(max_logits, axis=(0, 1)),
-        "max_vio": jnp.max(model.max_vio(load), initial=0.0),
-        "grad_rms": rms(grads),
-        "update_rms": rms(updates),
-        "lr": optimizers.schedule(exp, lr)(optimizers.steps_taken(before.opt_state)),
-    }
-    if exp.guard.enabled:
+    if cfg.guard.enabled:
         metrics["consecutive_skips"] = skips
-    if exp.optimizer.name == "muonclip":
-        clipped = optimizers.clip_metrics(opt_state)
-        # A skipped step clips no head; the state still tells of the step before it.
-        metrics["clip_count"] = jnp.where(skips == 0, clipped["clip_count"], 0)
-        metrics["min_gamma"] = jnp.where(skips == 0, clipped["min_gamma"], 1.0)
-    return after, metrics
+    return after, metrics | optimizers.report(cfg.optimizer.name, opt_state, skips != 0)
 
 
-def gradients(params: Any, router_bias: Array, batch: loss.DeviceBatch, exp: config.Experiment):
-    """Gradients over the whole batch, micro-batch by micro-batch.
+def gradients(
+    weights: model.Weights, batch: Batch, frozen: Frozen, cfg: StepConfig
+) -> tuple[Any, Seen, Array]:
+    """Gradients over the whole batch, micro-batch by micro-batch; and each expert's tokens.
 
-    Sums add up over micro-batches; max logits are maximised.
+    Sums add up over micro-batches; the largest of maxima counts.
     """
-    parts = exp.train.accumulation_steps
-    num_tokens = jnp.maximum(jnp.sum(batch.loss_mask), 1.0)
-    grad_fn = jax.grad(loss.training_loss, has_aux=True)
+    num_micro = int(cfg.execution.accumulation_steps)
+    totals = cfg.objective.totals(batch)
+    grad_fn = jax.grad(micro_loss, has_aux=True)
 
-    def micro(part):
-        grads, aux = grad_fn(params, router_bias, part, 1.0 / parts, num_tokens, exp)
-        return (grads, aux["sums"]), aux["max_logits"]
+    def micro(part: Batch):
+        grads, (seen, load) = grad_fn(
+            weights.params, weights.buffers, part, frozen, totals, 1.0 / num_micro, cfg
+        )
+        return (grads, seen.sums, load), seen.maxima
 
-    if parts == 1:
-        (grads, sums), max_logits = micro(batch)
-        return grads, sums, max_logits
+    if num_micro == 1:
+        (grads, sums, load), maxima = micro(batch)
+        return grads, Seen(sums, maxima), load
 
-    def split(x):  # every parts-th row, so that each device keeps its own rows
-        return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+    def split(x):  # every num_micro-th row, so that each device keeps its own rows
+        return jnp.moveaxis(x.reshape(x.shape[0] // num_micro, num_micro, *x.shape[1:]), 1, 0)
 
     def body(carry, part):
-        added, highest = micro(part)
+        added, largest = micro(part)
         return (
             jax.tree.map(jnp.add, carry[0], added),
-            jnp.maximum(carry[1], highest),
+            jax.tree.map(jnp.maximum, carry[1], largest),
         ), None
 
     split_batch = jax.tree.map(split, batch)
     shapes = jax.eval_shape(micro, jax.tree.map(lambda x: x[0], split_batch))
     start = (
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[0]),
-        jnp.full(shapes[1].shape, -jnp.inf),
+        jax.tree.map(lambda x: jnp.full(x.shape, -jnp.inf, x.dtype), shapes[1]),
     )
-    ((grads, sums), max_logits), _ = jax.lax.scan(body, start, split_batch)
-    return grads, sums, max_logits
+    ((grads, sums, load), maxima), _ = jax.lax.scan(body, start, split_batch)
+    return grads, Seen(sums, maxima), load
+
+
+def micro_loss(
+    params: Any,
+    buffers: Any,
+    batch: Batch,
+    frozen: Frozen,
+    totals: Any,
+    share: float,
+    cfg: StepConfig,
+) -> tuple[Float[Array, ""], tuple[Seen, Array]]:
+    """The part of the batch's loss that comes from one micro-batch, what was seen, expert loads.
+
+    `totals` are of the whole batch and `share` is the micro-batch's share of its sequences, so that
+    losses, gradients and sums add up to those of the whole batch.
+    """
+    weights, objective = model.Weights(params, buffers), cfg.objective
+    hidden_BSD, aux = model.hidden_states(cfg.model, weights, batch.inputs, cfg.execution)
+    of_head = functools.partial(
+        head.losses,
+        cfg.model,
+        params,
+        targets_BS=batch.targets,
+        z_weight=objective.z_weight,
+        chunk_tokens=chunk_tokens(cfg.execution),
+    )
+    logp_BS = None
+    if objective.needs_logp:
+        counted = jax.lax.stop_gradient(hidden_BSD)
+        _, nll_BS, _ = of_head(hidden_BSD=counted, weights_BS=batch.loss_mask)
+        logp_BS = -nll_BS
+    logp_of_frozen = {
+        name: log_probabilities(one, batch, cfg=cfg.model, execution=cfg.execution)
+        for name, one in frozen.items()
+    }
+    w_BS = objective.coefficients(logp_BS, batch, totals, logp_of_frozen)
+    loss, nll_BS, logz_BS = of_head(hidden_BSD=hidden_BSD, weights_BS=jax.lax.stop_gradient(w_BS))
+    seen = objective.seen(-nll_BS, logz_BS, batch, totals, logp_of_frozen)
+    balance_loss = aux.balance_loss * share
+    sums = seen.sums | {"balance_loss": balance_loss}
+    maxima = seen.maxima | {"max_logits": aux.max_logits}
+    total = loss + cfg.balance_loss_weight * balance_loss
+    return total, (Seen(sums, maxima), aux.expert_load)
+
+
+def chunk_tokens(execution: config.ExecutionConfig) -> int:
+    """Tokens whose logits a device forms at a time."""
+    chosen = execution.loss_chunk_tokens
+    return 4096 if chosen == "auto" else chosen
 
 
 def evaluate_batch(
-    params: Any,
-    router_bias: Array,
-    batch: loss.DeviceBatch,
+    weights: model.Weights,
+    batch: Batch,
     *,
     cfg: config.ModelConfig,
-    chunk_tokens: int,
+    execution: config.ExecutionConfig,
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Nats and UTF-8 bytes of each sequence's targets."""
-    hidden, _ = model.hidden_states(
-        cfg, params, router_bias, batch.tokens, batch.positions, batch.segment_ids
-    )
-    _, nll, _ = head.losses(
+    logp_BS = log_probabilities(weights, batch, cfg=cfg, execution=execution)
+    return jnp.sum(-logp_BS * batch.loss_mask, axis=1), jnp.sum(batch.target_bytes, axis=1)
+
+
+def log_probabilities(
+    weights: model.Weights,
+    batch: Batch,
+    *,
+    cfg: config.ModelConfig,
+    execution: config.ExecutionConfig,
+) -> Float[Array, "B S"]:
+    """Of every target, without gradient."""
+    hidden_BSD, _ = model.hidden_states(cfg, weights, batch.inputs, execution)
+    _, nll_BS, _ = head.losses(
         cfg,
-        params,
-        hidden,
+        weights.params,
+        jax.lax.stop_gradient(hidden_BSD),
         batch.targets,
         batch.loss_mask,
         z_weight=0.0,
-        chunk_tokens=chunk_tokens,
+        chunk_tokens=chunk_tokens(execution),
     )
-    return jnp.sum(nll * batch.loss_mask, axis=1), jnp.sum(batch.target_bytes, axis=1)
+    return -nll_BS
 
 
 def rms(tree: Any) -> Float[Array, ""]:

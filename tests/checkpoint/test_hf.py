@@ -11,7 +11,7 @@ import parity_cases
 import pytest
 
 from kanana_jax import convert
-from kanana_jax.checkpoint import hf, hf_config, hf_names
+from kanana_jax.weights import hf, hf_config, hf_names
 
 ROUND_TRIPS = {
     "q_lora_groups_yarn": (parity_cases.CASES["like_deepseek"], ml_dtypes.bfloat16),

@@ -8,7 +8,8 @@ import numpy as np
 import parity_cases
 import pytest
 
-from kanana_jax.checkpoint import CheckpointError, hf, hf_config, native
+from kanana_jax.checkpoint import CheckpointError
+from kanana_jax.weights import hf, hf_config, native
 
 FIELDS = parity_cases.CASES["yarn"]
 WEIGHTS = hf_folder.tensors(FIELDS)

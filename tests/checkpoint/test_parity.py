@@ -12,7 +12,7 @@ import parity_cases
 import pytest
 
 from kanana_jax import model
-from kanana_jax.checkpoint import hf, native
+from kanana_jax.weights import hf, native
 
 # These turn every switch once; the rest vary them one at a time.
 FAST = {"half_rotary_q_lora_yarn", "like_deepseek", "tied", "raw_weights", "all_moe", "yarn_mscale"}

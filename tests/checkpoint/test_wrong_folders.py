@@ -12,7 +12,8 @@ import parity_cases
 import pytest
 from hypothesis import strategies as st
 
-from kanana_jax.checkpoint import CheckpointError, hf, native
+from kanana_jax.checkpoint import CheckpointError
+from kanana_jax.weights import hf, native
 
 FIELDS = parity_cases.CASES["like_deepseek"] | {
     "num_hidden_layers": 2,

@@ -11,7 +11,7 @@ import numpy as np
 import small_decoder
 import uvicorn
 
-from kanana_jax.checkpoint import native
+from kanana_jax.weights import native
 from kanana_jax.generate import serve
 
 NUM_ROWS, LENGTH = 8, 64

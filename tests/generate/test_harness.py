@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kanana_jax import generate
-from kanana_jax.generate import scoring
+from kanana_jax.evaluate import scoring
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -55,7 +55,7 @@ def results(tmp_path_factory):
     for name, fields in TASKS.items():
         task = {"task": name, "dataset_path": "json", "dataset_kwargs": data, "test_split": "test"}
         (folder / f"{name}.yaml").write_text(json.dumps(task | fields))  # JSON is YAML
-    command = [python, "-m", "kanana_jax.generate.harness", "run", "--model", "kanana_jax"]
+    command = [python, "-m", "kanana_jax.evaluate.harness", "run", "--model", "kanana_jax"]
     command += ["--model_args", f"checkpoint={TRAINED},dtype=float32,length=64"]
     command += ["--tasks", ",".join(TASKS), "--include_path", folder, "--batch_size", "2"]
     command += ["--output_path", folder / "out", "--log_samples"]

@@ -14,7 +14,7 @@ from tokenizers import processors
 from kanana_jax import convert, generate
 from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.data import tokenizer
-from kanana_jax.generate import scoring
+from kanana_jax.evaluate import scoring
 
 sys.path.append(str(Path(__file__).parents[1] / "checkpoint"))
 

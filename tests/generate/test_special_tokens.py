@@ -10,7 +10,8 @@ import tokenizers
 from hypothesis import strategies as st
 from tokenizers import models, processors
 
-from kanana_jax.checkpoint import CheckpointError, run_folder
+from kanana_jax.checkpoint import CheckpointError
+from kanana_jax.weights import run_folder
 from kanana_jax.data import tokenizer
 from kanana_jax.generate import chat, special_tokens
 from kanana_jax.generate.special_tokens import SpecialTokens

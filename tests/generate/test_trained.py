@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kanana_jax import convert, generate
-from kanana_jax.checkpoint import hf_files
+from kanana_jax.weights import hf_files
 
 HERE = Path(__file__).parent
 EXPORTED = HERE / "trained"

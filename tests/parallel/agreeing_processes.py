@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from kanana_jax import checkpoint, config, parallel
 from kanana_jax.checkpoint import shards
-from kanana_jax.train import lock
+from kanana_jax.workdir import lock
 
 
 def _message(fn) -> str:

@@ -8,7 +8,8 @@ import object_store
 import pytest
 
 from kanana_jax import convert, main
-from kanana_jax.checkpoint import native, objects, places
+from kanana_jax.weights import native
+from kanana_jax.checkpoint import objects, places
 from kanana_jax.report import metrics
 from kanana_jax.train import compare
 

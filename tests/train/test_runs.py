@@ -11,7 +11,8 @@ import pytest
 
 from kanana_jax import config
 from kanana_jax.report import progress
-from kanana_jax.train import run_record, runs
+from kanana_jax.workdir import run_record
+from kanana_jax.train import runs
 
 
 def _arms(*names, edits=()):

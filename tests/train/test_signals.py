@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from kanana_jax.train import signals
+from kanana_jax.workdir import signals
 
 
 @pytest.fixture(autouse=True)

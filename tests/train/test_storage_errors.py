@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from kanana_jax.train import storage
+from kanana_jax.workdir import storage
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])

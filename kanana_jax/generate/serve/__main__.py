@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 
-from kanana_jax import extras, paths
+from kanana_jax import extras
+from kanana_jax.config import paths
 from kanana_jax.generate import command, decoder, serve
 
 with extras.needed("train", "serve"):

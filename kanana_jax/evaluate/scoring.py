@@ -34,7 +34,7 @@ class Scorer:
         self.length = length
         self._loaded, self.num_rows, self._chunk = loaded, num_rows, chunk
         with decoder.on_mesh(loaded.mesh):
-            self._cache = decoder.init_cache(loaded.cfg, num_rows, length)
+            self._cache = decoder.init_cache(loaded.cfg, loaded.execution, num_rows, length)
 
     def score(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Score]]:
         """(place in `pairs`, its score), as they are found: long ones first.
@@ -67,6 +67,7 @@ class Scorer:
             with decoder.on_mesh(self._loaded.mesh):
                 logprob_BS, best_BS, self._cache = decoder.score(
                     self._loaded.cfg,
+                    self._loaded.execution,
                     self._loaded.weights,
                     self._cache,
                     inputs_BS,

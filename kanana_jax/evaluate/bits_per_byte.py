@@ -1,4 +1,4 @@
-"""Bits per byte of text, source by source: python -m kanana_jax.generate.bits_per_byte.
+"""Bits per byte of text, source by source: python -m kanana_jax.evaluate.bits_per_byte.
 
     bits per byte = -sum log2 p(token | document before it) / UTF-8 bytes of the documents
 
@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from kanana_jax import config, generate
 from kanana_jax.data import sources
-from kanana_jax.generate import command, scoring
+from kanana_jax.generate import command
+from kanana_jax.evaluate import scoring
 
 # Pairs sorted and scored together, for each row: more waste less padding and take more memory.
 _PAIRS_PER_ROW = 16
@@ -92,7 +93,7 @@ def _show(name: str, total: Total) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.model_parser("kanana_jax.generate.bits_per_byte")
+    parser = command.model_parser("kanana_jax.evaluate.bits_per_byte")
     parser.add_argument("--path", action="append", required=True, help="a source; may be repeated")
     parser.add_argument("--text-field", default="text", help="of JSON, Parquet and Arrow")
     parser.add_argument("--max-bytes", type=int, default=0, help="of each source; 0: all")

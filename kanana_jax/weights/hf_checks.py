@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanana_jax import config
-from kanana_jax.checkpoint import hf_config, hf_files, hf_names
+from kanana_jax.weights import hf_config, hf_files, hf_names
 from kanana_jax.checkpoint.errors import CheckpointError, shown, some
 
 BLOCK = 128

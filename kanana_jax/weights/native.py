@@ -1,6 +1,7 @@
 """A model to start from: Orbax parameters and router bias, config.json, tokenizer files.
 
-    DIR/config.json     {"model": ModelConfig, "hugging_face": fields kept for an export}
+    DIR/config.json     {"model": ModelConfig, "compute_dtype": what it was trained in,
+                         "hugging_face": fields kept for an export}
     DIR/weights/        Orbax: {"params": ..., "router_bias": ...}
 
 Leaves are written part by part, one zarr chunk each, so that neither writing nor reading needs a
@@ -25,7 +26,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from kanana_jax import config, model
-from kanana_jax.checkpoint import hf_files
+from kanana_jax.weights import hf_files
 from kanana_jax.checkpoint.errors import CheckpointError, first_line
 
 CONFIG_NAME = "config.json"
@@ -50,6 +51,7 @@ class Description(NamedTuple):
 
     cfg: config.ModelConfig
     extra: dict[str, Any]  # fields of a Hugging Face config.json that the model does not read
+    compute_dtype: str = "bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +123,16 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def write(directory: Path, what: Description, weights: Any) -> None:
-    """Writes weights {"params", "router_bias"}, a tree of `Streamed`, and config.json."""
+    """Writes `weights`, a tree as `stored` makes it with leaves `Streamed`, and config.json."""
     registry = ocp.type_handlers.create_type_handler_registry((Streamed, _StreamedHandler()))
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(directory.absolute() / _WEIGHTS, args=ocp.args.PyTreeSave(weights))
-    content = {"model": dataclasses.asdict(what.cfg), "hugging_face": what.extra}
+    content = {
+        "model": dataclasses.asdict(what.cfg),
+        "compute_dtype": what.compute_dtype,
+        "hugging_face": what.extra,
+    }
     (directory / CONFIG_NAME).write_text(json.dumps(content, indent=2))
 
 
@@ -143,19 +149,40 @@ def streamed(x: Any) -> Streamed:
 def read_description(directory: Path) -> Description:
     path = directory / CONFIG_NAME
     content = hf_files.read_json(path)
-    cfg = model_config(content, path)
+    cfg, compute_dtype = model_config(content, path)
     if not isinstance(content.get("hugging_face"), dict):
         raise CheckpointError(f"{path} is of no model folder; {_MAKE_ONE}")
-    return Description(cfg, content["hugging_face"])
+    return Description(cfg, content["hugging_face"], compute_dtype)
 
 
-def model_config(content: dict[str, Any], path: Path) -> config.ModelConfig:
-    """The inverse of `dataclasses.asdict`, of the "model" in `content`, read from `path`."""
+def stored(weights: model.Weights) -> dict[str, Any]:
+    """The tree of weights as files have it: "params" beside each buffer."""
+    return {"params": weights.params, **weights.buffers}
+
+
+def _revived(tree: dict[str, Any]) -> model.Weights:
+    return model.Weights(tree["params"], {k: v for k, v in tree.items() if k != "params"})
+
+
+# Where these stood before they had a group of their own.
+_FORMER_EXECUTION = (
+    "compute_dtype",
+    "remat",
+    "scan_layers",
+    "attention_implementation",
+    "grouped_matmul_implementation",
+    "expert_exchange",
+    "deterministic",
+)
+
+
+def model_config(content: dict[str, Any], path: Path) -> tuple[config.ModelConfig, str]:
+    """The "model" in `content`, read from `path`, and the dtype that it was trained in."""
     try:
         values = dict(content["model"])
-        if values["yarn"] is not None:
-            values["yarn"] = config.YarnConfig(**values["yarn"])
-        return config.ModelConfig(**values)
+        former = {name: values.pop(name, None) for name in _FORMER_EXECUTION}
+        dtype = content.get("compute_dtype") or content.get("execution", former)["compute_dtype"]
+        return config.from_json(config.ModelConfig, values), dtype or "bfloat16"
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} describes no model of this version ({error}); {_MAKE_ONE}"
@@ -177,21 +204,18 @@ def part_reader(directory: Path) -> Callable[[str], ts.TensorStore]:
     return open_leaf
 
 
-def abstract(cfg: config.ModelConfig, dtype: Any, shardings: Any = None) -> Any:
-    """Shapes of {"params", "router_bias"}; `shardings` has that structure.
+def abstract(cfg: config.ModelConfig, dtype: Any, shardings: Any = None) -> model.Weights:
+    """Shapes of the weights; `shardings` has their structure.
 
     Norms, routers and their bias are float32 whatever `dtype`, as the model computes with them.
     """
-    shapes = {
-        "params": jax.eval_shape(lambda: model.init(cfg, jax.random.key(0))),
-        "router_bias": jax.eval_shape(lambda: model.init_router_bias(cfg)),
-    }
+    shapes = jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))
     narrow = jax.tree.map(
         lambda spec: dtype if spec.role not in ("norm", "router") else jnp.float32,
         model.describe(cfg),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )
-    dtypes = {"params": narrow, "router_bias": jnp.float32}
+    dtypes = model.Weights(narrow, jax.tree.map(lambda x: x.dtype, shapes.buffers))
     if shardings is None:
         one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shardings = jax.tree.map(lambda _: one, shapes)
@@ -203,13 +227,13 @@ def abstract(cfg: config.ModelConfig, dtype: Any, shardings: Any = None) -> Any:
     )
 
 
-def restore(directory: Path, like: Any) -> Any:
-    """{"params", "router_bias"} with the shapes, dtypes and shardings of `like`."""
-    weights = directory.absolute() / _WEIGHTS
+def restore(directory: Path, like: model.Weights) -> model.Weights:
+    """The weights with the shapes, dtypes and shardings of `like`."""
+    weights, wanted = directory.absolute() / _WEIGHTS, stored(like)
     if not weights.is_dir():
         raise CheckpointError(f"expected Orbax weights in {weights}, which does not exist")
     open_leaf = part_reader(directory)
-    for key, x in jax.tree_util.tree_flatten_with_path(like)[0]:
+    for key, x in jax.tree_util.tree_flatten_with_path(wanted)[0]:
         path = jax.tree_util.keystr(key, simple=True, separator="/")
         got = tuple(open_leaf(path).shape)
         if got != x.shape:
@@ -218,7 +242,7 @@ def restore(directory: Path, like: Any) -> Any:
                 "config.json and weights are of different models"
             )
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(weights, like)
+        return _revived(checkpointer.restore(weights, wanted))
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

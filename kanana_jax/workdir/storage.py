@@ -5,16 +5,20 @@ In between training goes on without it; see checkpoint.Checkpoints and report.me
 
 import contextlib
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from kanana_jax import checkpoint, config, paths
+from kanana_jax import checkpoint
+from kanana_jax.config import paths
+from kanana_jax.errors import UserError
 
 _REFUSALS = {*paths.DISK_ERRORS, errno.EACCES, errno.EPERM}
 
 
-class StorageError(RuntimeError):
+class StorageError(UserError, RuntimeError):
     """What a run must leave behind could not be written; running it again finishes it."""
+
+    exit_code = 4
 
 
 @contextlib.contextmanager
@@ -44,10 +48,8 @@ def expect_workdir(workdir: Path) -> Path:
     return folder
 
 
-def expect_folders(exps: Sequence[config.Experiment]) -> None:
-    """Raises ConfigError unless runs can write where their settings say."""
-    places = [("data.cache_dir", exp.data.cache_dir) for exp in exps]
-    places += [("train.checkpoint_dir", exp.train.checkpoint_dir) for exp in exps]
+def expect_folders(places: Iterable[tuple[str, str]]) -> None:
+    """Raises ConfigError unless one can write where settings say: pairs of a setting and a place."""
     for name, place in dict.fromkeys(places):
         if place and not paths.is_remote(place):
             with needed(Path(place)):

@@ -14,10 +14,12 @@ import typing
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
+from kanana_jax.errors import UserError
+
 _SHOWN_CHARS = 60  # of one value in a message
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A setting that cannot be used; the message says what was expected."""
 
 
@@ -46,8 +48,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
             value = constraint(value, name)
         return value
     if origin in (types.UnionType, typing.Union):
-        (inner,) = (arg for arg in args if arg is not type(None))
-        return None if value is None else _read(inner, value, name)
+        return _read_any_of(args, value, name)
     if origin is Literal:
         if not isinstance(value, str) or value not in args:
             raise ConfigError(f"{name} must be one of {', '.join(args)}; got {shown(value)}")
@@ -61,6 +62,17 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     if origin is tuple:
         return tuple(_read(args[0], one, f"{name}[{i}]") for i, one in enumerate(value))
     return value
+
+
+def _read_any_of(kinds: tuple, value: Any, name: str) -> Any:
+    """Of an optional setting, or of one that may also be one of some words."""
+    if value is None and type(None) in kinds:
+        return None
+    words = [kind for kind in kinds if typing.get_origin(kind) is Literal]
+    if value in [word for kind in words for word in typing.get_args(kind)]:
+        return value
+    (inner,) = (kind for kind in kinds if kind is not type(None) and kind not in words)
+    return _read(inner, value, name)
 
 
 def _is_a(value: Any, kind: type) -> bool:

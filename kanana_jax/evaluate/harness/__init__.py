@@ -1,6 +1,6 @@
 """The model class for EleutherAI's lm-evaluation-harness (extra `evaluate`).
 
-    python -m kanana_jax.generate.harness run --model kanana_jax \
+    python -m kanana_jax.evaluate.harness run --model kanana_jax \
         --model_args checkpoint=DIR,length=4096 --batch_size 16 --tasks hellaswag
 
 The harness knows models that register themselves when they are imported; importing this module
@@ -10,7 +10,8 @@ does that, and the command is the harness's own with this import before it.
 from typing import Any
 
 from kanana_jax import extras, generate
-from kanana_jax.generate import chat, neutral, scoring
+from kanana_jax.generate import chat, neutral
+from kanana_jax.evaluate import scoring
 
 # The harness lives in an environment of its own.
 with extras.needed("train", "evaluate"):

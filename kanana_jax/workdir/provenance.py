@@ -1,6 +1,5 @@
 """What a run directory says about how it was made: config.json, data.json and sessions.jsonl."""
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -20,23 +19,30 @@ from kanana_jax.report import progress
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorstore", "numpy")
 
 
-def check(workdir: Path, exp: config.Experiment) -> list[str]:
-    """The settings in which `exp` differs from the run in `workdir`, all in `resume.allow`.
+def check(workdir: Path, wanted: dict[str, Any], allow: tuple[str, ...]) -> list[str]:
+    """The settings in which `wanted` differs from what ran in `workdir`, all allowed to.
 
-    Raises ConfigError when there are others. Writes nothing.
+    `wanted` is the JSON form of a job's configuration; `allow` names settings or groups. Raises
+    ConfigError when others differ. Writes nothing.
     """
     path = workdir / "config.json"
     if not path.exists():
         return []
     saved = json.loads(path.read_text())
-    wanted = json.loads(config.to_json(exp))
-    if exp.model.vocab_size == 0:  # filled in from the tokenizer when the run began
+    if "execution" in wanted and "execution" not in saved:
+        raise config.ConfigError(
+            f"{workdir} holds a run of an earlier version, which this one cannot continue; choose "
+            "another --workdir, or turn its weights into a model folder with python -m "
+            f"kanana_jax.convert --from-run={workdir}/run and start from that by train.init_from"
+        )
+    wanted = json.loads(json.dumps(wanted))  # lists for tuples, as in the file
+    if wanted.get("model", {}).get("vocab_size") == 0:  # the tokenizer's, known since it began
         wanted["model"]["vocab_size"] = saved["model"]["vocab_size"]
     lines = config.diff(saved | {"resume": None}, wanted | {"resume": None})
-    refused = [line for line in lines if not is_allowed(line.partition(":")[0], exp.resume.allow)]
+    refused = [line for line in lines if not is_allowed(line.partition(":")[0], allow)]
     if refused:
         # Of a setting that this version has no more, the group can be named.
-        known = (config.known_part(line.partition(":")[0]) for line in refused)
+        known = (_known_part(line.partition(":")[0], wanted) for line in refused)
         paths = ",".join(dict.fromkeys(path for path in known if path))
         raise config.ConfigError(
             f"{workdir} holds a run of another configuration ({'; '.join(refused)}); choose "
@@ -46,12 +52,24 @@ def check(workdir: Path, exp: config.Experiment) -> list[str]:
     return lines
 
 
+def _known_part(path: str, settings: dict[str, Any]) -> str:
+    """The setting at `path`, or the innermost group around it that there is; else ""."""
+    found: list[str] = []
+    for name in path.split("."):
+        if not isinstance(settings, dict) or name not in settings:
+            break
+        found, settings = [*found, name], settings[name]
+    return ".".join(found)
+
+
 def is_allowed(path: str, allow: tuple[str, ...]) -> bool:
     """Whether `resume.allow` names the setting at `path`, or a group that it is in."""
     return any(path == one or path.startswith(f"{one}.") for one in allow)
 
 
-def check_data(workdir: Path, exp: config.Experiment, fingerprint: str, key="fingerprint") -> None:
+def check_data(
+    workdir: Path, allow: tuple[str, ...], fingerprint: str, key: str = "fingerprint"
+) -> None:
     """Raises ConfigError when the run in `workdir` was begun with other tokens.
 
     With the key "text", `fingerprint` is of the text, which is known before there are tokens.
@@ -59,7 +77,7 @@ def check_data(workdir: Path, exp: config.Experiment, fingerprint: str, key="fin
     path = workdir / "data.json"
     saved = json.loads(path.read_text()) if path.exists() else {}
     begun_with = saved.get(key, fingerprint)  # older runs do not have "text"
-    if begun_with != fingerprint and not is_allowed("data.paths", exp.resume.allow):
+    if begun_with != fingerprint and not is_allowed("data.paths", allow):
         raise config.ConfigError(
             f"{workdir} was begun with data of {key} {begun_with}, got {fingerprint}: the "
             "text of data.paths or the tokenizer has changed; restore it, choose another "
@@ -69,7 +87,7 @@ def check_data(workdir: Path, exp: config.Experiment, fingerprint: str, key="fin
 
 def write(
     workdir: Path,
-    exp: config.Experiment,
+    content: dict[str, Any],
     fingerprint: str = "",
     text: str = "",
     num_skipped: int = 0,
@@ -81,7 +99,7 @@ def write(
     One that only makes the report of what others trained is not named beside them.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(workdir / "config.json", config.to_json(exp))
+    write_whole(workdir / "config.json", json.dumps(content, indent=2))
     identity = {"fingerprint": fingerprint, "text": text}
     known = {key: value for key, value in identity.items() if value}
     write_whole(workdir / "data.json", json.dumps(known | {"skipped_lines": num_skipped}))
@@ -179,16 +197,3 @@ def _installed_commit(package: Path) -> str:
         return ""  # another copy than the one that runs
     origin = json.loads(installed.read_text("direct_url.json") or "{}")
     return origin.get("vcs_info", {}).get("commit_id", "")[:12]
-
-
-def with_vocab(exp: config.Experiment, vocab_size: int) -> config.Experiment:
-    """Fills in the tokenizer's vocabulary size, or checks it against the model's."""
-    if exp.model.vocab_size == 0:
-        model = dataclasses.replace(exp.model, vocab_size=vocab_size)
-        return dataclasses.replace(exp, model=model)
-    if exp.model.vocab_size < vocab_size:
-        raise config.ConfigError(
-            f"model.vocab_size = {exp.model.vocab_size} is smaller than the tokenizer's "
-            f"{vocab_size}; raise it, or set it to 0 to take the tokenizer's"
-        )
-    return exp

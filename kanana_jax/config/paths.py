@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanana_jax.fields import ConfigError, shown
+from kanana_jax.config.fields import ConfigError, shown
 
 _MAX_NAME_BYTES = 255  # of one file or folder, on every common file system
 _MAX_PATH_BYTES = 3000  # of 4096 on Linux; our own names come below it

@@ -2,7 +2,7 @@
 
 from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
-from kanana_jax.generate import harness
+from kanana_jax.evaluate import harness
 
 if __name__ == "__main__":
     assert harness.KananaJax  # registered by the import

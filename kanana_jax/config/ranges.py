@@ -3,10 +3,11 @@
 width: Width        share: Annotated[float, Range(0.0, 1.0, "of the peak")]
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from kanana_jax.fields import ConfigError, shown
+from kanana_jax.config.fields import ConfigError, shown
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,12 @@ Epsilon = Annotated[float, Range(1e-30, 1.0, "less is 0 in float32, and more dro
 Decay = Annotated[float, Range(0.0, 0.999999, "what is nearer to 1 is 1 in a float32 average")]
 LossWeight = Annotated[float, Range(0.0, 1e3, "more drowns the loss of the text")]
 Factor = Annotated[float, Range(1e-6, 1e6, "float32 holds it and its products")]
+
+
+def expect_int32(what: str, *numbers: int) -> None:
+    """Raises ConfigError unless the product of `numbers` fits."""
+    if math.prod(numbers) > INT32_MAX:
+        raise ConfigError(
+            f"{what} must be at most {INT32_MAX}, for it is counted in int32; got "
+            f"{' x '.join(map(str, numbers))}"
+        )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kanana_jax import config
-from kanana_jax.checkpoint import hf, hf_files, hf_names, native
+from kanana_jax.weights import hf, hf_files, hf_names, native
 
 
 class Source(NamedTuple):
@@ -18,6 +18,7 @@ class Source(NamedTuple):
     """
 
     cfg: config.ModelConfig
+    compute_dtype: str
     extra: dict[str, Any]  # fields of a Hugging Face config.json that the model does not read
     read: Callable[[str, int | None], np.ndarray]
 
@@ -29,7 +30,7 @@ def open_source(directory: Path) -> Source:
     """
     if {"architectures", "model_type"} & hf_files.read_json(directory / native.CONFIG_NAME).keys():
         opened = hf.open_directory(directory)
-        return Source(opened.cfg, opened.extra, opened.read_layer)
+        return Source(opened.cfg, "bfloat16", opened.extra, opened.read_layer)
     what = native.read_description(directory)
     open_leaf = native.part_reader(directory)
     leaves = hf_names.leaves(what.cfg)
@@ -40,4 +41,4 @@ def open_source(directory: Path) -> Source:
         part = arrays[path] if layer is None else arrays[path][layer]
         return np.asarray(part.read().result())
 
-    return Source(what.cfg, what.extra, read)
+    return Source(what.cfg, what.compute_dtype, what.extra, read)

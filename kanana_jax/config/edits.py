@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from kanana_jax.fields import ConfigError, cut, nearest, shown, some
+from kanana_jax.config.fields import ConfigError, cut, nearest, shown, some
 
 
 def edit(config: Any, edits: Iterable[str]) -> Any:
@@ -69,9 +69,12 @@ def _parse(kind: Any, text: str, path: str) -> Any:
             raise ConfigError(f"{path} must be one of {', '.join(args)}; got {shown(text)}")
         return text
     if origin in (types.UnionType, typing.Union):
-        if text.lower() in ("none", "null"):
+        if type(None) in args and text.lower() in ("none", "null"):
             return None
-        (inner,) = (arg for arg in args if arg is not type(None))
+        words = [arg for arg in args if typing.get_origin(arg) is Literal]
+        if any(text in typing.get_args(word) for word in words):
+            return text
+        (inner,) = (arg for arg in args if arg is not type(None) and arg not in words)
         return _parse(inner, text, path)
     if origin is tuple:
         if text[0] == "[" and text[-1] == "]":
@@ -112,3 +115,30 @@ def diff(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str
         elif before != after:
             lines.append(f"{path}: {cut(str(before))} -> {cut(str(after))}")
     return lines
+
+
+def from_json(kind: type, content: dict[str, Any]) -> Any:
+    """The dataclass `kind` from what `to_json` made of one; the inverse of `dataclasses.asdict`.
+
+    Raises ConfigError where `content` lacks a setting that has no default, has one that `kind`
+    does not know, or one that does not fit.
+    """
+    kinds = typing.get_type_hints(kind)
+    unknown = sorted(content.keys() - kinds.keys())
+    if unknown:
+        raise ConfigError(f"{kind.__name__} has no {some(unknown)}; it has {some(kinds, 40)}")
+    try:
+        return kind(**{name: _revived(kinds[name], value) for name, value in content.items()})
+    except TypeError as error:
+        raise ConfigError(f"{kind.__name__}: {error}") from None
+
+
+def _revived(kind: Any, value: Any) -> Any:
+    """Dataclasses out of dicts, tuples out of lists."""
+    if isinstance(value, list):
+        (inner, *_) = typing.get_args(kind) or (Any,)
+        return tuple(_revived(inner, one) for one in value)
+    if isinstance(value, dict):
+        inside = [one for one in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(one)]
+        return from_json(inside[0], value) if inside else value
+    return value

@@ -10,7 +10,7 @@ import numpy as np
 
 from kanana_jax import config
 from kanana_jax.report import metrics, progress, statistics
-from kanana_jax.train import events
+from kanana_jax.workdir import events
 
 # Records wait this many steps before they are fetched, so that the device is never waited for.
 _LAG_STEPS = 8

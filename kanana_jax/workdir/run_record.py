@@ -1,6 +1,6 @@
 """What the folder of a run says about it, so that no other run is taken for it or written over it.
 
-run.json       arm, rate, seed and configuration; the tokenizer's file in the working directory
+run.json       axes and configuration; the tokenizer's file in the working directory
 saved.json     the newest step of which a checkpoint was made
 result.json    how it ended
 """
@@ -9,16 +9,38 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kanana_jax import checkpoint, config
-from kanana_jax.report import metrics, results
-from kanana_jax.train import record, runs
+from kanana_jax.report import metrics, progress, results
+from kanana_jax.workdir import provenance
+
+from kanana_jax import checkpoint, config
 
 RUN_NAME, SAVED_NAME = "run.json", "saved.json"
 
 
-def check(one: runs.Run, experiment: str, *, is_changed: bool) -> None:
+class Run(NamedTuple):
+    """One training run: where it lies on the axes of a comparison, its settings, its folder."""
+
+    axes: dict[str, Any]  # "arm", settings by their path, "seed"
+    config: config.TrainingConfig
+    directory: Path
+
+    @property
+    def label(self) -> str:
+        return " ".join(axis_words(name, value) for name, value in self.axes.items())
+
+
+def axis_words(name: str, value: Any) -> str:
+    """A place on an axis for a progress bar or a table: "MuonClip", "lr 0.01", "seed 3"."""
+    if name == "arm":
+        return str(value)
+    shown = progress.rate(value) if isinstance(value, float) else value
+    return f"{name.rpartition('.')[2]} {shown}"
+
+
+def check(one: Run, experiment: str, *, is_changed: bool) -> None:
     """Raises unless what lies in the run's folder and checkpoints is its own, and can go on.
 
     ConfigError when it is another run's or further than `one` shall go; NoUsableCheckpointError
@@ -27,14 +49,14 @@ def check(one: runs.Run, experiment: str, *, is_changed: bool) -> None:
     _check_identity(one)
     if is_finished(one) and not _is_stale(one, is_changed):
         return
-    where = checkpoint.place_of(one.exp.train.checkpoint_dir, experiment, one.directory)
-    newest, last = checkpoint.newest_step(where), one.exp.train.num_steps
+    where = checkpoint.place_of(one.config.train.checkpoint_dir, experiment, one.directory)
+    newest, last = checkpoint.newest_step(where), one.config.train.num_steps
     if newest is not None and newest > last:
         raise config.ConfigError(
             f"train.num_steps = {last} is less than the {newest} steps that {one.directory} has "
             f"done; set at least {newest}, or choose another --workdir"
         )
-    if newest is None and saved_step(one.directory) and not one.exp.resume.restart:
+    if newest is None and saved_step(one.directory) and not one.config.resume.restart:
         raise checkpoint.NoUsableCheckpointError(
             f"{one.directory} was saved at step {saved_step(one.directory)}, and {where} holds no "
             "checkpoint; put its checkpoints back, or train from the first step by "
@@ -42,42 +64,36 @@ def check(one: runs.Run, experiment: str, *, is_changed: bool) -> None:
         )
 
 
-def _check_identity(one: runs.Run) -> None:
-    saved = _read(one.directory / RUN_NAME) or _read(one.directory / results.RESULT_NAME)
-    mine = identity(one)
-    found = {key: saved[key] for key in mine if key in saved}
-    if found and found != mine:
+def _check_identity(one: Run) -> None:
+    found = _read(one.directory / RUN_NAME).get("axes", one.axes)
+    if found != one.axes:
         raise config.ConfigError(
-            f"{one.directory} holds the run of {_shown(found)}, not that of {_shown(mine)}; choose "
-            "another --workdir, or give the arm, rate and seed that it was begun with"
+            f"{one.directory} holds the run of {_shown(found)}, not that of {_shown(one.axes)}; "
+            "choose another --workdir, or give the values that it was begun with"
         )
 
 
-def identity(one: runs.Run) -> dict[str, Any]:
-    return {"arm": one.arm, "lr": one.exp.optimizer.lr, "seed": one.exp.train.seed}
+def _shown(axes: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value!r}" for key, value in axes.items())
 
 
-def _shown(found: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value!r}" for key, value in found.items())
-
-
-def is_finished(one: runs.Run) -> bool:
+def is_finished(one: Run) -> bool:
     return (one.directory / results.RESULT_NAME).exists()
 
 
-def _is_stale(one: runs.Run, is_changed: bool) -> bool:
+def _is_stale(one: Run, is_changed: bool) -> bool:
     """Whether the run was begun with other settings than `one` has."""
     saved = _read(one.directory / RUN_NAME).get("config")
     if saved is None:
         return is_changed
-    return _comparable(saved) != _comparable(json.loads(config.to_json(one.exp)))
+    return _comparable(saved) != _comparable(json.loads(config.to_json(one.config)))
 
 
 def _comparable(content: dict[str, Any]) -> dict[str, Any]:
     return content | {"resume": None}
 
 
-def begin(one: runs.Run, experiment: str, tokenizer: str, *, is_changed: bool) -> None:
+def begin(one: Run, experiment: str, tokenizer: str, *, is_changed: bool) -> None:
     """Makes the folder the run's; what other settings or lost checkpoints left is set aside.
 
     `tokenizer` names its file in the working directory. `is_changed` says that the experiment's
@@ -87,15 +103,16 @@ def begin(one: runs.Run, experiment: str, tokenizer: str, *, is_changed: bool) -
     if _is_stale(one, is_changed):
         _keep_aside(one.directory / metrics.METRICS_NAME, is_moved=False)
         (one.directory / results.RESULT_NAME).unlink(missing_ok=True)
-    where = checkpoint.place_of(one.exp.train.checkpoint_dir, experiment, one.directory)
+    where = checkpoint.place_of(one.config.train.checkpoint_dir, experiment, one.directory)
     if not is_finished(one) and saved_step(one.directory) and not checkpoint.newest_step(where):
         _keep_aside(one.directory / metrics.METRICS_NAME, is_moved=True)
         (one.directory / SAVED_NAME).unlink()
-    content = identity(one) | {
+    content = {
+        "axes": one.axes,
         "tokenizer": tokenizer,
-        "config": json.loads(config.to_json(one.exp)),
+        "config": json.loads(config.to_json(one.config)),
     }
-    record.write_whole(one.directory / RUN_NAME, json.dumps(content, indent=2))
+    provenance.write_whole(one.directory / RUN_NAME, json.dumps(content, indent=2))
 
 
 def _keep_aside(path: Path, *, is_moved: bool) -> None:
@@ -119,7 +136,7 @@ def saved_step(directory: Path) -> int:
 def note_saved(directory: Path, step: int) -> None:
     """Called once a checkpoint exists; a disk that takes no more does not undo it."""
     with contextlib.suppress(OSError):
-        record.write_whole(directory / SAVED_NAME, json.dumps({"step": step}))
+        provenance.write_whole(directory / SAVED_NAME, json.dumps({"step": step}))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kanana_jax.checkpoint import hf_files, manifest, native, owner, places, shards
+from kanana_jax.weights import hf_files, native
+from kanana_jax.checkpoint import manifest, owner, places, shards
 from kanana_jax.checkpoint.errors import CheckpointError, first_line
 from kanana_jax.checkpoint.objects import UnreachableError
 
@@ -20,7 +21,7 @@ def import_run(run: Path, target: Path) -> None:
     """
     workdir = _workdir(run)
     exp, tokenizer = _recorded(run, workdir)
-    cfg = native.model_config(exp, workdir / "config.json")
+    cfg, dtype = native.model_config(exp, workdir / "config.json")
     start = Path(exp["train"]["init_from"])
     extra = native.read_description(start).extra if exp["train"]["init_from"] else {}
     if tokenizer is not None and not tokenizer.is_file():
@@ -32,7 +33,8 @@ def import_run(run: Path, target: Path) -> None:
     except UnreachableError as error:
         raise CheckpointError(str(error)) from error
     with native.new_directory(target) as folder:
-        native.write(folder, native.Description(cfg, extra), jax.tree.map(native.streamed, weights))
+        parts = jax.tree.map(native.streamed, native.stored(weights))
+        native.write(folder, native.Description(cfg, extra, dtype), parts)
         if exp["train"]["init_from"]:
             native.copy_tokenizer(start, folder)
         if tokenizer is not None:
@@ -88,11 +90,12 @@ def _restore(where: str, like: Any) -> Any:
     newest = place.content(finished[step])
     try:
         leaves = manifest.load(newest, step)["leaves"]
-        found = [
-            shards.place(shards.read(newest.below("state"), path, leaves[path], x), x)
-            for path, x in shards.paths(like).items()
-        ]
-        return jax.tree.unflatten(jax.tree.structure(like), found)
+        found = {}
+        for path, x in shards.paths({"weights": like}).items():
+            # Older checkpoints have neither weights nor buffers as groups.
+            name = path if path in leaves else path.rpartition("buffers")[2]
+            found[path] = shards.place(shards.read(newest.below("state"), name, leaves[name], x), x)
+        return jax.tree.unflatten(jax.tree.structure(like), list(found.values()))
     except UnreachableError:
         raise
     except Exception as error:  # damaged files fail in too many ways to list

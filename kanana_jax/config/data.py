@@ -1,0 +1,42 @@
+"""What to train on."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from kanana_jax.config import fields
+from kanana_jax.config.fields import ConfigError
+from kanana_jax.config.paths import Location
+from kanana_jax.config.ranges import Count, Range, Seed, expect_int32
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on. With no paths: the sources and documentation of the running Python."""
+
+    # Files, globs or URLs; each entry is one source of the mixture.
+    paths: tuple[Annotated[str, Location(schemes=None)], ...] = ()
+    # One per path; empty: in proportion to tokens.
+    weights: tuple[Annotated[float, Range(1e-9, 1e9, "sources are drawn by ratio")], ...] = ()
+    text_field: str = "text"  # the key or column of records; a dot leads into one: "message.text"
+    skip_bad_lines: bool = False  # leave out records that cannot be used, and count them
+    # "bytes", "bpe" (trained on the corpus), or a tokenizer.json
+    tokenizer: Annotated[str, Location(schemes=None)] = "bytes"
+    bpe_vocab_size: Annotated[int, Range(258, 2**24, "256 bytes and two special tokens")] = 8192
+    seq_len: Count = 256
+    batch_size: Count = 8  # sequences per optimizer step, over all devices and micro-batches
+    # Share of documents kept for evaluation.
+    heldout_fraction: Annotated[float, Range(1e-9, 1.0, "some on both sides", "[)")] = 0.02
+    # Stop reading a source after this many bytes of text; 0: read all.
+    max_bytes: Annotated[int, Range(0, 2**63 - 1, "bytes of a file")] = 0
+    seed: Seed = 0
+    # Token stores and tokenizers; empty: <workdir>/cache.
+    cache_dir: Annotated[str, Location(may_be_empty=True)] = ""
+
+    def __post_init__(self):
+        fields.check(self, "data")
+        expect_int32("data.batch_size x seq_len", self.batch_size, self.seq_len)
+        if self.weights and len(self.weights) != len(self.paths):
+            raise ConfigError(
+                f"data.weights needs one weight per path: got {len(self.weights)} weights "
+                f"for {len(self.paths)} paths"
+            )

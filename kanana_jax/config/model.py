@@ -1,0 +1,115 @@
+"""The shape of a decoder. How it is computed is `execution`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from kanana_jax.config import fields
+from kanana_jax.config.fields import ConfigError
+from kanana_jax.config.ranges import (
+    Count,
+    CountOrZero,
+    Epsilon,
+    Factor,
+    Range,
+    Rate,
+    Width,
+    WidthOrZero,
+    expect_int32,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class YarnConfig:
+    """YaRN context extension (arXiv:2309.00071), with DeepSeek's two attention factors."""
+
+    factor: Annotated[float, Range(1.0, 1e6, "the context is extended, not shortened")]
+    original_max_positions: Count
+    beta_fast: Factor = 32.0
+    beta_slow: Factor = 1.0
+    mscale: Annotated[float, Range(0.0, 1e3, "it scales logits")] = 1.0
+    mscale_all_dim: Annotated[float, Range(0.0, 1e3, "it scales logits")] = 1.0
+
+    def __post_init__(self):
+        fields.check(self, "model.yarn")
+        if self.beta_fast < self.beta_slow:
+            raise ConfigError(
+                "model.yarn.beta_fast must be at least beta_slow, got "
+                f"{self.beta_fast} and {self.beta_slow}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of a DeepSeek-V3-family decoder: multi-head latent attention and mixture of experts."""
+
+    vocab_size: CountOrZero  # 0: the tokenizer's
+    hidden_size: Width
+    num_layers: Annotated[int, Range(1, 2**16, "no stack is deeper")]
+    num_dense_layers: CountOrZero  # leading layers whose MLP is dense
+    num_heads: Width
+    q_lora_rank: Width | None  # None: queries are projected from the hidden state directly
+    kv_lora_rank: Width
+    qk_nope_head_dim: Width
+    qk_rope_head_dim: Width
+    v_head_dim: Width
+    intermediate_size: Width  # width of the dense layers' MLP
+    moe_intermediate_size: WidthOrZero = 0  # width of one expert
+    num_experts: WidthOrZero = 0
+    num_experts_per_token: WidthOrZero = 0
+    num_shared_experts: WidthOrZero = 0
+    num_expert_groups: Width = 1
+    num_groups_per_token: Width = 1
+    norm_topk_prob: bool = True
+    routed_scaling_factor: Factor = 1.0
+    rope_theta: Annotated[float, Range(1.0, 1e12, "angles shrink from pair to pair", "(]")] = (
+        50_000.0
+    )
+    yarn: YarnConfig | None = None
+    rms_norm_eps: Epsilon = 1e-5
+    zero_centered_gamma: bool = False  # RMSNorm multiplies by 1 + gamma instead of gamma
+    tie_embeddings: bool = False
+    init_std: Rate = 0.02
+
+    def __post_init__(self):
+        fields.check(self, "model")
+        if self.qk_rope_head_dim % 2:
+            raise ConfigError(f"model.qk_rope_head_dim must be even, got {self.qk_rope_head_dim}")
+        if not 0 <= self.num_dense_layers <= self.num_layers:
+            raise ConfigError(
+                f"model.num_dense_layers must lie in [0, num_layers = {self.num_layers}], "
+                f"got {self.num_dense_layers}"
+            )
+        head_dim = max(self.qk_head_dim, self.qk_nope_head_dim + self.v_head_dim)
+        expect_int32("model.num_heads x size of a head", self.num_heads, head_dim)
+        if self.num_moe_layers:
+            self._check_experts()
+
+    def _check_experts(self):
+        for name in ("moe_intermediate_size", "num_experts", "num_experts_per_token"):
+            if not getattr(self, name):
+                raise ConfigError(f"model.{name} must be positive where layers have experts, got 0")
+        expect_int32(
+            "model.num_shared_experts x moe_intermediate_size",
+            self.num_shared_experts,
+            self.moe_intermediate_size,
+        )
+        groups, kept = self.num_expert_groups, self.num_groups_per_token
+        if self.num_experts % groups or not 1 <= kept <= groups:
+            raise ConfigError(
+                f"model.num_expert_groups must divide num_experts = {self.num_experts} and "
+                f"num_groups_per_token must lie in [1, num_expert_groups]; got {groups}, {kept}"
+            )
+        reachable = kept * (self.num_experts // groups)
+        if self.num_experts_per_token > reachable:
+            raise ConfigError(
+                f"model.num_experts_per_token must be at most {reachable}, the experts in groups "
+                f"kept for one token; got {self.num_experts_per_token}"
+            )
+
+    @property
+    def num_moe_layers(self) -> int:
+        return self.num_layers - self.num_dense_layers
+
+    @property
+    def qk_head_dim(self) -> int:
+        return self.qk_nope_head_dim + self.qk_rope_head_dim

@@ -1,0 +1,64 @@
+"""How long to train, how often to look and to save, what to make of steps that go wrong."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from kanana_jax.config import fields
+from kanana_jax.config.paths import Location
+from kanana_jax.config.ranges import Count, CountOrZero, Factor, LossWeight, Range, Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length, losses, and how often to look and save."""
+
+    num_steps: Count = 1000
+    # Folder of a converted model to start from, which then gives the shape.
+    init_from: Annotated[str, Location(may_be_empty=True)] = ""
+    seed: Seed = 0
+    z_loss_weight: LossWeight = 5e-6
+    balance_loss_weight: LossWeight = 1e-4  # sequence-level, arXiv:2412.19437 eq. 17
+    # Step of the auxiliary-loss-free balancing bias.
+    router_bias_rate: Annotated[float, Range(0.0, 1.0, "scores lie in [0, 1]")] = 1e-3
+    eval_interval_steps: Count = 100
+    eval_batches: Count = 8
+    diagnostics_interval_steps: Count = 20  # spectral norms and orthogonality error
+    checkpoint_interval_steps: Count = 100
+    keep_checkpoints: Count = 2
+    # A folder, gs://bucket/prefix or s3://...; empty: the run's folder.
+    checkpoint_dir: Annotated[str, Location(schemes=("gs", "s3"), may_be_empty=True)] = ""
+
+    def __post_init__(self):
+        fields.check(self, "train")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What becomes of steps whose loss, gradient or update cannot be trusted.
+
+    They change no weight. After `max_skips` in a row the run goes back to its last checkpoint and
+    leaves the data of the steps in between out; after `max_rewinds` of these it ends as diverged.
+    """
+
+    enabled: bool = True  # false: the first loss that is not finite ends the run as diverged
+    # Gradient norms of accepted steps by which a spike is judged.
+    window_steps: Annotated[int, Range(1, 10**6, "they are kept on the device")] = 128
+    num_sigmas: Factor = 6.0  # a spike is this far above their mean
+    max_skips: Count = 3
+    max_rewinds: CountOrZero = 3
+    # An event when a max attention logit passes it.
+    max_logit_alarm: Annotated[float, Range(1e-30, 1e30, "float32 holds it")] = 1000.0
+
+    def __post_init__(self):
+        fields.check(self, "guard")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeConfig:
+    """Continuing a run with other settings than it was begun with."""
+
+    allow: tuple[str, ...] = ()  # settings or groups that may differ, e.g. train.num_steps,mesh
+    restart: bool = False  # from the first step, where the checkpoints that were made are gone
+
+    def __post_init__(self):
+        fields.check(self, "resume")

@@ -1,0 +1,70 @@
+"""The interface between a loss and the train step.
+
+The head of the model forms logits for a few tokens at a time and never keeps them. It takes one
+weight per token and adds up
+
+    sum_t w_t (nll_t + z_weight logz_t^2),        w_t = -d loss / d log-probability of target t
+
+so a loss of the targets' log-probabilities needs no head of its own: it says what w is.
+
+Letters: B sequences, S positions.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, Float
+
+from kanana_jax.batch import Batch
+
+
+class Seen(NamedTuple):
+    """What a step reports. `sums` has "loss", what is minimised."""
+
+    sums: dict[str, Array]  # scalars; those of micro-batches add up to the batch's
+    maxima: dict[str, Array]  # of micro-batches the largest counts
+
+
+class Objective(Protocol):
+    """A loss. Hashable, as compiled functions depend on it."""
+
+    @property
+    def needs_logp(self) -> bool:
+        """Whether w depends on the log-probabilities, which then take a forward pass of the head."""
+        ...
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of other weights whose log-probabilities it reads, e.g. ("reference",)."""
+        ...
+
+    @property
+    def z_weight(self) -> float: ...
+
+    def totals(self, batch: Batch) -> Any:
+        """What it must know of the whole batch, before that is cut into micro-batches."""
+        ...
+
+    def coefficients(
+        self,
+        logp_BS: Float[Array, "B S"] | None,
+        batch: Batch,
+        totals: Any,
+        frozen: Mapping[str, Float[Array, "B S"]],
+    ) -> Float[Array, "B S"]:
+        """w of every token of a micro-batch. No gradient flows through it.
+
+        `logp_BS` is None unless `needs_logp`; `frozen` has the log-probabilities by name.
+        """
+        ...
+
+    def seen(
+        self,
+        logp_BS: Float[Array, "B S"],
+        logz_BS: Float[Array, "B S"],
+        batch: Batch,
+        totals: Any,
+        frozen: Mapping[str, Float[Array, "B S"]],
+    ) -> Seen:
+        """What to report of a micro-batch."""
+        ...
