@@ -21,11 +21,12 @@ from types import ModuleType
 
 from kanana_jax import config, extras
 from kanana_jax.config import paths
+from kanana_jax.errors import UserError
 
 with extras.needed("train"):
     from absl import app, flags, logging
 
-    from kanana_jax import train
+    from kanana_jax import parallel, workdir
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment", None, "A module of experiments/, a .py file, or a dotted module name."
@@ -37,29 +38,29 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; default runs/
 
 # Found by its place and not by its name, which a project of the user's may have too.
 _EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+_NO_EXPERIMENTS = ("scripts", "notebooks")
 
 
 def experiment_names() -> list[str]:
-    return sorted(path.stem for path in _EXPERIMENTS.glob("[!_]*.py"))
+    modules = [*_EXPERIMENTS.glob("[!_]*.py"), *_EXPERIMENTS.glob("*/__init__.py")]
+    names = (path.parent.name if path.name == "__init__.py" else path.stem for path in modules)
+    return sorted(name for name in names if name not in _NO_EXPERIMENTS)
 
 
-def load_experiment(name: str | None) -> config.Experiment:
-    """What the `experiment` function of that module returns.
+def load_experiment(name: str | None) -> ModuleType:
+    """The module: its `experiment()` gives a job's configuration, its `run` takes that.
 
     `name` is of experiments/, or a path that ends in .py, or a module with a dot in its name.
     ConfigError lists the names of experiments/.
     """
     module = _load(name or "")
-    if not callable(getattr(module, "experiment", None)):
-        raise config.ConfigError(
-            f"{name} must have a function experiment() that returns its configuration"
-        )
-    exp = module.experiment()
-    if not isinstance(exp, config.Experiment):
-        raise config.ConfigError(
-            f"experiment() of {name} must return a config.Experiment, got {type(exp).__name__}"
-        )
-    return exp
+    for function, does in (
+        ("experiment", "returns the configuration"),
+        ("run", "runs it: run = pretrain.run, of kanana_jax.jobs"),
+    ):
+        if not callable(getattr(module, function, None)):
+            raise config.ConfigError(f"{name} must have a function {function}() that {does}")
+    return module
 
 
 def _load(name: str) -> ModuleType:
@@ -122,29 +123,19 @@ def main(argv: list[str]) -> None:
             raise config.ConfigError(
                 f"unexpected arguments {config.shown(argv[1:])}; settings are --set=a.b=c"
             )
-        exp = config.edit_experiment(load_experiment(_EXPERIMENT.value), _SET.value)
-        workdir = f"runs/{exp.name}" if _WORKDIR.value is None else _WORKDIR.value
-        workdir = paths.workdir(workdir)
-        train.join(os.environ)
-        train.run(exp, workdir)
-    except (
-        config.ConfigError,
-        train.CheckpointError,
-        train.DataError,
-        train.MismatchError,
-    ) as error:
+        module = load_experiment(_EXPERIMENT.value)
+        cfg = module.experiment().edited(_SET.value)
+        folder = f"runs/{cfg.name}" if _WORKDIR.value is None else _WORKDIR.value
+        folder = paths.workdir(folder)
+        parallel.join(os.environ)
+        module.run(cfg, folder)
+    except UserError as error:
         print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(2)
-    except train.NoUsableCheckpointError as error:
-        print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(3)
-    except train.StorageError as error:
-        print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(4)
-    except train.Stopped:
+        sys.exit(error.exit_code)
+    except workdir.Stopped:
         sys.exit(0)
     except Exception:
-        if not train.is_joined():
+        if not parallel.is_joined():
             raise
         # At its exit JAX would wait for the others, which wait for this process.
         traceback.print_exc()

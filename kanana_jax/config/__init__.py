@@ -1,23 +1,15 @@
 """Settings: frozen dataclasses, checked when they are built; edits and JSON both ways.
 
-An experiment is a Python function that builds a configuration out of these blocks; a variant is a
-function that edits another. Nothing here needs anything but the standard library.
+An experiment is a Python function that builds a job's configuration out of these blocks; a variant
+is a function that edits another. Nothing here needs anything but the standard library.
 """
 
 from kanana_jax.config.data import DataConfig
-from kanana_jax.config.edits import diff, edit, from_json, to_json
+from kanana_jax.config.edits import diff, edit, from_json, parse, to_json
 from kanana_jax.config.execution import ExecutionConfig, Implementation
-from kanana_jax.config.experiment import (
-    Arm,
-    Experiment,
-    edit_arm,
-    edit_experiment,
-    edited_paths,
-    known_part,
-    setting,
-    single_run,
-)
-from kanana_jax.config.fields import ConfigError, shown, some
+from kanana_jax.config.fields import ConfigError, nearest, shown, some
+from kanana_jax.config.fields import names as setting_names
+from kanana_jax.config.job import TrainingConfig, check_allowed, edited_paths, setting
 from kanana_jax.config.mesh import BATCH_AXES, MeshConfig
 from kanana_jax.config.model import ModelConfig, YarnConfig
 from kanana_jax.config.optimizer import OptimizerConfig, ScheduleConfig
@@ -25,11 +17,9 @@ from kanana_jax.config.train import GuardConfig, ResumeConfig, TrainConfig
 
 __all__ = [
     "BATCH_AXES",
-    "Arm",
     "ConfigError",
     "DataConfig",
     "ExecutionConfig",
-    "Experiment",
     "GuardConfig",
     "Implementation",
     "MeshConfig",
@@ -38,17 +28,18 @@ __all__ = [
     "ResumeConfig",
     "ScheduleConfig",
     "TrainConfig",
+    "TrainingConfig",
     "YarnConfig",
+    "check_allowed",
     "diff",
     "edit",
-    "edit_arm",
-    "edit_experiment",
     "edited_paths",
     "from_json",
-    "known_part",
+    "nearest",
+    "parse",
     "setting",
+    "setting_names",
     "shown",
-    "single_run",
     "some",
     "to_json",
 ]

@@ -1,7 +1,8 @@
 """What to train on."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 from kanana_jax.config import fields
 from kanana_jax.config.fields import ConfigError
@@ -31,6 +32,9 @@ class DataConfig:
     seed: Seed = 0
     # Token stores and tokenizers; empty: <workdir>/cache.
     cache_dir: Annotated[str, Location(may_be_empty=True)] = ""
+
+    def with_seed(self, seed: int) -> Self:
+        return dataclasses.replace(self, seed=seed)
 
     def __post_init__(self):
         fields.check(self, "data")

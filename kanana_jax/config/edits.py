@@ -38,7 +38,7 @@ def edit(config: Any, edits: Iterable[str]) -> Any:
             raise ConfigError(f"{path} is a group of settings; set one of its {some(inside, 12)}")
         if name in level and typing.get_origin(kind) is tuple:
             raise ConfigError(f"{path} is given twice; give it once, as {path}=a,b")
-        level[name] = _parse(kind, value, path)
+        level[name] = parse(kind, value, path)
     return _replace(config, changes)
 
 
@@ -59,7 +59,7 @@ def _replace(config: Any, changes: dict[str, Any]) -> Any:
     return dataclasses.replace(config, **new)
 
 
-def _parse(kind: Any, text: str, path: str) -> Any:
+def parse(kind: Any, text: str, path: str) -> Any:
     """Reads `text` as `kind`: a scalar, Literal, optional or tuple of these."""
     if not text:  # most often a variable of the shell that is not set
         raise ConfigError(f'{path} is given an empty value; "" is empty text, [] an empty list')
@@ -75,11 +75,11 @@ def _parse(kind: Any, text: str, path: str) -> Any:
         if any(text in typing.get_args(word) for word in words):
             return text
         (inner,) = (arg for arg in args if arg is not type(None) and arg not in words)
-        return _parse(inner, text, path)
+        return parse(inner, text, path)
     if origin is tuple:
         if text[0] == "[" and text[-1] == "]":
             return tuple(_from_json(text, path))
-        return tuple(_parse(args[0], part.strip(), path) for part in text.split(","))
+        return tuple(parse(args[0], part.strip(), path) for part in text.split(","))
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ConfigError(f"{path} must be true or false; got {shown(text)}")
@@ -139,6 +139,7 @@ def _revived(kind: Any, value: Any) -> Any:
         (inner, *_) = typing.get_args(kind) or (Any,)
         return tuple(_revived(inner, one) for one in value)
     if isinstance(value, dict):
-        inside = [one for one in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(one)]
-        return from_json(inside[0], value) if inside else value
+        for one in (kind, *typing.get_args(kind)):
+            if isinstance(one, type) and dataclasses.is_dataclass(one):
+                return from_json(one, value)
     return value

@@ -1,7 +1,7 @@
 """How a model is computed: nothing here changes what the model is."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from kanana_jax.config import fields
 from kanana_jax.config.ranges import Count

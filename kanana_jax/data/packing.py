@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from kanana_jax.batch import Batch
 from kanana_jax.data.store import TokenArray

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from kanana_jax import config, generate
 from kanana_jax.data import sources
-from kanana_jax.generate import command
 from kanana_jax.evaluate import scoring
+from kanana_jax.generate import command
 
 # Pairs sorted and scored together, for each row: more waste less padding and take more memory.
 _PAIRS_PER_ROW = 16

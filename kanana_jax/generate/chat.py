@@ -21,9 +21,9 @@ import jinja2.nodes
 import jinja2.sandbox
 
 from kanana_jax.checkpoint import CheckpointError
-from kanana_jax.weights import hf_files
 from kanana_jax.checkpoint.errors import first_line, shown
 from kanana_jax.generate import special_tokens
+from kanana_jax.weights import hf_files
 
 TEMPLATE_NAME = "chat_template.jinja"
 CONFIG_NAME = special_tokens.CONFIG_NAME

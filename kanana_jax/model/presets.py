@@ -37,7 +37,6 @@ def tiny(vocab_size: int = 0) -> ModelConfig:
         num_experts_per_token=2,
         num_shared_experts=1,
         routed_scaling_factor=1.410,  # Moonlight's gate-scaling formula for 2 of 8
-        compute_dtype="float32",
     )
 
 

@@ -30,7 +30,7 @@ class Objective(Protocol):
 
     @property
     def needs_logp(self) -> bool:
-        """Whether w depends on the log-probabilities, which then take a forward pass of the head."""
+        """Whether w depends on the log-probabilities: a forward pass of the head of its own."""
         ...
 
     @property

@@ -69,13 +69,21 @@ def axis_sizes(cfg: config.MeshConfig, num_devices: int) -> dict[str, int]:
     return sizes
 
 
-def check(exp: config.Experiment, sizes: Mapping[str, int]) -> None:
-    """Raises ConfigError unless every device gets an equal part; says which numbers clash."""
-    model, data, parts = exp.model, exp.data, exp.train.accumulation_steps
+def check(
+    model: config.ModelConfig,
+    batch_size: int,
+    seq_len: int,
+    num_micro: int,
+    sizes: Mapping[str, int],
+) -> None:
+    """Raises ConfigError unless every device gets an equal part; says which numbers clash.
+
+    The batch is computed in `num_micro` micro-batches.
+    """
     mlp_axes = rules.mesh_axes("mlp")
     needs = [
-        ("data.batch_size", data.batch_size, rules.mesh_axes("batch"), parts),
-        ("data.seq_len", data.seq_len, rules.mesh_axes("head_sequence"), 1),
+        ("data.batch_size", batch_size, rules.mesh_axes("batch"), num_micro),
+        ("data.seq_len", seq_len, rules.mesh_axes("head_sequence"), 1),
         ("model.num_heads", model.num_heads, rules.mesh_axes("heads"), 1),
         ("model.hidden_size", model.hidden_size, rules.mesh_axes("embed"), 1),
         ("model.kv_lora_rank", model.kv_lora_rank, rules.mesh_axes("kv_lora"), 1),

@@ -7,15 +7,17 @@ with extras.needed("train"):
     from kanana_jax.plan.compile import compile_plan
     from kanana_jax.plan.figures import Plan
     from kanana_jax.plan.lower import estimate_plan
+    from kanana_jax.train.step import StepConfig
 
 __all__ = ["Plan", "make_plan"]
 
 
-def make_plan(exp: config.Experiment, topology: str) -> Plan:
-    """The plan of `exp` on TPUs (v5p:8x8x16, compiled) or GPUs (h100:8x8, estimated).
+def make_plan(name: str, cfg: StepConfig, mesh_cfg: config.MeshConfig, topology: str) -> Plan:
+    """The plan of `cfg` on TPUs (v5p:8x8x16, compiled) or GPUs (h100:8x8, estimated).
 
     Raises ConfigError when the mesh, the model and the topology do not go together.
     """
     chips.of_topology(topology)
     is_gpu = topology.partition(":")[0] in chips.GPUS
-    return estimate_plan(exp, topology) if is_gpu else compile_plan(exp, topology)
+    make = estimate_plan if is_gpu else compile_plan
+    return make(name, cfg, mesh_cfg, topology)

@@ -19,7 +19,9 @@ from absl import app, flags
 from kanana_jax import config, plan
 from kanana_jax.config import paths
 from kanana_jax.model import presets
+from kanana_jax.objectives import NextToken
 from kanana_jax.plan import picture
+from kanana_jax.train.step import step_config
 
 _PRESET = flags.DEFINE_string("preset", None, "Function of kanana_jax.model.presets.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5p:4x4x4, or h100:8x8 (hosts x GPUs).")
@@ -30,8 +32,8 @@ _SET = flags.DEFINE_multi_string("set", [], "path=value: overrides one setting; 
 _OUT = flags.DEFINE_string("out", None, "Folder for plan.json and memory.png; default: none.")
 
 
-def experiment() -> config.Experiment:
-    """The experiment that the flags describe: MuonClip, every layer recomputed."""
+def planned() -> config.TrainingConfig:
+    """What the flags describe: MuonClip, every layer recomputed."""
     known = _presets()
     if _PRESET.value not in known:
         names = ", ".join(known)
@@ -40,16 +42,17 @@ def experiment() -> config.Experiment:
         raise config.ConfigError(
             f"--batch-tokens={_BATCH_TOKENS.value} is no multiple of --seq-len={_SEQ_LEN.value}"
         )
-    exp = config.Experiment(
+    cfg = config.TrainingConfig(
         name=_PRESET.value,
         question="",
-        model=dataclasses.replace(known[_PRESET.value](), remat="full"),
+        model=known[_PRESET.value](),
+        execution=config.ExecutionConfig(remat="full"),
         data=config.DataConfig(
             batch_size=_BATCH_TOKENS.value // _SEQ_LEN.value, seq_len=_SEQ_LEN.value
         ),
     )
     edits = [f"mesh.{part.strip()}" for part in _MESH.value.split(",") if part.strip()]
-    return config.edit(exp, [*edits, *_SET.value])
+    return config.edit(cfg, [*edits, *_SET.value])
 
 
 def _presets() -> dict[str, Callable[[], config.ModelConfig]]:
@@ -71,7 +74,8 @@ def main(argv: list[str]) -> None:
         out = None if _OUT.value is None else paths.local(_OUT.value, "--out")
         if out is not None:
             paths.expect_folder(out, "--out")
-        found = plan.make_plan(experiment(), topology)
+        cfg = planned()
+        found = plan.make_plan(cfg.name, step_config(cfg, NextToken()), cfg.mesh, topology)
     except (config.ConfigError, OSError) as error:
         print(f"kanana_jax.plan: {error}", file=sys.stderr)
         sys.exit(2)

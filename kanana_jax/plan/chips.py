@@ -5,7 +5,7 @@ NVIDIA's data sheets of H100 SXM and H200 SXM, dense bfloat16, NVLink in one dir
 400 Gb/s adapter per GPU between hosts.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kanana_jax import config
 
@@ -26,6 +26,15 @@ GPUS = {
     "h100": Chip(80 * 2**30, 989e12, 450e9, 50e9),
     "h200": Chip(141 * 10**9, 989e12, 450e9, 50e9),
 }
+
+
+def of_device(device: Any) -> Chip | None:
+    """The chip of a jax.Device by its kind, e.g. "NVIDIA H100 80GB HBM3"; None if not known."""
+    known, kind = TPUS | GPUS, device.device_kind.lower()
+    # "TPU v6 lite" is sold as v6e, "TPU v5 lite" as v5e and "TPU v5" as v5p.
+    kind = kind.replace("v6 lite", "v6e").replace("v5 lite", "v5e")
+    kind = "v5p" if kind == "tpu v5" else kind
+    return next((chip for name, chip in known.items() if name in kind), None)
 
 
 def of_topology(topology: str) -> Chip:

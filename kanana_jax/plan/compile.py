@@ -15,20 +15,24 @@ from jax.experimental import topologies
 from kanana_jax import config, parallel
 from kanana_jax.plan import collectives, cost_model, figures
 from kanana_jax.train import step
+from kanana_jax.train.step import StepConfig
 
 _ESTIMATES = ("compute_s", "network_s", "mfu")
 
 
-def compile_plan(exp: config.Experiment, topology: str) -> figures.Plan:
-    """Compiles the step of `exp` for a topology such as v5p:8x8x16.
+def compile_plan(
+    name: str, cfg: StepConfig, mesh_cfg: config.MeshConfig, topology: str
+) -> figures.Plan:
+    """Compiles the step of `cfg` for a topology such as v5p:8x8x16.
 
     Raises ConfigError when the topology is unknown, the mesh does not fit it or the model, or the
     compiler finds no way to fit the step into the memory of a device.
     """
     devices = _devices(topology)
-    parallel.check(exp, parallel.axis_sizes(exp.mesh, len(devices)))
-    mesh = parallel.make_mesh(exp.mesh, devices)
-    steps = step.build(exp, mesh)
+    sizes = parallel.axis_sizes(mesh_cfg, len(devices))
+    parallel.check(cfg.model, cfg.batch_size, cfg.seq_len, step.num_micro(cfg.execution), sizes)
+    mesh = parallel.make_mesh(mesh_cfg, devices)
+    steps = step.build(cfg, mesh)
     start = time.monotonic()
     compiled = _compile(steps)
     compile_s = time.monotonic() - start
@@ -41,13 +45,14 @@ def compile_plan(exp: config.Experiment, topology: str) -> figures.Plan:
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
-    arguments = figures.bytes_per_device((steps.like.params, steps.like.opt_state))
+    arguments = figures.bytes_per_device((steps.like.weights.params, steps.like.opt_state))
     return figures.make(
-        exp,
+        name,
+        cfg,
         topology,
         steps.like,
         mesh.shape,
-        _traffic(text, exp, mesh.shape),
+        _traffic(text, cfg, mesh.shape),
         device_kind=devices[0].device_kind,
         temporary_bytes=total - arguments,
         num_unknown_loops=collectives.num_unknown_loops(text),
@@ -56,9 +61,9 @@ def compile_plan(exp: config.Experiment, topology: str) -> figures.Plan:
     )
 
 
-def _traffic(hlo: str, exp: config.Experiment, sizes: Mapping[str, int]) -> figures.Traffic:
+def _traffic(hlo: str, cfg: StepConfig, sizes: Mapping[str, int]) -> figures.Traffic:
     """The compiled collectives; how full the ragged ones are, no compiler knows: the cost model."""
-    found, expected = collectives.traffic(hlo, sizes), cost_model.traffic(exp, sizes)
+    found, expected = collectives.traffic(hlo, sizes), cost_model.traffic(cfg, sizes)
     for key in found.keys() & expected.keys():
         if key[0] == "ragged-all-to-all":
             found[key] = found[key]._replace(num_bytes=expected[key].num_bytes)
@@ -72,7 +77,7 @@ def _compile(steps: step.Steps) -> jax.stages.Compiled:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        kept = {"parameters": steps.like.params, "optimizer state": steps.like.opt_state}
+        kept = {"parameters": steps.like.weights.params, "optimizer state": steps.like.opt_state}
         sizes = (
             f"{figures.bytes_per_device(tree) / 2**30:.1f} GiB of {name}"
             for name, tree in kept.items()
@@ -80,7 +85,7 @@ def _compile(steps: step.Steps) -> jax.stages.Compiled:
         reason = str(error).strip().splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2]
         raise config.ConfigError(
             f"the step does not fit: with {' and '.join(sizes)} per device, the compiler says "
-            f"{reason!r}; raise train.accumulation_steps for fewer activations at a time, or "
+            f"{reason!r}; raise execution.accumulation_steps for fewer activations at a time, or "
             "mesh.fsdp, mesh.expert, mesh.tensor or mesh.context for smaller parts"
         ) from error
 

@@ -31,6 +31,7 @@ from kanana_jax.optim import chunks, matrices
 from kanana_jax.parallel import rules
 from kanana_jax.plan import collectives, flops
 from kanana_jax.train import optimizers, state
+from kanana_jax.train.step import StepConfig, chunk_tokens, num_micro
 
 _BATCH_LIKE = (*config.BATCH_AXES, "context")  # devices along these see different tokens
 
@@ -45,11 +46,11 @@ class Leaf(NamedTuple):
 
 
 def traffic(
-    exp: config.Experiment, sizes: Mapping[str, int], platform: str = "tpu"
+    cfg: StepConfig, sizes: Mapping[str, int], platform: str = "tpu"
 ) -> dict[tuple[str, str], collectives.Traffic]:
     """(kind, mesh axes joined by "+") -> count and bytes received by one device in one step.
 
-    The platform decides what model.expert_exchange=auto stands for.
+    The platform decides what execution.expert_exchange=auto stands for.
     """
     totals: dict[tuple[str, str], list[float]] = collections.defaultdict(lambda: [0, 0.0])
 
@@ -61,20 +62,20 @@ def traffic(
             total[0] += times
             total[1] += times * size * (n - 1) / n * (2 if kind == "all-reduce" else 1)
 
-    for leaf in leaves(exp, sizes):
-        _add_weight(add, exp, sizes, leaf)
-    _add_activations(add, exp, sizes, platform)
-    for over, size in exchanged_groups(exp, sizes):
+    for leaf in leaves(cfg, sizes):
+        _add_weight(add, cfg, sizes, leaf)
+    _add_activations(add, cfg, sizes, platform)
+    for over, size in exchanged_groups(cfg, sizes):
         add("all-to-all", over, size, 2)
     return {key: collectives.Traffic(int(count), size) for key, (count, size) in totals.items()}
 
 
-def _add_weight(add, exp: config.Experiment, sizes: Mapping[str, int], leaf: Leaf) -> None:
+def _add_weight(add, cfg: StepConfig, sizes: Mapping[str, int], leaf: Leaf) -> None:
     """Gathers of a weight before its use, sums of its gradient after."""
     is_stack = leaf.spec.logical_axes[0] == "layers"
-    num_layers, micro_batches = leaf.shape[0] if is_stack else 1, exp.train.accumulation_steps
+    num_layers, micro_batches = leaf.shape[0] if is_stack else 1, num_micro(cfg.execution)
     is_wide = leaf.spec.role in ("embedding", "head", "router", "norm")
-    item = 4 if is_wide else _itemsize(exp)
+    item = 4 if is_wide else _itemsize(cfg)
     numbers = math.prod(leaf.shape) / num_layers
     kept = math.prod(sizes[axis] for axis in leaf.axes if axis != "fsdp")
     if "fsdp" in leaf.axes:
@@ -88,14 +89,14 @@ def _add_weight(add, exp: config.Experiment, sizes: Mapping[str, int], leaf: Lea
 
 
 def exchanged_groups(
-    exp: config.Experiment, sizes: Mapping[str, int]
+    cfg: StepConfig, sizes: Mapping[str, int]
 ) -> list[tuple[tuple[str, ...], float]]:
     """For each group of matrices that Muon brings together: over which mesh axes, and its bytes.
 
     Matrices of one shape and sharding travel together, filled up to a multiple of the devices.
     """
     counts: dict[tuple, float] = collections.defaultdict(float)
-    for leaf in leaves(exp, sizes):
+    for leaf in leaves(cfg, sizes):
         if leaf.matrix is None:
             continue
         names = leaf.spec.logical_axes
@@ -119,15 +120,15 @@ def exchanged_groups(
     return groups
 
 
-def _add_activations(add, exp: config.Experiment, sizes: Mapping[str, int], platform: str) -> None:
-    cfg, item = exp.model, _itemsize(exp)
-    tokens, micro_batches = tokens_per_device(exp, sizes), exp.train.accumulation_steps
-    hidden, moe_times = cfg.hidden_size, cfg.num_moe_layers * micro_batches
-    times = cfg.num_layers * micro_batches
-    on_axis, choices = tokens * sizes["expert"], cfg.num_experts_per_token * 4
-    if exchange.form(cfg, sizes["expert"], platform) == "ragged":
+def _add_activations(add, cfg: StepConfig, sizes: Mapping[str, int], platform: str) -> None:
+    shape, item = cfg.model, _itemsize(cfg)
+    tokens, micro_batches = tokens_per_device(cfg, sizes), num_micro(cfg.execution)
+    hidden, moe_times = shape.hidden_size, shape.num_moe_layers * micro_batches
+    times = shape.num_layers * micro_batches
+    on_axis, choices = tokens * sizes["expert"], shape.num_experts_per_token * 4
+    if exchange.form(shape, cfg.execution, sizes["expert"], platform) == "ragged":
         sent = on_axis * exchange.share_sent(
-            cfg.num_experts, cfg.num_experts_per_token, sizes["expert"]
+            shape.num_experts, shape.num_experts_per_token, sizes["expert"]
         )
         add("ragged-all-to-all", ("expert",), sent * hidden * item, 5 * moe_times)
         add("ragged-all-to-all", ("expert",), sent * 2 * choices, 3 * moe_times)
@@ -137,20 +138,20 @@ def _add_activations(add, exp: config.Experiment, sizes: Mapping[str, int], plat
         add("all-gather", ("expert",), on_axis * 2 * choices, 2 * moe_times)
         add("reduce-scatter", ("expert",), on_axis * hidden * item, 2 * moe_times)
         add("reduce-scatter", ("expert",), on_axis * choices, moe_times)
-    latent = tokens * (cfg.kv_lora_rank + cfg.qk_rope_head_dim) * item
+    latent = tokens * (shape.kv_lora_rank + shape.qk_rope_head_dim) * item
     add("all-gather", ("context",), latent * sizes["context"], 2 * times)
     add("reduce-scatter", ("context",), latent * sizes["context"], times)
     stream = tokens * hidden * item
-    num_plain = cfg.num_dense_layers + cfg.num_moe_layers * (cfg.num_shared_experts > 0)
-    num_streams = 2 * (cfg.num_layers + num_plain + cfg.num_moe_layers)
+    num_plain = shape.num_dense_layers + shape.num_moe_layers * (shape.num_shared_experts > 0)
+    num_streams = 2 * (shape.num_layers + num_plain + shape.num_moe_layers)
     add("all-reduce", ("tensor",), stream, num_streams * micro_batches)
-    query = tokens * (cfg.q_lora_rank or hidden) * item
+    query = tokens * (shape.q_lora_rank or hidden) * item
     add("all-reduce", ("tensor",), latent + query, times)
-    add("all-reduce", ("tensor",), tokens * cfg.num_experts_per_token * 4, moe_times)
+    add("all-reduce", ("tensor",), tokens * shape.num_experts_per_token * 4, moe_times)
     add("all-gather", ("tensor",), stream, micro_batches)
 
 
-def temporary_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
+def temporary_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
     """Memory of a device beside parameters and optimizer state, every layer recomputed.
 
     Gradients and their sum over micro-batches, and then the larger of what the backward pass and
@@ -160,65 +161,67 @@ def temporary_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
     def numbers(leaf):
         return math.prod(leaf.shape) / math.prod(sizes[axis] for axis in leaf.axes)
 
-    gradients = 4 * sum(numbers(leaf) for leaf in leaves(exp, sizes))
-    copies = 1 + (exp.train.accumulation_steps > 1)
-    cfg, item = exp.model, _itemsize(exp)
-    stream = tokens_per_device(exp, sizes) * cfg.hidden_size * item
-    backward = cfg.num_layers * stream + max(_block_bytes(exp, sizes), _head_bytes(exp, sizes))
-    if exp.optimizer.name == "adamw":
-        optimizer = gradients if exp.guard.enabled else 0.0  # updates, until the guard saw them
+    gradients = 4 * sum(numbers(leaf) for leaf in leaves(cfg, sizes))
+    copies = 1 + (num_micro(cfg.execution) > 1)
+    shape, item = cfg.model, _itemsize(cfg)
+    stream = tokens_per_device(cfg, sizes) * shape.hidden_size * item
+    backward = shape.num_layers * stream + max(_block_bytes(cfg, sizes), _head_bytes(cfg, sizes))
+    if not any(leaf.matrix for leaf in leaves(cfg, sizes)):
+        optimizer = gradients if cfg.guard.enabled else 0.0  # updates, until the guard saw them
     else:
         # The momentum that is ahead and the update; pieces of matrices, as they are exchanged for
         # whole ones; four arrays of a chunk within an iteration.
-        exchanged = max((size for _, size in exchanged_groups(exp, sizes)), default=0.0)
-        stacks = (numbers(leaf) for leaf in leaves(exp, sizes) if leaf.matrix is not None)
-        chunk = max(stacks) * optimizers.polar_dtype(exp.optimizer).itemsize
+        exchanged = max((size for _, size in exchanged_groups(cfg, sizes)), default=0.0)
+        stacks = (numbers(leaf) for leaf in leaves(cfg, sizes) if leaf.matrix is not None)
+        chunk = max(stacks) * optimizers.polar_dtype(cfg.optimizer).itemsize
         optimizer = 2 * gradients + exchanged + 4 * min(chunks.CHUNK_BYTES, chunk)
     return copies * gradients + max(backward, optimizer)
 
 
-def _block_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
+def _block_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
     """The larger kind of block, backward: gathered weights and gradients, rows of experts."""
-    cfg, item, tokens = exp.model, _itemsize(exp), tokens_per_device(exp, sizes)
+    shape, item, tokens = cfg.model, _itemsize(cfg), tokens_per_device(cfg, sizes)
     tensor = sizes["tensor"]
-    attention = 4 * tokens * cfg.num_heads / tensor * (2 * cfg.qk_head_dim + cfg.v_head_dim) * item
-    dense = 3 * cfg.hidden_size * cfg.intermediate_size / tensor * item * 2
-    dense += 6 * tokens * cfg.intermediate_size / tensor * item
-    if not cfg.num_moe_layers:
+    attention = (
+        4 * tokens * shape.num_heads / tensor * (2 * shape.qk_head_dim + shape.v_head_dim) * item
+    )
+    dense = 3 * shape.hidden_size * shape.intermediate_size / tensor * item * 2
+    dense += 6 * tokens * shape.intermediate_size / tensor * item
+    if not shape.num_moe_layers:
         return max(attention, dense)
-    here = cfg.num_experts / sizes["expert"]
-    width = cfg.moe_intermediate_size / tensor
-    rows = tokens * sizes["expert"] * min(cfg.num_experts_per_token, here)
-    weights = 2 * here * 3 * cfg.hidden_size * width * item
-    experts = weights + rows * (2 * cfg.hidden_size + 6 * width) * item
-    return max(attention, experts, dense if cfg.num_dense_layers else 0.0)
+    here = shape.num_experts / sizes["expert"]
+    width = shape.moe_intermediate_size / tensor
+    rows = tokens * sizes["expert"] * min(shape.num_experts_per_token, here)
+    weights = 2 * here * 3 * shape.hidden_size * width * item
+    experts = weights + rows * (2 * shape.hidden_size + 6 * width) * item
+    return max(attention, experts, dense if shape.num_dense_layers else 0.0)
 
 
-def _head_bytes(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
+def _head_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
     """The whole head and its gradient in float32, and logits of a chunk with theirs."""
-    cfg = exp.model
-    chunk = min(exp.train.loss_chunk_tokens, tokens_per_device(exp, sizes) / sizes["tensor"])
-    return 2 * 4 * cfg.vocab_size * (cfg.hidden_size + chunk)
+    shape = cfg.model
+    chunk = min(chunk_tokens(cfg.execution), tokens_per_device(cfg, sizes) / sizes["tensor"])
+    return 2 * 4 * shape.vocab_size * (shape.hidden_size + chunk)
 
 
-def tokens_per_device(exp: config.Experiment, sizes: Mapping[str, int]) -> float:
+def tokens_per_device(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
     """Tokens of a micro-batch on one device."""
     devices = math.prod(sizes[axis] for axis in _BATCH_LIKE)
-    return exp.data.batch_size * exp.data.seq_len / devices / exp.train.accumulation_steps
+    return cfg.batch_size * cfg.seq_len / devices / num_micro(cfg.execution)
 
 
-def leaves(exp: config.Experiment, sizes: Mapping[str, int]) -> Iterator[Leaf]:
+def leaves(cfg: StepConfig, sizes: Mapping[str, int]) -> Iterator[Leaf]:
     """Every parameter with what splits it."""
     described = jax.tree.leaves(
-        model.describe(exp.model, split=exp.optimizer.split),
+        model.describe(cfg.model, split=cfg.optimizer.split),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )
-    shapes = jax.tree.leaves(state.param_shapes(exp.model))
-    for leaf, spec, matrix in zip(shapes, described, flops.muon_specs(exp), strict=True):
+    shapes = jax.tree.leaves(state.weight_shapes(cfg.model).params)
+    for leaf, spec, matrix in zip(shapes, described, flops.polar_specs(cfg), strict=True):
         used = (axis for name in spec.logical_axes for axis in rules.mesh_axes(name))
         axes = tuple(axis for axis in used if sizes[axis] > 1)
         yield Leaf(leaf.shape, spec, axes, matrix)
 
 
-def _itemsize(exp: config.Experiment) -> int:
-    return 4 if exp.model.compute_dtype == "float32" else 2
+def _itemsize(cfg: StepConfig) -> int:
+    return 4 if cfg.execution.compute_dtype == "float32" else 2

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from kanana_jax import config
 from kanana_jax.plan import chips, collectives, flops
 from kanana_jax.train import state
+from kanana_jax.train.step import StepConfig, num_micro
 
 Traffic = Mapping[tuple[str, str], collectives.Traffic]
 
@@ -54,7 +54,8 @@ class Plan:
 
 
 def make(
-    exp: config.Experiment,
+    name: str,
+    cfg: StepConfig,
     topology: str,
     like: state.TrainState,
     sizes: Mapping[str, int],
@@ -63,16 +64,19 @@ def make(
 ) -> Plan:
     """The plan of a step whose traffic, memory and compile time were found, by whatever way."""
     chip, num_devices = chips.of_topology(topology), math.prod(sizes.values())
-    model_flops, muon_flops = flops.of_model(exp), flops.of_muon(exp)
+    model_flops, muon_flops = (
+        flops.of_model(cfg.model, cfg.batch_size, cfg.seq_len),
+        flops.of_polar(cfg),
+    )
     return Plan(
-        preset=exp.name,
+        preset=name,
         topology=topology,
         mesh=dict(sizes),
-        batch_size=exp.data.batch_size,
-        seq_len=exp.data.seq_len,
-        accumulation_steps=exp.train.accumulation_steps,
+        batch_size=cfg.batch_size,
+        seq_len=cfg.seq_len,
+        accumulation_steps=num_micro(cfg.execution),
         hbm_bytes=chip.hbm_bytes,
-        param_bytes=bytes_per_device(like.params),
+        param_bytes=bytes_per_device(like.weights.params),
         optimizer_bytes=bytes_per_device(like.opt_state),
         model_flops=model_flops,
         muon_flops=muon_flops,

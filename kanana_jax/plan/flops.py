@@ -11,32 +11,32 @@ import jax
 
 from kanana_jax import config, model
 from kanana_jax.train import optimizers, state
+from kanana_jax.train.step import StepConfig
 
 
-def of_model(exp: config.Experiment) -> float:
+def of_model(shape: config.ModelConfig, batch_size: int, seq_len: int) -> float:
     """Forward and backward over one batch, without recomputation."""
-    cfg, data = exp.model, exp.data
-    _, active = model.num_params(cfg)
-    looked_up = 0 if cfg.tie_embeddings else cfg.vocab_size * cfg.hidden_size
-    per_position = cfg.num_layers * cfg.num_heads * (cfg.qk_head_dim + cfg.v_head_dim)
-    tokens = data.batch_size * data.seq_len
-    return 6 * (active - looked_up) * tokens + 6 * tokens * (data.seq_len / 2) * per_position
+    _, active = model.num_params(shape)
+    looked_up = 0 if shape.tie_embeddings else shape.vocab_size * shape.hidden_size
+    per_position = shape.num_layers * shape.num_heads * (shape.qk_head_dim + shape.v_head_dim)
+    tokens = batch_size * seq_len
+    return 6 * (active - looked_up) * tokens + 6 * tokens * (seq_len / 2) * per_position
 
 
-def of_muon(exp: config.Experiment) -> float:
+def of_polar(cfg: StepConfig) -> float:
     """Polar factors of every matrix, each computed once."""
-    shapes = jax.tree.leaves(state.param_shapes(exp.model))
+    shapes = jax.tree.leaves(state.weight_shapes(cfg.model).params)
     return sum(
-        of_stack(leaf.shape, spec, exp.optimizer.polar_steps)
-        for leaf, spec in zip(shapes, muon_specs(exp), strict=True)
+        of_stack(leaf.shape, spec, cfg.optimizer.polar_steps)
+        for leaf, spec in zip(shapes, polar_specs(cfg), strict=True)
         if spec is not None
     )
 
 
-def muon_specs(exp: config.Experiment) -> list[Any]:
-    """The MatrixSpec of each parameter that Muon updates, None for the others, in tree order."""
-    specs = jax.tree.leaves(optimizers.matrix_specs(exp), is_leaf=lambda x: x is None or _is(x))
-    return [None] * len(specs) if exp.optimizer.name == "adamw" else specs
+def polar_specs(cfg: StepConfig) -> list[Any]:
+    """The MatrixSpec of each parameter whose update is a polar factor, None for the others."""
+    specs = optimizers.polar_specs(cfg.optimizer, cfg.model)
+    return jax.tree.leaves(specs, is_leaf=optimizers.is_spec)
 
 
 def of_stack(shape: tuple[int, ...], spec, steps: int) -> float:
@@ -47,7 +47,3 @@ def of_stack(shape: tuple[int, ...], spec, steps: int) -> float:
 
     short, long = sorted((size(spec.rows), size(spec.cols)))
     return size(spec.batch) * steps * (4 * short**2 * long + 2 * short**3)
-
-
-def _is(node) -> bool:
-    return hasattr(node, "rows")

@@ -11,23 +11,26 @@ import jax
 from kanana_jax import config, parallel
 from kanana_jax.plan import chips, cost_model, figures
 from kanana_jax.train import step
+from kanana_jax.train.step import StepConfig
 
 _ESTIMATES = ("temporary_bytes", "collectives", "compute_s", "network_s", "mfu")
 
 
-def estimate_plan(exp: config.Experiment, topology: str) -> figures.Plan:
-    """Lowers the step of `exp` for hosts of GPUs such as h100:8x8, and estimates what it needs.
+def estimate_plan(
+    name: str, cfg: StepConfig, mesh_cfg: config.MeshConfig, topology: str
+) -> figures.Plan:
+    """Lowers the step of `cfg` for hosts of GPUs such as h100:8x8, and estimates what it needs.
 
     Raises ConfigError when the topology is unknown, the mesh does not fit it or the model, or
     layers are not recomputed, whose memory the cost model does not know.
     """
-    if exp.model.remat != "full":
+    if cfg.execution.remat != "full":
         raise config.ConfigError(
-            f"estimates for GPUs know model.remat=full, got {exp.model.remat}; leave it out"
+            f"estimates for GPUs know execution.remat=full, got {cfg.execution.remat}; leave it out"
         )
     hosts, gpus = chips.hosts_and_gpus(topology)
-    sizes = parallel.axis_sizes(exp.mesh, hosts * gpus)
-    parallel.check(exp, sizes)
+    sizes = parallel.axis_sizes(mesh_cfg, hosts * gpus)
+    parallel.check(cfg.model, cfg.batch_size, cfg.seq_len, step.num_micro(cfg.execution), sizes)
     kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
     kind = topology.partition(":")[0].upper()
     mesh = jax.sharding.AbstractMesh(
@@ -36,17 +39,18 @@ def estimate_plan(exp: config.Experiment, topology: str) -> figures.Plan:
         axis_types=kinds,
         abstract_device=jax.sharding.AbstractDevice(kind, None, "gpu"),
     )
-    steps = step.build(exp, mesh)
+    steps = step.build(cfg, mesh)
     start = time.monotonic()
     steps.lower(("cuda",))
     return figures.make(
-        exp,
+        name,
+        cfg,
         topology,
         steps.like,
         sizes,
-        cost_model.traffic(exp, sizes, "gpu"),
+        cost_model.traffic(cfg, sizes, "gpu"),
         device_kind=kind,
-        temporary_bytes=cost_model.temporary_bytes(exp, sizes),
+        temporary_bytes=cost_model.temporary_bytes(cfg, sizes),
         num_unknown_loops=0,
         compile_s=time.monotonic() - start,
         estimates=_ESTIMATES,

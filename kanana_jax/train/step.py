@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from kanana_jax import config, model, optim, parallel
 from kanana_jax.batch import Batch
 from kanana_jax.objectives import NextToken, Objective, Seen
-from kanana_jax.train import diagnostics, head, optimizers, state
+from kanana_jax.train import choices, diagnostics, head, optimizers, state
 from pallas_kernels import maxima
 
 Metrics = dict[str, Any]
@@ -51,6 +51,24 @@ class StepConfig:
         """The optimizer under its guard at peak rate `lr`, a number or a traced scalar."""
         made = optimizers.make(self.optimizer, self.model, self.schedule(lr))
         return optimizers.guarded(made, self.guard)
+
+
+def step_config(cfg: config.TrainingConfig, objective: Objective) -> StepConfig:
+    """What the step of a job depends on. The peak rate is 1: a step takes it as an argument."""
+    return StepConfig(
+        model=cfg.model,
+        execution=choices.chosen(
+            cfg.execution, cfg.model, cfg.data.batch_size, cfg.data.seq_len, choices.here()
+        ),
+        optimizer=dataclasses.replace(cfg.optimizer, lr=1.0),
+        guard=cfg.guard,
+        objective=objective,
+        num_steps=cfg.train.num_steps,
+        batch_size=cfg.data.batch_size,
+        seq_len=cfg.data.seq_len,
+        balance_loss_weight=cfg.train.balance_loss_weight,
+        router_bias_rate=cfg.train.router_bias_rate,
+    )
 
 
 class Steps(NamedTuple):
@@ -170,7 +188,7 @@ def train_step(
     before: state.TrainState,
     batch: Batch,
     lr: Float[Array, ""],
-    frozen: Frozen = {},
+    frozen: Frozen,
     *,
     cfg: StepConfig,
 ) -> tuple[state.TrainState, Metrics]:
@@ -212,22 +230,22 @@ def gradients(
 
     Sums add up over micro-batches; the largest of maxima counts.
     """
-    num_micro = int(cfg.execution.accumulation_steps)
+    count = num_micro(cfg.execution)
     totals = cfg.objective.totals(batch)
     grad_fn = jax.grad(micro_loss, has_aux=True)
 
     def micro(part: Batch):
         grads, (seen, load) = grad_fn(
-            weights.params, weights.buffers, part, frozen, totals, 1.0 / num_micro, cfg
+            weights.params, weights.buffers, part, frozen, totals, 1.0 / count, cfg
         )
         return (grads, seen.sums, load), seen.maxima
 
-    if num_micro == 1:
+    if count == 1:
         (grads, sums, load), maxima = micro(batch)
         return grads, Seen(sums, maxima), load
 
-    def split(x):  # every num_micro-th row, so that each device keeps its own rows
-        return jnp.moveaxis(x.reshape(x.shape[0] // num_micro, num_micro, *x.shape[1:]), 1, 0)
+    def split(x):  # every count-th row, so that each device keeps its own rows
+        return jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
 
     def body(carry, part):
         added, largest = micro(part)
@@ -287,6 +305,12 @@ def micro_loss(
     maxima = seen.maxima | {"max_logits": aux.max_logits}
     total = loss + cfg.balance_loss_weight * balance_loss
     return total, (Seen(sums, maxima), aux.expert_load)
+
+
+def num_micro(execution: config.ExecutionConfig) -> int:
+    """Micro-batches per step."""
+    chosen = execution.accumulation_steps
+    return 1 if chosen == "auto" else chosen
 
 
 def chunk_tokens(execution: config.ExecutionConfig) -> int:

@@ -26,8 +26,8 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from kanana_jax import config, model
-from kanana_jax.weights import hf_files
 from kanana_jax.checkpoint.errors import CheckpointError, first_line
+from kanana_jax.weights import hf_files
 
 CONFIG_NAME = "config.json"
 _WEIGHTS = "weights"

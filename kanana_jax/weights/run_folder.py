@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kanana_jax.weights import hf_files, native
 from kanana_jax.checkpoint import manifest, owner, places, shards
 from kanana_jax.checkpoint.errors import CheckpointError, first_line
 from kanana_jax.checkpoint.objects import UnreachableError
+from kanana_jax.weights import hf_files, native
 
 
 def import_run(run: Path, target: Path) -> None:

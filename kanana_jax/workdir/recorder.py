@@ -2,18 +2,26 @@
 
 import collections
 import math
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from kanana_jax import config
-from kanana_jax.report import metrics, progress, statistics
-from kanana_jax.workdir import events
+from kanana_jax.report import metrics, progress
+from kanana_jax.workdir.clock import Clock
+from kanana_jax.workdir.events import Events
 
 # Records wait this many steps before they are fetched, so that the device is never waited for.
 _LAG_STEPS = 8
+_WINDOW_STEPS = 20  # over which speed is measured
+
+
+class Work(NamedTuple):
+    """What a step does, for the speeds that are recorded. 0 where it is not known."""
+
+    tokens: int
+    flops: float = 0.0  # of the model, forward and backward, without recomputation
+    peak_flops_per_second: float = 0.0  # of all devices together
 
 
 class Recorder:
@@ -30,21 +38,23 @@ class Recorder:
         guard: config.GuardConfig,
         writer: metrics.MetricsWriter | None,
         bar: progress.Progress,
-        log: events.Events,
-        *,
-        last_step: int,
+        log: Events,
+        clock: Clock,
+        work: Work,
     ):
         self._guard, self._writer, self._bar, self._log = guard, writer, bar, log
-        self._last_step = last_step
-        self._clock_offset_s = _seconds_so_far(writer) - time.monotonic()
+        self._clock, self._work = clock, work
         self._waiting: collections.deque[tuple[int, dict]] = collections.deque()
         self._is_alarmed = self._is_storage_failing = False
+        self._marks: collections.deque[float] = collections.deque(maxlen=_WINDOW_STEPS + 1)
         self.skips = 0  # in a row, up to the newest record written
         self.trouble_step: int | None = None
 
-    def restart(self) -> None:
+    def restart(self, num_undone: int) -> None:
         """Forgets the records after the one that ended the run, to go on from an older state."""
+        self._clock.add("rewound", num_undone * self._step_s())
         self._waiting.clear()
+        self._marks.clear()
         self.skips, self.trouble_step = 0, None
 
     def may_save(self, is_last: bool) -> bool:
@@ -64,15 +74,31 @@ class Recorder:
         while len(self._waiting) > keep and self.trouble_step is None:
             number, entry = self._waiting.popleft()
             entry = jax.device_get(entry)
-            if "heldout" in entry:
-                entry |= heldout_metrics(entry.pop("heldout"))
-                if number != self._last_step:  # arms are compared by their last losses
-                    del entry["heldout_nats"], entry["heldout_bytes"]
-            entry["seconds"] = self._clock_offset_s + time.monotonic()
+            self._marks.append(self._clock.seconds - self._clock.overhead_s)
+            if entry.get("consecutive_skips", 0):
+                self._clock.add("skipped", self._step_s())
+            entry |= self._clock.metrics() | self._speeds()
             if self._writer is not None:
                 self._writer.write(number, entry)
-            self._bar.update(number, loss=float(entry["loss"]), max_logit=float(entry["max_logit"]))
+            self._bar.update(number, **_shown(entry))
             self._judge(number, entry)
+
+    def _step_s(self) -> float:
+        """Training time of a step, the mean of the newest; 0 before there are two."""
+        if len(self._marks) < 2:
+            return 0.0
+        return max(0.0, self._marks[-1] - self._marks[0]) / (len(self._marks) - 1)
+
+    def _speeds(self) -> dict[str, float]:
+        step_s, work = self._step_s(), self._work
+        if not step_s:
+            return {}
+        found = {"tokens_per_second": work.tokens / step_s}
+        if work.flops:
+            found["model_tflops_per_second"] = work.flops / step_s / 1e12
+        if work.flops and work.peak_flops_per_second:
+            found["mfu"] = work.flops / step_s / work.peak_flops_per_second
+        return found
 
     def _judge(self, number: int, entry: dict) -> None:
         error = self._storage_error
@@ -103,25 +129,7 @@ class Recorder:
         self._is_alarmed = is_high
 
 
-def heldout_metrics(per_batch: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """Bits per byte over the held-out text, with the standard error of sampling its sequences.
-
-    Beside them the nats and bytes of every sequence, without those that fill up the last batch.
-    """
-    nats, num_bytes = (np.concatenate(x).astype(np.float64) for x in zip(*per_batch, strict=True))
-    heldout = statistics.Heldout(nats[num_bytes > 0], num_bytes[num_bytes > 0])
-    bpb, stderr = statistics.bits_per_byte(heldout)
-    return {
-        "heldout_bpb": bpb,
-        "heldout_bpb_stderr": stderr,
-        "heldout_nats": heldout.nats_S,
-        "heldout_bytes": heldout.bytes_S,
-    }
-
-
-def _seconds_so_far(writer: metrics.MetricsWriter | None) -> float:
-    """Time that earlier processes spent on the steps kept in the metrics file."""
-    if writer is None:
-        return 0.0
-    seconds = metrics.read_metrics(writer.path).get("seconds")
-    return 0.0 if seconds is None else float(seconds.values_N[-1])
+def _shown(entry: dict[str, Any]) -> dict[str, float]:
+    """What the progress bar shows of a record."""
+    names = ("loss", "max_logit", "mfu")
+    return {name: float(entry[name]) for name in names if name in entry}

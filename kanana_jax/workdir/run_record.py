@@ -15,8 +15,6 @@ from kanana_jax import checkpoint, config
 from kanana_jax.report import metrics, progress, results
 from kanana_jax.workdir import provenance
 
-from kanana_jax import checkpoint, config
-
 RUN_NAME, SAVED_NAME = "run.json", "saved.json"
 
 

@@ -49,7 +49,7 @@ def expect_workdir(workdir: Path) -> Path:
 
 
 def expect_folders(places: Iterable[tuple[str, str]]) -> None:
-    """Raises ConfigError unless one can write where settings say: pairs of a setting and a place."""
+    """Raises ConfigError unless one can write to each place; pairs of a setting and its value."""
     for name, place in dict.fromkeys(places):
         if place and not paths.is_remote(place):
             with needed(Path(place)):

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from kanana_jax import config, parallel
+from kanana_jax.batch import Batch
 from kanana_jax.model import presets
-from kanana_jax.train import loss
+from kanana_jax.objectives import NextToken
 from kanana_jax.train import step as step_lib
 
 GOLDEN = Path(__file__).with_name("tiny.json")
@@ -23,29 +24,26 @@ RTOL = 2e-5
 
 def first_steps(num_steps: int = 5) -> dict[str, list[float]]:
     """Five MuonClip steps of the tiny preset on fixed tokens, one device, every head clipping."""
-    exp = config.Experiment(
-        name="golden",
-        question="",
+    cfg = step_lib.StepConfig(
         model=dataclasses.replace(presets.tiny(256), num_layers=2),
-        optimizer=config.OptimizerConfig(lr=0.01, tau=0.02, polar_dtype="float32"),
-        train=config.TrainConfig(num_steps=num_steps),
+        execution=config.ExecutionConfig(compute_dtype="float32"),
+        optimizer=config.OptimizerConfig(tau=0.02, polar_dtype="float32"),
+        guard=config.GuardConfig(),
+        objective=NextToken(z_weight=5e-6),
+        num_steps=num_steps,
+        batch_size=4,
+        seq_len=64,
+        balance_loss_weight=1e-4,
+        router_bias_rate=1e-3,
     )
-    mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
-    steps = step_lib.build(exp, mesh)
+    mesh = parallel.make_mesh(config.MeshConfig(), jax.devices()[:1])
+    steps = step_lib.build(cfg, mesh)
     state = steps.init(0)
     tokens = np.random.default_rng(0).integers(0, 256, (4, 65), dtype=np.int32)
-    ones = np.ones((4, 64), np.int32)
-    batch = loss.DeviceBatch(
-        tokens=tokens[:, :-1],
-        targets=tokens[:, 1:],
-        positions=np.broadcast_to(np.arange(64, dtype=np.int32), (4, 64)),
-        segment_ids=ones,
-        loss_mask=ones.astype(np.float32),
-        target_bytes=ones.astype(np.float32),
-    )
+    batch = parallel.shard_batch(mesh, Batch.of_tokens(tokens))
     records = []
     for _ in range(num_steps):
-        state, record = steps.train(state, parallel.shard_batch(mesh, batch), exp.optimizer.lr)
+        state, record = steps.train(state, batch, 0.01, {})
         records.append(jax.device_get(record))
     names = ("loss", "max_logit", "update_rms", "clip_count")
     return {name: [float(record[name]) for record in records] for name in names}

@@ -10,8 +10,8 @@ does that, and the command is the harness's own with this import before it.
 from typing import Any
 
 from kanana_jax import extras, generate
-from kanana_jax.generate import chat, neutral
 from kanana_jax.evaluate import scoring
+from kanana_jax.generate import chat, neutral
 
 # The harness lives in an environment of its own.
 with extras.needed("train", "evaluate"):

@@ -1,0 +1,116 @@
+"""The settings that every job that trains has. A job adds blocks of its own."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+from kanana_jax.config import fields
+from kanana_jax.config.data import DataConfig
+from kanana_jax.config.edits import edit
+from kanana_jax.config.execution import ExecutionConfig
+from kanana_jax.config.fields import ConfigError, shown
+from kanana_jax.config.mesh import MeshConfig
+from kanana_jax.config.model import ModelConfig
+from kanana_jax.config.optimizer import OptimizerConfig
+from kanana_jax.config.paths import folder_name
+from kanana_jax.config.ranges import SEED_MAX, expect_int32
+from kanana_jax.config.train import GuardConfig, ResumeConfig, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything that decides the result of one training run."""
+
+    name: Annotated[str, folder_name]
+    question: str
+    model: ModelConfig
+    execution: ExecutionConfig = ExecutionConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    guard: GuardConfig = GuardConfig()
+    mesh: MeshConfig = MeshConfig()
+    resume: ResumeConfig = ResumeConfig()
+
+    def __post_init__(self):
+        fields.check(self, "")
+        self._check_batch()
+        self._check_schedule()
+
+    def edited(self, edits: Iterable[str]) -> Self:
+        """With `path=value` edits applied; raises ConfigError."""
+        return edit(self, edits)
+
+    def with_vocab(self, vocab_size: int) -> Self:
+        """The tokenizer's vocabulary size filled in, or checked against the model's."""
+        if self.model.vocab_size == 0:
+            model = dataclasses.replace(self.model, vocab_size=vocab_size)
+            return dataclasses.replace(self, model=model)
+        if self.model.vocab_size < vocab_size:
+            raise ConfigError(
+                f"model.vocab_size = {self.model.vocab_size} is smaller than the tokenizer's "
+                f"{vocab_size}; raise it, or set it to 0 to take the tokenizer's"
+            )
+        return self
+
+    def with_seed(self, seed: int) -> Self:
+        """Another seed of initialisation and, by the same distance, of the order of the data."""
+        order = self.data.seed + seed - self.train.seed
+        for name, number in (("train.seed", seed), ("data.seed", order)):
+            if number > SEED_MAX:
+                raise ConfigError(
+                    f"{name} must be at most {SEED_MAX} in every run, the last seed of JAX; got "
+                    f"{number}"
+                )
+        return dataclasses.replace(
+            self,
+            train=dataclasses.replace(self.train, seed=seed),
+            data=dataclasses.replace(self.data, seed=order),
+        )
+
+    def _check_batch(self):
+        batch_size, num_micro = self.data.batch_size, self.execution.accumulation_steps
+        num_micro = 1 if num_micro == "auto" else num_micro
+        if batch_size % num_micro:
+            raise ConfigError(
+                f"execution.accumulation_steps must divide data.batch_size = {batch_size}, got "
+                f"{num_micro}"
+            )
+        expect_int32(
+            "data.batch_size / execution.accumulation_steps x data.seq_len x num_experts_per_token",
+            *(batch_size // num_micro, self.data.seq_len, max(self.model.num_experts_per_token, 1)),
+        )
+
+    def _check_schedule(self):
+        schedule, last = self.optimizer.schedule, self.train.num_steps
+        needed = schedule.warmup_steps + schedule.decay_steps
+        if schedule.name != "constant" and needed > last:
+            raise ConfigError(
+                f"optimizer.schedule needs warmup_steps + decay_steps = {schedule.warmup_steps} + "
+                f"{schedule.decay_steps} steps, got train.num_steps = {last}; shorten them or "
+                "train longer"
+            )
+
+
+def check_allowed(resume: ResumeConfig, known: Iterable[str]) -> None:
+    """Raises ConfigError when resume.allow names a setting or group that is not `known`."""
+    known = frozenset(known)
+    for name in resume.allow:
+        if name not in known:
+            raise ConfigError(
+                f"resume.allow names no setting or group {shown(name)}; nearest are "
+                f"{fields.nearest(name, known, 3)}"
+            )
+
+
+def edited_paths(edits: Iterable[str]) -> list[str]:
+    """The settings that `path=value` edits name."""
+    return [text.partition("=")[0].strip() for text in edits]
+
+
+def setting(config: Any, path: str) -> Any:
+    """The value at `path`; None below a group that is None."""
+    for name in path.split("."):
+        config = None if config is None else getattr(config, name)
+    return config

@@ -1,0 +1,347 @@
+"""What every job that trains shares: checks, data, folders, compilation, the loop, the report.
+
+A job says what is its own in a `Job`; `run` does the rest, for one run or for all those of a
+comparison. With several processes all of them call it. Whatever one of them finds wrong, all raise.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from kanana_jax import checkpoint, config, model, parallel
+from kanana_jax.checkpoint import owner
+from kanana_jax.data import Tokenizer
+from kanana_jax.jobs import compiling, initial, outcome
+from kanana_jax.objectives import Objective
+from kanana_jax.plan import chips, flops
+from kanana_jax.report import progress, results, single
+from kanana_jax.report.curves import Curve
+from kanana_jax.train import fit, state
+from kanana_jax.train import step as step_lib
+from kanana_jax.workdir import (
+    Run,
+    Stopped,
+    StopRequest,
+    Work,
+    Workdir,
+    events,
+    lock,
+    opened,
+    provenance,
+    run_record,
+    signals,
+    storage,
+)
+
+
+class Corpus(Protocol):
+    """Data ready to be trained on."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def num_skipped(self) -> int: ...
+
+
+class Text(Protocol):
+    """Data that was read and found good; `open` writes what is kept of it."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def open(self) -> Callable[[], Any]: ...
+
+
+class Built(NamedTuple):
+    """What is needed beside settings and corpus to make sources and evaluators."""
+
+    mesh: jax.sharding.Mesh
+    steps: step_lib.Steps
+    rows: list[int]  # those of a batch that this process loads
+
+    def place(self, batch: Any, batch_size: int) -> Any:
+        return parallel.shard_batch(self.mesh, batch, batch_size)
+
+
+class Job(NamedTuple):
+    """What a job that trains is made of; all functions take its configuration first."""
+
+    objective: Callable[[Any], Objective]
+    read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
+    source: Callable[[Any, Any, Built], fit.Source]
+    evaluators: Callable[[Any, Any, Built], Sequence[fit.Evaluator]]
+    curves: tuple[Curve, ...]
+    # Weights that are not trained, by name; `start` gives those before the first step.
+    frozen: Callable[[Any, Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
+        lambda cfg, start: {}
+    )
+
+
+class Plan(NamedTuple):
+    """The runs of a command, and what its folder says of them."""
+
+    base: config.TrainingConfig
+    axes: dict[str, Any]  # beside the settings in config.json
+    runs: list[Run]
+    write_report: Callable[[list[results.Run], Mapping[str, Any], Path], str]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return json.loads(config.to_json(self.base)) | self.axes
+
+
+def run(job: Job, cfg: config.TrainingConfig, workdir: Path) -> None:
+    """Trains `cfg` in `workdir`, or continues it.
+
+    Raises UserError before anything is written in `workdir`, and StorageError when it takes no
+    writing at the start or the end.
+    """
+
+    def write_report(runs, about, path):
+        return single.write_run_report(runs[0], about, path, curves=job.curves)
+
+    run_all(job, Plan(cfg, {}, [Run({}, cfg, workdir / "run")], write_report), workdir)
+
+
+def run_all(job: Job, plan: Plan, workdir: Path) -> None:
+    """As `run`, for every run of `plan`; finished ones are not repeated."""
+    parallel.expect_devices()
+    _expect_same(plan)
+    workdir = parallel.together(lambda given=workdir: storage.expect_workdir(given))
+    plan = parallel.together(lambda: _check(plan, workdir))
+    if any(one.config.execution.deterministic for one in plan.runs):
+        compiling.keep(_cache_dir(plan.base.data, workdir) / "compiled")
+    with signals.stop_request() as stop, _holding_if_several(stop):
+        opened_data = parallel.first_then_others(lambda: _open(job, plan, workdir))
+        parallel.together(lambda: _check_tokens(opened_data, workdir))
+        plan = opened_data.plan
+        with storage.needed(workdir), lock.held(workdir):
+            parallel.on_first(lambda: _begin(opened_data, workdir))
+            finished = parallel.everyones([run_record.is_finished(one) for one in plan.runs])[0]
+            waiting = [one for one, done in zip(plan.runs, finished, strict=True) if not done]
+            _train(job, waiting, opened_data.corpora, stop)
+            if parallel.is_first():
+                print(report(plan, workdir))
+
+
+def report(plan: Plan, workdir: Path) -> str:
+    """Writes report.html and its figures; returns the table and the verdict as text."""
+    path = workdir / "report.html"
+    runs = [results.load(one.directory) for one in plan.runs]
+    text = plan.write_report(runs, provenance.load(workdir), path)
+    return f"{text}\n\nReport: {path}"
+
+
+class _Opened(NamedTuple):
+    """The runs with their vocabularies, and what they read: equal settings have one corpus."""
+
+    plan: Plan
+    corpora: dict[config.DataConfig, Any]
+    text: str  # identifies all of it before there are tokens
+
+    @property
+    def fingerprint(self) -> str:
+        return ",".join(dict.fromkeys(one.fingerprint for one in self.corpora.values()))
+
+
+def _check(plan: Plan, workdir: Path) -> Plan:
+    """All that can be known without the data; the runs have the shape of train.init_from."""
+    plan = plan._replace(
+        base=initial.with_shape(plan.base), runs=[_with_shape(one) for one in plan.runs]
+    )
+    allow = plan.base.resume.allow
+    config.check_allowed(plan.base.resume, config.setting_names(type(plan.base)) | {*plan.axes})
+    storage.expect_folders(
+        (name, config.setting(one.config, name))
+        for one in plan.runs
+        for name in ("data.cache_dir", "train.checkpoint_dir")
+    )
+    for one in plan.runs:
+        cfg = one.config
+        initial.check_tokenizer(cfg.train.init_from, cfg.data.tokenizer)
+        parallel.check(
+            cfg.model,
+            cfg.data.batch_size,
+            cfg.data.seq_len,
+            step_lib.num_micro(cfg.execution),
+            parallel.make_mesh(cfg.mesh).shape,
+        )
+    changes = provenance.check(workdir, plan.record, allow)
+    lock.check(workdir)
+    for one in plan.runs:
+        run_record.check(one, plan.base.name, is_changed=bool(changes))
+    for where, may_take_over in _shared_checkpoints(plan):
+        owner.check(where, workdir, may_take_over=may_take_over, probe=parallel.is_first())
+    return plan
+
+
+def _with_shape(one: Run) -> Run:
+    return one._replace(config=initial.with_shape(one.config))
+
+
+def _shared_checkpoints(plan: Plan) -> list[tuple[str, bool]]:
+    """Where they lie, and whether they may be those of another working directory."""
+    places = dict.fromkeys(one.config.train.checkpoint_dir for one in plan.runs)
+    may_take_over = provenance.is_allowed("train.checkpoint_dir", plan.base.resume.allow)
+    return [(checkpoint.shared_place(one, plan.base.name), may_take_over) for one in places if one]
+
+
+def _cache_dir(cfg: config.DataConfig, workdir: Path) -> Path:
+    return Path(cfg.cache_dir) if cfg.cache_dir else workdir / "cache"
+
+
+def _open(job: Job, plan: Plan, workdir: Path) -> _Opened:
+    """Reads the data of all runs and checks all that depends on it; then writes tokens."""
+    texts = {
+        cfg: job.read(cfg, _cache_dir(cfg, workdir), events.show)
+        for cfg in dict.fromkeys(_data_of(one) for one in plan.runs)
+    }
+
+    def with_vocab(one: Run) -> Run:
+        vocab_size = texts[_data_of(one)].tokenizer.vocab_size
+        return one._replace(config=one.config.with_vocab(vocab_size))
+
+    runs = [with_vocab(one) for one in plan.runs]
+    base = plan.base.with_vocab(runs[0].config.model.vocab_size)
+    digest = ",".join(dict.fromkeys(text.digest for text in texts.values()))
+    provenance.check_data(workdir, base.resume.allow, digest, "text")
+    for one in runs:
+        if not run_record.is_finished(one):
+            compiling.expect_able(one.label, _step_config(job, one), one.config.mesh)
+    plan = plan._replace(base=base, runs=runs)
+    return _Opened(plan, {cfg: text.open() for cfg, text in texts.items()}, digest)
+
+
+def _data_of(one: Run) -> config.DataConfig:
+    """What decides which data a run reads: not the seed, which orders them."""
+    return one.config.data.with_seed(0)
+
+
+def _step_config(job: Job, one: Run) -> step_lib.StepConfig:
+    return step_lib.step_config(one.config, job.objective(one.config))
+
+
+def _check_tokens(found: _Opened, workdir: Path) -> None:
+    provenance.check_data(workdir, found.plan.base.resume.allow, found.fingerprint)
+    everyones = parallel.everyones(found.fingerprint)
+    for process, other in enumerate(everyones):
+        if other != everyones[0]:
+            raise config.ConfigError(
+                f"process {process} must read the text of process 0, fingerprint {everyones[0]}, "
+                f"got {other}; make data.paths name the same files on all hosts"
+            )
+
+
+def _expect_same(plan: Plan) -> None:
+    """Raises ConfigError unless all processes were started with the same settings."""
+    mine = json.dumps(plan.record)
+    first = parallel.everyones(mine if parallel.is_first() else None)[0]
+
+    def compare() -> None:
+        if mine != first:
+            raise config.ConfigError(
+                "every process must have the settings of process 0, got "
+                f"{'; '.join(config.diff(json.loads(first), json.loads(mine)))}; start all with "
+                "the same command"
+            )
+
+    parallel.together(compare)
+
+
+def _holding_if_several(stop: StopRequest):
+    """A process that leaves by itself would leave the others waiting for it."""
+    return stop.holding() if jax.process_count() > 1 else contextlib.nullcontext()
+
+
+def _begin(found: _Opened, workdir: Path) -> None:
+    """Records this process in `workdir`, now locked."""
+    plan = found.plan
+    changes = provenance.check(workdir, plan.record, plan.base.resume.allow)
+    for where, may_take_over in _shared_checkpoints(plan):
+        owner.claim(where, workdir, may_take_over=may_take_over)
+    if changes:
+        events.Events(workdir).report("settings_changed", "; ".join(changes))
+    for one in plan.runs:
+        tokenizer = provenance.write_tokenizer(workdir, found.corpora[_data_of(one)].tokenizer)
+        run_record.begin(one, plan.base.name, tokenizer, is_changed=bool(changes))
+    provenance.write(
+        workdir,
+        plan.record,
+        found.fingerprint,
+        found.text,
+        sum(corpus.num_skipped for corpus in found.corpora.values()),
+        is_training=not all(map(run_record.is_finished, plan.runs)),
+    )
+
+
+def _train(
+    job: Job, waiting: list[Run], corpora: dict[config.DataConfig, Any], stop: StopRequest
+) -> None:
+    sweep = progress.Sweep(len(waiting), file=None if parallel.is_first() else progress.Silent())
+    meshes = {one.config.mesh: parallel.make_mesh(one.config.mesh) for one in waiting}
+    configs = [(_step_config(job, one), meshes[one.config.mesh]) for one in waiting]
+    with compiling.ahead(configs) as compiled:
+        for index, (one, key) in enumerate(zip(waiting, configs, strict=True), start=1):
+            steps, compile_s = compiled(*key)
+            if any(parallel.everyones(stop.is_set)):
+                raise Stopped
+            rows = parallel.local_rows(key[1], one.config.data.batch_size)
+            built = Built(key[1], steps, rows)
+            bar = sweep.run(
+                index,
+                one.label or one.config.name,
+                num_steps=one.config.train.num_steps,
+                tokens_per_step=one.config.data.batch_size * one.config.data.seq_len,
+            )
+            corpus = corpora[_data_of(one)]
+            with opened(one, stop, bar, _work(one.config), compile_s=compile_s) as folder:
+                ended = _train_one(job, one.config, corpus, built, folder)
+            end = functools.partial(outcome.write, folder, ended, one.config, corpus.fingerprint)
+            parallel.on_first(end)
+
+
+def _train_one(
+    job: Job, cfg: config.TrainingConfig, corpus: Any, built: Built, folder: Workdir
+) -> fit.Outcome:
+    """Raises Stopped, with all saved, where a signal asked for it."""
+
+    def start() -> state.TrainState:
+        if not cfg.train.init_from:
+            return built.steps.init(cfg.train.seed)
+        return built.steps.start(initial.restore(cfg.train.init_from, built.steps.like.weights))
+
+    ended = fit.fit(
+        folder,
+        fit.Run(
+            steps=built.steps,
+            mesh=built.mesh,
+            source=job.source(cfg, corpus, built),
+            evaluators=job.evaluators(cfg, corpus, built),
+            start=start,
+            train=cfg.train,
+            guard=cfg.guard,
+            lr=cfg.optimizer.lr,
+            batch_size=cfg.data.batch_size,
+            frozen=job.frozen(cfg, lambda: start().weights),
+        ),
+    )
+    if ended.status == "stopped":
+        folder.stopped(ended.step)
+    return ended
+
+
+def _work(cfg: config.TrainingConfig) -> Work:
+    """What a step does, and what the devices could do in a second."""
+    batch_size, seq_len = cfg.data.batch_size, cfg.data.seq_len
+    chip = chips.of_device(jax.devices()[0])
+    peak = chip.bf16_flops * jax.device_count() if chip else 0.0
+    return Work(batch_size * seq_len, flops.of_model(cfg.model, batch_size, seq_len), peak)

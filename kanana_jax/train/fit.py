@@ -1,0 +1,172 @@
+"""The training loop, the same for every job: batch, step, record, evaluate, save, stop, rewind.
+
+Batches are a pure function of their number and a checkpoint holds everything else, so calling `fit`
+again on the same folder continues where a killed run stopped, with the same numbers. Several
+processes make this call together: all train and save, process 0 writes everything else.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+from jax.sharding import Mesh
+
+from kanana_jax import config, model, parallel
+from kanana_jax.batch import Batch
+from kanana_jax.train import state
+from kanana_jax.train import step as step_lib
+
+
+class Source(Protocol):
+    """Where batches come from. `batch` gives the rows of this process, `parallel.local_rows`."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def batch(self, number: int, weights: model.Weights) -> Batch:
+        """Batch `number`, from 0: always the same. Stored data ignore the weights."""
+        ...
+
+
+class Evaluator(NamedTuple):
+    """A measurement of the weights. Arrays among what it gives are kept of the last step only."""
+
+    name: str
+    every: int  # steps; the last step is always due
+    measure: Callable[[model.Weights], Mapping[str, Any]]
+
+
+class Position(NamedTuple):
+    """A point of a run: the state after `step` updates, and which data comes next.
+
+    The next batch is number `step + skipped_batches`; going back leaves the bad ones out by
+    raising the latter.
+    """
+
+    state: Any
+    step: int = 0
+    skipped_batches: int = 0
+    rewinds: int = 0
+
+    def notes(self, mesh: Mesh) -> dict[str, Any]:
+        """What a checkpoint holds beside the state."""
+        return {
+            "skipped_batches": self.skipped_batches,
+            "rewinds": self.rewinds,
+            "mesh": dict(mesh.shape),
+        }
+
+
+class Outcome(NamedTuple):
+    """How a run ended, and at which step."""
+
+    status: Literal["ok", "diverged", "stopped"]
+    step: int
+
+
+class Run(NamedTuple):
+    """What one run trains with. `start` gives the state before the first step."""
+
+    steps: step_lib.Steps
+    mesh: Mesh
+    source: Source
+    evaluators: Sequence[Evaluator]
+    start: Callable[[], state.TrainState]
+    train: config.TrainConfig
+    guard: config.GuardConfig
+    lr: float
+    batch_size: int
+    frozen: step_lib.Frozen
+
+
+def fit(workdir: Any, run: Run) -> Outcome:
+    """Trains in `workdir` (see `kanana_jax.workdir.Workdir`) until done, stopped or diverged."""
+    at = _latest(workdir, run)
+    workdir.begin(at.step)
+    max_rewinds = run.guard.max_rewinds if run.guard.enabled else 0
+    while True:
+        outcome = _advance(workdir, run, at)
+        if outcome.status != "diverged" or at.rewinds >= max_rewinds:
+            return outcome
+        at = rewound(at, _latest(workdir, run), outcome.step)
+        workdir.report(
+            "rewind",
+            f"number {at.rewinds}: from step {outcome.step} back to step {at.step}; the batches "
+            f"of steps {at.step + 1} to {outcome.step} are left out ({at.skipped_batches} so far)",
+        )
+        workdir.rewind(at.step)
+
+
+def _latest(workdir: Any, run: Run) -> Position:
+    """The newest usable checkpoint, or the beginning when none was ever made."""
+    found = workdir.checkpoints.restore_latest(run.steps.like)
+    if found is None:
+        return Position(run.start())
+    mesh = dict(run.mesh.shape)
+    if found.notes["mesh"] != mesh:
+        workdir.report(
+            "resharded",
+            f"checkpoint {found.step} was made on mesh {found.notes['mesh']} and continues on "
+            f"{mesh}: sums are taken in another order, so from here on losses equal those of an "
+            "unbroken run to rounding only",
+        )
+    return Position(found.state, found.step, found.notes["skipped_batches"], found.notes["rewinds"])
+
+
+def rewound(before: Position, good: Position, trouble_step: int) -> Position:
+    """`good`, the last good position, made to continue behind the data of `trouble_step`.
+
+    `before` is where the steps that went wrong had started from.
+    """
+    # The step in trouble took batch trouble_step - 1 + before.skipped_batches; the next one is due.
+    next_batch = trouble_step + before.skipped_batches
+    return good._replace(skipped_batches=next_batch - good.step, rewinds=before.rewinds + 1)
+
+
+def _advance(workdir: Any, run: Run, at: Position) -> Outcome:
+    """Trains on from `at` to the last step, or to the first that is in trouble."""
+    current, last, clock = at.state, run.train.num_steps, workdir.clock
+    asked_to_stop = parallel.AnyProcess()
+    # Each took its own time to compile and to read, and a first collective does not wait long.
+    parallel.everyones("ready")
+    for number in range(at.step + 1, last + 1):
+        with clock.spent("waiting_for_data"):
+            batch = run.source.batch(number - 1 + at.skipped_batches, current.weights)
+        batch = parallel.shard_batch(run.mesh, batch, run.batch_size)
+        current, entry = run.steps.train(current, batch, run.lr, run.frozen)
+        if run.guard.enabled:
+            entry |= {"skipped_batches": at.skipped_batches, "rewinds": at.rewinds}
+        if _is_due(number, run.train.diagnostics_interval_steps, last):
+            entry |= run.steps.diagnose(current.weights.params, current.opt_state)
+        entry |= _evaluate(run, current, number, clock)
+        workdir.record(number, entry)
+        is_stopping = asked_to_stop(workdir.is_asked_to_stop) and number < last
+        if is_stopping or _is_due(number, run.train.checkpoint_interval_steps, last):
+            workdir.save(number, current, at.notes(run.mesh), is_last=number == last)
+        if workdir.trouble_step is not None:
+            return Outcome("diverged", workdir.trouble_step)
+        if is_stopping:
+            return Outcome("stopped", number)
+    return Outcome("ok", last)
+
+
+def _evaluate(run: Run, current: state.TrainState, number: int, clock: Any) -> dict[str, Any]:
+    last = run.train.num_steps
+    due = [one for one in run.evaluators if _is_due(number, one.every, last)]
+    if not due:
+        return {}
+    jax.block_until_ready(current.step)  # what is still being trained is not evaluation
+    found: dict[str, Any] = {}
+    with clock.spent("evaluating"):
+        for one in due:
+            found |= one.measure(current.weights)
+    # Arrays are as long as the data that they are of; comparisons need those of the end.
+    return {name: x for name, x in found.items() if number == last or not _is_array(x)}
+
+
+def _is_array(x: Any) -> bool:
+    return getattr(x, "ndim", 0) > 0
+
+
+def _is_due(number: int, interval: int, last: int) -> bool:
+    return number % interval == 0 or number == last

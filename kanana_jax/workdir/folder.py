@@ -1,0 +1,147 @@
+"""The folder of one run while it is worked on: checkpoints, metrics, events, a request to stop.
+
+DIR/run.json, saved.json    whose it is, and the newest step saved (`run_record`)
+DIR/metrics.jsonl           a line per step, mirrored to tensorboard/
+DIR/events.jsonl            what went wrong and what was done about it
+DIR/checkpoints/            unless train.checkpoint_dir names another place
+DIR/result.json             {status, diverged_step, steps, seconds, axes, values}, once it ended
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kanana_jax import checkpoint, parallel
+from kanana_jax.report import metrics, progress, results
+from kanana_jax.workdir import provenance, run_record, signals
+from kanana_jax.workdir.clock import Clock
+from kanana_jax.workdir.events import Events
+from kanana_jax.workdir.recorder import Recorder, Work
+
+
+class Workdir:
+    """What `train.fit` works with. Made by `opened`."""
+
+    def __init__(
+        self,
+        one: run_record.Run,
+        stop: signals.StopRequest,
+        checkpoints: checkpoint.Checkpoints,
+        writer: metrics.MetricsWriter | None,
+        recorder: Recorder,
+        bar: progress.Progress,
+        log: Events,
+        clock: Clock,
+    ):
+        self.directory, self.checkpoints, self.clock = one.directory, checkpoints, clock
+        self.report = log.report
+        self._axes, self._stop, self._bar = one.axes, stop, bar
+        self._writer, self._recorder = writer, recorder
+        self._last_step = one.config.train.num_steps
+
+    def begin(self, step: int) -> None:
+        """Called once before training goes on from `step`."""
+        self._bar.start(step)
+        self._keep_until(step)
+
+    def rewind(self, step: int) -> None:
+        """Drops what was recorded after `step`."""
+        self._recorder.restart(num_undone=(self.trouble_step or step) - step)
+        self._keep_until(step)
+
+    def _keep_until(self, step: int) -> None:
+        if self._writer is not None:
+            self._writer.truncate_after(step)
+
+    def record(self, number: int, entry: dict[str, Any]) -> None:
+        """Records a step; values may still be on their way from the device."""
+        self._recorder.push(number, entry)
+
+    @property
+    def trouble_step(self) -> int | None:
+        """The step that cannot be trained on from, once one is known."""
+        return self._recorder.trouble_step
+
+    def is_asked_to_stop(self) -> bool:
+        return self._stop.is_set
+
+    def save(self, step: int, state: Any, notes: dict[str, Any], *, is_last: bool) -> None:
+        """Makes a checkpoint, unless `state` is not to be trusted or the disk takes no metrics."""
+        with self.clock.spent("saving"):
+            # What a checkpoint claims was done must be in the metrics file first.
+            self._recorder.flush()
+            if all(parallel.everyones(self._recorder.may_save(is_last=is_last))):
+                self.checkpoints.save(step, state, notes)
+
+    def stopped(self, step: int) -> None:
+        """Reports that the run ends early; raises signals.Stopped once all is saved."""
+        self.checkpoints.wait()
+        newest = max(self.checkpoints.steps(), default=0)
+        self.report("stopped", f"after step {step}; the same command goes on from {newest}")
+        raise signals.Stopped
+
+    def finish(
+        self, status: str, values: Mapping[str, Any], *, diverged_step: int | None = None
+    ) -> None:
+        """Writes how the run ended. `values` are numbers and text."""
+        last = read_last(self.directory)
+        result = {
+            "status": status,
+            "diverged_step": diverged_step,
+            "steps": self._last_step,
+            "seconds": last.get("seconds"),
+            "axes": self._axes,
+            "values": dict(values),
+        }
+        text = json.dumps(result, indent=2)
+        provenance.write_whole(self.directory / results.RESULT_NAME, text)
+
+
+def read_last(directory: Path) -> dict[str, float]:
+    """The newest value of every number that was recorded; {} where nothing was."""
+    path = directory / metrics.METRICS_NAME
+    columns = metrics.read_metrics(path) if path.exists() else {}
+    return {
+        name: float(series.values_N[-1])
+        for name, series in columns.items()
+        if series.values_N.ndim == 1
+    }
+
+
+@contextlib.contextmanager
+def opened(
+    one: run_record.Run,
+    stop: signals.StopRequest,
+    bar: progress.Progress,
+    work: Work,
+    *,
+    compile_s: float = 0.0,
+) -> Iterator[Workdir]:
+    """Opens the folder of `one` for training. `compile_s` is the time it waited for compilation.
+
+    Inside, a signal only asks to stop.
+    """
+    log, clock, train = Events(one.directory), Clock(), one.config.train
+    clock.add("compiling", compile_s)
+    where = checkpoint.place_of(train.checkpoint_dir, one.config.name, one.directory)
+    with (
+        checkpoint.Checkpoints(
+            where,
+            keep=train.keep_checkpoints,
+            report=log.report,
+            on_saved=lambda step: run_record.note_saved(one.directory, step),
+        ) as checkpoints,
+        _writer_of_first(one.directory) as writer,
+        bar,
+        stop.holding(),
+    ):
+        clock.continue_from(read_last(one.directory) if writer is not None else {})
+        recorder = Recorder(one.config.guard, writer, bar, log, clock, work)
+        yield Workdir(one, stop, checkpoints, writer, recorder, bar, log, clock)
+
+
+def _writer_of_first(directory: Path):
+    """Process 0 keeps the metrics; the others get None."""
+    return metrics.MetricsWriter(directory) if parallel.is_first() else contextlib.nullcontext()
