@@ -122,6 +122,13 @@ class Sweep:
                     )
         return edited
 
+    def listing(self) -> str:
+        """As of `base`, with what the runs differ in."""
+        axes = [f"{axis.path} = {', '.join(map(str, axis.values))}" for axis in self.axes]
+        arms = [f"arm {arm.name!r}: {', '.join(arm.edits)}" for arm in self.arms]
+        seeds = f"seeds = {self.seeds}"
+        return "\n".join([*arms, *axes, seeds, "", self.base.listing()])
+
     def _named_arms(self, names: list[str]) -> tuple[Arm, ...]:
         known = {arm.name: arm for arm in self.arms}
         for name in names:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from kanana_jax.report import page
-from kanana_jax.workdir import provenance
 
 PACKAGE = Path(record.__file__).parents[1]
 
