@@ -8,7 +8,7 @@ import pytest
 
 import pallas_kernels
 from pallas_kernels.symmetric_matmul import reference
-from pallas_kernels.symmetric_matmul.tpu import dispatch
+from pallas_kernels.symmetric_matmul.tpu import dispatch, kernel
 
 FACTORS = dict(scale=0.5, addend_scale=-2.0, diagonal=4.0)
 PLAIN = dict(scale=1.0, addend_scale=1.0, diagonal=0.0)
@@ -46,7 +46,7 @@ def test_interpreted_kernel_agrees_is_symmetric_and_has_no_races(kind, capfd):
 
 def test_an_array_given_twice_takes_vmem_once():
     x, y = jnp.zeros((2, 256, 256), jnp.bfloat16), jnp.ones((2, 256, 256), jnp.bfloat16)
-    once, twice = (dispatch.vmem_bytes(dispatch.distinct(*a)) for a in ((x, x, None), (x, y)))
+    once, twice = (kernel.vmem_bytes(dispatch.distinct(*a)) for a in ((x, x, None), (x, y)))
     assert twice - once == 2 * 256 * 256 * 2  # two buffers
 
 
@@ -76,11 +76,11 @@ def test_compiles_for_a_tpu(tpu, shapes):
     arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
     (used,) = aot.vmem_bytes(aot.compile_for(tpu, public, *arrays)).values()
     print(f"{tpu} {shapes}: {used / 2**20:.1f} MiB of VMEM")
-    assert used <= dispatch.vmem_bytes(arrays)
+    assert used <= kernel.vmem_bytes(arrays)
 
 
 def test_tiles_divide_the_side_and_leave_a_half_to_skip():
-    chosen = {size: dispatch.choose_tile(size) for size in (128, 384, 512, 768, 2048)}
+    chosen = {size: kernel.choose_tile(size) for size in (128, 384, 512, 768, 2048)}
     assert chosen == {128: 128, 384: 128, 512: 256, 768: 256, 2048: 512}
 
 
