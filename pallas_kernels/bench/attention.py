@@ -10,7 +10,7 @@ import numpy as np
 import pallas_kernels
 from pallas_kernels.bench import timing
 from pallas_kernels.flash_attention import cases
-from pallas_kernels.flash_attention.gpu import dispatch, forward
+from pallas_kernels.flash_attention.gpu import blocks, dispatch, forward
 
 OPS = ("forward", "forward+backward")
 
@@ -72,7 +72,7 @@ def _cost_of_max(case, q, k, v, flops):
     scale = q.shape[3] ** -0.5
     names, runs = ("with max logits", "no max logits"), []
     for with_max in (True, False):
-        static = forward.Static(q.shape[1], k.shape[1], case.causal, scale, with_max=with_max)
+        static = blocks.Static(q.shape[1], k.shape[1], case.causal, scale, with_max=with_max)
         kernel = functools.partial(forward.forward, static=static, config=config)
         runs.append(functools.partial(jax.jit(kernel), q, k, v, None, None))
     times = timing.measure_in_turn(runs, jax.block_until_ready, num_blocks=31)

@@ -10,7 +10,7 @@ U value width.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,7 @@ from pallas_kernels import manual_axes, selection
 from pallas_kernels.flash_attention import reference, xla
 from pallas_kernels.flash_attention.gpu import dispatch as on_gpu
 from pallas_kernels.flash_attention.tpu import dispatch as on_tpu
-
-type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
+from pallas_kernels.selection import Implementation
 
 
 class Problem(NamedTuple):

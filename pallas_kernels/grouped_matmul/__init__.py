@@ -10,7 +10,7 @@ Letters: M rows, G groups, K contracted width, N output width.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,7 @@ from pallas_kernels import manual_axes, selection
 from pallas_kernels.grouped_matmul import reference, xla
 from pallas_kernels.grouped_matmul.gpu import dispatch as on_gpu
 from pallas_kernels.grouped_matmul.tpu import dispatch as on_tpu
-
-type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
+from pallas_kernels.selection import Implementation
 
 
 class Problem(NamedTuple):

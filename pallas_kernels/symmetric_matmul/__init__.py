@@ -9,17 +9,16 @@ Letters: M side of the result, K contracted width.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import manual_axes, selection
+from pallas_kernels.selection import Implementation
 from pallas_kernels.symmetric_matmul import reference, xla
 from pallas_kernels.symmetric_matmul.gpu import dispatch as on_gpu
 from pallas_kernels.symmetric_matmul.tpu import dispatch as on_tpu
-
-type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
 
 
 class Problem(NamedTuple):

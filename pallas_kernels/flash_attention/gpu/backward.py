@@ -15,8 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.flash_attention.gpu import backward_keys as keys
-from pallas_kernels.flash_attention.gpu import backward_queries as queries
+from pallas_kernels.flash_attention.gpu import backward_keys, backward_queries, blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +28,12 @@ class Config:
     dq_num_stages: int = 2
 
 
-def backward(q, k, v, q_ids, kv_ids, dout, lse, delta, static, config, is_fused: bool):
-    """Returns dq, dk, dv in q's dtype; lse and delta are (B, N, S padded to whole tiles)."""
+def backward(inputs: blocks.BackwardInputs, static: blocks.Static, config: Config, is_fused: bool):
+    """Returns dq, dk, dv in q's dtype."""
     if not is_fused:
-        dk, dv = keys.gradients(q, k, v, q_ids, kv_ids, dout, lse, delta, None, static, config)
-        dq = queries.gradient(q, k, v, q_ids, kv_ids, dout, lse, delta, static, config)
-        return dq, dk, dv
+        dk, dv = backward_keys.gradients(inputs, None, static, config)
+        return backward_queries.gradient(inputs, static, config), dk, dv
+    q = inputs.q
     dq_ref = jax.new_ref(jnp.zeros(q.shape, jnp.float32))
-    dk, dv = keys.gradients(q, k, v, q_ids, kv_ids, dout, lse, delta, dq_ref, static, config)
+    dk, dv = backward_keys.gradients(inputs, dq_ref, static, config)
     return (jax.freeze(dq_ref) * static.scale).astype(q.dtype), dk, dv

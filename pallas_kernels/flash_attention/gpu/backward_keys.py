@@ -14,6 +14,7 @@ width. Shared memory, fused, D/U 192/128: k 48 KB, v 32, q 48, dout 32, ds 32, d
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +23,18 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from pallas_kernels import hopper
 from pallas_kernels.flash_attention import tiles
-from pallas_kernels.flash_attention.gpu import forward as fwd
-from pallas_kernels.flash_attention.gpu import order
+from pallas_kernels.flash_attention.gpu import blocks, order
 
-ROWS = fwd.ROWS
-TILE_KV = 2 * ROWS
+TILE_KV = hopper.COMPUTE * hopper.ROWS
 BLOCK_Q = 64
 COLS = 64  # one dq chunk, the width of a swizzled tile
-_MATRIX, _ROW = plgpu.Layout.WGMMA, plgpu.Layout.WGMMA.reduce(1)
 
 
-def gradients(q, k, v, q_ids, kv_ids, dout, lse, delta, dq_ref, static, config):
+def gradients(inputs: blocks.BackwardInputs, dq_ref, static: blocks.Static, config):
     """Returns dk and dv; a dq_ref (B, S, N, D) of float32 is added to, unless None."""
+    k, v = inputs.k, inputs.v
     batch, _, num_kv_heads, _ = k.shape
     num_tiles = pl.cdiv(static.num_cols, TILE_KV)
     query_range = functools.partial(
@@ -46,42 +46,43 @@ def gradients(q, k, v, q_ids, kv_ids, dout, lse, delta, dq_ref, static, config):
         causal=static.causal,
     )
     packed = ()
-    if q_ids is not None:
-        q_ids, kv_ids = tiles.pad_ids(q_ids, BLOCK_Q), tiles.pad_ids(kv_ids, TILE_KV)
+    if inputs.q_ids is not None:
+        q_ids = tiles.pad_ids(inputs.q_ids, BLOCK_Q)
+        kv_ids = tiles.pad_ids(inputs.kv_ids, TILE_KV)
         by_causality = query_range(jnp.arange(num_tiles, dtype=jnp.int32))
         table = tiles.segment_ranges(
             kv_ids, q_ids, tile=TILE_KV, block=BLOCK_Q, ranges=by_causality
         )
         packed = (table, q_ids, kv_ids)
-    inputs = (q, k, v, dout, lse, delta, *packed)
+    operands = (*inputs.arrays, *packed)
+    if dq_ref is not None:
+        operands += (dq_ref,)
     body = functools.partial(
         _kernel,
         static=static,
-        config=config,
         query_range=query_range,
         num_packed=len(packed),
     )
-    if dq_ref is not None:
-        inputs += (dq_ref,)
     return plgpu.kernel(
         body,
         out_type=(jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)),
-        scratch_types=_scratch(q, v, config, fused=dq_ref is not None),
+        scratch_types=_scratch(inputs.q, v, config, fused=dq_ref is not None),
         grid=(batch * num_kv_heads * num_tiles,),
+        grid_names=("cta",),
         kernel_name="flash_attention_backward_kv",
-        **fwd.launch(static.interpret),
-    )(*inputs)
+        **hopper.launch(static.interpret),
+    )(*operands)
 
 
 def _scratch(q, v, config, *, fused):
     dtype, width, width_v, stages = q.dtype, q.shape[3], v.shape[3], config.num_stages
     scratch = dict(
-        k_smem=fwd.tiled((width // COLS, TILE_KV, COLS), dtype),
-        v_smem=fwd.tiled((TILE_KV, width_v), dtype),
-        q_smem=fwd.tiled((stages, BLOCK_Q, width), dtype),
-        dout_smem=fwd.tiled((stages, BLOCK_Q, width_v), dtype),
+        k_smem=hopper.tiled((width // COLS, TILE_KV, COLS), dtype),
+        v_smem=hopper.tiled((TILE_KV, width_v), dtype),
+        q_smem=hopper.tiled((stages, BLOCK_Q, width), dtype),
+        dout_smem=hopper.tiled((stages, BLOCK_Q, width_v), dtype),
         # Probabilities, then ds, of (step parity, warpgroup).
-        ds_smem=fwd.tiled((2, 2, BLOCK_Q, ROWS), dtype),
+        ds_smem=hopper.tiled((2, hopper.COMPUTE, BLOCK_Q, hopper.ROWS), dtype),
         lse_smem=plgpu.SMEM((stages, BLOCK_Q), jnp.float32),
         delta_smem=plgpu.SMEM((stages, BLOCK_Q), jnp.float32),
         kv_ready=plgpu.Barrier(num_arrivals=width // COLS + 1, num_barriers=1),
@@ -91,14 +92,74 @@ def _scratch(q, v, config, *, fused):
     )
     if fused:
         scratch |= dict(
-            dq_smem=fwd.tiled((2, BLOCK_Q, COLS), jnp.float32),
+            dq_smem=hopper.tiled((2, BLOCK_Q, COLS), jnp.float32),
             ds_ready=plgpu.Barrier(num_arrivals=2, num_barriers=1),
         )
     return scratch
 
 
-def _kernel(q, k, v, dout, lse, delta, *rest, static, config, query_range, num_packed,
-            **scratch):  # fmt: skip
+class _Tile(NamedTuple):
+    """The tile of keys in shared memory, half of its rows each warpgroup's; keys in chunks."""
+
+    k_smem: Any
+    v_smem: Any
+    kv_ready: Any
+
+
+class _Ring(NamedTuple):
+    """Blocks of queries in flight: per slot q with lse, dout with delta, and when all are read."""
+
+    q_smem: Any
+    lse_smem: Any
+    dout_smem: Any
+    delta_smem: Any
+    q_ready: Any
+    dout_ready: Any
+    free: Any
+
+    @property
+    def slots(self) -> hopper.Slots:
+        return hopper.Slots(self.q_ready, self.free, self.q_smem.shape[0])
+
+
+class _Exchange(NamedTuple):
+    """Where ds passes from registers to wgmma; if fused, the way to the other warpgroup and out."""
+
+    ds_smem: Any
+    ds_ready: Any = None
+    dq_smem: Any = None
+
+
+class _Memory(NamedTuple):
+    tile: _Tile
+    ring: _Ring
+    exchange: _Exchange
+
+
+def _memory(scratch) -> _Memory:
+    return _Memory(
+        hopper.pick(_Tile, scratch), hopper.pick(_Ring, scratch), hopper.pick(_Exchange, scratch)
+    )
+
+
+class _Walk(NamedTuple):
+    """The blocks of queries that meet a tile of keys, head by head of those that share its keys."""
+
+    first: jax.Array | int
+    per_head: jax.Array | int
+    num_steps: jax.Array | int
+    kv_head: jax.Array
+    num_heads: int
+
+    def position(self, step):
+        """step -> (query head, block of queries)"""
+        if self.num_heads == 1:
+            return self.kv_head, self.first + step
+        nth = lax.div(step, jnp.maximum(self.per_head, 1))
+        return self.kv_head * self.num_heads + nth, self.first + step - nth * self.per_head
+
+
+def _kernel(q, k, v, dout, lse, delta, *rest, static, query_range, num_packed, **scratch):
     packed, rest = rest[:num_packed], rest[num_packed:]
     *dq, dk, dv = rest
     batch, _, num_kv_heads, width = k.shape
@@ -117,118 +178,99 @@ def _kernel(q, k, v, dout, lse, delta, *rest, static, config, query_range, num_p
     else:
         visits, ids = query_range(tile), None
     per_head = visits.last - visits.first
-    num_steps = per_head * group
+    walk = _Walk(visits.first, per_head, per_head * group, kv_head, group)
+    memory = _memory(scratch)
 
-    def position(step):
-        """step -> (query head, block of queries)"""
-        if group == 1:
-            return kv_head, visits.first + step
-        nth = lax.div(step, jnp.maximum(per_head, 1))
-        return kv_head * group + nth, visits.first + step - nth * per_head
-
-    warpgroup = lax.axis_index("warpgroup")
-
-    @pl.when(warpgroup < 2)
-    def _():
-        plgpu.set_max_registers(240, action="increase")
-        col = tile * TILE_KV + warpgroup * ROWS
+    def compute(warpgroup):
+        col = tile * TILE_KV + warpgroup * hopper.ROWS
         score_mask = functools.partial(_mask, col=col, ids=ids, visits=visits, static=static)
-        cols = pl.ds(col, ROWS)
+        cols = pl.ds(col, hopper.ROWS)
         outputs = (dk.at[b, cols, kv_head], dv.at[b, cols, kv_head])
-        _compute(dq[0].at[b] if dq else None, outputs, num_steps, position, score_mask,
-                 warpgroup, static, config, **scratch)  # fmt: skip
+        to_dq = dq[0].at[b] if dq else None
+        _compute(warpgroup, walk, score_mask, to_dq, outputs, memory, static)
 
-    @pl.when(warpgroup == 2)
-    def _():
-        plgpu.set_max_registers(24, action="decrease")
+    def load():
         cols = pl.ds(tile * TILE_KV, TILE_KV)
         keys, values = k.at[b, cols, kv_head], v.at[b, cols, kv_head]
         streams = tuple(x.at[b] for x in (q, dout, lse, delta))
-        _load(keys, values, streams, num_steps, position, config, **scratch)
+        _load(keys, values, streams, walk, memory.tile, memory.ring)
+
+    hopper.specialize(lax.axis_index("warpgroup"), compute, load)
 
 
-def _load(keys, values, streams, num_steps, position, config, *, k_smem, v_smem, q_smem,
-          dout_smem, lse_smem, delta_smem, kv_ready, q_ready, dout_ready, free,
-          **_):  # fmt: skip
+def _load(keys, values, streams, walk, tile, ring):
     q, dout, lse, delta = streams
-    stages = np.int32(config.num_stages)
 
-    @pl.when(num_steps > 0)
+    @pl.when(walk.num_steps > 0)
     def _():
-        for i in range(k_smem.shape[0]):
+        for i in range(tile.k_smem.shape[0]):
             chunk = keys.at[:, pl.ds(i * COLS, COLS)]
-            plgpu.copy_gmem_to_smem(chunk, k_smem.at[i], kv_ready)
-        plgpu.copy_gmem_to_smem(values, v_smem, kv_ready)
+            plgpu.copy_gmem_to_smem(chunk, tile.k_smem.at[i], tile.kv_ready)
+        plgpu.copy_gmem_to_smem(values, tile.v_smem, tile.kv_ready)
 
-    @pl.loop(0, num_steps)
+    @pl.loop(0, walk.num_steps)
     def _(step):
-        slot = lax.rem(step, stages)
-        head, block = position(step)
+        slot = hopper.slot_of(step, ring.slots.num_stages)
+        head, block = walk.position(step)
         rows = pl.ds(block * BLOCK_Q, BLOCK_Q)
+        hopper.wait_until_free(step, slot, ring.slots)
+        q_ready, dout_ready = ring.q_ready.at[slot], ring.dout_ready.at[slot]
+        plgpu.copy_gmem_to_smem(q.at[rows, head], ring.q_smem.at[slot], q_ready)
+        plgpu.copy_gmem_to_smem(lse.at[head, rows], ring.lse_smem.at[slot], q_ready)
+        plgpu.copy_gmem_to_smem(dout.at[rows, head], ring.dout_smem.at[slot], dout_ready)
+        plgpu.copy_gmem_to_smem(delta.at[head, rows], ring.delta_smem.at[slot], dout_ready)
 
-        @pl.when(step >= stages)
-        def _():
-            plgpu.barrier_wait(free.at[slot])
-
-        plgpu.copy_gmem_to_smem(q.at[rows, head], q_smem.at[slot], q_ready.at[slot])
-        plgpu.copy_gmem_to_smem(lse.at[head, rows], lse_smem.at[slot], q_ready.at[slot])
-        plgpu.copy_gmem_to_smem(dout.at[rows, head], dout_smem.at[slot], dout_ready.at[slot])
-        plgpu.copy_gmem_to_smem(delta.at[head, rows], delta_smem.at[slot], dout_ready.at[slot])
-
-    @pl.loop(jnp.maximum(0, num_steps - stages), num_steps)
-    def _(step):
-        plgpu.barrier_wait(free.at[lax.rem(step, stages)])
+    hopper.drain(walk.num_steps, ring.slots)
 
 
-def _compute(dq, outputs, num_steps, position, score_mask, warpgroup, static, config, *,
-             k_smem, v_smem, kv_ready, free, ds_smem, dq_smem=None, ds_ready=None,
-             **scratch):  # fmt: skip
-    own = pl.ds(warpgroup * ROWS, ROWS)
-    stages = np.int32(config.num_stages)
-    add_dq = functools.partial(_add_dq, dq, position, warpgroup, k_smem, ds_smem, dq_smem, ds_ready)
-    step_fn = functools.partial(
-        _step, position=position, score_mask=score_mask, static=static, own=own,
-        k_smem=k_smem, v_smem=v_smem, **scratch
-    )  # fmt: skip
+def _compute(warpgroup, walk, score_mask, dq, outputs, memory, static):
+    tile, ring, exchange = memory
+    own = pl.ds(warpgroup * hopper.ROWS, hopper.ROWS)
+    add_dq = functools.partial(_add_dq, dq, walk, warpgroup, tile.k_smem, exchange)
+    is_fused = exchange.ds_ready is not None
 
-    @pl.when(num_steps > 0)
+    @pl.when(walk.num_steps > 0)
     def _():
-        plgpu.barrier_wait(kv_ready)
+        plgpu.barrier_wait(tile.kv_ready)
 
-    def accumulate(dk_acc, dv_acc):
-        @pl.loop(0, num_steps)
+    def accumulate(*sums):
+        @pl.loop(0, walk.num_steps)
         def _(step):
-            slot = lax.rem(step, stages)
-            if ds_ready is not None:
+            slot = hopper.slot_of(step, ring.slots.num_stages)
+            if is_fused:
 
                 @pl.when(step > 0)
                 def _():
                     add_dq(step - 1)
 
-            ds = ds_smem.at[lax.rem(step, np.int32(2)), warpgroup]
-            step_fn(step, slot, dk_acc, dv_acc, ds, ds_ready)
+            ds = exchange.ds_smem.at[lax.rem(step, np.int32(2)), warpgroup]
+
+            def mask(score):
+                return score_mask(score, walk.position(step)[1])
+
+            _step(slot, sums, ds, own, mask, memory, static)
             plgpu.wgmma_wait(0)
-            plgpu.barrier_arrive(free.at[slot])
+            plgpu.barrier_arrive(ring.free.at[slot])
 
-        if ds_ready is not None:
+        if is_fused:
 
-            @pl.when(num_steps > 0)
+            @pl.when(walk.num_steps > 0)
             def _():
-                add_dq(num_steps - 1)
+                add_dq(walk.num_steps - 1)
 
-        return dk_acc[...], dv_acc[...]
+        return tuple(acc[...] for acc in sums)
 
-    width, width_v = k_smem.shape[0] * COLS, v_smem.shape[1]
-    dk, dv = pl.run_scoped(accumulate, fwd.accumulator(ROWS, width), fwd.accumulator(ROWS, width_v))
-    _store(dk * static.scale, dv, outputs, own, k_smem, v_smem, both_read=ds_ready)
+    widths = tile.k_smem.shape[0] * COLS, tile.v_smem.shape[1]
+    dk, dv = pl.run_scoped(accumulate, *(hopper.accumulator(hopper.ROWS, n) for n in widths))
+    _store(dk * static.scale, dv, outputs, own, tile, both_read=exchange.ds_ready)
 
 
-def _store(dk, dv, outputs, own, k_smem, v_smem, *, both_read):
+def _store(dk, dv, outputs, own, tile, *, both_read):
     dk_out, dv_out = outputs
     if both_read is not None:  # the other warpgroup's last dq reads all of k_smem
         plgpu.barrier_arrive(both_read)
         plgpu.barrier_wait(both_read)
-    v_smem = v_smem.at[own]
+    k_smem, v_smem = tile.k_smem, tile.v_smem.at[own]
     v_smem[...] = dv.astype(v_smem.dtype)
     for i in range(k_smem.shape[0]):
         k_smem[i, own] = dk[:, i * COLS : (i + 1) * COLS].astype(k_smem.dtype)
@@ -239,59 +281,62 @@ def _store(dk, dv, outputs, own, k_smem, v_smem, *, both_read):
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 
-def _step(step, slot, dk_acc, dv_acc, ds, ds_ready, *, position, score_mask, static, own,
-          k_smem, v_smem, q_smem, dout_smem, lse_smem, delta_smem, q_ready,
-          dout_ready):  # fmt: skip
-    q, dout = q_smem.at[slot], dout_smem.at[slot]
-    plgpu.barrier_wait(q_ready.at[slot])
+def _step(slot, sums, ds, own, mask, memory, static):
+    """Adds one block of queries to the sums (dk, dv) of a warpgroup's own keys."""
+    tile, ring, exchange = memory
+    dk_acc, dv_acc = sums
+    q, dout = ring.q_smem.at[slot], ring.dout_smem.at[slot]
+    plgpu.barrier_wait(ring.q_ready.at[slot])
 
     def scores(acc):
-        for i in range(k_smem.shape[0]):
-            plgpu.wgmma(acc, q.at[:, pl.ds(i * COLS, COLS)], k_smem.at[i, own].T)
-        lse = plgpu.load(lse_smem.at[slot], layout=_ROW)
-        plgpu.barrier_wait(dout_ready.at[slot])
+        for i in range(tile.k_smem.shape[0]):
+            plgpu.wgmma(acc, q.at[:, pl.ds(i * COLS, COLS)], tile.k_smem.at[i, own].T)
+        lse = plgpu.load(ring.lse_smem.at[slot], layout=blocks.ROW)
+        plgpu.barrier_wait(ring.dout_ready.at[slot])
         return acc[...], lse
 
-    block_acc = fwd.accumulator(BLOCK_Q, ROWS)
+    block_acc = hopper.accumulator(BLOCK_Q, hopper.ROWS)
     score, lse = pl.run_scoped(scores, block_acc)
-    score = score_mask(score, position(step)[1])
+    score = mask(score)
     over_cols = functools.partial(lax.broadcast_in_dim, shape=score.shape, broadcast_dimensions=[0])
-    prob = jnp.exp2(score * (static.scale * fwd.LOG2_E) - over_cols(lse))
+    prob = jnp.exp2(score * (static.scale * blocks.LOG2_E) - over_cols(lse))
     ds[...] = prob.astype(q.dtype)
     plgpu.commit_smem()
 
     def products(acc):
-        plgpu.wgmma(acc, dout, v_smem.at[own].T)
+        plgpu.wgmma(acc, dout, tile.v_smem.at[own].T)
         plgpu.wgmma(dv_acc, ds.T, dout)
-        delta = plgpu.load(delta_smem.at[slot], layout=_ROW)
+        delta = plgpu.load(ring.delta_smem.at[slot], layout=blocks.ROW)
         return acc[...], delta
 
     # The probabilities are read back instead of kept: registers are what limits this kernel.
     dprob, delta = pl.run_scoped(products, block_acc)
-    prob = plgpu.load(ds, layout=_MATRIX).astype(jnp.float32)
+    prob = plgpu.load(ds, layout=blocks.MATRIX).astype(jnp.float32)
     plgpu.commit_smem()  # all four warps' products have read the probabilities
     ds[...] = (prob * (dprob - over_cols(delta))).astype(q.dtype)
     plgpu.commit_smem()
-    if ds_ready is not None:
-        plgpu.barrier_arrive(ds_ready)
+    if exchange.ds_ready is not None:
+        plgpu.barrier_arrive(exchange.ds_ready)
     plgpu.wgmma(dk_acc, ds.T, q)
 
 
-def _add_dq(dq, position, warpgroup, k_smem, ds_smem, dq_smem, ds_ready, step):
+def _add_dq(dq, walk, warpgroup, k_smem, exchange, step):
     """Adds ds k of one step; a warpgroup takes every other chunk of 64 columns."""
-    plgpu.barrier_wait(ds_ready)
-    head, block = position(step)
-    ds, dq_smem = ds_smem.at[lax.rem(step, np.int32(2))], dq_smem.at[warpgroup]
+    plgpu.barrier_wait(exchange.ds_ready)
+    head, block = walk.position(step)
+    ds = exchange.ds_smem.at[lax.rem(step, np.int32(2))]
+    dq_smem = exchange.dq_smem.at[warpgroup]
     num_chunks = k_smem.shape[0]
 
     def add(chunk):
         def product(acc):
-            for i in range(2):
-                plgpu.wgmma(acc, ds.at[i], k_smem.at[chunk, pl.ds(i * ROWS, ROWS)])
+            for i in range(hopper.COMPUTE):
+                keys = k_smem.at[chunk, pl.ds(i * hopper.ROWS, hopper.ROWS)]
+                plgpu.wgmma(acc, ds.at[i], keys)
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             return acc[...]
 
-        dq_smem[...] = pl.run_scoped(product, fwd.accumulator(BLOCK_Q, COLS))
+        dq_smem[...] = pl.run_scoped(product, hopper.accumulator(BLOCK_Q, COLS))
         plgpu.commit_smem()
         target = dq.at[pl.ds(block * BLOCK_Q, BLOCK_Q), head, pl.ds(chunk * COLS, COLS)]
         plgpu.copy_smem_to_gmem(dq_smem, target, reduction_op="add")
@@ -304,8 +349,8 @@ def _add_dq(dq, position, warpgroup, k_smem, ds_smem, dq_smem, ds_ready, step):
 
 def _mask(score, block, *, col, ids, visits, static):
     """Hides scores of a block that is not in the fully visible range."""
-    if not static.causal and ids is None and static.num_cols % TILE_KV == 0:
+    if not blocks.may_hide(ids, TILE_KV, static):
         return score
     masked = (block < visits.full_first) | (block >= visits.full_last)
-    hide = functools.partial(fwd.mask, score, block * BLOCK_Q, col, ids, static, TILE_KV)
+    hide = functools.partial(blocks.mask, score, block * BLOCK_Q, col, ids, static, TILE_KV)
     return lax.cond(masked, hide, lambda: score)

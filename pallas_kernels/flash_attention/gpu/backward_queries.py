@@ -11,155 +11,139 @@ width. Shared memory at D/U 192/128, 64 keys, 2 stages: q 48 KB, dout 32, k 48, 
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels.flash_attention import tiles
-from pallas_kernels.flash_attention.gpu import forward as fwd
-
-ROWS = fwd.ROWS
-_ROW = plgpu.Layout.WGMMA.reduce(1)
+from pallas_kernels import hopper
+from pallas_kernels.flash_attention.gpu import blocks
 
 
-def gradient(q, k, v, q_ids, kv_ids, dout, lse, delta, static, config):
+def gradient(inputs: blocks.BackwardInputs, static: blocks.Static, config):
     """Returns dq in q's dtype."""
+    q = inputs.q
     batch, _, num_heads, _ = q.shape
-    num_tiles = pl.cdiv(static.num_rows, fwd.TILE_Q)
-    block_kv = config.dq_block_kv
-    key_range = functools.partial(
-        tiles.key_range,
-        tile_q=fwd.TILE_Q,
-        block_kv=block_kv,
-        num_rows=static.num_rows,
-        num_cols=static.num_cols,
-        causal=static.causal,
-    )
-    packed = ()
-    if q_ids is not None:
-        q_ids, kv_ids = tiles.pad_ids(q_ids, fwd.TILE_Q), tiles.pad_ids(kv_ids, block_kv)
-        by_causality = key_range(jnp.arange(num_tiles, dtype=jnp.int32))
-        table = tiles.segment_ranges(
-            q_ids, kv_ids, tile=fwd.TILE_Q, block=block_kv, ranges=by_causality
-        )
-        packed = (table, q_ids, kv_ids)
-    body = functools.partial(
-        _kernel,
-        static=static,
-        config=config,
-        key_range=key_range,
-        num_packed=len(packed),
-    )
+    num_tiles = pl.cdiv(static.num_rows, blocks.TILE_Q)
+    key_visits = blocks.visit_keys(inputs.q_ids, inputs.kv_ids, config.dq_block_kv, static)
     return plgpu.kernel(
-        body,
+        functools.partial(_kernel, static=static, key_range=key_visits.of_tile),
         out_type=jax.ShapeDtypeStruct(q.shape, q.dtype),
-        scratch_types=_scratch(q, v, config, static.interpret),
+        scratch_types=_scratch(q, inputs.v, config, static.interpret),
         grid=(batch * num_heads * num_tiles,),
+        grid_names=("cta",),
         kernel_name="flash_attention_backward_q",
-        **fwd.launch(static.interpret),
-    )(q, k, v, dout, lse, delta, *packed)
+        **hopper.launch(static.interpret),
+    )(*inputs.arrays, *key_visits.packed)
 
 
 def _scratch(q, v, config, interpret):
     dtype, width, width_v = q.dtype, q.shape[3], v.shape[3]
-    stages, block_kv = config.dq_num_stages, config.dq_block_kv
-    scratch = dict(
-        q_smem=fwd.tiled((2, ROWS, width), dtype),
-        dout_smem=fwd.tiled((2, ROWS, width_v), dtype),
-        k_smem=fwd.tiled((stages, block_kv, width), dtype),
-        v_smem=fwd.tiled((stages, block_kv, width_v), dtype),
-        q_ready=plgpu.Barrier(num_arrivals=2, num_barriers=2),
-        k_ready=plgpu.Barrier(num_arrivals=1, num_barriers=stages),
-        v_ready=plgpu.Barrier(num_arrivals=1, num_barriers=stages),
-        k_free=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
-        v_free=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+    block_kv = config.dq_block_kv
+    scratch = blocks.key_ring(config.dq_num_stages, block_kv, width, width_v, dtype) | dict(
+        q_smem=hopper.tiled((hopper.COMPUTE, hopper.ROWS, width), dtype),
+        dout_smem=hopper.tiled((hopper.COMPUTE, hopper.ROWS, width_v), dtype),
+        q_ready=plgpu.Barrier(num_arrivals=2, num_barriers=hopper.COMPUTE),
     )
     if interpret:
-        scratch |= dict(stand_in=fwd.tiled((2, ROWS, block_kv), dtype))
+        scratch |= dict(stand_in=hopper.tiled((hopper.COMPUTE, hopper.ROWS, block_kv), dtype))
     return scratch
 
 
-def _kernel(q, k, v, dout, lse, delta, *rest, static, config, key_range, num_packed,
-            **scratch):  # fmt: skip
-    packed, (dq,) = rest[:num_packed], rest[num_packed:]
-    place = fwd.place(q, k, v, packed, key_range, static)
-    warpgroup = lax.axis_index("warpgroup")
+class _Memory(NamedTuple):
+    """What a computing warpgroup has of its own; the stand-in is for interpret mode only."""
 
-    @pl.when(warpgroup < 2)
-    def _():
-        plgpu.set_max_registers(240, action="increase")
-        row = place.tile * fwd.TILE_Q + warpgroup * ROWS
-        rows = pl.ds(row, ROWS)
+    q_smem: Any
+    dout_smem: Any
+    q_ready: Any
+    stand_in: Any = None
 
-        def at(x):
-            return x.at[place.batch, rows, place.head]
+    def of(self, warpgroup):
+        return _Memory(*(None if x is None else x.at[warpgroup] for x in self))
 
-        stats = tuple(x.at[place.batch, place.head, rows] for x in (lse, delta))
-        _compute(at(q), at(dout), stats, at(dq), place, warpgroup, row, static, config,
-                 **scratch)  # fmt: skip
 
-    @pl.when(warpgroup == 2)
-    def _():
-        plgpu.set_max_registers(24, action="decrease")
+class _Rows(NamedTuple):
+    """A warpgroup's rows in device memory."""
+
+    q: Any
+    dout: Any
+    lse: Any
+    delta: Any
+    dq: Any
+
+
+def _kernel(q, k, v, dout, lse, delta, *rest, static, key_range, **scratch):
+    *packed, dq = rest
+    place = blocks.place(q, k, v, blocks.KeyVisits(key_range, tuple(packed)), static)
+    ring = hopper.pick(blocks.KeyRing, scratch)
+
+    def compute(warpgroup):
+        row = place.tile * blocks.TILE_Q + warpgroup * hopper.ROWS
+        b, own, head = place.batch, pl.ds(row, hopper.ROWS), place.head
+        q_rows, dout_rows, dq_rows = (x.at[b, own, head] for x in (q, dout, dq))
+        lse_rows, delta_rows = (x.at[b, head, own] for x in (lse, delta))
+        rows = _Rows(q_rows, dout_rows, lse_rows, delta_rows, dq_rows)
+        _compute(rows, row, place, hopper.pick(_Memory, scratch).of(warpgroup), ring, static)
+
+    def load():
         keys, values = (x.at[place.batch, :, place.kv_head] for x in (k, v))
-        fwd.load_keys(keys, values, place.visits, config.dq_block_kv, config.dq_num_stages,
-                      **scratch)  # fmt: skip
+        blocks.load_keys(keys, values, place.visits, ring)
+
+    hopper.specialize(lax.axis_index("warpgroup"), compute, load)
 
 
-def _compute(q, dout, stats, dq, place, warpgroup, row, static, config, *, q_smem,
-             dout_smem, k_smem, v_smem, q_ready, k_ready, v_ready, k_free,
-             v_free, stand_in=None):  # fmt: skip
-    q_smem, dout_smem, q_ready = (x.at[warpgroup] for x in (q_smem, dout_smem, q_ready))
-    stand_in = None if stand_in is None else stand_in.at[warpgroup]
-    plgpu.copy_gmem_to_smem(q, q_smem, q_ready)
-    plgpu.copy_gmem_to_smem(dout, dout_smem, q_ready)
-    lse, delta = (plgpu.load(x, layout=_ROW, optimized=False) for x in stats)
+def _compute(rows, row, place, memory, ring, static):
+    q_smem, dout_smem, q_ready, stand_in = memory
+    plgpu.copy_gmem_to_smem(rows.q, q_smem, q_ready)
+    plgpu.copy_gmem_to_smem(rows.dout, dout_smem, q_ready)
+    lse, delta = (plgpu.load(x, layout=blocks.ROW, optimized=False) for x in (rows.lse, rows.delta))
     plgpu.barrier_wait(q_ready)
-    visits, block_kv = place.visits, config.dq_block_kv
+    visits, block_kv = place.visits, ring.block_kv
 
     def over_cols(x):
-        return lax.broadcast_in_dim(x, (ROWS, block_kv), [0])
+        return lax.broadcast_in_dim(x, (hopper.ROWS, block_kv), [0])
 
-    may_hide = static.causal or place.ids is not None or static.num_cols % block_kv != 0
+    may_hide = blocks.may_hide(place.ids, block_kv, static)
 
     def accumulate(dq_acc):
         @pl.loop(visits.first, visits.last)
         def _(block):
-            slot = lax.rem(block - visits.first, np.int32(config.dq_num_stages))
-            block_acc = fwd.accumulator(ROWS, block_kv)
+            slot = hopper.slot_of(block - visits.first, ring.num_stages)
+            block_acc = hopper.accumulator(hopper.ROWS, block_kv)
 
             def scores(score_acc, dprob_acc):
-                plgpu.barrier_wait(k_ready.at[slot])
-                plgpu.wgmma(score_acc, q_smem, k_smem.at[slot].T)
-                plgpu.barrier_wait(v_ready.at[slot])
-                plgpu.wgmma(dprob_acc, dout_smem, v_smem.at[slot].T)
+                plgpu.barrier_wait(ring.k_ready.at[slot])
+                plgpu.wgmma(score_acc, q_smem, ring.k_smem.at[slot].T)
+                plgpu.barrier_wait(ring.v_ready.at[slot])
+                plgpu.wgmma(dprob_acc, dout_smem, ring.v_smem.at[slot].T)
                 score = plgpu.wgmma_accumulator_load(score_acc, wait_n=1)
                 if may_hide:
                     masked = (block < visits.full_first) | (block >= visits.full_last)
 
                     corner = row, block * block_kv
-                    hide = functools.partial(fwd.mask, score, *corner, place.ids, static, block_kv)
+                    hide = functools.partial(
+                        blocks.mask, score, *corner, place.ids, static, block_kv
+                    )
                     score = lax.cond(masked, hide, lambda: score)
-                prob = jnp.exp2(score * (static.scale * fwd.LOG2_E) - over_cols(lse))
+                prob = jnp.exp2(score * (static.scale * blocks.LOG2_E) - over_cols(lse))
                 return prob, dprob_acc[...]
 
             prob, dprob = pl.run_scoped(scores, block_acc, block_acc)
-            plgpu.barrier_arrive(v_free.at[slot])
+            plgpu.barrier_arrive(ring.v_free.at[slot])
             dscore = (prob * (dprob - over_cols(delta))).astype(q_smem.dtype)
-            _multiply(dq_acc, dscore, k_smem.at[slot], stand_in)
+            _multiply(dq_acc, dscore, ring.k_smem.at[slot], stand_in)
             plgpu.wgmma_wait(0)
-            plgpu.barrier_arrive(k_free.at[slot])
+            plgpu.barrier_arrive(ring.k_free.at[slot])
 
         return dq_acc[...]
 
-    dq_value = pl.run_scoped(accumulate, fwd.accumulator(*q_smem.shape))
+    dq_value = pl.run_scoped(accumulate, hopper.accumulator(*q_smem.shape))
     q_smem[...] = (dq_value * static.scale).astype(q_smem.dtype)
     plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(q_smem, dq)
+    plgpu.copy_smem_to_gmem(q_smem, rows.dq)
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 

@@ -19,9 +19,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import maxima, selection
+from pallas_kernels import hopper, maxima
 from pallas_kernels.flash_attention import batching, xla
 from pallas_kernels.flash_attention.gpu import backward as bwd
+from pallas_kernels.flash_attention.gpu import blocks
 from pallas_kernels.flash_attention.gpu import forward as fwd
 
 # Pairs (D, U) whose outputs and gradients were checked on a Hopper GPU.
@@ -90,7 +91,7 @@ def choose_config(width: int, width_v: int) -> Config:
 def why_not(problem) -> str | None:
     """The reason why these kernels cannot run a problem, or None."""
     q, v = problem.q, problem.v
-    if elsewhere := selection.why_not_hopper(problem.platform):
+    if elsewhere := hopper.why_not(problem.platform):
         return elsewhere
     if q.dtype not in _DTYPES:
         return f"it needs bfloat16 or float16, got {q.dtype}"
@@ -145,24 +146,13 @@ def _backward(static, q, k, v, q_ids, kv_ids, out, lse, dout):
     missing = lse.shape[2] - num_rows
     delta_BNS = jnp.pad(delta_BSN.swapaxes(1, 2), ((0, 0), (0, 0), (0, missing)))
     q, k, v, dout = (_pad_rows(x) for x in (q, k, v, dout))
-    dq, dk, dv = bwd.backward(
-        q,
-        k,
-        v,
-        q_ids,
-        kv_ids,
-        dout,
-        lse,
-        delta_BNS,
-        kernel,
-        static.config.backward,
-        static.is_fused,
-    )
+    inputs = blocks.BackwardInputs(q, k, v, q_ids, kv_ids, dout, lse, delta_BNS)
+    dq, dk, dv = bwd.backward(inputs, kernel, static.config.backward, static.is_fused)
     return dq[:, :num_rows], dk[:, :num_cols], dv[:, :num_cols]
 
 
 def _kernel_static(static, q, k):
-    return fwd.Static(q.shape[1], k.shape[1], static.causal, static.scale, static.interpret)
+    return blocks.Static(q.shape[1], k.shape[1], static.causal, static.scale, static.interpret)
 
 
 def _pad_rows(x_BSND):

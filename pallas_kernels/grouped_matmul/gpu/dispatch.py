@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import dtypes, manual_axes, selection
+from pallas_kernels import dtypes, hopper, manual_axes
 from pallas_kernels.grouped_matmul.gpu import matmul as matmul_kernel
 from pallas_kernels.grouped_matmul.gpu import outer as outer_kernel
 from pallas_kernels.grouped_matmul.gpu import ring, swiglu
@@ -103,7 +103,7 @@ def choose_config(width: int, out_width: int, num_groups: int) -> Config:
 
 def why_not(problem) -> str | None:
     """The reason why these kernels cannot run a problem, or None."""
-    if elsewhere := selection.why_not_hopper(problem.platform):
+    if elsewhere := hopper.why_not(problem.platform):
         return elsewhere
     if problem.lhs.dtype not in _DTYPES:
         return f"it needs bfloat16 or float16, got {problem.lhs.dtype}"

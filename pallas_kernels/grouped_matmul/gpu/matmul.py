@@ -12,7 +12,7 @@ stages: lhs 64 KB, rhs 128, out 32.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from pallas_kernels import hopper
 from pallas_kernels.grouped_matmul.gpu import ring, schedule
 
-TILE_M = ring.COMPUTE * ring.ROWS
+TILE_M = hopper.COMPUTE * hopper.ROWS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,9 @@ def call(tile: Tile, num_col_tiles, out_types, lhs_MK, rhs, group_sizes_G, confi
         out_type=out_types,
         scratch_types=_scratch(lhs_MK.dtype, out_types[0].dtype, tile, config, interpret),
         kernel_name="grouped_matmul",
-        **ring.launch(num_blocks, 1 + ring.COMPUTE, interpret),
+        grid=(num_blocks,),
+        grid_names=("block",),
+        **hopper.launch(interpret),
     )(table, num_tiles, lhs_MK, rhs)
 
 
@@ -98,20 +101,35 @@ def _scratch(dtype, out_dtype, tile, config, interpret):
     rhs_shape = (config.tile_n, step) if tile.is_transposed else (step, config.tile_n)
     return dict(
         lhs_smem=ring.rows((stages, TILE_M, step), dtype, interpret),
-        rhs_smem=ring.tiled((stages, *rhs_shape), dtype),
+        rhs_smem=hopper.tiled((stages, *rhs_shape), dtype),
         out_smem=ring.stores(out_dtype, interpret),
         ready=plgpu.Barrier(num_arrivals=1 + tile.num_loads, num_barriers=stages),
-        free=plgpu.Barrier(num_arrivals=ring.COMPUTE, num_barriers=stages),
+        free=plgpu.Barrier(num_arrivals=hopper.COMPUTE, num_barriers=stages),
     )
 
 
-def _kernel(tile, table, num_tiles, lhs, rhs, *outs, config, num_blocks, num_steps, interpret,
-            lhs_smem, rhs_smem, out_smem, **slots):  # fmt: skip
+class _Memory(NamedTuple):
+    """Slots of both operands, and the buffers of each warpgroup's epilogue."""
+
+    lhs: ring.Rows
+    rhs: Any
+    out: ring.Rows
+    slots: hopper.Slots
+
+
+def _memory(scratch, config, interpret) -> _Memory:
+    lhs, out = (ring.views(scratch[name], interpret) for name in ("lhs_smem", "out_smem"))
+    slots = hopper.Slots(scratch["ready"], scratch["free"], config.num_stages)
+    return _Memory(lhs, scratch["rhs_smem"], out, slots)
+
+
+def _kernel(
+    tile, table, num_tiles, lhs, rhs, *outs, config, num_blocks, num_steps, interpret, **scratch
+):
     block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
     num_groups = rhs.shape[0]
     count = lax.div(num_tiles[0] - block + (num_blocks - 1), jnp.int32(num_blocks))
-    lhs_smem, out_smem = ring.views(lhs_smem, interpret), ring.views(out_smem, interpret)
-    slots |= dict(num_stages=config.num_stages)
+    memory = _memory(scratch, config, interpret)
 
     def place(i):
         """(row, rows, group, column tile, steps): rows beyond the groups take no steps."""
@@ -119,63 +137,60 @@ def _kernel(tile, table, num_tiles, lhs, rhs, *outs, config, num_blocks, num_ste
         columns = [table[index, j] for j in range(table.shape[1])]
         return *columns, jnp.where(columns[schedule.GROUP] < num_groups, num_steps, 0)
 
-    @pl.when(warpgroup < ring.COMPUTE)
-    def _():
-        plgpu.set_max_registers(240, action="increase")
-        operands = lhs_smem.tiled, rhs_smem
-        _compute(tile, place, count, outs, warpgroup, config.tile_n, operands, out_smem, slots)
-
-    @pl.when(warpgroup == ring.COMPUTE)
-    def _():
-        plgpu.set_max_registers(24, action="decrease")
-        _load(tile, place, count, lhs, rhs, lhs_smem.plain, rhs_smem, **slots)
+    work = ring.Work(place, count)
+    hopper.specialize(
+        warpgroup,
+        lambda warpgroup: _compute(tile, work, outs, warpgroup, config.tile_n, memory),
+        lambda: _load(tile, work, lhs, rhs, memory),
+    )
 
 
-def _compute(tile, place, count, outs, warpgroup, tile_n, operands, out_smem, slots):
-    lhs_smem, rhs_smem = operands
-    own = pl.ds(warpgroup * ring.ROWS, ring.ROWS)
-    buffers = ring.Rows(*(view.at[warpgroup] for view in out_smem))
+def _compute(tile, work, outs, warpgroup, tile_n, memory):
+    own = pl.ds(warpgroup * hopper.ROWS, hopper.ROWS)
+    buffers = ring.Rows(*(view.at[warpgroup] for view in memory.out))
 
     def product(acc, slot):
-        rhs = rhs_smem.at[slot]
-        plgpu.wgmma(acc, lhs_smem.at[slot, own], rhs.T if tile.is_transposed else rhs)
+        rhs = memory.rhs.at[slot]
+        plgpu.wgmma(acc, memory.lhs.tiled.at[slot, own], rhs.T if tile.is_transposed else rhs)
 
     def of_tile(at, first_step):
         row, num_rows, _, col, num_steps = at
-        own_rows = num_rows - warpgroup * ring.ROWS
+        own_rows = num_rows - warpgroup * hopper.ROWS
 
         @pl.when(own_rows > 0)
         def _():
             def total(acc):
-                ring.multiply(acc, first_step, num_steps, product, **slots)
+                ring.multiply(acc, first_step, num_steps, product, memory.slots)
                 return acc[...]
 
-            acc = pl.run_scoped(total, ring.accumulator(tile_n))
-            tile.store(acc, outs, row + warpgroup * ring.ROWS, col, own_rows, buffers)
+            acc = pl.run_scoped(total, hopper.accumulator(hopper.ROWS, tile_n))
+            tile.store(acc, outs, row + warpgroup * hopper.ROWS, col, own_rows, buffers)
 
         @pl.when(own_rows <= 0)
         def _():
-            ring.skip(first_step, num_steps, **slots)
+            ring.skip(first_step, num_steps, memory.slots)
 
         return first_step + num_steps
 
-    ring.over_tiles(place, count, of_tile, jnp.int32(0))
+    ring.over_tiles(work, of_tile, jnp.int32(0))
     plgpu.wait_smem_to_gmem(0)
 
 
-def _load(tile, place, count, lhs, rhs, lhs_smem, rhs_smem, *, ready, free, num_stages):
+def _load(tile, work, lhs, rhs, memory):
+    slots = memory.slots
+
     def of_tile(at, first_step):
         row, _, group, col, num_steps = at
         lhs_rows = pl.ds(row, TILE_M)
 
         @pl.loop(0, num_steps)
         def _(step):
-            slot = ring.wait_for_slot(first_step + step, free, num_stages)
+            slot = hopper.wait_for_slot(first_step + step, slots)
             depth = pl.ds(step * ring.STEP, ring.STEP)
-            plgpu.copy_gmem_to_smem(lhs.at[lhs_rows, depth], lhs_smem.at[slot], ready.at[slot])
-            tile.load(rhs, rhs_smem.at[slot], ready.at[slot], group, col, depth)
+            ready = slots.ready.at[slot]
+            plgpu.copy_gmem_to_smem(lhs.at[lhs_rows, depth], memory.lhs.plain.at[slot], ready)
+            tile.load(rhs, memory.rhs.at[slot], ready, group, col, depth)
 
         return first_step + num_steps
 
-    total = ring.over_tiles(place, count, of_tile, jnp.int32(0))
-    ring.drain(total, free, num_stages)
+    hopper.drain(ring.over_tiles(work, of_tile, jnp.int32(0)), slots)

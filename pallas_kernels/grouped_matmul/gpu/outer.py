@@ -22,9 +22,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from pallas_kernels import hopper
 from pallas_kernels.grouped_matmul.gpu import ring, schedule
 
-TILE_K = ring.COMPUTE * ring.ROWS
+TILE_K = hopper.COMPUTE * hopper.ROWS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,9 @@ def outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype, config, interpret: bool)
         out_type=jax.ShapeDtypeStruct((num_groups, width, out_width), out_dtype),
         scratch_types=_scratch(lhs_MK.dtype, out_dtype, config, interpret),
         kernel_name="grouped_outer",
-        **ring.launch(num_blocks, 1 + ring.COMPUTE, interpret),
+        grid=(num_blocks,),
+        grid_names=("block",),
+        **hopper.launch(interpret),
     )(schedule.of_outer(group_sizes_G), lhs_MK, grad_MN)
 
 
@@ -58,7 +61,7 @@ def _scratch(dtype, out_dtype, config, interpret):
         out_smem=ring.stores(out_dtype, interpret),
         # The second half announces blocks to the loading warpgroup, which then cleans them.
         ready=plgpu.Barrier(num_arrivals=2, num_barriers=2 * stages),
-        free=plgpu.Barrier(num_arrivals=ring.COMPUTE, num_barriers=stages),
+        free=plgpu.Barrier(num_arrivals=hopper.COMPUTE, num_barriers=stages),
     )
 
 
@@ -71,22 +74,36 @@ def _slabs(shape, dtype, interpret):
         return plgpu.SMEM(shape, dtype)
     stages, num_rows, width = shape
     slabs = (stages, num_rows // 8, width // ring.STEP, 8, ring.STEP)
-    return plgpu.RefUnion(ring.tiled(shape, dtype), plgpu.SMEM(slabs, dtype))
+    return plgpu.RefUnion(hopper.tiled(shape, dtype), plgpu.SMEM(slabs, dtype))
 
 
-def _kernel(table, lhs, grad, out, *, config, num_blocks, interpret, lhs_smem, grad_smem,
-            out_smem, **slots):  # fmt: skip
+class _Memory(NamedTuple):
+    """Slots of both operands, whose plain views are slabs, and the buffers of the epilogue."""
+
+    lhs: ring.Rows
+    grad: ring.Rows
+    out: ring.Rows
+    slots: hopper.Slots
+
+
+def _memory(scratch, config, interpret) -> _Memory:
+    lhs, grad, out = (
+        ring.views(scratch[name], interpret) for name in ("lhs_smem", "grad_smem", "out_smem")
+    )
+    return _Memory(
+        lhs, grad, out, hopper.Slots(scratch["ready"], scratch["free"], config.num_stages)
+    )
+
+
+def _kernel(table, lhs, grad, out, *, config, num_blocks, interpret, **scratch):
     block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
     num_groups, width, out_width = out.shape
     k_tiles, n_tiles = pl.cdiv(width, TILE_K), pl.cdiv(out_width, config.tile_n)
     num_tiles = num_groups * k_tiles * n_tiles
     count = lax.div(num_tiles - block + (num_blocks - 1), jnp.int32(num_blocks))
-    lhs_smem, grad_smem, out_smem = (
-        ring.views(x, interpret) for x in (lhs_smem, grad_smem, out_smem)
-    )
-    slots |= dict(num_stages=config.num_stages)
+    memory = _memory(scratch, config, interpret)
 
-    def tile(i):
+    def place(i):
         """(group, its first row and end, the tile's position in K and in N)"""
         index = jnp.minimum(block + i * num_blocks, num_tiles - 1)
         rank = lax.div(index, jnp.int32(k_tiles * n_tiles))
@@ -96,16 +113,14 @@ def _kernel(table, lhs, grad, out, *, config, num_blocks, interpret, lhs_smem, g
         group, start, end = (table[rank, j] for j in range(3))
         return group, start, end, k_tile, n_tile
 
-    @pl.when(warpgroup < ring.COMPUTE)
-    def _():
-        plgpu.set_max_registers(232, action="increase")
-        operands = lhs_smem.tiled, grad_smem.tiled
-        _compute(tile, count, out, warpgroup, config, operands, out_smem, slots)
-
-    @pl.when(warpgroup == ring.COMPUTE)
-    def _():
-        plgpu.set_max_registers(40, action="decrease")
-        _load(tile, count, lhs, grad, config, lhs_smem, grad_smem, **slots)
+    work = ring.Work(place, count)
+    hopper.specialize(
+        warpgroup,
+        lambda warpgroup: _compute(work, out, warpgroup, config.tile_n, memory),
+        lambda: _load(work, lhs, grad, config.tile_n, memory),
+        compute_registers=232,
+        load_registers=40,
+    )
 
 
 def _num_steps(start, end):
@@ -114,28 +129,27 @@ def _num_steps(start, end):
     return jnp.where(end > start, lax.div(spanned + (ring.STEP - 1), jnp.int32(ring.STEP)), 0)
 
 
-def _compute(tile, count, out, warpgroup, config, operands, out_smem, slots):
-    lhs_smem, grad_smem = operands
-    own = pl.ds(warpgroup * ring.ROWS, ring.ROWS)
-    buffers = ring.Rows(*(view.at[warpgroup] for view in out_smem))
+def _compute(work, out, warpgroup, tile_n, memory):
+    own = pl.ds(warpgroup * hopper.ROWS, hopper.ROWS)
+    buffers = ring.Rows(*(view.at[warpgroup] for view in memory.out))
 
     def product(acc, slot):
-        plgpu.wgmma(acc, lhs_smem.at[slot, :, own].T, grad_smem.at[slot])
+        plgpu.wgmma(acc, memory.lhs.tiled.at[slot, :, own].T, memory.grad.tiled.at[slot])
 
     def of_tile(place, first_step):
         group, start, end, k, n = place
         num_steps = _num_steps(start, end)
 
         def total(acc):
-            ring.multiply(acc, first_step, num_steps, product, **slots)
+            ring.multiply(acc, first_step, num_steps, product, memory.slots)
             return acc[...]
 
-        acc = pl.run_scoped(total, ring.accumulator(config.tile_n))
-        out_row, out_col = k * TILE_K + warpgroup * ring.ROWS, n * config.tile_n
-        ring.store(acc, out.at[group], out_row, out_col, ring.ROWS, buffers)
+        acc = pl.run_scoped(total, hopper.accumulator(hopper.ROWS, tile_n))
+        out_row, out_col = k * TILE_K + warpgroup * hopper.ROWS, n * tile_n
+        ring.store(acc, out.at[group], out_row, out_col, hopper.ROWS, buffers)
         return first_step + num_steps
 
-    ring.over_tiles(tile, count, of_tile, jnp.int32(0))
+    ring.over_tiles(work, of_tile, jnp.int32(0))
     plgpu.wait_smem_to_gmem(0)
 
 
@@ -147,8 +161,8 @@ class _Edge(NamedTuple):
     last: jax.Array | int
 
 
-def _load(tile, count, lhs, grad, config, lhs_smem, grad_smem, *, ready, free, num_stages):
-    operands = (lhs_smem.plain, grad_smem.plain)
+def _load(work, lhs, grad, tile_n, memory):
+    slots = memory.slots
 
     def of_tile(place, carry):
         first_step, edge = carry
@@ -156,36 +170,37 @@ def _load(tile, count, lhs, grad, config, lhs_smem, grad_smem, *, ready, free, n
         num_steps = _num_steps(start, end)
 
         def of_step(step, edge):
-            slot = ring.wait_for_slot(first_step + step, free, num_stages)
+            slot = hopper.wait_for_slot(first_step + step, slots)
             row = pl.multiple_of((start & -8) + step * ring.STEP, 8)
             new = _Edge(slot, jnp.maximum(start - row, 0), jnp.minimum(end - row, ring.STEP))
-            landed = ready.at[jnp.where(_is_edge(new), num_stages + slot, slot)]
+            landed = slots.ready.at[jnp.where(_is_edge(new), slots.num_stages + slot, slot)]
             rows = pl.ds(row, ring.STEP)
             lhs_part = lhs.at[rows, pl.ds(k * TILE_K, TILE_K)]
-            grad_part = grad.at[rows, pl.ds(n * config.tile_n, config.tile_n)]
-            plgpu.copy_gmem_to_smem(lhs_part, lhs_smem.tiled.at[slot], landed)
-            plgpu.copy_gmem_to_smem(grad_part, grad_smem.tiled.at[slot], landed)
-            _pass_on(edge, operands, ready, num_stages)
+            grad_part = grad.at[rows, pl.ds(n * tile_n, tile_n)]
+            plgpu.copy_gmem_to_smem(lhs_part, memory.lhs.tiled.at[slot], landed)
+            plgpu.copy_gmem_to_smem(grad_part, memory.grad.tiled.at[slot], landed)
+            _pass_on(edge, memory)
             return new
 
         return first_step + num_steps, lax.fori_loop(0, num_steps, of_step, edge)
 
     none = _Edge(*(jnp.int32(x) for x in (0, 0, ring.STEP)))
-    total, edge = ring.over_tiles(tile, count, of_tile, (jnp.int32(0), none))
-    _pass_on(edge, operands, ready, num_stages)
-    ring.drain(total, free, num_stages)
+    total, edge = ring.over_tiles(work, of_tile, (jnp.int32(0), none))
+    _pass_on(edge, memory)
+    hopper.drain(total, slots)
 
 
 def _is_edge(edge):
     return (edge.first > 0) | (edge.last < ring.STEP)
 
 
-def _pass_on(edge, operands, ready, num_stages):
+def _pass_on(edge, memory):
     """Zeroes what is not the group's in a block that is an edge, and announces it."""
+    ready, operands = memory.slots.ready, (memory.lhs.plain, memory.grad.plain)
 
     @pl.when(_is_edge(edge))
     def _():
-        plgpu.barrier_wait(ready.at[num_stages + edge.slot])
+        plgpu.barrier_wait(ready.at[memory.slots.num_stages + edge.slot])
         for operand in operands:
             _zero_outside(operand.at[edge.slot], edge.first, edge.last)
         plgpu.commit_smem()

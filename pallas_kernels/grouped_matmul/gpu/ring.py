@@ -1,30 +1,28 @@
-"""What the Hopper kernels of grouped products share: launching, memory, the ring, the epilogue.
+"""What the Hopper kernels of grouped products share: buffers at any row, the ring, the epilogue.
 
-One warpgroup loads by TMA into a ring of `num_stages` slots, two warpgroups multiply, each into 64
-rows of float32 registers, and store through shared memory by TMA. Blocks stay for the whole call
-and take every num_blocks-th item; the ring runs on across tiles, so that the next tile's operands
-arrive during the epilogue.
+Two warpgroups multiply, each into 64 rows of float32 registers, and store through shared memory by
+TMA. Blocks stay for the whole call and take every num_blocks-th item; the ring runs on across
+tiles, so that the next tile's operands arrive during the epilogue.
 
 A swizzled tile of 8 rows of 128 bytes lies in memory as 8 rows, one after the other. So where a
 buffer is one such tile wide, TMA may also take it as plain rows: it can then start at any row, as
 a group does, and stop at any row. `Rows` holds the two views of such a buffer.
 """
-# Pallas does not list ACC among its exports and leaves its transforms abstract.
-# pyright: reportPrivateImportUsage=false, reportAbstractUsage=false
+# Pallas leaves its transforms abstract.
+# pyright: reportAbstractUsage=false
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-ROWS = 64  # rows of one warpgroup: the M of a wgmma instruction
-COMPUTE = 2  # warpgroups that multiply
+from pallas_kernels import hopper
+
 STEP = 64  # contracted elements per stage: one swizzled tile of 16-bit elements
-_SWIZZLE = plgpu.SwizzleTransform(128)
 _STORES = 2  # buffers of a warpgroup's epilogue
 
 
@@ -35,39 +33,12 @@ class Rows(NamedTuple):
     plain: Any
 
 
-def launch(num_blocks: int, num_warpgroups: int, interpret: bool) -> dict:
-    """Keywords of both kernels."""
-    return dict(
-        grid=(num_blocks,),
-        grid_names=("block",),
-        num_threads=num_warpgroups,
-        thread_name="warpgroup",
-        interpret=plgpu.InterpretGPUParams(detect_races=True) if interpret else None,
-        compiler_params=plgpu.CompilerParams(
-            approx_math=True,
-            unsafe_no_auto_barriers=True,
-            reduction_scratch_bytes=0,
-            lowering_semantics=plgpu.LoweringSemantics.Warpgroup,
-        ),
-    )
-
-
-def tile_cols(dtype) -> int:
-    """Elements in the 128 bytes of a swizzled tile's row."""
-    return 128 // jnp.dtype(dtype).itemsize
-
-
-def tiled(shape, dtype):
-    """Shared memory in the 128-byte swizzle that TMA writes and wgmma reads."""
-    tiling = plgpu.TilingTransform((8, tile_cols(dtype)))
-    return plgpu.SMEM(shape, dtype, transforms=(tiling, _SWIZZLE))
-
-
 def rows(shape, dtype, interpret: bool):
     """Scratch for `views`; interpret mode, which knows no swizzle, has no unions either."""
     if interpret:
         return plgpu.SMEM(shape, dtype)
-    return plgpu.RefUnion(tiled(shape, dtype), plgpu.SMEM(shape, dtype, transforms=(_SWIZZLE,)))
+    plain = plgpu.SMEM(shape, dtype, transforms=(hopper.SWIZZLE,))
+    return plgpu.RefUnion(hopper.tiled(shape, dtype), plain)
 
 
 def views(scratch, interpret: bool) -> Rows:
@@ -75,76 +46,60 @@ def views(scratch, interpret: bool) -> Rows:
     return Rows(scratch, scratch) if interpret else Rows(*scratch)
 
 
-def accumulator(num_cols: int):
-    """Float32 registers that wgmma adds to, zero at first."""
-    return plgpu.ACC((ROWS, num_cols), jnp.float32)
-
-
 def stores(dtype, interpret: bool):
     """Scratch of `store`: 16 KB per warpgroup."""
-    return rows((COMPUTE, _STORES, ROWS, tile_cols(dtype)), dtype, interpret)
+    shape = hopper.COMPUTE, _STORES, hopper.ROWS, hopper.tile_cols(dtype)
+    return rows(shape, dtype, interpret)
 
 
-def multiply(acc, first_step, num_steps, product, *, ready, free, num_stages: int):
+class Work(NamedTuple):
+    """The tiles of a block: place(i) says where the i-th of `count` lies."""
+
+    place: Callable
+    count: Any
+
+
+def multiply(acc, first_step, num_steps, product, slots: hopper.Slots):
     """Adds product(acc, slot) over the steps; a slot is freed once the next product is issued."""
 
     @pl.loop(0, num_steps)
     def _(i):
         step = first_step + i
-        slot = lax.rem(step, np.int32(num_stages))
-        plgpu.barrier_wait(ready.at[slot])
+        slot = hopper.slot_of(step, slots.num_stages)
+        plgpu.barrier_wait(slots.ready.at[slot])
         product(acc, slot)
         plgpu.wgmma_wait(1)
 
         @pl.when(i > 0)
         def _():
-            plgpu.barrier_arrive(free.at[lax.rem(step - 1, np.int32(num_stages))])
+            plgpu.barrier_arrive(slots.free.at[hopper.slot_of(step - 1, slots.num_stages)])
 
     plgpu.wgmma_wait(0)
 
     @pl.when(num_steps > 0)
     def _():
         last = first_step + num_steps - 1
-        plgpu.barrier_arrive(free.at[lax.rem(last, np.int32(num_stages))])
+        plgpu.barrier_arrive(slots.free.at[hopper.slot_of(last, slots.num_stages)])
 
 
-def skip(first_step, num_steps, *, ready, free, num_stages: int):
+def skip(first_step, num_steps, slots: hopper.Slots):
     """Frees the slots of the steps unread, for a warpgroup that has no rows."""
 
     @pl.loop(0, num_steps)
     def _(i):
-        slot = lax.rem(first_step + i, np.int32(num_stages))
-        plgpu.barrier_wait(ready.at[slot])
-        plgpu.barrier_arrive(free.at[slot])
+        slot = hopper.slot_of(first_step + i, slots.num_stages)
+        plgpu.barrier_wait(slots.ready.at[slot])
+        plgpu.barrier_arrive(slots.free.at[slot])
 
 
-def over_tiles(tile, count, of_tile, carry):
-    """Folds carry = of_tile(tile(i), carry), reading a tile's place while another one runs."""
+def over_tiles(work: Work, of_tile: Callable, carry):
+    """Folds carry = of_tile(place, carry), reading a tile's place while another one runs."""
 
     def step(i, state):
         now, carry = state
-        return tile(jnp.minimum(i + 1, count - 1)), of_tile(now, carry)
+        return work.place(jnp.minimum(i + 1, work.count - 1)), of_tile(now, carry)
 
-    return lax.fori_loop(0, count, step, (tile(0), carry))[1]
-
-
-def wait_for_slot(step, free, num_stages: int):
-    """Returns the slot of a step once nobody reads it."""
-    slot = lax.rem(step, np.int32(num_stages))
-
-    @pl.when(step >= num_stages)
-    def _():
-        plgpu.barrier_wait(free.at[slot])
-
-    return slot
-
-
-def drain(num_steps, free, num_stages: int):
-    """A block must not end, nor interpret mode, with releases that nobody has seen."""
-
-    @pl.loop(jnp.maximum(0, num_steps - num_stages), num_steps)
-    def _(step):
-        plgpu.barrier_wait(free.at[lax.rem(step, np.int32(num_stages))])
+    return lax.fori_loop(0, work.count, step, (work.place(0), carry))[1]
 
 
 def store(acc, out, row, col, num_rows, buffers: Rows):
@@ -178,17 +133,17 @@ def _copy_rows(buffer, out, row, col, num_rows):
         target = out.at[pl.ds(row + start, size), pl.ds(col, buffer.shape[1])]
         plgpu.copy_smem_to_gmem(buffer.at[pl.ds(start, size)], target, commit_group=False)
 
-    @pl.when(num_rows >= ROWS)
+    @pl.when(num_rows >= hopper.ROWS)
     def _():
-        copy(0, ROWS)
+        copy(0, hopper.ROWS)
 
-    @pl.when(num_rows < ROWS)
+    @pl.when(num_rows < hopper.ROWS)
     def _():
         for size in (32, 16, 8, 4, 2, 1):
 
             @pl.when((num_rows & size) != 0)
             def _(size=size):
-                copy(num_rows & (ROWS - 2 * size), size)
+                copy(num_rows & (hopper.ROWS - 2 * size), size)
 
 
 def num_blocks(interpret: bool) -> int:

@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import dtypes, manual_axes, selection
+from pallas_kernels import dtypes, hopper, manual_axes
 from pallas_kernels.symmetric_matmul import tiles
 from pallas_kernels.symmetric_matmul.gpu import kernel
 
@@ -65,7 +65,7 @@ def choose_config(shape: tuple[int, ...], num_operands: int) -> kernel.Config:
 def why_not(problem) -> str | None:
     """The reason why this kernel cannot run a problem, or None."""
     lhs = problem.lhs
-    if elsewhere := selection.why_not_hopper(problem.platform):
+    if elsewhere := hopper.why_not(problem.platform):
         return elsewhere
     if lhs.dtype not in _DTYPES:
         return f"it needs bfloat16 or float16, got {lhs.dtype}"

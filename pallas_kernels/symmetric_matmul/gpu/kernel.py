@@ -17,11 +17,9 @@ Roofline: L2 gives a multiprocessor about 45 bytes per cycle. A 64-wide slice is
 tensor cores and reads 64 bytes per cycle at T = 1, 48 at T = 2, 32 in clusters, whose items on the
 diagonal compute one tile of four in vain. Products of two operands at K = 768 are bound by HBM.
 """
-# Pallas does not list ACC among its exports and leaves its transforms abstract.
-# pyright: reportPrivateImportUsage=false, reportAbstractUsage=false
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +28,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from pallas_kernels import hopper
 from pallas_kernels.symmetric_matmul import tiles
 
-ROWS = 64  # rows of one warpgroup: the M of a wgmma instruction
-TILE = 2 * ROWS
+TILE = hopper.COMPUTE * hopper.ROWS
 COLS = 64  # width of a 128-byte swizzled slice and of one stored chunk
 _MATRIX = plgpu.Layout.WGMMA
 
@@ -72,15 +70,8 @@ def product(lhs_BMK, rhs_BMK, addend_BMM, coefficients, config: Config, interpre
         grid_names=("item",),
         cluster=(config.cluster_size,),
         cluster_names=("row",),
-        num_threads=3,
-        thread_name="warpgroup",
         kernel_name="symmetric_product",
-        interpret=plgpu.InterpretGPUParams(detect_races=True) if interpret else None,
-        compiler_params=plgpu.CompilerParams(
-            unsafe_no_auto_barriers=True,
-            reduction_scratch_bytes=0,
-            lowering_semantics=plgpu.LoweringSemantics.Warpgroup,
-        ),
+        **hopper.launch(interpret, approx_math=False),
     )(lhs_BMK, rhs_BMK, jnp.asarray(table), coefficients, *addend)
 
 
@@ -118,7 +109,7 @@ class _Plan(NamedTuple):
         return lax.div(left, np.int32(self.num_clusters))
 
     def slot(self, step):
-        return lax.rem(step, np.int32(self.config.num_stages))
+        return hopper.slot_of(step, self.config.num_stages)
 
     def barrier(self, nth, slot):
         """Teams wait for the slices of their own items only: each has a row of barriers."""
@@ -146,10 +137,10 @@ def _scratch(dtype, plan):
     free = dict(num_arrivals=2 // teams, num_barriers=stages)
     num_arrivals = 1 + plan.config.tiles_per_item
     return dict(
-        rows_smem=_tiled((stages, TILE, COLS), dtype),
-        cols_smem=_tiled((stages, width, COLS), dtype),
+        rows_smem=hopper.tiled((stages, TILE, COLS), dtype),
+        cols_smem=hopper.tiled((stages, width, COLS), dtype),
         # A transposed and a straight chunk of each warpgroup.
-        staging_smem=_tiled((2, 2, ROWS, COLS), dtype),
+        staging_smem=hopper.tiled((hopper.COMPUTE, 2, hopper.ROWS, COLS), dtype),
         ready=plgpu.Barrier(num_arrivals=num_arrivals, num_barriers=teams * stages),
         addend_ready=plgpu.Barrier(num_arrivals=2, num_barriers=teams * stages),
         free=(
@@ -160,34 +151,39 @@ def _scratch(dtype, plan):
     )
 
 
-def _kernel(lhs, rhs, table, coefficients, *rest, plan, **scratch):
+class _Ring(NamedTuple):
+    """Slots of slices, of which an addend's tiles take some too, and their barriers."""
+
+    rows_smem: Any
+    cols_smem: Any
+    ready: Any
+    addend_ready: Any
+    free: Any
+
+    def addend_halves(self, slot):
+        """Where the left and right 64 columns of an addend's tile lie."""
+        return self.rows_smem.at[slot], self.cols_smem.at[slot, pl.ds(0, TILE)]
+
+
+def _kernel(lhs, rhs, table, coefficients, *rest, plan, staging_smem, **ring):
     *addend, out = rest
-    warpgroup = lax.axis_index("warpgroup")
+    ring = _Ring(**ring)
 
-    @pl.when(warpgroup < 2)
-    def _():
-        plgpu.set_max_registers(240, action="increase")
-        _compute(out, table, coefficients, warpgroup, plan, **scratch)
+    def compute(warpgroup):
+        staging = staging_smem.at[warpgroup]
+        _compute(out, table, coefficients, warpgroup, plan, ring, staging)
 
-    @pl.when(warpgroup == 2)
-    def _():
-        plgpu.set_max_registers(24, action="decrease")
-        _load(lhs, rhs, table, addend[0] if addend else None, plan, **scratch)
+    def load():
+        _load(lhs, rhs, table, addend[0] if addend else None, plan, ring)
+
+    hopper.specialize(lax.axis_index("warpgroup"), compute, load)
 
 
-def _load(lhs, rhs, table, addend, plan, *, rows_smem, cols_smem, ready, addend_ready,
-          free, **_):  # fmt: skip
+def _load(lhs, rhs, table, addend, plan, ring):
     num_steps = plan.items_here * plan.steps_per_item
     multicast = None if plan.config.cluster_size == 1 else "row"
 
-    def free_slot(step):
-        slot = plan.slot(step)
-
-        @pl.when(step >= plan.config.num_stages)
-        def _():
-            plgpu.barrier_wait(free.at[slot])
-
-        return slot
+    slots = hopper.Slots(ring.ready, ring.free, plan.config.num_stages)
 
     def load(nth, place):
         batch, row, cols = place
@@ -198,85 +194,73 @@ def _load(lhs, rhs, table, addend, plan, *, rows_smem, cols_smem, ready, addend_
 
         @pl.loop(0, plan.num_slices)
         def _(k):
-            slot = free_slot(first + k)
-            slice, barrier = pl.ds(k * COLS, COLS), ready.at[plan.barrier(nth, slot)]
-            plgpu.copy_gmem_to_smem(lhs.at[batch, rows, slice], rows_smem.at[slot], barrier)
+            slot = hopper.wait_for_slot(first + k, slots)
+            slice, barrier = pl.ds(k * COLS, COLS), ring.ready.at[plan.barrier(nth, slot)]
+            plgpu.copy_gmem_to_smem(lhs.at[batch, rows, slice], ring.rows_smem.at[slot], barrier)
             for i, col in enumerate(cols):
                 source = rhs.at[batch, pl.ds(col * TILE, TILE), slice]
-                target = cols_smem.at[slot, pl.ds(i * TILE, TILE)]
+                target = ring.cols_smem.at[slot, pl.ds(i * TILE, TILE)]
                 plgpu.copy_gmem_to_smem(source, target, barrier, collective_axes=multicast)
 
         if addend is not None:
             for i, col in enumerate(cols):
-                slot = free_slot(first + (plan.num_slices + i))
-                barrier = addend_ready.at[plan.barrier(nth, slot)]
-                for half, target in enumerate(_addend_halves(rows_smem, cols_smem, slot)):
+                slot = hopper.wait_for_slot(first + (plan.num_slices + i), slots)
+                barrier = ring.addend_ready.at[plan.barrier(nth, slot)]
+                for half, target in enumerate(ring.addend_halves(slot)):
                     source = addend.at[batch, rows, pl.ds(col * TILE + half * COLS, COLS)]
                     plgpu.copy_gmem_to_smem(source, target, barrier)
         return after
 
     lax.fori_loop(0, plan.items_here, load, plan.locate(0, table))
 
-    # A block must not end, nor interpret mode, with releases that nobody has seen.
-    @pl.loop(jnp.maximum(0, num_steps - plan.config.num_stages), num_steps)
-    def _(step):
-        plgpu.barrier_wait(free.at[plan.slot(step)])
+    hopper.drain(num_steps, slots)
 
 
-def _addend_halves(rows_smem, cols_smem, slot):
-    """Where the left and right 64 columns of an addend's tile lie in the ring."""
-    return rows_smem.at[slot], cols_smem.at[slot, pl.ds(0, TILE)]
-
-
-def _compute(out, table, coefficients, warpgroup, plan, *, rows_smem, cols_smem, staging_smem,
-             ready, addend_ready, free):  # fmt: skip
+def _compute(out, table, coefficients, warpgroup, plan, ring, staging):
     scale, addend_scale, diagonal = (coefficients[i] for i in range(3))
     teams = plan.num_teams
     # Which halves of a tile's rows are this warpgroup's: of its own items both.
     team, strips = (warpgroup, (0, 1)) if teams == 2 else (0, (warpgroup,))
-    own = pl.ds(strips[0] * ROWS, len(strips) * ROWS)
-    shape = len(strips) * ROWS, plan.config.tiles_per_item * TILE
+    own = pl.ds(strips[0] * hopper.ROWS, len(strips) * hopper.ROWS)
+    shape = len(strips) * hopper.ROWS, plan.config.tiles_per_item * TILE
 
     @pl.loop(0, lax.div(plan.items_here - team + (teams - 1), np.int32(teams)))
     def _(turn):
         nth = turn * teams + team
         batch, row, cols = plan.locate(nth, table)
-        multiply = functools.partial(
-            _multiply, own, nth, plan, rows_smem=rows_smem, cols_smem=cols_smem, ready=ready,
-            free=free,
-        )  # fmt: skip
-        sums = pl.run_scoped(multiply, plgpu.ACC(shape, jnp.float32))
+        multiply = functools.partial(_multiply, own, nth, plan, ring)
+        sums = pl.run_scoped(multiply, hopper.accumulator(*shape))
         after = nth * plan.steps_per_item + plan.num_slices
-        plgpu.barrier_arrive(free.at[plan.slot(after - 1)])
+        plgpu.barrier_arrive(ring.free.at[plan.slot(after - 1)])
         for i, col in enumerate(cols):
             slot, halves = plan.slot(after + i), None
             if plan.has_addend:
-                plgpu.barrier_wait(addend_ready.at[plan.barrier(nth, slot)])
-                halves = _addend_halves(rows_smem, cols_smem, slot)
+                plgpu.barrier_wait(ring.addend_ready.at[plan.barrier(nth, slot)])
+                halves = ring.addend_halves(slot)
             values = _values(sums, i, strips, halves, scale, addend_scale)
             if plan.has_addend:  # before the stores: the ring waits for this slot
                 plgpu.commit_smem()  # unlike wgmma's, these reads are not ordered before TMA
-                plgpu.barrier_arrive(free.at[slot])
+                plgpu.barrier_arrive(ring.free.at[slot])
             is_wanted = plan.is_wanted(row, col)
-            _store(values, diagonal, out.at[batch], row, col, is_wanted, staging_smem.at[warpgroup])
+            _store(values, diagonal, out.at[batch], row, col, is_wanted, staging)
 
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 
-def _multiply(own, nth, plan, acc, *, rows_smem, cols_smem, ready, free):
+def _multiply(own, nth, plan, ring, acc):
     """Sums up an item's slices; the last one's slot is still to be freed."""
     first = nth * plan.steps_per_item
 
     @pl.loop(0, plan.num_slices)
     def _(k):
         slot = plan.slot(first + k)
-        plgpu.barrier_wait(ready.at[plan.barrier(nth, slot)])
-        plgpu.wgmma(acc, rows_smem.at[slot, own], cols_smem.at[slot].T)
+        plgpu.barrier_wait(ring.ready.at[plan.barrier(nth, slot)])
+        plgpu.wgmma(acc, ring.rows_smem.at[slot, own], ring.cols_smem.at[slot].T)
         plgpu.wgmma_wait(1)
 
         @pl.when(k > 0)
         def _():
-            plgpu.barrier_arrive(free.at[plan.slot(first + k - 1)])
+            plgpu.barrier_arrive(ring.free.at[plan.slot(first + k - 1)])
 
     return acc[...]
 
@@ -286,10 +270,10 @@ def _values(sums, i, strips, addend_halves, scale, addend_scale):
     values = []
     for n, strip in enumerate(strips):
         for half in range(2):
-            top, left = n * ROWS, i * TILE + half * COLS
-            value = scale * sums[top : top + ROWS, left : left + COLS]
+            top, left = n * hopper.ROWS, i * TILE + half * COLS
+            value = scale * sums[top : top + hopper.ROWS, left : left + COLS]
             if addend_halves is not None:
-                addend = addend_halves[half].at[pl.ds(strip * ROWS, ROWS)]
+                addend = addend_halves[half].at[pl.ds(strip * hopper.ROWS, hopper.ROWS)]
                 addend = plgpu.load(addend, layout=_MATRIX)
                 value += addend_scale * addend.astype(jnp.float32)
             values.append((strip, half, value))
@@ -301,7 +285,7 @@ def _store(values, diagonal, matrix, row, col, is_wanted, staging):
     for strip, half, value in values:
         on_diagonal = (row == col) & (strip == half)
         is_below = (row == col) & (strip > half)
-        chunk = _Chunk(matrix, row * TILE + strip * ROWS, col * TILE + half * COLS)
+        chunk = _Chunk(matrix, row * TILE + strip * hopper.ROWS, col * TILE + half * COLS)
         pl.when(is_wanted & ~on_diagonal & ~is_below)(
             functools.partial(_store_twice, value, chunk, staging)
         )
@@ -319,11 +303,11 @@ class _Chunk(NamedTuple):
 
     @property
     def straight(self):
-        return self.matrix.at[pl.ds(self.row, ROWS), pl.ds(self.col, COLS)]
+        return self.matrix.at[pl.ds(self.row, hopper.ROWS), pl.ds(self.col, COLS)]
 
     @property
     def mirrored(self):
-        return self.matrix.at[pl.ds(self.col, COLS), pl.ds(self.row, ROWS)]
+        return self.matrix.at[pl.ds(self.col, COLS), pl.ds(self.row, hopper.ROWS)]
 
 
 def _store_twice(value, chunk, staging):
@@ -352,11 +336,4 @@ def _store_symmetric(value, diagonal, chunk, staging):
 
 
 def _iota(axis):
-    return plgpu.broadcasted_iota(jnp.int32, (ROWS, COLS), axis, layout=_MATRIX)
-
-
-def _tiled(shape, dtype):
-    """Shared memory in the 128-byte swizzle that TMA writes and wgmma reads."""
-    return plgpu.SMEM(
-        shape, dtype, transforms=(plgpu.TilingTransform((8, COLS)), plgpu.SwizzleTransform(128))
-    )
+    return plgpu.broadcasted_iota(jnp.int32, (hopper.ROWS, COLS), axis, layout=_MATRIX)
