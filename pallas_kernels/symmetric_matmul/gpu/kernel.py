@@ -165,12 +165,12 @@ class _Ring(NamedTuple):
         return self.rows_smem.at[slot], self.cols_smem.at[slot, pl.ds(0, TILE)]
 
 
-def _kernel(lhs, rhs, table, coefficients, *rest, plan, staging_smem, **ring):
+def _kernel(lhs, rhs, table, coefficients, *rest, plan, **scratch):
     *addend, out = rest
-    ring = _Ring(**ring)
+    ring = hopper.pick(_Ring, scratch)
 
     def compute(warpgroup):
-        staging = staging_smem.at[warpgroup]
+        staging = scratch["staging_smem"].at[warpgroup]
         _compute(out, table, coefficients, warpgroup, plan, ring, staging)
 
     def load():
@@ -182,7 +182,6 @@ def _kernel(lhs, rhs, table, coefficients, *rest, plan, staging_smem, **ring):
 def _load(lhs, rhs, table, addend, plan, ring):
     num_steps = plan.items_here * plan.steps_per_item
     multicast = None if plan.config.cluster_size == 1 else "row"
-
     slots = hopper.Slots(ring.ready, ring.free, plan.config.num_stages)
 
     def load(nth, place):
@@ -212,7 +211,6 @@ def _load(lhs, rhs, table, addend, plan, ring):
         return after
 
     lax.fori_loop(0, plan.items_here, load, plan.locate(0, table))
-
     hopper.drain(num_steps, slots)
 
 
