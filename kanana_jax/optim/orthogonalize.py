@@ -128,8 +128,8 @@ def polar(
 
 
 def _cut(
-    schedule: PolarSchedule, method: Method, visits: Sequence[int] | None
-) -> Sequence[tuple[Row, ...]]:
+    schedule: PolarSchedule, method: Literal["direct", "gram"], visits: Sequence[int] | None
+) -> list[tuple[Row, ...]]:
     """The rows between one fresh R and the next."""
     if visits is None:
         return _visits(schedule, method)

@@ -206,7 +206,7 @@ def train_step(
         updates, opt_state = optimizer.update(
             grads, before.opt_state, params, max_logits=max_logits, loss=loss
         )
-        params = optax.apply_updates(params, updates)
+        params: Any = optax.apply_updates(params, updates)
     bias = before.weights.buffers["router_bias"]
     moved_bias = model.update_router_bias(bias, load, cfg.router_bias_rate)
     skips = optim.skip_report(opt_state)["consecutive_skips"] if cfg.guard.enabled else 0
