@@ -16,11 +16,12 @@ import jax
 from kanana_jax import checkpoint, config, model, parallel
 from kanana_jax.checkpoint import owner
 from kanana_jax.data import Tokenizer
-from kanana_jax.jobs import compiling, initial, outcome
+from kanana_jax.jobs import compiling, curves, initial, outcome
 from kanana_jax.objectives import Objective
 from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress, results, single
 from kanana_jax.report.canvas import Picture
+from kanana_jax.report.tables import Column
 from kanana_jax.train import fit, state
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import (
@@ -79,7 +80,9 @@ class Job(NamedTuple):
     read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
     source: Callable[[Any, Any, Built], fit.Source]
     evaluators: Callable[[Any, Any, Built], Sequence[fit.Evaluator]]
-    curves: tuple[Picture, ...]
+    curves: tuple[Picture, ...] = curves.TRAINING
+    columns: tuple[Column, ...] = curves.COLUMNS  # of the table of a single run
+    headline: Callable[[results.Run], str] = curves.headline
     # Weights that are not trained, by name; `start` gives those before the first step.
     frozen: Callable[[Any, Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
         lambda cfg, start: {}
@@ -107,7 +110,10 @@ def run(job: Job, cfg: config.TrainingConfig, workdir: Path) -> None:
     """
 
     def write_report(runs, about, path):
-        return single.write_run_report(runs[0], about, path, curves=job.curves)
+        (only,) = runs
+        return single.write_run_report(
+            only, about, path, curves=job.curves, headline=job.headline(only), columns=job.columns
+        )
 
     run_all(job, Plan(cfg, {}, [Run({}, cfg, workdir / "run")], write_report), workdir)
 
