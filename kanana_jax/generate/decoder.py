@@ -66,10 +66,10 @@ def on_mesh(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raises ValueError unless all are positive."""
+    """Raises ConfigError unless all are positive."""
     for name, number in sizes.items():
         if number < 1:
-            raise ValueError(f"{name} must be positive, got {number}")
+            raise config.ConfigError(f"{name} must be positive, got {number}")
 
 
 def padded_chunk(num_tokens: int, chunk: int) -> int:

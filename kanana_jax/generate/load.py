@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from kanana_jax import config, model, parallel
-from kanana_jax.config import paths
 from kanana_jax.checkpoint import CheckpointError
-from kanana_jax.weights import hf_files, hf_names, source
+from kanana_jax.config import paths
 from kanana_jax.data import DataError, tokenizer
 from kanana_jax.generate import chat, decoder, engine, special_tokens
 from kanana_jax.model import absorbed, layers
+from kanana_jax.weights import hf_files, hf_names, source
 
 # Larger vocabularies than this are not of bytes.
 _MAX_BYTE_VOCAB = 512

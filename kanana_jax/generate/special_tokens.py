@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kanana_jax.checkpoint import CheckpointError
-from kanana_jax.weights import hf_files
 from kanana_jax.checkpoint.errors import shown
 from kanana_jax.data import tokenizer
+from kanana_jax.weights import hf_files
 
 CONFIG_NAME = "tokenizer_config.json"
 _GENERATION_NAME = "generation_config.json"

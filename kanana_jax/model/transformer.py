@@ -26,6 +26,8 @@ from pallas_kernels import maxima
 
 Params = dict[str, Any]
 
+_DEFAULT_EXECUTION = ExecutionConfig()
+
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -164,7 +166,7 @@ class Transformer(nnx.Module):
     def __init__(
         self,
         cfg: ModelConfig,
-        execution: ExecutionConfig = ExecutionConfig(),
+        execution: ExecutionConfig = _DEFAULT_EXECUTION,
         *,
         rngs: nnx.Rngs,
     ):
@@ -261,7 +263,7 @@ def _skeleton(cfg: ModelConfig, execution: ExecutionConfig):
 
 
 def bind(
-    cfg: ModelConfig, params: Params, execution: ExecutionConfig = ExecutionConfig()
+    cfg: ModelConfig, params: Params, execution: ExecutionConfig = _DEFAULT_EXECUTION
 ) -> Transformer:
     """The module that holds `params`, arrays or tracers."""
     graph, abstract = _skeleton(cfg, execution)
@@ -278,7 +280,7 @@ def hidden_states(
     cfg: ModelConfig,
     weights: Weights,
     inputs: Inputs,
-    execution: ExecutionConfig = ExecutionConfig(),
+    execution: ExecutionConfig = _DEFAULT_EXECUTION,
 ) -> tuple[Float[Array, "B S D"], Aux]:
     """What the head reads, so that a loss can form `logits` for a few tokens at a time."""
     router_bias_LE = weights.buffers["router_bias"]
@@ -296,7 +298,7 @@ def apply(
     cfg: ModelConfig,
     weights: Weights,
     inputs: Inputs,
-    execution: ExecutionConfig = ExecutionConfig(),
+    execution: ExecutionConfig = _DEFAULT_EXECUTION,
 ) -> tuple[Float[Array, "B S V"], Aux]:
     """Float32 logits and statistics."""
     return bind(cfg, weights.params, execution)(inputs, weights.buffers["router_bias"])

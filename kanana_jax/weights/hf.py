@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from kanana_jax import config
-from kanana_jax.weights import hf_checks, hf_config, hf_files, hf_names, native
 from kanana_jax.checkpoint.errors import CheckpointError
+from kanana_jax.weights import hf_checks, hf_config, hf_files, hf_names, native
 
 _NAMES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 DTYPES = tuple(_NAMES)

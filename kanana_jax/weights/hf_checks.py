@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from kanana_jax import config
-from kanana_jax.weights import hf_config, hf_files, hf_names
 from kanana_jax.checkpoint.errors import CheckpointError, shown, some
+from kanana_jax.weights import hf_config, hf_files, hf_names
 
 BLOCK = 128
 SCALE = "_scale_inv"

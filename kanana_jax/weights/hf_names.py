@@ -74,7 +74,7 @@ class Leaf(NamedTuple):
 
 def leaves(cfg: config.ModelConfig) -> dict[str, Leaf]:
     """Every parameter by its path "moe_layers/mlp/w_down", and the router bias."""
-    shapes = jax.eval_shape(functools.partial(model.init, cfg), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(model.init_params, cfg), jax.random.key(0))
     specs = _flat(model.describe(cfg, split="none"))
     found = {path: _leaf(cfg, path, x.shape, specs[path]) for path, x in _flat(shapes).items()}
     bias_shape = (cfg.num_moe_layers, cfg.num_experts)

@@ -8,16 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kanana_jax.weights import hf_files, native
 from kanana_jax.checkpoint import manifest, owner, places, shards
 from kanana_jax.checkpoint.errors import CheckpointError, first_line
 from kanana_jax.checkpoint.objects import UnreachableError
+from kanana_jax.weights import hf_files, native
 
 
 def import_run(run: Path, target: Path) -> None:
     """Writes `target` from the run in the folder `run`, e.g. runs/NAME/run.
 
     Holds the parameters in memory once, in float32. Its checkpoints are where its settings say.
+    Raises CheckpointError, and UnreachableError when their store does not answer.
     """
     workdir = _workdir(run)
     exp, tokenizer = _recorded(run, workdir)
@@ -28,10 +29,7 @@ def import_run(run: Path, target: Path) -> None:
         raise CheckpointError(
             f"{tokenizer}, the tokenizer that {run} was trained with, is not there; put it back"
         )
-    try:
-        weights = _restore(_where(exp, workdir, run), native.abstract(cfg, jnp.float32))
-    except UnreachableError as error:
-        raise CheckpointError(str(error)) from error
+    weights = _restore(_where(exp, workdir, run), native.abstract(cfg, jnp.float32))
     with native.new_directory(target) as folder:
         parts = jax.tree.map(native.streamed, native.stored(weights))
         native.write(folder, native.Description(cfg, extra, dtype), parts)
