@@ -12,6 +12,7 @@ and its floor is these bytes over the published bandwidth of the device. One JSO
     python -m experiments.scripts.decode_bench --size=tiny --context=64 --chunk=32
 """
 
+import dataclasses
 import functools
 import json
 import statistics
@@ -43,19 +44,25 @@ _PROFILE = flags.DEFINE_bool("profile", False, "Also list the slowest kernels of
 _ENDS = ("embed", "final_norm", "head")
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the flags describe."""
+
+    model: config.ModelConfig
+    execution: config.ExecutionConfig
+
+
 class Setup(NamedTuple):
-    """The model that the flags describe, and how it is computed."""
+    """What every function of the decoder begins with."""
 
     cfg: config.ModelConfig
     execution: config.ExecutionConfig
     weights: decoder.UnstackedWeights
 
 
-def configs() -> tuple[config.ModelConfig, config.ExecutionConfig]:
-    """What the flags describe."""
+def settings() -> Settings:
     cfg = slices.of_preset(_SIZE.value, _LAYERS.value)
-    exp = config.edit(config.Experiment(name="decode", question="", model=cfg), _SET.value)
-    return exp.model, exp.execution
+    return config.edit(Settings(cfg, config.ExecutionConfig()), _SET.value)
 
 
 def random_weights(
@@ -152,8 +159,8 @@ def decode(setup: Setup, batch: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     tokens_B = rng.integers(0, cfg.vocab_size, batch, np.int32)
     positions_B = np.full(batch, _CONTEXT.value - _TOKENS.value, np.int32)
-    settings = [generate.Sampling(seed=row, top_p=_TOP_P.value) for row in range(batch)]
-    how = sampling.rows(settings, [0] * batch)
+    samplings = [generate.Sampling(seed=row, top_p=_TOP_P.value) for row in range(batch)]
+    how = sampling.rows(samplings, [0] * batch)
     cache = decoder.init_cache(cfg, setup.execution, batch, _CONTEXT.value)
     visited = [int(x) for x in experts_visited(*setup, cache, tokens_B, positions_B)]
 
@@ -166,7 +173,7 @@ def decode(setup: Setup, batch: int) -> dict[str, Any]:
             positions_B,
             how,
             num_tokens=_TOKENS.value,
-            is_filtered=sampling.is_filtered(settings),
+            is_filtered=sampling.is_filtered(samplings),
         )
         return np.asarray(drawn)
 
@@ -260,7 +267,8 @@ def _profile(call: Callable[[], Any]) -> None:
 def main(_) -> None:
     if _CONTEXT.value < 2 * _TOKENS.value + 8:
         raise app.UsageError(f"--context must be at least {2 * _TOKENS.value + 8}")
-    cfg, execution = configs()
+    asked = settings()
+    cfg, execution = asked.model, asked.execution
     setup = Setup(cfg, execution, random_weights(cfg, execution))
     about = {
         "size": _SIZE.value,

@@ -107,13 +107,13 @@ def forward(
     for index, (layer, cache_BTJ) in enumerate(zip(weights.layers, cache, strict=True)):
         block = absorbed.bind(cfg, execution, layer.block, is_moe=index >= cfg.num_dense_layers)
         attend = functools.partial(
-            block.attention.over_cache,
+            block.attention,
             rotation=rotation,
             positions_BS=positions_BS,
             cache=cache_BTJ,
             row_B=row_B,
         )
-        x_BSD, (cache_BTJ, stats) = block.around(attend, x_BSD, layer.bias_E, is_token_BS)
+        x_BSD, (cache_BTJ, stats) = block.with_attention(attend, x_BSD, layer.bias_E, is_token_BS)
         written.append(cache_BTJ)
         if stats is not None:
             loads.append(stats.load_E)
