@@ -77,7 +77,7 @@ def load(
     directory = paths.local(directory, "--checkpoint")
     opened = source.open_source(directory)
     cfg = opened.cfg
-    dtype = compute_dtype or opened.compute_dtype
+    dtype = opened.compute_dtype if compute_dtype is None else compute_dtype
     execution = config.edit(config.ExecutionConfig(), [f"compute_dtype={dtype}"])
     used = _tokenizer(directory, cfg, is_described=bool(opened.extra))
     special = special_tokens.read(directory, opened.extra, used, cfg.vocab_size)

@@ -11,9 +11,8 @@ import pytest
 from kanana_jax import generate
 from kanana_jax.evaluate import scoring
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-TRAINED = HERE / "trained"
+ROOT = Path(__file__).parents[2]
+TRAINED = ROOT / "tests" / "generate" / "trained"
 DOCS = [
     {"ctx": "python -m kanana", "choices": ["_jax", "zzzz"], "gold": 0, "next": "_jax"},
     {"ctx": "## Ins", "choices": ["qqqq", "tall"], "gold": 1, "next": "i"},

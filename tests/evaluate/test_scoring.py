@@ -11,9 +11,10 @@ import pytest
 
 from kanana_jax import generate, model
 from kanana_jax.evaluate import bits_per_byte, scoring
+from kanana_jax.model import presets
 from kanana_jax.weights import hf, native
 
-TRAINED = Path(__file__).parent / "trained"
+TRAINED = Path(__file__).parents[1] / "generate" / "trained"
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +28,11 @@ def log_p(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "native"
     hf.import_directory(TRAINED, folder)
     cfg = native.read_description(folder).cfg
-    cfg = generate.load(folder, "float32").cfg
     weights = native.restore(folder, native.abstract(cfg, jnp.float32))
 
     @jax.jit
     def apply(tokens):
-        positions = jnp.arange(64)[None]
-        out, _ = model.apply(
-            cfg, weights["params"], weights["router_bias"], tokens, positions, tokens * 0 + 1
-        )
+        out, _ = model.apply(cfg, weights, model.Inputs.of_tokens(tokens), presets.LAPTOP)
         return jax.nn.log_softmax(out[0])
 
     def of(ids):
@@ -82,7 +79,7 @@ def test_a_context_that_is_too_long_loses_its_beginning(loaded):
 @pytest.mark.parametrize("pair", [([], [1]), ([1], []), ([1], [2] * 9)])
 def test_what_cannot_be_scored_is_refused(loaded, pair):
     scorer = scoring.Scorer(loaded, num_rows=1, length=8)
-    with pytest.raises(ValueError, match="1 to 8 tokens"):
+    with pytest.raises(generate.RequestError, match="1 to 8 tokens"):
         list(scorer.score([scoring.Pair(*pair)]))
 
 

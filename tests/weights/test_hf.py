@@ -244,7 +244,7 @@ def _check_refused(source, tmp_path, capsys, message):
         convert.main([f"--from-hf={source}", f"--to={tmp_path / 'native'}"])
     assert stopped.value.code == 2
     shown = capsys.readouterr().err.splitlines()
-    lines = [line for line in shown if line.startswith("kanana_jax: ")]
+    lines = [line for line in shown if line.startswith("kanana_jax.convert: ")]
     assert len(lines) == 1, shown
     assert re.search(message, lines[0]), lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]

@@ -1,7 +1,7 @@
 """Runs every case through Hugging Face transformers and keeps the logits in parity_golden.npz.
 
 python -m pip install -e '.[parity]'        in an environment of its own
-python tests/checkpoint/make_golden.py
+python tests/weights/make_golden.py
 """
 
 from pathlib import Path

@@ -1,6 +1,5 @@
 """Logits of imported models equal those of Hugging Face transformers, kept by make_golden.py."""
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import parity_cases
 import pytest
 
 from kanana_jax import model
+from kanana_jax.model import presets
 from kanana_jax.weights import hf, native
 
 # These turn every switch once; the rest vary them one at a time.
@@ -35,18 +35,13 @@ def test_logits_equal_those_of_transformers(name, tmp_path):
     source = hf_folder.write(tmp_path / "hf", fields, hf_folder.tensors(fields))
     hf.import_directory(source, tmp_path / "native")
     cfg = native.read_description(tmp_path / "native").cfg
-    cfg = dataclasses.replace(cfg, compute_dtype="float32")
     weights = native.restore(tmp_path / "native", native.abstract(cfg, jnp.float32))
 
-    tokens = jnp.asarray(parity_cases.TOKENS, jnp.int32)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     apply = jax.jit(
-        functools.partial(model.apply, cfg),
+        functools.partial(model.apply, cfg, execution=presets.LAPTOP),
         compiler_options={"xla_backend_optimization_level": 0},
     )
-    got, _ = apply(
-        weights["params"], weights["router_bias"], tokens, positions, jnp.ones_like(tokens)
-    )
+    got, _ = apply(weights, model.Inputs.of_tokens(jnp.asarray(parity_cases.TOKENS, jnp.int32)))
     want = GOLDEN[name]
     # The logits are of order 1 to 10; float32 on both sides.
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
