@@ -4,10 +4,14 @@ import dataclasses
 
 from experiments import muon_stress
 from kanana_jax import config
+from kanana_jax.jobs import sweep
+
+run = muon_stress.run
 
 
-def experiment() -> config.Experiment:
-    base = muon_stress.experiment()
+def experiment() -> sweep.Sweep:
+    comparison = muon_stress.experiment()
+    base = comparison.base
     model = config.ModelConfig(
         vocab_size=0,
         hidden_size=512,
@@ -26,10 +30,11 @@ def experiment() -> config.Experiment:
         num_shared_experts=1,
         routed_scaling_factor=1.41,
     )
-    return dataclasses.replace(
+    base = dataclasses.replace(
         base,
         name="muon_stress_h100",
         model=model,
+        execution=config.ExecutionConfig(loss_chunk_tokens=16_384),
         data=config.DataConfig(tokenizer="bpe", seq_len=1024, batch_size=16),
         optimizer=dataclasses.replace(
             base.optimizer,
@@ -41,7 +46,7 @@ def experiment() -> config.Experiment:
             num_steps=160,
             eval_interval_steps=40,
             checkpoint_interval_steps=80,
-            loss_chunk_tokens=16_384,
         ),
-        lrs=(0.003, 0.01),
     )
+    rates = sweep.Axis("optimizer.lr", (0.003, 0.01))
+    return dataclasses.replace(comparison, base=base, axes=(rates,))

@@ -1,26 +1,27 @@
-"""The look that all figures share: one colour per arm, panels per learning rate, one legend.
+"""The look that all figures share: one colour per arm, panels per place, one legend.
 
-Figures are made with matplotlib's object interface; nothing here touches pyplot's global state.
+A picture draws itself for some runs, or gives None where they have no data for it. Figures are
+made with matplotlib's object interface; nothing here touches pyplot's global state.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from kanana_jax.report import progress, results
+from kanana_jax.report import results
 from kanana_jax.report.metrics import Series
-from kanana_jax.report.results import RunResult
+from kanana_jax.report.results import Place, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colour-blind safe palette (Color Universal Design, 2008), plus a grey. Blue is
-# kept for the arms with QK-Clip, so that they are the same colour whatever else is in the figure.
-CLIPPED_COLORS = ("#0072B2", "#56B4E9")
+# kept for emphasized arms, so that they are the same colour whatever else is in the figure.
+EMPHASIZED_COLORS = ("#0072B2", "#56B4E9")
 OTHER_COLORS = ("#8A8A8A", "#E69F00", "#CC79A7", "#009E73", "#D55E00")
 INK, FAINT = "#333333", "#D8D8D8"
 
@@ -37,16 +38,57 @@ DPI = 150
 MAX_COLUMNS = 4
 
 
-def colors(runs: Sequence[RunResult]) -> dict[str, str]:
+class Look(NamedTuple):
+    """What a figure takes from the report that it is in."""
+
+    colors: dict[str, str]  # by arm
+    emphasized: frozenset[str] = frozenset()  # arms drawn with a wider line
+    names: Mapping[str, str] = {}  # of axes that are not called by the last part of their path
+
+    def line_width(self, arm: str) -> float:
+        return 2.2 if arm in self.emphasized else 1.5
+
+    def words(self, place: Place) -> str:
+        return results.place_words(place, self.names)
+
+
+class Sketch(NamedTuple):
+    """What a picture has drawn."""
+
+    title: str
+    reading: str  # how to read it
+    figure: "Figure"
+
+
+@runtime_checkable
+class Picture(Protocol):
+    """What a report can show; `name` is that of its file."""
+
+    @property
+    def name(self) -> str: ...
+
+    def draw(self, runs: Sequence[Run], look: Look, /) -> Sketch | None: ...
+
+
+def nobody(run: Run) -> bool:
+    """Emphasizes no arm."""
+    return False
+
+
+def look(
+    runs: Sequence[Run],
+    is_emphasized: Callable[[Run], bool] = nobody,
+    names: Mapping[str, str] | None = None,
+) -> Look:
     """A colour for every arm."""
-    is_clipped = {run.arm: run.clipped for run in runs}
-    palettes = {True: list(CLIPPED_COLORS), False: list(OTHER_COLORS)}
-    chosen = {}
+    emphasized = frozenset(run.arm for run in runs if is_emphasized(run))
+    palettes = {True: list(EMPHASIZED_COLORS), False: list(OTHER_COLORS)}
+    colors = {}
     for arm in results.arms(runs):
-        palette = palettes[is_clipped[arm]]
-        chosen[arm] = palette[0]
+        palette = palettes[arm in emphasized]
+        colors[arm] = palette[0]
         palette.append(palette.pop(0))
-    return chosen
+    return Look(colors, emphasized, names or {})
 
 
 def labels(arms: Sequence[str]) -> dict[str, str]:
@@ -136,18 +178,13 @@ def dress(axes: "Axes") -> None:
     axes.tick_params(colors=INK, labelsize=9, length=3, width=0.6)
 
 
-def legend(
-    figure: "Figure",
-    runs: Sequence[RunResult],
-    extra: Iterable = (),
-    *,
-    colors: dict[str, str],
-) -> None:
+def legend(figure: "Figure", runs: Sequence[Run], look: Look, extra: Iterable = ()) -> None:
     """One legend above all panels: a line per arm, and a cross when a run diverged."""
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=colors[arm], linewidth=2.4, label=arm) for arm in results.arms(runs)
+        Line2D([], [], color=look.colors[arm], linewidth=2.4, label=arm)
+        for arm in results.arms(runs)
     ]
     handles += list(extra)
     if any(run.diverged for run in runs):
@@ -167,8 +204,8 @@ def legend(
         )
 
 
-def label_rate(axes: "Axes", lr: float) -> None:
-    axes.set_title(f"learning rate {progress.rate(lr)}", fontsize=10.5, loc="left", color=INK)
+def title(axes: "Axes", words: str) -> None:
+    axes.set_title(words, fontsize=10.5, loc="left", color=INK)
 
 
 def over_seeds(

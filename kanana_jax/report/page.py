@@ -1,25 +1,26 @@
-"""The HTML page that both reports fill in: one file, nothing loaded from elsewhere."""
+"""The HTML page that reports fill in: one file, nothing loaded from elsewhere.
+
+Every report is given a record of how its runs were made:
+
+    config      all settings as in JSON; a comparison's lie under "base", beside what it compares
+    command, commit, started, device, python    of the process, empty where not known
+    versions    of the packages that matter, by name
+"""
 
 import base64
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanana_jax.report import canvas
+from kanana_jax.report import canvas, progress
+from kanana_jax.report.claims import Claim
+from kanana_jax.report.results import Run
 from kanana_jax.report.template import TEMPLATE
 
-QK_CLIP = (
-    "Attention weighs every pair of tokens by a product of a query and a key, the attention logit; "
-    "Muon's full-rank updates can make the weights behind both grow until the largest logit of a "
-    "head runs away and its softmax sees only one token. QK-Clip looks at the largest logit of "
-    "each head after every step: where it exceeds a threshold tau, it shrinks that head's query "
-    "and key weights so that their product falls by the factor gamma = tau / max logit, and it "
-    "touches no other head. As the clip acts on the step after the one that overshot, a working "
-    "clip lets the max logit hover around tau rather than stay strictly below it, and its price, "
-    "if it has one, shows in the held-out loss."
-)
+PROVENANCE = ("command", "commit", "started", "device", "python", "versions")
 
 
 @dataclass(frozen=True)
@@ -44,34 +45,38 @@ class Figure:
 def write(
     path: Path,
     *,
-    experiment: Mapping[str, Any],
+    about: Mapping[str, Any],
     figures: Iterable[Figure],
     facts: Sequence[tuple[str, str]],
-    **content: Any,
+    headline: str = "",
+    claims: Sequence[Claim] = (),
+    table: Mapping[str, Any] | None = None,
+    note: str = "",
+    sections: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Writes the page, and every figure as `<figure.name>.png` beside it.
 
-    `experiment` is the record saved with a run: `config` (the resolved configuration as a dict)
-    and, where known, `command`, `commit`, `started`, `device`, `python` and `versions` (package to
-    version).
+    `about` is the record of how the runs were made; `note` stands below the table, and `sections`
+    (title, text) before the figures.
     """
     import jinja2
 
-    if "config" not in experiment:
-        raise ValueError(
-            f"experiment needs the resolved configuration under 'config', got {sorted(experiment)}"
-        )
+    shown = provenance(about)
+    config = about["config"]
+    named = config.get("base", config)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    config = experiment["config"]
     figures = list(figures)
     html = environment.from_string(TEMPLATE).render(
-        name=config.get("name", "experiment"),
-        question=config.get("question", ""),
+        name=named.get("name", "experiment"),
+        question=named.get("question", ""),
         config=json.dumps(config, indent=2, default=str),
-        qk_clip=QK_CLIP,
         figures=figures,
-        facts=[*provenance(experiment), *facts],
-        **{"claims": (), "table": None, "headline": "", "note": ""} | content,
+        facts=[*shown, *facts],
+        headline=headline,
+        claims=claims,
+        table=table,
+        note=note,
+        sections=sections,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     for figure in figures:
@@ -79,16 +84,27 @@ def write(
     path.write_text(html, encoding="utf-8")
 
 
-def provenance(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What ran and where, as far as the record knows."""
+def provenance(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What ran and where. Raises ValueError where the record lacks a part."""
+    missing = [key for key in ("config", *PROVENANCE) if key not in about]
+    if missing:
+        raise ValueError(
+            f"the record of a run must have {', '.join(('config', *PROVENANCE))}; it lacks "
+            f"{', '.join(missing)}, got {sorted(about)}"
+        )
     facts = [
-        (key.capitalize(), str(experiment[key]))
+        (key.capitalize(), str(about[key]))
         for key in ("command", "commit", "started", "device")
-        if experiment.get(key)
+        if about[key]
     ]
-    versions = dict(experiment.get("versions") or {})
-    if experiment.get("python"):
-        versions = {"python": experiment["python"], **versions}
-    if versions:
-        facts.append(("Versions", ", ".join(f"{name} {one}" for name, one in versions.items())))
+    versions = {"python": about["python"], **about["versions"]}
+    return [*facts, ("Versions", ", ".join(f"{name} {one}" for name, one in versions.items()))]
+
+
+def run_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """How many runs, and how long they took."""
+    seconds = [run.seconds for run in runs if math.isfinite(run.seconds)]
+    facts = [("Runs", f"{len(runs)} of {max(run.steps for run in runs)} steps")]
+    if seconds:
+        facts.append(("Time", f"{progress.duration(sum(seconds))} for all runs"))
     return facts

@@ -1,11 +1,16 @@
-"""Two arms set against each other on the same held-out sequences and seeds."""
+"""Arms set against each other on the same held-out sequences and seeds.
 
+Either at the same place, or each at its own best: the place with the lowest mean held-out loss of
+which no seed diverged.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kanana_jax.report import results, statistics
-from kanana_jax.report.results import RunResult
+from kanana_jax.report import results, statistics, tables
+from kanana_jax.report.results import Place, Run
 
 # Bits per byte: arms that differ by less are as good as each other for all that follows from it.
 MARGIN_BPB = 0.05
@@ -22,7 +27,7 @@ class Comparison:
     num_seeds: int = 0
 
 
-def compare(runs: Sequence[RunResult], others: Sequence[RunResult]) -> Comparison:
+def compare(runs: Sequence[Run], others: Sequence[Run]) -> Comparison:
     """Sets the seeds of one cell against those of others; the least favourable outcome counts.
 
     A cell of which any seed diverged loses to one of which none did.
@@ -43,7 +48,7 @@ def compare(runs: Sequence[RunResult], others: Sequence[RunResult]) -> Compariso
     )
 
 
-def by_seed(runs: Sequence[RunResult]) -> statistics.BySeed:
+def by_seed(runs: Sequence[Run]) -> statistics.BySeed:
     """The held-out losses of a cell; raises UnpairedError where a run recorded none."""
     missing = [run.directory.name for run in runs if run.heldout is None]
     if missing:
@@ -59,7 +64,7 @@ def described(difference: statistics.Difference) -> str:
     )
 
 
-def _compare(runs: Sequence[RunResult], others: Sequence[RunResult]) -> Comparison:
+def _compare(runs: Sequence[Run], others: Sequence[Run]) -> Comparison:
     name = others[0].arm
     died, other_died = any(run.diverged for run in runs), any(run.diverged for run in others)
     num_seeds = min(len(runs), len(others))
@@ -75,3 +80,70 @@ def _compare(runs: Sequence[RunResult], others: Sequence[RunResult]) -> Comparis
         return Comparison("not measured", (f"against {name}: {error}",))
     words = f"against {name}: {described(found)}"
     return Comparison(found.outcome(MARGIN_BPB), (words,), found.num_seeds)
+
+
+@dataclass(frozen=True)
+class Best:
+    """An arm's best place."""
+
+    arm: str
+    place: Place
+    heldout_bpb: float
+    is_bracketed: bool | None  # lower and higher values ran, and were worse; None: not numbers
+
+    @property
+    def words(self) -> str:
+        edge = ", at the edge of its sweep" if self.is_bracketed is False else ""
+        name = f"{self.arm}: " if self.arm else ""
+        return (
+            f"{name}{results.place_words(self.place)} ({self.heldout_bpb:.4f} bits per byte){edge}"
+        )
+
+
+def losses(runs: Sequence[Run]) -> dict[Place, float]:
+    """Mean held-out loss of one arm by place, where no seed diverged."""
+    return {
+        cell.place: cell.heldout_bpb
+        for cell in tables.summarize(runs)
+        if not cell.diverged and all(math.isfinite(r.value("heldout_bpb")) for r in cell.runs)
+    }
+
+
+def best(runs: Sequence[Run]) -> list[Best]:
+    """The best place of every arm that has one."""
+    numeric = [
+        axis
+        for axis in results.place_axes(runs)
+        for values in [results.values_of(runs, axis)]
+        if len(values) > 1 and results.are_numbers(values)
+    ]
+    found = [_best(results.select(runs, arm=arm), numeric) for arm in results.arms(runs)]
+    return [one for one in found if one is not None]
+
+
+def _best(runs: Sequence[Run], numeric_axes: Sequence[str]) -> Best | None:
+    by_place = losses(runs)
+    if not by_place:
+        return None
+    place = min(by_place, key=by_place.__getitem__)
+    inside = [
+        min(values) < dict(place)[axis] < max(values)
+        for axis in numeric_axes
+        for values in [results.values_of(runs, axis)]
+        if axis in dict(place)
+    ]
+    return Best(runs[0].arm, place, by_place[place], all(inside) if inside else None)
+
+
+def compare_best(runs: Sequence[Run], one: Best, other: Best) -> Comparison:
+    """Two arms, each at its own best place."""
+    found = compare(at_best(runs, one), at_best(runs, other))
+    where = f"{results.place_words(one.place)} against {results.place_words(other.place)}"
+    return Comparison(
+        found.outcome, tuple(f"{where}: {words}" for words in found.words), found.num_seeds
+    )
+
+
+def at_best(runs: Sequence[Run], one: Best) -> list[Run]:
+    """The seeds of an arm at its best place."""
+    return results.select(runs, arm=one.arm, place=one.place)

@@ -1,42 +1,43 @@
-"""One finished run, read from its directory: result.json and metrics.jsonl."""
+"""Finished runs, read from their directories, and where they lie on the axes of a comparison.
+
+    result.json      how it ended, its axes and its values
+    run.json         its settings
+    metrics.jsonl    its series
+
+The axis "arm" names a contestant and "seed" a repetition. The others are settings by their path;
+their values together are a run's place: runs of one arm at one place differ in their seeds alone.
+"""
 
 import json
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
-
-from kanana_jax.report import metrics, statistics
+from kanana_jax.report import metrics, progress, statistics
 from kanana_jax.report.metrics import Series
 
-RESULT_NAME = "result.json"
+RESULT_NAME, RUN_NAME = "result.json", "run.json"
+ARM, SEED = "arm", "seed"
+
+Place = tuple[tuple[str, Any], ...]  # (axis, value) of every axis but arm and seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """What became of one arm at one learning rate with one seed."""
+class Run:
+    """What became of one training run."""
 
-    arm: str
-    lr: float  # peak
-    seed: int
-    status: Literal["ok", "diverged"]
-    diverged_step: int | None
     directory: Path
-    tau: float
-    clipped: bool  # the arm applies QK-Clip
-    optimizer: str = ""  # "adamw", "muon" or "muonclip"; empty: judged by the arm's name
-    num_steps: int = 0
+    status: Literal["ok", "diverged"]
+    diverged_step: int | None = None
+    steps: int = 0
     seconds: float = math.nan
-    initial_loss: float = math.nan
-    final_loss: float = math.nan
-    final_heldout_bpb: float = math.nan
-    final_heldout_bpb_stderr: float = math.nan
-    heldout_text: str = ""  # names the sequences of the held-out loss
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)  # numbers, None or text
+    config: Mapping[str, Any] = field(default_factory=dict)  # all settings, as in JSON
 
     @cached_property
     def metrics(self) -> dict[str, Series]:
@@ -53,92 +54,134 @@ class RunResult:
         nats, num_bytes = self.series("heldout_nats"), self.series("heldout_bytes")
         if self.diverged or not len(nats.steps_N):
             return None
-        return statistics.Heldout(nats.values_N[-1], num_bytes.values_N[-1], self.heldout_text)
+        text = self.values.get("heldout_text") or ""
+        return statistics.Heldout(nats.values_N[-1], num_bytes.values_N[-1], text)
 
     @property
     def diverged(self) -> bool:
         return self.status == "diverged"
 
     @property
-    def is_muon(self) -> bool:
-        return "adam" not in (self.optimizer or self.arm).lower()
+    def arm(self) -> str:
+        """The name of its arm, empty without arms; a run that is compared with none has its
+        folder's name."""
+        return self.axes.get(ARM, "") if self.axes else self.directory.name
 
-    @cached_property
-    def peak_max_logit(self) -> float:
-        """The largest max logit of the run; NaN when none was recorded."""
-        values_N = self.series("max_logit").values_N
-        return float(np.nanmax(values_N)) if np.any(~np.isnan(values_N)) else math.nan
+    @property
+    def seed(self) -> int:
+        return self.axes.get(SEED, 0)
 
-    @cached_property
-    def tail_max_logit(self) -> float:
-        """Mean of the max logit over the last tenth of the steps recorded."""
-        values_N = self.series("max_logit").values_N
-        return (
-            float(np.mean(values_N[-math.ceil(len(values_N) / 10) :]))
-            if len(values_N)
-            else math.nan
-        )
+    @property
+    def place(self) -> Place:
+        return tuple((name, _hashable(self.axes[name])) for name in place_axes([self]))
 
-    @cached_property
-    def clip_events(self) -> int:
-        """How often a head was clipped: heads summed over steps."""
-        return int(np.nansum(self.series("clip_count").values_N))
+    def axis(self, name: str) -> Any:
+        """Its value on an axis, None where it has no such axis."""
+        return self.axes.get(name)
+
+    def value(self, key: str) -> float:
+        """A number of its result, NaN where there is none."""
+        value = self.values.get(key)
+        return float(value) if isinstance(value, int | float) else math.nan
 
 
-def load(directory: str | os.PathLike) -> RunResult:
-    """Reads the result that the training loop left in a run's directory."""
+def load(directory: str | os.PathLike) -> Run:
+    """Reads what a finished run left in its directory; ValueError where that is not whole."""
     directory = Path(directory)
     path = directory / RESULT_NAME
     if not path.exists():
         raise ValueError(f"expected a finished run with {RESULT_NAME}, got {directory}")
     record = json.loads(path.read_text())
-    missing = {"arm", "lr", "seed", "status", "tau", "clips"} - record.keys()
+    missing = {"status", "steps", "axes", "values"} - record.keys()
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}; it has {sorted(record)}")
-
-    def number(key: str) -> float:
-        value = record.get(key)
-        return math.nan if value is None else float(value)
-
-    return RunResult(
-        arm=record["arm"],
-        lr=float(record["lr"]),
-        seed=int(record["seed"]),
+    settings = directory / RUN_NAME
+    seconds = record.get("seconds")
+    return Run(
+        directory=directory,
         status=record["status"],
         diverged_step=record.get("diverged_step"),
-        directory=directory,
-        tau=float(record["tau"]),
-        clipped=bool(record["clips"]),
-        optimizer=record.get("optimizer", ""),
-        num_steps=int(record.get("num_steps", 0)),
-        seconds=number("seconds"),
-        initial_loss=number("initial_loss"),
-        final_loss=number("final_loss"),
-        final_heldout_bpb=number("final_heldout_bpb"),
-        final_heldout_bpb_stderr=number("final_heldout_bpb_stderr"),
-        heldout_text=record.get("heldout_text", ""),
+        steps=int(record["steps"]),
+        seconds=math.nan if seconds is None else float(seconds),
+        axes=record["axes"],
+        values=record["values"],
+        config=json.loads(settings.read_text()).get("config", {}) if settings.exists() else {},
     )
 
 
-def arms(results: Sequence[RunResult]) -> list[str]:
+def arms(runs: Iterable[Run]) -> list[str]:
     """Arm names in the order in which they first appear."""
-    return list(dict.fromkeys(result.arm for result in results))
+    return list(dict.fromkeys(run.arm for run in runs))
 
 
-def lrs(results: Sequence[RunResult]) -> list[float]:
-    return sorted({result.lr for result in results})
+def place_axes(runs: Iterable[Run]) -> list[str]:
+    """The axes other than arm and seed, in the order in which they first appear."""
+    return list(dict.fromkeys(name for run in runs for name in run.axes if name not in (ARM, SEED)))
 
 
-def taus(results: Sequence[RunResult]) -> list[float]:
-    return sorted({result.tau for result in results})
+def places(runs: Sequence[Run]) -> list[Place]:
+    """Every place that has a run, by its value on the first axis, then on the second and so on.
+
+    Numbers are in their order, other values in that in which they first appear.
+    """
+    ranks = {name: _ranks(values_of(runs, name)) for name in place_axes(runs)}
+
+    def key(place: Place) -> list[int]:
+        values = dict(place)
+        return [ranks[name][values[name]] if name in values else -1 for name in ranks]
+
+    return sorted({run.place: None for run in runs}, key=key)
 
 
-def select(
-    results: Sequence[RunResult], *, arm: str | None = None, lr: float | None = None
-) -> list[RunResult]:
-    """The runs of one arm, one learning rate, or both: the seeds of one cell."""
+def values_of(runs: Iterable[Run], axis: str) -> list[Any]:
+    """The values on an axis that runs have, each once."""
+    return list(dict.fromkeys(_hashable(run.axes[axis]) for run in runs if axis in run.axes))
+
+
+def are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
+
+
+def _ranks(values: list[Any]) -> dict[Any, int]:
+    ordered = sorted(values) if are_numbers(values) else values
+    return {value: rank for rank, value in enumerate(ordered)}
+
+
+def select(runs: Iterable[Run], *, arm: str | None = None, place: Place | None = None) -> list[Run]:
+    """The runs of one arm, at one place, or both: the seeds of one cell."""
     return [
-        result
-        for result in results
-        if (arm is None or result.arm == arm) and (lr is None or result.lr == lr)
+        run
+        for run in runs
+        if (arm is None or run.arm == arm) and (place is None or run.place == place)
     ]
+
+
+def short_names(axes: Iterable[str]) -> dict[str, str]:
+    """Axes by the last part of their path; by the whole where two would be called the same."""
+    axes = list(axes)
+    last = [name.rpartition(".")[2] for name in axes]
+    return {
+        name: short if last.count(short) == 1 else name
+        for name, short in zip(axes, last, strict=True)
+    }
+
+
+def place_words(place: Place, names: Mapping[str, str] | None = None) -> str:
+    """A place in words, "lr 0.01, width 64"; `names` are of axes that are called otherwise."""
+    called = short_names(axis for axis, _ in place) | dict(names or {})
+    return ", ".join(f"{called[axis]} {words(value)}" for axis, value in place)
+
+
+def words(value: Any) -> str:
+    """A value on an axis: a number in few digits, a list by its entries."""
+    if isinstance(value, float):
+        return progress.rate(value)
+    if isinstance(value, tuple | list):
+        return ",".join(words(one) for one in value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_hashable(one) for one in value)
+    return json.dumps(value) if isinstance(value, dict) else value

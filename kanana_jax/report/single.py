@@ -1,40 +1,53 @@
-"""The report of one run: the same figures and table, without a comparison."""
+"""The report of one run: its table and its curves, without a comparison."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanana_jax.report import gallery, page, stress, summary
-from kanana_jax.report.results import RunResult
+from kanana_jax.report import canvas, gallery, page, tables
+from kanana_jax.report.canvas import Picture
+from kanana_jax.report.results import Run
 
 
-def write_run_report(run: RunResult, experiment: Mapping[str, Any], path: str | os.PathLike) -> str:
+def write_run_report(
+    run: Run,
+    about: Mapping[str, Any],
+    path: str | os.PathLike,
+    *,
+    curves: Sequence[Picture],
+    headline: str | None = None,
+    columns: Sequence[tables.Column] | None = None,
+) -> str:
     """Writes report.html to `path` and PNG files beside it; returns the table for a terminal.
 
-    `experiment` is the record saved with the run, as for `stress.write_stress_report`.
+    `about` is the record of how the run was made, see `page`. Without `columns` the table has
+    every number of the run's result.
     """
-    cells = summary.summarize([run])
+    cells = tables.summarize([run])
+    table = tables.table(cells, tables.value_columns([run]) if columns is None else columns)
+    look = canvas.look([run], _always)
     page.write(
         Path(path),
-        experiment=experiment,
-        headline=headline(run),
-        table=stress.table(cells, [run]),
-        note=stress.note(cells, [run]),
-        figures=gallery.figures([run], lr=run.lr),
-        facts=stress.run_facts([run]),
+        about=about,
+        headline=ending(run) if headline is None else headline,
+        table=tables.for_page(table, look.colors),
+        note=tables.error_words(cells),
+        figures=gallery.figures([run], curves, is_emphasized=_always),
+        facts=page.run_facts([run]),
     )
-    return summary.text_table(cells)
+    return tables.text(table)
 
 
-def headline(run: RunResult) -> str:
+def ending(run: Run) -> str:
     """How the run ended, in a sentence."""
     if run.diverged:
         return f"The run diverged at step {run.diverged_step}."
-    cell = summary.summarize([run])[0]
-    clip = f", with {run.clip_events} clip events" if run.clipped else ""
-    heldout = summary.with_error(cell.heldout_bpb, cell.heldout_error)
-    return (
-        f"After {run.num_steps} steps: {heldout} held-out bits per byte; the max attention logit "
-        f"peaked at {summary.number(cell.peak, 2)} x tau{clip}."
-    )
+    (cell,) = tables.summarize([run])
+    if tables.HELDOUT.words(cell) == "-":
+        return f"The run did its {run.steps} steps."
+    return f"After {run.steps} steps: {tables.HELDOUT.words(cell)} held-out bits per byte."
+
+
+def _always(run: Run) -> bool:
+    return True

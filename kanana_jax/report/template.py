@@ -96,16 +96,14 @@ pre {
 {% if table %}
 <div class="scroll"><table>
 <thead><tr>
-{% for column in table.columns %}<th{{ ' class=word' if loop.index0 in table.words }}>
-  {{- column }}</th>{% endfor %}
+{% for heading, class in table.headings %}<th class="{{ class }}">{{ heading }}</th>{% endfor %}
 </tr></thead>
 <tbody>
 {% for row in table.rows %}
 <tr{{ ' class=first' if row.first }}>
-{% for text in row.cells %}
-<td class="{{ 'word ' if loop.index0 in table.words }}{{ 'best ' if row.best and loop.index0 == 2 }}
-  {{- 'bad' if row.bad and loop.last }}">
-  {%- if loop.index0 == 1 %}<span class="dot" style="background: {{ row.color }}"></span>{% endif %}
+{% for text, class, color in row.cells %}
+<td class="{{ class }}">
+  {%- if color %}<span class="dot" style="background: {{ color }}"></span>{% endif %}
   {{- text | replace('+-', '\u00b1') }}</td>
 {% endfor %}
 </tr>
@@ -114,8 +112,10 @@ pre {
 </table></div>
 <p class="note">{{ note | replace('+-', '\u00b1') }}</p>
 {% endif %}
-<h2>How to read QK-Clip</h2>
-<p>{{ qk_clip }}</p>
+{% for title, text in sections %}
+<h2>{{ title }}</h2>
+<p>{{ text }}</p>
+{% endfor %}
 <h2>Figures</h2>
 {% for figure in figures %}
 <figure>

@@ -1,4 +1,7 @@
-"""Made-up runs that look like a stress sweep: growth without a clip, a plateau with one."""
+"""Made-up runs as training leaves them, and the record of how they were made.
+
+They look like a stress sweep: growth without a clip, a plateau with one.
+"""
 
 import json
 import math
@@ -8,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from kanana_jax.report import metrics, results
-from kanana_jax.report.results import RunResult
+from kanana_jax.report.results import Run
 
 LAYERS, HEADS, EXPERTS = 3, 4, 8
 SEQUENCES = 64
-ARMS = {  # name: (optimizer, clips)
-    "AdamW": ("adamw", False),
-    "Muon NS": ("muon", False),
-    "Muon PE": ("muon", False),
-    "MuonClip": ("muonclip", True),
+ARMS = {  # name: optimizer
+    "AdamW": "adamw",
+    "Muon NS": "muon",
+    "Muon PE": "muon",
+    "MuonClip": "muonclip",
 }
 
 
@@ -34,14 +37,19 @@ def run(
     diverged_step: int | None = None,
     num_steps: int = 40,
     tau: float = 30.0,
-) -> RunResult:
+    optimizer: str | None = None,
+    axes: dict | None = None,
+    heldout_text: str = "",
+) -> Run:
     """A run whose max logit rises to `peak` and ends around `tail` (in logits), with its files.
 
     Held-out sequences differ by far more than `spread`, but alike in all runs; by `spread` a run
-    deviates from that (standard deviation over sequences). Zero: no sequences are recorded.
+    deviates from that (standard deviation over sequences). Zero: no sequences are recorded. `axes`
+    are those of the run; by default arm, learning rate and seed.
     """
     directory = directory / f"{arm}-{lr:g}-{seed}".replace(" ", "_")
-    optimizer, clips = ARMS.get(arm, ("muon", False))
+    optimizer = optimizer or ARMS.get(arm, "muon")
+    clips = optimizer == "muonclip"
     random = np.random.default_rng(zlib.crc32(repr((arm, lr, seed, peak)).encode()))
     max_logit_N = _max_logits(num_steps, peak, peak if tail is None else tail, random)
     lines = []
@@ -56,19 +64,29 @@ def run(
     # Written by hand: opening a TensorBoard file for each of many runs would cost seconds.
     text = "".join(json.dumps(line, default=np.ndarray.tolist) + "\n" for line in lines)
     (directory / metrics.METRICS_NAME).write_text(text)
-    status = "diverged" if diverged_step else "ok"
-    record = {
-        "arm": arm, "optimizer": optimizer, "lr": lr, "seed": seed, "status": status,
-        "diverged_step": diverged_step, "tau": tau, "clips": clips, "num_steps": num_steps,
-        "seconds": 12.5, "initial_loss": 5.5, "final_loss": 1.9,
-        "final_heldout_bpb": math.nan if diverged_step else bpb,
-        "final_heldout_bpb_stderr": math.nan if diverged_step else stderr,
-    }  # fmt: skip
-    (directory / results.RESULT_NAME).write_text(json.dumps(record))
+    axes = {"arm": arm, "optimizer.lr": lr, "seed": seed} if axes is None else axes
+    result = {
+        "status": "diverged" if diverged_step else "ok",
+        "diverged_step": diverged_step,
+        "steps": num_steps,
+        "seconds": 12.5,
+        "axes": axes,
+        "values": {
+            "initial_loss": 5.5,
+            "final_loss": 1.9,
+            "heldout_bpb": math.nan if diverged_step else bpb,
+            "heldout_bpb_stderr": None if diverged_step else stderr,
+            "heldout_text": heldout_text,
+        },
+    }
+    (directory / results.RESULT_NAME).write_text(json.dumps(result))
+    settings = {"optimizer": {"name": optimizer, "lr": lr, "tau": tau}, "model": {"num_layers": 3}}
+    record = {"axes": axes, "tokenizer": "", "config": settings}
+    (directory / results.RUN_NAME).write_text(json.dumps(record))
     return results.load(directory)
 
 
-def sweep(directory: Path, *, seeds: int = 1, num_steps: int = 40) -> list[RunResult]:
+def sweep(directory: Path, *, seeds: int = 1, num_steps: int = 40) -> list[Run]:
     """Four arms at three rates: Muon blows up at the largest, where AdamW diverges."""
     peaks = {
         "AdamW": (33.0, 82.0, 361.0),
@@ -103,11 +121,15 @@ def sweep(directory: Path, *, seeds: int = 1, num_steps: int = 40) -> list[RunRe
     return runs
 
 
-def experiment() -> dict:
+def about() -> dict:
+    """What kanana_jax.workdir.provenance.load gives of a comparison."""
+    base = {"name": "muon_stress", "question": "Does <b>MuonClip</b> hold?"}
     return {
-        "config": {"name": "muon_stress", "question": "Does <b>MuonClip</b> hold?", "seeds": 1},
+        "config": {"base": base, "arms": list(ARMS)},
+        "started": "2026-11-29 05:25:56 UTC",
         "command": "python -m kanana_jax.main --experiment=muon_stress",
         "commit": "0123abc",
+        "python": "3.12.3",
         "versions": {"jax": "0.12.0"},
         "device": "1 x cpu, 2 CPU cores",
     }
@@ -142,14 +164,15 @@ def _record(step, num_steps, max_logit, random, bpb, clips, tau) -> dict:
         "loss": loss,
         "max_logit": max_logit,
         "max_logits": max_logits_LH,
-        "clip_count": int((max_logits_LH > tau).sum()) if clips else 0,
-        "min_gamma": tau / max_logit if is_clipping else 1.0,
         "grad_rms": 1e-3 * random.uniform(0.5, 2.0),
         "update_rms": 2e-3 * random.uniform(0.9, 1.1),
         "max_vio": random.uniform(0.2, 1.5, LAYERS - 1),
         "lr": 0.01,
         "tokens": 2048 * step,
     }
+    if clips:
+        record["clip_count"] = int((max_logits_LH > tau).sum())
+        record["min_gamma"] = tau / max_logit if is_clipping else 1.0
     if step % 5 == 0:
         record |= {
             "heldout_loss": loss,

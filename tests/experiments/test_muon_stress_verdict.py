@@ -6,7 +6,7 @@ import re
 import fabricate
 import pytest
 
-from kanana_jax.report import verdict
+from experiments.muon_stress import arms, verdict
 
 TAU = 30.0
 
@@ -161,7 +161,10 @@ def test_without_losses_by_sequence_nothing_is_compared(sweep):
 
 def test_arms_with_other_held_out_text_are_not_compared(sweep):
     runs = [
-        dataclasses.replace(run, heldout_text=run.arm) if run.clipped else run for run in sweep()
+        dataclasses.replace(run, values=run.values | {"heldout_text": run.arm})
+        if arms.is_clipped(run)
+        else run
+        for run in sweep()
     ]
     assert _outcome(runs).comparison.outcome == "not measured"
     assert "different held-out sequences" in _outcome(runs).comparison.words[0]
@@ -224,12 +227,12 @@ def test_a_cost_where_nothing_blew_up_is_not_kept_quiet(sweep):
 
 
 def test_without_a_clipped_arm_nothing_is_claimed_about_it(sweep):
-    runs = [run for run in sweep() if not run.clipped]
+    runs = [run for run in sweep() if not arms.is_clipped(run)]
     assert verdict.judge(runs).headline.startswith("No arm applies QK-Clip")
 
 
 def test_without_an_unclipped_muon_arm_the_clip_cannot_be_judged(sweep):
-    runs = [run for run in sweep() if run.clipped]
+    runs = [run for run in sweep() if arms.is_clipped(run)]
     judged = verdict.judge(runs)
     assert judged.headline == "No unclipped Muon arm ran, so MuonClip cannot be judged."
     assert judged.claims[0].holds is None
@@ -237,7 +240,7 @@ def test_without_an_unclipped_muon_arm_the_clip_cannot_be_judged(sweep):
 
 def test_without_an_unclipped_muon_arm_each_arm_is_compared_with_the_first(tmp_path):
     runs = [
-        dataclasses.replace(fabricate.run(tmp_path, arm=arm, seed=seed, bpb=bpb), optimizer="adamw")
+        fabricate.run(tmp_path, arm=arm, seed=seed, bpb=bpb, optimizer="adamw")
         for arm, bpb in (("AdamW", 3.0), ("AdamW, b2 .99", 2.8), ("AdamW, b2 .9", 3.2))
         for seed in range(3)
     ]
@@ -247,7 +250,7 @@ def test_without_an_unclipped_muon_arm_each_arm_is_compared_with_the_first(tmp_p
 
 
 def test_a_clipped_arm_that_has_not_run_at_the_stress_rate_did_not_hold(sweep):
-    runs = [run for run in sweep(lr=0.03) if not run.clipped] + sweep(lr=0.1)
+    runs = [run for run in sweep(lr=0.03) if not arms.is_clipped(run)] + sweep(lr=0.1)
     assert "It failed at lr 0.03: not run" in verdict.judge(runs).headline
 
 

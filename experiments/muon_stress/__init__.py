@@ -6,32 +6,41 @@ each at rates below, at and four times above its own best.
 
 import dataclasses
 
+from experiments.muon_stress import report
 from kanana_jax import config
+from kanana_jax.jobs import pretrain, sweep
 from kanana_jax.model import presets
 
 ARMS = (
     # Its best rate lies below the others'.
-    config.Arm(name="AdamW", edits=("optimizer.name=adamw",), lrs=(0.00025, 0.001)),
-    config.Arm(
+    sweep.Arm(
+        name="AdamW",
+        edits=("optimizer.name=adamw",),
+        axes=(sweep.Axis("optimizer.lr", (0.00025, 0.001)),),
+    ),
+    sweep.Arm(
         name="Muon, Newton-Schulz",
         edits=("optimizer.name=muon", "optimizer.polar=newton_schulz"),
     ),
-    config.Arm(
+    sweep.Arm(
         name="Muon, Polar Express",
         edits=("optimizer.name=muon", "optimizer.polar=polar_express"),
     ),
-    config.Arm(
+    sweep.Arm(
         name="MuonClip",
         edits=("optimizer.name=muonclip", "optimizer.polar=polar_express"),
     ),
 )
 
+run = sweep.of(pretrain.JOB, write_report=report.write)
 
-def experiment() -> config.Experiment:
-    return config.Experiment(
+
+def experiment() -> sweep.Sweep:
+    base = pretrain.Config(
         name="muon_stress",
         question="At learning rates that break the others, does MuonClip hold?",
         model=dataclasses.replace(presets.tiny(), num_layers=3),
+        execution=config.ExecutionConfig(compute_dtype="float32"),
         data=config.DataConfig(seq_len=128, batch_size=8),
         optimizer=config.OptimizerConfig(
             tau=30.0,
@@ -45,6 +54,6 @@ def experiment() -> config.Experiment:
             checkpoint_interval_steps=50,
         ),
         guard=config.GuardConfig(enabled=False),  # an arm that diverges is a result
-        arms=ARMS,
-        lrs=(0.004, 0.015, 0.06),
     )
+    rates = sweep.Axis("optimizer.lr", (0.004, 0.015, 0.06))
+    return sweep.Sweep(base=base, arms=ARMS, axes=(rates,))
