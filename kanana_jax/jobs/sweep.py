@@ -127,7 +127,8 @@ class Sweep:
                 f"{config.nearest(path, known, 3)}"
             )
         group, _, name = path.partition(".")
-        if group == "resume" or not name or dataclasses.is_dataclass(config.setting(self.base, path)):
+        is_group = dataclasses.is_dataclass(config.setting(self.base, path))
+        if group == "resume" or not name or is_group:
             raise ConfigError(
                 f"an axis is a setting in which runs can differ, such as optimizer.lr; got {path}"
             )
