@@ -2,6 +2,7 @@
 
     sweep = Sweep(num_runs=12)
     with sweep.run(3, "MuonClip lr 0.01", num_steps=200, tokens_per_step=2048) as bar:
+        bar.start(0)
         bar.update(step, loss=1.93, max_logit=41.0)
 
 A terminal or a notebook gets one bar per run; anything else (a file, a CI log) gets a plain line
@@ -63,15 +64,13 @@ class Sweep:
         label: str,
         *,
         num_steps: int,
-        start_step: int = 0,
         tokens_per_step: int = 0,
     ) -> "Progress":
-        """The bar of run `index` (from 1); `start_step` steps were done by an earlier process."""
+        """The bar of run `index` (from 1), to be started."""
         prefix = f"run {index}/{self.num_runs}  {label}" if self.num_runs > 1 else label
         return Progress(
             prefix,
             num_steps=num_steps,
-            start_step=start_step,
             tokens_per_step=tokens_per_step,
             file=self.file,
             clock=self.clock,
@@ -100,7 +99,6 @@ class Progress:
         label: str,
         *,
         num_steps: int,
-        start_step: int = 0,
         tokens_per_step: int = 0,
         file: Stream | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -109,16 +107,23 @@ class Progress:
     ):
         self._label = label
         self._num_steps = num_steps
-        self._start_step = self._step = start_step
         self._tokens_per_step = tokens_per_step
         self._file = sys.stderr if file is None else file
         self._clock = clock
         self._sweep = sweep
         self._later_steps = later_steps
-        self._started_s = self._line_s = clock()
-        self._line_step = start_step
-        self._numbers = ""
-        self._bar = self._open_bar() if in_notebook() or self._file.isatty() else None
+        self._numbers, self._bar = "", None
+        self._begin(0)
+
+    def start(self, step: int) -> None:
+        """Shows the bar; `step` steps were done by an earlier process."""
+        self._begin(step)
+        if in_notebook() or self._file.isatty():
+            self._bar = self._open_bar()
+
+    def _begin(self, step: int) -> None:
+        self._start_step = self._step = self._line_step = step
+        self._started_s = self._line_s = self._clock()
 
     def update(
         self,
@@ -190,10 +195,10 @@ class Progress:
             parts.append(f"all {duration(remaining_s)}")
         if self._tokens_per_step and pace_s > 0:
             parts.append(f"{quantity(self._tokens_per_step / pace_s)} tokens/s")
+        if math.isfinite(mfu):
+            parts.append(f"MFU {mfu:.1%}")
         parts.append(f"loss {loss:.3f}")
         parts.append(f"max logit {max_logit:.1f}")
-        if math.isfinite(mfu):
-            parts.append(f"MFU {100 * mfu:.1f}%")
         return ", ".join(parts)
 
 
