@@ -9,11 +9,14 @@ The shape below is replaced by that of the folder train.init_from.
 """
 
 from kanana_jax import config
+from kanana_jax.jobs import pretrain
 from kanana_jax.model import presets
 
+run = pretrain.run
 
-def experiment() -> config.Experiment:
-    return config.Experiment(
+
+def experiment() -> pretrain.Config:
+    return pretrain.Config(
         name="continue_from_hf",
         question="What does MuonClip make of a published model on other text?",
         model=presets.tiny(),

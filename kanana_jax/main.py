@@ -1,5 +1,9 @@
 """Runs an experiment: python -m kanana_jax.main --experiment=muon_stress [--set=path=value ...].
 
+    --help                      lists the experiments and every setting with its type and range
+    --experiment=NAME --help    lists its settings with their values
+    --print_config              shows what would run, as JSON, and ends
+
 One of your own is named by its file, --experiment=path/to/mine.py, or as a module, my_project.mine.
 Running the same command again continues where it stopped. On several hosts every process runs it;
 `kanana_jax.parallel.join` says how they find each other.
@@ -27,6 +31,8 @@ with extras.needed("train"):
     from absl import app, flags, logging
 
     from kanana_jax import parallel, workdir
+    from kanana_jax.jobs import pretrain
+    from kanana_jax.model import presets
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment", None, "A module of experiments/, a .py file, or a dotted module name."
@@ -35,10 +41,11 @@ _SET = flags.DEFINE_multi_string(
     "set", [], 'path=value: overrides one setting; may be repeated. Lists: a,b or JSON, ["a,b"].'
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; default runs/<experiment>.")
+_PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Show what would run, and end.")
 
 # Found by its place and not by its name, which a project of the user's may have too.
 _EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-_NO_EXPERIMENTS = ("scripts", "notebooks")
+_NO_EXPERIMENTS = ("notebooks",)
 
 
 def experiment_names() -> list[str]:
@@ -114,6 +121,21 @@ def _import_file(name: str, path: Path) -> ModuleType:
     return module
 
 
+def help_text(name: str | None) -> str:
+    """What --help prints: the experiments, or with the name of one its settings."""
+    if name:
+        cfg = load_experiment(name).experiment()
+        return f"{cfg.name}: {cfg.question}\n\n{cfg.listing()}\n"
+    found = {one: load_experiment(one).experiment() for one in experiment_names()}
+    width = max(map(len, found))
+    experiments = "\n".join(f"  {one:{width}}  {cfg.question}" for one, cfg in found.items())
+    example = pretrain.Config(name="NAME", question="QUESTION", model=presets.tiny())
+    return (
+        f"{__doc__}\nExperiments:\n{experiments}\n\nSettings of a training run, what they may "
+        f"hold, and their defaults (of the model: the preset tiny):\n{example.listing()}\n"
+    )
+
+
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax logs a page per checkpoint below this
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -125,6 +147,9 @@ def main(argv: list[str]) -> None:
             )
         module = load_experiment(_EXPERIMENT.value)
         cfg = module.experiment().edited(_SET.value)
+        if _PRINT_CONFIG.value:
+            print(config.to_json(cfg))
+            return
         folder = f"runs/{cfg.name}" if _WORKDIR.value is None else _WORKDIR.value
         folder = paths.workdir(folder)
         parallel.join(os.environ)
@@ -142,5 +167,18 @@ def main(argv: list[str]) -> None:
         os._exit(1)
 
 
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parser, with our own --help: its own knows flags only."""
+    if not any(one in ("--help", "-help", "-h") for one in argv):
+        return app.parse_flags_with_usage(argv)
+    given = [one.partition("=")[2] for one in argv if one.startswith("--experiment=")]
+    try:
+        print(help_text(given[-1] if given else None))
+    except UserError as error:
+        print(f"kanana_jax: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from kanana_jax.config import fields
+from kanana_jax.config import fields, listing
 from kanana_jax.config.data import DataConfig
 from kanana_jax.config.edits import edit
 from kanana_jax.config.execution import ExecutionConfig
@@ -41,6 +41,10 @@ class TrainingConfig:
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits applied; raises ConfigError."""
         return edit(self, edits)
+
+    def listing(self) -> str:
+        """Every setting, what it may hold and its value, one a line."""
+        return listing.table(self)
 
     def with_vocab(self, vocab_size: int) -> Self:
         """The tokenizer's vocabulary size filled in, or checked against the model's."""

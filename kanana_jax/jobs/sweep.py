@@ -119,6 +119,13 @@ class Sweep:
                     )
         return edited
 
+    def listing(self) -> str:
+        """As of `base`, with what the runs differ in."""
+        axes = [f"{axis.path} = {', '.join(map(str, axis.values))}" for axis in self.axes]
+        arms = [f"arm {arm.name!r}: {', '.join(arm.edits)}" for arm in self.arms]
+        seeds = f"seeds = {self.seeds}"
+        return "\n".join([*arms, *axes, seeds, "", self.base.listing()])
+
     def _check_axis(self, path: str) -> None:
         known = config.setting_names(type(self.base))
         if path not in known:
@@ -177,13 +184,11 @@ def of(job: training.Job, write_report: WriteReport | None = None) -> Callable[[
         return comparison.write(runs, about, path, curves=job.curves)
 
     def run(sweep: Sweep, workdir: Path) -> None:
-        of_sweep = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(sweep, base=None))))
-        del of_sweep["base"]
-        training.run_all(
-            job,
-            training.Plan(sweep.base, of_sweep, plan(sweep, workdir), write_report or write),
-            workdir,
-        )
+        everything = json.loads(config.to_json(sweep))
+        of_sweep = {name: everything[name] for name in ("arms", "axes", "seeds")}
+        runs = plan(sweep, workdir)
+        made = training.Plan(sweep.base, of_sweep, runs, write_report or write)
+        training.run_all(job, made, workdir)
 
     return run
 

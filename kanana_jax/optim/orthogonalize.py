@@ -17,6 +17,7 @@ a I itself.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
@@ -33,7 +34,7 @@ Method = Literal["auto", "direct", "gram"]
 _METHODS = ("direct", "gram")
 # Growth, by the rows of the first visit, of the eigenvalues of R near 0, and of its rounding errors
 # with them: up to here three rows before a fresh R are as exact as one for every spectrum tried
-# (experiments/scripts/gram_visits.py); Polar Express grows them 17,000 times, and single matrices
+# (benchmarks/gram_visits.py); Polar Express grows them 17,000 times, and single matrices
 # diverge.
 _MAX_GROWTH = 2000.0
 
@@ -70,6 +71,7 @@ def polar(
     *,
     compute_dtype: jax.typing.DTypeLike = jnp.bfloat16,
     method: Method = "auto",
+    visits: Sequence[int] | None = None,
     symmetric_product: SymmetricProduct | None = None,
     chunk_bytes: int = chunks.CHUNK_BYTES,
 ) -> jax.Array:
@@ -79,7 +81,8 @@ def polar(
     Any scale that float32 can hold is accepted; zero matrices, rows and columns stay zero. "auto"
     takes the form with fewer multiplications, but never "gram" in bfloat16: there Polar Express
     with its usual safety factor leaves too little room for rounding and a few matrices in a hundred
-    diverge; safety=1.05 mends that. `symmetric_product` may replace the products whose result is
+    diverge; safety=1.05 mends that. `visits` says how many rows of the Gram form follow each fresh
+    R, in order; None: as many as stay exact. `symmetric_product` may replace the products whose result is
     known to be symmetric, by a kernel that computes half of it. Stacks above `chunk_bytes` in the
     compute dtype are iterated chunk by chunk: memory beside x is four chunks at most.
     """
@@ -97,6 +100,7 @@ def polar(
             schedule=schedule,
             compute_dtype=compute_dtype,
             method=method,
+            visits=visits,
             symmetric_product=symmetric_product,
             chunk_bytes=chunk_bytes,
         )
@@ -105,14 +109,14 @@ def polar(
         method = choose_method(x.shape[-2], x.shape[-1], schedule, compute_dtype)
     symmetric = _symmetric_product if symmetric_product is None else symmetric_product
 
-    visits, before, after = _visits(schedule, method), 1.0, 1.0
+    cuts, before, after = _cut(schedule, method, visits), 1.0, 1.0
     if symmetric is _symmetric_product and compute_dtype == jnp.float16 and _are_quintic(schedule):
-        visits, before, after = _complete_squares(visits)
+        cuts, before, after = _complete_squares(cuts)
     unit = (before * unit_frobenius(x)).astype(compute_dtype)
 
     def iterate(unit):
         unit, gram = _precondition(unit, schedule, symmetric, before)
-        for rows in visits:
+        for rows in cuts:
             unit = _visit(unit, gram, rows, symmetric)
             gram = None
         return unit
@@ -120,6 +124,21 @@ def polar(
     # Here rather than around all of it: a loop over x itself would hold it in float32.
     factor = chunks.in_chunks(iterate, unit, chunk_bytes)
     return (factor.astype(dtypes.wide_dtype(x)) / after).astype(x.dtype)
+
+
+def _cut(
+    schedule: PolarSchedule, method: Method, visits: Sequence[int] | None
+) -> Sequence[tuple[Row, ...]]:
+    """The rows between one fresh R and the next."""
+    if visits is None:
+        return _visits(schedule, method)
+    if method != "gram" or sum(visits) != len(schedule.rows) or min(visits) < 1:
+        raise ValueError(
+            f'visits cut the {len(schedule.rows)} rows of the schedule where method="gram"; got '
+            f"{tuple(visits)} and method={method!r}."
+        )
+    rows = iter(schedule.rows)
+    return [tuple(itertools.islice(rows, count)) for count in visits]
 
 
 def choose_method(

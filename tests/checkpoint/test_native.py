@@ -6,8 +6,8 @@ import json
 import pytest
 
 from kanana_jax.checkpoint import CheckpointError
-from kanana_jax.weights import native
 from kanana_jax.model import presets
+from kanana_jax.weights import native
 
 MODEL = dataclasses.asdict(presets.deepseek_v3())
 

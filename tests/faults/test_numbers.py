@@ -13,7 +13,6 @@ import tiny_run
 from kanana_jax import config, data, optim, parallel
 from kanana_jax.report import metrics, progress, results
 from kanana_jax.train import loop, optimizers, resume
-from kanana_jax.workdir import provenance
 from kanana_jax.train import step as step_lib
 
 # Bytes per target that no text has: the batches whose loss or gradient becomes NaN in the step.

@@ -11,8 +11,8 @@ import numpy as np
 import small_decoder
 import uvicorn
 
-from kanana_jax.weights import native
 from kanana_jax.generate import serve
+from kanana_jax.weights import native
 
 NUM_ROWS, LENGTH = 8, 64
 GREEDY = {"prompt": "abc", "temperature": 0, "max_tokens": 12}

@@ -11,9 +11,9 @@ import small_decoder
 
 from kanana_jax import generate
 from kanana_jax.checkpoint import CheckpointError
-from kanana_jax.weights import native
 from kanana_jax.data import tokenizer
 from kanana_jax.generate import __main__ as command
+from kanana_jax.weights import native
 
 
 @pytest.fixture(scope="module")

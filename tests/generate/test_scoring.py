@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kanana_jax import generate, model
-from kanana_jax.weights import hf, native
 from kanana_jax.evaluate import bits_per_byte, scoring
+from kanana_jax.weights import hf, native
 
 TRAINED = Path(__file__).parent / "trained"
 

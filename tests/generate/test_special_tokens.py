@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import models, processors
 
 from kanana_jax.checkpoint import CheckpointError
-from kanana_jax.weights import run_folder
 from kanana_jax.data import tokenizer
 from kanana_jax.generate import chat, special_tokens
 from kanana_jax.generate.special_tokens import SpecialTokens
+from kanana_jax.weights import run_folder
 
 BAR, BLANK = "\uff5c", "\u2581"
 BEGIN, END = (f"<{BAR}{word}{BLANK}of{BLANK}sentence{BAR}>" for word in ("begin", "end"))

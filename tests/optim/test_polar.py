@@ -367,3 +367,23 @@ def test_bfloat16_compute_keeps_the_input_dtype():
     # Rounding x to bfloat16 (2^-9) turns its factor by up to 2 cond(x), here 2 x 3, of that.
     error = np.linalg.norm(got - exact_polar(x)) / np.linalg.norm(exact_polar(x))
     np.testing.assert_array_less(error, 6 * 2.0**-9)
+
+
+def test_visits_cut_the_rows_of_the_gram_form():
+    x = jax.random.normal(jax.random.key(0), (8, 24))
+    schedule = optim.newton_schulz(5)
+    factors = [
+        optim.polar(x, schedule, compute_dtype="float32", method="gram", visits=visits)
+        for visits in ((1, 1, 1, 1, 1), (2, 3), None)
+    ]
+    for factor in factors[1:]:
+        np.testing.assert_allclose(factor, factors[0], atol=1e-4)
+    assert np.any(np.asarray(factors[0]) != np.asarray(factors[1]))
+
+
+@pytest.mark.parametrize(
+    ("method", "visits"), [("direct", (5,)), ("gram", (2, 2)), ("gram", (0, 5))]
+)
+def test_visits_that_do_not_fit_are_refused(method, visits):
+    with pytest.raises(ValueError, match="cut the 5 rows"):
+        optim.polar(jnp.ones((2, 3)), optim.newton_schulz(5), method=method, visits=visits)

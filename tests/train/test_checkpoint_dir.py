@@ -8,10 +8,10 @@ import object_store
 import pytest
 
 from kanana_jax import convert, main
-from kanana_jax.weights import native
 from kanana_jax.checkpoint import objects, places
 from kanana_jax.report import metrics
 from kanana_jax.train import compare
+from kanana_jax.weights import native
 
 pytestmark = pytest.mark.slow
 EMPTY = '""'

@@ -7,7 +7,6 @@ import pytest
 import pallas_kernels
 from kanana_jax import config, data, parallel
 from kanana_jax.train import compare
-from kanana_jax.workdir import provenance
 from kanana_jax.train import step as step_lib
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from kanana_jax import config, convert, parallel, train
-from kanana_jax.weights import hf_config, native
 from kanana_jax.data import tokenizer
 from kanana_jax.generate import __main__ as generate_command
 from kanana_jax.train import initial, step
+from kanana_jax.weights import hf_config, native
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 from kanana_jax import config, data, parallel
 from kanana_jax.report import metrics, progress, results
 from kanana_jax.train import compare, loop
-from kanana_jax.workdir import lock, provenance, recorder
 from kanana_jax.train import step as step_lib
+from kanana_jax.workdir import lock, recorder
 
 
 def _run(exp, corpus, directory):

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from kanana_jax import checkpoint, config, data, train
-from kanana_jax.weights import native, run_folder
 from kanana_jax.data import tokenizer
 from kanana_jax.train import compare
+from kanana_jax.weights import native, run_folder
 from kanana_jax.workdir import lock
 
 

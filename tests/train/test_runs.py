@@ -11,8 +11,8 @@ import pytest
 
 from kanana_jax import config
 from kanana_jax.report import progress
-from kanana_jax.workdir import run_record
 from kanana_jax.train import runs
+from kanana_jax.workdir import run_record
 
 
 def _arms(*names, edits=()):

@@ -10,7 +10,6 @@ import pytest
 
 from kanana_jax import config, data, model, optim, parallel
 from kanana_jax.train import loss, optimizers
-from kanana_jax.workdir import provenance
 from kanana_jax.train import state as train_state
 from kanana_jax.train import step as step_lib
 

@@ -4,13 +4,14 @@ The step is the one that experiments run: forward, backward, optimizer, on rando
 one document per row. One JSON line: milliseconds, tokens per second, model FLOP/s utilisation
 against the dense bfloat16 peak of all devices, memory of one, and with --profile the time split.
 
-    python -m experiments.scripts.train_step_bench --preset=kanana_2_30b_a3b --layers=3
-    python -m experiments.scripts.train_step_bench --preset=tiny --layers=2 --batch=2 --seq_len=64
+    python -m benchmarks.train_step --preset=kanana_2_30b_a3b --layers=3
+    python -m benchmarks.train_step --preset=tiny --layers=2 --batch=2 --seq_len=64
 
-`--set=path=value` edits the experiment, for example --set=model.attention_implementation=xla, or
---set=mesh.data=1 --set=mesh.expert=2 for two devices.
+`--set=path=value` edits the settings, for example --set=execution.attention_implementation=xla, or
+--set=mesh.data=1 --set=mesh.expert=2 for two devices. What `auto` chose is in the line.
 """
 
+import dataclasses
 import json
 import statistics
 import time
@@ -21,10 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments.scripts import kernel_times, slices
+from benchmarks import kernel_times, slices
 from kanana_jax import config, model, parallel
-from kanana_jax.plan import flops
-from kanana_jax.train import loss, step
+from kanana_jax.batch import Batch
+from kanana_jax.objectives import NextToken
+from kanana_jax.plan import chips, flops
+from kanana_jax.train import step
 
 _PRESET = flags.DEFINE_string(
     "preset", "kanana_2_30b_a3b", "A function of kanana_jax.model.presets."
@@ -45,56 +48,57 @@ SCOPES = {
 }
 
 
-def experiment() -> config.Experiment:
-    """The experiment that the flags describe."""
-    exp = config.Experiment(
-        name="train_step_bench",
+def described() -> config.TrainingConfig:
+    """What the flags describe."""
+    cfg = config.TrainingConfig(
+        name="train_step",
         question="How fast is a train step?",
         model=slices.of_preset(_PRESET.value, _LAYERS.value),
         data=config.DataConfig(seq_len=_SEQ_LEN.value, batch_size=_BATCH.value),
         optimizer=config.OptimizerConfig(name="muonclip"),
         train=config.TrainConfig(num_steps=100),
     )
-    return config.edit(exp, _SET.value)
+    return cfg.edited(_SET.value)
 
 
-def random_batch(exp: config.Experiment, mesh) -> loss.DeviceBatch:
+def random_batch(cfg: step.StepConfig, mesh) -> Batch:
     """One document per row, ids drawn uniformly."""
-    shape = (exp.data.batch_size, exp.data.seq_len)
-    tokens = np.random.default_rng(0).integers(0, exp.model.vocab_size, shape, np.int32)
-    positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    ones = np.ones(shape, np.float32)
-    batch = (tokens, np.roll(tokens, -1, 1), positions, ones.astype(np.int32), ones, ones)
-    return loss.DeviceBatch(*parallel.shard_batch(mesh, batch))
+    shape = (cfg.batch_size, cfg.seq_len + 1)
+    tokens = np.random.default_rng(0).integers(0, cfg.model.vocab_size, shape, np.int32)
+    return parallel.shard_batch(mesh, Batch.of_tokens(tokens))
 
 
 def main(_) -> None:
-    exp = experiment()
-    mesh = parallel.make_mesh(exp.mesh)
-    steps = step.build(exp, mesh)
-    state, batch = steps.init(0), random_batch(exp, mesh)
-    num_params, _ = model.num_params(exp.model)
+    settings = described()
+    cfg = step.step_config(settings, NextToken(z_weight=settings.train.z_loss_weight))
+    mesh = parallel.make_mesh(settings.mesh)
+    steps = step.build(cfg, mesh)
+    state, batch = steps.init(0), random_batch(cfg, mesh)
+    num_params, _ = model.num_params(cfg.model)
     compiled = steps.lower().compile()
     times, record = [], {}
     for _ in range(_REPEATS.value + 2):
         start = time.perf_counter()
-        state, record = steps.train(state, batch, 0.001)
+        state, record = steps.train(state, batch, 0.001, {})
         jax.block_until_ready((state, record))
         times.append(time.perf_counter() - start)
     seconds = statistics.median(times[2:])
     kind = jax.devices()[0].device_kind
-    work, peak = flops.of_model(exp), slices.PEAK_FLOPS.get(kind)
+    work = flops.of_model(cfg.model, cfg.batch_size, cfg.seq_len)
+    chip = chips.of_device(jax.devices()[0])
+    tokens = cfg.batch_size * cfg.seq_len
     memory: Any = compiled.memory_analysis()
     stats = jax.devices()[0].memory_stats() or {}
     result = {
         "preset": _PRESET.value,
-        "layers": exp.model.num_layers,
+        "layers": cfg.model.num_layers,
         "num_params": num_params,
-        "tokens": exp.data.batch_size * exp.data.seq_len,
+        "tokens": tokens,
         "edits": _SET.value,
+        "execution": dataclasses.asdict(cfg.execution),
         "ms": round(1e3 * seconds, 2),
-        "tokens_per_s": round(exp.data.batch_size * exp.data.seq_len / seconds),
-        "mfu": round(work / seconds / (peak * mesh.size), 4) if peak else None,
+        "tokens_per_s": round(tokens / seconds),
+        "mfu": round(work / seconds / (chip.bf16_flops * mesh.size), 4) if chip else None,
         "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 3),
         "peak_gib": round(stats.get("peak_bytes_in_use", 0) / 2**30, 3),
         "loss_is_finite": bool(jnp.isfinite(record["loss"])),
@@ -106,7 +110,7 @@ def main(_) -> None:
 
         def run():
             nonlocal state
-            state, record = steps.train(state, batch, 0.001)
+            state, record = steps.train(state, batch, 0.001, {})
             return record
 
         found = kernel_times.measure(run, compiled.as_text() or "", calls=2)

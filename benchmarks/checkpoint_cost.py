@@ -1,6 +1,6 @@
 """What a checkpoint costs: how long training waits, how long the writing takes, and its hashing.
 
-    python -m experiments.scripts.checkpoint_cost --mebibytes=256 --directory=/tmp
+    python -m benchmarks.checkpoint_cost --mebibytes=256 --directory=/tmp
 
 Random numbers in arrays of 4 MiB are saved --repeats times. One JSON line with medians: seconds
 that the caller of `save` waited, seconds until the checkpoint was there, seconds of hashing in it,

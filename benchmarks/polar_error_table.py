@@ -6,7 +6,7 @@ Spectra: `gaussian` is a 256 x 512 matrix of independent entries; the `momentum`
 momentum after 60 steps of a small two-layer network on a synthetic regression, its query-sized
 layer being nearly of low rank, as momentum is in practice. Prints a Markdown table.
 
-    python -m experiments.scripts.polar_error_table
+    python -m benchmarks.polar_error_table
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Peak host memory of a round trip: writes a random model of about 1.5 GB, converts it both ways.
 
-    python -m experiments.scripts.convert_memory --shard-mib=400
+    python -m benchmarks.convert_memory --shard-mib=400
 
 Each conversion runs in a process of its own; its peak resident memory is compared with that of one
 that only imports the package.
@@ -16,8 +16,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from kanana_jax.weights import hf_config, hf_files, hf_names
 from kanana_jax.model import presets
+from kanana_jax.weights import hf_config, hf_files, hf_names
 
 _RUN = (
     "import re; from pathlib import Path; from kanana_jax.checkpoint import hf; {call}; "

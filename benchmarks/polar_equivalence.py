@@ -5,8 +5,8 @@ several seeds, once with polar factors in float32 on XLA and once as the flags s
 the initial weights and the data. One JSON line per arm: the mean loss of the last 20 steps of each
 seed. Exit code 1 unless the difference, paired by seed, lies within MARGIN with its whole band.
 
-    python -m experiments.scripts.polar_equivalence
-    python -m experiments.scripts.polar_equivalence --implementation=xla --dtype=bfloat16 --steps=20
+    python -m benchmarks.polar_equivalence
+    python -m benchmarks.polar_equivalence --implementation=xla --dtype=bfloat16 --steps=20
 """
 
 import dataclasses
@@ -16,14 +16,15 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
 from kanana_jax import config, parallel
+from kanana_jax.batch import Batch
 from kanana_jax.model import presets
+from kanana_jax.objectives import NextToken
 from kanana_jax.report import statistics
-from kanana_jax.train import loss, step
+from kanana_jax.train import step
 
 _IMPLEMENTATION = flags.DEFINE_enum(
     "implementation", "mosaic_gpu", ["mosaic_gpu", "mosaic_tpu", "xla"], "Of the products."
@@ -37,10 +38,11 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each arm.", lower_bound=2)
 VOCAB, NUM_SUCCESSORS = 256, 4  # the chain's entropy is log 4 = 1.386
 BATCH, SEQ_LEN = 16, 64
 LAST = 20
+LR = 0.01
 MARGIN = 0.01  # nats per token
 
 
-def experiment(**polar: Any) -> config.Experiment:
+def described(**polar: Any) -> step.StepConfig:
     """Two layers, one of them of experts; every matrix is one that all kernels take."""
     shape = dataclasses.replace(
         presets.tiny(VOCAB),
@@ -54,43 +56,38 @@ def experiment(**polar: Any) -> config.Experiment:
         v_head_dim=128,
         intermediate_size=256,
         moe_intermediate_size=128,
-        compute_dtype="bfloat16",
     )
-    return config.Experiment(
+    cfg = config.TrainingConfig(
         name="polar_equivalence",
         question="Do fast polar factors train as well?",
         model=shape,
         data=config.DataConfig(seq_len=SEQ_LEN, batch_size=BATCH),
-        optimizer=config.OptimizerConfig(lr=0.01, **polar),
+        optimizer=config.OptimizerConfig(**polar),
         train=config.TrainConfig(num_steps=_STEPS.value),
-        mesh=config.MeshConfig(data=1, fsdp=1),
     )
+    return step.step_config(cfg, NextToken(z_weight=cfg.train.z_loss_weight))
 
 
-def chain_batch(successors_VS, rng) -> loss.DeviceBatch:
+def chain_batch(successors_VS, rng) -> Batch:
     """One walk over the chain per row."""
     choices = rng.integers(0, NUM_SUCCESSORS, (BATCH, SEQ_LEN))
     tokens = [rng.integers(0, VOCAB, BATCH)]
     for t in range(SEQ_LEN):
         tokens.append(successors_VS[tokens[-1], choices[:, t]])
-    walk = np.stack(tokens, axis=1).astype(np.int32)
-    ones = np.ones((BATCH, SEQ_LEN), np.float32)
-    positions = np.broadcast_to(np.arange(SEQ_LEN, dtype=np.int32), ones.shape)
-    arrays = (walk[:, :-1], walk[:, 1:], positions, ones.astype(np.int32), ones, ones)
-    return loss.DeviceBatch(*map(jnp.asarray, arrays))
+    return Batch.of_tokens(np.stack(tokens, axis=1).astype(np.int32))
 
 
-def final_loss(exp: config.Experiment, seed: int) -> float:
+def final_loss(cfg: step.StepConfig, seed: int) -> float:
     """Mean loss of the last steps of one run."""
-    mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
-    steps = step.build(exp, mesh)
+    mesh = parallel.make_mesh(config.MeshConfig(), jax.devices()[:1])
+    steps = step.build(cfg, mesh)
     state = steps.init(seed)
     rng = np.random.default_rng(seed)
     successors_VS = np.random.default_rng(0).integers(0, VOCAB, (VOCAB, NUM_SUCCESSORS))
     losses = []
-    for _ in range(exp.train.num_steps):
+    for _ in range(cfg.num_steps):
         batch = parallel.shard_batch(mesh, chain_batch(successors_VS, rng))
-        state, record = steps.train(state, batch, exp.optimizer.lr)
+        state, record = steps.train(state, batch, LR, {})
         losses.append(record["loss"])
     return float(np.mean(jax.device_get(losses[-LAST:])))
 
@@ -98,7 +95,7 @@ def final_loss(exp: config.Experiment, seed: int) -> float:
 def run(**polar: Any) -> np.ndarray:
     """Final losses by seed, also printed."""
     start = time.perf_counter()
-    losses = np.array([final_loss(experiment(**polar), seed) for seed in range(_SEEDS.value)])
+    losses = np.array([final_loss(described(**polar), seed) for seed in range(_SEEDS.value)])
     shown = {"loss_by_seed": losses.round(5).tolist(), "mean": round(float(losses.mean()), 5)}
     seconds = round(time.perf_counter() - start, 1)
     print(json.dumps(polar | shown | {"seconds": seconds}), flush=True)

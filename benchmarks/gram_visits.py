@@ -5,11 +5,10 @@ relative error against the direct form in float32, and the largest singular valu
 completed squares, as on XLA alone, and with sums whose upper half is mirrored, as by a kernel.
 Iterates are float16, as on a GPU; matrices are 192 x 512 with random singular vectors.
 
-    python -m experiments.scripts.gram_visits
+    python -m benchmarks.gram_visits
 """
 
 import functools
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ from absl import app
 
 import pallas_kernels
 from kanana_jax import optim
-from kanana_jax.optim import orthogonalize
 
 SIZE, NUM_COLS = 192, 512
 CUTS = ((1, 1, 1, 1, 1), (2, 2, 1), (2, 3), (3, 2))
@@ -40,12 +38,9 @@ def mirrored(*args, **factors):
 @functools.partial(jax.jit, static_argnames=("schedule", "cut", "dtype", "symmetric"))
 def factor(x, schedule, cut, dtype, symmetric=None):
     """The polar factor with fresh Gram matrices where `cut` wants them."""
-    ends = np.cumsum(cut)
-    visits = [schedule.rows[i:end] for i, end in zip(ends - cut, ends, strict=True)]
-    with mock.patch.object(orthogonalize, "_visits", return_value=visits):
-        return optim.polar(
-            x, schedule, compute_dtype=dtype, method="gram", symmetric_product=symmetric
-        )
+    return optim.polar(
+        x, schedule, compute_dtype=dtype, method="gram", visits=cut, symmetric_product=symmetric
+    )
 
 
 def with_spectrum(values):

@@ -7,8 +7,8 @@ momentum in the gradients' dtype. One JSON line per
 optimizer: median milliseconds of a step, and what fraction of the H100's dense bfloat16 peak the
 multiplications of the plain iteration would be.
 
-    python -m experiments.scripts.optimizer_bench --dtype=bfloat16
-    python -m experiments.scripts.optimizer_bench --size=tiny --repeats=2
+    python -m benchmarks.optimizer --dtype=bfloat16
+    python -m benchmarks.optimizer --size=tiny --repeats=2
 """
 
 import functools
@@ -22,7 +22,7 @@ import optax
 from absl import app, flags
 
 import pallas_kernels
-from experiments.scripts import kernel_times
+from benchmarks import kernel_times
 from kanana_jax import optim
 
 _SIZE = flags.DEFINE_enum("size", "kanana", ["kanana", "tiny"], "Width of the slice.")

@@ -8,8 +8,8 @@ Random weights are made on the device, in bfloat16. A decoding step has to read,
 
 and its floor is these bytes over the published bandwidth of the device. One JSON line per figure.
 
-    python -m experiments.scripts.decode_bench --size=kanana_2_30b_a3b --layers=4
-    python -m experiments.scripts.decode_bench --size=tiny --context=64 --chunk=32
+    python -m benchmarks.decode --size=kanana_2_30b_a3b --layers=4
+    python -m benchmarks.decode --size=tiny --context=64 --chunk=32
 """
 
 import functools
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments.scripts import kernel_times, slices
+from benchmarks import kernel_times, slices
 from kanana_jax import config, generate, model
 from kanana_jax.generate import decoder, sampling
 from kanana_jax.model import absorbed, layers

@@ -1,11 +1,11 @@
 """Do runs on this machine repeat bit for bit, and what does that cost? One GPU, one command.
 
-    python -m experiments.scripts.determinism
-    JAX_PLATFORMS=cpu python -m experiments.scripts.determinism --set=model.num_layers=1 ...
+    python -m benchmarks.determinism
+    JAX_PLATFORMS=cpu python -m benchmarks.determinism --set=model.num_layers=1 ...
 
-Without and with model.deterministic, the MuonClip arm of muon_stress_h100 is trained twice, each
+Without and with execution.deterministic, the MuonClip arm of muon_stress_h100 is trained twice, each
 time in a process of its own; with it also a third time, killed after its first checkpoint and
-started again. All share the token store and, with model.deterministic, the compiled functions. A
+started again. All share the token store and, with execution.deterministic, the compiled functions. A
 JSON line for each: what differs from the first run, and the median milliseconds of a step.
 """
 
@@ -24,7 +24,8 @@ import jax
 from absl import app, flags, logging
 
 from experiments import muon_stress_h100
-from kanana_jax import config, train
+from kanana_jax.jobs import pretrain
+from kanana_jax.report import metrics
 
 _SET = flags.DEFINE_multi_string("set", [], "Edits of the experiment, path=value.")
 _MODE = flags.DEFINE_multi_enum(
@@ -36,17 +37,17 @@ _MODE = flags.DEFINE_multi_enum(
 _CHILD = flags.DEFINE_string("child", "", "Train in this directory and do nothing else.")
 
 
-def experiment() -> config.Experiment:
-    base = dataclasses.replace(muon_stress_h100.experiment(), name="determinism", arms=(), lrs=())
+def described() -> pretrain.Config:
+    base = dataclasses.replace(muon_stress_h100.experiment().base, name="determinism")
     edits = ["train.num_steps=80", "train.checkpoint_interval_steps=20", "optimizer.lr=0.01"]
-    return config.edit_experiment(base, [*edits, *_SET.value])
+    return base.edited([*edits, *_SET.value])
 
 
 def start(directory: Path, is_deterministic: bool) -> subprocess.Popen:
-    edits = [*_SET.value, f"model.deterministic={str(is_deterministic).lower()}"]
+    edits = [*_SET.value, f"execution.deterministic={str(is_deterministic).lower()}"]
     if not any(one.startswith("data.cache_dir") for one in edits):
         edits.append(f"data.cache_dir={directory.parent.parent / 'cache'}")
-    command = [sys.executable, "-m", "experiments.scripts.determinism", f"--child={directory}"]
+    command = [sys.executable, "-m", "benchmarks.determinism", f"--child={directory}"]
     return subprocess.Popen(
         [*command, *(f"--set={one}" for one in edits)], stdout=subprocess.DEVNULL
     )
@@ -83,7 +84,7 @@ def arrays(directory: Path) -> dict[str, Any]:
 def differences(first: Path, other: Path) -> dict[str, int]:
     """Steps of which anything but the clock differs, the first of them, and arrays that differ."""
     # As text: NaN does not equal itself.
-    one, two = ([str(x | {"seconds": 0}) for x in records(path)] for path in (first, other))
+    one, two = ([_without_clock(x) for x in records(path)] for path in (first, other))
     differing = [step for step, (a, b) in enumerate(zip(one, two, strict=True), 1) if a != b]
     wanted, found = arrays(first), arrays(other)
     return {
@@ -91,6 +92,10 @@ def differences(first: Path, other: Path) -> dict[str, int]:
         "first_differing_step": differing[0] if differing else 0,
         "differing_arrays": sum(found[path] != x for path, x in wanted.items()),
     }
+
+
+def _without_clock(record: dict[str, Any]) -> str:
+    return str({name: x for name, x in record.items() if not metrics.is_timing(name)})
 
 
 def step_ms(directory: Path) -> float:
@@ -119,7 +124,7 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     if _CHILD.value:
-        train.run(experiment(), Path(_CHILD.value))
+        pretrain.run(described(), Path(_CHILD.value))
         return
     with tempfile.TemporaryDirectory() as name:
         for mode in _MODE.value:
