@@ -116,7 +116,6 @@ def train(
     source: fit.Source | None = None,
     update: Any = None,
     bar: progress.Progress | None = None,
-    work: Work = Work(tokens=256),
 ) -> dict[str, metrics.Series]:
     """One run from the corpus to its result, and what it recorded.
 
@@ -129,7 +128,9 @@ def train(
     def start() -> state.TrainState:
         return built.steps.init(cfg.train.seed)
 
-    with opened(Run({"arm": "arm"}, cfg, directory), StopRequest(), bar, work) as folder:
+    with opened(
+        Run({"arm": "arm"}, cfg, directory), StopRequest(), bar, Work(tokens=256)
+    ) as folder:
         ended = fit.fit(
             folder,
             fit.Run(
