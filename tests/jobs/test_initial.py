@@ -27,7 +27,7 @@ def imported(cfg, tmp_path):
         values = rng.normal(0, 0.1, x.shape).astype(x.dtype)
         return native.streamed(values)
 
-    weights = jax.tree.map(one, native.abstract(shape, jax.numpy.bfloat16))
+    weights = jax.tree.map(one, native.stored(native.abstract(shape, jax.numpy.bfloat16)))
     with native.new_directory(tmp_path / "imported") as folder:
         extra = {"max_position_embeddings": 64, "eos_token_id": bpe.eos_id}
         native.write(folder, native.Description(shape, extra), weights)
