@@ -28,7 +28,7 @@ from kanana_jax import config
 from kanana_jax.config import fields
 from kanana_jax.config.fields import ConfigError, shown
 from kanana_jax.config.ranges import Range
-from kanana_jax.jobs import folder_names, training
+from kanana_jax.jobs import folder_names, initial, training
 from kanana_jax.report import comparison, results
 from kanana_jax.workdir import Run
 
@@ -70,13 +70,8 @@ class Sweep:
 
     def __post_init__(self):
         fields.check(self, "")
-        known = config.setting_names(type(self.base))
         for axis in self._all_axes():
-            if axis.path not in known:
-                raise ConfigError(
-                    f"an axis names no setting {shown(axis.path)}; nearest are "
-                    f"{config.nearest(axis.path, known, 3)}"
-                )
+            self._check_axis(axis.path)
         self.base.with_seed(self.base.train.seed + self.seeds - 1)
 
     @property
@@ -90,12 +85,14 @@ class Sweep:
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits; refuses settings that arms or axes would silently override.
 
-        New values of an axis replace those of single arms too.
+        New values of an axis are those of all arms: they replace what single arms have of it.
         """
         own, of_axes, of_base = {}, {}, []
         axes = {axis.path for axis in self._all_axes()}
         for text in edits:
             path, value = (part.strip() for part in text.partition("=")[::2])
+            if path in own or path in of_axes:
+                raise ConfigError(f"{path} is given twice; give it once, with all its values")
             if path == "seeds":
                 own["seeds"] = config.parse(int, value, path)
             elif path == "arms":
@@ -108,7 +105,7 @@ class Sweep:
             self,
             base=self.base.edited(of_base),
             **{"arms": self.arms, **own},
-            axes=tuple(of_axes.get(axis.path, axis) for axis in self.axes),
+            axes=tuple(({axis.path: axis for axis in self.axes} | of_axes).values()),
         )
         edited = dataclasses.replace(edited, arms=tuple(_without(a, of_axes) for a in edited.arms))
         for path in config.edited_paths(of_base):
@@ -128,6 +125,22 @@ class Sweep:
         arms = [f"arm {arm.name!r}: {', '.join(arm.edits)}" for arm in self.arms]
         seeds = f"seeds = {self.seeds}"
         return "\n".join([*arms, *axes, seeds, "", self.base.listing()])
+
+    def _check_axis(self, path: str) -> None:
+        known = config.setting_names(type(self.base))
+        if path not in known:
+            raise ConfigError(
+                f"an axis names no setting {shown(path)}; nearest are "
+                f"{config.nearest(path, known, 3)}"
+            )
+        group, _, name = path.partition(".")
+        is_group = dataclasses.is_dataclass(config.setting(self.base, path))
+        if group == "resume" or not name or is_group:
+            raise ConfigError(
+                f"an axis is a setting in which runs can differ, such as optimizer.lr; got {path}"
+            )
+        if path == "train.seed":
+            raise ConfigError("train.seed is what seeds sweeps; set seeds in place of that axis")
 
     def _named_arms(self, names: list[str]) -> tuple[Arm, ...]:
         known = {arm.name: arm for arm in self.arms}
@@ -236,6 +249,13 @@ def _run(sweep: Sweep, arm: Arm, at: dict[str, Any], seed: int, folder: Path, na
         raise ConfigError(
             f"arm {arm.name!r} sets train.seed, which seeds sweeps; leave one of the two out"
         )
+    shaped = initial.with_shape(cfg)
+    for path in (*at, *config.edited_paths(arm.edits)):
+        if config.setting(shaped, path) != config.setting(cfg, path):
+            raise ConfigError(
+                f"arm {arm.name!r} sets {path} to {config.setting(cfg, path)}, but the model of "
+                f"train.init_from has {config.setting(shaped, path)}; leave one of the two out"
+            )
     places = [name, *(folder_names.of_value(path, value) for path, value in at.items())]
     return Run(
         {"arm": arm.name, **at, "seed": seed}, cfg, folder / "-".join([*places, f"seed{seed}"])

@@ -217,7 +217,9 @@ def _open(job: Job, plan: Plan, workdir: Path) -> _Opened:
         return one._replace(config=one.config.with_vocab(vocab_size))
 
     runs = [with_vocab(one) for one in plan.runs]
-    base = plan.base.with_vocab(runs[0].config.model.vocab_size)
+    base = plan.base
+    if not base.model.vocab_size:  # else an arm's or an axis' may be another
+        base = base.with_vocab(runs[0].config.model.vocab_size)
     digest = ",".join(dict.fromkeys(text.digest for text in texts.values()))
     provenance.check_data(workdir, base.resume.allow, digest, "text")
     for one in runs:

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Int, Num
 
 METRICS_NAME = "metrics.jsonl"
+_TIMINGS = ("seconds", "goodput", "tokens_per_second", "model_tflops_per_second", "mfu")
 
 
 class Series(NamedTuple):
@@ -38,6 +39,11 @@ class Series(NamedTuple):
 
 def empty_series() -> Series:
     return Series(np.zeros(0, np.int64), np.zeros(0))
+
+
+def is_timing(name: str) -> bool:
+    """Whether a metric measures time, and so differs between runs that are equal otherwise."""
+    return name in _TIMINGS or name.startswith("seconds_")
 
 
 class MetricsWriter:

@@ -142,7 +142,7 @@ def _advance(workdir: Any, run: Run, at: Position) -> Outcome:
             entry |= run.steps.diagnose(current.weights.params, current.opt_state)
         entry |= _evaluate(run, current, number, clock)
         workdir.record(number, entry)
-        is_stopping = asked_to_stop(workdir.is_asked_to_stop) and number < last
+        is_stopping = asked_to_stop(workdir.is_asked_to_stop()) and number < last
         if is_stopping or _is_due(number, run.train.checkpoint_interval_steps, last):
             workdir.save(number, current, at.notes(run.mesh), is_last=number == last)
         if workdir.trouble_step is not None:

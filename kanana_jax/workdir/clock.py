@@ -24,7 +24,7 @@ class Clock:
 
     def continue_from(self, recorded: dict[str, float]) -> None:
         """Adds what earlier processes recorded: the last values of `metrics`."""
-        self._earlier_s = recorded.get("seconds", 0.0)
+        self._earlier_s += recorded.get("seconds", 0.0)
         for name in OVERHEADS:
             self._spent_s[name] += recorded.get(PREFIX + name, 0.0)
 
@@ -34,6 +34,11 @@ class Clock:
 
     def add(self, name: str, seconds: float) -> None:
         self._spent_s[name] += seconds
+
+    def add_earlier(self, name: str, seconds: float) -> None:
+        """As `add`, of what went by before this clock was made."""
+        self._earlier_s += seconds
+        self.add(name, seconds)
 
     @contextlib.contextmanager
     def spent(self, name: str) -> Iterator[None]:

@@ -126,7 +126,7 @@ def opened(
     Inside, a signal only asks to stop.
     """
     log, clock, train = Events(one.directory), Clock(), one.config.train
-    clock.add("compiling", compile_s)
+    clock.add_earlier("compiling", compile_s)
     where = checkpoint.place_of(train.checkpoint_dir, one.config.name, one.directory)
     with (
         checkpoint.Checkpoints(

@@ -51,8 +51,11 @@ class Recorder:
         self.trouble_step: int | None = None
 
     def restart(self, num_undone: int) -> None:
-        """Forgets the records after the one that ended the run, to go on from an older state."""
-        self._clock.add("rewound", num_undone * self._step_s())
+        """Forgets the records after the one that ended the run, to go on from an older state.
+
+        Of the steps that are undone, those skipped at the end are counted as such already.
+        """
+        self._clock.add("rewound", max(0, num_undone - self.skips) * self._step_s())
         self._waiting.clear()
         self._marks.clear()
         self.skips, self.trouble_step = 0, None
@@ -74,9 +77,10 @@ class Recorder:
         while len(self._waiting) > keep and self.trouble_step is None:
             number, entry = self._waiting.popleft()
             entry = jax.device_get(entry)
-            self._marks.append(self._clock.seconds - self._clock.overhead_s)
             if entry.get("consecutive_skips", 0):
                 self._clock.add("skipped", self._step_s())
+            else:
+                self._marks.append(self._clock.seconds - self._clock.overhead_s)
             entry |= self._clock.metrics() | self._speeds()
             if self._writer is not None:
                 self._writer.write(number, entry)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import processes
 import pytest
-import tiny_run
+import tiny_jobs
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    text = tiny_run.write_text(tmp_path_factory.mktemp("text") / "words.txt")
+    text = tiny_jobs.write_text(tmp_path_factory.mktemp("text") / "words.txt")
     return processes.Lab(text=text, compiled=tmp_path_factory.mktemp("compiled"))
 
 

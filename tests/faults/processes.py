@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from kanana_jax.report import metrics
+
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("tiny_run.py")
 
@@ -26,12 +28,21 @@ class Lab:
     compiled: Path
 
     def start(self, workdir: Path, *edits: str, **environment: str) -> subprocess.Popen:
+        """DEVICES is the number of devices of the process; see tiny_run.py for the others."""
+        settings = [f"--workdir={workdir}", *(f"--set={one}" for one in edits)]
+        of_process = {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": environment.pop("DEVICES", "1"),
+            # A second start then takes seconds.
+            "JAX_COMPILATION_CACHE_DIR": str(self.compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "TEXT": str(self.text),
+        }
         return subprocess.Popen(
-            [sys.executable, str(TINY), f"--workdir={workdir}", *(f"--set={one}" for one in edits)],
+            [sys.executable, "-m", "kanana_jax.main", f"--experiment={TINY}", *settings],
             cwd=ROOT,
-            env=os.environ
-            | {"PYTHONPATH": str(ROOT), "TEXT": str(self.text), "COMPILED": str(self.compiled)}
-            | environment,
+            env=os.environ | of_process | environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -116,10 +127,12 @@ def losses(workdir: Path) -> dict[int, list[str]]:
 
 
 def records(run: Path) -> dict[int, list[str]]:
-    """Everything recorded of each step but the clock, as text: equal means equal to the bit."""
+    """Everything recorded of each step but times, as text: equal means equal to the bit."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return {
-        one["step"]: sorted(f"{key} {value}" for key, value in one.items() if key != "seconds")
+        one["step"]: sorted(
+            f"{key} {value}" for key, value in one.items() if not metrics.is_timing(key)
+        )
         for one in map(json.loads, lines)
     }
 

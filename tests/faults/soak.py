@@ -18,7 +18,9 @@ import time
 from pathlib import Path
 
 import processes
-import tiny_run
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import tiny_jobs
 
 NUM_STEPS = 80
 EDITS = (f"train.num_steps={NUM_STEPS}", "train.keep_checkpoints=3")
@@ -89,7 +91,7 @@ def main() -> int:
     until = time.monotonic() + args.seconds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        lab = processes.Lab(tiny_run.write_text(folder / "words.txt"), folder / "compiled")
+        lab = processes.Lab(tiny_jobs.write_text(folder / "words.txt"), folder / "compiled")
         code, shown = lab.run(folder / "unbroken", *EDITS)
         assert code == 0, shown
         while not count["rounds"] or time.monotonic() < until:

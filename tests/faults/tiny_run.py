@@ -1,49 +1,34 @@
-"""A tiny experiment through the real command line, in a process of its own that tests can hurt.
+"""A tiny experiment that tests run through the real command line, and hurt.
 
-    python tests/faults/tiny_run.py --workdir=... [--set=...]
+    TEXT=words.txt python -m kanana_jax.main --experiment=tests/faults/tiny_run.py --workdir=...
 
-POISON=50,51 makes the loss mask of these batches (from 1) NaN. COMPILED names a folder for
-compiled functions, which is what makes a second start take seconds. ROWS names a folder for a line
-per row that this process loads: batch, row and a hash of its tokens.
+Environment, beside TEXT: POISON=50,51 makes the loss mask of these batches (from 1) NaN. ROWS names
+a folder for a line per row that this process loads: batch, row and a hash of its tokens. STEP_S are
+seconds that every batch takes longer. KILL=23 ends the process's work before that batch.
 """
 
 import hashlib
 import os
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app
+import tiny_jobs
 
-from kanana_jax import config, data, main
-from kanana_jax.model import presets
-from kanana_jax.train import compare
-
-WORDS = ("muon", "clip", "polar", "express", "latent", "expert", "router", "logit", "\n")
+from kanana_jax import config
+from kanana_jax.jobs import pretrain, training
+from kanana_jax.workdir import Run
 
 
-def experiment(text: Path) -> config.Experiment:
-    model = config.edit(
-        presets.tiny(0),
-        [
-            "hidden_size=32",
-            "num_layers=1",
-            "num_dense_layers=0",
-            "kv_lora_rank=16",
-            "num_experts=4",
-        ],
-    )
-    return config.Experiment(
+def experiment() -> pretrain.Config:
+    return configuration(Path(os.environ["TEXT"]))
+
+
+def configuration(text: Path) -> pretrain.Config:
+    return tiny_jobs.pretraining(
+        text,
         name="tiny",
-        question="",
-        model=model,
-        data=config.DataConfig(paths=(str(text),), seq_len=32, batch_size=8),
-        # tau is low so that QK-Clip acts and has a state to lose.
-        optimizer=config.OptimizerConfig(
-            polar="newton_schulz", polar_steps=2, polar_dtype="float32", lr=0.01, tau=0.5
-        ),
         train=config.TrainConfig(
             num_steps=60,
             eval_interval_steps=20,
@@ -56,53 +41,44 @@ def experiment(text: Path) -> config.Experiment:
     )
 
 
-def write_text(path: Path) -> Path:
-    path.write_text(" ".join(np.random.default_rng(0).choice(WORDS, size=10_000)))
-    return path
+class HurtSource:
+    """Batches of another source, as the environment says."""
+
+    def __init__(self, source, rows):
+        self._source, self._rows = source, rows
+        self.fingerprint = source.fingerprint
+        self._poisoned = {int(one) for one in os.environ.get("POISON", "").split(",") if one}
+        self._delay_s = float(os.environ.get("STEP_S", "0"))
+        self._last = int(os.environ.get("KILL", "0"))
+        self._log = os.environ.get("ROWS")
+
+    def batch(self, number, weights):
+        if number + 1 == self._last:
+            raise tiny_jobs.Killed
+        time.sleep(self._delay_s)
+        batch = self._source.batch(number, weights)
+        if self._log is not None:
+            self._write_down(number + 1, batch)
+        if number + 1 in self._poisoned:
+            batch = batch._replace(loss_mask=batch.loss_mask * np.float32(np.nan))
+        return batch
+
+    def _write_down(self, number, batch):
+        """Which rows this process loads."""
+        path = Path(self._log) / f"{jax.process_count()}-{jax.process_index()}-{os.getpid()}"
+        with path.open("a") as file:
+            for row, tokens in zip(self._rows, batch.tokens, strict=True):
+                file.write(f"{number} {row} {hashlib.md5(tokens.tobytes()).hexdigest()}\n")
 
 
-def poisoned(batches, numbers):
-    """Makes the loss mask of the batches with these numbers NaN."""
-
-    def start(corpus, cfg, *, start_step=0, rows=None):
-        given = batches(corpus, cfg, start_step=start_step, rows=rows)
-        for number, batch in enumerate(given, start_step + 1):
-            bad = np.float32(np.nan if number in numbers else 1.0)
-            time.sleep(float(os.environ.get("STEP_S", "0")))
-            yield batch._replace(loss_mask=batch.loss_mask * bad)
-
-    return start
+def _source(cfg, corpus, built):
+    return HurtSource(pretrain.JOB.source(cfg, corpus, built), built.rows)
 
 
-def logged(batches, folder):
-    """Writes down which rows this process loads."""
-
-    def start(corpus, cfg, *, start_step=0, rows=None):
-        path = Path(folder) / f"{jax.process_count()}-{jax.process_index()}-{os.getpid()}"
-        given = batches(corpus, cfg, start_step=start_step, rows=rows)
-        for number, batch in enumerate(given, start_step + 1):
-            with path.open("a") as file:
-                for row, tokens in zip(rows, batch.tokens, strict=True):
-                    file.write(f"{number} {row} {hashlib.md5(tokens.tobytes()).hexdigest()}\n")
-            yield batch
-
-    return start
+JOB = pretrain.JOB._replace(source=_source)
 
 
-def _start() -> None:
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", int(os.environ.get("DEVICES", "1")))
-    jax.config.update("jax_compilation_cache_dir", os.environ["COMPILED"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    numbers = {int(number) for number in os.environ.get("POISON", "").split(",") if number}
-    if "ROWS" in os.environ:
-        data.train_batches = logged(data.train_batches, os.environ["ROWS"])
-    data.train_batches = poisoned(data.train_batches, numbers)
-    main.load_experiment = lambda name: experiment(Path(os.environ["TEXT"]))
-    compare.write_report = lambda exp, runs, workdir: "done"  # figures take longer than the run
-    app.run(main.main)
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-    _start()
+def run(cfg: pretrain.Config, workdir: Path) -> None:
+    """Without a report, whose figures take longer than the run."""
+    only = Run({}, cfg, workdir / "run")
+    training.run_all(JOB, training.Plan(cfg, {}, [only], lambda *_: "done"), workdir)

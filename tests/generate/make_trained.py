@@ -12,11 +12,12 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from kanana_jax import config, convert, train
+from kanana_jax import config, convert
+from kanana_jax.jobs import pretrain
 from kanana_jax.model import presets
 
 
-def experiment() -> config.Experiment:
+def configuration() -> pretrain.Config:
     shape = dataclasses.replace(
         presets.tiny(),
         hidden_size=48,
@@ -31,10 +32,11 @@ def experiment() -> config.Experiment:
         moe_intermediate_size=32,
         num_experts=4,
     )
-    return config.Experiment(
+    return pretrain.Config(
         name="trained",
         question="Does transformers read what was trained here?",
         model=shape,
+        execution=config.ExecutionConfig(compute_dtype="float32"),
         data=config.DataConfig(
             paths=("README.md", "BUILD.md", "experiments/README.md"), seq_len=128, batch_size=16
         ),
@@ -45,7 +47,7 @@ def experiment() -> config.Experiment:
 
 if __name__ == "__main__":
     workdir = Path(sys.argv[1])
-    train.run(experiment(), workdir)
+    pretrain.run(configuration(), workdir)
     convert.main([f"--from-run={workdir / 'run'}", f"--to={workdir / 'native'}"])
     target = Path(__file__).with_name("trained")
     convert.main(

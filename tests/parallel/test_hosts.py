@@ -175,5 +175,5 @@ def test_damage_that_one_process_finds_makes_all_go_back(two):
 def test_two_processes_give_the_losses_of_one():
     first, second = _run_two("two_processes.py")
     assert first == second
-    records, _ = test_meshes.run(test_meshes.experiment(), 1)
+    records, _ = test_meshes.run(test_meshes.configuration(), 1)
     np.testing.assert_allclose(first, [record["loss"] for record in records], rtol=1e-5)

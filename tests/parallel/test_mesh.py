@@ -12,7 +12,16 @@ from jax.sharding import PartitionSpec as P
 from kanana_jax import config, parallel
 from kanana_jax.model import presets
 from kanana_jax.parallel import rules
-from kanana_jax.train import state
+from kanana_jax.train import state, step
+
+
+def configuration(*edits: str) -> config.TrainingConfig:
+    return config.TrainingConfig(name="test", question="", model=presets.tiny(64)).edited(edits)
+
+
+def check(cfg: config.TrainingConfig, sizes) -> None:
+    num_micro = step.num_micro(cfg.execution)
+    parallel.check(cfg.model, cfg.data.batch_size, cfg.data.seq_len, num_micro, sizes)
 
 
 def test_minus_one_takes_the_devices_left():
@@ -39,7 +48,7 @@ def test_a_mesh_that_does_not_use_up_the_devices_is_refused(data, fsdp):
         ({"mesh.data": 8, "data.batch_size": 12}, "data.batch_size = 12 .* data=8 x fsdp=1"),
         ({"mesh.context": 8, "data.seq_len": 100}, "data.seq_len = 100 .* context=8 x tensor=1"),
         (
-            {"mesh.data": 8, "train.accumulation_steps": 2},
+            {"mesh.data": 8, "execution.accumulation_steps": 2},
             "data.batch_size = 8 does not divide in 2 micro-batches",
         ),
         ({"mesh.expert": 8, "data.batch_size": 12}, "data.batch_size = 12 .* expert=8"),
@@ -60,10 +69,9 @@ def test_a_mesh_that_does_not_use_up_the_devices_is_refused(data, fsdp):
     ],
 )
 def test_numbers_that_clash_with_the_mesh_are_named(edits, clash):
-    exp = config.Experiment(name="test", question="", model=presets.tiny(64))
-    exp = config.edit(exp, ["mesh.data=1", *(f"{name}={value}" for name, value in edits.items())])
+    cfg = configuration("mesh.data=1", *(f"{name}={value}" for name, value in edits.items()))
     with pytest.raises(config.ConfigError, match=clash):
-        parallel.check(exp, parallel.axis_sizes(exp.mesh, 8))
+        check(cfg, parallel.axis_sizes(cfg.mesh, 8))
 
 
 @pytest.mark.parametrize(
@@ -79,16 +87,15 @@ def test_numbers_that_clash_with_the_mesh_are_named(edits, clash):
 )
 def test_what_passes_the_check_can_be_sharded(name):
     """Every size in turn is one that no mesh axis divides: a check, or no sharded array has it."""
-    exp = config.Experiment(name="test", question="", model=presets.tiny(64))
     mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=2, expert=2, tensor=2))
     odd = {"qk_rope_head_dim": 18, "num_experts_per_token": 3, "num_dense_layers": 3}.get(name, 63)
-    exp = config.edit(exp, [f"model.{name}={odd}"])
+    cfg = configuration(f"model.{name}={odd}")
     try:
-        parallel.check(exp, mesh.shape)
+        check(cfg, mesh.shape)
     except config.ConfigError as error:
         assert f"model.{name} = {odd} does not divide" in str(error)
     else:
-        state.param_shardings(exp.model, mesh)
+        state.weight_shardings(cfg.model, mesh)
 
 
 def test_slices_that_the_devices_do_not_have_are_refused():

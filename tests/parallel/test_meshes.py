@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from kanana_jax import config, parallel
+from kanana_jax.batch import Batch
 from kanana_jax.model import presets
+from kanana_jax.objectives import NextToken
 from kanana_jax.plan import collectives
-from kanana_jax.train import loss
 from kanana_jax.train import step as step_lib
 from pallas_kernels import hopper, selection
 from pallas_kernels.symmetric_matmul.gpu import dispatch as symmetric_on_gpu
@@ -18,7 +19,7 @@ from pallas_kernels.symmetric_matmul.gpu import dispatch as symmetric_on_gpu
 BATCH, SEQ_LEN, VOCAB = 8, 32, 64
 
 
-def experiment(**mesh) -> config.Experiment:
+def configuration(**mesh) -> config.TrainingConfig:
     model = dataclasses.replace(
         presets.tiny(VOCAB),
         hidden_size=32,
@@ -34,19 +35,21 @@ def experiment(**mesh) -> config.Experiment:
         num_experts=8,
         num_experts_per_token=3,
     )
-    return config.Experiment(
+    execution = config.ExecutionConfig(compute_dtype="float32", loss_chunk_tokens=16)
+    return config.TrainingConfig(
         name="meshes",
         question="",
         model=model,
+        execution=execution,
         data=config.DataConfig(batch_size=BATCH, seq_len=SEQ_LEN),
         # tau below the first logits: every head clips, so a wrong max logit changes the weights.
         optimizer=config.OptimizerConfig(lr=0.01, tau=0.02, polar_steps=2, polar_dtype="float32"),
-        train=config.TrainConfig(loss_chunk_tokens=16, balance_loss_weight=0.01),
+        train=config.TrainConfig(balance_loss_weight=0.01),
         mesh=config.MeshConfig(**({"data": 1} | mesh)),
     )
 
 
-def batch() -> loss.DeviceBatch:
+def batch() -> Batch:
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, VOCAB, (BATCH, SEQ_LEN + 1), dtype=np.int32)
     ends = np.sort(rng.integers(1, SEQ_LEN, (BATCH, 3)), axis=1)
@@ -54,7 +57,7 @@ def batch() -> loss.DeviceBatch:
     segment_ids = 1 + (place[None, :, None] >= ends[:, None, :]).sum(axis=-1, dtype=np.int32)
     segment_ids[::2, -5:] = 0
     mask = (segment_ids > 0).astype(np.float32)
-    return loss.DeviceBatch(
+    return Batch(
         tokens=tokens[:, :-1],
         targets=tokens[:, 1:],
         positions=np.broadcast_to(place, (BATCH, SEQ_LEN)),
@@ -64,26 +67,30 @@ def batch() -> loss.DeviceBatch:
     )
 
 
-def run(exp: config.Experiment, num_devices: int, num_steps: int = 2):
+def build(cfg: config.TrainingConfig, mesh: jax.sharding.Mesh) -> step_lib.Steps:
+    return step_lib.build(step_lib.step_config(cfg, NextToken(cfg.train.z_loss_weight)), mesh)
+
+
+def run(cfg: config.TrainingConfig, num_devices: int, num_steps: int = 2):
     """The records of the first steps and the state after them.
 
     Muon's momentum and AdamW's first moment in the state are sums of the gradients.
     """
-    mesh = parallel.make_mesh(exp.mesh, jax.devices()[:num_devices])
-    parallel.check(exp, mesh.shape)
-    steps = step_lib.build(exp, mesh)
+    mesh = parallel.make_mesh(cfg.mesh, jax.devices()[:num_devices])
+    parallel.check(cfg.model, BATCH, SEQ_LEN, 1, mesh.shape)
+    steps = build(cfg, mesh)
     state = steps.init(0)
-    rows = loss.DeviceBatch(*parallel.shard_batch(mesh, batch()))
+    rows = parallel.shard_batch(mesh, batch(), BATCH)
     records = []
     for _ in range(num_steps):
-        state, metrics = steps.train(state, rows, exp.optimizer.lr)
+        state, metrics = steps.train(state, rows, cfg.optimizer.lr, {})
         records.append(metrics)
     return jax.device_get((records, state))
 
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return run(experiment(), 1)
+    return run(configuration(), 1)
 
 
 def assert_same(found, wanted):
@@ -118,13 +125,13 @@ EXCHANGED = [
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_eight_devices_train_as_one(mesh, on_one_device):
-    assert_same(run(experiment(**mesh), 8), on_one_device)
+    assert_same(run(configuration(**mesh), 8), on_one_device)
 
 
 @pytest.mark.parametrize("mesh", EXCHANGED, ids=str)
 def test_tokens_that_are_exchanged_train_as_on_one_device(mesh, on_one_device):
-    exp = config.edit(experiment(**mesh), ["model.expert_exchange=ragged"])
-    assert_same(run(exp, 8), on_one_device)
+    cfg = configuration(**mesh).edited(["execution.expert_exchange=ragged"])
+    assert_same(run(cfg, 8), on_one_device)
 
 
 @pytest.mark.slow
@@ -140,13 +147,14 @@ def test_tokens_that_are_exchanged_train_as_on_one_device(mesh, on_one_device):
     ],
 )
 def test_gradients_take_the_collectives_of_the_cost_model(axis, form, expected):
-    exp = config.edit(experiment(**{axis: 8}), [f"model.expert_exchange={form}"])
-    mesh = parallel.make_mesh(exp.mesh)
-    like = step_lib.build(exp, mesh).like
-    rows = loss.abstract_batch(BATCH, SEQ_LEN, mesh)
+    cfg = configuration(**{axis: 8}).edited([f"execution.expert_exchange={form}"])
+    mesh = parallel.make_mesh(cfg.mesh)
+    made = step_lib.step_config(cfg, NextToken(cfg.train.z_loss_weight))
+    weights = step_lib.build(made, mesh).like.weights
+    rows = step_lib.abstract_batch(BATCH, SEQ_LEN, mesh)
     with jax.set_mesh(mesh):
         gradients = jax.jit(step_lib.gradients, static_argnums=3)
-        compiled = gradients.lower(like.params, like.router_bias, rows, exp).compile()
+        compiled = gradients.lower(weights, rows, {}, made).compile()
     found = collectives.traffic(compiled.as_text(), mesh.shape)
     counts = {kind: item.count for (kind, _), item in found.items()}
     assert counts.pop("all-reduce") <= 4  # gradients of what is replicated, and the statistics
@@ -169,21 +177,20 @@ def test_the_step_lowers_with_the_kernels_of_gpus(mesh, form, monkeypatch):
     monkeypatch.setattr(hopper, "why_not", selection.always)
     monkeypatch.setattr(symmetric_on_gpu, "MIN_SIDE", 1)
     monkeypatch.setattr(symmetric_on_gpu, "MIN_TILES", 1)
-    exp = config.edit(
-        experiment(**mesh),
+    cfg = configuration(**mesh).edited(
         [
             "data.seq_len=256",
-            "model.compute_dtype=bfloat16",
+            "execution.compute_dtype=bfloat16",
             "model.hidden_size=128",
             "model.qk_nope_head_dim=128",
             "model.qk_rope_head_dim=64",
             "model.v_head_dim=128",
             "model.moe_intermediate_size=64",
-            f"model.expert_exchange={form}",
+            f"execution.expert_exchange={form}",
             "optimizer.polar_dtype=bfloat16",
         ],
     )
-    text = step_lib.build(exp, parallel.make_mesh(exp.mesh)).lower(("cuda",)).as_text()
+    text = build(cfg, parallel.make_mesh(cfg.mesh)).lower(("cuda",)).as_text()
     kernels = (
         "flash_attention_forward",
         "flash_attention_backward_kv",

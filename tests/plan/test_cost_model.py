@@ -8,13 +8,12 @@ import pytest
 from kanana_jax import config, parallel
 from kanana_jax.model import exchange, presets
 from kanana_jax.plan import collectives, cost_model
-from kanana_jax.train import loss
 from kanana_jax.train import step as step_lib
 
 BATCH, SEQ_LEN = 8, 32
 
 
-def experiment(**mesh) -> config.Experiment:
+def step_config(**execution) -> step_lib.StepConfig:
     """Two layers of each kind, so that no loop is short enough to be unrolled and shared."""
     model = dataclasses.replace(
         presets.tiny(64),
@@ -31,25 +30,32 @@ def experiment(**mesh) -> config.Experiment:
         moe_intermediate_size=16,
         num_experts=8,
         num_experts_per_token=3,
-        remat="full",
     )
-    return config.Experiment(
-        name="test",
-        question="",
+    execution = {"compute_dtype": "float32", "remat": "full", "loss_chunk_tokens": 16} | execution
+    return step_lib.StepConfig(
         model=model,
-        data=config.DataConfig(batch_size=BATCH, seq_len=SEQ_LEN),
-        train=config.TrainConfig(loss_chunk_tokens=16),
-        mesh=config.MeshConfig(**({"data": 1} | mesh)),
+        execution=config.ExecutionConfig(**execution),
+        optimizer=config.OptimizerConfig(),
+        guard=config.GuardConfig(),
+        num_steps=1000,
+        batch_size=BATCH,
+        seq_len=SEQ_LEN,
+        balance_loss_weight=1e-4,
+        router_bias_rate=1e-3,
     )
 
 
-def compiled_gradients(exp: config.Experiment, mesh: jax.sharding.Mesh):
-    like = step_lib.build(exp, mesh).like
-    rows = loss.abstract_batch(BATCH, SEQ_LEN, mesh)
-    of_params = jax.tree.map(lambda x: x.sharding, like.params)
+def mesh_of(**axes) -> jax.sharding.Mesh:
+    return parallel.make_mesh(config.MeshConfig(**({"data": 1} | axes)))
+
+
+def compiled_gradients(cfg: step_lib.StepConfig, mesh: jax.sharding.Mesh):
+    weights = step_lib.build(cfg, mesh).like.weights
+    rows = step_lib.abstract_batch(BATCH, SEQ_LEN, mesh)
+    of_params = jax.tree.map(lambda x: x.sharding, weights.params)
     gradients = jax.jit(step_lib.gradients, static_argnums=3, out_shardings=(of_params, None, None))
     with jax.set_mesh(mesh):
-        compiled = gradients.lower(like.params, like.router_bias, rows, exp).compile()
+        compiled = gradients.lower(weights, rows, {}, cfg).compile()
     return collectives.traffic(compiled.as_text(), mesh.shape)
 
 
@@ -67,12 +73,11 @@ def gathered_and_added(traffic) -> tuple[float, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", ["data", "fsdp", "expert", "context", "tensor"])
 def test_gradients_move_the_bytes_of_the_cost_model(axis):
-    exp = config.edit(experiment(**{axis: 8}), ["model.expert_exchange=gather"])
-    mesh = parallel.make_mesh(exp.mesh)
-    found = compiled_gradients(exp, mesh)
+    cfg, mesh = step_config(expert_exchange="gather"), mesh_of(**{axis: 8})
+    found = compiled_gradients(cfg, mesh)
     assert {axes for _, axes in found} == {axis}
     gathered, added = gathered_and_added(found)
-    wanted_gathered, wanted_added = gathered_and_added(cost_model.traffic(exp, mesh.shape))
+    wanted_gathered, wanted_added = gathered_and_added(cost_model.traffic(cfg, mesh.shape))
     # Segment ids over context; losses, loads and maxima over every axis.
     assert gathered == pytest.approx(wanted_gathered, rel=0.03, abs=1e-9)
     assert added == pytest.approx(wanted_added, rel=0.03)
@@ -81,22 +86,20 @@ def test_gradients_move_the_bytes_of_the_cost_model(axis):
 @pytest.mark.slow
 def test_exchanged_tokens_take_the_collectives_of_the_cost_model():
     """On CPUs blocks are filled up: as many bytes more as the model's share is below one."""
-    exp = config.edit(experiment(expert=8), ["model.expert_exchange=ragged"])
-    mesh = parallel.make_mesh(exp.mesh)
-    found = compiled_gradients(exp, mesh)["all-to-all", "expert"]
-    wanted = cost_model.traffic(exp, mesh.shape)["ragged-all-to-all", "expert"]
-    share = exchange.share_sent(exp.model.num_experts, exp.model.num_experts_per_token, 8)
+    cfg, mesh = step_config(expert_exchange="ragged"), mesh_of(expert=8)
+    found = compiled_gradients(cfg, mesh)["all-to-all", "expert"]
+    wanted = cost_model.traffic(cfg, mesh.shape)["ragged-all-to-all", "expert"]
+    share = exchange.share_sent(cfg.model.num_experts, cfg.model.num_experts_per_token, 8)
     assert found.count == wanted.count
     assert found.num_bytes * share == pytest.approx(wanted.num_bytes)
 
 
 @pytest.mark.slow
 def test_muon_moves_the_bytes_of_the_cost_model():
-    exp = experiment(fsdp=4, tensor=2)
-    mesh = parallel.make_mesh(exp.mesh)
-    compiled = step_lib.build(exp, mesh).lower().compile()
+    cfg, mesh = step_config(), mesh_of(fsdp=4, tensor=2)
+    compiled = step_lib.build(cfg, mesh).lower().compile()
     found = collectives.traffic(compiled.as_text(), mesh.shape)
-    wanted = cost_model.traffic(exp, mesh.shape)
+    wanted = cost_model.traffic(cfg, mesh.shape)
 
     def exchanges(traffic):
         return {axes: item for (kind, axes), item in traffic.items() if kind == "all-to-all"}
@@ -108,9 +111,9 @@ def test_more_devices_on_fsdp_need_less_memory_and_more_traffic():
     small, large = (
         {"data": 8 // n, "fsdp": n, "expert": 1, "context": 1, "tensor": 1} for n in (2, 8)
     )
-    exp = experiment()
-    assert cost_model.temporary_bytes(exp, large) < cost_model.temporary_bytes(exp, small)
+    cfg = step_config()
+    assert cost_model.temporary_bytes(cfg, large) < cost_model.temporary_bytes(cfg, small)
     of_small, of_large = (
-        cost_model.traffic(exp, sizes)["all-gather", "fsdp"].num_bytes for sizes in (small, large)
+        cost_model.traffic(cfg, sizes)["all-gather", "fsdp"].num_bytes for sizes in (small, large)
     )
     assert of_large / of_small == pytest.approx((7 / 8) / (1 / 2))

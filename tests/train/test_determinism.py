@@ -1,36 +1,36 @@
-"""model.deterministic reaches XLA, the attention kernel and the cache of compiled functions."""
+"""execution.deterministic reaches XLA, the attention kernel and the cache of compiled functions."""
 
 import jax
 import jax.numpy as jnp
 import pytest
+import tiny_jobs
 
 import pallas_kernels
-from kanana_jax import config, data, parallel
-from kanana_jax.train import compare
+from kanana_jax import data
+from kanana_jax.jobs import compiling
 from kanana_jax.train import step as step_lib
 
 
-def build(exp, corpus):
-    exp = record.with_vocab(exp, corpus.vocab_size)
-    mesh = parallel.make_mesh(exp.mesh, jax.devices()[:1])
-    step_lib._build.cache_clear()
+def build(cfg):
+    step_lib.build.cache_clear()
     step_lib._shared_by_arms.cache_clear()
-    return step_lib.build(exp, mesh), parallel.shard_batch(
-        mesh, data.train_batch(corpus, exp.data, 0)
-    )
+    return tiny_jobs.build(cfg)
 
 
 @pytest.mark.slow
-def test_every_compiled_function_of_a_step_has_the_option(exp, corpus, monkeypatch):
+def test_every_compiled_function_of_a_step_has_the_option(cfg, corpus, monkeypatch):
     """XLA refuses an option that it does not know, and so tells that it was given one."""
     monkeypatch.setattr(step_lib, "_DETERMINISTIC", {"xla_gpu_no_such_option": True})
-    steps, batch = build(config.edit(exp, ["model.deterministic=true"]), corpus)
+    built = build(cfg.edited(["execution.deterministic=true"]))
+    batch = built.place(data.train_batch(corpus, cfg.data, 0), 8)
+    steps = built.steps
     state = steps.init(0)
     for call in (
         lambda: steps.lower().compile(),
-        lambda: steps.train(state, batch, 0.01),
-        lambda: steps.evaluate(state.params, state.router_bias, batch),
-        lambda: steps.diagnose(state.params, state.opt_state),
+        lambda: steps.train(state, batch, 0.01, {}),
+        lambda: steps.evaluate(state.weights, batch),
+        lambda: steps.logp(state.weights, batch),
+        lambda: steps.diagnose(state.weights.params, state.opt_state),
     ):
         with pytest.raises(jax.errors.JaxRuntimeError, match="xla_gpu_no_such_option"):
             call()
@@ -42,7 +42,7 @@ def test_xla_knows_the_option():
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_attention_is_told(exp, corpus, wanted, monkeypatch):
+def test_attention_is_told(cfg, wanted, monkeypatch):
     told = []
     attend = pallas_kernels.flash_attention
 
@@ -51,13 +51,12 @@ def test_attention_is_told(exp, corpus, wanted, monkeypatch):
         return attend(*args, **options)
 
     monkeypatch.setattr(pallas_kernels, "flash_attention", listen)
-    steps, _ = build(config.edit(exp, [f"model.deterministic={str(wanted).lower()}"]), corpus)
-    steps.lower()
+    build(cfg.edited([f"execution.deterministic={str(wanted).lower()}"])).steps.lower()
     assert set(told) == {wanted}
 
 
 def test_what_is_compiled_is_kept_for_later_processes(tmp_path, restored_cache):
     jax.jit(lambda x: x * 3)(jnp.ones(2))  # decides, once, that there is no cache
-    compare._keep_compiled(tmp_path / "compiled")
+    compiling.keep(tmp_path / "compiled")
     jax.jit(lambda x: jnp.sin(x) * 5)(jnp.ones(2))
     assert list((tmp_path / "compiled").glob("jit__lambda*"))

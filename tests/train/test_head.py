@@ -11,9 +11,7 @@ from kanana_jax import config, model, parallel
 from kanana_jax.model import presets
 from kanana_jax.train import head
 
-CFG = dataclasses.replace(
-    presets.tiny(67), hidden_size=16, compute_dtype="float32", tie_embeddings=False
-)
+CFG = dataclasses.replace(presets.tiny(67), hidden_size=16, tie_embeddings=False)
 Z_WEIGHT = 0.3
 
 
@@ -85,10 +83,9 @@ def test_eight_devices_give_the_gradients_of_one(axes):
 
 
 def test_bfloat16_products_have_the_gradients_of_float32_up_to_rounding():
-    cfg = dataclasses.replace(CFG, compute_dtype="bfloat16")
-    params, hidden, *rest = arrays(cfg, jnp.bfloat16)
-    got = scaled_grads(lambda *args: chunked(cfg, *args, *rest, 64), params, hidden)
-    exact = scaled_grads(lambda *args: plain(cfg, *args, *rest), params, hidden)
+    params, hidden, *rest = arrays(CFG, jnp.bfloat16)
+    got = scaled_grads(lambda *args: chunked(CFG, *args, *rest, 64), params, hidden)
+    exact = scaled_grads(lambda *args: plain(CFG, *args, *rest), params, hidden)
     assert got[0]["head"].dtype == jnp.float32 and got[1].dtype == jnp.bfloat16
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
         a, b = (np.asarray(x, np.float32) for x in (a, b))
@@ -110,10 +107,9 @@ def test_slices_are_as_few_as_hold_every_token(shape, wanted):
 
 
 def test_no_array_of_all_logits_and_no_wide_product():
-    cfg = dataclasses.replace(CFG, compute_dtype="bfloat16")
-    params, hidden, *rest = arrays(cfg, jnp.bfloat16)
+    params, hidden, *rest = arrays(CFG, jnp.bfloat16)
     lowered = jax.jit(
-        lambda *args: scaled_grads(lambda *args: chunked(cfg, *args, *rest, 64), *args)
+        lambda *args: scaled_grads(lambda *args: chunked(CFG, *args, *rest, 64), *args)
     ).lower(params, hidden)
     text = lowered.as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]

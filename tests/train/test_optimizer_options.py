@@ -1,13 +1,16 @@
-"""Every option of the optimizer, its schedule and its guard reaches the update that is built."""
+"""Every option of optimizer, schedule, guard and execution reaches the program that is built."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import pytest
+import tiny_jobs
 
 from kanana_jax import config, model
-from kanana_jax.train import optimizers
+from kanana_jax.batch import Batch
+from kanana_jax.train import step
 
 # Read by the loop, which tests/faults holds to them.
 OF_THE_LOOP = {"guard.max_rewinds", "guard.max_logit_alarm"}
@@ -19,7 +22,25 @@ CHANGES = [
     ("optimizer.name", "muon"),
     ("optimizer.weight_decay", "0.2"),
     ("optimizer.weight_decay", "0.2", "optimizer.name=adamw"),
+    ("optimizer.norm_decay", "none"),
+    ("optimizer.norm_decay", "input"),
+    ("optimizer.norm_decay", "input", "optimizer.norm_decay=none"),
+    ("optimizer.norm_decay", "none", "optimizer.name=adamw"),
+    ("optimizer.norm_decay", "none", "optimizer.name=normuon"),
+    ("optimizer.norm_decay", "none", "optimizer.name=adamuon"),
+    ("optimizer.norm_decay", "none", "optimizer.name=muon_hyperball"),
+    ("optimizer.embedding_decay", "false"),
+    ("optimizer.embedding_decay", "false", "optimizer.name=adamw"),
+    ("optimizer.embedding_decay", "false", "optimizer.name=muon_hyperball"),
+    ("optimizer.adamw_lr_ratio", "2", "optimizer.name=muon_hyperball"),
+    ("optimizer.name", "normuon"),
+    ("optimizer.name", "adamuon", "optimizer.name=normuon"),
+    ("optimizer.name", "muon_hyperball"),
     ("optimizer.momentum", "0.9"),
+    ("optimizer.momentum", "0.9", "optimizer.name=normuon"),
+    ("optimizer.momentum", "0.9", "optimizer.name=adamuon"),
+    ("optimizer.momentum", "0.9", "optimizer.name=muon_hyperball"),
+    ("optimizer.nesterov", "false", "optimizer.name=muon_hyperball"),
     ("optimizer.nesterov", "false"),
     ("optimizer.polar", "polar_express"),
     ("optimizer.polar_steps", "4"),
@@ -59,12 +80,12 @@ def fields(section, name):
             yield path
 
 
-def update_of(exp) -> str:
+def update_of(cfg) -> str:
     """The operations of one update, with every number in them."""
-    optimizer = optimizers.make(exp, lr=0.1)
-    params = jax.eval_shape(lambda: model.init(exp.model, jax.random.key(0)))
+    optimizer = tiny_jobs.step_config(cfg).make_optimizer(0.1)
+    params = jax.eval_shape(lambda: model.init_params(cfg.model, jax.random.key(0)))
     state = jax.eval_shape(optimizer.init, params)
-    max_logits = jax.ShapeDtypeStruct((exp.model.num_layers, exp.model.num_heads), jnp.float32)
+    max_logits = jax.ShapeDtypeStruct((cfg.model.num_layers, cfg.model.num_heads), jnp.float32)
 
     def update(grads, state, params, max_logits):
         return optimizer.update(grads, state, params, max_logits=max_logits, loss=1.0)
@@ -73,8 +94,8 @@ def update_of(exp) -> str:
 
 
 @pytest.fixture
-def with_vocab(exp):
-    return config.edit(exp, ["model.vocab_size=64", "train.num_steps=20", "optimizer.tau=0.7"])
+def with_vocab(cfg):
+    return cfg.edited(["model.vocab_size=258", "train.num_steps=20", "optimizer.tau=0.7"])
 
 
 def test_each_field_is_among_the_changes():
@@ -86,5 +107,43 @@ def test_each_field_is_among_the_changes():
 @pytest.mark.parametrize("change", CHANGES, ids=" ".join)
 def test_each_field_changes_the_update(with_vocab, change):
     field, value, *settings = change
-    plain = config.edit(with_vocab, settings)
-    assert update_of(config.edit(plain, [f"{field}={value}"])) != update_of(plain)
+    plain = with_vocab.edited(settings)
+    assert update_of(plain.edited([f"{field}={value}"])) != update_of(plain)
+
+
+# (field, another value, settings under which it must count). The kernels that are not here, and
+# the exchange on one device, are other programs where they can run: tests/parallel lowers them.
+COMPUTING = [
+    ("execution.compute_dtype", "bfloat16"),
+    ("execution.remat", "dots"),
+    ("execution.remat", "full"),
+    ("execution.scan_layers", "false"),
+    ("execution.loss_chunk_tokens", "16"),
+    ("execution.accumulation_steps", "2"),
+    ("execution.attention_implementation", "reference"),
+    ("execution.grouped_matmul_implementation", "reference"),
+]
+ELSEWHERE = {"execution.expert_exchange", "execution.deterministic"}
+
+
+def gradient_of(cfg) -> str:
+    """The operations of the gradient of a step."""
+    made = tiny_jobs.step_config(cfg)
+    weights = jax.eval_shape(lambda: model.init(made.model, jax.random.key(0)))
+    columns = [
+        jax.ShapeDtypeStruct((8, 32), dtype) for dtype in [jnp.int32] * 4 + [jnp.float32] * 2
+    ]
+    gradients = functools.partial(step.gradients, cfg=made)
+    return str(jax.make_jaxpr(gradients)(weights, Batch(*columns), {}))
+
+
+def test_each_field_of_execution_is_among_the_changes():
+    """expert_exchange: tests/parallel/test_meshes.py; deterministic: test_determinism.py."""
+    found = {*fields(config.ExecutionConfig(), "execution")}
+    assert found - ELSEWHERE == {change[0] for change in COMPUTING}
+
+
+@pytest.mark.parametrize("change", COMPUTING, ids=" ".join)
+def test_each_field_of_execution_changes_the_gradients_program(cfg, change):
+    field, value = change
+    assert gradient_of(cfg.edited([f"{field}={value}"])) != gradient_of(cfg)

@@ -1,20 +1,25 @@
 """Runs through the command whose checkpoints lie elsewhere: in a folder, or in an object store."""
 
-import dataclasses
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import object_store
 import pytest
+import tiny_jobs
+from absl.testing import flagsaver
 
 from kanana_jax import convert, main
 from kanana_jax.checkpoint import objects, places
 from kanana_jax.report import metrics
-from kanana_jax.train import compare
 from kanana_jax.weights import native
 
 pytestmark = pytest.mark.slow
 EMPTY = '""'
+EXPERIMENT = Path(__file__).parents[1] / "faults" / "tiny_run.py"
+# Steps are recorded eight steps late: a run killed at step 23 has recorded 14 and saved 12.
+STEPS = ("train.num_steps=24", "train.checkpoint_interval_steps=12")
 
 
 @pytest.fixture
@@ -29,30 +34,31 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def start(exp, tmp_path, monkeypatch):
+def start(text_file, tmp_path, monkeypatch):
     """start(name, checkpoint_dir, *edits) runs the command in the working directory `name`."""
-    cached = dataclasses.replace(exp.data, cache_dir=str(tmp_path / "cache"))
-    monkeypatch.setattr(main, "load_experiment", lambda name: dataclasses.replace(exp, data=cached))
-    monkeypatch.setattr(compare, "write_report", lambda exp, runs, workdir: "done")
+    monkeypatch.setenv("TEXT", str(text_file))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the experiment's folder is put in front
 
     def fn(name, checkpoint_dir, *edits):
-        edits = ["mesh.data=-1", f"train.checkpoint_dir={checkpoint_dir or EMPTY}", *edits]
-        monkeypatch.setattr(main, "_SET", _Flag(edits))
-        monkeypatch.setattr(main, "_EXPERIMENT", _Flag("tiny"))
-        monkeypatch.setattr(main, "_WORKDIR", _Flag(str(tmp_path / name)))
-        main.main(["main"])
+        places = [
+            f"train.checkpoint_dir={checkpoint_dir or EMPTY}",
+            f"data.cache_dir={tmp_path}/cache",
+        ]
+        flags = {
+            "experiment": str(EXPERIMENT),
+            "workdir": str(tmp_path / name),
+            "set": ["mesh.data=-1", "mesh.fsdp=1", *places, *edits],
+        }
+        with flagsaver.flagsaver(**flags):
+            main.flags.FLAGS.mark_as_parsed()
+            main.main(["main"])
 
     return fn
 
 
-@dataclasses.dataclass
-class _Flag:
-    value: object
-
-
 def _records(run):
     lines = map(json.loads, (run / metrics.METRICS_NAME).read_text().splitlines())
-    return [{key: value for key, value in one.items() if key != "seconds"} for one in lines]
+    return [tiny_jobs.untimed(one) for one in lines]
 
 
 def _arrays(where, step):
@@ -65,17 +71,19 @@ def _arrays(where, step):
     "scheme", ["s3", *(pytest.param(one, marks=pytest.mark.long) for one in ("gs", ""))]
 )
 def test_a_killed_run_goes_on_from_there_and_equals_an_unbroken_one(
-    start, server, scheme, tmp_path, killed_at_step
+    start, server, scheme, tmp_path, monkeypatch
 ):
     elsewhere = f"{scheme}://{object_store.BUCKET}/a" if scheme else str(tmp_path / "elsewhere")
-    start("unbroken", "")
-    with killed_at_step(7):
-        start("broken", elsewhere)
-    assert list(places.open_place(f"{elsewhere}/test/run").finished()) == [4]
-    start("broken", elsewhere)
+    start("unbroken", "", *STEPS)
+    with monkeypatch.context() as patch, pytest.raises(tiny_jobs.Killed):
+        patch.setenv("KILL", "23")
+        start("broken", elsewhere, *STEPS)
+    assert list(places.open_place(f"{elsewhere}/tiny/run").finished()) == [12]
+    assert [one["step"] for one in _records(tmp_path / "broken" / "run")] == list(range(1, 15))
+    start("broken", elsewhere, *STEPS)
     unbroken, broken = (tmp_path / name / "run" for name in ("unbroken", "broken"))
     assert _records(broken) == _records(unbroken)
-    assert _arrays(f"{elsewhere}/test/run", 12) == _arrays(unbroken / "checkpoints", 12)
+    assert _arrays(f"{elsewhere}/tiny/run", 24) == _arrays(unbroken / "checkpoints", 24)
     assert not (broken / "checkpoints").exists()
 
     for name, run in (("one", unbroken), ("other", broken)):
@@ -86,16 +94,17 @@ def test_a_killed_run_goes_on_from_there_and_equals_an_unbroken_one(
 
 def test_another_working_directory_is_refused_unless_it_is_allowed(start, server, tmp_path, capsys):
     where = f"s3://{object_store.BUCKET}/a"
-    start("first", where, "train.num_steps=4")
+    short = "train.checkpoint_interval_steps=4"
+    start("first", where, "train.num_steps=4", short)
     with pytest.raises(SystemExit, match="2"):
-        start("second", where, "train.num_steps=4")
-    assert f"{where}/test holds the checkpoints of" in capsys.readouterr().err
+        start("second", where, "train.num_steps=4", short)
+    assert f"{where}/tiny holds the checkpoints of" in capsys.readouterr().err
     assert not (tmp_path / "second").exists()
     allow = "resume.allow=train.checkpoint_dir"
-    start("second", where, "train.num_steps=8", allow)
+    start("second", where, "train.num_steps=8", short, allow)
     assert [one["step"] for one in _records(tmp_path / "second" / "run")] == [5, 6, 7, 8]
     with pytest.raises(SystemExit, match="2"):
-        start("first", where, "train.num_steps=4")
+        start("first", where, "train.num_steps=4", short)
 
 
 @pytest.mark.parametrize("fault", [503, 403])
@@ -112,14 +121,15 @@ def test_a_store_that_cannot_be_used_is_one_line_and_nothing_is_written(
 def test_a_store_gone_at_the_end_leaves_the_run_unfinished(start, server, tmp_path, capsys):
     """From its save of step 8 on; a second run does what is missing."""
     where = f"s3://{object_store.BUCKET}/a"
+    edits = ("train.num_steps=12", "train.checkpoint_interval_steps=4")
     server.before = lambda method, key: _break_at(server, key)
     with pytest.raises(SystemExit, match="4"):
-        start("work", where)
+        start("work", where, *edits)
     told = capsys.readouterr().err
     assert (told.count("save_failed"), told.count("goes on from step 4")) == (1, 1)
     assert not (tmp_path / "work" / "run" / "result.json").exists()
     server.before, server.fault = lambda method, key: None, None
-    start("work", where)
+    start("work", where, *edits)
     assert [one["step"] for one in _records(tmp_path / "work" / "run")] == list(range(1, 13))
 
 

@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import shutil
 
+import jax
 import pytest
+import tiny_jobs
 
-from kanana_jax import checkpoint, config, data, train
+from kanana_jax import checkpoint, config, data
 from kanana_jax.data import tokenizer
-from kanana_jax.train import compare
+from kanana_jax.errors import UserError
+from kanana_jax.jobs import pretrain, sweep, training
 from kanana_jax.weights import native, run_folder
-from kanana_jax.workdir import lock
+from kanana_jax.workdir import Run, lock
 
 
 def _tree(folder):
@@ -24,33 +28,41 @@ def _tree(folder):
 
 
 @pytest.fixture
-def place(exp, tmp_path, monkeypatch):
-    """A folder with text, tokenizers, a model to start from and a file; runs do not train."""
+def place(cfg, tmp_path, monkeypatch):
+    """The current folder, with text, tokenizers, a model to start from and a file."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compare, "_train", lambda *args: None)
-    monkeypatch.setattr(compare, "write_report", lambda *args: "")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "short.txt").write_text("a few words")
     (tmp_path / "utf16.txt").write_bytes(b"\xff\xfe\x00bad")
     bpe = tokenizer.train_bpe([b"muon clip polar"] * 9, 270)
     (tmp_path / "tokenizer.json").write_text(bpe.json)
-    cfg = dataclasses.replace(exp.model, vocab_size=bpe.vocab_size)
+    shape = dataclasses.replace(cfg.model, vocab_size=bpe.vocab_size)
     model = tmp_path / "model"
     model.mkdir()
     (model / native.CONFIG_NAME).write_text(
-        json.dumps({"model": dataclasses.asdict(cfg), "hugging_face": {}})
+        json.dumps({"model": dataclasses.asdict(shape), "hugging_face": {}})
     )
     (model / "tokenizer.json").write_text(bpe.json)
     return tmp_path
 
 
+def _run(cfg, workdir, job=pretrain.JOB):
+    """As pretrain.run does, without figures."""
+    plan = training.Plan(cfg, {}, [Run({}, cfg, workdir / "run")], lambda *_: "done")
+    training.run_all(job, plan, workdir)
+
+
+def _compare(base, arms, workdir, job=pretrain.JOB):
+    sweep.of(job, lambda *_: "done")(sweep.Sweep(base=base, arms=arms), workdir)
+
+
 def _arms(*edits_of_arms):
     return tuple(
-        config.Arm(name=f"arm {number}", edits=edits) for number, edits in enumerate(edits_of_arms)
+        sweep.Arm(name=f"arm {number}", edits=edits) for number, edits in enumerate(edits_of_arms)
     )
 
 
-# What `exp` is made of, and what is said of it. Eight devices are here.
+# What `cfg` is edited to, and what is said of it. Eight devices are here.
 ON_EIGHT = ("mesh.data=8",)
 REFUSED = {
     "mesh too small": (("mesh.data=4",), "do not multiply to the 8 devices"),
@@ -59,7 +71,7 @@ REFUSED = {
     "slices": (("mesh.data=8", "mesh.num_slices=3"), "does not divide over mesh.num_slices"),
     "batch": ((*ON_EIGHT, "data.batch_size=9"), "data.batch_size = 9 does not divide"),
     "micro-batches": (
-        (*ON_EIGHT, "train.accumulation_steps=3"),
+        (*ON_EIGHT, "execution.accumulation_steps=3"),
         "must divide data.batch_size = 8, got 3",
     ),
     "sequence": (("mesh.data=1", "mesh.context=8", "data.seq_len=33"), "data.seq_len = 33"),
@@ -67,8 +79,14 @@ REFUSED = {
     "experts": (("mesh.data=1", "mesh.expert=8"), "model.num_experts = 4 does not divide"),
     "hidden": (("mesh.data=1", "mesh.fsdp=8", "model.hidden_size=36"), "model.hidden_size = 36"),
     "vocabulary": ((*ON_EIGHT, "model.vocab_size=100"), "smaller than the tokenizer's 258"),
-    "kernel": ((*ON_EIGHT, "model.attention_implementation=mosaic_gpu"), "cannot be trained here"),
-    "product": ((*ON_EIGHT, "model.grouped_matmul_implementation=mosaic_gpu"), "cannot be trained"),
+    "kernel": (
+        (*ON_EIGHT, "execution.attention_implementation=mosaic_gpu"),
+        "cannot be trained here",
+    ),
+    "product": (
+        (*ON_EIGHT, "execution.grouped_matmul_implementation=mosaic_gpu"),
+        "cannot be trained",
+    ),
     "no such text": ((*ON_EIGHT, "data.paths=none.txt"), "does not exist"),
     "empty text": ((*ON_EIGHT, "data.paths=empty.txt"), "the source is empty"),
     "short text": ((*ON_EIGHT, "data.paths=short.txt"), "distinct text for a training"),
@@ -80,14 +98,16 @@ REFUSED = {
     "checkpoints in a file": ((*ON_EIGHT, "train.checkpoint_dir=short.txt"), "Not a directory"),
     "checkpoints below one": ((*ON_EIGHT, "train.checkpoint_dir=short.txt/a"), "Not a directory"),
     "resume.allow": ((*ON_EIGHT, "resume.allow=train.num_step"), "resume.allow names no setting"),
-    "rates": ((*ON_EIGHT, "lrs=0.1,0.1"), "must differ from each other"),
 }
 REFUSED_ARMS = {
     "shape": (_arms((), ("mesh.fsdp=3",)), "do not multiply to the 8 devices"),
     "batch": (_arms((), ("data.batch_size=9",)), "data.batch_size = 9"),
     "vocabulary": (_arms((), ("model.vocab_size=9",)), "smaller than the tokenizer's"),
     "text": (_arms((), ("data.paths=short.txt",)), "distinct text for a training"),
-    "kernel": (_arms(("model.attention_implementation=mosaic_gpu",), ()), "arm 0 cannot be"),
+    "kernel": (
+        _arms(("execution.attention_implementation=mosaic_gpu",), ()),
+        "arm 0 seed 0 cannot be trained here",
+    ),
     "shared": (_arms((), ("question=why",)), "which all arms share"),
     "checkpoints": (_arms((), ("train.checkpoint_dir=short.txt",)), "Not a directory"),
     "overridden": (
@@ -102,59 +122,82 @@ REFUSED_ARMS = {
         "but the model of train.init_from has 32",
     ),
 }
-ERRORS = (config.ConfigError, train.CheckpointError, train.DataError)
 
 
-def _assert_refused(exp, edits, place, message, errors=ERRORS):
+def _assert_refused(run, place, message, errors=UserError):
     before = _tree(place)
     with pytest.raises(errors, match=message) as caught:
-        train.run(config.edit(exp, edits), place / "work")
+        run()
     assert "\n" not in str(caught.value)
     assert _tree(place) == before
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_refusal_comes_before_the_first_byte(exp, place, name):
+def test_a_refusal_comes_before_the_first_byte(cfg, place, name):
     edits, message = REFUSED[name]
-    _assert_refused(exp, edits, place, message)
+    _assert_refused(lambda: _run(cfg.edited(edits), place / "work"), place, message)
 
 
 @pytest.mark.parametrize("name", REFUSED_ARMS)
-def test_an_arm_that_cannot_run_is_refused_before_the_first_byte(exp, place, name):
+def test_an_arm_that_cannot_run_is_refused_before_the_first_byte(cfg, place, name):
     arms, message = REFUSED_ARMS[name]
-    compared = dataclasses.replace(config.edit(exp, ON_EIGHT), arms=arms)
-    _assert_refused(compared, (), place, message)
+    base = cfg.edited(ON_EIGHT)
+    _assert_refused(lambda: _compare(base, arms, place / "work"), place, message)
+
+
+def test_values_of_an_axis_given_twice_are_refused_before_the_first_byte(cfg, place):
+    axes = (sweep.Axis("optimizer.lr", (0.1,)),)
+    made = sweep.Sweep(base=cfg.edited(ON_EIGHT), axes=axes)
+
+    def run():
+        sweep.of(pretrain.JOB)(made.edited(["optimizer.lr=0.1,0.1"]), place / "work")
+
+    _assert_refused(run, place, "must differ from each other")
+
+
+BEGUN_WITH = (*ON_EIGHT, "data.paths=words.txt", "train.checkpoint_dir=c", "train.num_steps=2")
+
+
+@pytest.fixture(scope="module")
+def begun_once(text_file, tmp_path_factory):
+    """A working directory in which two steps of a run were done and saved; its end was lost."""
+    folder = tmp_path_factory.mktemp("begun")
+    shutil.copy(text_file, folder / "words.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        _run(tiny_jobs.pretraining(text_file).edited(BEGUN_WITH), folder / "work")
+    (folder / "work" / "run" / "result.json").unlink()
+    return folder
 
 
 @pytest.fixture
-def begun(exp, place, text_file, monkeypatch):
-    """A working directory in which twelve steps of a run were done, or so it says."""
-    copy = place / "words.txt"
-    copy.write_text(text_file.read_text())
-    begun = config.edit(exp, [*ON_EIGHT, f"data.paths={copy}", f"train.checkpoint_dir={place}/c"])
-    with monkeypatch.context() as patch:
-        patch.setattr(compare, "_expect_able", lambda one: None)  # takes seconds
-        train.run(begun, place / "work")
-    (place / "c" / "test" / "run" / "12").mkdir(parents=True)
-    (place / "work" / "run" / "saved.json").write_text('{"step": 12}')
-    return begun
+def begun(cfg, place, begun_once):
+    shutil.copytree(begun_once, place, dirs_exist_ok=True)
+    return cfg.edited(BEGUN_WITH)
 
 
-def _changed_text(begun, place):
+def _changed_text(place):
     (place / "words.txt").write_text((place / "words.txt").read_text().replace("muon", "mu0n", 1))
 
 
-def _lost(begun, place):
-    (place / "c" / "test" / "run" / "12").rename(place / "12")
+def _lost(place):
+    (place / "c" / "test" / "run" / "2").rename(place / "2")
 
 
-def _of_another_arm(begun, place):
+def _of_another_run(place):
     path = place / "work" / "run" / "run.json"
-    path.write_text(path.read_text().replace('"seed": 0', '"seed": 7'))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"axes": {"arm": "other"}}))
 
 
-def _of_another_folder(begun, place):
+def _of_another_folder(place):
     (place / "work" / "checkpoints.json").write_text('{"id": "other"}')
+
+
+def _of_an_earlier_version(place):
+    path = place / "work" / "config.json"
+    saved = json.loads(path.read_text())
+    saved["model"] |= saved.pop("execution")
+    path.write_text(json.dumps(saved))
 
 
 BEGUN = {
@@ -162,22 +205,28 @@ BEGUN = {
     "text": (_changed_text, (), config.ConfigError, "the tokenizer has changed"),
     "fewer steps": (
         None,
-        ("train.num_steps=4", "resume.allow=train.num_steps"),
+        ("train.num_steps=1", "resume.allow=train.num_steps"),
         config.ConfigError,
-        "less than the 12 steps",
+        "less than the 2 steps",
     ),
-    "lost checkpoints": (_lost, (), checkpoint.NoUsableCheckpointError, "was saved at step 12"),
+    "lost checkpoints": (_lost, (), checkpoint.NoUsableCheckpointError, "was saved at step 2"),
     "moved checkpoints": (
         None,
         ("train.checkpoint_dir=other", "resume.allow=train.checkpoint_dir"),
         checkpoint.NoUsableCheckpointError,
-        "was saved at step 12",
+        "was saved at step 2",
     ),
-    "another run's folder": (_of_another_arm, (), config.ConfigError, "holds the run of"),
+    "another run's folder": (_of_another_run, (), config.ConfigError, "holds the run of"),
     "another's checkpoints": (_of_another_folder, (), config.ConfigError, "holds the checkpoints"),
+    "an earlier version": (
+        _of_an_earlier_version,
+        (),
+        config.ConfigError,
+        "earlier version.*--workdir, or .* kanana_jax.convert --from-run=",
+    ),
     "kernel": (
         None,
-        ("model.attention_implementation=mosaic_gpu", "resume.allow=model"),
+        ("execution.attention_implementation=mosaic_gpu", "resume.allow=execution"),
         config.ConfigError,
         "cannot be trained here",
     ),
@@ -188,57 +237,62 @@ BEGUN = {
 def test_a_run_that_was_begun_stays_as_it_is(begun, place, name):
     change, edits, error, message = BEGUN[name]
     if change is not None:
-        change(begun, place)
-    _assert_refused(begun, edits, place, message, error)
+        change(place)
+    _assert_refused(lambda: _run(begun.edited(edits), place / "work"), place, message, error)
 
 
 def test_a_directory_in_use_is_refused_before_the_text_is_kept(begun, place):
-    edits = ["data.cache_dir=elsewhere", "resume.allow=data.cache_dir"]
+    elsewhere = begun.edited(["data.cache_dir=elsewhere", "resume.allow=data.cache_dir"])
     with lock.held(place / "work"):
-        _assert_refused(begun, edits, place, "is in use by process")
+        _assert_refused(lambda: _run(elsewhere, place / "work"), place, "is in use by process")
 
 
-def test_arms_read_the_text_and_tokenizer_that_they_name(exp, place, monkeypatch):
+@pytest.mark.slow
+def test_arms_read_the_text_and_tokenizer_that_they_name(cfg, place):
     """And runs that differ only in the order of their data share one corpus."""
-    opened = []
-    monkeypatch.setattr(compare, "_expect_able", lambda one: None)
-    monkeypatch.setattr(
-        compare, "_train", lambda waiting, corpora, stop: opened.append((waiting, corpora))
-    )
+    seen = []
+
+    def source(cfg, corpus, built):
+        seen.append((cfg, corpus))
+        return pretrain.JOB.source(cfg, corpus, built)
+
     arms = _arms((), ("data.tokenizer=tokenizer.json",), ("data.seed=3",), ("mesh.fsdp=2",))
-    edits = ["mesh.data=-1", "data.batch_size=8"]
-    train.run(dataclasses.replace(config.edit(exp, edits), arms=arms), place / "work")
-    ((waiting, corpora),) = opened
-    read = [corpora[compare._of_text(one)] for one in waiting]
-    assert [one.exp.model.vocab_size for one in waiting] == [258, 270, 258, 258]
-    assert read[0] is read[2] is read[3] and len(corpora) == 2
-    assert [one.exp.mesh.fsdp for one in waiting] == [1, 1, 1, 2]
-    kept = json.loads((waiting[1].directory / "run.json").read_text())["tokenizer"]
-    assert (place / "work" / kept).read_text() == (place / "tokenizer.json").read_text()
+    base = cfg.edited(["mesh.data=-1", "train.num_steps=1"])
+    _compare(base, arms, place / "work", pretrain.JOB._replace(source=source))
+    configs, corpora = zip(*seen, strict=True)
+    assert [one.model.vocab_size for one in configs] == [258, 270, 258, 258]
+    assert corpora[0] is corpora[2] is corpora[3] is not corpora[1]
+    assert [one.mesh.fsdp for one in configs] == [1, 1, 1, 2]
+    run = json.loads((place / "work/runs/arm-1-seed0/run.json").read_text())
+    kept = place / "work" / run["tokenizer"]
+    assert kept.read_text() == (place / "tokenizer.json").read_text()
     fingerprint = json.loads((place / "work" / "data.json").read_text())["fingerprint"]
-    assert fingerprint == ",".join(dict.fromkeys(one.fingerprint for one in read))
+    assert fingerprint == ",".join(dict.fromkeys(one.fingerprint for one in corpora))
 
 
-def test_no_device_of_the_platform_is_one_line(exp, tmp_path, monkeypatch):
+def test_no_device_of_the_platform_is_one_line(cfg, tmp_path, monkeypatch):
     def none():
         raise AssertionError
 
-    monkeypatch.setattr(compare.jax, "devices", none)
+    monkeypatch.setattr(jax, "devices", none)
     with pytest.raises(config.ConfigError, match="JAX finds no device of"):
-        train.run(exp, tmp_path / "work")
+        pretrain.run(cfg, tmp_path / "work")
 
 
-def test_text_is_read_before_its_tokens_are_written(exp, tmp_path):
-    text = data.read_text(exp.data, tmp_path / "cache")
+def test_text_is_read_before_its_tokens_are_written(cfg, tmp_path):
+    text = data.read_text(cfg.data, tmp_path / "cache")
     assert text.tokenizer.vocab_size == 258 and not (tmp_path / "cache").exists()
-    assert text.open().fingerprint == data.open_corpus(exp.data, tmp_path / "cache").fingerprint
+    assert text.open().fingerprint == data.open_corpus(cfg.data, tmp_path / "cache").fingerprint
 
 
 def test_an_export_without_its_tokenizer_is_refused_before_weights_are_read(begun, place):
     run = place / "work" / "run"
     about = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(about | {"tokenizer": "tokenizer-1.json"}))
-    before = _tree(place)
-    with pytest.raises(train.CheckpointError, match=r"tokenizer-1.json, the tokenizer that"):
-        run_folder.import_run(run, place / "exported")
-    assert _tree(place) == before
+    message = r"tokenizer-1.json, the tokenizer that"
+    _assert_refused(
+        lambda: run_folder.import_run(run, place / "exported"),
+        place,
+        message,
+        checkpoint.CheckpointError,
+    )

@@ -1,0 +1,171 @@
+"""A very small job and a corpus made here, so that tests of training take seconds.
+
+Test folders import the fixtures into their conftest.py.
+"""
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from kanana_jax import config, data, parallel
+from kanana_jax.jobs import outcome, pretrain, training
+from kanana_jax.model import presets
+from kanana_jax.report import metrics, progress
+from kanana_jax.train import fit, state
+from kanana_jax.train import step as step_lib
+from kanana_jax.workdir import Run, StopRequest, Work, opened
+
+_WORDS = ("muon", "clip", "polar", "express", "latent", "expert", "router", "logit", "\n")
+
+
+def write_text(path: Path) -> Path:
+    """About 60 kB of words drawn from a small vocabulary: quick to learn something from."""
+    path.write_text(" ".join(np.random.default_rng(0).choice(_WORDS, size=10_000)))
+    return path
+
+
+def pretraining(text: Path, **blocks: Any) -> pretrain.Config:
+    """A model of one layer with experts, on one device."""
+    model = dataclasses.replace(
+        presets.tiny(),
+        hidden_size=32,
+        num_layers=1,
+        num_dense_layers=0,
+        kv_lora_rank=16,
+        num_experts=4,
+    )
+    # Two Newton-Schulz steps compile faster. tau is low so that QK-Clip acts.
+    optimizer = config.OptimizerConfig(
+        polar="newton_schulz", polar_steps=2, polar_dtype="float32", lr=0.01, tau=0.5
+    )
+    train = config.TrainConfig(
+        num_steps=12,
+        eval_interval_steps=4,
+        eval_batches=1,
+        diagnostics_interval_steps=6,
+        checkpoint_interval_steps=4,
+    )
+    blocks = {
+        "name": "test",
+        "question": "?",
+        "model": model,
+        "execution": config.ExecutionConfig(compute_dtype="float32"),
+        "data": config.DataConfig(paths=(str(text),), seq_len=32, batch_size=8),
+        "optimizer": optimizer,
+        "train": train,
+        "mesh": config.MeshConfig(data=1, fsdp=1),
+    } | blocks
+    return pretrain.Config(**blocks)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    return write_text(tmp_path_factory.mktemp("text") / "words.txt")
+
+
+@pytest.fixture
+def cfg(text_file) -> pretrain.Config:
+    return pretraining(text_file)
+
+
+@pytest.fixture
+def corpus(cfg, tmp_path) -> data.Corpus:
+    return data.open_corpus(cfg.data, tmp_path / "cache")
+
+
+@pytest.fixture
+def restored_cache():
+    """Afterwards compiled functions are kept where they were before, as a rule nowhere."""
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX decides once whether it has one
+
+
+def step_config(cfg: config.TrainingConfig, vocab_size: int = 258) -> step_lib.StepConfig:
+    """What the step of a pretraining job depends on; the vocabulary is that of bytes."""
+    cfg = cfg.with_vocab(vocab_size)
+    return step_lib.step_config(cfg, pretrain.JOB.objective(cfg))
+
+
+def build(cfg: config.TrainingConfig) -> training.Built:
+    """The compiled functions on one device."""
+    mesh = parallel.make_mesh(cfg.mesh, jax.devices()[:1])
+    rows = parallel.local_rows(mesh, cfg.data.batch_size)
+    return training.Built(mesh, step_lib.build(step_config(cfg), mesh), rows)
+
+
+def train(
+    cfg: config.TrainingConfig,
+    corpus: data.Corpus,
+    directory: Path,
+    built: training.Built,
+    *,
+    source: fit.Source | None = None,
+    update: Any = None,
+    bar: progress.Progress | None = None,
+) -> dict[str, metrics.Series]:
+    """One run from the corpus to its result, and what it recorded.
+
+    `update` stands in for the compiled train step, and `bar` is told of every record.
+    """
+    cfg = cfg.with_vocab(corpus.vocab_size)
+    train_fn = built.steps.train if update is None else update
+    bar = bar or progress.Progress("", num_steps=cfg.train.num_steps, file=io.StringIO())
+
+    def start() -> state.TrainState:
+        return built.steps.init(cfg.train.seed)
+
+    with opened(
+        Run({"arm": "arm"}, cfg, directory), StopRequest(), bar, Work(tokens=256)
+    ) as folder:
+        ended = fit.fit(
+            folder,
+            fit.Run(
+                steps=built.steps._replace(train=train_fn),
+                mesh=built.mesh,
+                source=source or pretrain.JOB.source(cfg, corpus, built),
+                evaluators=pretrain.JOB.evaluators(cfg, corpus, built),
+                start=start,
+                train=cfg.train,
+                guard=cfg.guard,
+                lr=cfg.optimizer.lr,
+                batch_size=cfg.data.batch_size,
+                frozen={},
+            ),
+        )
+    outcome.write(folder, ended, cfg, corpus.fingerprint)
+    return metrics.read_metrics(directory / metrics.METRICS_NAME)
+
+
+def untimed(record: dict[str, Any]) -> dict[str, Any]:
+    """What a run that is repeated records again to the bit."""
+    return {name: value for name, value in record.items() if not metrics.is_timing(name)}
+
+
+class Killed(BaseException):
+    """As if the process had been killed: nothing catches it."""
+
+
+class KillingBar(progress.Progress):
+    """Ends the run when a step is reported."""
+
+    def __init__(self, at_step: int):
+        super().__init__("", num_steps=at_step, file=io.StringIO())
+        self._at_step = at_step
+
+    def update(self, step: int, **shown: float) -> None:
+        if step == self._at_step:
+            raise Killed
