@@ -319,10 +319,29 @@ def test_render_writes_the_text_and_says_what_is_trained(opened):
 
     found, cfg = opened([{"messages": [*MESSAGES, *MESSAGES]}, *some(9)], render=short)
     seen = stream(found, cfg, 20) + held_out(found, cfg)
-    text = b"<Hi>Yes<Hi"  # one piece, for neighbours that are not trained are joined
+    text = b"<Hi>Yes<Hi"
     assert ([BOS, *text, *b">Yes", EOS], [*range(11, 16)]) in seen
     plain, _ = opened([{"messages": [*MESSAGES, *MESSAGES]}, *some(9)])
     assert plain.fingerprint != found.fingerprint
+
+
+def test_what_comes_before_an_answer_is_tokenized_as_one_text(opened, tmp_path):
+    made = tokenizer.train_bpe([b"Why"] * 9, 260)
+    (tmp_path / "tokenizer.json").write_text(made.json)
+
+    def cut(messages):
+        return [("Wh", False), ("y", False), (messages[-1]["content"], True)]
+
+    found, cfg = opened(some(9), render=cut, tokenizer=str(tmp_path / "tokenizer.json"))
+    assert len(made.encode("Why")) == 1, "the cut must go through a token"
+    for tokens, counted in stream(found, cfg, 8):
+        assert tokens[1 : counted[0]] == made.encode("Why").tolist()
+
+
+def test_a_conversation_that_is_there_twice_is_kept_once(opened):
+    once, _ = opened(some(30), some(20, 1000))
+    twice, _ = opened([*some(30), *some(9)], [*some(20, 1000), *some(30)])
+    assert twice.fingerprint == once.fingerprint and twice.num_skipped == 0
 
 
 def test_a_render_that_trains_nothing_is_a_mistake_of_the_program(opened):
