@@ -22,7 +22,7 @@ from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress, results, single
 from kanana_jax.report.canvas import Picture
 from kanana_jax.report.tables import Column
-from kanana_jax.train import fit, state
+from kanana_jax.train import fit
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import (
     Run,
@@ -68,6 +68,7 @@ class Built(NamedTuple):
     mesh: jax.sharding.Mesh
     steps: step_lib.Steps
     rows: list[int]  # those of a batch that this process loads
+    frozen: Mapping[str, model.Weights] = {}
 
     def place(self, batch: Any, batch_size: int) -> Any:
         return parallel.shard_batch(self.mesh, batch, batch_size)
@@ -83,9 +84,9 @@ class Job(NamedTuple):
     curves: tuple[Picture, ...] = curves.TRAINING
     columns: tuple[Column, ...] = curves.COLUMNS  # of the table of a single run
     headline: Callable[[results.Run], str] = curves.headline
-    # Weights that are not trained, by name; `start` gives those before the first step.
+    # Weights that are not trained, by name; its second argument gives those before the first step.
     frozen: Callable[[Any, Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
-        lambda cfg, start: {}
+        lambda cfg, first_weights: {}
     )
 
 
@@ -322,11 +323,12 @@ def _train_one(
 ) -> fit.Outcome:
     """Raises Stopped, with all saved, where a signal asked for it."""
 
-    def start() -> state.TrainState:
+    def first_weights() -> model.Weights:
         if not cfg.train.init_from:
-            return built.steps.init(cfg.train.seed)
-        return built.steps.start(initial.restore(cfg.train.init_from, built.steps.like.weights))
+            return built.steps.weights(cfg.train.seed)
+        return initial.restore(cfg.train.init_from, built.steps.like.weights)
 
+    built = built._replace(frozen=job.frozen(cfg, first_weights))
     ended = fit.fit(
         folder,
         fit.Run(
@@ -334,12 +336,12 @@ def _train_one(
             mesh=built.mesh,
             source=job.source(cfg, corpus, built),
             evaluators=job.evaluators(cfg, corpus, built),
-            start=start,
+            start=lambda: built.steps.start(first_weights()),
             train=cfg.train,
             guard=cfg.guard,
             lr=cfg.optimizer.lr,
             batch_size=cfg.data.batch_size,
-            frozen=job.frozen(cfg, lambda: start().weights),
+            frozen=built.frozen,
         ),
     )
     if ended.status == "stopped":

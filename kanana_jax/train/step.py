@@ -77,6 +77,7 @@ def step_config(cfg: config.TrainingConfig, objective: Objective) -> StepConfig:
 class Steps(NamedTuple):
     """The compiled functions of one configuration."""
 
+    weights: Callable[[int], model.Weights]  # fresh ones, from a seed
     init: Callable[[int], state.TrainState]  # from a seed
     start: Callable[[model.Weights], state.TrainState]  # from weights of another run
     train: Callable[[state.TrainState, Batch, float, Frozen], tuple[state.TrainState, Metrics]]
@@ -134,6 +135,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         return lower().compile()
 
     return Steps(
+        weights=lambda seed: init_weights(jax.random.key(seed)),
         init=lambda seed: start(init_weights(jax.random.key(seed))),
         start=start,
         train=_under(mesh, train),
