@@ -133,11 +133,16 @@ def value_columns(runs: Sequence[Run]) -> list[Column]:
     """Every number of the runs' results beside the held-out loss."""
     keys = dict.fromkeys(key for run in runs for key in run.values)
     return [
-        Column(key.replace("_", " "), _number_of(key))
+        number_column(key)
         for key in keys
         if key != "heldout_bpb" and not key.endswith("_stderr")
         if any(math.isfinite(run.value(key)) for run in runs)
     ]
+
+
+def number_column(key: str) -> Column:
+    """A number of the runs' results, with the standard deviation over seeds."""
+    return Column(key.replace("_", " "), _number_of(key))
 
 
 def _number_of(key: str) -> Callable[[Cell], str]:
