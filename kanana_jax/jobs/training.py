@@ -81,7 +81,7 @@ class Job(NamedTuple):
     read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
     source: Callable[[Any, Any, Built], fit.Source]
     evaluators: Callable[[Any, Any, Built], Sequence[fit.Evaluator]]
-    curves: tuple[Picture, ...] = curves.TRAINING
+    pictures: tuple[Picture, ...] = curves.TRAINING
     columns: tuple[Column, ...] = curves.COLUMNS  # of the table of a single run
     headline: Callable[[results.Run], str] = curves.headline
     # Weights that are not trained, by name; its second argument gives those before the first step.
@@ -113,7 +113,7 @@ def run(job: Job, cfg: config.TrainingConfig, workdir: Path) -> None:
     def write_report(runs, about, path):
         (only,) = runs
         return single.write_run_report(
-            only, about, path, curves=job.curves, headline=job.headline(only), columns=job.columns
+            only, about, path, curves=job.pictures, headline=job.headline(only), columns=job.columns
         )
 
     run_all(job, Plan(cfg, {}, [Run({}, cfg, workdir / "run")], write_report), workdir)
