@@ -1,0 +1,80 @@
+"""Preference training on pairs, from a file to the report."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tiny_jobs
+
+from kanana_jax import config
+from kanana_jax.jobs import preference
+from kanana_jax.report import metrics, results
+
+WORDS = ("muon", "clip", "polar", "express")
+NO_SIDE_EFFECTS = {"z_loss_weight": 0.0, "balance_loss_weight": 0.0, "router_bias_rate": 0.0}
+
+
+def _fields(base):
+    return {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+
+
+@pytest.fixture
+def cfg(tmp_path) -> preference.Config:
+    """Pairs of which the answer "yes yes" is always preferred."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "pairs.jsonl"
+    with path.open("w") as file:
+        for number in range(60):
+            prompt = f"{' '.join(rng.choice(WORDS, size=3))} {number}?"
+            pair = {"prompt": prompt, "chosen": "yes yes", "rejected": "no"}
+            file.write(json.dumps(pair) + "\n")
+    data = config.DataConfig(
+        paths=(str(path),), seq_len=128, batch_size=8, heldout_fraction=0.2,
+        cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    base = tiny_jobs.pretraining(path, data=data, mesh=config.MeshConfig())
+    train = dataclasses.replace(base.train, **NO_SIDE_EFFECTS)
+    return preference.Config(**_fields(base) | {"train": train})
+
+
+@pytest.mark.slow
+def test_a_model_learns_what_is_preferred_from_the_file_to_the_report(cfg, tmp_path, capsys):
+    cfg = cfg.edited(["train.num_steps=16", "preference.beta=0.3"])
+    preference.run(cfg, tmp_path / "work")
+    columns = metrics.read_metrics(tmp_path / "work" / "run" / metrics.METRICS_NAME)
+    # At first the model is its reference: every margin is 0.
+    assert columns["loss"].values_N[0] == pytest.approx(np.log(2.0), abs=1e-5)
+    assert columns["margin"].values_N[0] == pytest.approx(0.0, abs=1e-5)
+    assert columns["margin"].values_N[-1] > 0.1
+    result = results.load(tmp_path / "work" / "run")
+    assert result.values["heldout_accuracy"] == 1.0
+    assert "held-out pairs in the right order" in (tmp_path / "work" / "report.html").read_text()
+    assert (tmp_path / "work" / "preference.png").stat().st_size > 10_000
+    assert "heldout accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_micro_batches_change_nothing_but_rounding(cfg, tmp_path):
+    found = {}
+    for count in (1, 2):
+        edits = ["train.num_steps=3", "data.batch_size=16"]
+        edits.append(f"execution.accumulation_steps={count}")
+        preference.run(cfg.edited(edits), tmp_path / str(count))
+        path = tmp_path / str(count) / "run" / metrics.METRICS_NAME
+        found[count] = metrics.read_metrics(path)
+    for name in ("loss", "margin", "chosen_reward", "grad_rms"):
+        one, other = (found[count][name].values_N for count in (1, 2))
+        np.testing.assert_allclose(other, one, rtol=2e-3, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", NO_SIDE_EFFECTS)
+def test_what_moves_the_model_beside_the_loss_is_refused(cfg, name):
+    with pytest.raises(config.ConfigError, match=f"train.{name} must be 0"):
+        cfg.edited([f"train.{name}=0.001"])
+
+
+def test_settings_come_back_from_json(cfg):
+    made = cfg.edited(["preference.beta=0.5"])
+    content = json.loads(config.to_json(made))
+    assert config.from_json(preference.Config, content) == made
