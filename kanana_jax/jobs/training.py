@@ -20,7 +20,7 @@ from kanana_jax.jobs import compiling, initial, outcome
 from kanana_jax.objectives import Objective
 from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress, results, single
-from kanana_jax.report.curves import Curve
+from kanana_jax.report.canvas import Picture
 from kanana_jax.train import fit, state
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import (
@@ -79,7 +79,7 @@ class Job(NamedTuple):
     read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
     source: Callable[[Any, Any, Built], fit.Source]
     evaluators: Callable[[Any, Any, Built], Sequence[fit.Evaluator]]
-    curves: tuple[Curve, ...]
+    curves: tuple[Picture, ...]
     # Weights that are not trained, by name; `start` gives those before the first step.
     frozen: Callable[[Any, Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
         lambda cfg, start: {}
