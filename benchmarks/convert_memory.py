@@ -20,7 +20,7 @@ from kanana_jax.model import presets
 from kanana_jax.weights import hf_config, hf_files, hf_names
 
 _RUN = (
-    "import re; from pathlib import Path; from kanana_jax.checkpoint import hf; {call}; "
+    "import re; from pathlib import Path; from kanana_jax.weights import hf; {call}; "
     "print(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1])"
 )
 

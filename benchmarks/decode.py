@@ -12,12 +12,13 @@ and its floor is these bytes over the published bandwidth of the device. One JSO
     python -m benchmarks.decode --size=tiny --context=64 --chunk=32
 """
 
+import dataclasses
 import functools
 import json
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,20 +37,37 @@ _CONTEXT = flags.DEFINE_integer("context", 2048, "Positions of a cache row, all 
 _CHUNK = flags.DEFINE_integer("chunk", 2048, "Prompt tokens read at a time.")
 _TOKENS = flags.DEFINE_integer("tokens_per_step", 8, "Tokens drawn before the host looks at them.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Below 1 every row ranks its tokens.")
-_SET = flags.DEFINE_multi_string("set", [], "Edits of the model's config, path=value.")
+_SET = flags.DEFINE_multi_string("set", [], "Edits, model.path=value or execution.path=value.")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed calls; the median counts.", lower_bound=1)
 _PROFILE = flags.DEFINE_bool("profile", False, "Also list the slowest kernels of each figure.")
 
 _ENDS = ("embed", "final_norm", "head")
 
 
-def shape() -> config.ModelConfig:
-    """The model that the flags describe."""
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the flags describe."""
+
+    model: config.ModelConfig
+    execution: config.ExecutionConfig
+
+
+class Setup(NamedTuple):
+    """What every function of the decoder begins with."""
+
+    cfg: config.ModelConfig
+    execution: config.ExecutionConfig
+    weights: decoder.UnstackedWeights
+
+
+def settings() -> Settings:
     cfg = slices.of_preset(_SIZE.value, _LAYERS.value)
-    return config.edit(cfg, ["compute_dtype=bfloat16", *_SET.value])
+    return config.edit(Settings(cfg, config.ExecutionConfig()), _SET.value)
 
 
-def random_weights(cfg: config.ModelConfig) -> decoder.Weights:
+def random_weights(
+    cfg: config.ModelConfig, execution: config.ExecutionConfig
+) -> decoder.UnstackedWeights:
     """Normal numbers with cfg.init_std, gammas of 1; each leaf is made on the device."""
     keys = iter(jax.random.split(jax.random.key(0), 1000))
 
@@ -60,7 +78,7 @@ def random_weights(cfg: config.ModelConfig) -> decoder.Weights:
     def one(leaf, spec):
         if spec.role == "norm":
             return jnp.ones(leaf.shape, jnp.float32)
-        dtype = jnp.float32 if spec.role == "router" else layers.compute_dtype(cfg)
+        dtype = jnp.float32 if spec.role == "router" else layers.compute_dtype(execution)
         return normal(next(keys), leaf.shape, dtype)
 
     made = []
@@ -69,23 +87,31 @@ def random_weights(cfg: config.ModelConfig) -> decoder.Weights:
         specs = absorbed.describe_layer(cfg, is_moe=is_moe)
         block = jax.tree.map(one, absorbed.shapes(cfg, is_moe=is_moe), specs)
         made.append(decoder.Layer(block, jnp.zeros(cfg.num_experts if is_moe else 0)))
-    top = jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))
+    top = jax.eval_shape(lambda: model.init_params(cfg, jax.random.key(0)))
     specs = model.describe(cfg)
     ends = {name: one(top[name], specs[name]) for name in top if name in _ENDS}
-    return decoder.Weights(ends["embed"], ends["final_norm"], ends.get("head"), tuple(made))
+    return decoder.UnstackedWeights(
+        ends["embed"], ends["final_norm"], ends.get("head"), tuple(made)
+    )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def experts_visited(cfg, weights: decoder.Weights, cache, tokens_B, positions_B) -> list[jax.Array]:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def experts_visited(
+    cfg: config.ModelConfig,
+    execution: config.ExecutionConfig,
+    weights: decoder.UnstackedWeights,
+    cache,
+    tokens_B,
+    positions_B,
+) -> list[jax.Array]:
     """How many experts of each MoE layer a decoding step reads."""
-    _, _, loads = decoder.forward(cfg, weights, cache, tokens_B[:, None], positions_B)
+    _, _, loads = decoder.forward(cfg, execution, weights, cache, tokens_B[:, None], positions_B)
     return [(load_E > 0).sum() for load_E in loads]
 
 
-def bytes_read(
-    cfg: config.ModelConfig, weights: decoder.Weights, batch: int, visited: list[int]
-) -> dict[str, int]:
+def bytes_read(setup: Setup, batch: int, visited: list[int]) -> dict[str, int]:
     """What one decoding step has to read from memory, by kind."""
+    cfg, _, weights = setup
     kinds = ("attention", "experts", "other_mlp", "head", "cache")
     found: dict[str, int] = {kind: 0 for kind in kinds}
     visits = iter(visited)
@@ -127,32 +153,32 @@ def measured_bandwidth() -> float:
     return num_bytes / seconds(lambda: total(x).block_until_ready())
 
 
-def decode(cfg: config.ModelConfig, weights: decoder.Weights, batch: int) -> dict[str, Any]:
+def decode(setup: Setup, batch: int) -> dict[str, Any]:
     """Times steps of `batch` rows that all end at the last position."""
+    cfg = setup.cfg
     rng = np.random.default_rng(0)
     tokens_B = rng.integers(0, cfg.vocab_size, batch, np.int32)
     positions_B = np.full(batch, _CONTEXT.value - _TOKENS.value, np.int32)
-    settings = [generate.Sampling(seed=row, top_p=_TOP_P.value) for row in range(batch)]
-    how = sampling.rows(settings, [0] * batch)
-    cache = decoder.init_cache(cfg, batch, _CONTEXT.value)
-    visited = [int(x) for x in experts_visited(cfg, weights, cache, tokens_B, positions_B)]
+    samplings = [generate.Sampling(seed=row, top_p=_TOP_P.value) for row in range(batch)]
+    how = sampling.rows(samplings, [0] * batch)
+    cache = decoder.init_cache(cfg, setup.execution, batch, _CONTEXT.value)
+    visited = [int(x) for x in experts_visited(*setup, cache, tokens_B, positions_B)]
 
     def call():
         nonlocal cache
         drawn, cache = decoder.draw(
-            cfg,
-            weights,
+            *setup,
             cache,
             tokens_B,
             positions_B,
             how,
             num_tokens=_TOKENS.value,
-            is_filtered=sampling.is_filtered(settings),
+            is_filtered=sampling.is_filtered(samplings),
         )
         return np.asarray(drawn)
 
     step_s = seconds(call) / _TOKENS.value
-    read = bytes_read(cfg, weights, batch, visited)
+    read = bytes_read(setup, batch, visited)
     kind = jax.devices()[0].device_kind
     floor_s = sum(read.values()) / slices.BANDWIDTH[kind] if kind in slices.BANDWIDTH else None
     _profile(call)
@@ -169,11 +195,10 @@ def decode(cfg: config.ModelConfig, weights: decoder.Weights, batch: int) -> dic
     }
 
 
-def engine(cfg: config.ModelConfig, weights: decoder.Weights, batch: int) -> dict[str, Any]:
+def engine(setup: Setup, batch: int) -> dict[str, Any]:
     """Times the whole engine on `batch` equal requests: the host's part shows beside `decode`."""
     made = generate.Engine(
-        cfg,
-        weights,
+        *setup,
         decode=lambda ids: "x" * len(ids),
         eos_ids=(),
         num_rows=batch,
@@ -200,9 +225,10 @@ def engine(cfg: config.ModelConfig, weights: decoder.Weights, batch: int) -> dic
     return {"what": "engine", "batch": batch, "tokens_per_s": round(rate, 1)}
 
 
-def prefill(cfg: config.ModelConfig, weights: decoder.Weights) -> dict[str, Any]:
+def prefill(setup: Setup) -> dict[str, Any]:
     """Times a prompt of the whole context, in chunks."""
-    cache = decoder.init_cache(cfg, 1, _CONTEXT.value)
+    cfg = setup.cfg
+    cache = decoder.init_cache(cfg, setup.execution, 1, _CONTEXT.value)
     size = min(_CHUNK.value, _CONTEXT.value)
     starts = range(0, _CONTEXT.value - size + 1, size)
     tokens_S = np.random.default_rng(0).integers(0, cfg.vocab_size, size, np.int32)
@@ -212,7 +238,7 @@ def prefill(cfg: config.ModelConfig, weights: decoder.Weights) -> dict[str, Any]
         out = None
         for start in starts:
             out, cache = decoder.prefill(
-                cfg, weights, cache, np.int32(0), tokens_S, np.int32(start), np.int32(size - 1)
+                *setup, cache, np.int32(0), tokens_S, np.int32(start), np.int32(size - 1)
             )
         return np.asarray(out)
 
@@ -241,8 +267,9 @@ def _profile(call: Callable[[], Any]) -> None:
 def main(_) -> None:
     if _CONTEXT.value < 2 * _TOKENS.value + 8:
         raise app.UsageError(f"--context must be at least {2 * _TOKENS.value + 8}")
-    cfg = shape()
-    weights = random_weights(cfg)
+    asked = settings()
+    cfg, execution = asked.model, asked.execution
+    setup = Setup(cfg, execution, random_weights(cfg, execution))
     about = {
         "size": _SIZE.value,
         "layers": cfg.num_layers,
@@ -250,15 +277,15 @@ def main(_) -> None:
         "tokens_per_step": _TOKENS.value,
         "top_p": _TOP_P.value,
         "edits": _SET.value,
-        "weights_gib": round(_bytes(weights) / 2**30, 3),
+        "weights_gib": round(_bytes(setup.weights) / 2**30, 3),
         "measured_bandwidth_gb_per_s": round(measured_bandwidth() / 1e9, 1),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
     for batch in _BATCH.value:
-        print(json.dumps(decode(cfg, weights, batch) | about), flush=True)
-        print(json.dumps(engine(cfg, weights, batch) | about), flush=True)
-    print(json.dumps(prefill(cfg, weights) | about), flush=True)
+        print(json.dumps(decode(setup, batch) | about), flush=True)
+        print(json.dumps(engine(setup, batch) | about), flush=True)
+    print(json.dumps(prefill(setup) | about), flush=True)
 
 
 if __name__ == "__main__":

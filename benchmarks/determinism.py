@@ -3,10 +3,10 @@
     python -m benchmarks.determinism
     JAX_PLATFORMS=cpu python -m benchmarks.determinism --set=model.num_layers=1 ...
 
-Without and with execution.deterministic, the MuonClip arm of muon_stress_h100 is trained twice, each
-time in a process of its own; with it also a third time, killed after its first checkpoint and
-started again. All share the token store and, with execution.deterministic, the compiled functions. A
-JSON line for each: what differs from the first run, and the median milliseconds of a step.
+Without and with execution.deterministic, the MuonClip arm of muon_stress_h100 is trained twice,
+each time in a process of its own; with it also a third time, killed after its first checkpoint and
+started again. All share the token store and, with execution.deterministic, the compiled functions.
+A JSON line for each: what differs from the first run, and the median milliseconds of a step.
 """
 
 import dataclasses

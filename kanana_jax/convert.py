@@ -9,9 +9,8 @@ files cannot be used, and nothing was written. 4: the disk takes nothing.
 """
 
 import argparse
-import sys
 
-from kanana_jax import config, extras
+from kanana_jax import errors, extras
 from kanana_jax.config import paths
 
 with extras.needed("train"):
@@ -21,18 +20,17 @@ with extras.needed("train"):
     from kanana_jax.checkpoint import CheckpointError
     from kanana_jax.weights import hf, run_folder
 
+_PROGRAM = "kanana_jax.convert"
+
 
 def main(argv: list[str] | None = None) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what streaming leaves out
     arguments = _parser().parse_args(argv)
     try:
-        _convert(arguments)
-    except (CheckpointError, config.ConfigError) as error:
-        print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(2)
+        with errors.reported(_PROGRAM):
+            _convert(arguments)
     except OSError as error:
-        print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(4)
+        errors.leave(_PROGRAM, error, exit_code=4)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -77,7 +75,7 @@ _FOLDERS = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kanana_jax.convert", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=f"python -m {_PROGRAM}", allow_abbrev=False)
     parser.add_argument("--from-hf", help="Hugging Face folder to import")
     parser.add_argument("--from-run", help="folder of a training run")
     parser.add_argument("--to", help="new folder for the imported model")

@@ -5,9 +5,9 @@ returns None or the reason why the problem is beyond it; the last kernels take e
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import jax
+type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
 
 
 class Choice(NamedTuple):
@@ -24,7 +24,7 @@ def choose(kernels: Mapping[str, Any], problem) -> Choice:
     return Choice(able[0], {name: reason for name, reason in reasons.items() if reason})
 
 
-def select(kernels: Mapping[str, Any], problem, implementation: str) -> str:
+def select(kernels: Mapping[str, Any], problem, implementation: Implementation) -> str:
     """Returns the name to run.
 
     Raises ValueError on an unknown name, NotImplementedError when the named kernel cannot run.
@@ -46,13 +46,3 @@ def select(kernels: Mapping[str, Any], problem, implementation: str) -> str:
 
 def always(problem) -> None:
     """The `why_not` of a kernel that takes every problem."""
-
-
-def why_not_hopper(platform: str) -> str | None:
-    """The reason why kernels for Hopper GPUs cannot run on this backend, or None."""
-    if platform != "gpu":
-        return f"it needs a Hopper GPU, the default backend is {platform}"
-    capability = getattr(jax.devices()[0], "compute_capability", "unknown")
-    if capability != "9.0":
-        return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
-    return None

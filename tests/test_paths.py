@@ -189,7 +189,7 @@ def test_flags_follow_the_rule(command, arguments, message, home, capsys):
     shown = capsys.readouterr().err
     assert stopped.value.code == 2
     assert message.format(home=home) in shown
-    assert shown.startswith("kanana_jax: ") and shown.count("\n") == 1
+    assert shown.startswith(f"{command.__name__}: ") and shown.count("\n") == 1
     assert list(home.iterdir()) == [home / "file"]
 
 

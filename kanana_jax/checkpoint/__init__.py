@@ -1,4 +1,4 @@
-"""Saving, verifying and restoring: training state, models to start from, Hugging Face folders."""
+"""Saving, verifying and restoring the state of training, in folders and object stores."""
 
 from kanana_jax.checkpoint.errors import CheckpointError
 from kanana_jax.checkpoint.manager import Checkpoints, NoUsableCheckpointError, Restored

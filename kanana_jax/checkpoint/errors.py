@@ -2,9 +2,10 @@
 
 from kanana_jax.config import shown as shown
 from kanana_jax.config import some as some
+from kanana_jax.errors import UserError
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """Files that cannot be used: one line that says expected, got, do."""
 
     def __init__(self, message: str):

@@ -21,6 +21,7 @@ from kanana_jax import parallel
 from kanana_jax.checkpoint import manifest, places, shards
 from kanana_jax.checkpoint.errors import first_line
 from kanana_jax.checkpoint.objects import Objects, UnreachableError
+from kanana_jax.errors import UserError
 
 # Called with the kind of an event and one line about it; also from the writing thread.
 Report = Callable[[str, str], None]
@@ -28,8 +29,10 @@ Report = Callable[[str, str], None]
 _WRITTEN = "written"  # what a process tells when nothing went wrong
 
 
-class NoUsableCheckpointError(RuntimeError):
+class NoUsableCheckpointError(UserError, RuntimeError):
     """Checkpoints were made, and not one of them can be used."""
+
+    exit_code = 3
 
 
 class Restored(NamedTuple):

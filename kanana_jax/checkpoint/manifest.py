@@ -10,11 +10,12 @@ from typing import Any
 from kanana_jax.checkpoint import shards
 from kanana_jax.checkpoint.objects import Objects
 from kanana_jax.checkpoint.shards import DamagedError
+from kanana_jax.errors import UserError
 
 _NAME = "manifest.json"
 
 
-class MismatchError(ValueError):
+class MismatchError(UserError, ValueError):
     """A sound checkpoint of another model or optimizer: the configuration is at fault."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import tensorstore as ts
 
 from kanana_jax.checkpoint.errors import first_line
+from kanana_jax.errors import UserError
 
 # How long an object store may take for one object, retries and those queued before it included.
 _LIMIT_S = 300.0
@@ -26,7 +27,7 @@ _OF_CONTENT = ("NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "DATA_LOS
 _DRIVERS = {"gs": "gcs", "s3": "s3"}
 
 
-class UnreachableError(RuntimeError):
+class UnreachableError(UserError, RuntimeError):
     """An object store that does not answer or refuses; this says nothing about what it holds."""
 
 

@@ -13,7 +13,7 @@ from kanana_jax.config.job import TrainingConfig, check_allowed, edited_paths, s
 from kanana_jax.config.mesh import BATCH_AXES, MeshConfig
 from kanana_jax.config.model import ModelConfig, YarnConfig
 from kanana_jax.config.optimizer import OptimizerConfig, ScheduleConfig
-from kanana_jax.config.train import GuardConfig, ResumeConfig, TrainConfig
+from kanana_jax.config.train import GuardConfig, ProfileConfig, ResumeConfig, TrainConfig
 
 __all__ = [
     "BATCH_AXES",
@@ -25,6 +25,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ProfileConfig",
     "ResumeConfig",
     "ScheduleConfig",
     "TrainConfig",

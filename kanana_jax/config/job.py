@@ -15,7 +15,7 @@ from kanana_jax.config.model import ModelConfig
 from kanana_jax.config.optimizer import OptimizerConfig
 from kanana_jax.config.paths import folder_name
 from kanana_jax.config.ranges import SEED_MAX, expect_int32
-from kanana_jax.config.train import GuardConfig, ResumeConfig, TrainConfig
+from kanana_jax.config.train import GuardConfig, ProfileConfig, ResumeConfig, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class TrainingConfig:
     train: TrainConfig = TrainConfig()
     guard: GuardConfig = GuardConfig()
     mesh: MeshConfig = MeshConfig()
+    profile: ProfileConfig = ProfileConfig()
     resume: ResumeConfig = ResumeConfig()
 
     def __post_init__(self):

@@ -19,7 +19,7 @@ class Setting(NamedTuple):
 
 def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
     """The settings of `config`, a dataclass, and of the groups in it, in order."""
-    kinds = typing.get_type_hints(type(config), include_extras=True)
+    kinds: dict[str, Any] = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         path, value = prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -30,7 +30,8 @@ def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
 
 def holds(kind: Any) -> str:
     """What a field of that annotation may hold."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    origin: Any = typing.get_origin(kind)
+    args: tuple[Any, ...] = typing.get_args(kind)
     if origin is Annotated:
         ranges = [f" in {one}" for one in args[1:] if isinstance(one, Range)]
         return holds(args[0]) + "".join(ranges)
@@ -42,7 +43,7 @@ def holds(kind: Any) -> str:
         return f"list of {holds(args[0])}"
     if kind is type(None):
         return "none"
-    return {str: "text", bool: "true or false"}.get(kind, kind.__name__)
+    return str({str: "text", bool: "true or false"}.get(kind, kind.__name__))
 
 
 def table(config: Any) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from kanana_jax.config import fields
+from kanana_jax.config.fields import ConfigError, shown
 from kanana_jax.config.paths import Location
 from kanana_jax.config.ranges import Count, CountOrZero, Factor, LossWeight, Range, Seed
 
@@ -51,6 +52,27 @@ class GuardConfig:
 
     def __post_init__(self):
         fields.check(self, "guard")
+
+
+def _steps(text: str, name: str) -> str:
+    """The constraint of first:last, both counted from 1; empty: none."""
+    first, colon, last = text.partition(":")
+    is_range = colon and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)
+    if text and not is_range:
+        raise ConfigError(
+            f"{name} must be two steps, the first and the last, as in 20:24; got {shown(text)}"
+        )
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """A trace of some steps, for XProf or TensorBoard, in the run's folder `profile`."""
+
+    steps: Annotated[str, _steps] = ""  # first:last, both included; empty: no trace
+
+    def __post_init__(self):
+        fields.check(self, "profile")
 
 
 @dataclass(frozen=True, kw_only=True)

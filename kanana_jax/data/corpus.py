@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kanana_jax.config import DataConfig
-from kanana_jax.data import files, sources, split, store, tokenizer, utf8
+from kanana_jax.data import sources, split, store, tokenizer, wanted_tokenizer
 from kanana_jax.data.errors import DataError, StoreError
 
 
@@ -78,7 +78,7 @@ def read_text(
     report: Callable[[str], None] = lambda line: None,
 ) -> Text:
     """`open_corpus` in two steps, of which the first writes nothing."""
-    wanted = _wanted_tokenizer(cfg)
+    wanted = wanted_tokenizer.wanted_tokenizer(cfg)
     opened = sources.open_sources(cfg)
     rules = [split.split_rule(source, cfg.heldout_fraction) for source in opened]
     pieces = lambda: split.split_sources(opened, rules)  # noqa: E731
@@ -87,9 +87,9 @@ def read_text(
     for source in opened:
         if source.skipped.count:
             report(f"{source.name}: {source.skipped.describe()}")
-    path = pathlib.Path(cache_dir) / f"tokens-{_digest(store.FORMAT, text, wanted[0])}"
+    path = pathlib.Path(cache_dir) / f"tokens-{_digest(store.FORMAT, text, wanted.identity)}"
     cached = _open_cached(path, report)
-    used = cached.tokenizer if cached else wanted[1](_train_texts(pieces()))
+    used = cached.tokenizer if cached else wanted.make(_train_texts(pieces()))
     _check_length(cfg, opened, pieces(), used)
 
     def open_tokens() -> Corpus:
@@ -104,36 +104,6 @@ def read_text(
         )
 
     return Text(tokenizer=used, digest=_digest(text, used.digest), open=open_tokens)
-
-
-_MakeTokenizer = Callable[[Iterable[bytes]], tokenizer.Tokenizer]
-
-
-def _wanted_tokenizer(cfg: DataConfig) -> tuple[str, _MakeTokenizer]:
-    """What identifies the tokenizer before it exists, and how to make it from the train text."""
-    if cfg.tokenizer == "bytes":
-        return "bytes", lambda texts: tokenizer.byte_tokenizer()
-    if cfg.tokenizer == "bpe":
-        size = cfg.bpe_vocab_size
-        return f"bpe-{size}", lambda texts: tokenizer.train_bpe(texts, size)
-    loaded = _published_tokenizer(cfg.tokenizer)
-    return loaded.digest, lambda texts: loaded
-
-
-def _published_tokenizer(path: str) -> tokenizer.Tokenizer:
-    try:
-        file, *others = files.find(path)
-        if others:
-            raise DataError(f"it names {1 + len(others)} files.")
-        with file.open() as opened:
-            content = utf8.decode(opened.read(), path)
-    except DataError as error:
-        raise DataError(
-            f'data.tokenizer: expected "bytes", "bpe" or the path of a tokenizer.json, '
-            f"got {path!r}, which cannot be read: {error}"
-        ) from error
-    beside = {name: file.beside(name) for name in tokenizer.BESIDE}
-    return tokenizer.from_json(content, path, **tokenizer.special_tokens(beside))
 
 
 def _train_texts(pieces: Iterable[tuple[int, split.Piece]]) -> Iterator[bytes]:

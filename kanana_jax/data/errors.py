@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 
+from kanana_jax.errors import UserError
+
 _LONGEST = 800  # characters of a message
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Text or a token store that cannot be used: one line that says expected, got, do."""
 
     def __init__(self, message: str):

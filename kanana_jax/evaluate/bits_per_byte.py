@@ -16,11 +16,12 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kanana_jax import config, generate
+from kanana_jax import config, errors, generate
 from kanana_jax.data import sources
 from kanana_jax.evaluate import scoring
 from kanana_jax.generate import command
 
+_PROGRAM = "kanana_jax.evaluate.bits_per_byte"
 # Pairs sorted and scored together, for each row: more waste less padding and take more memory.
 _PAIRS_PER_ROW = 16
 
@@ -62,7 +63,7 @@ def _score(scorer: scoring.Scorer, pairs: list[scoring.Pair]) -> Total:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
-    with command.refusing():
+    with errors.reported(_PROGRAM):
         _measure_all(arguments)
 
 
@@ -93,7 +94,7 @@ def _show(name: str, total: Total) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.model_parser("kanana_jax.evaluate.bits_per_byte")
+    parser = command.model_parser(_PROGRAM)
     parser.add_argument("--path", action="append", required=True, help="a source; may be repeated")
     parser.add_argument("--text-field", default="text", help="of JSON, Parquet and Arrow")
     parser.add_argument("--max-bytes", type=int, default=0, help="of each source; 0: all")

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.generate import decoder
+from kanana_jax.generate.engine import RequestError
 from kanana_jax.generate.load import Loaded
 
 
@@ -39,12 +41,12 @@ class Scorer:
     def score(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Score]]:
         """(place in `pairs`, its score), as they are found: long ones first.
 
-        A context that is too long loses its beginning. ValueError when a continuation is longer
-        than `length` or a part is empty.
+        A context that is too long loses its beginning. RequestError when a continuation is
+        longer than `length` or a part is empty.
         """
         for pair in pairs:
             if not len(pair.context) or not 0 < len(pair.continuation) <= self.length:
-                raise ValueError(
+                raise RequestError(
                     f"expected a context and a continuation of 1 to {self.length} tokens, got "
                     f"{len(pair.context)} and {len(pair.continuation)}; cut longer text"
                 )
@@ -107,11 +109,14 @@ def windows(ids: Sequence[int], prefix: int, length: int) -> list[Pair]:
 
 
 def prefix_id(loaded: Loaded) -> int:
-    """What a text without context is scored after: bos, else eos. ValueError where both lack."""
+    """What a text without context is scored after: bos, else eos.
+
+    Raises CheckpointError where a checkpoint names neither.
+    """
     for token in (loaded.tokenizer.bos_id, loaded.tokenizer.eos_id):
         if token is not None:
             return token
-    raise ValueError(
+    raise CheckpointError(
         f"{loaded.directory} names no token that a text can begin after; add bos_token to "
         "tokenizer_config.json"
     )

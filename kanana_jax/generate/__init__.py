@@ -4,8 +4,17 @@ from kanana_jax import extras
 
 with extras.needed("train"):
     from kanana_jax.generate.chat import ChatError
-    from kanana_jax.generate.engine import Engine, Piece, Request
+    from kanana_jax.generate.engine import Engine, Piece, Request, RequestError
     from kanana_jax.generate.load import Loaded, load
     from kanana_jax.generate.sampling import Sampling
 
-__all__ = ["ChatError", "Engine", "Loaded", "Piece", "Request", "Sampling", "load"]
+__all__ = [
+    "ChatError",
+    "Engine",
+    "Loaded",
+    "Piece",
+    "Request",
+    "RequestError",
+    "Sampling",
+    "load",
+]

@@ -7,16 +7,17 @@ the folder or a setting cannot be used.
 
 import argparse
 
-from kanana_jax import generate
+from kanana_jax import config, errors, generate
 from kanana_jax.generate import command
 
+_PROGRAM = "kanana_jax.generate"
 # Cache lengths of few kinds compile less, and kernels like them even.
 _LENGTH_STEP = 128
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
-    with command.refusing():
+    with errors.reported(_PROGRAM):
         _generate(arguments)
 
 
@@ -29,7 +30,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     if arguments.system is not None and not arguments.chat:
-        raise ValueError("--system is part of a conversation; give --chat too")
+        raise config.ConfigError("--system is part of a conversation; give --chat too")
     loaded = command.load(arguments)
     requests = [
         generate.Request(
@@ -70,7 +71,7 @@ def _show(engine: generate.Engine, requests: list[generate.Request]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.model_parser("kanana_jax.generate")
+    parser = command.model_parser(_PROGRAM)
     parser.add_argument("--prompt", action="append", required=True, help="may be repeated")
     parser.add_argument("--chat", action="store_true", help="prompts are a user's messages")
     parser.add_argument("--system", help="the system's message of a chat")

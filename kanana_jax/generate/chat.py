@@ -22,6 +22,7 @@ import jinja2.sandbox
 
 from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.checkpoint.errors import first_line, shown
+from kanana_jax.errors import UserError
 from kanana_jax.generate import special_tokens
 from kanana_jax.weights import hf_files
 
@@ -31,7 +32,7 @@ _OLD_NAME = "chat_template.json"
 _MORE_NAME = "additional_chat_templates"
 
 
-class ChatError(ValueError):
+class ChatError(UserError, ValueError):
     """A conversation that cannot be rendered; the message is one line."""
 
 

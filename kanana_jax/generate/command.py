@@ -1,20 +1,15 @@
-"""What the commands of this package share: which model they load, and how a useless one ends."""
+"""What the commands that load a model share: its flags, and how it is loaded."""
 
 import argparse
-import contextlib
-import sys
-from collections.abc import Iterator
 
 from absl import logging
 
-from kanana_jax import config, generate, parallel
-from kanana_jax.checkpoint import CheckpointError
-from kanana_jax.data import DataError
+from kanana_jax import generate, parallel
 
 
-def model_parser(module: str) -> argparse.ArgumentParser:
+def model_parser(program: str) -> argparse.ArgumentParser:
     """A parser that knows the model of `load`."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", allow_abbrev=False)
     parser.add_argument("--checkpoint", required=True, help="a model's folder")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the model's")
     parser.add_argument(
@@ -25,18 +20,8 @@ def model_parser(module: str) -> argparse.ArgumentParser:
 
 def load(arguments: argparse.Namespace) -> generate.Loaded:
     """The model that the arguments name; raises what `generate.load` does."""
+    logging.set_verbosity(logging.ERROR)  # only our own lines are for the user
     parallel.expect_devices()
     return generate.load(
         arguments.checkpoint, arguments.dtype, tensor_parallel=arguments.tensor_parallel
     )
-
-
-@contextlib.contextmanager
-def refusing() -> Iterator[None]:
-    """Inside, a folder or a setting that cannot be used ends the process: one line, exit code 2."""
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    except (CheckpointError, config.ConfigError, DataError, ValueError) as error:
-        print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(2)

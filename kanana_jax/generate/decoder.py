@@ -66,10 +66,10 @@ def on_mesh(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raises ValueError unless all are positive."""
+    """Raises ConfigError unless all are positive."""
     for name, number in sizes.items():
         if number < 1:
-            raise ValueError(f"{name} must be positive, got {number}")
+            raise config.ConfigError(f"{name} must be positive, got {number}")
 
 
 def padded_chunk(num_tokens: int, chunk: int) -> int:
@@ -107,13 +107,13 @@ def forward(
     for index, (layer, cache_BTJ) in enumerate(zip(weights.layers, cache, strict=True)):
         block = absorbed.bind(cfg, execution, layer.block, is_moe=index >= cfg.num_dense_layers)
         attend = functools.partial(
-            block.attention.over_cache,
+            block.attention,
             rotation=rotation,
             positions_BS=positions_BS,
             cache=cache_BTJ,
             row_B=row_B,
         )
-        x_BSD, (cache_BTJ, stats) = block.around(attend, x_BSD, layer.bias_E, is_token_BS)
+        x_BSD, (cache_BTJ, stats) = block.with_attention(attend, x_BSD, layer.bias_E, is_token_BS)
         written.append(cache_BTJ)
         if stats is not None:
             loads.append(stats.load_E)

@@ -14,8 +14,13 @@ import numpy as np
 from jaxtyping import Array
 
 from kanana_jax import config
+from kanana_jax.errors import UserError
 from kanana_jax.generate import decoder, sampling, text
 from kanana_jax.generate.sampling import Sampling
+
+
+class RequestError(UserError, ValueError):
+    """A request that can never be served, with the settings that there are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,16 +100,16 @@ class Engine:
         return not self._waiting and not any(self._rows)
 
     def check(self, request: Request) -> None:
-        """Raises ValueError when a request can never be served; any thread may ask."""
+        """Raises RequestError when a request can never be served; any thread may ask."""
         room = self.length - len(request.prompt)
         if not len(request.prompt) > 0 or not 0 < request.max_tokens <= room:
-            raise ValueError(
+            raise RequestError(
                 f"prompt and max_tokens must be positive and fit in {self.length} positions, got "
                 f"{len(request.prompt)} and {request.max_tokens}; shorten them or raise the length"
             )
         ids = np.asarray(request.prompt)
         if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self._cfg.vocab_size:
-            raise ValueError(f"token ids must lie in [0, {self._cfg.vocab_size})")
+            raise RequestError(f"token ids must lie in [0, {self._cfg.vocab_size})")
 
     def submit(self, request: Request) -> int:
         """Queues a request, and returns its number; raises as `check` does."""

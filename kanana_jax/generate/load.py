@@ -77,9 +77,8 @@ def load(
     directory = paths.local(directory, "--checkpoint")
     opened = source.open_source(directory)
     cfg = opened.cfg
-    execution = config.ExecutionConfig(compute_dtype=opened.compute_dtype)
-    if compute_dtype is not None:
-        execution = config.edit(execution, [f"compute_dtype={compute_dtype}"])
+    dtype = opened.compute_dtype if compute_dtype is None else compute_dtype
+    execution = config.edit(config.ExecutionConfig(), [f"compute_dtype={dtype}"])
     used = _tokenizer(directory, cfg, is_described=bool(opened.extra))
     special = special_tokens.read(directory, opened.extra, used, cfg.vocab_size)
     used = dataclasses.replace(

@@ -8,6 +8,7 @@ choices between things that do not arise, such as calling tools in parallel wher
 from collections.abc import Mapping
 from typing import Any
 
+from kanana_jax.config import ConfigError
 from kanana_jax.generate.sampling import Sampling
 
 Table = Mapping[str, tuple[Any, ...] | type]
@@ -117,7 +118,7 @@ def _is_same(value: Any, other: Any) -> bool:
 def to_sampling(options: Mapping[str, Any], *, place: int) -> Sampling:
     """The sampling of settings with transformers' names, for the prompt at `place` of several.
 
-    Raises ValueError for what would do nothing here.
+    Raises ConfigError for what would do nothing here.
     """
     left = {name: value for name, value in options.items() if value is not None}
     is_sampled = left.pop("do_sample", True)
@@ -129,7 +130,7 @@ def to_sampling(options: Mapping[str, Any], *, place: int) -> Sampling:
     other = find_other(left, GENERATION)
     if other is not None:
         name, expected = other
-        raise ValueError(
+        raise ConfigError(
             f"generation setting {name} = {left[name]!r} is not supported: expected "
             f"{expected or 'nothing'}; leave it out"
         )

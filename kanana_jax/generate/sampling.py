@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from kanana_jax.config import ConfigError
+
 NUM_SEEDS = 2**31
 
 
@@ -43,7 +45,7 @@ class Sampling:
             ("seed", _is_whole(self.seed) and 0 <= self.seed < NUM_SEEDS, "in [0, 2^31)"),
         ):
             if not is_good:
-                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+                raise ConfigError(f"{name} must be {expected}, got {getattr(self, name)}")
 
     def at_place(self, place: int) -> "Sampling":
         """The same with another seed, so that equal prompts at several places get other texts."""

@@ -25,10 +25,10 @@ class TextStream:
         """The text that `token` makes safe to show; sets `is_stopped` at a stop string."""
         self._window.append(token)
         self._held += self._read()
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        if found:
+        starts = [start for stop in self._stop if (start := self._held.find(stop)) >= 0]
+        if starts:
             self.is_stopped = True
-            return self._show(min(found))
+            return self._show(min(starts))
         return self._show(len(self._held) - self._num_held_back())
 
     def finish(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kanana_jax import config, data, model
 from kanana_jax.batch import Batch
-from kanana_jax.jobs import curves, heldout, training
+from kanana_jax.jobs import heldout, training
 from kanana_jax.objectives import NextToken
 from kanana_jax.train import fit
 
@@ -55,7 +55,6 @@ JOB = training.Job(
     read=data.read_text,
     source=_source,
     evaluators=_evaluators,
-    curves=curves.TRAINING,
 )
 
 

@@ -181,7 +181,7 @@ def of(job: training.Job, write_report: WriteReport | None = None) -> Callable[[
     """run(sweep, workdir) of comparisons of `job`; `write_report` judges the finished runs."""
 
     def write(runs, about, path):
-        return comparison.write(runs, about, path, curves=job.curves)
+        return comparison.write(runs, about, path, curves=job.pictures)
 
     def run(sweep: Sweep, workdir: Path) -> None:
         everything = json.loads(config.to_json(sweep))

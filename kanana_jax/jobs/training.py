@@ -16,12 +16,13 @@ import jax
 from kanana_jax import checkpoint, config, model, parallel
 from kanana_jax.checkpoint import owner
 from kanana_jax.data import Tokenizer
-from kanana_jax.jobs import compiling, initial, outcome
+from kanana_jax.jobs import compiling, curves, initial, outcome
 from kanana_jax.objectives import Objective
 from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress, results, single
 from kanana_jax.report.canvas import Picture
-from kanana_jax.train import fit, state
+from kanana_jax.report.tables import Column
+from kanana_jax.train import fit
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import (
     Run,
@@ -67,6 +68,7 @@ class Built(NamedTuple):
     mesh: jax.sharding.Mesh
     steps: step_lib.Steps
     rows: list[int]  # those of a batch that this process loads
+    frozen: Mapping[str, model.Weights] = {}
 
     def place(self, batch: Any, batch_size: int) -> Any:
         return parallel.shard_batch(self.mesh, batch, batch_size)
@@ -79,10 +81,12 @@ class Job(NamedTuple):
     read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
     source: Callable[[Any, Any, Built], fit.Source]
     evaluators: Callable[[Any, Any, Built], Sequence[fit.Evaluator]]
-    curves: tuple[Picture, ...]
-    # Weights that are not trained, by name; `start` gives those before the first step.
+    pictures: tuple[Picture, ...] = curves.TRAINING
+    columns: tuple[Column, ...] = curves.COLUMNS  # of the table of a single run
+    headline: Callable[[results.Run], str] = curves.headline
+    # Weights that are not trained, by name; its second argument gives those before the first step.
     frozen: Callable[[Any, Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
-        lambda cfg, start: {}
+        lambda cfg, first_weights: {}
     )
 
 
@@ -107,7 +111,10 @@ def run(job: Job, cfg: config.TrainingConfig, workdir: Path) -> None:
     """
 
     def write_report(runs, about, path):
-        return single.write_run_report(runs[0], about, path, curves=job.curves)
+        (only,) = runs
+        return single.write_run_report(
+            only, about, path, curves=job.pictures, headline=job.headline(only), columns=job.columns
+        )
 
     run_all(job, Plan(cfg, {}, [Run({}, cfg, workdir / "run")], write_report), workdir)
 
@@ -316,11 +323,12 @@ def _train_one(
 ) -> fit.Outcome:
     """Raises Stopped, with all saved, where a signal asked for it."""
 
-    def start() -> state.TrainState:
+    def first_weights() -> model.Weights:
         if not cfg.train.init_from:
-            return built.steps.init(cfg.train.seed)
-        return built.steps.start(initial.restore(cfg.train.init_from, built.steps.like.weights))
+            return built.steps.weights(cfg.train.seed)
+        return initial.restore(cfg.train.init_from, built.steps.like.weights)
 
+    built = built._replace(frozen=job.frozen(cfg, first_weights))
     ended = fit.fit(
         folder,
         fit.Run(
@@ -328,12 +336,12 @@ def _train_one(
             mesh=built.mesh,
             source=job.source(cfg, corpus, built),
             evaluators=job.evaluators(cfg, corpus, built),
-            start=start,
+            start=lambda: built.steps.start(first_weights()),
             train=cfg.train,
             guard=cfg.guard,
             lr=cfg.optimizer.lr,
             batch_size=cfg.data.batch_size,
-            frozen=job.frozen(cfg, lambda: start().weights),
+            frozen=built.frozen,
         ),
     )
     if ended.status == "stopped":

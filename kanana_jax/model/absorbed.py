@@ -20,22 +20,23 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import layers, mla, rope, transformer
+from kanana_jax.model import layers, mla, rope, transformer, xla_hints
 from kanana_jax.model.describe import ParamSpec, describe
 
 Params = dict[str, Any]
 
 
-class AbsorbedAttention(mla.LatentAttention):
-    """`LatentAttention` with wkv_b as two stacks of matrices, one matrix per head."""
+class AbsorbedAttention(mla.Projections):
+    """Attention over cached latents: W_uk and W_uv as two stacks, one matrix per head."""
 
     def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs):
         super().__init__(cfg, execution, rngs=rngs)
-        key_HNC, value_HCU = _split(cfg, self.wkv_b[...])
-        self.w_key, self.w_value = nnx.Param(key_HNC), nnx.Param(value_HCU)
-        del self.wkv_b
+        heads, latent, value_dim = cfg.num_heads, cfg.kv_lora_rank, cfg.v_head_dim
+        self.w_key = layers.normal(rngs, cfg, heads, cfg.qk_nope_head_dim, latent)
+        self.w_value = layers.normal(rngs, cfg, heads, latent, value_dim)
+        self.wo = layers.normal(rngs, cfg, heads, value_dim, cfg.hidden_size)
 
-    def over_cache(
+    def __call__(
         self,
         x_BSD: Float[Array, "B S D"],
         rotation: rope.Rotation,
@@ -50,78 +51,69 @@ class AbsorbedAttention(mla.LatentAttention):
         """
         cfg, dtype = self.cfg, x_BSD.dtype
         nope, latent = cfg.qk_nope_head_dim, cfg.kv_lora_rank
-        new_BSJ = layers.in_two_rows(
+        new_BSJ = xla_hints.pad_single_row(
             lambda x: jnp.concatenate(self.latents(x, rotation), axis=-1), x_BSD
         )
         to_B = jnp.arange(x_BSD.shape[0]) if row_B is None else row_B
         cache = cache.at[to_B[:, None], positions_BS].set(new_BSJ, unique_indices=True)
         cached_BTJ = cache if row_B is None else cache[row_B]
 
-        q_BSHK = layers.in_two_rows(lambda x: self.queries(x, rotation), x_BSD)
+        q_BSHK = xla_hints.pad_single_row(lambda x: self.queries(x, rotation), x_BSD)
         w_key_HNC = self.w_key[...].astype(dtype)
         q_latent_BSHC = jnp.einsum("BSHN,HNC->BSHC", q_BSHK[..., :nope], w_key_HNC)
-        is_one_token = x_BSD.shape[:2] == (1, 1)
-        if is_one_token:
-            # A kernel of its own: fused with what follows XLA:GPU reads W_uk at half the speed.
-            q_latent_BSHC = jax.lax.optimization_barrier(q_latent_BSHC)
+        q_latent_BSHC = xla_hints.own_kernel(q_latent_BSHC)
         q_BSHJ = jnp.concatenate([q_latent_BSHC, q_BSHK[..., nope:]], axis=-1)
         score_BHST = jnp.einsum(
             "BSHJ,BTJ->BHST", q_BSHJ, cached_BTJ, preferred_element_type=jnp.float32
         )
-        if is_one_token:
-            # As they are: XLA:GPU prefers them transposed, where a softmax takes five kernels.
-            score_BHST = jax.lax.optimization_barrier(score_BHST)
+        score_BHST = xla_hints.keep_score_layout(score_BHST)
         is_seen_BST = jnp.arange(cached_BTJ.shape[1]) <= positions_BS[..., None]
         score_BHST = jnp.where(is_seen_BST[:, None], score_BHST * rope.softmax_scale(cfg), -jnp.inf)
         weight_BHST = jax.nn.softmax(score_BHST, axis=-1).astype(dtype)
-        # With the rotary columns, which are dropped after: a slice of the cache would be a copy.
-        seen_BSHJ = jnp.einsum("BHST,BTJ->BSHJ", weight_BHST, cached_BTJ)
-        w_value_HCU = self.w_value[...].astype(dtype)
-        out_BSHU = jnp.einsum("BSHC,HCU->BSHU", seen_BSHJ[..., :latent], w_value_HCU)
+        mean_BSHC = xla_hints.weighted_latents(weight_BHST, cached_BTJ, latent)
+        out_BSHU = jnp.einsum("BSHC,HCU->BSHU", mean_BSHC, self.w_value[...].astype(dtype))
         wo_HUD = self.wo[...].astype(dtype)
-        out_BSD = layers.in_two_rows(lambda x: jnp.einsum("BSHU,HUD->BSD", x, wo_HUD), out_BSHU)
+        out_BSD = xla_hints.pad_single_row(
+            lambda x: jnp.einsum("BSHU,HUD->BSD", x, wo_HUD), out_BSHU
+        )
         return out_BSD, cache
 
 
-class CachedBlock(transformer.Block):
-    """A block whose attention is `AbsorbedAttention`."""
-
-    def __init__(
-        self, cfg: ModelConfig, execution: ExecutionConfig, *, is_moe: bool, rngs: nnx.Rngs
-    ):
-        super().__init__(cfg, execution, is_moe=is_moe, rngs=rngs)
-        self.attention = AbsorbedAttention(cfg, execution, rngs=rngs)
-
-
 def absorb(cfg: ModelConfig, params: Params) -> Params:
-    """Parameters of a `CachedBlock` from those of one layer, arrays of numpy or jax."""
-    attention = dict(params["attention"])
-    attention["w_key"], attention["w_value"] = _split(cfg, attention.pop("wkv_b"))
-    return params | {"attention": attention}
+    """Parameters of a decoding block from those of one layer, arrays of numpy or jax."""
+    nope, wkv_b_CHM = cfg.qk_nope_head_dim, params["attention"]["wkv_b"]
+    return _with_absorbed(
+        params,
+        w_key=wkv_b_CHM[..., :nope].transpose(1, 2, 0),
+        w_value=wkv_b_CHM[..., nope:].transpose(1, 0, 2),
+    )
+
+
+def _with_absorbed(layer: Params, **absorbed: Any) -> Params:
+    """A tree of one layer with these leaves in the place of wkv_b."""
+    kept = {name: leaf for name, leaf in layer["attention"].items() if name != "wkv_b"}
+    return layer | {"attention": kept | absorbed}
 
 
 def describe_layer(cfg: ModelConfig, *, is_moe: bool) -> Params:
-    """A ParamSpec for each parameter of a `CachedBlock`; axes and roles hold, matrices do not."""
+    """A ParamSpec for each parameter of a decoding block: its role and axes, no matrices."""
     stack = describe(cfg)["moe_layers" if is_moe else "dense_layers"]
     layer = jax.tree.map(
         lambda spec: ParamSpec(role=spec.role, logical_axes=spec.logical_axes[1:]),
         stack,
         is_leaf=lambda x: isinstance(x, ParamSpec),
     )
-    attention = dict(layer["attention"])
-    del attention["wkv_b"]
-    for name, axes in (
-        ("w_key", ("heads", "head_dim", "kv_lora")),
-        ("w_value", ("heads", "kv_lora", "head_dim")),
-    ):
-        attention[name] = ParamSpec(role="matrix", logical_axes=axes)
-    return layer | {"attention": attention}
+    return _with_absorbed(
+        layer,
+        w_key=ParamSpec(role="matrix", logical_axes=("heads", "head_dim", "kv_lora")),
+        w_value=ParamSpec(role="matrix", logical_axes=("heads", "kv_lora", "head_dim")),
+    )
 
 
 def bind(
     cfg: ModelConfig, execution: ExecutionConfig, params: Params, *, is_moe: bool
-) -> CachedBlock:
-    """The block that holds `params`, arrays or tracers."""
+) -> transformer.Block:
+    """The block that holds `params`, arrays or tracers; its attention is `AbsorbedAttention`."""
     graph, abstract = _skeleton(cfg, execution, is_moe)
     expected, got = jax.tree.structure(nnx.to_pure_dict(abstract)), jax.tree.structure(params)
     if expected != got:
@@ -134,15 +126,14 @@ def bind(
 
 @functools.lru_cache(maxsize=64)
 def _skeleton(cfg: ModelConfig, execution: ExecutionConfig, is_moe: bool):
-    make = lambda: CachedBlock(cfg, execution, is_moe=is_moe, rngs=nnx.Rngs(0))  # noqa: E731
+    def make():
+        rngs = nnx.Rngs(0)
+        attention = AbsorbedAttention(cfg, execution, rngs=rngs)
+        return transformer.Block(cfg, execution, attention, is_moe=is_moe, rngs=rngs)
+
     return nnx.split(jax.eval_shape(make))
 
 
 def shapes(cfg: ModelConfig, *, is_moe: bool) -> Params:
-    """Shapes of a `CachedBlock`'s parameters, float32."""
+    """Shapes of a decoding block's parameters, float32."""
     return nnx.to_pure_dict(_skeleton(cfg, ExecutionConfig(), is_moe)[1])
-
-
-def _split(cfg: ModelConfig, wkv_b_CHM: Any) -> tuple[Any, Any]:
-    nope = cfg.qk_nope_head_dim
-    return wkv_b_CHM[..., :nope].transpose(1, 2, 0), wkv_b_CHM[..., nope:].transpose(1, 0, 2)

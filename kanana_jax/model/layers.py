@@ -9,14 +9,13 @@ extra scale on the residual outputs, which is how Hugging Face initialises this 
 Letters: B batch, S sequence, D hidden, I width of the MLP, G gate or up (2).
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from kanana_jax.config import ExecutionConfig, ModelConfig
+from kanana_jax.model import xla_hints
 
 
 def normal(rngs: nnx.Rngs, cfg: ModelConfig, *shape: int) -> nnx.Param:
@@ -41,16 +40,6 @@ def rms_norm(
     return (wide * inverse_rms * gain_D).astype(x.dtype)
 
 
-def in_two_rows(fn: Callable[[Array], Array], x: Float[Array, "B S *axes"]) -> Array:
-    """fn(x), of a function that treats each row alone; one token gets a row of zeros beside it.
-
-    XLA:GPU makes of a product with one row a sum of products, which it writes to memory.
-    """
-    if x.shape[:2] != (1, 1):
-        return fn(x)
-    return fn(jnp.concatenate([x, jnp.zeros_like(x)]))[:1]
-
-
 class SwiGLU(nnx.Module):
     """The dense layers' MLP, and the shared experts as one MLP of their summed width."""
 
@@ -61,7 +50,5 @@ class SwiGLU(nnx.Module):
     def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         w_GID = self.w_gate_up[...].astype(x_BSD.dtype)
         w_down_ID = self.w_down[...].astype(x_BSD.dtype)
-        # One product: of two XLA:GPU would copy the halves of the weight in a loop.
-        h_BSGI = jnp.einsum("BSD,GID->BSGI", x_BSD, w_GID)
-        act_BSI = jax.nn.silu(h_BSGI[:, :, 0]) * h_BSGI[:, :, 1]
-        return jnp.einsum("BSI,ID->BSD", act_BSI, w_down_ID)
+        gate_BSI, up_BSI = xla_hints.joint_product(x_BSD, w_GID)
+        return jnp.einsum("BSI,ID->BSD", jax.nn.silu(gate_BSI) * up_BSI, w_down_ID)

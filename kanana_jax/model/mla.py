@@ -15,14 +15,16 @@ from jaxtyping import Array, Float, Int
 
 import pallas_kernels
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import layers, rope
+from kanana_jax.model import layers, rope, xla_hints
 from kanana_jax.parallel import local
 
 # The family's published code builds the latent norms with this default, whatever rms_norm_eps is.
 LATENT_NORM_EPS = 1e-6
 
 
-class LatentAttention(nnx.Module):
+class Projections(nnx.Module):
+    """What attention reads: queries of each head, one latent and one rotary key for all heads."""
+
     def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs):
         self.cfg, self.execution = cfg, execution
         hidden, heads, latent = cfg.hidden_size, cfg.num_heads, cfg.kv_lora_rank
@@ -34,9 +36,45 @@ class LatentAttention(nnx.Module):
             self.wq_b = layers.normal(rngs, cfg, cfg.q_lora_rank, heads, cfg.qk_head_dim)
         self.wkv_a = layers.normal(rngs, cfg, hidden, latent + cfg.qk_rope_head_dim)
         self.kv_norm = layers.norm_gamma(cfg, latent)
+
+    def queries(
+        self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
+    ) -> Float[Array, "B S H K"]:
+        dtype, nope = x_BSD.dtype, self.cfg.qk_nope_head_dim
+        if self.cfg.q_lora_rank is None:
+            q_BSHK = jnp.einsum("BSD,DHK->BSHK", x_BSD, self.wq[...].astype(dtype))
+        else:
+            c_BSQ = jnp.einsum("BSD,DQ->BSQ", x_BSD, self.wq_a[...].astype(dtype))
+            c_BSQ = self._latent_norm(c_BSQ, self.q_norm)
+            q_BSHK = jnp.einsum("BSQ,QHK->BSHK", c_BSQ, self.wq_b[...].astype(dtype))
+        q_BSHK = local.constrain(q_BSHK, ("batch", "sequence", "heads", "head_dim"))
+        q_rope_BSHR = rope.rotate(q_BSHK[..., nope:], rotation)
+        return jnp.concatenate([q_BSHK[..., :nope], q_rope_BSHR], axis=-1)
+
+    def latents(
+        self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
+    ) -> tuple[Float[Array, "B S C"], Float[Array, "B S R"]]:
+        """What all heads share, and all that decoding has to remember: latent and rotary key."""
+        latent = self.cfg.kv_lora_rank
+        kv_a = jnp.einsum("BSD,DC->BSC", x_BSD, self.wkv_a[...].astype(x_BSD.dtype))
+        kv_a = local.constrain(kv_a, ("batch", "sequence", "whole"))
+        c_BSC = self._latent_norm(kv_a[..., :latent], self.kv_norm)
+        return c_BSC, rope.rotate(kv_a[..., None, latent:], rotation)[:, :, 0]
+
+    def _latent_norm(self, x: Array, gamma: nnx.Param) -> Array:
+        return layers.rms_norm(
+            x, gamma[...], LATENT_NORM_EPS, zero_centered=self.cfg.zero_centered_gamma
+        )
+
+
+class LatentAttention(Projections):
+    """Attention of whole sequences, over keys and values of every head."""
+
+    def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs):
+        super().__init__(cfg, execution, rngs=rngs)
         kv_dim = cfg.qk_nope_head_dim + cfg.v_head_dim
-        self.wkv_b = layers.normal(rngs, cfg, latent, heads, kv_dim)
-        self.wo = layers.normal(rngs, cfg, heads, cfg.v_head_dim, hidden)
+        self.wkv_b = layers.normal(rngs, cfg, cfg.kv_lora_rank, cfg.num_heads, kv_dim)
+        self.wo = layers.normal(rngs, cfg, cfg.num_heads, cfg.v_head_dim, cfg.hidden_size)
 
     def __call__(
         self,
@@ -99,30 +137,6 @@ class LatentAttention(nnx.Module):
         )
         return out_BSHU, local.largest(max_logits_BH, "context")
 
-    def queries(
-        self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
-    ) -> Float[Array, "B S H K"]:
-        dtype, nope = x_BSD.dtype, self.cfg.qk_nope_head_dim
-        if self.cfg.q_lora_rank is None:
-            q_BSHK = jnp.einsum("BSD,DHK->BSHK", x_BSD, self.wq[...].astype(dtype))
-        else:
-            c_BSQ = jnp.einsum("BSD,DQ->BSQ", x_BSD, self.wq_a[...].astype(dtype))
-            c_BSQ = self._latent_norm(c_BSQ, self.q_norm)
-            q_BSHK = jnp.einsum("BSQ,QHK->BSHK", c_BSQ, self.wq_b[...].astype(dtype))
-        q_BSHK = local.constrain(q_BSHK, ("batch", "sequence", "heads", "head_dim"))
-        q_rope_BSHR = rope.rotate(q_BSHK[..., nope:], rotation)
-        return jnp.concatenate([q_BSHK[..., :nope], q_rope_BSHR], axis=-1)
-
-    def latents(
-        self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
-    ) -> tuple[Float[Array, "B S C"], Float[Array, "B S R"]]:
-        """What all heads share, and all that decoding has to remember: latent and rotary key."""
-        latent = self.cfg.kv_lora_rank
-        kv_a = jnp.einsum("BSD,DC->BSC", x_BSD, self.wkv_a[...].astype(x_BSD.dtype))
-        kv_a = local.constrain(kv_a, ("batch", "sequence", "whole"))
-        c_BSC = self._latent_norm(kv_a[..., :latent], self.kv_norm)
-        return c_BSC, rope.rotate(kv_a[..., None, latent:], rotation)[:, :, 0]
-
     def keys_and_values(
         self,
         c_BSC: Float[Array, "B S C"],
@@ -130,16 +144,7 @@ class LatentAttention(nnx.Module):
         wkv_b_CHM: Float[Array, "C H M"],
     ) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H U"]]:
         nope = self.cfg.qk_nope_head_dim
-        # Two products: of one XLA would copy the values out, and put both gradients into one array.
-        k_nope_BSHN, v_BSHU = (
-            jnp.einsum("BSC,CHM->BSHM", c_BSC, part_CHM)
-            for part_CHM in (wkv_b_CHM[..., :nope], wkv_b_CHM[..., nope:])
-        )
+        k_nope_BSHN, v_BSHU = xla_hints.separate_products(c_BSC, wkv_b_CHM, nope)
         shape_BSHR = (*k_nope_BSHN.shape[:3], self.cfg.qk_rope_head_dim)
         k_rope_BSHR = jnp.broadcast_to(k_rope_BSR[:, :, None], shape_BSHR)
         return jnp.concatenate([k_nope_BSHN, k_rope_BSHR], axis=-1), v_BSHU
-
-    def _latent_norm(self, x: Array, gamma: nnx.Param) -> Array:
-        return layers.rms_norm(
-            x, gamma[...], LATENT_NORM_EPS, zero_centered=self.cfg.zero_centered_gamma
-        )

@@ -15,7 +15,6 @@ F width of an expert, g groups, m members of a group.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -25,11 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 import pallas_kernels
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import exact, exchange, layers
+from kanana_jax.model import exchange, layers, xla_hints
 from kanana_jax.parallel import local
-
-# Of fewer, as in decoding, the router's product is done before its weights are taken apart.
-_MANY_TOKENS = 256
 
 
 class RoutingStats(NamedTuple):
@@ -53,7 +49,7 @@ class MoE(nnx.Module):
         bias_E: Float[Array, "E"],
         is_token_BS: Bool[Array, "B S"],
     ) -> tuple[Float[Array, "B S D"], RoutingStats]:
-        score_BSE = layers.in_two_rows(lambda x: router_scores(x, self.router[...]), x_BSD)
+        score_BSE = xla_hints.pad_single_row(lambda x: router_scores(x, self.router[...]), x_BSD)
         dtype, top_k = x_BSD.dtype, self.cfg.num_experts_per_token
         tokens = ("batch", "sequence", "whole")
         expert_BSK, weight_BSK = local.on_parts(
@@ -81,7 +77,7 @@ class MoE(nnx.Module):
             tokens,
         )
         if self.cfg.num_shared_experts:
-            out_BSD += layers.in_two_rows(self.shared, x_BSD)
+            out_BSD += xla_hints.pad_single_row(self.shared, x_BSD)
         load_E = _count(expert_BSK, is_token_BS, self.cfg.num_experts).sum(axis=0)
         return out_BSD, RoutingStats(load_E, balance_loss(score_BSE, is_token_BS, top_k))
 
@@ -154,13 +150,7 @@ def router_scores(
     x_BSD: Float[Array, "B S D"], router_DE: Float[Array, "D E"]
 ) -> Float[Array, "B S E"]:
     # Full float32: near-ties decide which expert a token visits.
-    if x_BSD.dtype == jnp.bfloat16 and math.prod(x_BSD.shape[:2]) >= _MANY_TOKENS:
-        logits_BSE = exact.matmul(x_BSD, router_DE)
-    else:
-        logits_BSE = jnp.einsum(
-            "BSD,DE->BSE", x_BSD.astype(jnp.float32), router_DE, precision=jax.lax.Precision.HIGHEST
-        )
-    return jax.nn.sigmoid(logits_BSE)
+    return jax.nn.sigmoid(xla_hints.float32_product(x_BSD, router_DE))
 
 
 def choose(

@@ -20,11 +20,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kanana_jax.batch import Inputs
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import layers, mla, moe, rope
+from kanana_jax.model import layers, mla, moe, rope, xla_hints
 from kanana_jax.parallel import local
 from pallas_kernels import maxima
 
 Params = dict[str, Any]
+
+_DEFAULT_EXECUTION = ExecutionConfig()
 
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -56,12 +58,20 @@ class Context(NamedTuple):
 
 
 class Block(nnx.Module):
+    """A layer around `attention`: training's, or decoding's of `absorbed`."""
+
     def __init__(
-        self, cfg: ModelConfig, execution: ExecutionConfig, *, is_moe: bool, rngs: nnx.Rngs
+        self,
+        cfg: ModelConfig,
+        execution: ExecutionConfig,
+        attention: Callable[..., tuple[Array, Any]],
+        *,
+        is_moe: bool,
+        rngs: nnx.Rngs,
     ):
         self.cfg = cfg
         self.attention_norm = layers.norm_gamma(cfg, cfg.hidden_size)
-        self.attention = mla.LatentAttention(cfg, execution, rngs=rngs)
+        self.attention = attention
         self.mlp_norm = layers.norm_gamma(cfg, cfg.hidden_size)
         if is_moe:
             self.mlp = moe.MoE(cfg, execution, rngs=rngs)
@@ -73,33 +83,37 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "H"], moe.RoutingStats | None]]:
         """Returns the residual stream, and (largest logit of each head, routing statistics)."""
         is_token_BS = context.segment_ids_BS != 0
-        x_BSD, (max_logits_BH, stats) = self.around(
+        x_BSD, (max_logits_BH, stats) = self.with_attention(
             lambda normed_BSD: self.attention(normed_BSD, *context), x_BSD, bias_E, is_token_BS
         )
         return x_BSD, (maxima.keep_nan(max_logits_BH, axis=0), stats)
 
-    def around(
+    def with_attention(
         self,
         attend: Callable[[Array], tuple[Array, Any]],
         x_BSD: Float[Array, "B S D"],
         bias_E: Float[Array, "E"],
         is_token_BS: Bool[Array, "B S"],
     ) -> tuple[Float[Array, "B S D"], tuple[Any, moe.RoutingStats | None]]:
-        """The block with `attend` in attention's place: decoding reads a cache there."""
+        """The layer with `attend` as its attention: decoding binds a cache to it.
+
+        Returns the residual stream, and (what `attend` returns beside its output, statistics).
+        """
         norm = functools.partial(_norm, self.cfg)
         with jax.named_scope("attention"):  # profiles are read by these names
-            attended_BSD, seen = attend(norm(x_BSD, self.attention_norm))
-        x_BSD = _spread(x_BSD + attended_BSD)
+            attended_BSD, attention_aux = attend(norm(x_BSD, self.attention_norm))
+        x_BSD = _constrain_stream(x_BSD + attended_BSD)
         normed_BSD = norm(x_BSD, self.mlp_norm)
         with jax.named_scope("mlp"):
             if isinstance(self.mlp, moe.MoE):
                 mlp_BSD, stats = self.mlp(normed_BSD, bias_E, is_token_BS)
             else:
                 mlp_BSD, stats = self.mlp(normed_BSD), None
-        return _spread(x_BSD + mlp_BSD), (seen, stats)
+        return _constrain_stream(x_BSD + mlp_BSD), (attention_aux, stats)
 
 
-def _spread(x_BSD: Array) -> Array:
+def _constrain_stream(x_BSD: Array) -> Array:
+    """The residual stream, whole in its width on every device: weights move to it."""
     return local.constrain(x_BSD, ("batch", "sequence", "whole"))
 
 
@@ -113,8 +127,13 @@ def _stack(
     cfg: ModelConfig, execution: ExecutionConfig, num_layers: int, *, is_moe: bool, rngs: nnx.Rngs
 ) -> Block:
     """One Block whose every leaf has a leading axis of `num_layers` layers."""
-    keys = jax.random.split(rngs.params(), num_layers)
-    return jax.vmap(lambda key: Block(cfg, execution, is_moe=is_moe, rngs=nnx.Rngs(key)))(keys)
+
+    def make(key):
+        rngs = nnx.Rngs(key)
+        attention = mla.LatentAttention(cfg, execution, rngs=rngs)
+        return Block(cfg, execution, attention, is_moe=is_moe, rngs=rngs)
+
+    return jax.vmap(make)(jax.random.split(rngs.params(), num_layers))
 
 
 def _run_stack(
@@ -133,29 +152,16 @@ def _run_stack(
     if is_scanned:
         return jax.lax.scan(body, x_BSD, (stack, bias_LE))
     body = jax.jit(body)  # traced once for all layers
-    outs = []
+    stats_of_layers = []
     leaves, treedef = jax.tree.flatten((stack, bias_LE))
-    for layer in zip(*map(_taken_apart, leaves), strict=True):
-        x_BSD, out = body(x_BSD, jax.tree.unflatten(treedef, layer))
-        outs.append(out)
-    return x_BSD, jax.tree.map(lambda *parts: jnp.stack(parts), *outs)
-
-
-@jax.custom_vjp
-def _taken_apart(stack: Array) -> tuple[Array, ...]:
-    """The layers of a leaf, by indices that XLA does not know.
-
-    Slices it does know it takes of the whole leaf in the compute dtype, in a pass of its own.
-    """
-    indices = jax.lax.optimization_barrier(jnp.arange(stack.shape[0]))
-    return tuple(jax.lax.dynamic_index_in_dim(stack, i, keepdims=False) for i in indices)
-
-
-_taken_apart.defvjp(lambda stack: (_taken_apart(stack), None), lambda _, grads: (jnp.stack(grads),))
+    for layer in zip(*map(xla_hints.unstack_layers, leaves), strict=True):
+        x_BSD, stats = body(x_BSD, jax.tree.unflatten(treedef, layer))
+        stats_of_layers.append(stats)
+    return x_BSD, jax.tree.map(lambda *layers: jnp.stack(layers), *stats_of_layers)
 
 
 class Transformer(nnx.Module):
-    """A DeepSeek-V3-family language model; `model(tokens_BS)` gives logits and statistics.
+    """A DeepSeek-V3-family language model; `model(inputs)` gives logits and statistics.
 
     Float32 parameters; activations in `execution.compute_dtype`; router, norms and logits in
     float32.
@@ -164,7 +170,7 @@ class Transformer(nnx.Module):
     def __init__(
         self,
         cfg: ModelConfig,
-        execution: ExecutionConfig = ExecutionConfig(),
+        execution: ExecutionConfig = _DEFAULT_EXECUTION,
         *,
         rngs: nnx.Rngs,
     ):
@@ -206,8 +212,9 @@ class Transformer(nnx.Module):
                 f"router_bias must have shape (num_moe_layers, num_experts) = {wanted}, "
                 f"got {router_bias_LE.shape}; start from model.init_router_bias(cfg)."
             )
-        context = Context(rope.rotation(cfg, inputs.positions), inputs.segment_ids)
-        x_BSD = _look_up(self.embed[...], inputs.tokens, layers.compute_dtype(execution))
+        tokens_BS, positions_BS, segment_ids_BS = map(jnp.asarray, inputs)
+        context = Context(rope.rotation(cfg, positions_BS), segment_ids_BS)
+        x_BSD = _look_up(self.embed[...], tokens_BS, layers.compute_dtype(execution))
         max_logits, load_LE, balance_loss = [], jnp.zeros(wanted), jnp.zeros(())
         if cfg.num_dense_layers:
             no_bias_L0 = jnp.zeros((cfg.num_dense_layers, 0))
@@ -222,7 +229,7 @@ class Transformer(nnx.Module):
             max_logits.append(max_LH)
             load_LE, balance_loss = stats.load_E, stats.balance_loss.sum()
         aux = Aux(jnp.concatenate(max_logits), load_LE, balance_loss)
-        return _spread(_norm(cfg, x_BSD, self.final_norm)), aux
+        return _constrain_stream(_norm(cfg, x_BSD, self.final_norm)), aux
 
 
 def _look_up(embed_VD: Array, tokens_BS: Array, dtype: jnp.dtype) -> Array:
@@ -261,7 +268,7 @@ def _skeleton(cfg: ModelConfig, execution: ExecutionConfig):
 
 
 def bind(
-    cfg: ModelConfig, params: Params, execution: ExecutionConfig = ExecutionConfig()
+    cfg: ModelConfig, params: Params, execution: ExecutionConfig = _DEFAULT_EXECUTION
 ) -> Transformer:
     """The module that holds `params`, arrays or tracers."""
     graph, abstract = _skeleton(cfg, execution)
@@ -278,7 +285,7 @@ def hidden_states(
     cfg: ModelConfig,
     weights: Weights,
     inputs: Inputs,
-    execution: ExecutionConfig = ExecutionConfig(),
+    execution: ExecutionConfig = _DEFAULT_EXECUTION,
 ) -> tuple[Float[Array, "B S D"], Aux]:
     """What the head reads, so that a loss can form `logits` for a few tokens at a time."""
     router_bias_LE = weights.buffers["router_bias"]
@@ -296,7 +303,7 @@ def apply(
     cfg: ModelConfig,
     weights: Weights,
     inputs: Inputs,
-    execution: ExecutionConfig = ExecutionConfig(),
+    execution: ExecutionConfig = _DEFAULT_EXECUTION,
 ) -> tuple[Float[Array, "B S V"], Aux]:
     """Float32 logits and statistics."""
     return bind(cfg, weights.params, execution)(inputs, weights.buffers["router_bias"])

@@ -82,9 +82,10 @@ def polar(
     takes the form with fewer multiplications, but never "gram" in bfloat16: there Polar Express
     with its usual safety factor leaves too little room for rounding and a few matrices in a hundred
     diverge; safety=1.05 mends that. `visits` says how many rows of the Gram form follow each fresh
-    R, in order; None: as many as stay exact. `symmetric_product` may replace the products whose result is
-    known to be symmetric, by a kernel that computes half of it. Stacks above `chunk_bytes` in the
-    compute dtype are iterated chunk by chunk: memory beside x is four chunks at most.
+    R, in order; None: as many as stay exact. `symmetric_product` may replace the products whose
+    result is known to be symmetric, by a kernel that computes half of it. Stacks above
+    `chunk_bytes` in the compute dtype are iterated chunk by chunk: memory beside x is four chunks
+    at most.
     """
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ValueError(
@@ -127,8 +128,8 @@ def polar(
 
 
 def _cut(
-    schedule: PolarSchedule, method: Method, visits: Sequence[int] | None
-) -> Sequence[tuple[Row, ...]]:
+    schedule: PolarSchedule, method: Literal["direct", "gram"], visits: Sequence[int] | None
+) -> list[tuple[Row, ...]]:
     """The rows between one fresh R and the next."""
     if visits is None:
         return _visits(schedule, method)

@@ -89,7 +89,7 @@ def compared(question: str, comparisons: Sequence[tuple[str, Comparison]]) -> Cl
         for outcome in ("better", "equal", "not resolved", "worse")
     }
     parts = [
-        f"{outcome} at {listed(names)}" if all(names) else outcome
+        f"{outcome} at {listed([_closed(name) for name in names])}" if all(names) else outcome
         for outcome, names in found.items()
         if names
     ]
@@ -105,6 +105,11 @@ def compared(question: str, comparisons: Sequence[tuple[str, Comparison]]) -> Cl
             f"{statistics.MIN_SEEDS} or more (seeds={statistics.MIN_SEEDS})."
         )
     return Claim(question, holds, answer[0].upper() + answer[1:], details)
+
+
+def _closed(name: str) -> str:
+    """A name for a list, whose own commas are not those of the list."""
+    return f"({name})" if "," in name else name
 
 
 def divergence(cells: Sequence[Cell]) -> Claim:

@@ -29,15 +29,18 @@ def write(
     if not runs:
         raise ValueError("a report needs at least one finished run, got none")
     cells = tables.summarize(runs)
-    table = tables.table(cells, tables.value_columns(runs))
+    table = tables.table(cells, tables.loss_columns(runs))
+    numbers = tables.table(cells, tables.value_columns(runs))
+    colors = canvas.look(runs).colors
     found, first_words = judge(runs, cells), headline(cells)
     page.write(
         Path(path),
         about=about,
         headline=first_words,
         claims=found,
-        table=tables.for_page(table, canvas.look(runs).colors),
+        table=tables.for_page(table, colors),
         note=note(cells),
+        numbers=tables.for_page(numbers, colors),
         figures=gallery.figures(runs, [Finals(), *curves]),
         facts=page.run_facts(runs),
     )

@@ -135,7 +135,7 @@ def picked(row: Row, run: Run, window: int) -> Series:
 
 
 def handles(references: Sequence[Reference], runs: Sequence[Run]) -> list["Line2D"]:
-    """Lines for the legend: "tau = 30, 100"."""
+    """Lines for the legend, each with its heights: "chance = 4.85"."""
     from matplotlib.lines import Line2D
 
     found = [(one.label, one.heights(runs)) for one in references]

@@ -2,7 +2,7 @@
 
 Every report is given a record of how its runs were made:
 
-    config      all settings as in JSON; a comparison's lie under "base", beside what it compares
+    config      all settings as in JSON; of a comparison those that its runs share
     command, commit, started, device, python    of the process, empty where not known
     versions    of the packages that matter, by name
 """
@@ -52,23 +52,23 @@ def write(
     claims: Sequence[Claim] = (),
     table: Mapping[str, Any] | None = None,
     note: str = "",
+    numbers: Mapping[str, Any] | None = None,
     sections: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Writes the page, and every figure as `<figure.name>.png` beside it.
 
-    `about` is the record of how the runs were made; `note` stands below the table, and `sections`
-    (title, text) before the figures.
+    `about` is the record of how the runs were made. `note` stands below the table, `sections`
+    (title, text) before the figures, and a second table, `numbers`, after them.
     """
     import jinja2
 
     shown = provenance(about)
     config = about["config"]
-    named = config.get("base", config)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     figures = list(figures)
     html = environment.from_string(TEMPLATE).render(
-        name=named.get("name", "experiment"),
-        question=named.get("question", ""),
+        name=config.get("name", "experiment"),
+        question=config.get("question", ""),
         config=json.dumps(config, indent=2, default=str),
         figures=figures,
         facts=[*shown, *facts],
@@ -76,6 +76,7 @@ def write(
         claims=claims,
         table=table,
         note=note,
+        numbers=numbers,
         sections=sections,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

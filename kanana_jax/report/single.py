@@ -22,10 +22,11 @@ def write_run_report(
     """Writes report.html to `path` and PNG files beside it; returns the table for a terminal.
 
     `about` is the record of how the run was made, see `page`. Without `columns` the table has
-    every number of the run's result.
+    the held-out loss; the page shows all other numbers of the result below the figures.
     """
     cells = tables.summarize([run])
-    table = tables.table(cells, tables.value_columns([run]) if columns is None else columns)
+    table = tables.table(cells, tables.loss_columns([run]) if columns is None else columns)
+    numbers = tables.table(cells, tables.value_columns([run]))
     look = canvas.look([run], _always)
     page.write(
         Path(path),
@@ -33,6 +34,7 @@ def write_run_report(
         headline=ending(run) if headline is None else headline,
         table=tables.for_page(table, look.colors),
         note=tables.error_words(cells),
+        numbers=tables.for_page(numbers, look.colors),
         figures=gallery.figures([run], curves, is_emphasized=_always),
         facts=page.run_facts([run]),
     )

@@ -123,15 +123,26 @@ def _axis_column(axis: str, heading: str, runs: Sequence[Run]) -> Column:
     return Column(heading, shown, not results.are_numbers(results.values_of(runs, axis)))
 
 
+def loss_columns(runs: Sequence[Run]) -> list[Column]:
+    """Held-out loss or, where no run has one, every number of the results."""
+    has_loss = any(math.isfinite(run.value("heldout_bpb")) for run in runs)
+    return [HELDOUT] if has_loss else value_columns(runs)
+
+
 def value_columns(runs: Sequence[Run]) -> list[Column]:
-    """Held-out loss, and every other number that the runs' results have."""
-    keys = list(dict.fromkeys(key for run in runs for key in run.values))
-    measured = {key for key in keys if any(math.isfinite(run.value(key)) for run in runs)}
-    found = [HELDOUT] if "heldout_bpb" in measured else []
-    for key in keys:
-        if key in measured and key != "heldout_bpb" and not key.endswith("_stderr"):
-            found.append(Column(key.replace("_", " "), _number_of(key)))
-    return found
+    """Every number of the runs' results beside the held-out loss."""
+    keys = dict.fromkeys(key for run in runs for key in run.values)
+    return [
+        number_column(key)
+        for key in keys
+        if key != "heldout_bpb" and not key.endswith("_stderr")
+        if any(math.isfinite(run.value(key)) for run in runs)
+    ]
+
+
+def number_column(key: str) -> Column:
+    """A number of the runs' results, with the standard deviation over seeds."""
+    return Column(key.replace("_", " "), _number_of(key))
 
 
 def _number_of(key: str) -> Callable[[Cell], str]:

@@ -1,6 +1,24 @@
 """The report page as a jinja2 template: light and dark, one file, nothing loaded from elsewhere."""
 
-TEMPLATE = """<!doctype html>
+TEMPLATE = """{% macro shown(table) %}
+<div class="scroll"><table>
+<thead><tr>
+{% for heading, class in table.headings %}<th class="{{ class }}">{{ heading }}</th>{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr{{ ' class=first' if row.first }}>
+{% for text, class, color in row.cells %}
+<td class="{{ class }}">
+  {%- if color %}<span class="dot" style="background: {{ color }}"></span>{% endif %}
+  {{- text | replace('+-', '\u00b1') }}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% endmacro -%}
+<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -94,22 +112,7 @@ pre {
 </section>
 {% endif %}
 {% if table %}
-<div class="scroll"><table>
-<thead><tr>
-{% for heading, class in table.headings %}<th class="{{ class }}">{{ heading }}</th>{% endfor %}
-</tr></thead>
-<tbody>
-{% for row in table.rows %}
-<tr{{ ' class=first' if row.first }}>
-{% for text, class, color in row.cells %}
-<td class="{{ class }}">
-  {%- if color %}<span class="dot" style="background: {{ color }}"></span>{% endif %}
-  {{- text | replace('+-', '\u00b1') }}</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody>
-</table></div>
+{{ shown(table) }}
 <p class="note">{{ note | replace('+-', '\u00b1') }}</p>
 {% endif %}
 {% for title, text in sections %}
@@ -124,6 +127,10 @@ pre {
 <img src="{{ figure.data_uri }}" alt="{{ figure.title }}" width="{{ figure.width_px }}"></label>
 </figure>
 {% endfor %}
+{% if numbers %}
+<h2>All numbers</h2>
+{{ shown(numbers) }}
+{% endif %}
 <h2>What was run</h2>
 <dl>{% for label, value in facts %}<dt>{{ label }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 <details><summary>Resolved configuration</summary><pre>{{ config }}</pre></details>

@@ -133,7 +133,9 @@ def _advance(workdir: Any, run: Run, at: Position) -> Outcome:
         with clock.spent("waiting_for_data"):
             batch = run.source.batch(number - 1 + at.skipped_batches, current.weights)
         batch = parallel.shard_batch(run.mesh, batch, run.batch_size)
-        current, entry = run.steps.train(current, batch, run.lr, run.frozen)
+        with workdir.profiler.step(number) as finished:
+            current, entry = run.steps.train(current, batch, run.lr, run.frozen)
+            finished(current.step)
         if run.guard.enabled:
             entry |= {"skipped_batches": at.skipped_batches, "rewinds": at.rewinds}
         if _is_due(number, run.train.diagnostics_interval_steps, last):

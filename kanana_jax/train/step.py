@@ -77,6 +77,7 @@ def step_config(cfg: config.TrainingConfig, objective: Objective) -> StepConfig:
 class Steps(NamedTuple):
     """The compiled functions of one configuration."""
 
+    weights: Callable[[int], model.Weights]  # fresh ones, from a seed
     init: Callable[[int], state.TrainState]  # from a seed
     start: Callable[[model.Weights], state.TrainState]  # from weights of another run
     train: Callable[[state.TrainState, Batch, float, Frozen], tuple[state.TrainState, Metrics]]
@@ -134,6 +135,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         return lower().compile()
 
     return Steps(
+        weights=lambda seed: init_weights(jax.random.key(seed)),
         init=lambda seed: start(init_weights(jax.random.key(seed))),
         start=start,
         train=_under(mesh, train),
@@ -206,7 +208,7 @@ def train_step(
         updates, opt_state = optimizer.update(
             grads, before.opt_state, params, max_logits=max_logits, loss=loss
         )
-        params = optax.apply_updates(params, updates)
+        params: Any = optax.apply_updates(params, updates)
     bias = before.weights.buffers["router_bias"]
     moved_bias = model.update_router_bias(bias, load, cfg.router_bias_rate)
     skips = optim.skip_report(opt_state)["consecutive_skips"] if cfg.guard.enabled else 0

@@ -74,9 +74,9 @@ class Leaf(NamedTuple):
 
 def leaves(cfg: config.ModelConfig) -> dict[str, Leaf]:
     """Every parameter by its path "moe_layers/mlp/w_down", and the router bias."""
-    shapes = jax.eval_shape(functools.partial(model.init, cfg), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(model.init_params, cfg), jax.random.key(0))
     specs = _flat(model.describe(cfg, split="none"))
-    found = {path: _leaf(cfg, path, x.shape, specs[path]) for path, x in _flat(shapes).items()}
+    params = {path: _leaf(cfg, path, x.shape, specs[path]) for path, x in _flat(shapes).items()}
     bias_shape = (cfg.num_moe_layers, cfg.num_experts)
     biases = tuple(
         Tensor(
@@ -84,7 +84,7 @@ def leaves(cfg: config.ModelConfig) -> dict[str, Leaf]:
         )
         for i in range(cfg.num_moe_layers)
     )
-    return found | {ROUTER_BIAS: Leaf(bias_shape, biases, 0)}
+    return params | {ROUTER_BIAS: Leaf(bias_shape, biases, 0)}
 
 
 def _flat(tree) -> dict:
@@ -100,7 +100,7 @@ def _leaf(
         wanted = shape[::-1] if spec.role == "head" else shape
         return Leaf(shape, (Tensor(f"{_TOP[path]}.weight", (), wanted, spec.role == "head"),), 0)
     template = f"model.layers.{{layer}}.{_STACKS[stack][rest]}.weight"
-    places = [name for name in ("layer", "expert", "half") if f"{{{name}}}" in template]
+    axes = [name for name in ("layer", "expert", "half") if f"{{{name}}}" in template]
     wanted, is_transposed = shape[1:], False
     if spec.matrix is not None:
         rows = math.prod(shape[axis] for axis in spec.matrix.rows)
@@ -108,10 +108,12 @@ def _leaf(
         wanted, is_transposed = (cols, rows), spec.matrix.rows < spec.matrix.cols
     first = 0 if stack == "dense_layers" else cfg.num_dense_layers
     tensors = []
-    for index in itertools.product(*map(range, shape[: len(places)])):
-        at = dict(zip(places, index, strict=True))
+    for index in itertools.product(*map(range, shape[: len(axes)])):
+        part = dict(zip(axes, index, strict=True))
         name = template.format(
-            layer=first + at["layer"], expert=at.get("expert"), half=_HALVES[at.get("half", 0)]
+            layer=first + part["layer"],
+            expert=part.get("expert"),
+            half=_HALVES[part.get("half", 0)],
         )
         tensors.append(Tensor(name, index, wanted, is_transposed))
     is_rotary = path.rpartition("/")[2] in _ROTARY

@@ -160,11 +160,11 @@ def stored(weights: model.Weights) -> dict[str, Any]:
     return {"params": weights.params, **weights.buffers}
 
 
-def _revived(tree: dict[str, Any]) -> model.Weights:
+def _from_stored(tree: dict[str, Any]) -> model.Weights:
     return model.Weights(tree["params"], {k: v for k, v in tree.items() if k != "params"})
 
 
-# Where these stood before they had a group of their own.
+# Older files have these beside the model's shape.
 _FORMER_EXECUTION = (
     "compute_dtype",
     "remat",
@@ -182,7 +182,8 @@ def model_config(content: dict[str, Any], path: Path) -> tuple[config.ModelConfi
         values = dict(content["model"])
         former = {name: values.pop(name, None) for name in _FORMER_EXECUTION}
         dtype = content.get("compute_dtype") or content.get("execution", former)["compute_dtype"]
-        return config.from_json(config.ModelConfig, values), dtype or "bfloat16"
+        cfg = config.from_json(config.ModelConfig, values)
+        return cfg, config.ExecutionConfig(compute_dtype=dtype or "bfloat16").compute_dtype
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} describes no model of this version ({error}); {_MAKE_ONE}"
@@ -242,7 +243,7 @@ def restore(directory: Path, like: model.Weights) -> model.Weights:
                 "config.json and weights are of different models"
             )
     with ocp.StandardCheckpointer() as checkpointer:
-        return _revived(checkpointer.restore(weights, wanted))
+        return _from_stored(checkpointer.restore(weights, wanted))
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ def import_run(run: Path, target: Path) -> None:
     """Writes `target` from the run in the folder `run`, e.g. runs/NAME/run.
 
     Holds the parameters in memory once, in float32. Its checkpoints are where its settings say.
+    Raises CheckpointError, and UnreachableError when their store does not answer.
     """
     workdir = _workdir(run)
     exp, tokenizer = _recorded(run, workdir)
@@ -28,10 +29,7 @@ def import_run(run: Path, target: Path) -> None:
         raise CheckpointError(
             f"{tokenizer}, the tokenizer that {run} was trained with, is not there; put it back"
         )
-    try:
-        weights = _restore(_where(exp, workdir, run), native.abstract(cfg, jnp.float32))
-    except UnreachableError as error:
-        raise CheckpointError(str(error)) from error
+    weights = _restore(_where(exp, workdir, run), native.abstract(cfg, jnp.float32))
     with native.new_directory(target) as folder:
         parts = jax.tree.map(native.streamed, native.stored(weights))
         native.write(folder, native.Description(cfg, extra, dtype), parts)
@@ -90,12 +88,12 @@ def _restore(where: str, like: Any) -> Any:
     newest = place.content(finished[step])
     try:
         leaves = manifest.load(newest, step)["leaves"]
-        found = {}
+        arrays = []
         for path, x in shards.paths({"weights": like}).items():
-            # Older checkpoints have neither weights nor buffers as groups.
-            name = path if path in leaves else path.rpartition("buffers")[2]
-            found[path] = shards.place(shards.read(newest.below("state"), name, leaves[name], x), x)
-        return jax.tree.unflatten(jax.tree.structure(like), list(found.values()))
+            name = path if path in leaves else _former_path(path)
+            regions = shards.read(newest.below("state"), name, leaves[name], x)
+            arrays.append(shards.place(regions, x))
+        return jax.tree.unflatten(jax.tree.structure(like), arrays)
     except UnreachableError:
         raise
     except Exception as error:  # damaged files fail in too many ways to list
@@ -103,6 +101,11 @@ def _restore(where: str, like: Any) -> Any:
             f"{newest} cannot be used ({first_line(error)}); start the training command again, "
             "which sets damaged checkpoints aside"
         ) from error
+
+
+def _former_path(path: str) -> str:
+    """Where older checkpoints have a leaf: their state has no groups "weights" and "buffers"."""
+    return path.removeprefix("weights/").removeprefix("buffers/")
 
 
 def _tokenizer(exp: dict[str, Any], workdir: Path) -> Path | None:

@@ -18,6 +18,7 @@ from kanana_jax.report import metrics, progress, results
 from kanana_jax.workdir import provenance, run_record, signals
 from kanana_jax.workdir.clock import Clock
 from kanana_jax.workdir.events import Events
+from kanana_jax.workdir.profiler import Profiler
 from kanana_jax.workdir.recorder import Recorder, Work
 
 
@@ -37,6 +38,7 @@ class Workdir:
     ):
         self.directory, self.checkpoints, self.clock = one.directory, checkpoints, clock
         self.report = log.report
+        self.profiler = Profiler(one.directory / "profile", one.config.profile.steps)
         self._axes, self._stop, self._bar = one.axes, stop, bar
         self._writer, self._recorder = writer, recorder
         self._last_step = one.config.train.num_steps

@@ -14,21 +14,21 @@ from pallas_kernels.bench import (
     attention,
     grouped_matmul,
     moe,
-    newton_schulz,
     record,
+    symmetric_matmul,
     timing,
     torch_peers,
 )
 from pallas_kernels.flash_attention import cases as attention_cases
 from pallas_kernels.grouped_matmul import cases as matmul_cases
 from pallas_kernels.moe_mlp import cases as moe_cases
-from pallas_kernels.newton_schulz import cases as newton_schulz_cases
+from pallas_kernels.symmetric_matmul import cases as symmetric_cases
 
 OPS = {
     "attention": (attention.rows, attention_cases),
     "grouped_matmul": (grouped_matmul.rows, matmul_cases),
     "moe": (moe.rows, moe_cases),
-    "newton_schulz": (newton_schulz.rows, newton_schulz_cases),
+    "symmetric_matmul": (symmetric_matmul.rows, symmetric_cases),
 }
 NUM_SMALL_CASES = 3  # on a CPU: enough to see that everything runs
 

@@ -9,8 +9,8 @@ import numpy as np
 
 import pallas_kernels
 from pallas_kernels.bench import timing
-from pallas_kernels.flash_attention import cases, mosaic_gpu
-from pallas_kernels.flash_attention import mosaic_gpu_forward as forward
+from pallas_kernels.flash_attention import cases
+from pallas_kernels.flash_attention.gpu import blocks, dispatch, forward
 
 OPS = ("forward", "forward+backward")
 
@@ -68,11 +68,11 @@ def _both(case, name, attention, inputs, work, has_aux=False):
 
 def _cost_of_max(case, q, k, v, flops):
     """Our Hopper forward kernel with row maxima and without, in turn."""
-    config = mosaic_gpu.choose_config(q.shape[3], v.shape[3]).forward
+    config = dispatch.choose_config(q.shape[3], v.shape[3]).forward
     scale = q.shape[3] ** -0.5
     names, runs = ("with max logits", "no max logits"), []
     for with_max in (True, False):
-        static = forward.Static(q.shape[1], k.shape[1], case.causal, scale, with_max=with_max)
+        static = blocks.Static(q.shape[1], k.shape[1], case.causal, scale, with_max=with_max)
         kernel = functools.partial(forward.forward, static=static, config=config)
         runs.append(functools.partial(jax.jit(kernel), q, k, v, None, None))
     times = timing.measure_in_turn(runs, jax.block_until_ready, num_blocks=31)

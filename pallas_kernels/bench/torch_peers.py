@@ -12,10 +12,10 @@ import sys
 
 import numpy as np
 
-from pallas_kernels.bench import attention, grouped_matmul, newton_schulz, timing
+from pallas_kernels.bench import attention, grouped_matmul, symmetric_matmul, timing
 from pallas_kernels.flash_attention import cases as attention_cases
 from pallas_kernels.grouped_matmul import cases as matmul_cases
-from pallas_kernels.newton_schulz import cases as newton_schulz_cases
+from pallas_kernels.symmetric_matmul import cases as symmetric_cases
 
 
 def main(op: str, names: list[str]) -> dict:
@@ -89,14 +89,14 @@ def _grouped_matmul(torch, case):
         yield timing.attempt(case.name, op, "torch grouped_mm", work, run, _wait(torch))
 
 
-def _newton_schulz(torch, case):
-    inputs = newton_schulz_cases.make_inputs(case)
+def _symmetric_matmul(torch, case):
+    inputs = symmetric_cases.make_inputs(case)
     half = functools.partial(_on_gpu, torch, dtype=torch.float16)
     lhs = half(inputs.lhs)
     rhs = lhs if inputs.rhs is None else half(inputs.rhs)
     addend = None if inputs.addend is None else half(inputs.addend)
     scale, addend_scale = (inputs.factors.get(k, 1.0) for k in ("scale", "addend_scale"))
-    a, b, c = newton_schulz.ROW
+    a, b, c = symmetric_matmul.ROW
 
     def product():
         if addend is None:
@@ -107,7 +107,7 @@ def _newton_schulz(torch, case):
 
     def five_steps(x):
         x = x / x.norm(dim=(-2, -1), keepdim=True)
-        for _ in range(newton_schulz.STEPS):
+        for _ in range(symmetric_matmul.STEPS):
             gram = x @ x.mT
             x = a * x + (b * gram + c * (gram @ gram)) @ x
         return x
@@ -115,8 +115,8 @@ def _newton_schulz(torch, case):
     runs = {"torch bmm": product}
     if case.kind == "gram":
         runs["torch.compile"] = functools.partial(torch.compile(five_steps), lhs)
-    work = newton_schulz.flops(case)
-    for op, (name, run) in zip(newton_schulz.OPS, runs.items(), strict=False):
+    work = symmetric_matmul.flops(case)
+    for op, (name, run) in zip(symmetric_matmul.OPS, runs.items(), strict=False):
         yield timing.attempt(case.name, op, name, work[op], run, _wait(torch))
 
 
@@ -131,7 +131,7 @@ def _wait(torch):
 OPS = {
     "attention": (attention_cases, _attention),
     "grouped_matmul": (matmul_cases, _grouped_matmul),
-    "newton_schulz": (newton_schulz_cases, _newton_schulz),
+    "symmetric_matmul": (symmetric_cases, _symmetric_matmul),
 }
 
 

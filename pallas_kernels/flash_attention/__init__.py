@@ -10,15 +10,16 @@ U value width.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import manual_axes, selection
-from pallas_kernels.flash_attention import mosaic_gpu, mosaic_tpu, reference, xla
-
-type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
+from pallas_kernels.flash_attention import reference, xla
+from pallas_kernels.flash_attention.gpu import dispatch as on_gpu
+from pallas_kernels.flash_attention.tpu import dispatch as on_tpu
+from pallas_kernels.selection import Implementation
 
 
 class Problem(NamedTuple):
@@ -41,8 +42,8 @@ class _Kernel(NamedTuple):
 # In order of preference. A kernel is `attention(q, k, v, q_ids, kv_ids, *, causal, scale)` and a
 # function that returns None or the reason why a problem is beyond it.
 _KERNELS = {
-    "mosaic_gpu": _Kernel(mosaic_gpu.attention, mosaic_gpu.why_not, has_deterministic_mode=True),
-    "mosaic_tpu": _Kernel(mosaic_tpu.attention, mosaic_tpu.why_not),
+    "mosaic_gpu": _Kernel(on_gpu.attention, on_gpu.why_not, has_deterministic_mode=True),
+    "mosaic_tpu": _Kernel(on_tpu.attention, on_tpu.why_not),
     "xla": _Kernel(xla.attention, selection.always),
     "reference": _Kernel(reference.attention, selection.always),
 }

@@ -10,15 +10,16 @@ Letters: M rows, G groups, K contracted width, N output width.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import manual_axes, selection
-from pallas_kernels.grouped_matmul import mosaic_gpu, mosaic_tpu, reference, xla
-
-type Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
+from pallas_kernels.grouped_matmul import reference, xla
+from pallas_kernels.grouped_matmul.gpu import dispatch as on_gpu
+from pallas_kernels.grouped_matmul.tpu import dispatch as on_tpu
+from pallas_kernels.selection import Implementation
 
 
 class Problem(NamedTuple):
@@ -47,8 +48,8 @@ class _Options(NamedTuple):
 # `outer(lhs, grad, group_sizes, *, out_dtype)` and a function that returns None or the reason why
 # a problem is beyond them; this file differentiates each product through the other two.
 _KERNELS = {
-    "mosaic_gpu": _Kernel(mosaic_gpu.matmul, mosaic_gpu.outer, mosaic_gpu.why_not),
-    "mosaic_tpu": _Kernel(mosaic_tpu.matmul, mosaic_tpu.outer, mosaic_tpu.why_not),
+    "mosaic_gpu": _Kernel(on_gpu.matmul, on_gpu.outer, on_gpu.why_not),
+    "mosaic_tpu": _Kernel(on_tpu.matmul, on_tpu.outer, on_tpu.why_not),
     "xla": _Kernel(xla.matmul, xla.outer, selection.always),
     "reference": _Kernel(reference.matmul, reference.outer, selection.always),
 }

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dtypes, manual_axes
-from pallas_kernels.grouped_matmul import Implementation, grouped_matmul, grouped_outer
+from pallas_kernels.grouped_matmul import grouped_matmul, grouped_outer
 from pallas_kernels.moe_mlp import routing, stages
+from pallas_kernels.selection import Implementation
 
 # With at most this many rows per expert few experts have two: a look-up reads little twice, and
 # tiles of rows would be empty.

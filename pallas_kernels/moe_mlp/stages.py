@@ -14,15 +14,16 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dtypes
-from pallas_kernels.grouped_matmul import grouped_matmul, mosaic_gpu, select
+from pallas_kernels.grouped_matmul import grouped_matmul, select
+from pallas_kernels.grouped_matmul.gpu import dispatch as on_gpu
 
 
 def up(x_MD, w_gate_up_E2FD, *, group_sizes, implementation):
     """Returns the pre-activation h (M, 2F) and the activation a (M, F), both in x's dtype."""
     w_E2FD = merge_gate_up(w_gate_up_E2FD)
     name = select(x_MD, w_E2FD, implementation)
-    if name == "mosaic_gpu" and mosaic_gpu.fits_up(w_gate_up_E2FD.shape[2]):
-        return mosaic_gpu.up(x_MD, w_gate_up_E2FD, group_sizes)
+    if name == "mosaic_gpu" and on_gpu.fits_up(w_gate_up_E2FD.shape[2]):
+        return on_gpu.up(x_MD, w_gate_up_E2FD, group_sizes)
     h_M2F = grouped_matmul(
         x_MD,
         w_E2FD,

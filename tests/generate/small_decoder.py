@@ -28,22 +28,21 @@ CFG = ModelConfig(
     routed_scaling_factor=2.5,
     yarn=YarnConfig(factor=4.0, original_max_positions=8, beta_fast=2.0, mscale=0.7),
     rope_theta=100.0,
-    compute_dtype="float32",
 )
 
 
 def random_weights(cfg: ModelConfig):
-    """As training has them, {"params", "router_bias"}."""
+    """As training has them."""
     rng = np.random.default_rng(0)
 
     def one(path, leaf):
         x = rng.standard_normal(leaf.shape, np.float32)
         return 1.0 + 0.1 * x if "norm" in str(path[-1]) else np.float32(0.2) * x
 
-    shapes = jax.eval_shape(functools.partial(model.init, cfg), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(model.init_params, cfg), jax.random.key(0))
     bias = 0.1 * rng.standard_normal((cfg.num_moe_layers, cfg.num_experts)).astype(np.float32)
     params = jax.tree_util.tree_map_with_path(one, shapes)
-    return jax.tree.map(jax.numpy.asarray, {"params": params, "router_bias": bias})
+    return jax.tree.map(jax.numpy.asarray, model.Weights(params, {"router_bias": bias}))
 
 
 def prepared(cfg: ModelConfig):

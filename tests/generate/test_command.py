@@ -22,9 +22,10 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "small"
     weights = small_decoder.random_weights(small_decoder.CFG)
     like = native.abstract(small_decoder.CFG, jnp.bfloat16)
-    stored = jax.tree.map(lambda x, to: native.streamed(np.asarray(x, to.dtype)), weights, like)
+    narrow = jax.tree.map(lambda x, to: np.asarray(x, to.dtype), weights, like)
+    stored = jax.tree.map(native.streamed, native.stored(narrow))
     with native.new_directory(path) as temporary:
-        native.write(temporary, native.Description(small_decoder.CFG, {}), stored)
+        native.write(temporary, native.Description(small_decoder.CFG, {}, "float32"), stored)
     return path
 
 
@@ -52,12 +53,13 @@ def test_a_model_trained_here_begins_where_its_documents_did(folder, tmp_path):
 
 
 def test_ids_named_by_the_config_replace_the_tokenizers(folder, tmp_path):
-    cfg, _ = native.read_description(folder)
+    cfg = native.read_description(folder).cfg
     extra = {"bos_token_id": None, "eos_token_id": [3, 4]}
     like = native.abstract(cfg, jnp.float32)
     with native.new_directory(tmp_path / "other") as temporary:
-        weights = jax.tree.map(native.streamed, native.restore(folder, like))
-        native.write(temporary, native.Description(cfg, extra), weights)
+        weights = native.stored(native.restore(folder, like))
+        streamed = jax.tree.map(native.streamed, weights)
+        native.write(temporary, native.Description(cfg, extra), streamed)
     loaded = generate.load(tmp_path / "other")
     assert (loaded.bos_ids, loaded.eos_ids) == ((), (3, 4))
 
@@ -113,8 +115,17 @@ def test_a_bad_command_is_one_line(folder, arguments, message, capsys):
     assert stopped.value.code == 2
     shown = capsys.readouterr().err
     assert message in shown
-    assert shown.startswith("kanana_jax: ")
+    assert shown.startswith("kanana_jax.generate: ")
     assert shown.count("\n") == 1
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
+    def fail(*_):
+        raise ValueError("ours")
+
+    monkeypatch.setattr(command.command, "load", fail)
+    with pytest.raises(ValueError, match="ours"):
+        command.main(["--checkpoint=a", "--prompt=a"])
 
 
 def test_weights_that_are_not_the_configs_are_one_line(folder):

@@ -13,18 +13,16 @@ from kanana_jax import model
 from kanana_jax.generate import decoder
 from kanana_jax.model import presets
 
+EXECUTION = presets.LAPTOP
+
 
 @functools.lru_cache
 def _apply(cfg):
-    return jax.jit(functools.partial(model.apply, cfg))
+    return jax.jit(functools.partial(model.apply, cfg, execution=EXECUTION))
 
 
 def _full(cfg, weights, tokens):
-    tokens_BS = jnp.asarray(tokens, jnp.int32)[None]
-    positions = jnp.arange(tokens_BS.shape[1])[None]
-    logits, _ = _apply(cfg)(
-        weights["params"], weights["router_bias"], tokens_BS, positions, jnp.ones_like(tokens_BS)
-    )
+    logits, _ = _apply(cfg)(weights, model.Inputs.of_tokens(jnp.asarray(tokens, jnp.int32)[None]))
     return np.asarray(logits[0])
 
 
@@ -36,17 +34,26 @@ def _assert_close(got, want):
 def test_prefill_and_decode_equal_the_full_forward(cfg, stacks, weights, prompt_length):
     tokens = np.random.default_rng(1).integers(0, cfg.vocab_size, 16).astype(np.int32)
     want = _full(cfg, stacks, tokens)
-    cache = decoder.init_cache(cfg, 2, 32)
+    cache = decoder.init_cache(cfg, EXECUTION, 2, 32)
     for start in range(0, prompt_length, 8):
         part = tokens[start : min(start + 8, prompt_length)]
         padded = np.pad(part, (0, 8 - len(part)))
         logits, cache = decoder.prefill(
-            cfg, weights, cache, jnp.int32(1), padded, jnp.int32(start), jnp.int32(len(part) - 1)
+            cfg,
+            EXECUTION,
+            weights,
+            cache,
+            jnp.int32(1),
+            padded,
+            jnp.int32(start),
+            jnp.int32(len(part) - 1),
         )
     _assert_close(logits, want[prompt_length - 1])
     for position in range(prompt_length, 16):
         both = np.array([5, tokens[position]], np.int32)  # row 0 is some other sequence
-        logits, cache = decoder.decode(cfg, weights, cache, both, np.array([0, position], np.int32))
+        logits, cache = decoder.decode(
+            cfg, EXECUTION, weights, cache, both, np.array([0, position], np.int32)
+        )
         _assert_close(logits[1], want[position])
 
 
@@ -65,29 +72,34 @@ def test_every_part_of_the_family_decodes(cfg, changes):
     weights = decoder.from_stacks(cfg, stacks)
     tokens = np.random.default_rng(1).integers(0, cfg.vocab_size, 8).astype(np.int32)
     want = _full(cfg, stacks, tokens)
-    cache = decoder.init_cache(cfg, 1, 8)
+    cache = decoder.init_cache(cfg, EXECUTION, 1, 8)
     for position in range(8):
         logits, cache = decoder.decode(
-            cfg, weights, cache, tokens[position : position + 1], np.array([position], np.int32)
+            cfg,
+            EXECUTION,
+            weights,
+            cache,
+            tokens[position : position + 1],
+            np.array([position], np.int32),
         )
         _assert_close(logits[0], want[position])
 
 
 def test_the_cache_of_kanana_2_holds_576_numbers_per_layer_and_token():
     cfg = presets.kanana_2_30b_a3b()
-    cache = jax.eval_shape(lambda: decoder.init_cache(cfg, 1, 1))
+    cache = jax.eval_shape(lambda: decoder.init_cache(cfg, EXECUTION, 1, 1))
     assert [layer.shape for layer in cache] == [(1, 1, 576)] * 48
 
 
 def test_scores_are_the_log_probabilities_of_the_full_forward(cfg, stacks, weights):
     tokens = np.random.default_rng(1).integers(0, cfg.vocab_size, 16).astype(np.int32)
     want = np.asarray(jax.nn.log_softmax(_full(cfg, stacks, tokens)))
-    cache = decoder.init_cache(cfg, 2, 32)
+    cache = decoder.init_cache(cfg, EXECUTION, 2, 32)
     for start in (0, 8):
         part = np.tile(tokens[start : start + 8], (2, 1))
         targets = np.stack([np.roll(tokens, -1)[start : start + 8], part[0]])
         got, best, cache = decoder.score(
-            cfg, weights, cache, part, np.full(2, start, np.int32), targets
+            cfg, EXECUTION, weights, cache, part, np.full(2, start, np.int32), targets
         )
         rows = want[start : start + 8]
         for row in range(2):
@@ -96,10 +108,12 @@ def test_scores_are_the_log_probabilities_of_the_full_forward(cfg, stacks, weigh
 
 
 def test_a_position_beyond_the_cache_is_not_written(cfg, weights):
-    cache = decoder.init_cache(cfg, 1, 8)
+    cache = decoder.init_cache(cfg, EXECUTION, 1, 8)
     tokens = np.arange(8, dtype=np.int32)
-    _, cache = decoder.prefill(cfg, weights, cache, np.int32(0), tokens, np.int32(0), np.int32(7))
+    _, cache = decoder.prefill(
+        cfg, EXECUTION, weights, cache, np.int32(0), tokens, np.int32(0), np.int32(7)
+    )
     before = [np.asarray(layer) for layer in cache]
-    _, cache = decoder.decode(cfg, weights, cache, tokens[:1], np.array([8], np.int32))
+    _, cache = decoder.decode(cfg, EXECUTION, weights, cache, tokens[:1], np.array([8], np.int32))
     for one, other in zip(before, cache, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -10,8 +10,9 @@ import small_decoder
 
 from kanana_jax import model
 from kanana_jax.data import tokenizer
-from kanana_jax.generate import Engine, Request, Sampling
+from kanana_jax.generate import Engine, Request, RequestError, Sampling
 from kanana_jax.generate.text import TextStream
+from kanana_jax.model import presets
 
 DECODE = tokenizer.byte_tokenizer().decode
 
@@ -19,6 +20,7 @@ DECODE = tokenizer.byte_tokenizer().decode
 def _engine(cfg, weights, num_rows, eos_ids=(), tokens_per_step=4):
     return Engine(
         cfg,
+        presets.LAPTOP,
         weights,
         decode=DECODE,
         eos_ids=eos_ids,
@@ -87,11 +89,8 @@ def test_greedy_tokens_are_those_of_the_full_forward(cfg, stacks, weights):
     got = _tokens(_engine(cfg, weights, 2), [request])[0]
     tokens = np.zeros((1, 16), np.int32)  # what follows a position cannot change its logits
     tokens[0, :15] = [*request.prompt, *got]
-    apply = jax.jit(functools.partial(model.apply, cfg))
-    positions = np.arange(16, dtype=np.int32)[None]
-    logits, _ = apply(
-        stacks["params"], stacks["router_bias"], tokens, positions, np.ones_like(tokens)
-    )
+    apply = jax.jit(functools.partial(model.apply, cfg, execution=presets.LAPTOP))
+    logits, _ = apply(stacks, model.Inputs.of_tokens(tokens))
     assert np.argmax(logits[0, 10:14], axis=-1).tolist() == got
 
 
@@ -120,7 +119,7 @@ def test_an_answer_cut_by_its_length_shows_what_waited_for_a_stop_string(cfg, we
     [(0, 4, "got 0 and 4"), (30, 3, "got 30 and 3"), (3, 0, "got 3 and 0")],
 )
 def test_a_request_that_cannot_fit_is_refused(cfg, weights, length, max_tokens, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RequestError, match=message):
         _engine(cfg, weights, 1).submit(Request(prompt=[1] * length, max_tokens=max_tokens))
 
 
@@ -136,7 +135,7 @@ def test_a_request_that_cannot_fit_is_refused(cfg, weights, length, max_tokens, 
 )
 def test_what_is_no_token_is_refused(cfg, weights, request_, message):
     engine = _engine(cfg, weights, 1)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RequestError, match=message):
         engine.submit(request_)
     assert engine.is_idle
 
@@ -147,7 +146,7 @@ def test_after_the_warm_up_no_request_compiles_anything(cfg, caplog):
     cfg = dataclasses.replace(cfg, num_layers=1)
     sizes = {"num_rows": 3, "length": 150, "chunk": 64, "tokens_per_step": 3}
     weights = small_decoder.prepared(cfg)
-    engine = Engine(cfg, weights, decode=DECODE, eos_ids=range(258), **sizes)
+    engine = Engine(cfg, presets.LAPTOP, weights, decode=DECODE, eos_ids=range(258), **sizes)
     with jax.log_compiles():
         engine.warm_up()
         assert len(_compiled(caplog, "draw")) == len(_compiled(caplog, "prefill")) == 2

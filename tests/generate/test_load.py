@@ -16,7 +16,7 @@ from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.data import tokenizer
 from kanana_jax.evaluate import scoring
 
-sys.path.append(str(Path(__file__).parents[1] / "checkpoint"))
+sys.path.append(str(Path(__file__).parents[1] / "weights"))
 
 import hf_folder
 import parity_cases
@@ -93,7 +93,7 @@ def test_without_a_beginning_text_is_scored_after_the_end(hf_directory, tmp_path
     loaded = generate.load(tmp_path / "hf")
     assert (loaded.bos_ids, loaded.eos_ids, scoring.prefix_id(loaded)) == ((), (5,), 5)
     without = dataclasses.replace(loaded.tokenizer, eos_id=None)
-    with pytest.raises(ValueError, match="no token that a text can begin after"):
+    with pytest.raises(CheckpointError, match="no token that a text can begin after"):
         scoring.prefix_id(loaded._replace(tokenizer=without))
 
 

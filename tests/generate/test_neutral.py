@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from kanana_jax.config import ConfigError
 from kanana_jax.generate import neutral
 from kanana_jax.generate.sampling import Sampling
 
@@ -74,5 +75,5 @@ def test_transformers_settings_become_a_sampling_for_each_place(options, want):
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         neutral.to_sampling(options, place=0)

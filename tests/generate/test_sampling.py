@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kanana_jax.config import ConfigError
 from kanana_jax.generate import sampling
 from kanana_jax.generate.sampling import Sampling
 
@@ -92,5 +93,5 @@ def test_top_p_ends_with_the_token_that_reaches_it():
     "values", [{"temperature": -1}, {"top_k": -2}, {"top_p": 0}, {"min_p": 2}, {"seed": -1}]
 )
 def test_impossible_settings_are_refused(values):
-    with pytest.raises(ValueError, match=next(iter(values))):
+    with pytest.raises(ConfigError, match=next(iter(values))):
         Sampling(**values)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kanana_jax.config import ConfigError
 from kanana_jax.generate import sampling
 from kanana_jax.generate.sampling import Sampling
 
@@ -60,7 +61,7 @@ def test_min_p_at_its_ends(min_p, kept):
 )
 def test_what_is_no_setting_is_refused_by_name(values):
     ((name, value),) = values.items()
-    with pytest.raises(ValueError, match=f"^{name} must be .*, got {value}"):
+    with pytest.raises(ConfigError, match=f"^{name} must be .*, got {value}"):
         Sampling(**values)
 
 

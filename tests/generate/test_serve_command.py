@@ -131,4 +131,4 @@ def test_a_folder_that_is_none_is_one_line(capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main(["--checkpoint=/no/such", f"--port={_free_port()}"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith("kanana_jax: expected /no/such")
+    assert capsys.readouterr().err.startswith("kanana_jax.generate.serve: expected /no/such")

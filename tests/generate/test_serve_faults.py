@@ -51,7 +51,7 @@ def test_what_the_queue_never_holds_is_a_bad_request(loaded):
 
 def test_a_request_that_the_engine_cannot_serve_does_not_reach_its_thread(loaded):
     async def ask(worker, request):
-        with pytest.raises(ValueError, match="token ids must lie in"):
+        with pytest.raises(generate.RequestError, match="token ids must lie in"):
             worker.open([GOOD, request])
         job = worker.open([GOOD])
         async for _ in job.batches():

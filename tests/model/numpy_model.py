@@ -30,7 +30,6 @@ SMALL = ModelConfig(
     num_shared_experts=2,
     routed_scaling_factor=2.5,
     init_std=0.2,
-    compute_dtype="float32",
 )
 
 
@@ -49,8 +48,15 @@ def init(cfg):
             return centre + 0.1 * rng.standard_normal(leaf.shape, np.float32)
         return np.float32(cfg.init_std) * rng.standard_normal(leaf.shape, np.float32)
 
-    shapes = jax.eval_shape(functools.partial(model.init, cfg), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(model.init_params, cfg), jax.random.key(0))
     return jax.tree.map(jax.numpy.asarray, jax.tree_util.tree_map_with_path(one, shapes))
+
+
+def weights(cfg, bias_LE=None):
+    """`init` with this router bias, zeros by default."""
+    if bias_LE is None:
+        return model.Weights(init(cfg), model.init_buffers(cfg))
+    return model.Weights(init(cfg), {"router_bias": bias_LE})
 
 
 def rms_norm(x, gamma, eps, cfg):

@@ -7,7 +7,7 @@ import pytest
 from numpy_model import SMALL, init, jit
 
 from kanana_jax import model
-from kanana_jax.model import rope
+from kanana_jax.model import presets, rope
 
 VARIANTS = {
     "small": SMALL,
@@ -19,7 +19,7 @@ VARIANTS = {
 
 
 def shapes_and_specs(cfg, split):
-    shapes = jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: model.init_params(cfg, jax.random.key(0)))
     specs = model.describe(cfg, split)
     assert jax.tree.structure(shapes) == jax.tree.structure(specs)
     paths, _ = jax.tree_util.tree_flatten_with_path(shapes)
@@ -91,7 +91,7 @@ def test_scaling_by_the_exponents_scales_one_heads_logits_by_gamma(q_lora_rank):
 
     @jit
     def scores_and_values(params):
-        stack = model.bind(cfg, params).moe_layers.attention
+        stack = model.bind(cfg, params, presets.LAPTOP).moe_layers.attention
         attention = jax.tree.map(lambda leaf: leaf[layer - cfg.num_dense_layers], stack)
         x = jax.random.normal(jax.random.key(1), (1, 5, cfg.hidden_size))
         by = rope.rotation(cfg, jax.numpy.arange(5)[None])

@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec as P
 from numpy_model import SMALL, init, jit
 
 from kanana_jax import config, model, parallel
-from kanana_jax.model import exchange
+from kanana_jax.model import exchange, presets
 
-RAGGED = dataclasses.replace(SMALL, expert_exchange="ragged")
+RAGGED = dataclasses.replace(presets.LAPTOP, expert_exchange="ragged")
 # Biases that send tokens as they come, all to the first device and all to the last ones.
 BIASES = {
     "as it comes": np.zeros(8, np.float32),
@@ -52,7 +52,7 @@ def layer_and_gradients(layer, x, bias):
     ids=str,
 )
 def test_layer_and_gradients_equal_those_of_one_device(mesh, seq_len):
-    stack = model.bind(RAGGED, init(RAGGED)).moe_layers.mlp
+    stack = model.bind(SMALL, init(SMALL), RAGGED).moe_layers.mlp
     layer = jax.tree.map(lambda leaf: leaf[0], stack)
     x = np.random.default_rng(1).standard_normal((8, seq_len, 32), np.float32)
     wanted_of, found_of = jit(layer_and_gradients), jit(layer_and_gradients)
@@ -109,9 +109,9 @@ def test_share_sent_is_the_mean_over_all_choices(shape):
 
 def test_auto_exchanges_where_it_saves_half_the_bytes_and_can():
     cfg = dataclasses.replace(SMALL, num_experts=128, num_experts_per_token=6)
-    forms = {n: exchange.form(cfg, n, "tpu") for n in (1, 8, 16, 32)}
+    auto = config.ExecutionConfig()
+    forms = {n: exchange.form(cfg, auto, n, "tpu") for n in (1, 8, 16, 32)}
     # 56 % at 8 devices, 32 % at 16.
     assert forms == {1: "gather", 8: "gather", 16: "ragged", 32: "ragged"}
-    assert {exchange.form(cfg, 32, platform) for platform in ("cpu", "gpu")} == {"gather"}
-    named = dataclasses.replace(cfg, expert_exchange="ragged")
-    assert exchange.form(named, 8, "cpu") == "ragged"
+    assert {exchange.form(cfg, auto, 32, platform) for platform in ("cpu", "gpu")} == {"gather"}
+    assert exchange.form(cfg, RAGGED, 8, "cpu") == "ragged"

@@ -10,6 +10,7 @@ from numpy_model import SMALL, forward, init, jit
 
 from kanana_jax import model
 from kanana_jax.config import YarnConfig
+from kanana_jax.model import presets
 
 YARN = YarnConfig(factor=4.0, original_max_positions=8, beta_fast=2.0, mscale=0.7)
 
@@ -43,7 +44,10 @@ def test_logits_and_max_logits_equal_the_numpy_model(name):
     segments = np.array([[1] * 4 + [2] * 6, [1] * 7 + [0] * 3], np.int32)
     positions = np.array([[*range(4), *range(6)], [*range(7), 0, 0, 0]], np.int32)
 
-    got, aux = jit(functools.partial(model.apply, cfg))(params, bias, tokens, positions, segments)
+    weights = model.Weights(params, {"router_bias": bias})
+    inputs = model.Inputs(tokens, positions, segments)
+    apply = jit(functools.partial(model.apply, cfg, execution=presets.LAPTOP))
+    got, aux = apply(weights, inputs)
 
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     rows = [forward(wide, bias, *row, cfg) for row in zip(tokens, positions, segments, strict=True)]

@@ -61,7 +61,7 @@ def test_bias_changes_the_choice_and_never_a_weight():
 
 @pytest.mark.parametrize("cfg", [SMALL, GROUPED], ids=["one_group", "groups"])
 def test_layer_equals_a_loop_over_tokens_and_experts(cfg):
-    stack = model.bind(cfg, init(cfg)).moe_layers.mlp
+    stack = model.bind(cfg, init(cfg), presets.LAPTOP).moe_layers.mlp
     layer = jax.tree.map(lambda leaf: leaf[0], stack)
     rng = np.random.default_rng(2)
     x = rng.standard_normal((2, 7, cfg.hidden_size), np.float32)

@@ -9,11 +9,11 @@ import pytest
 
 import pallas_kernels
 from pallas_kernels.bench import __main__ as command
-from pallas_kernels.bench import attention, grouped_matmul, moe, newton_schulz, record, timing
+from pallas_kernels.bench import attention, grouped_matmul, moe, record, symmetric_matmul, timing
 from pallas_kernels.flash_attention import cases
 from pallas_kernels.grouped_matmul import cases as matmul_cases
 from pallas_kernels.moe_mlp import cases as moe_cases
-from pallas_kernels.newton_schulz import cases as newton_schulz_cases
+from pallas_kernels.symmetric_matmul import cases as symmetric_cases
 
 TIMES = (
     timing.Row("a", "forward", "ours (xla)", 2.0, 1.0),
@@ -62,18 +62,18 @@ def test_plain_layer_of_the_benchmark_computes_the_same():
 
 
 def test_symmetric_products_count_the_whole_square_and_a_step_three_products():
-    case = newton_schulz_cases.Case("x", "gram", 2, 3, 10)
+    case = symmetric_cases.Case("x", "gram", 2, 3, 10)
     product = 2 * 2 * 3 * 3 * 10
     step = 2 * product + 2 * 2 * 3 * 3 * 3
-    assert newton_schulz.flops(case) == {"product": product, "five steps": 5 * step}
+    assert symmetric_matmul.flops(case) == {"product": product, "five steps": 5 * step}
 
 
 def test_timed_iterations_give_the_same_factor():
     # Full rank: the forms differ by rounding alone.
     x = jax.random.normal(jax.random.key(0), (2, 16, 48))
     got, want = (
-        jax.jit(functools.partial(form, symmetric=newton_schulz.plain))(x)
-        for form in (newton_schulz.gram, newton_schulz.direct)
+        jax.jit(functools.partial(form, symmetric=symmetric_matmul.plain))(x)
+        for form in (symmetric_matmul.gram, symmetric_matmul.direct)
     )
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
     assert 0.6 < np.linalg.svd(want, compute_uv=False).min() < 1.2

@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 
 from pallas_kernels import maxima
-from pallas_kernels.flash_attention import mosaic_gpu, mosaic_tpu, reference, xla
-from pallas_kernels.flash_attention import mosaic_gpu_backward as gpu_backward
-from pallas_kernels.flash_attention import mosaic_gpu_forward as gpu_forward
+from pallas_kernels.flash_attention import reference, xla
+from pallas_kernels.flash_attention.gpu import backward as gpu_backward
+from pallas_kernels.flash_attention.gpu import dispatch as on_gpu
+from pallas_kernels.flash_attention.gpu import forward as gpu_forward
+from pallas_kernels.flash_attention.tpu import dispatch as on_tpu
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-_GPU = mosaic_gpu.Config(gpu_forward.Config(block_kv=64), gpu_backward.Config(is_fused=False))
-_TPU = mosaic_tpu.Config(128, 128, forward_keys=256, backward_keys=256, vmem_bytes=16 << 20)
+_GPU = on_gpu.Config(gpu_forward.Config(block_kv=64), gpu_backward.Config(is_fused=False))
+_TPU = on_tpu.Config(128, 128, forward_keys=256, backward_keys=256, vmem_bytes=16 << 20)
 # Lengths: shorter and longer than the 32 numbers from which CPUs lose NaN, one tile and several.
 IMPLEMENTATIONS = {
     "reference": (reference.attention, (8, 200)),
     "xla": (xla.attention, (8, 200, 700)),
-    "mosaic_tpu": (functools.partial(mosaic_tpu.attention, config=_TPU, interpret=True), (200,)),
-    "mosaic_gpu": (functools.partial(mosaic_gpu.attention, config=_GPU, interpret=True), (128,)),
+    "mosaic_tpu": (functools.partial(on_tpu.attention, config=_TPU, interpret=True), (200,)),
+    "mosaic_gpu": (functools.partial(on_gpu.attention, config=_GPU, interpret=True), (128,)),
 }
 CASES = [
     pytest.param((name, length), marks=pytest.mark.slow if name == "mosaic_gpu" else ())

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import pallas_kernels
-from pallas_kernels.flash_attention import mosaic_gpu as attention_gpu
-from pallas_kernels.flash_attention import mosaic_tpu as attention_tpu
-from pallas_kernels.grouped_matmul import mosaic_gpu as grouped_gpu
-from pallas_kernels.grouped_matmul import mosaic_tpu as grouped_tpu
-from pallas_kernels.grouped_matmul import mosaic_tpu_tiles as tiling
-from pallas_kernels.newton_schulz import mosaic_gpu as symmetric_gpu
-from pallas_kernels.newton_schulz import mosaic_tpu as symmetric_tpu
+from pallas_kernels.flash_attention.gpu import dispatch as attention_gpu
+from pallas_kernels.flash_attention.tpu import dispatch as attention_tpu
+from pallas_kernels.grouped_matmul.gpu import dispatch as grouped_gpu
+from pallas_kernels.grouped_matmul.tpu import dispatch as grouped_tpu
+from pallas_kernels.grouped_matmul.tpu import tiles as tiling
+from pallas_kernels.symmetric_matmul.gpu import dispatch as symmetric_gpu
+from pallas_kernels.symmetric_matmul.tpu import dispatch as symmetric_tpu
 
 
 def draw(*shape, dtype=np.float64):

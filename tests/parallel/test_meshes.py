@@ -12,8 +12,8 @@ from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
 from kanana_jax.plan import collectives
 from kanana_jax.train import step as step_lib
-from pallas_kernels import selection
-from pallas_kernels.newton_schulz import mosaic_gpu as newton_schulz_on_gpus
+from pallas_kernels import hopper, selection
+from pallas_kernels.symmetric_matmul.gpu import dispatch as symmetric_on_gpu
 
 # Padding, documents that cross the parts of the context axis, and fewer experts than devices' sum.
 BATCH, SEQ_LEN, VOCAB = 8, 32, 64
@@ -174,9 +174,9 @@ def test_gradients_take_the_collectives_of_the_cost_model(axis, form, expected):
 @pytest.mark.parametrize("form", ["gather", pytest.param("ragged", marks=long)])
 def test_the_step_lowers_with_the_kernels_of_gpus(mesh, form, monkeypatch):
     """What varies over devices has a type of its own inside of a kernel too."""
-    monkeypatch.setattr(selection, "why_not_hopper", selection.always)
-    monkeypatch.setattr(newton_schulz_on_gpus, "MIN_SIDE", 1)
-    monkeypatch.setattr(newton_schulz_on_gpus, "MIN_TILES", 1)
+    monkeypatch.setattr(hopper, "why_not", selection.always)
+    monkeypatch.setattr(symmetric_on_gpu, "MIN_SIDE", 1)
+    monkeypatch.setattr(symmetric_on_gpu, "MIN_TILES", 1)
     cfg = configuration(**mesh).edited(
         [
             "data.seq_len=256",

@@ -123,9 +123,12 @@ def sweep(directory: Path, *, seeds: int = 1, num_steps: int = 40) -> list[Run]:
 
 def about() -> dict:
     """What kanana_jax.workdir.provenance.load gives of a comparison."""
-    base = {"name": "muon_stress", "question": "Does <b>MuonClip</b> hold?"}
     return {
-        "config": {"base": base, "arms": list(ARMS)},
+        "config": {
+            "name": "muon_stress",
+            "question": "Does <b>MuonClip</b> hold?",
+            "arms": list(ARMS),
+        },
         "started": "2026-11-29 05:25:56 UTC",
         "command": "python -m kanana_jax.main --experiment=muon_stress",
         "commit": "0123abc",

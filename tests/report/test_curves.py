@@ -1,5 +1,7 @@
 """Claims about the pictures, drawn for fabricated runs."""
 
+import dataclasses
+
 import fabricate
 import numpy as np
 import pytest
@@ -160,7 +162,7 @@ def test_maps_are_of_the_place_where_they_get_highest_over_each_runs_own_referen
     look = canvas.look(runs)
     assert sample_curves.HEADS.draw(runs, look).title == "Heads, lr 0.03"
     calm = results.places(runs)[0]
-    chosen = heatmaps.Map(**vars(sample_curves.HEADS) | {"choose": lambda runs: calm})
+    chosen = dataclasses.replace(sample_curves.HEADS, choose=lambda runs: calm)
     assert chosen.draw(runs, look).title == "Heads, lr 0.003"
 
 

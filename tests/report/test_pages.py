@@ -55,7 +55,7 @@ def test_a_figure_can_be_tapped_and_a_number_stays_on_its_line(written):
 
 def test_the_text_for_a_terminal_is_the_table_and_what_was_found(written):
     _, text = written
-    assert text.startswith("   lr  arm       held-out bits per byte  ")
+    assert text.startswith("   lr  arm       held-out bits per byte  status")
     assert "Is MuonClip's held-out loss as good as AdamW's at the same lr?" in text
     assert "[ no] Did every arm run below and above its own best lr?" in text
     assert "AdamW at lr 0.03: diverged at step 20" in text
@@ -70,6 +70,7 @@ def test_one_run_gets_a_page_with_a_headline_and_columns_of_its_own_or_none(tmp_
     html = path.read_text()
     assert "After 40 steps: 2.7000 \u00b1 0.0050 held-out bits per byte" in html
     assert "<strong>Heads</strong>" in html
+    assert html.index("<img") < html.index("<h2>All numbers</h2>") < html.index("final loss")
     single.write_run_report(run, fabricate.about(), path, curves=(), headline="Done.", columns=())
     assert "Done." in path.read_text() and "<td" in path.read_text()
     assert "2.7000" not in path.read_text()

@@ -9,7 +9,7 @@ does that, and the command is the harness's own with this import before it.
 
 from typing import Any
 
-from kanana_jax import extras, generate
+from kanana_jax import config, extras, generate
 from kanana_jax.evaluate import scoring
 from kanana_jax.generate import chat, neutral
 
@@ -47,12 +47,12 @@ class KananaJax(TemplateLM):
     ):
         super().__init__()
         if not str(batch_size).isdecimal() or max_batch_size is not None:
-            raise ValueError(
+            raise config.ConfigError(
                 f"batch_size must be a number of requests, got {batch_size!r} and max_batch_size "
                 f"{max_batch_size}; give --batch_size=8 or another number, and no maximum"
             )
         if device not in (None, _HARNESS_DEVICE):
-            raise ValueError(
+            raise config.ConfigError(
                 f"device is chosen by JAX, got {device!r}; leave it out, and set JAX_PLATFORMS"
             )
         self._loaded = generate.load(checkpoint, dtype, tensor_parallel=int(tensor_parallel))
@@ -153,7 +153,7 @@ class KananaJax(TemplateLM):
         until, max_tokens = options.pop("until"), options.pop("max_gen_toks")
         room = self._length - max_tokens
         if room < 1:
-            raise ValueError(
+            raise config.ConfigError(
                 f"max_gen_toks = {max_tokens} leaves no room for a prompt in length = "
                 f"{self._length}; raise length in --model_args"
             )

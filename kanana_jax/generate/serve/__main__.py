@@ -11,17 +11,19 @@ import signal
 import socket
 import sys
 
-from kanana_jax import extras
+from kanana_jax import config, errors, extras
 from kanana_jax.config import paths
 from kanana_jax.generate import command, decoder, serve
 
 with extras.needed("train", "serve"):
     import uvicorn
 
+_PROGRAM = "kanana_jax.generate.serve"
+
 
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
-    with command.refusing():
+    with errors.reported(_PROGRAM):
         server, worker = _make_server(arguments)
     # uvicorn raises a signal again once it has shut down in order; that was all we wanted.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -68,7 +70,7 @@ def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, serve.W
 
 
 def _check(arguments: argparse.Namespace, model_name: str) -> None:
-    """Raises ValueError before the model is read, which takes long."""
+    """Raises ConfigError before the model is read, which takes long."""
     decoder.check_sizes(
         **{
             "--batch-size": arguments.batch_size,
@@ -79,9 +81,11 @@ def _check(arguments: argparse.Namespace, model_name: str) -> None:
     for name in ("max-waiting", "shutdown-seconds"):
         value = getattr(arguments, name.replace("-", "_"))
         if value < 0:
-            raise ValueError(f"--{name} must not be negative, got {value}")
+            raise config.ConfigError(f"--{name} must not be negative, got {value}")
     if not model_name.isprintable():
-        raise ValueError(f"--model-name must be printable, got {model_name!a}; give another")
+        raise config.ConfigError(
+            f"--model-name must be printable, got {model_name!a}; give another"
+        )
     host, port = arguments.host, arguments.port
     try:
         if not 0 <= port < 2**16:  # which getaddrinfo would cut to 16 bits
@@ -91,13 +95,13 @@ def _check(arguments: argparse.Namespace, model_name: str) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except (OSError, OverflowError) as error:
-        raise ValueError(
+        raise config.ConfigError(
             f"--host={host} --port={port} cannot be listened on ({error}); choose others"
         ) from None
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.model_parser("kanana_jax.generate.serve")
+    parser = command.model_parser(_PROGRAM)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--model-name", help="default: the folder's")

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from kanana_jax.generate.chat import ChatError
-from kanana_jax.generate.engine import Piece, Request
+from kanana_jax.generate.engine import Piece, Request, RequestError
 from kanana_jax.generate.load import Loaded
 from kanana_jax.generate.serve import fields, protocol
 from kanana_jax.generate.serve.fields import ApiError
@@ -122,7 +122,7 @@ class _Server:
         self._check_model(ask.model)
         try:
             self._worker.check_number(ask.num_requests)
-        except ValueError as error:
+        except RequestError as error:
             param = "n" if len(ask.inputs) == 1 else "prompt"
             raise ApiError(400, str(error), param=param) from None
 
@@ -149,7 +149,7 @@ class _Server:
         requests = self._requests(ask, prompts)
         try:
             job = self._worker.open(requests)
-        except ValueError as error:
+        except RequestError as error:
             raise ApiError(400, str(error), param="prompt") from None
         except QueueFullError as error:
             raise ApiError(429, str(error), kind="rate_limit_error", code="queue_full") from None

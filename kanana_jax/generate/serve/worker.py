@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from kanana_jax.generate.engine import Engine, Piece, Request
+from kanana_jax.generate.engine import Engine, Piece, Request, RequestError
 
 _log = logging.getLogger(__name__)
 
@@ -96,9 +96,9 @@ class Worker:
         self._thread.join()
 
     def check_number(self, num_requests: int) -> None:
-        """Raises ValueError when there never will be places for so many at once."""
+        """Raises RequestError when there never will be places for so many at once."""
         if num_requests > self._max_open:
-            raise ValueError(
+            raise RequestError(
                 f"{num_requests} prompts or choices at once are more than the {self._max_open} "
                 "that this server runs and lets wait; ask for fewer"
             )
@@ -106,7 +106,7 @@ class Worker:
     def open(self, requests: Sequence[Request]) -> Job:
         """Queues all of them or none; to be called in an event loop.
 
-        Raises ValueError when they can never be served, QueueFullError and StoppedError.
+        Raises RequestError when they can never be served, QueueFullError and StoppedError.
         """
         self.check_number(len(requests))
         for request in requests:

@@ -1,0 +1,116 @@
+"""Forms that XLA compiles better; each function's mathematics is what its first line says.
+
+A function says what XLA did with the plain form and where. "H100" is an NVIDIA H100 80GB HBM3 with
+jax 0.11.2, which the decoding and training records in benchmarks/ name. One that a later XLA does
+not need can be replaced by its plain form.
+
+Letters: B batch, S sequence, T cache length, H heads, D and C inputs, E, I and M outputs, G stacked
+matrices, J latent and rotary key, L layers.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kanana_jax.model import exact
+
+# From so many tokens on, taking float32 weights apart costs less than it saves.
+_MANY_TOKENS = 256
+
+
+@jax.custom_vjp
+def unstack_layers(stack: Array) -> tuple[Array, ...]:
+    """The layers (L, ...) of a leaf one by one, by indices that XLA does not know.
+
+    Of slices it does know, XLA:GPU (H100) casts the whole leaf to the compute dtype first, in a
+    pass of its own.
+    """
+    indices = jax.lax.optimization_barrier(jnp.arange(stack.shape[0]))
+    return tuple(jax.lax.dynamic_index_in_dim(stack, i, keepdims=False) for i in indices)
+
+
+unstack_layers.defvjp(
+    lambda stack: (unstack_layers(stack), None), lambda _, grads: (jnp.stack(grads),)
+)
+
+
+def pad_single_row(fn: Callable[[Array], Array], x: Float[Array, "B S *axes"]) -> Array:
+    """fn(x), of a function that treats each row alone; one token gets a row of zeros beside it.
+
+    Of a product with one row XLA:GPU (H100) makes a sum of products, which it writes to memory.
+    """
+    if x.shape[:2] != (1, 1):
+        return fn(x)
+    return fn(jnp.concatenate([x, jnp.zeros_like(x)]))[:1]
+
+
+def own_kernel(x: Float[Array, "B S *axes"]) -> Array:
+    """x; what computes it for one token is not fused with what follows.
+
+    Fused, XLA:GPU (H100) reads the weights of a product at half the speed.
+    """
+    return jax.lax.optimization_barrier(x) if x.shape[:2] == (1, 1) else x
+
+
+def keep_score_layout(score_BHST: Float[Array, "B H S T"]) -> Float[Array, "B H S T"]:
+    """The scores; those of one token stay as they are laid out.
+
+    XLA:GPU (H100) prefers them transposed, and then a softmax takes five kernels. 64 rows are 2 %
+    faster without.
+    """
+    num_rows, _, num_tokens, _ = score_BHST.shape
+    is_one_token = (num_rows, num_tokens) == (1, 1)
+    return jax.lax.optimization_barrier(score_BHST) if is_one_token else score_BHST
+
+
+def weighted_latents(
+    weight_BHST: Float[Array, "B H S T"], cached_BTJ: Float[Array, "B T J"], size: int
+) -> Float[Array, "B S H C"]:
+    """sum_t weight_t cached_t of the first `size` columns of the cache.
+
+    The sum is of all columns and sliced after: XLA:GPU (H100) copies a slice of the cache.
+    """
+    return jnp.einsum("BHST,BTJ->BSHJ", weight_BHST, cached_BTJ)[..., :size]
+
+
+def joint_product(
+    x_BSD: Float[Array, "B S D"], w_GID: Float[Array, "G I D"]
+) -> list[Float[Array, "B S I"]]:
+    """x W_g^T for each matrix of a stack, made as one product.
+
+    Of several, XLA:GPU (H100) copies the matrices out of the stack, in a loop.
+    """
+    h_BSGI = jnp.einsum("BSD,GID->BSGI", x_BSD, w_GID)
+    return [h_BSGI[:, :, g] for g in range(w_GID.shape[0])]
+
+
+def separate_products(
+    x_BSC: Float[Array, "B S C"], w_CHM: Float[Array, "C H M"], size: int
+) -> list[Float[Array, "B S H _"]]:
+    """x W with the last axis in two parts, the first of `size` columns; a product each.
+
+    Of one product XLA:GPU (H100) copies the second part out, and puts the gradients of both into
+    one array.
+    """
+    return [
+        jnp.einsum("BSC,CHM->BSHM", x_BSC, part_CHM)
+        for part_CHM in (w_CHM[..., :size], w_CHM[..., size:])
+    ]
+
+
+def float32_product(
+    x_BSD: Float[Array, "B S D"], w_DE: Float[Array, "D E"]
+) -> Float[Array, "B S E"]:
+    """x W in full float32, by products of bfloat16 where x is that and has many tokens.
+
+    XLA:GPU (H100) has no units for float32 products. With few tokens, as in decoding, the plain
+    product is done before the weights would be taken apart.
+    """
+    if x_BSD.dtype == jnp.bfloat16 and math.prod(x_BSD.shape[:2]) >= _MANY_TOKENS:
+        return exact.matmul(x_BSD, w_DE)
+    return jnp.einsum(
+        "BSD,DE->BSE", x_BSD.astype(jnp.float32), w_DE, precision=jax.lax.Precision.HIGHEST
+    )

@@ -1,0 +1,36 @@
+"""A trace of some steps of a run, which XProf and TensorBoard open."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+class Profiler:
+    """Traces the steps from the first to the last of "first:last", both included, into `folder`.
+
+    A run that goes on from between them traces the rest.
+    """
+
+    def __init__(self, folder: Path, steps: str):
+        first, _, last = steps.partition(":")
+        self._folder, self._steps = folder, range(int(first), int(last) + 1) if steps else range(0)
+        self._is_tracing = False
+
+    @contextlib.contextmanager
+    def step(self, number: int) -> Iterator[Callable[[Any], None]]:
+        """Around one step; yields what is to be called with a result of it."""
+        is_traced = number in self._steps
+        if is_traced and not self._is_tracing:
+            jax.profiler.start_trace(self._folder)
+            self._is_tracing = True
+        results: list[Any] = []
+        mark = jax.profiler.StepTraceAnnotation("train", step_num=number)
+        with mark if is_traced else contextlib.nullcontext():
+            yield results.append
+        if self._is_tracing and number + 1 not in self._steps:
+            jax.block_until_ready(results)
+            jax.profiler.stop_trace()
+            self._is_tracing = False

@@ -1,0 +1,1 @@
+"""Attention for Hopper GPUs; `dispatch` is what the op calls."""

@@ -1,0 +1,1 @@
+"""Attention for TPUs; `dispatch` is what the op calls."""

@@ -1,0 +1,1 @@
+"""Grouped products for Hopper GPUs; `dispatch` is what the op calls."""

@@ -1,0 +1,129 @@
+"""Grouped products for Hopper GPUs in Pallas Mosaic GPU: TMA, wgmma, blocks that stay.
+
+    out[m] = lhs[m] @ rhs[g(m)]          outer[g] = sum over rows m of group g of lhs[m] grad[m]^T
+
+Letters: M rows, G groups, K contracted width, N output width.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import dtypes, hopper, manual_axes
+from pallas_kernels.grouped_matmul.gpu import matmul as matmul_kernel
+from pallas_kernels.grouped_matmul.gpu import outer as outer_kernel
+from pallas_kernels.grouped_matmul.gpu import ring, swiglu
+
+_DTYPES = (jnp.bfloat16, jnp.float16)
+
+
+class Config(NamedTuple):
+    """What `tune` tunes; all fit the shared memory of any Hopper GPU."""
+
+    matmul: matmul_kernel.Config = matmul_kernel.Config()
+    outer: outer_kernel.Config = outer_kernel.Config()
+
+
+# Fewer rows per slice: at K = 7168 sixteen tiles of rows are 29 MB, too many for L2.
+_LOW = matmul_kernel.Config(band=8)
+# (K, N, G) -> the fastest of the configurations that were timed on an H100, bfloat16, for the
+# product of width K to N and for the outer product of those widths.
+TUNED = {
+    (768, 2048, 128): Config(_LOW),
+    (7168, 4096, 32): Config(_LOW),
+    (4096, 7168, 32): Config(_LOW),
+}
+
+
+def matmul(
+    lhs_MK,
+    rhs,
+    group_sizes_G,
+    *,
+    transpose_rhs: bool,
+    out_dtype,
+    config: Config | None = None,
+    interpret: bool = False,
+):
+    """Rows times their group's matrix; arguments are already checked."""
+    out_width = rhs.shape[1 if transpose_rhs else 2]
+    config = config or choose_config(lhs_MK.shape[1], out_width, rhs.shape[0])
+    kernel = functools.partial(
+        matmul_kernel.matmul,
+        transpose_rhs=transpose_rhs,
+        out_dtype=out_dtype,
+        config=config.matmul,
+        interpret=interpret,
+    )
+    return _call(kernel, _pad_rows(lhs_MK), rhs, group_sizes_G)[: lhs_MK.shape[0]]
+
+
+def outer(
+    lhs_MK,
+    grad_MN,
+    group_sizes_G,
+    *,
+    out_dtype,
+    config: Config | None = None,
+    interpret: bool = False,
+):
+    """Sum of outer products within each group; arguments are already checked."""
+    config = config or choose_config(lhs_MK.shape[1], grad_MN.shape[1], group_sizes_G.shape[0])
+    kernel = functools.partial(
+        outer_kernel.outer,
+        out_dtype=out_dtype,
+        config=config.outer,
+        interpret=interpret,
+    )
+    return _call(kernel, _pad_rows(lhs_MK), _pad_rows(grad_MN), group_sizes_G)
+
+
+def up(
+    x_MD, w_gate_up_E2FD, group_sizes_E, *, config: Config | None = None, interpret: bool = False
+):
+    """Pre-activation h (M, 2F) and silu(gate) * up (M, F) of experts, where `fits_up(F)`."""
+    num_experts, _, width, hidden = w_gate_up_E2FD.shape
+    config = config or choose_config(hidden, 2 * width, num_experts)
+    kernel = functools.partial(swiglu.up, config=config.matmul, interpret=interpret)
+    outs = _call(kernel, _pad_rows(x_MD), w_gate_up_E2FD, group_sizes_E)
+    return tuple(out[: x_MD.shape[0]] for out in outs)
+
+
+def fits_up(width: int) -> bool:
+    """Whether `up` takes experts of this width: its tiles hold whole columns of both halves."""
+    return width % (matmul_kernel.Config().tile_n // 2) == 0
+
+
+def choose_config(width: int, out_width: int, num_groups: int) -> Config:
+    """The tuned configuration of this shape, else the default."""
+    return TUNED.get((width, out_width, num_groups), Config())
+
+
+def why_not(problem) -> str | None:
+    """The reason why these kernels cannot run a problem, or None."""
+    if elsewhere := hopper.why_not(problem.platform):
+        return elsewhere
+    if problem.lhs.dtype not in _DTYPES:
+        return f"it needs bfloat16 or float16, got {problem.lhs.dtype}"
+    widths = (problem.lhs.shape[1], *problem.rhs.shape[1:])
+    if any(width % ring.STEP for width in widths):
+        return f"it needs widths that are multiples of {ring.STEP}, got {widths}"
+    return None
+
+
+def _call(kernel, lhs, other, group_sizes):
+    @jax.custom_batching.sequential_vmap
+    def call(lhs, other, group_sizes):
+        # A kernel's output forgets the mesh axes on which its inputs vary.
+        out = dtypes.in_32_bits(kernel)(lhs, other, group_sizes)
+        return jax.tree.map(lambda x: manual_axes.align(x, lhs)[0], out)
+
+    return call(lhs, other, group_sizes)
+
+
+def _pad_rows(x):
+    """TMA with a swizzle needs whole groups of 8 rows."""
+    missing = -x.shape[0] % 8
+    return jnp.pad(x, ((0, missing), (0, 0))) if missing else x

@@ -1,0 +1,1 @@
+"""Grouped products for TPUs; `dispatch` is what the op calls."""

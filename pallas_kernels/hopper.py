@@ -1,0 +1,133 @@
+"""What the Hopper kernels share: how they are launched, their memory, the ring that loads fill.
+
+A block of threads is three warpgroups. Two multiply, each into float32 registers. The third one
+loads by TMA into a ring of slots of shared memory. A slot has two barriers: `ready` opens when its
+loads have landed, `free` when nobody reads it any more.
+
+Pallas lays scratch memory out in the alphabetical order of its names, so a new name moves buffers.
+"""
+# Pallas does not list ACC among its exports and leaves its transforms abstract.
+# pyright: reportPrivateImportUsage=false, reportAbstractUsage=false
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+ROWS = 64  # rows of one warpgroup: the M of a wgmma instruction
+COMPUTE = 2  # warpgroups that multiply
+SWIZZLE_BYTES = 128  # width of a swizzled tile, the widest that TMA writes and wgmma reads
+SWIZZLE = plgpu.SwizzleTransform(SWIZZLE_BYTES)
+
+
+def why_not(platform: str) -> str | None:
+    """The reason why kernels for Hopper GPUs cannot run on this backend, or None."""
+    if platform != "gpu":
+        return f"it needs a Hopper GPU, the default backend is {platform}"
+    capability = getattr(jax.devices()[0], "compute_capability", "unknown")
+    if capability != "9.0":
+        return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
+    return None
+
+
+def launch(interpret: bool, *, approx_math: bool = True) -> dict[str, Any]:
+    """Keywords of every kernel: its warpgroups, and what the compiler may do."""
+    return dict(
+        num_threads=COMPUTE + 1,
+        thread_name="warpgroup",
+        interpret=plgpu.InterpretGPUParams(detect_races=True) if interpret else None,
+        compiler_params=plgpu.CompilerParams(
+            approx_math=approx_math,
+            unsafe_no_auto_barriers=True,
+            reduction_scratch_bytes=0,
+            lowering_semantics=plgpu.LoweringSemantics.Warpgroup,
+        ),
+    )
+
+
+def specialize(
+    warpgroup,
+    compute: Callable,
+    load: Callable,
+    *,
+    compute_registers: int = 240,
+    load_registers: int = 24,
+) -> None:
+    """Runs compute(warpgroup) on the warpgroups that multiply and load() on the third one.
+
+    Registers are those of one thread.
+    """
+
+    @pl.when(warpgroup < COMPUTE)
+    def _():
+        plgpu.set_max_registers(compute_registers, action="increase")
+        compute(warpgroup)
+
+    @pl.when(warpgroup == COMPUTE)
+    def _():
+        plgpu.set_max_registers(load_registers, action="decrease")
+        load()
+
+
+def pick[T](kind: Callable[..., T], scratch: Mapping[str, Any]) -> T:
+    """Makes a NamedTuple of the scratch that its fields name; Pallas passes scratch by name."""
+    names = inspect.signature(kind).parameters
+    return kind(**{name: scratch[name] for name in names if name in scratch})
+
+
+def tile_cols(dtype) -> int:
+    """Elements in a row of a swizzled tile."""
+    return SWIZZLE_BYTES // jnp.dtype(dtype).itemsize
+
+
+def tiled(shape: tuple[int, ...], dtype):
+    """Shared memory in the 128-byte swizzle that TMA writes and wgmma reads."""
+    tiling = plgpu.TilingTransform((8, tile_cols(dtype)))
+    return plgpu.SMEM(shape, dtype, transforms=(tiling, SWIZZLE))
+
+
+def accumulator(num_rows: int, num_cols: int):
+    """Float32 registers that wgmma adds to, zero at first."""
+    return plgpu.ACC((num_rows, num_cols), jnp.float32)
+
+
+class Slots(NamedTuple):
+    """The barriers of a ring, and how many slots it has."""
+
+    ready: Any
+    free: Any
+    num_stages: int
+
+
+def slot_of(step, num_stages: int):
+    """The slot that a step uses."""
+    return lax.rem(step, np.int32(num_stages))
+
+
+def wait_until_free(step, slot, slots: Slots) -> None:
+    """Waits until nobody reads what the slot of a step held before."""
+
+    @pl.when(step >= slots.num_stages)
+    def _():
+        plgpu.barrier_wait(slots.free.at[slot])
+
+
+def wait_for_slot(step, slots: Slots):
+    """Returns the slot of a step once it is free."""
+    slot = slot_of(step, slots.num_stages)
+    wait_until_free(step, slot, slots)
+    return slot
+
+
+def drain(num_steps, slots: Slots) -> None:
+    """A block must not end, nor interpret mode, with releases that nobody has seen."""
+
+    @pl.loop(jnp.maximum(0, num_steps - slots.num_stages), num_steps)
+    def _(step):
+        plgpu.barrier_wait(slots.free.at[slot_of(step, slots.num_stages)])

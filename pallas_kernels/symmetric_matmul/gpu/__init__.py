@@ -1,0 +1,1 @@
+"""Symmetric products for Hopper GPUs; `dispatch` is what the op calls."""

@@ -1,0 +1,1 @@
+"""Symmetric products for TPUs; `dispatch` is what the op calls."""

@@ -1,0 +1,198 @@
+"""DPO against its formula, written once more in numpy float64, pair by pair.
+
+Letters: B sequences, S positions.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from kanana_jax.batch import Batch
+from kanana_jax.objectives.preference import Preference
+
+S = 12
+# Segments of each row as (prompt positions, answer positions); the rest of a row is padding.
+ROWS = (
+    ((1, 3), (1, 2), (2, 1), (1, 1)),  # two pairs, full
+    (),  # no pair
+    ((2, 2), (2, 5)),  # one pair and padding
+    ((0, 1), (0, 1)) * 6,  # as many segments as positions
+    ((3, 2), (3, 3)),
+    ((1, 1), (1, 1), (1, 2), (1, 1), (0, 1), (0, 1)),  # three pairs
+    (),
+    ((4, 1), (4, 2)),
+)
+NUM_PAIRS = sum(len(row) for row in ROWS) // 2
+
+
+def batch_of(rows=ROWS) -> Batch:
+    shape = (len(rows), S)
+    segments, mask = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    for b, row in enumerate(rows):
+        place = 0
+        for number, (prompt, answer) in enumerate(row, start=1):
+            segments[b, place : place + prompt + answer] = number
+            mask[b, place + prompt : place + prompt + answer] = 1
+            place += prompt + answer
+        assert place <= S
+    tokens = np.zeros(shape, np.int32)
+    return Batch(tokens, tokens, tokens, segments, mask, mask)
+
+
+def logps(scale: float = 1.0):
+    """Of the weights and of the reference; also of prompts and padding, which must not count."""
+    rng = np.random.default_rng(0)
+    shape = (len(ROWS), S)
+    logp_BS, ref_BS = -scale * rng.exponential(2.0, (2, *shape))
+    logp_BS[3, :2] = ref_BS[3, :2]  # a tie
+    return np.float32(logp_BS), np.float32(ref_BS)
+
+
+def by_hand(logp_BS, ref_BS, batch, beta, smoothing):
+    """Mean figures over the pairs and d loss / d logp, in float64."""
+    logp_BS, ref_BS = np.float64(logp_BS), np.float64(ref_BS)
+    totals = dict.fromkeys(("loss", "accuracy", "margin", "chosen_reward", "rejected_reward"), 0.0)
+    slope_BS = np.zeros(logp_BS.shape)
+    for b, segments in enumerate(batch.segment_ids):
+        for k in range(1, segments.max() // 2 + 1):
+            chosen, rejected = (
+                (segments == number) & (batch.loss_mask[b] == 1) for number in (2 * k - 1, 2 * k)
+            )
+            of_chosen, of_rejected = (
+                beta * (logp_BS[b, side].sum() - ref_BS[b, side].sum())
+                for side in (chosen, rejected)
+            )
+            m = of_chosen - of_rejected
+            right, wrong = 1 / (1 + np.exp(-m)), 1 / (1 + np.exp(m))
+            totals["loss"] -= (1 - smoothing) * np.log(right) + smoothing * np.log(wrong)
+            totals["accuracy"] += 1.0 if m > 0 else 0.5 if m == 0 else 0.0
+            totals["margin"] += m
+            totals["chosen_reward"] += of_chosen
+            totals["rejected_reward"] += of_rejected
+            slope = -(1 - smoothing) * wrong + smoothing * right
+            slope_BS[b, chosen] = beta * slope
+            slope_BS[b, rejected] = -beta * slope
+    return {name: total / NUM_PAIRS for name, total in totals.items()}, slope_BS / NUM_PAIRS
+
+
+CASES = pytest.mark.parametrize(
+    ("beta", "smoothing", "scale"), [(0.1, 0.0, 1.0), (0.5, 0.1, 1.0), (2.0, 0.0, 5.0)]
+)
+
+
+@CASES
+def test_figures_are_those_of_the_formula(beta, smoothing, scale):
+    objective, batch = Preference(beta, smoothing), batch_of()
+    logp_BS, ref_BS = logps(scale)
+    totals = objective.totals(batch)
+    assert totals == NUM_PAIRS
+    seen = objective.seen(logp_BS, logp_BS, batch, totals, {"reference": ref_BS})
+    wanted, _ = by_hand(logp_BS, ref_BS, batch, beta, smoothing)
+    assert seen.sums.keys() == wanted.keys() and not seen.maxima
+    for name, value in wanted.items():
+        # Sums of at most 12 float32 numbers, and of 13 pairs.
+        np.testing.assert_allclose(seen.sums[name], value, rtol=2e-6, atol=2e-6, err_msg=name)
+
+
+@CASES
+def test_weights_are_the_slope_of_the_formula(beta, smoothing, scale):
+    objective, batch = Preference(beta, smoothing), batch_of()
+    logp_BS, ref_BS = logps(scale)
+    w_BS = objective.coefficients(logp_BS, batch, objective.totals(batch), {"reference": ref_BS})
+    _, slope_BS = by_hand(logp_BS, ref_BS, batch, beta, smoothing)
+    assert w_BS.dtype == jnp.float32
+    # A margin of 40 is off by 4e-6, and the slope by that share of itself.
+    np.testing.assert_allclose(w_BS, -slope_BS, rtol=2e-5, atol=1e-30)
+
+
+@CASES
+def test_weights_are_minus_the_gradient_of_the_loss_that_is_reported(beta, smoothing, scale):
+    objective, batch = Preference(beta, smoothing), batch_of()
+    logp_BS, ref_BS = logps(scale)
+    totals, frozen = objective.totals(batch), {"reference": ref_BS}
+
+    def loss(logp_BS):
+        return objective.seen(logp_BS, logp_BS, batch, totals, frozen).sums["loss"]
+
+    w_BS = objective.coefficients(logp_BS, batch, totals, frozen)
+    np.testing.assert_allclose(w_BS, -jax.grad(loss)(jnp.asarray(logp_BS)), rtol=2e-5, atol=1e-9)
+    assert (np.asarray(w_BS)[batch.loss_mask == 0] == 0).all()
+
+
+def test_sure_margins_keep_a_finite_loss_and_their_slope():
+    batch = batch_of((((0, 1), (0, 1)),))
+    for margin in (80.0, -80.0, 2000.0, -2000.0):
+        logp_BS = np.zeros((1, S), np.float32)
+        logp_BS[0, 0] = margin
+        frozen = {"reference": np.zeros((1, S), np.float32)}
+        objective = Preference(1.0)
+        seen = objective.seen(logp_BS, logp_BS, batch, 1.0, frozen)
+        w_BS = objective.coefficients(logp_BS, batch, 1.0, frozen)
+        np.testing.assert_allclose(seen.sums["loss"], np.logaddexp(0, -margin), rtol=1e-6)
+        np.testing.assert_allclose(w_BS[0, 0], np.exp(-np.logaddexp(0, margin)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_micro", [2, 4])
+def test_micro_batches_add_up_to_the_whole(num_micro):
+    objective, batch = Preference(0.3, 0.05), batch_of()
+    logp_BS, ref_BS = logps()
+    totals = objective.totals(batch)
+    whole = objective.seen(logp_BS, logp_BS, batch, totals, {"reference": ref_BS}).sums
+    w_BS = objective.coefficients(logp_BS, batch, totals, {"reference": ref_BS})
+    added = dict.fromkeys(whole, 0.0)
+    for first in range(num_micro):
+        rows = slice(first, None, num_micro)
+        part, logp, frozen = Batch(*(x[rows] for x in batch)), logp_BS[rows], ref_BS[rows]
+        sums = objective.seen(logp, logp, part, totals, {"reference": frozen}).sums
+        added = {name: added[name] + sums[name] for name in added}
+        of_part = objective.coefficients(logp, part, totals, {"reference": frozen})
+        np.testing.assert_allclose(of_part, w_BS[rows], rtol=1e-6)
+    for name, value in whole.items():
+        np.testing.assert_allclose(added[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("spec", [P("data"), P("data", "context")])
+def test_devices_that_share_a_batch_find_the_same(spec):
+    mesh = jax.make_mesh((4, 2), ("data", "context"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    objective, batch = Preference(0.3), batch_of()
+    logp_BS, ref_BS = logps()
+
+    def both(logp_BS, ref_BS, batch):
+        totals, frozen = objective.totals(batch), {"reference": ref_BS}
+        return (
+            objective.coefficients(logp_BS, batch, totals, frozen),
+            objective.seen(logp_BS, logp_BS, batch, totals, frozen).sums,
+        )
+
+    wanted = both(logp_BS, ref_BS, batch)
+    spread = functools.partial(jax.device_put, device=NamedSharding(mesh, spec))
+    got = jax.jit(both)(*jax.tree.map(spread, (logp_BS, ref_BS, batch)))
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_without_pairs_has_no_loss_and_no_slope():
+    objective, batch = Preference(0.1), batch_of(((), ()))
+    logp_BS, ref_BS = (x[:2] for x in logps())
+    totals = objective.totals(batch)
+    seen = objective.seen(logp_BS, logp_BS, batch, totals, {"reference": ref_BS})
+    assert totals == 1 and set(map(float, seen.sums.values())) == {0.0}
+    w_BS = objective.coefficients(logp_BS, batch, totals, {"reference": ref_BS})
+    np.testing.assert_array_equal(w_BS, np.zeros((2, S)))
+
+
+@pytest.mark.parametrize("beta", [0.0, -0.1, float("nan"), float("inf")])
+def test_a_beta_without_meaning_is_refused(beta):
+    with pytest.raises(ValueError, match="beta must be a positive number, got"):
+        Preference(beta)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 0.5, float("nan")])
+def test_a_label_smoothing_without_meaning_is_refused(smoothing):
+    with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 0.5\), got"):
+        Preference(0.1, smoothing)
