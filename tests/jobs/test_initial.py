@@ -56,7 +56,7 @@ def test_training_starts_from_the_folder_and_its_run_can_be_exported(
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["model"]["hidden_size"] == cfg.model.hidden_size
     convert.main([f"--from-run={tmp_path / 'run' / 'run'}", f"--to={tmp_path / 'trained'}"])
-    shape, extra = native.read_description(tmp_path / "trained")
+    shape, extra, _ = native.read_description(tmp_path / "trained")
     like = native.abstract(shape, jax.numpy.float32)
     before, after = (native.restore(path, like) for path in (imported, tmp_path / "trained"))
     moved = jax.tree.map(lambda x, y: float(abs(x - y).max()), before.params, after.params)
