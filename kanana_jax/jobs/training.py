@@ -5,6 +5,7 @@ comparison. With several processes all of them call it. Whatever one of them fin
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress, results, single
 from kanana_jax.report.canvas import Picture
 from kanana_jax.report.tables import Column
-from kanana_jax.train import fit
+from kanana_jax.train import fit, optimizers
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import (
     Run,
@@ -148,7 +149,7 @@ def run_all(job: Job, plan: Plan, workdir: Path) -> None:
         parallel.together(lambda: _check_tokens(opened_data, workdir))
         plan = opened_data.plan
         with storage.needed(workdir), lock.held(workdir):
-            parallel.on_first(lambda: _begin(opened_data, workdir))
+            parallel.on_first(lambda: _begin(job, opened_data, workdir))
             finished = parallel.everyones([run_record.is_finished(one) for one in plan.runs])[0]
             waiting = [one for one, done in zip(plan.runs, finished, strict=True) if not done]
             _train(job, waiting, opened_data.corpora, stop)
@@ -287,7 +288,15 @@ def _holding_if_several(stop: StopRequest):
     return stop.holding() if jax.process_count() > 1 else contextlib.nullcontext()
 
 
-def _begin(found: _Opened, workdir: Path) -> None:
+def _chosen(step: step_lib.StepConfig) -> dict[str, Any]:
+    """What the settings came to, for the record of a run."""
+    return {
+        "execution": dataclasses.asdict(step.execution),
+        "undecayed": optimizers.undecayed(step.optimizer, step.model),
+    }
+
+
+def _begin(job: Job, found: _Opened, workdir: Path) -> None:
     """Records this process in `workdir`, now locked."""
     plan = found.plan
     changes = provenance.check(workdir, plan.record, plan.base.resume.allow)
@@ -297,7 +306,13 @@ def _begin(found: _Opened, workdir: Path) -> None:
         events.Events(workdir).report("settings_changed", "; ".join(changes))
     for one in plan.runs:
         tokenizer = provenance.write_tokenizer(workdir, found.corpora[_data_of(one)].tokenizer)
-        run_record.begin(one, plan.base.name, tokenizer, is_changed=bool(changes))
+        run_record.begin(
+            one,
+            plan.base.name,
+            tokenizer,
+            is_changed=bool(changes),
+            chosen=_chosen(_step_config(job, one)),
+        )
     provenance.write(
         workdir,
         plan.record,
