@@ -23,9 +23,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from kanana_jax import config, extras
+from kanana_jax import config, errors, extras
 from kanana_jax.config import paths
-from kanana_jax.errors import UserError
 
 with extras.needed("train"):
     from absl import app, flags, logging
@@ -141,22 +140,8 @@ def main(argv: list[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that a terminal cannot show
     try:
-        if argv[1:]:
-            raise config.ConfigError(
-                f"unexpected arguments {config.shown(argv[1:])}; settings are --set=a.b=c"
-            )
-        module = load_experiment(_EXPERIMENT.value)
-        cfg = module.experiment().edited(_SET.value)
-        if _PRINT_CONFIG.value:
-            print(config.to_json(cfg))
-            return
-        folder = f"runs/{cfg.name}" if _WORKDIR.value is None else _WORKDIR.value
-        folder = paths.workdir(folder)
-        parallel.join(os.environ)
-        module.run(cfg, folder)
-    except UserError as error:
-        print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        with errors.reported("kanana_jax"):
+            _run(argv)
     except workdir.Stopped:
         sys.exit(0)
     except Exception:
@@ -167,16 +152,29 @@ def main(argv: list[str]) -> None:
         os._exit(1)
 
 
+def _run(argv: list[str]) -> None:
+    if argv[1:]:
+        raise config.ConfigError(
+            f"unexpected arguments {config.shown(argv[1:])}; settings are --set=a.b=c"
+        )
+    module = load_experiment(_EXPERIMENT.value)
+    cfg = module.experiment().edited(_SET.value)
+    if _PRINT_CONFIG.value:
+        print(config.to_json(cfg))
+        return
+    folder = f"runs/{cfg.name}" if _WORKDIR.value is None else _WORKDIR.value
+    folder = paths.workdir(folder)
+    parallel.join(os.environ)
+    module.run(cfg, folder)
+
+
 def _parse(argv: list[str]) -> list[str]:
     """absl's parser, with our own --help: its own knows flags only."""
     if not any(one in ("--help", "-help", "-h") for one in argv):
         return app.parse_flags_with_usage(argv)
     given = [one.partition("=")[2] for one in argv if one.startswith("--experiment=")]
-    try:
+    with errors.reported("kanana_jax"):
         print(help_text(given[-1] if given else None))
-    except UserError as error:
-        print(f"kanana_jax: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     sys.exit(0)
 
 

@@ -103,8 +103,8 @@ def step_config(cfg: config.TrainingConfig, vocab_size: int = 258) -> step_lib.S
 def build(cfg: config.TrainingConfig) -> training.Built:
     """The compiled functions on one device."""
     mesh = parallel.make_mesh(cfg.mesh, jax.devices()[:1])
-    rows = parallel.local_rows(mesh, cfg.data.batch_size)
-    return training.Built(mesh, step_lib.build(step_config(cfg), mesh), rows)
+    step = step_config(cfg)
+    return training.Built(mesh, step_lib.build(step, mesh), step.objective)
 
 
 def train(
@@ -123,21 +123,21 @@ def train(
     """
     cfg = cfg.with_vocab(corpus.vocab_size)
     train_fn = built.steps.train if update is None else update
+    rows = built.rows(cfg.data.batch_size)
+    one = Run({"arm": "arm"}, cfg, directory)
     bar = bar or progress.Progress("", num_steps=cfg.train.num_steps, file=io.StringIO())
 
     def start() -> state.TrainState:
         return built.steps.init(cfg.train.seed)
 
-    with opened(
-        Run({"arm": "arm"}, cfg, directory), StopRequest(), bar, Work(tokens=256)
-    ) as folder:
+    with opened(one, StopRequest(), bar, Work(tokens=256)) as folder:
         ended = fit.fit(
             folder,
             fit.Run(
                 steps=built.steps._replace(train=train_fn),
                 mesh=built.mesh,
-                source=source or pretrain.JOB.source(cfg, corpus, built),
-                evaluators=pretrain.JOB.evaluators(cfg, corpus, built),
+                source=source or pretrain.JOB.source(corpus, cfg.data, rows),
+                evaluators=pretrain.JOB.evaluators(corpus, cfg.data, cfg.train, built),
                 start=start,
                 train=cfg.train,
                 guard=cfg.guard,
@@ -146,7 +146,7 @@ def train(
                 frozen={},
             ),
         )
-    outcome.write(folder, ended, cfg, corpus.fingerprint)
+    outcome.write(folder, ended, one, corpus.fingerprint)
     return metrics.read_metrics(directory / metrics.METRICS_NAME)
 
 

@@ -31,7 +31,7 @@ def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
 def holds(kind: Any) -> str:
     """What a field of that annotation may hold."""
     origin: Any = typing.get_origin(kind)
-    args: tuple[Any, ...] = typing.get_args(kind)
+    args: Any = typing.get_args(kind)
     if origin is Annotated:
         ranges = [f" in {one}" for one in args[1:] if isinstance(one, Range)]
         return holds(args[0]) + "".join(ranges)

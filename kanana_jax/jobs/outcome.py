@@ -3,22 +3,22 @@
 import numpy as np
 from jaxtyping import Float
 
-from kanana_jax import config
 from kanana_jax.report import metrics
 from kanana_jax.train import fit
-from kanana_jax.workdir import Workdir, storage
+from kanana_jax.workdir import Run, Workdir, storage
 from kanana_jax.workdir.clock import OVERHEADS, PREFIX
 
 _WINDOW = 10  # losses over which a run's start and end are judged
 _SPEEDS = ("tokens_per_second", "model_tflops_per_second", "mfu")
 
 
-def write(folder: Workdir, ended: fit.Outcome, cfg: config.TrainingConfig, corpus: str) -> None:
+def write(folder: Workdir, ended: fit.Outcome, one: Run, corpus: str) -> None:
     """Writes the result of a run that ended; `corpus` is the fingerprint of its data.
 
     Raises StorageError when the last checkpoint is missing. A run that took over the last
     checkpoint of another machine has no metrics to sum up.
     """
+    cfg = one.config
     diverged_step = ended.step if ended.status == "diverged" else None
     if diverged_step is None:
         saved = folder.checkpoints.steps()

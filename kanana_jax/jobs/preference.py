@@ -7,7 +7,6 @@ says what a line holds.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -64,22 +63,21 @@ def _objective(cfg: Config) -> Preference:
     return Preference(cfg.preference.beta, cfg.preference.label_smoothing)
 
 
-def _source(cfg: Config, corpus: WholeDocuments, built: training.Built) -> PackedSource:
-    return PackedSource(corpus, cfg.data, built.rows)
-
-
-def _frozen(cfg: Config, first_weights: Callable[[], model.Weights]) -> Mapping[str, model.Weights]:
+def _frozen(first_weights: Callable[[], model.Weights]) -> Mapping[str, model.Weights]:
     return {"reference": first_weights()}
 
 
 def _evaluators(
-    cfg: Config, corpus: WholeDocuments, built: training.Built
+    corpus: WholeDocuments,
+    cfg: config.DataConfig,
+    train: config.TrainConfig,
+    built: training.Built,
 ) -> tuple[fit.Evaluator, ...]:
     """Loss, accuracy and margin on held-out pairs; batches count by their pairs."""
-    objective, logp = _objective(cfg), built.steps.logp
+    objective, logp = built.objective, built.steps.logp
     batches = [
-        built.place(batch, cfg.data.batch_size)
-        for batch in corpus.heldout_batches(cfg.data, cfg.train.eval_batches, built.rows)
+        built.place(batch, cfg.batch_size)
+        for batch in corpus.heldout_batches(cfg, train.eval_batches, built.rows(cfg.batch_size))
     ]
     of_reference = [logp(built.frozen["reference"], batch) for batch in batches]
 
@@ -100,7 +98,7 @@ def _evaluators(
             for name in _MEANS
         }
 
-    return (fit.Evaluator("heldout_preference", cfg.train.eval_interval_steps, measure),)
+    return (fit.Evaluator("heldout_preference", train.eval_interval_steps, measure),)
 
 
 def _curve(name: str, title: str, reading: str, *rows: tuple[str, str]) -> Curve:
@@ -117,7 +115,7 @@ def _headline(run: Run) -> str:
 JOB = training.Job(
     objective=_objective,
     read=preferences.read,
-    source=_source,
+    source=PackedSource,
     evaluators=_evaluators,
     frozen=_frozen,
     pictures=(
@@ -142,8 +140,4 @@ JOB = training.Job(
     headline=_headline,
     columns=tuple(tables.number_column(f"heldout_{name}") for name in _MEANS),
 )
-
-
-def run(cfg: Config, workdir: Path) -> None:
-    """Trains `cfg` in `workdir`, or continues it, and writes its report."""
-    training.run(JOB, cfg, workdir)
+run = training.of(JOB)

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from kanana_jax import config, data, model
 from kanana_jax.batch import Batch
 from kanana_jax.jobs import heldout, training
-from kanana_jax.objectives import NextToken
 from kanana_jax.train import fit
 
 
@@ -33,31 +31,17 @@ class TextSource:
         return next(self._batches)
 
 
-def _objective(cfg: Config) -> NextToken:
-    return NextToken(z_weight=cfg.train.z_loss_weight)
-
-
-def _source(cfg: Config, corpus: data.Corpus, built: training.Built) -> TextSource:
-    return TextSource(corpus, cfg.data, built.rows)
-
-
 def _evaluators(
-    cfg: Config, corpus: data.Corpus, built: training.Built
+    corpus: data.Corpus, cfg: config.DataConfig, train: config.TrainConfig, built: training.Built
 ) -> tuple[fit.Evaluator, ...]:
-    batches = data.heldout_batches(corpus, cfg.data, cfg.train.eval_batches, rows=built.rows)
-    return (
-        heldout.bits_per_byte(batches, cfg.data.batch_size, cfg.train.eval_interval_steps, built),
-    )
+    batches = data.heldout_batches(corpus, cfg, train.eval_batches, rows=built.rows(cfg.batch_size))
+    return (heldout.bits_per_byte(batches, cfg.batch_size, train.eval_interval_steps, built),)
 
 
 JOB = training.Job(
-    objective=_objective,
+    objective=training.next_token,
     read=data.read_text,
-    source=_source,
+    source=TextSource,
     evaluators=_evaluators,
 )
-
-
-def run(cfg: Config, workdir: Path) -> None:
-    """Trains `cfg` in `workdir`, or continues it, and writes its report."""
-    training.run(JOB, cfg, workdir)
+run = training.of(JOB)

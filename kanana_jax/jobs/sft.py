@@ -5,14 +5,12 @@ what a line holds.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from kanana_jax import config
 from kanana_jax.data import conversations
 from kanana_jax.data.whole_documents import WholeDocuments
 from kanana_jax.jobs import heldout, training
 from kanana_jax.jobs.packed import PackedSource
-from kanana_jax.objectives import NextToken
 from kanana_jax.train import fit
 
 
@@ -21,28 +19,21 @@ class Config(config.TrainingConfig):
     """The settings of every job that trains; data.paths name files of conversations."""
 
 
-def _objective(cfg: Config) -> NextToken:
-    return NextToken(z_weight=cfg.train.z_loss_weight)
-
-
-def _source(cfg: Config, corpus: WholeDocuments, built: training.Built) -> PackedSource:
-    return PackedSource(corpus, cfg.data, built.rows)
-
-
 def _evaluators(
-    cfg: Config, corpus: WholeDocuments, built: training.Built
+    corpus: WholeDocuments,
+    cfg: config.DataConfig,
+    train: config.TrainConfig,
+    built: training.Built,
 ) -> tuple[fit.Evaluator, ...]:
     """Bits per byte of the assistant's held-out text."""
-    batches = corpus.heldout_batches(cfg.data, cfg.train.eval_batches, built.rows)
-    every = cfg.train.eval_interval_steps
-    return (heldout.bits_per_byte(batches, cfg.data.batch_size, every, built),)
+    batches = corpus.heldout_batches(cfg, train.eval_batches, built.rows(cfg.batch_size))
+    return (heldout.bits_per_byte(batches, cfg.batch_size, train.eval_interval_steps, built),)
 
 
 JOB = training.Job(
-    objective=_objective, read=conversations.read, source=_source, evaluators=_evaluators
+    objective=training.next_token,
+    read=conversations.read,
+    source=PackedSource,
+    evaluators=_evaluators,
 )
-
-
-def run(cfg: Config, workdir: Path) -> None:
-    """Trains `cfg` in `workdir`, or continues it, and writes its report."""
-    training.run(JOB, cfg, workdir)
+run = training.of(JOB)

@@ -155,6 +155,50 @@ class Sweep:
     def _all_axes(self) -> list[Axis]:
         return [*self.axes, *(axis for arm in self.arms for axis in arm.axes)]
 
+    def values_of(self, arm: Arm) -> dict[str, tuple[Any, ...]]:
+        """Where on each axis an arm runs: the shared values and its own, or where `base` is."""
+        shared, own = ({axis.path: axis.values for axis in axes} for axes in (self.axes, arm.axes))
+        paths = dict.fromkeys(axis.path for axis in self._all_axes())
+        found = {}
+        for path in paths:
+            values = shared.get(path, (config.setting(self.base, path),)) + own.get(path, ())
+            _expect_distinct(f"the values of {path} of arm {arm.name!r}", values)
+            found[path] = values
+        return found
+
+    def run_of(self, arm: Arm, at: dict[str, Any], seed: int, folder: Path, name: str) -> Run:
+        """One arm at one place; `name` begins that of its folder below `folder`."""
+        base = self.base
+        for path, value in at.items():
+            base = _with(base, path, value)
+        cfg = _edited_arm(base.with_seed(seed), arm)
+        for path in config.edited_paths(arm.edits):
+            group = path.partition(".")[0]
+            if group == "resume" or not dataclasses.is_dataclass(getattr(self.base, group)):
+                raise ConfigError(
+                    f"arm {arm.name!r} sets {path}, which all arms share; set it for the experiment"
+                )
+            if path in at and config.setting(cfg, path) != at[path]:
+                raise ConfigError(
+                    f"arm {arm.name!r} sets {path}, which is an axis; leave one of the two out"
+                )
+        if self.seeds > 1 and cfg.train.seed != seed:
+            raise ConfigError(
+                f"arm {arm.name!r} sets train.seed, which seeds sweeps; leave one of the two out"
+            )
+        shaped = initial.with_shape(cfg)
+        for path in (*at, *config.edited_paths(arm.edits)):
+            wanted, found = config.setting(cfg, path), config.setting(shaped, path)
+            if wanted != found:
+                raise ConfigError(
+                    f"arm {arm.name!r} sets {path} to {wanted}, but the model of train.init_from "
+                    f"has {found}; leave one of the two out"
+                )
+        places = [name, *(folder_names.of_value(path, value) for path, value in at.items())]
+        return Run(
+            {"arm": arm.name, **at, "seed": seed}, cfg, folder / "-".join([*places, f"seed{seed}"])
+        )
+
     def _axis(self, path: str, items: list[str]) -> Axis:
         """Values as the setting itself would read them."""
         edits = [f"{path}={item}" for item in items]
@@ -201,7 +245,7 @@ def plan(sweep: Sweep, workdir: Path) -> list[Run]:
     """
     arms = sweep.arms or (Arm(name=sweep.name),)
     folders = folder_names.unique([arm.name for arm in arms])
-    values = {arm.name: _values(sweep, arm) for arm in arms}
+    values = {arm.name: sweep.values_of(arm) for arm in arms}
     paths = list(dict.fromkeys(path for one in values.values() for path in one))
     every = [
         list(dict.fromkeys(v for arm in arms for v in values[arm.name][path])) for path in paths
@@ -213,53 +257,9 @@ def plan(sweep: Sweep, workdir: Path) -> list[Run]:
             for arm in arms:
                 at = dict(zip(paths, point, strict=True))
                 if all(at[path] in values[arm.name][path] for path in paths):
-                    runs.append(_run(sweep, arm, at, seed, workdir / "runs", folders[arm.name]))
+                    runs.append(sweep.run_of(arm, at, seed, workdir / "runs", folders[arm.name]))
     _expect_distinct("the folders of runs", [folder_names.folded(r.directory.name) for r in runs])
     return runs
-
-
-def _values(sweep: Sweep, arm: Arm) -> dict[str, tuple[Any, ...]]:
-    """Where on each axis an arm runs: the shared values and its own, or where `base` is."""
-    shared, own = ({axis.path: axis.values for axis in axes} for axes in (sweep.axes, arm.axes))
-    paths = dict.fromkeys(axis.path for axis in sweep._all_axes())
-    found = {}
-    for path in paths:
-        values = shared.get(path, (config.setting(sweep.base, path),)) + own.get(path, ())
-        _expect_distinct(f"the values of {path} of arm {arm.name!r}", values)
-        found[path] = values
-    return found
-
-
-def _run(sweep: Sweep, arm: Arm, at: dict[str, Any], seed: int, folder: Path, name: str) -> Run:
-    base = sweep.base
-    for path, value in at.items():
-        base = _with(base, path, value)
-    cfg = _edited_arm(base.with_seed(seed), arm)
-    for path in config.edited_paths(arm.edits):
-        group = path.partition(".")[0]
-        if group == "resume" or not dataclasses.is_dataclass(getattr(sweep.base, group)):
-            raise ConfigError(
-                f"arm {arm.name!r} sets {path}, which all arms share; set it for the experiment"
-            )
-        if path in at and config.setting(cfg, path) != at[path]:
-            raise ConfigError(
-                f"arm {arm.name!r} sets {path}, which is an axis; leave one of the two out"
-            )
-    if sweep.seeds > 1 and cfg.train.seed != seed:
-        raise ConfigError(
-            f"arm {arm.name!r} sets train.seed, which seeds sweeps; leave one of the two out"
-        )
-    shaped = initial.with_shape(cfg)
-    for path in (*at, *config.edited_paths(arm.edits)):
-        if config.setting(shaped, path) != config.setting(cfg, path):
-            raise ConfigError(
-                f"arm {arm.name!r} sets {path} to {config.setting(cfg, path)}, but the model of "
-                f"train.init_from has {config.setting(shaped, path)}; leave one of the two out"
-            )
-    places = [name, *(folder_names.of_value(path, value) for path, value in at.items())]
-    return Run(
-        {"arm": arm.name, **at, "seed": seed}, cfg, folder / "-".join([*places, f"seed{seed}"])
-    )
 
 
 def _with(cfg: Any, path: str, value: Any) -> Any:

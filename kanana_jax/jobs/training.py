@@ -5,6 +5,7 @@ comparison. With several processes all of them call it. Whatever one of them fin
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +18,12 @@ from kanana_jax import checkpoint, config, model, parallel
 from kanana_jax.checkpoint import owner
 from kanana_jax.data import Tokenizer
 from kanana_jax.jobs import compiling, curves, initial, outcome
-from kanana_jax.objectives import Objective
+from kanana_jax.objectives import NextToken, Objective
 from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress, results, single
 from kanana_jax.report.canvas import Picture
 from kanana_jax.report.tables import Column
-from kanana_jax.train import fit
+from kanana_jax.train import fit, optimizers
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import (
     Run,
@@ -67,26 +68,33 @@ class Built(NamedTuple):
 
     mesh: jax.sharding.Mesh
     steps: step_lib.Steps
-    rows: list[int]  # those of a batch that this process loads
+    objective: Objective
     frozen: Mapping[str, model.Weights] = {}
+
+    def rows(self, batch_size: int) -> list[int]:
+        """Those of a batch that this process loads."""
+        return parallel.local_rows(self.mesh, batch_size)
 
     def place(self, batch: Any, batch_size: int) -> Any:
         return parallel.shard_batch(self.mesh, batch, batch_size)
 
 
 class Job(NamedTuple):
-    """What a job that trains is made of; all functions take its configuration first."""
+    """What a job that trains is made of. `objective` takes its whole configuration."""
 
     objective: Callable[[Any], Objective]
     read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
-    source: Callable[[Any, Any, Built], fit.Source]
-    evaluators: Callable[[Any, Any, Built], Sequence[fit.Evaluator]]
+    # Of a corpus, its settings and the rows of a batch that this process loads.
+    source: Callable[[Any, config.DataConfig, list[int]], fit.Source]
+    evaluators: Callable[
+        [Any, config.DataConfig, config.TrainConfig, "Built"], Sequence[fit.Evaluator]
+    ]
     pictures: tuple[Picture, ...] = curves.TRAINING
     columns: tuple[Column, ...] = curves.COLUMNS  # of the table of a single run
     headline: Callable[[results.Run], str] = curves.headline
-    # Weights that are not trained, by name; its second argument gives those before the first step.
-    frozen: Callable[[Any, Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
-        lambda cfg, first_weights: {}
+    # Weights that are not trained, by name; its argument gives those before the first step.
+    frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
+        lambda first_weights: {}
     )
 
 
@@ -103,12 +111,8 @@ class Plan(NamedTuple):
         return json.loads(config.to_json(self.base)) | self.axes
 
 
-def run(job: Job, cfg: config.TrainingConfig, workdir: Path) -> None:
-    """Trains `cfg` in `workdir`, or continues it.
-
-    Raises UserError before anything is written in `workdir`, and StorageError when it takes no
-    writing at the start or the end.
-    """
+def of(job: Job) -> Callable[[config.TrainingConfig, Path], None]:
+    """run(cfg, workdir) of `job`: trains, or continues, and writes the report."""
 
     def write_report(runs, about, path):
         (only,) = runs
@@ -116,11 +120,24 @@ def run(job: Job, cfg: config.TrainingConfig, workdir: Path) -> None:
             only, about, path, curves=job.pictures, headline=job.headline(only), columns=job.columns
         )
 
-    run_all(job, Plan(cfg, {}, [Run({}, cfg, workdir / "run")], write_report), workdir)
+    def run(cfg: config.TrainingConfig, workdir: Path) -> None:
+        only = Run({}, cfg, workdir / "run")
+        run_all(job, Plan(cfg, {}, [only], write_report), workdir)
+
+    return run
+
+
+def next_token(cfg: config.TrainingConfig) -> NextToken:
+    """The objective of jobs that train on text."""
+    return NextToken(z_weight=cfg.train.z_loss_weight)
 
 
 def run_all(job: Job, plan: Plan, workdir: Path) -> None:
-    """As `run`, for every run of `plan`; finished ones are not repeated."""
+    """Trains every run of `plan` in `workdir`, or continues it; finished ones are not repeated.
+
+    Raises UserError before anything is written in `workdir`, and StorageError when it takes no
+    writing at the start or the end.
+    """
     parallel.expect_devices()
     _expect_same(plan)
     workdir = parallel.together(lambda given=workdir: storage.expect_workdir(given))
@@ -132,7 +149,7 @@ def run_all(job: Job, plan: Plan, workdir: Path) -> None:
         parallel.together(lambda: _check_tokens(opened_data, workdir))
         plan = opened_data.plan
         with storage.needed(workdir), lock.held(workdir):
-            parallel.on_first(lambda: _begin(opened_data, workdir))
+            parallel.on_first(lambda: _begin(job, opened_data, workdir))
             finished = parallel.everyones([run_record.is_finished(one) for one in plan.runs])[0]
             waiting = [one for one, done in zip(plan.runs, finished, strict=True) if not done]
             _train(job, waiting, opened_data.corpora, stop)
@@ -271,7 +288,15 @@ def _holding_if_several(stop: StopRequest):
     return stop.holding() if jax.process_count() > 1 else contextlib.nullcontext()
 
 
-def _begin(found: _Opened, workdir: Path) -> None:
+def _chosen(step: step_lib.StepConfig) -> dict[str, Any]:
+    """What the settings came to, for the record of a run."""
+    return {
+        "execution": dataclasses.asdict(step.execution),
+        "undecayed": optimizers.undecayed(step.optimizer, step.model),
+    }
+
+
+def _begin(job: Job, found: _Opened, workdir: Path) -> None:
     """Records this process in `workdir`, now locked."""
     plan = found.plan
     changes = provenance.check(workdir, plan.record, plan.base.resume.allow)
@@ -281,7 +306,13 @@ def _begin(found: _Opened, workdir: Path) -> None:
         events.Events(workdir).report("settings_changed", "; ".join(changes))
     for one in plan.runs:
         tokenizer = provenance.write_tokenizer(workdir, found.corpora[_data_of(one)].tokenizer)
-        run_record.begin(one, plan.base.name, tokenizer, is_changed=bool(changes))
+        run_record.begin(
+            one,
+            plan.base.name,
+            tokenizer,
+            is_changed=bool(changes),
+            chosen=_chosen(_step_config(job, one)),
+        )
     provenance.write(
         workdir,
         plan.record,
@@ -297,14 +328,13 @@ def _train(
 ) -> None:
     sweep = progress.Sweep(len(waiting), file=None if parallel.is_first() else progress.Silent())
     meshes = {one.config.mesh: parallel.make_mesh(one.config.mesh) for one in waiting}
-    configs = [(_step_config(job, one), meshes[one.config.mesh]) for one in waiting]
-    with compiling.ahead(configs) as compiled:
-        for index, (one, key) in enumerate(zip(waiting, configs, strict=True), start=1):
-            steps, compile_s = compiled(*key)
+    needed = [(_step_config(job, one), meshes[one.config.mesh]) for one in waiting]
+    with compiling.ahead(needed) as compiled:
+        for index, (one, (step, mesh)) in enumerate(zip(waiting, needed, strict=True), start=1):
+            steps, compile_s = compiled(step, mesh)
             if any(parallel.everyones(stop.is_set)):
                 raise Stopped
-            rows = parallel.local_rows(key[1], one.config.data.batch_size)
-            built = Built(key[1], steps, rows)
+            built = Built(mesh, steps, step.objective)
             bar = sweep.run(
                 index,
                 one.label or one.config.name,
@@ -312,30 +342,29 @@ def _train(
                 tokens_per_step=one.config.data.batch_size * one.config.data.seq_len,
             )
             corpus = corpora[_data_of(one)]
-            with opened(one, stop, bar, _work(one.config), compile_s=compile_s) as folder:
-                ended = _train_one(job, one.config, corpus, built, folder)
-            end = functools.partial(outcome.write, folder, ended, one.config, corpus.fingerprint)
+            with opened(one, stop, bar, _work(step), compile_s=compile_s) as folder:
+                ended = _train_one(job, one, corpus, built, folder)
+            end = functools.partial(outcome.write, folder, ended, one, corpus.fingerprint)
             parallel.on_first(end)
 
 
-def _train_one(
-    job: Job, cfg: config.TrainingConfig, corpus: Any, built: Built, folder: Workdir
-) -> fit.Outcome:
+def _train_one(job: Job, one: Run, corpus: Any, built: Built, folder: Workdir) -> fit.Outcome:
     """Raises Stopped, with all saved, where a signal asked for it."""
+    cfg = one.config
 
     def first_weights() -> model.Weights:
         if not cfg.train.init_from:
             return built.steps.weights(cfg.train.seed)
         return initial.restore(cfg.train.init_from, built.steps.like.weights)
 
-    built = built._replace(frozen=job.frozen(cfg, first_weights))
+    built = built._replace(frozen=job.frozen(first_weights))
     ended = fit.fit(
         folder,
         fit.Run(
             steps=built.steps,
             mesh=built.mesh,
-            source=job.source(cfg, corpus, built),
-            evaluators=job.evaluators(cfg, corpus, built),
+            source=job.source(corpus, cfg.data, built.rows(cfg.data.batch_size)),
+            evaluators=job.evaluators(corpus, cfg.data, cfg.train, built),
             start=lambda: built.steps.start(first_weights()),
             train=cfg.train,
             guard=cfg.guard,
@@ -349,9 +378,9 @@ def _train_one(
     return ended
 
 
-def _work(cfg: config.TrainingConfig) -> Work:
+def _work(step: step_lib.StepConfig) -> Work:
     """What a step does, and what the devices could do in a second."""
-    batch_size, seq_len = cfg.data.batch_size, cfg.data.seq_len
     chip = chips.of_device(jax.devices()[0])
     peak = chip.bf16_flops * jax.device_count() if chip else 0.0
-    return Work(batch_size * seq_len, flops.of_model(cfg.model, batch_size, seq_len), peak)
+    model_flops = flops.of_model(step.model, step.batch_size, step.seq_len)
+    return Work(step.batch_size * step.seq_len, model_flops, peak)

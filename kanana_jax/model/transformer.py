@@ -309,6 +309,7 @@ def apply(
     return bind(cfg, weights.params, execution)(inputs, weights.buffers["router_bias"])
 
 
+@functools.lru_cache(maxsize=64)
 def num_params(cfg: ModelConfig) -> tuple[int, int]:
     """Parameters in all, and those that one token uses (the router bias is not a parameter)."""
     shapes = jax.eval_shape(functools.partial(init_params, cfg), jax.random.key(0))

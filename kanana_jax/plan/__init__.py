@@ -18,6 +18,5 @@ def make_plan(name: str, cfg: StepConfig, mesh_cfg: config.MeshConfig, topology:
     Raises ConfigError when the mesh, the model and the topology do not go together.
     """
     chips.of_topology(topology)
-    is_gpu = topology.partition(":")[0] in chips.GPUS
-    make = estimate_plan if is_gpu else compile_plan
+    make = estimate_plan if chips.platform(topology) == "gpu" else compile_plan
     return make(name, cfg, mesh_cfg, topology)

@@ -18,9 +18,11 @@ from absl import app, flags
 
 from kanana_jax import config, plan
 from kanana_jax.config import paths
+from kanana_jax.errors import UserError
 from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
 from kanana_jax.plan import picture
+from kanana_jax.train import choices
 from kanana_jax.train.step import step_config
 
 _PRESET = flags.DEFINE_string("preset", None, "Function of kanana_jax.model.presets.")
@@ -74,9 +76,11 @@ def main(argv: list[str]) -> None:
         out = None if _OUT.value is None else paths.local(_OUT.value, "--out")
         if out is not None:
             paths.expect_folder(out, "--out")
-        cfg = planned()
-        found = plan.make_plan(cfg.name, step_config(cfg, NextToken()), cfg.mesh, topology)
-    except (config.ConfigError, OSError) as error:
+        cfg, chip = planned(), plan.chips.of_topology(topology)
+        device = choices.Device(plan.chips.platform(topology), chip.hbm_bytes)
+        step = step_config(cfg, NextToken(), device, plan.chips.num_devices(topology))
+        found = plan.make_plan(cfg.name, step, cfg.mesh, topology)
+    except (UserError, OSError) as error:
         print(f"kanana_jax.plan: {error}", file=sys.stderr)
         sys.exit(2)
     print(picture.table(found))

@@ -5,6 +5,7 @@ NVIDIA's data sheets of H100 SXM and H200 SXM, dense bfloat16, NVLink in one dir
 400 Gb/s adapter per GPU between hosts.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from kanana_jax import config
@@ -46,6 +47,21 @@ def of_topology(topology: str) -> Chip:
             f"got {topology!r}"
         )
     return known[kind]
+
+
+def num_devices(topology: str) -> int:
+    """Devices of a topology such as v5p:4x4x4 or h100:8x8."""
+    sides = topology.partition(":")[2].split("x")
+    if not all(side.isdecimal() and int(side) for side in sides):
+        raise config.ConfigError(
+            f"a topology has numbers between x behind its colon, as in v5p:4x4x4; got {topology!r}"
+        )
+    return math.prod(map(int, sides))
+
+
+def platform(topology: str) -> str:
+    """The platform of a topology: gpu or tpu."""
+    return "gpu" if topology.partition(":")[0] in GPUS else "tpu"
 
 
 def hosts_and_gpus(topology: str) -> tuple[int, int]:

@@ -28,6 +28,7 @@ class Recipe(NamedTuple):
 
     make: Callable[..., optax.GradientTransformation]
     has_polar: bool = True  # some leaves' updates are polar factors, which cost FLOPs and memory
+    keeps_norms: bool = False  # of the matrices, which therefore have no weight decay
     report: Callable[[optax.OptState], Metrics] = lambda opt_state: {}
     idle: Mapping[str, float] = {}
 
@@ -84,7 +85,7 @@ TABLE: dict[str, Recipe] = {
     "muonclip": Recipe(_muonclip, report=_clip_report, idle={"clip_count": 0, "min_gamma": 1.0}),
     "normuon": Recipe(_normuon),
     "adamuon": Recipe(_adamuon),
-    "muon_hyperball": Recipe(_muon_hyperball),
+    "muon_hyperball": Recipe(_muon_hyperball, keeps_norms=True),
 }
 
 
@@ -199,12 +200,18 @@ def _decays(cfg: config.OptimizerConfig, path: Any, spec: model.ParamSpec) -> bo
 
 def undecayed(cfg: config.OptimizerConfig, shape: config.ModelConfig) -> list[str]:
     """Paths of the leaves that weight decay leaves alone, for the record of a run."""
-    mask = decay_mask(cfg, shape)
-    flat, _ = jax.tree_util.tree_flatten_with_path(mask)
+    mask, specs = decay_mask(cfg, shape), _matrix_specs(cfg, shape)
+    keeps_norms = TABLE[cfg.name].keeps_norms
+
+    def is_undecayed(spec: Any, decays: bool) -> bool:
+        return not decays or (keeps_norms and spec is not None)
+
+    if mask is None:
+        mask = jax.tree.map(lambda _: True, specs, is_leaf=is_spec)
+    found = jax.tree.map(is_undecayed, specs, mask, is_leaf=is_spec)
+    flat, _ = jax.tree_util.tree_flatten_with_path(found)
     return [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, decays in flat
-        if not decays
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, is_left in flat if is_left
     ]
 
 

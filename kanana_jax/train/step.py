@@ -56,12 +56,26 @@ class StepConfig:
         return optimizers.guarded(made, self.guard)
 
 
-def step_config(cfg: config.TrainingConfig, objective: Objective) -> StepConfig:
-    """What the step of a job depends on. The peak rate is 1: a step takes it as an argument."""
+def step_config(
+    cfg: config.TrainingConfig,
+    objective: Objective,
+    device: choices.Device | None = None,
+    num_devices: int | None = None,
+) -> StepConfig:
+    """What the step of a job depends on. The peak rate is 1: a step takes it as an argument.
+
+    `device` and `num_devices` are those that it will run on; None: this process's.
+    """
+    sizes = parallel.axis_sizes(cfg.mesh, num_devices or jax.device_count())
     return StepConfig(
         model=cfg.model,
         execution=choices.chosen(
-            cfg.execution, cfg.model, cfg.data.batch_size, cfg.data.seq_len, choices.here()
+            cfg.execution,
+            cfg.model,
+            cfg.data.batch_size,
+            cfg.data.seq_len,
+            sizes,
+            device or choices.here(),
         ),
         optimizer=dataclasses.replace(cfg.optimizer, lr=1.0),
         guard=cfg.guard,

@@ -1,6 +1,6 @@
 """What the folder of a run says about it, so that no other run is taken for it or written over it.
 
-run.json       axes and configuration; the tokenizer's file in the working directory
+run.json       axes, configuration and what auto stands for; the tokenizer's file in the workdir
 saved.json     the newest step of which a checkpoint was made
 result.json    how it ended
 """
@@ -8,6 +8,7 @@ result.json    how it ended
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,11 +92,19 @@ def _comparable(content: dict[str, Any]) -> dict[str, Any]:
     return content | {"resume": None}
 
 
-def begin(one: Run, experiment: str, tokenizer: str, *, is_changed: bool) -> None:
+def begin(
+    one: Run,
+    experiment: str,
+    tokenizer: str,
+    *,
+    is_changed: bool,
+    chosen: Mapping[str, Any] | None = None,
+) -> None:
     """Makes the folder the run's; what other settings or lost checkpoints left is set aside.
 
     `tokenizer` names its file in the working directory. `is_changed` says that the experiment's
     settings differ from before, for folders that do not say with which settings they were begun.
+    `chosen` is what was made of the settings here, for whoever reads the record.
     """
     one.directory.mkdir(parents=True, exist_ok=True)
     if _is_stale(one, is_changed):
@@ -109,6 +118,7 @@ def begin(one: Run, experiment: str, tokenizer: str, *, is_changed: bool) -> Non
         "axes": one.axes,
         "tokenizer": tokenizer,
         "config": json.loads(config.to_json(one.config)),
+        "chosen": dict(chosen or {}),
     }
     provenance.write_whole(one.directory / RUN_NAME, json.dumps(content, indent=2))
 

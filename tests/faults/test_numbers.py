@@ -103,7 +103,9 @@ def train(lab, tmp_path):
             states["host"] = jax.device_get(states["last"])
             return states["last"], entry
 
-        source = MarkedSource(pretrain.JOB.source(guarded, corpus, built), bad)
+        source = MarkedSource(
+            pretrain.JOB.source(corpus, guarded.data, built.rows(guarded.data.batch_size)), bad
+        )
         directory = tmp_path / name
         columns = tiny_jobs.train(guarded, corpus, directory, built, source=source, update=watched)
         path = directory / "events.jsonl"

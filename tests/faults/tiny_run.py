@@ -71,8 +71,8 @@ class HurtSource:
                 file.write(f"{number} {row} {hashlib.md5(tokens.tobytes()).hexdigest()}\n")
 
 
-def _source(cfg, corpus, built):
-    return HurtSource(pretrain.JOB.source(cfg, corpus, built), built.rows)
+def _source(corpus, cfg, rows):
+    return HurtSource(pretrain.JOB.source(corpus, cfg, rows), rows)
 
 
 JOB = pretrain.JOB._replace(source=_source)

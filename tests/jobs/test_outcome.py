@@ -61,7 +61,7 @@ def written(cfg, tmp_path):
         run = Run({"arm": "arm", "seed": 3}, cfg.with_vocab(258), tmp_path)
         bar = progress.Progress("", num_steps=12, file=io.StringIO())
         with opened(run, StopRequest(), bar, Work(tokens=256)) as folder:
-            outcome.write(folder, ended, run.config, "text-1")
+            outcome.write(folder, ended, run, "text-1")
         return results.load(tmp_path)
 
     return write

@@ -252,17 +252,18 @@ def test_arms_read_the_text_and_tokenizer_that_they_name(cfg, place):
     """And runs that differ only in the order of their data share one corpus."""
     seen = []
 
-    def source(cfg, corpus, built):
-        seen.append((cfg, corpus))
-        return pretrain.JOB.source(cfg, corpus, built)
+    def evaluators(corpus, cfg, train, built):
+        seen.append((corpus, built))
+        return ()
 
     arms = _arms((), ("data.tokenizer=tokenizer.json",), ("data.seed=3",), ("mesh.fsdp=2",))
     base = cfg.edited(["mesh.data=-1", "train.num_steps=1"])
-    _compare(base, arms, place / "work", pretrain.JOB._replace(source=source))
-    configs, corpora = zip(*seen, strict=True)
-    assert [one.model.vocab_size for one in configs] == [258, 270, 258, 258]
+    _compare(base, arms, place / "work", pretrain.JOB._replace(evaluators=evaluators))
+    corpora, built = zip(*seen, strict=True)
+    embeds = [one.steps.like.weights.params["embed"] for one in built]
+    assert [embed.shape[0] for embed in embeds] == [258, 270, 258, 258]
     assert corpora[0] is corpora[2] is corpora[3] is not corpora[1]
-    assert [one.mesh.fsdp for one in configs] == [1, 1, 1, 2]
+    assert [one.mesh.shape["fsdp"] for one in built] == [1, 1, 1, 2]
     run = json.loads((place / "work/runs/arm-1-seed0/run.json").read_text())
     kept = place / "work" / run["tokenizer"]
     assert kept.read_text() == (place / "tokenizer.json").read_text()

@@ -11,9 +11,13 @@ from kanana_jax.train import choices
 AUTO = config.ExecutionConfig()
 
 
-def chosen(platform, *, num_layers=4, execution=AUTO):
+ONE = {"data": 1, "fsdp": 1, "expert": 1, "context": 1, "tensor": 1}
+H100 = 80 * 2**30
+
+
+def chosen(platform, *, num_layers=4, execution=AUTO, memory=2**34):
     shape = dataclasses.replace(presets.tiny(64), num_layers=num_layers)
-    return choices.chosen(execution, shape, 8, 128, choices.Device(platform, 2**34))
+    return choices.chosen(execution, shape, 8, 128, ONE, choices.Device(platform, memory))
 
 
 @pytest.mark.parametrize(
@@ -63,3 +67,29 @@ def test_nothing_but_kernels_and_the_exchange_is_left_to_later():
 
 def test_these_devices_are_cpus():
     assert choices.here().platform == "cpu"
+
+
+def slice_of_30b(num_rows, memory, execution=AUTO, **sizes):
+    """Three layers of Kanana-2-30B's widths on rows of 4096 tokens."""
+    shape = dataclasses.replace(presets.kanana_2_30b_a3b(), num_layers=3)
+    return choices.chosen(
+        execution, shape, num_rows, 4096, ONE | sizes, choices.Device("gpu", memory)
+    )
+
+
+def test_a_large_vocabulary_takes_smaller_chunks_of_a_smaller_memory():
+    chunks = [slice_of_30b(16, memory).loss_chunk_tokens for memory in (H100, H100 / 2, H100 / 4)]
+    assert chunks == [16_384, 8192, 4096]
+    assert slice_of_30b(16, None).loss_chunk_tokens == 4096
+
+
+def test_micro_batches_are_the_fewest_that_fit():
+    """16 rows take 50 GiB on an H100 in one piece; 64 would take more than it has."""
+    assert slice_of_30b(16, H100).accumulation_steps == 1
+    more = slice_of_30b(64, H100).accumulation_steps
+    assert 1 < more < 64 and 64 % more == 0
+    assert slice_of_30b(64, H100, data=4).accumulation_steps == 1
+    recomputed = dataclasses.replace(AUTO, remat="full")
+    assert slice_of_30b(64, H100, recomputed).accumulation_steps == 1
+    assert slice_of_30b(64, H100 / 4).accumulation_steps == 64  # nothing fits: the smallest pieces
+    assert slice_of_30b(64, None).accumulation_steps == 1
