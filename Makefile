@@ -11,20 +11,22 @@ DURATION ?= 1800
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
 
-test: lint  ## Lint and all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# Compiling is most of the time, and what is tested here does not depend on how well it is done.
+QUICK := XLA_FLAGS=--xla_backend_optimization_level=0
+
+test: lint  ## Lint and all tests but the long ones
+	$(QUICK) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# Compiling is most of the time, and what is tested here does not depend on how well it is done.
 test-oldest: .venv-oldest/installed  ## The fast tests on the oldest supported jax
-	XLA_FLAGS=--xla_backend_optimization_level=0 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not long"
+	$(QUICK) .venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not long"
 
 test-long: $(VENV)/installed  ## Real processes killed and damaged, every mesh axis alone: a quarter of an hour
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
+	$(QUICK) $(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 gpu-test: $(VENV)/installed  ## The kernels' whole case tables; skips without a Hopper GPU
 	$(BIN)/python -m pytest -m gpu tests/pallas_kernels

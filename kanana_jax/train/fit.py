@@ -28,6 +28,27 @@ class Source(Protocol):
         ...
 
 
+class Folder(Protocol):
+    """What the loop needs of the folder of a run; `kanana_jax.workdir.Workdir` is one.
+
+    `clock.spent(name)` and `profiler.step(number)` are context managers; `checkpoints` restores
+    the newest state; `trouble_step` is the step from which training cannot go on, once one is.
+    """
+
+    clock: Any
+    profiler: Any
+    checkpoints: Any
+
+    @property
+    def trouble_step(self) -> int | None: ...
+    def report(self, kind: str, message: str, /) -> None: ...
+    def begin(self, step: int) -> None: ...
+    def rewind(self, step: int) -> None: ...
+    def record(self, number: int, entry: dict[str, Any]) -> None: ...
+    def is_asked_to_stop(self) -> bool: ...
+    def save(self, step: int, state: Any, notes: dict[str, Any], *, is_last: bool) -> None: ...
+
+
 class Evaluator(NamedTuple):
     """A measurement of the weights. Arrays among what it gives are kept of the last step only."""
 
@@ -79,8 +100,8 @@ class Run(NamedTuple):
     frozen: step_lib.Frozen
 
 
-def fit(workdir: Any, run: Run) -> Outcome:
-    """Trains in `workdir` (see `kanana_jax.workdir.Workdir`) until done, stopped or diverged."""
+def fit(workdir: Folder, run: Run) -> Outcome:
+    """Trains in `workdir` until done, stopped or diverged."""
     at = _latest(workdir, run)
     workdir.begin(at.step)
     max_rewinds = run.guard.max_rewinds if run.guard.enabled else 0
@@ -97,7 +118,7 @@ def fit(workdir: Any, run: Run) -> Outcome:
         workdir.rewind(at.step)
 
 
-def _latest(workdir: Any, run: Run) -> Position:
+def _latest(workdir: Folder, run: Run) -> Position:
     """The newest usable checkpoint, or the beginning when none was ever made."""
     found = workdir.checkpoints.restore_latest(run.steps.like)
     if found is None:
@@ -123,7 +144,7 @@ def rewound(before: Position, good: Position, trouble_step: int) -> Position:
     return good._replace(skipped_batches=next_batch - good.step, rewinds=before.rewinds + 1)
 
 
-def _advance(workdir: Any, run: Run, at: Position) -> Outcome:
+def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
     """Trains on from `at` to the last step, or to the first that is in trouble."""
     current, last, clock = at.state, run.train.num_steps, workdir.clock
     asked_to_stop = parallel.AnyProcess()
