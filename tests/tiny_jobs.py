@@ -94,10 +94,12 @@ def restored_cache():
     compilation_cache.reset_cache()  # JAX decides once whether it has one
 
 
-def step_config(cfg: config.TrainingConfig, vocab_size: int = 258) -> step_lib.StepConfig:
-    """What the step of a pretraining job depends on; the vocabulary is that of bytes."""
+def step_config(
+    cfg: config.TrainingConfig, vocab_size: int = 258, job: training.Job = pretrain.JOB
+) -> step_lib.StepConfig:
+    """What the step of a job depends on; the vocabulary is that of bytes."""
     cfg = cfg.with_vocab(vocab_size)
-    return step_lib.step_config(cfg, pretrain.JOB.objective(cfg))
+    return step_lib.step_config(cfg, job.objective(cfg))
 
 
 def build(cfg: config.TrainingConfig) -> training.Built:
