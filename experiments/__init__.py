@@ -1,1 +1,1 @@
-"""One module per experiment, each with a function `experiment()` that returns its configuration."""
+"""One module per experiment, each with `experiment()`, its configuration, and `run`, which runs it."""

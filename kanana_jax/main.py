@@ -18,10 +18,12 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from kanana_jax import config, errors, extras
 from kanana_jax.config import paths
@@ -67,6 +69,17 @@ def load_experiment(name: str | None) -> ModuleType:
         if not callable(getattr(module, function, None)):
             raise config.ConfigError(f"{name} must have a function {function}() that {does}")
     return module
+
+
+def _configuration(module: ModuleType) -> Any:
+    """What its `experiment()` gives; raises ConfigError unless a job can have made it."""
+    cfg = module.experiment()
+    if not all(hasattr(cfg, name) for name in ("name", "question", "edited", "listing")):
+        raise config.ConfigError(
+            "experiment() must return an instance of a job's configuration, got "
+            f"{type(cfg).__name__}; pretrain.Config of kanana_jax.jobs is one"
+        )
+    return cfg
 
 
 def _load(name: str) -> ModuleType:
@@ -123,9 +136,9 @@ def _import_file(name: str, path: Path) -> ModuleType:
 def help_text(name: str | None) -> str:
     """What --help prints: the experiments, or with the name of one its settings."""
     if name:
-        cfg = load_experiment(name).experiment()
+        cfg = _configuration(load_experiment(name))
         return f"{cfg.name}: {cfg.question}\n\n{cfg.listing()}\n"
-    found = {one: load_experiment(one).experiment() for one in experiment_names()}
+    found = {one: _configuration(load_experiment(one)) for one in experiment_names()}
     width = max(map(len, found))
     experiments = "\n".join(f"  {one:{width}}  {cfg.question}" for one, cfg in found.items())
     example = pretrain.Config(name="NAME", question="QUESTION", model=presets.tiny())
@@ -158,7 +171,7 @@ def _run(argv: list[str]) -> None:
             f"unexpected arguments {config.shown(argv[1:])}; settings are --set=a.b=c"
         )
     module = load_experiment(_EXPERIMENT.value)
-    cfg = module.experiment().edited(_SET.value)
+    cfg = _configuration(module).edited(_SET.value)
     if _PRINT_CONFIG.value:
         print(config.to_json(cfg))
         return
@@ -172,7 +185,7 @@ def _parse(argv: list[str]) -> list[str]:
     """absl's parser, with our own --help: its own knows flags only."""
     if not any(one in ("--help", "-help", "-h") for one in argv):
         return app.parse_flags_with_usage(argv)
-    given = [one.partition("=")[2] for one in argv if one.startswith("--experiment=")]
+    given = re.findall(r"^--?experiment[=\n](.+)$", "\n".join(argv), re.MULTILINE)
     with errors.reported("kanana_jax"):
         print(help_text(given[-1] if given else None))
     sys.exit(0)

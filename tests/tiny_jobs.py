@@ -5,6 +5,7 @@ Test folders import the fixtures into their conftest.py.
 
 import dataclasses
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,14 @@ def restored_cache():
     compilation_cache.reset_cache()  # JAX decides once whether it has one
 
 
-def step_config(cfg: config.TrainingConfig, vocab_size: int = 258) -> step_lib.StepConfig:
-    """What the step of a pretraining job depends on; the vocabulary is that of bytes."""
-    cfg = cfg.with_vocab(vocab_size)
-    return step_lib.step_config(cfg, pretrain.JOB.objective(cfg))
+def step_config(
+    cfg: config.TrainingConfig, vocab_size: int = 258, job: training.Job = pretrain.JOB
+) -> step_lib.StepConfig:
+    """What the step of a job depends on; the vocabulary is that of bytes."""
+    cfg, sizes = cfg.with_vocab(vocab_size), vars(cfg.mesh)
+    fixed = math.prod(sizes[axis] for axis in sizes if axis != "num_slices")
+    num_devices = None if -1 in sizes.values() else fixed
+    return step_lib.step_config(cfg, job.objective(cfg), num_devices=num_devices)
 
 
 def build(cfg: config.TrainingConfig) -> training.Built:

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from kanana_jax.config import fields
 from kanana_jax.config.fields import ConfigError, cut, nearest, shown, some
 
 
@@ -71,11 +72,11 @@ def parse(kind: Any, text: str, path: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if type(None) in args and text.lower() in ("none", "null"):
             return None
-        words = [arg for arg in args if typing.get_origin(arg) is Literal]
-        if any(text in typing.get_args(word) for word in words):
+        inner, words = fields.alternatives(args)
+        if text in words:
             return text
-        (inner,) = (arg for arg in args if arg is not type(None) and arg not in words)
-        return parse(inner, text, path)
+        with fields.naming(words):
+            return parse(inner, text, path)
     if origin is tuple:
         if text[0] == "[" and text[-1] == "]":
             return tuple(_from_json(text, path))

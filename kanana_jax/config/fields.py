@@ -6,12 +6,13 @@ An annotation may carry constraints, functions (value, name) -> value that raise
 return the value in its normal form.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from kanana_jax.errors import UserError
@@ -53,6 +54,8 @@ def _read(kind: Any, value: Any, name: str) -> Any:
         if not isinstance(value, str) or value not in args:
             raise ConfigError(f"{name} must be one of {', '.join(args)}; got {shown(value)}")
         return value
+    if kind is Any:
+        return value
     wanted = origin or kind
     if not _is_a(value, wanted):
         raise ConfigError(
@@ -68,11 +71,29 @@ def _read_any_of(kinds: tuple, value: Any, name: str) -> Any:
     """Of an optional setting, or of one that may also be one of some words."""
     if value is None and type(None) in kinds:
         return None
-    words = [kind for kind in kinds if typing.get_origin(kind) is Literal]
-    if value in [word for kind in words for word in typing.get_args(kind)]:
+    inner, words = alternatives(kinds)
+    if isinstance(value, str) and value in words:
         return value
-    (inner,) = (kind for kind in kinds if kind is not type(None) and kind not in words)
-    return _read(inner, value, name)
+    with naming(words):
+        return _read(inner, value, name)
+
+
+def alternatives(kinds: tuple) -> tuple[Any, list[str]]:
+    """What the kinds of a union beside None are: one kind, and the words that may stand for it."""
+    literals = [kind for kind in kinds if typing.get_origin(kind) is Literal]
+    (inner,) = (kind for kind in kinds if kind is not type(None) and kind not in literals)
+    return inner, [word for kind in literals for word in typing.get_args(kind)]
+
+
+@contextlib.contextmanager
+def naming(words: list[str]) -> Iterator[None]:
+    """Inside, a ConfigError says that `words` could be given too."""
+    try:
+        yield
+    except ConfigError as error:
+        if not words:
+            raise
+        raise ConfigError(f"{error}; or give {' or '.join(words)}") from None
 
 
 def _is_a(value: Any, kind: type) -> bool:

@@ -1,5 +1,6 @@
 """How long to train, how often to look and to save, what to make of steps that go wrong."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -56,9 +57,8 @@ class GuardConfig:
 
 def _steps(text: str, name: str) -> str:
     """The constraint of first:last, both counted from 1; empty: none."""
-    first, colon, last = text.partition(":")
-    is_range = colon and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)
-    if text and not is_range:
+    found = re.fullmatch("([0-9]{1,10}):([0-9]{1,10})", text)
+    if text and not (found and 1 <= int(found[1]) <= int(found[2])):
         raise ConfigError(
             f"{name} must be two steps, the first and the last, as in 20:24; got {shown(text)}"
         )

@@ -50,6 +50,8 @@ class Pipeline:
 
     def __post_init__(self):
         fields.check(self, "")
+        if not self.stages:
+            raise ConfigError("a pipeline needs a stage or more, got none")
         earlier: list[str] = []
         for stage in self.stages:
             if stage.name in earlier:

@@ -42,6 +42,9 @@ class Axis:
     path: str
     values: tuple[Any, ...]
 
+    def __post_init__(self):
+        fields.check(self, "axes")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -52,6 +55,7 @@ class Arm:
     axes: tuple[Axis, ...] = ()  # values that it alone runs at, besides those of the comparison
 
     def __post_init__(self):
+        fields.check(self, "arms")
         if not self.name.strip() or not self.name.isprintable():
             raise ConfigError(
                 f"an arm's name must have characters that can be seen, and no others; "
@@ -144,6 +148,8 @@ class Sweep:
 
     def _named_arms(self, names: list[str]) -> tuple[Arm, ...]:
         known = {arm.name: arm for arm in self.arms}
+        if not names:
+            raise ConfigError("arms chooses those that run: give one name or more, got none")
         for name in names:
             if name not in known:
                 raise ConfigError(
@@ -212,7 +218,7 @@ def _items(text: str, path: str) -> list[str]:
     """Between commas, or of a JSON list."""
     try:
         items = json.loads(text) if text.startswith("[") else text.split(",")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} must be a list, got {shown(text)} ({error})") from None
     return [str(item).strip() for item in items]
 

@@ -21,9 +21,9 @@ Metrics = dict[str, Array]
 class Recipe(NamedTuple):
     """A name that optimizer.name takes.
 
-    `make(rate, specs, clip_specs, cfg, options)` gives the transformation; `options` are the
-    keywords that AdamW and Muon share. `report` reads metrics off its state after a step, and
-    `idle` is what they are after a step that was skipped.
+    `make(rate, specs, clip_specs, cfg, adam, polar)` gives the transformation; `adam` and `polar`
+    are the keywords that all share. `report` reads metrics off its state after a step, and `idle`
+    is what they are after a step that was skipped.
     """
 
     make: Callable[..., optax.GradientTransformation]

@@ -141,7 +141,9 @@ def opened(
     ):
         clock.continue_from(read_last(one.directory) if writer is not None else {})
         recorder = Recorder(one.config.guard, writer, bar, log, clock, work)
-        yield Workdir(one, stop, checkpoints, writer, recorder, bar, log, clock)
+        workdir = Workdir(one, stop, checkpoints, writer, recorder, bar, log, clock)
+        with contextlib.closing(workdir.profiler):
+            yield workdir
 
 
 def _writer_of_first(directory: Path):

@@ -32,5 +32,10 @@ class Profiler:
             yield results.append
         if self._is_tracing and number + 1 not in self._steps:
             jax.block_until_ready(results)
+            self.close()
+
+    def close(self) -> None:
+        """Ends the trace where the run ends before its last step."""
+        if self._is_tracing:
             jax.profiler.stop_trace()
             self._is_tracing = False

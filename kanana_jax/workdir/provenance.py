@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
-from kanana_jax import config, data
+from kanana_jax import config
 from kanana_jax.report import progress
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorstore", "numpy")
@@ -109,7 +109,16 @@ def write(
             file.write(json.dumps(environment()) + "\n")
 
 
-def write_tokenizer(workdir: Path, tokenizer: data.Tokenizer) -> str:
+class Tokenizer(Protocol):
+    """What is kept of one; `json` is empty for bytes."""
+
+    @property
+    def json(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+
+
+def write_tokenizer(workdir: Path, tokenizer: Tokenizer) -> str:
     """Keeps the tokenizer that runs here read with; the name of its file, empty for bytes."""
     if not tokenizer.json:
         return ""

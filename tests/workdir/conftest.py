@@ -1,3 +1,3 @@
-from tiny_jobs import cfg, text_file
+from tiny_jobs import cfg, corpus, text_file
 
-__all__ = ["cfg", "text_file"]
+__all__ = ["cfg", "corpus", "text_file"]

@@ -1,29 +1,50 @@
 """Every number of every configuration has a range, and every value is checked when it is built."""
 
 import dataclasses
-import inspect
+import importlib
 import math
+import pkgutil
 import types
 import typing
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
 
-from kanana_jax import config
-from kanana_jax.config import fields, ranges
+from kanana_jax import config, jobs
+from kanana_jax.config import fields, paths, ranges
+from kanana_jax.jobs import pipeline, preference, pretrain, sft, sweep
 from kanana_jax.model import presets
 
+# What annotations are made of: constraints, which are no settings.
+CONSTRAINTS = {ranges.Range, paths.Location}
+
+
+def declared() -> set[type]:
+    """Every dataclass of settings, and of what jobs are made of."""
+    found = set()
+    for package in (config, jobs):
+        for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            members = vars(importlib.import_module(one.name)).values()
+            found |= {kind for kind in members if isinstance(kind, type)}
+    own = (config.__name__, jobs.__name__)
+    found = {kind for kind in found if kind.__module__.rpartition(".")[0] in own}
+    return set(filter(dataclasses.is_dataclass, found)) - CONSTRAINTS
+
+
+def _training(kind: type, **blocks: Any) -> Any:
+    model = dataclasses.replace(presets.tiny(), yarn=YARN, q_lora_rank=8)
+    data = config.DataConfig(paths=("a.txt",), weights=(1.0,))
+    return kind(name="test", question="?", model=model, data=data, **blocks)
+
+
 YARN = config.YarnConfig(factor=4.0, original_max_positions=8)
-ARM = config.Arm(name="a", edits=())
-EXPERIMENT = config.Experiment(
-    name="test",
-    question="?",
-    model=dataclasses.replace(presets.tiny(), yarn=YARN, q_lora_rank=8),
-    data=config.DataConfig(paths=("a.txt",), weights=(1.0,)),
-    arms=(ARM,),
-    lrs=(0.1,),
-)
+PRETRAIN = _training(pretrain.Config)
+ARM, AXIS = sweep.Arm(name="a"), sweep.Axis("optimizer.lr", (0.1,))
+SWEEP = sweep.Sweep(base=PRETRAIN, arms=(ARM,), axes=(AXIS,))
+STAGE = pipeline.Stage("first", PRETRAIN)
+PIPELINE = pipeline.Pipeline(name="test", question="?", stages=(STAGE,))
+TRAININGS = [_training(kind) for kind in (config.TrainingConfig, sft.Config, preference.Config)]
 
 
 def below(group: Any) -> list[Any]:
@@ -32,7 +53,8 @@ def below(group: Any) -> list[Any]:
     return [group, *(one for value in inner for one in below(value))]
 
 
-BUILT = {type(one): one for one in (*below(EXPERIMENT), ARM)}
+EXAMPLES = (*TRAININGS, SWEEP, ARM, AXIS, PIPELINE, STAGE)
+BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}
 
 
@@ -44,6 +66,7 @@ class Number(typing.NamedTuple):
     kind: Any
     constraints: tuple[Any, ...]
     in_tuple: bool
+    may_be_a_word: bool
 
     def put(self, value: Any) -> Any:
         value = (value,) if self.in_tuple else value
@@ -53,15 +76,16 @@ class Number(typing.NamedTuple):
 def numbers() -> list[Number]:
     found = []
 
-    def look(owner, field, kind, constraints=(), in_tuple=False):
+    def look(owner, field, kind, constraints=(), in_tuple=False, word=False):
         origin, args = typing.get_origin(kind), typing.get_args(kind)
         if origin is Annotated:
-            look(owner, field, args[0], args[1:], in_tuple)
+            look(owner, field, args[0], args[1:], in_tuple, word)
         elif origin in (types.UnionType, typing.Union, tuple):
+            word = any(typing.get_origin(inner) is Literal for inner in args)
             for inner in args:
-                look(owner, field, inner, (), in_tuple or origin is tuple)
+                look(owner, field, inner, (), in_tuple or origin is tuple, word)
         elif kind in (int, float):
-            found.append(Number(owner, field, kind, constraints, in_tuple))
+            found.append(Number(owner, field, kind, constraints, in_tuple, word))
 
     for owner, hints in HINTS.items():
         for field, kind in hints.items():
@@ -75,9 +99,13 @@ each_number = pytest.mark.parametrize(
 
 
 def test_every_configuration_is_tried():
-    declared = inspect.getmembers(config, dataclasses.is_dataclass)
-    own = {kind for _, kind in declared if kind.__module__ == config.__name__}
-    assert own == set(BUILT) and len(numbers()) > 60
+    assert declared() == set(BUILT)
+    assert len(numbers()) > 60
+    words = {(one.owner, one.field) for one in numbers() if one.may_be_a_word}
+    assert words == {
+        (config.ExecutionConfig, "loss_chunk_tokens"),
+        (config.ExecutionConfig, "accumulation_steps"),
+    }
 
 
 @each_number
@@ -135,7 +163,10 @@ def test_another_type_is_refused_in_one_line(number):
     ("owner", "field"), [(owner, field) for owner, hints in HINTS.items() for field in hints]
 )
 def test_no_field_takes_none_or_an_object_unless_it_may_be_none(owner, field):
-    may_be_none = type(None) in typing.get_args(HINTS[owner][field])
+    kinds = typing.get_args(HINTS[owner][field])
+    if Any in kinds:
+        assert (owner, field) == (sweep.Axis, "values")  # their setting judges them
+    may_be_none = type(None) in kinds
     for value in (object(), *(() if may_be_none else (None,))):
         with pytest.raises(config.ConfigError, match=rf"{field} must be "):
             dataclasses.replace(BUILT[owner], **{field: value})
@@ -151,8 +182,15 @@ def test_no_field_takes_none_or_an_object_unless_it_may_be_none(owner, field):
         (config.OptimizerConfig, {"nesterov": 1}, "optimizer.nesterov must be of type bool"),
         (config.OptimizerConfig, {"schedule": {}}, "optimizer.schedule must be of type Schedule"),
         (config.ModelConfig, {"yarn": {}}, "model.yarn must be of type YarnConfig"),
-        (config.Experiment, {"arms": [ARM]}, "arms must be of type tuple"),
-        (config.Experiment, {"arms": ("a",)}, r"arms\[0\] must be of type Arm"),
+        (sweep.Sweep, {"arms": [ARM]}, "arms must be of type tuple"),
+        (sweep.Sweep, {"arms": ("a",)}, r"arms\[0\] must be of type Arm"),
+        (sweep.Sweep, {"base": 3}, "base must be of type TrainingConfig"),
+        (sweep.Arm, {"edits": "optimizer.tau=3"}, "arms.edits must be of type tuple"),
+        (sweep.Axis, {"values": [0.1]}, "axes.values must be of type tuple"),
+        (pipeline.Pipeline, {"stages": (PRETRAIN,)}, r"stages\[0\] must be of type Stage"),
+        (config.ExecutionConfig, {"scan_layers": 1}, "type bool, got 1 of type int; or give auto"),
+        (config.ExecutionConfig, {"scan_layers": "no"}, "scan_layers must be of type bool"),
+        (config.ExecutionConfig, {"accumulation_steps": "all"}, "type int.*; or give auto"),
         (config.YarnConfig, {"beta_fast": 0.5}, "beta_fast must be at least beta_slow"),
     ],
 )
@@ -166,9 +204,13 @@ def test_an_int_may_stand_for_a_float():
 
 
 def test_names_are_those_of_settings_and_their_groups():
-    names = fields.names(config.Experiment)
-    assert {"seeds", "mesh", "optimizer.schedule.name", "model.yarn", "model.yarn.factor"} <= names
-    assert not {"arms.name", "", "train.", "optimizer.schedule.name.x"} & names
+    names = config.setting_names(preference.Config)
+    groups = {"mesh", "preference", "optimizer.schedule", "model.yarn", "resume"}
+    settings = {"optimizer.schedule.name", "model.yarn.factor", "execution.scan_layers"}
+    assert groups | settings | {"preference.beta", "profile.steps"} <= names
+    assert not {"", "train.", "optimizer.schedule.name.x", "execution.scan_layers.x"} & names
+    assert {"arms", "axes", "seeds", "base.mesh"} <= config.setting_names(sweep.Sweep)
+    assert "arms.name" not in config.setting_names(sweep.Sweep)
 
 
 @pytest.mark.parametrize("make", [lambda: "x" * 9999, lambda: ["a.txt"] * 999, lambda: 10**5000])
@@ -180,13 +222,3 @@ def test_a_value_is_shown_on_one_short_line(make):
 def test_a_long_list_is_shown_by_its_first_names():
     assert fields.some(["a", "b", "c"], 2) == "a, b and 1 more"
     assert len(fields.some(["x" * 999] * 500)) < 400
-
-
-def test_the_known_part_of_a_path_is_a_setting_or_a_group():
-    paths = ("train.num_steps", "train.gone", "model.yarn.gone.deeper", "gone.too")
-    assert [config.known_part(path) for path in paths] == [
-        "train.num_steps",
-        "train",
-        "model.yarn",
-        "",
-    ]

@@ -10,6 +10,7 @@ import pytest
 from kanana_jax import config, convert, generate
 from kanana_jax.config import paths
 from kanana_jax.evaluate import bits_per_byte
+from kanana_jax.jobs import pipeline, pretrain
 from kanana_jax.model import presets
 from kanana_jax.workdir import storage
 
@@ -158,12 +159,12 @@ def test_a_full_disk_is_not_the_names_fault(home, monkeypatch):
 @pytest.mark.parametrize("setting", ["data.cache_dir", "train.checkpoint_dir"])
 def test_a_run_names_the_setting_whose_folder_cannot_be_made(setting, home):
     (home / "file").write_text("")
-    exp = config.Experiment(name="a", question="", model=presets.tiny())
-    exp = config.edit(exp, [f"{setting}=~/file"])
+    cfg = pretrain.Config(name="a", question="", model=presets.tiny())
     with pytest.raises(config.ConfigError, match=f"{setting} must be a folder"):
-        storage.expect_folders([exp])
-    remote = config.edit(exp, ["data.cache_dir=cache", "train.checkpoint_dir=gs://bucket/a"])
-    storage.expect_folders([remote])
+        pretrain.run(cfg.edited([f"{setting}=~/file"]), home / "work")
+    assert list(home.iterdir()) == [home / "file"]
+    storage.expect_folders([(setting, "folder/inside"), (setting, "gs://bucket/a"), (setting, "")])
+    assert list(home.iterdir()) == [home / "file"]
 
 
 @pytest.mark.parametrize(
@@ -206,11 +207,14 @@ def test_a_model_is_loaded_by_the_rule(checkpoint, message, home):
     "name", ["", " ", ".", "..", "../x", "a/b", "/a", "a\\b", "a\nb", "a" * 201]
 )
 def test_an_experiment_is_named_like_one_folder(name):
+    cfg = pretrain.Config(name="a", question="", model=presets.tiny())
     with pytest.raises(config.ConfigError, match="name must be the name of a folder"):
-        config.Experiment(name=name, question="", model=presets.tiny())
+        pretrain.Config(name=name, question="", model=presets.tiny())
+    with pytest.raises(config.ConfigError, match=r"stages\.name must be the name of a folder"):
+        pipeline.Stage(name, cfg)
 
 
 @pytest.mark.parametrize("name", [KOREAN, "v1.2", "a b", "~a", "-"])
 def test_most_names_are_those_of_folders(name):
-    exp = config.Experiment(name=name, question="", model=presets.tiny())
-    assert dataclasses.replace(exp).name == name
+    cfg = pretrain.Config(name=name, question="", model=presets.tiny())
+    assert dataclasses.replace(cfg).name == pipeline.Stage(name, cfg).name == name
