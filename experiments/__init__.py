@@ -1,1 +1,1 @@
-"""One module per experiment, each with `experiment()`, its configuration, and `run`, which runs it."""
+"""One module per experiment: `experiment()` gives its configuration, and `run` runs that."""
