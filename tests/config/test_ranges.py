@@ -20,7 +20,7 @@ from kanana_jax.model import presets
 CONSTRAINTS = {ranges.Range, paths.Location}
 
 
-def declared() -> set[type]:
+def declared() -> set[Any]:
     """Every dataclass of settings, and of what jobs are made of."""
     found = set()
     for package in (config, jobs):
