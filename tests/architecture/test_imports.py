@@ -51,7 +51,7 @@ ROOMS = {
     ),
     "kanana_jax/workdir": Room({"checkpoint", "config", "errors", "parallel", "report"}, {"jax"}),
     "kanana_jax/plan": Room(
-        {"config", "extras", "model", "objectives", "optim", "parallel", "train"},
+        {"config", "errors", "extras", "model", "objectives", "optim", "parallel", "train"},
         {"jax", "numpy", "matplotlib", "absl"},
     ),
     "kanana_jax/jobs": Room(
