@@ -138,6 +138,7 @@ def experiment():
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_experiment_outside_the_repository_runs_by_its_module_and_by_its_file(tmp_path):
     """The second finds the run of the first finished, and shows the same report."""

@@ -5,7 +5,6 @@ Test folders import the fixtures into their conftest.py.
 
 import dataclasses
 import io
-import math
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +98,8 @@ def step_config(
     cfg: config.TrainingConfig, vocab_size: int = 258, job: training.Job = pretrain.JOB
 ) -> step_lib.StepConfig:
     """What the step of a job depends on; the vocabulary is that of bytes."""
-    cfg, sizes = cfg.with_vocab(vocab_size), vars(cfg.mesh)
-    fixed = math.prod(sizes[axis] for axis in sizes if axis != "num_slices")
-    num_devices = None if -1 in sizes.values() else fixed
-    return step_lib.step_config(cfg, job.objective(cfg), num_devices=num_devices)
+    cfg = cfg.with_vocab(vocab_size)
+    return step_lib.step_config(cfg, job.objective(cfg))
 
 
 def build(cfg: config.TrainingConfig) -> training.Built:

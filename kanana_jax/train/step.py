@@ -66,7 +66,9 @@ def step_config(
 
     `device` and `num_devices` are those that it will run on; None: this process's.
     """
-    sizes = parallel.axis_sizes(cfg.mesh, num_devices or jax.device_count())
+    sizes = dataclasses.asdict(cfg.mesh)
+    if -1 in sizes.values():
+        sizes = parallel.axis_sizes(cfg.mesh, num_devices or jax.device_count())
     return StepConfig(
         model=cfg.model,
         execution=choices.chosen(

@@ -9,11 +9,12 @@ import pytest
 from small_corpora import documents
 
 from kanana_jax import data
+from kanana_jax.batch import Batch
 from kanana_jax.data import packing
 
 
 def assert_equal_batches(got, want):
-    for name, a, b in zip(data.Batch._fields, got, want, strict=True):
+    for name, a, b in zip(Batch._fields, got, want, strict=True):
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 
@@ -44,13 +45,13 @@ def test_rows_of_a_batch_are_those_of_the_whole_one_and_no_other_is_read(
     )
     for step, wanted in zip((0, 1, 70), whole, strict=True):
         mine = data.train_batch(corpus, cfg, step, rows=rows)
-        assert_equal_batches(mine, data.Batch(*(column[rows] for column in wanted)))
+        assert_equal_batches(mine, Batch(*(column[rows] for column in wanted)))
     assert len(read) == 3 * len(rows)
     stream = itertools.islice(data.train_batches(corpus, cfg, start_step=1, rows=rows), 1)
-    assert_equal_batches(next(stream), data.Batch(*(column[rows] for column in whole[1])))
+    assert_equal_batches(next(stream), Batch(*(column[rows] for column in whole[1])))
     mine = data.heldout_batches(corpus, cfg, 9, rows=rows)
     for got, wanted in zip(mine, heldout, strict=True):
-        assert_equal_batches(got, data.Batch(*(column[rows] for column in wanted)))
+        assert_equal_batches(got, Batch(*(column[rows] for column in wanted)))
 
 
 def test_batch_has_the_declared_shapes_and_types(open_text):

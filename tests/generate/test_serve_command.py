@@ -21,6 +21,7 @@ def _free_port():
         return free.getsockname()[1]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sigterm_lets_an_answer_end_and_exits_with_0(served_folder):
     port = _free_port()

@@ -92,6 +92,7 @@ def test_a_killed_run_goes_on_from_there_and_equals_an_unbroken_one(
     np.testing.assert_array_equal(one.read().result(), other.read().result())
 
 
+@pytest.mark.long
 def test_another_working_directory_is_refused_unless_it_is_allowed(start, server, tmp_path, capsys):
     where = f"s3://{object_store.BUCKET}/a"
     short = "train.checkpoint_interval_steps=4"
@@ -118,6 +119,7 @@ def test_a_store_that_cannot_be_used_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "work").exists() and server.objects == {}
 
 
+@pytest.mark.long
 def test_a_store_gone_at_the_end_leaves_the_run_unfinished(start, server, tmp_path, capsys):
     """From its save of step 8 on; a second run does what is missing."""
     where = f"s3://{object_store.BUCKET}/a"

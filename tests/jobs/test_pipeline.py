@@ -56,11 +56,11 @@ def _watched(first: dict, job: training.Job):
     """The job's function, which keeps the weights that training starts from by their folder."""
 
     def run(cfg, workdir):
-        def frozen(cfg, first_weights):
+        def frozen(first_weights):
             first[workdir.name] = jax.device_get(first_weights())
             return {}
 
-        training.run(job._replace(frozen=frozen), cfg, workdir)
+        training.of(job._replace(frozen=frozen))(cfg, workdir)
 
     return run
 
@@ -93,6 +93,7 @@ def test_each_stage_starts_from_the_weights_and_tokens_of_the_stage_it_names(sta
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == files
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", ["base", "more"])
 def test_an_interrupted_pipeline_goes_on(short, tmp_path, stopped_at):

@@ -54,6 +54,7 @@ def test_a_model_learns_what_is_preferred_from_the_file_to_the_report(cfg, tmp_p
     assert "heldout accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_micro_batches_change_nothing_but_rounding(cfg, tmp_path):
     found = {}

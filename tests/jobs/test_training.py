@@ -22,6 +22,7 @@ def _no_source(*_):
     raise AssertionError("a finished run is not repeated")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_finished_arms_are_not_rerun(compared, tmp_path, capsys):
     sweep.of(pretrain.JOB)(compared, tmp_path)

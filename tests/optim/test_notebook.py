@@ -8,6 +8,7 @@ import pytest
 NOTEBOOK = Path(__file__).parents[2] / "experiments/notebooks/borrow_the_optimizer.ipynb"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_notebook_runs_and_the_clip_holds(run_notebook):
     variables = run_notebook(NOTEBOOK)

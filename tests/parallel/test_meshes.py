@@ -134,6 +134,7 @@ def test_tokens_that_are_exchanged_train_as_on_one_device(mesh, on_one_device):
     assert_same(run(cfg, 8), on_one_device)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "form", "expected"),

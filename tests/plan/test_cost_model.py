@@ -70,6 +70,7 @@ def gathered_and_added(traffic) -> tuple[float, float]:
     return of_kind["all-gather"], of_kind["reduce-scatter"] + of_kind["all-reduce"] / 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", ["data", "fsdp", "expert", "context", "tensor"])
 def test_gradients_move_the_bytes_of_the_cost_model(axis):
@@ -83,6 +84,7 @@ def test_gradients_move_the_bytes_of_the_cost_model(axis):
     assert added == pytest.approx(wanted_added, rel=0.03)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_exchanged_tokens_take_the_collectives_of_the_cost_model():
     """On CPUs blocks are filled up: as many bytes more as the model's share is below one."""
@@ -94,6 +96,7 @@ def test_exchanged_tokens_take_the_collectives_of_the_cost_model():
     assert found.num_bytes * share == pytest.approx(wanted.num_bytes)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_muon_moves_the_bytes_of_the_cost_model():
     cfg, mesh = step_config(), mesh_of(fsdp=4, tensor=2)

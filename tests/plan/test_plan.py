@@ -73,6 +73,7 @@ def test_a_step_that_does_not_fit_says_so_with_numbers():
         make_plan(cfg, "v5e:2x2")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_program_does_not_grow_with_depth():
     """The lowered steps of 9 and 17 layers differ in numbers only, so in shapes and trip counts."""

@@ -58,7 +58,8 @@ def test_a_line_shows_eta_pace_loss_and_max_logit():
 
 def test_steps_of_an_earlier_process_do_not_count_towards_the_pace():
     clock, file = Clock(), io.StringIO()
-    bar = progress.Progress("run", num_steps=100, start_step=90, file=file, clock=clock)
+    bar = progress.Progress("run", num_steps=100, file=file, clock=clock)
+    bar.start(90)
     clock.now_s = 10.0
     bar.update(95)
     assert "95/100, ETA 00:10" in _lines(file)[0]
@@ -78,6 +79,7 @@ def test_a_sweep_says_which_run_it_is_and_when_all_are_done():
 def test_a_terminal_gets_one_bar_with_the_same_numbers():
     clock, file = Clock(), Terminal()
     with progress.Progress("run", num_steps=10, file=file, clock=clock) as bar:
+        bar.start(0)
         clock.now_s = 5.0
         bar.update(10, loss=1.5, max_logit=30.0)
     assert "\r" in file.getvalue()

@@ -83,6 +83,7 @@ def test_a_run_that_becomes_nan_is_recorded_and_stops(cfg, corpus, tmp_path):
     assert columns["loss"].steps_N[-1] == 5
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_loss_above_its_start_counts_as_diverged(cfg, corpus, tmp_path):
     cfg = cfg.edited(["optimizer.name=adamw", "optimizer.lr=30"])

@@ -66,6 +66,7 @@ def test_a_clipped_head_is_bounded_by_the_next_forward_pass(cfg, corpus):
     assert np.all(optim.clip_report(state.opt_state)["num_clips"] == 2)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_muonclip_with_a_high_tau_is_muon(cfg, corpus):
     """To rounding: two programs, compiled apart. tests/optim has the bit-for-bit claim."""
@@ -84,6 +85,7 @@ def test_rates_and_seeds_share_one_compilation(cfg):
     assert one is other
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_was_compiled_ahead_is_not_compiled_again(cfg, corpus, caplog):
     built = tiny_jobs.build(cfg.edited(["optimizer.momentum=0.9"]))  # no other test's

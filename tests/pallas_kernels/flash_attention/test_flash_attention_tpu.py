@@ -121,6 +121,7 @@ def test_vmap_is_a_batch():
         np.testing.assert_array_equal(x[:, 0], y)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_shard_map_over_the_batch_changes_nothing():
     case = next(case for case in cases.SMALL_CASES if case.name == "scanned_tiles")
