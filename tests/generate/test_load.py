@@ -47,6 +47,7 @@ def _drawn(loaded):
     return [piece.token for piece in engine.run([request])]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_devices_draw_what_one_does(hf_directory):
     split = generate.load(hf_directory, "float32", tensor_parallel=2)

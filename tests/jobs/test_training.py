@@ -39,6 +39,7 @@ def test_finished_arms_are_not_rerun(compared, tmp_path, capsys):
     assert capsys.readouterr().out == table
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_report_of_the_experiments_own_judges_the_finished_runs(cfg, tmp_path, capsys):
     """And runs over an axis of the model's shape each have the shape that they name.

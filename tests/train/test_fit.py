@@ -68,6 +68,7 @@ def test_the_time_of_a_run_adds_up(cfg, corpus, tmp_path):
     assert columns["seconds_saving"].values_N[-1] > 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_that_becomes_nan_is_recorded_and_stops(cfg, corpus, tmp_path):
     cfg = cfg.edited(["guard.enabled=false"])

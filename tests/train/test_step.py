@@ -32,6 +32,7 @@ def _assert_same_run(found, wanted, rtol):
             np.testing.assert_allclose(one[name], other[name], rtol=rtol, err_msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_micro_batches_add_up_to_the_batch(cfg, corpus):
     whole = _take_steps(cfg, corpus, 3)

@@ -54,7 +54,7 @@ def plainly(q, k, v, dout, segment_ids, *, causal):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=() if case.name in FAST_CASES else pytest.mark.slow)
+        pytest.param(case, marks=() if case.name in FAST_CASES else pytest.mark.long)
         for case in cases.SMALL_CASES
     ],
     ids=lambda case: case.name,

@@ -154,7 +154,7 @@ def assert_agrees_with_reference(lhs, rhs, grad, group_sizes):
 
 SLOW = ("balanced", "skewed", "one_row_each", "more_groups_than_rows", "one_group")
 INTERPRETED = [
-    pytest.param(case, id=case.name, marks=pytest.mark.slow if case.name in SLOW else ())
+    pytest.param(case, id=case.name, marks=pytest.mark.long if case.name in SLOW else ())
     for case in cases.SMALL_CASES
 ]
 

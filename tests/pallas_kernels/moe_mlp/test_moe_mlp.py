@@ -106,6 +106,7 @@ def test_backward_pass_keeps_less_than_23_kb_per_token_at_kanana_2_widths():
     assert 2 * case.hidden + 4 * case.top_k * case.width < kept < 23_000
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_compiled_layers_do_not_keep_what_they_make_again():
     num_tokens, hidden, width, num_experts, top_k = 512, 64, 48, 8, 4
