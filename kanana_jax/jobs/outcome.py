@@ -43,7 +43,8 @@ def write(folder: Workdir, ended: fit.Outcome, one: Run, corpus: str) -> None:
         elif name in ("goodput", *(PREFIX + one for one in OVERHEADS)):
             values[name] = float(series.values_N[-1])
     status = "ok" if diverged_step is None else "diverged"
-    folder.finish(status, values, diverged_step=diverged_step)
+    seconds = float(columns["seconds"].values_N[-1]) if "seconds" in columns else None
+    folder.finish(status, values, seconds=seconds, diverged_step=diverged_step)
 
 
 def is_diverged(losses_N: Float[np.ndarray, "N"], vocab_size: int) -> bool:

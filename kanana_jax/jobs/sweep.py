@@ -65,7 +65,7 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """`base` in every combination. Without arms it is the only one; an axis comes base first."""
+    """`base` with every arm, at every place on the axes, with every seed. No arms: itself alone."""
 
     base: config.TrainingConfig
     arms: tuple[Arm, ...] = ()

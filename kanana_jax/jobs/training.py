@@ -1,6 +1,6 @@
 """What every job that trains shares: checks, data, folders, compilation, the loop, the report.
 
-A job says what is its own in a `Job`; `run` does the rest, for one run or for all those of a
+A job says what is its own in a `Job`; `run_all` does the rest, for one run or for those of a
 comparison. With several processes all of them call it. Whatever one of them finds wrong, all raise.
 """
 

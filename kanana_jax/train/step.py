@@ -66,7 +66,7 @@ def step_config(
 
     `device` and `num_devices` are those that it will run on; None: this process's.
     """
-    sizes = dataclasses.asdict(cfg.mesh)
+    sizes = dataclasses.asdict(cfg.mesh)  # that they use up the devices, making the mesh checks
     if -1 in sizes.values():
         sizes = parallel.axis_sizes(cfg.mesh, num_devices or jax.device_count())
     return StepConfig(
@@ -303,25 +303,23 @@ def micro_loss(
     """
     weights, objective = model.Weights(params, buffers), cfg.objective
     hidden_BSD, aux = model.hidden_states(cfg.model, weights, batch.inputs, cfg.execution)
-    of_head = functools.partial(
-        head.losses,
-        cfg.model,
-        params,
-        targets_BS=batch.targets,
-        z_weight=objective.z_weight,
-        chunk_tokens=chunk_tokens(cfg.execution),
-    )
     logp_BS = None
     if objective.needs_logp:
-        counted = jax.lax.stop_gradient(hidden_BSD)
-        _, nll_BS, _ = of_head(hidden_BSD=counted, weights_BS=batch.loss_mask)
-        logp_BS = -nll_BS
+        logp_BS = _logp_of_hidden(params, hidden_BSD, batch, cfg.model, cfg.execution)
     logp_of_frozen = {
         name: log_probabilities(one, batch, cfg=cfg.model, execution=cfg.execution)
         for name, one in frozen.items()
     }
     w_BS = objective.coefficients(logp_BS, batch, totals, logp_of_frozen)
-    loss, nll_BS, logz_BS = of_head(hidden_BSD=hidden_BSD, weights_BS=jax.lax.stop_gradient(w_BS))
+    loss, nll_BS, logz_BS = head.losses(
+        cfg.model,
+        params,
+        hidden_BSD,
+        batch.targets,
+        jax.lax.stop_gradient(w_BS),
+        z_weight=objective.z_weight,
+        chunk_tokens=chunk_tokens(cfg.execution),
+    )
     seen = objective.seen(-nll_BS, logz_BS, batch, totals, logp_of_frozen)
     balance_loss = aux.balance_loss * share
     sums = seen.sums | {"balance_loss": balance_loss}
@@ -363,10 +361,22 @@ def log_probabilities(
 ) -> Float[Array, "B S"]:
     """Of every target, without gradient."""
     hidden_BSD, _ = model.hidden_states(cfg, weights, batch.inputs, execution)
+    return _logp_of_hidden(weights.params, hidden_BSD, batch, cfg, execution)
+
+
+def _logp_of_hidden(
+    params: Any,
+    hidden_BSD: Float[Array, "B S D"],
+    batch: Batch,
+    cfg: config.ModelConfig,
+    execution: config.ExecutionConfig,
+) -> Float[Array, "B S"]:
+    """Of every target. Nothing is differentiated, so the head makes no gradients on the way."""
+    params, hidden_BSD = jax.lax.stop_gradient((params, hidden_BSD))
     _, nll_BS, _ = head.losses(
         cfg,
-        weights.params,
-        jax.lax.stop_gradient(hidden_BSD),
+        params,
+        hidden_BSD,
         batch.targets,
         batch.loss_mask,
         z_weight=0.0,

@@ -85,15 +85,19 @@ class Workdir:
         raise signals.Stopped
 
     def finish(
-        self, status: str, values: Mapping[str, Any], *, diverged_step: int | None = None
+        self,
+        status: str,
+        values: Mapping[str, Any],
+        *,
+        seconds: float | None,
+        diverged_step: int | None = None,
     ) -> None:
         """Writes how the run ended. `values` are numbers and text."""
-        last = read_last(self.directory)
         result = {
             "status": status,
             "diverged_step": diverged_step,
             "steps": self._last_step,
-            "seconds": last.get("seconds"),
+            "seconds": seconds,
             "axes": self._axes,
             "values": dict(values),
         }

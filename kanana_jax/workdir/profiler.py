@@ -27,8 +27,11 @@ class Profiler:
             jax.profiler.start_trace(self._folder)
             self._is_tracing = True
         results: list[Any] = []
-        mark = jax.profiler.StepTraceAnnotation("train", step_num=number)
-        with mark if is_traced else contextlib.nullcontext():
+        with (
+            jax.profiler.StepTraceAnnotation("train", step_num=number)
+            if is_traced
+            else contextlib.nullcontext()
+        ):
             yield results.append
         if self._is_tracing and number + 1 not in self._steps:
             jax.block_until_ready(results)
