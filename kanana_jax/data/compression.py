@@ -67,3 +67,9 @@ _OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
     ".zst": _open_zstd,
 }
 SUFFIXES = tuple(_OPENERS)
+
+
+def suffix_of(path: str) -> str:
+    """The one of SUFFIXES that `path` ends in, whatever its case; "" for plain files."""
+    lower = path.lower()
+    return next((suffix for suffix in SUFFIXES if lower.endswith(suffix)), "")

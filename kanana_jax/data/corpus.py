@@ -6,9 +6,6 @@ The text is read at every start, because only its content says whether a cached 
 right one. Nothing is written before all of it was read and found long enough.
 """
 
-import contextlib
-import fcntl
-import hashlib
 import os
 import pathlib
 import shutil
@@ -17,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kanana_jax.config import DataConfig
-from kanana_jax.data import sources, split, store, tokenizer, wanted_tokenizer
+from kanana_jax.data import cache_files, sources, split, store, tokenizer, wanted_tokenizer
 from kanana_jax.data.errors import DataError, StoreError
 
 
@@ -87,7 +84,8 @@ def read_text(
     for source in opened:
         if source.skipped.count:
             report(f"{source.name}: {source.skipped.describe()}")
-    path = pathlib.Path(cache_dir) / f"tokens-{_digest(store.FORMAT, text, wanted.identity)}"
+    name = cache_files.digest(store.FORMAT, text, wanted.identity)
+    path = pathlib.Path(cache_dir) / f"tokens-{name}"
     cached = _open_cached(path, report)
     used = cached.tokenizer if cached else wanted.make(_train_texts(pieces()))
     _check_length(cfg, opened, pieces(), used)
@@ -103,7 +101,7 @@ def read_text(
             num_skipped=num_skipped,
         )
 
-    return Text(tokenizer=used, digest=_digest(text, used.digest), open=open_tokens)
+    return Text(tokenizer=used, digest=cache_files.digest(text, used.digest), open=open_tokens)
 
 
 def _train_texts(pieces: Iterable[tuple[int, split.Piece]]) -> Iterator[bytes]:
@@ -158,7 +156,7 @@ def _build(
 ) -> store.Store:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with cache_files.locked(path):
             # Another process may have built it while this one waited for the lock.
             built = _open_cached(path, lambda line: None)
             return built or _write(path, pieces, num_sources, used, text)
@@ -193,14 +191,3 @@ def _write(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return store.open_store(path)
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path):
-    with open(path.parent / f"{path.name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system if this process dies
-        yield
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()

@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt64
 
 from kanana_jax.config import DataConfig
-from kanana_jax.data import examples_file, jsonl
+from kanana_jax.data import cache_files, examples_file, jsonl, split
 from kanana_jax.data import tokenizer as tokenizers
 from kanana_jax.data.errors import DataError, StoreError
 from kanana_jax.data.sources import Skipped
@@ -89,7 +89,7 @@ def read(
     read_once = _read_once(sources)
     is_heldout_N = _split(sources, read_once, cfg.heldout_fraction, kind)
     sides = hashlib.blake2b(is_heldout_N.tobytes()).hexdigest()
-    identity = _digest(examples_file.FORMAT, read_once.digest, sides, wanted.identity)
+    identity = cache_files.digest(examples_file.FORMAT, read_once.digest, sides, wanted.identity)
     path = pathlib.Path(cache_dir) / f"{kind.name}-{identity}.npz"
     cached = _open_cached(path, report)
     if cached:
@@ -116,7 +116,7 @@ def read(
             examples_file.save(path, everything, used)
         return opened
 
-    return Text(tokenizer=used, digest=_digest(opened.fingerprint), open=open_examples)
+    return Text(tokenizer=used, digest=cache_files.digest(opened.fingerprint), open=open_examples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,7 @@ class _ReadOnce(NamedTuple):
 
 
 def _read_once(sources: Sequence[_Source]) -> _ReadOnce:
-    total, hashes, owners = _new_digest(), [], []
+    total, hashes, owners = split.new_digest(), [], []
     for one in _distinct(sources):
         total.update(b"%d " % one.source + one.digest)
         key = hashlib.blake2b(one.example.key, digest_size=8).digest()
@@ -238,7 +238,7 @@ def _tokenize(
     read_once: _ReadOnce,
     is_heldout_N: Bool[np.ndarray, "N"],
 ) -> Examples:
-    total = _new_digest()
+    total = split.new_digest()
     dtype = np.uint16 if used.vocab_size <= 2**16 else np.uint32
     tokens, is_target, sizes = [np.zeros(0, dtype)], [np.zeros(0, bool)], []
     for batch in itertools.batched(_distinct(sources), _BATCH_EXAMPLES):
@@ -312,11 +312,3 @@ def _open_cached(
     except StoreError as error:
         report(f"{error}; it is made anew from the text")
         return None
-
-
-def _new_digest() -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=16)
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()

@@ -4,17 +4,15 @@ It is a zip of numpy arrays and a header in JSON, written under another name and
 complete.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from kanana_jax.data import cache_files
 from kanana_jax.data import tokenizer as tokenizers
 from kanana_jax.data.errors import DataError, StoreError, first_line
 from kanana_jax.data.whole_documents import Examples
@@ -37,7 +35,7 @@ def save(path: pathlib.Path, examples: Examples, tokenizer: tokenizers.Tokenizer
     """Writes the file, unless it is there; DataError where that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with cache_files.locked(path):
             # Another process may have written it while this one waited for the lock.
             if not _is_whole(path):
                 _write(path, examples, tokenizer)
@@ -73,13 +71,6 @@ def _is_whole(path: pathlib.Path) -> bool:
     except StoreError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    with open(path.parent / f"{path.name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system if this process dies
-        yield
 
 
 def load(path: pathlib.Path) -> tuple[Examples, tokenizers.Tokenizer]:

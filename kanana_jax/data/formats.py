@@ -35,7 +35,7 @@ class Format(NamedTuple):
 def format_of(path: str, name: str) -> Format:
     """The format that the end of `path` says; `name` is for the error, DataError if unknown."""
     lower = path.lower()
-    packed = next((suffix for suffix in compression.SUFFIXES if lower.endswith(suffix)), "")
+    packed = compression.suffix_of(path)
     readers = _TEXT if packed else _TEXT | _ARROW
     for suffix, reader in readers.items():
         if lower.endswith(suffix + packed):

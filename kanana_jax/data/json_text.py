@@ -40,17 +40,32 @@ def read(file: io.BufferedReader, name: str, text_field: str) -> Iterator[bytes 
 
 
 def _lines(file: io.BufferedReader, name: str, text_field: str) -> Iterator[bytes | DataError]:
-    lines = iter(functools.partial(file.readline, _LONGEST), b"")
-    for number, line in enumerate(lines, start=1):
+    for where, value in lines(file, name):
+        if isinstance(value, DataError):
+            yield value
+            continue
+        try:
+            yield _document(value, text_field, where)
+        except DataError as error:
+            yield error
+
+
+def lines(file: io.BufferedReader, name: str) -> Iterator[tuple[str, Any]]:
+    """The place and the value of each line that is not blank; a DataError where there is none.
+
+    Raises DataError where a line is too long to be one.
+    """
+    numbered = enumerate(iter(functools.partial(file.readline, _LONGEST), b""), start=1)
+    for number, line in numbered:
         where = f"{name}, line {number}"
         if len(line) == _LONGEST:
             raise DataError(f"{where}: expected lines of less than {_LONGEST} bytes.")
         try:
             text = utf8.decode(line, name, number)
             if text.strip():
-                yield _document(_parsed(text, where), text_field, where)
+                yield where, _parsed(text, where)
         except DataError as error:
-            yield error
+            yield where, error
 
 
 def _parsed(text: str, where: str) -> Any:

@@ -3,18 +3,13 @@
 .jsonl .ndjson     also with .gz, .bz2, .xz or .zst behind that
 """
 
-import functools
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from kanana_jax.data import compression, files, utf8
+from kanana_jax.data import compression, files, json_text
 from kanana_jax.data.errors import DataError, listed
 
 _SUFFIXES = (".jsonl", ".ndjson")
-_LONGEST = 2**28  # bytes of a line; what is longer has lost its line ends
-# Python limits the digits of an integer, which JSON does not.
-_DECODER = json.JSONDecoder(parse_int=float)
 
 
 class Record(NamedTuple):
@@ -72,22 +67,17 @@ def _of_file(file: files.File) -> Iterator[Record | DataError]:
         file.open() as opened,
         compression.decompressed(opened, _compression_of(file), file.name) as stream,
     ):
-        lines = iter(functools.partial(stream.readline, _LONGEST), b"")
-        for number, line in enumerate(lines, start=1):
-            where = f"{file.name}, line {number}"
-            if len(line) == _LONGEST:
-                raise DataError(f"{where}: expected lines of less than {_LONGEST} bytes.")
-            try:
-                text = utf8.decode(line, file.name, number)
-                if text.strip():
-                    yield Record(_parsed(text, where), where)
-            except DataError as error:
-                yield error
+        for where, value in json_text.lines(stream, file.name):
+            if isinstance(value, DataError):
+                yield value
+            elif isinstance(value, dict):
+                yield Record(value, where)
+            else:
+                yield DataError(f"{where}: expected a JSON object per line, got {kind(value)}.")
 
 
 def _compression_of(file: files.File) -> str:
-    lower = file.path.lower()
-    packed = next((suffix for suffix in compression.SUFFIXES if lower.endswith(suffix)), "")
+    lower, packed = file.path.lower(), compression.suffix_of(file.path)
     if not lower.removesuffix(packed).endswith(_SUFFIXES):
         raise DataError(
             f"expected a file ending in {', '.join(_SUFFIXES)} (also with "
@@ -95,17 +85,3 @@ def _compression_of(file: files.File) -> str:
             "line."
         )
     return packed
-
-
-def _parsed(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{where}: expected a JSON object per line, got {error.msg} at column {error.pos + 1}."
-        ) from error
-    except RecursionError as error:
-        raise DataError(f"{where}: expected a JSON object, got one nested too deep.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected a JSON object per line, got {kind(value)}.")
-    return value

@@ -15,8 +15,7 @@ import pytest
 from small_corpora import SMALL, documents, write_jsonl
 
 from kanana_jax import data
-from kanana_jax.data import corpus as corpora
-from kanana_jax.data import split, store, tokenizer
+from kanana_jax.data import cache_files, split, store, tokenizer
 
 
 def write(path: pathlib.Path, texts: list[str], used=None) -> pathlib.Path:
@@ -207,12 +206,12 @@ def test_store_built_by_another_process_meanwhile_is_used(tmp_path, monkeypatch)
     path = write_jsonl(tmp_path / "a.jsonl", documents(100))
     cfg = dataclasses.replace(SMALL, paths=(str(path),))
     data.open_corpus(cfg, tmp_path / "ready")
-    real = corpora._locked
+    real = cache_files.locked
 
     def locked(target):
         shutil.copytree(tmp_path / "ready", tmp_path / "cache", dirs_exist_ok=True)
         return real(target)
 
-    monkeypatch.setattr(corpora, "_locked", locked)
+    monkeypatch.setattr(cache_files, "locked", locked)
     monkeypatch.setattr(store, "write_store", None)
     data.open_corpus(cfg, tmp_path / "cache")
