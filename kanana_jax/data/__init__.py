@@ -1,6 +1,11 @@
 """From text to batches: corpora, tokenizers, the token store, packing, and grain pipelines."""
 
-from kanana_jax.data.batches import heldout_batches, train_batch, train_batches
+from kanana_jax.data.batches import (
+    heldout_batches,
+    heldout_sources,
+    train_batch,
+    train_batches,
+)
 from kanana_jax.data.corpus import Corpus, Text, open_corpus, read_text
 from kanana_jax.data.errors import DataError, StoreError
 from kanana_jax.data.tokenizer import Tokenizer
@@ -12,6 +17,7 @@ __all__ = [
     "Text",
     "Tokenizer",
     "heldout_batches",
+    "heldout_sources",
     "open_corpus",
     "read_text",
     "train_batch",

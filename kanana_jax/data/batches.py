@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
+from jaxtyping import Int64
 
 from kanana_jax.batch import Batch
 from kanana_jax.config import DataConfig
@@ -43,11 +44,33 @@ def train_batches(
 def heldout_batches(
     corpus: Corpus, cfg: DataConfig, num_batches: int, *, rows: Sequence[int] | None = None
 ) -> list[Batch]:
-    """At most `num_batches` batches of held-out windows, spread over all sources and documents.
+    """At most `num_batches` batches of held-out windows, spread over all documents.
 
-    Less text than that gives fewer batches, the last one filled up with padding windows.
+    Every source has as many windows as the others, as far as it goes. Less text than that gives
+    fewer batches, the last one filled up with padding windows.
     """
-    sources = [
+    sources = _heldout_packings(corpus, cfg)
+    chosen = _chosen_windows(sources, num_batches * cfg.batch_size)
+
+    def window(number: int) -> Batch:
+        if number >= len(chosen):
+            return Batch(*(np.zeros_like(column) for column in window(0)))
+        source, place = chosen[number]
+        return sources[source].window_of(0, place)
+
+    used = range(cfg.batch_size) if rows is None else rows
+    begins = range(0, len(chosen), cfg.batch_size)
+    return [_stack([window(begin + row) for row in used]) for begin in begins]
+
+
+def heldout_sources(corpus: Corpus, cfg: DataConfig, num_batches: int) -> Int64[np.ndarray, "S"]:
+    """The source of every sequence of `heldout_batches`, without those of padding at the end."""
+    chosen = _chosen_windows(_heldout_packings(corpus, cfg), num_batches * cfg.batch_size)
+    return np.array([source for source, _ in chosen], np.int64)
+
+
+def _heldout_packings(corpus: Corpus, cfg: DataConfig) -> list[packing.Packing]:
+    return [
         packing.Packing(
             array=array,
             order=packing.stored(array),
@@ -56,19 +79,16 @@ def heldout_batches(
         )
         for array in corpus.heldout
     ]
+
+
+def _chosen_windows(sources: Sequence[packing.Packing], count: int) -> list[tuple[int, int]]:
+    """(source, window) of the first `count`, from each source in turn while it has some."""
     # The padded window at the end counts too: evaluation leaves no token out.
-    places = [(s, w) for s, source in enumerate(sources) for w in range(source.num_padded_windows)]
-    chosen = packing.random_permutation(len(places), "heldout")[: num_batches * cfg.batch_size]
-
-    def window(number: int) -> Batch:
-        if number >= len(chosen):
-            return Batch(*(np.zeros_like(column) for column in window(0)))
-        source, place = places[chosen[number]]
-        return sources[source].window_of(0, place)
-
-    used = range(cfg.batch_size) if rows is None else rows
-    begins = range(0, len(chosen), cfg.batch_size)
-    return [_stack([window(begin + row) for row in used]) for begin in begins]
+    orders = [packing.random_permutation(one.num_padded_windows, "heldout") for one in sources]
+    turns = sorted(
+        (turn, source) for source, order in enumerate(orders) for turn in range(len(order))
+    )
+    return [(source, int(orders[source][turn])) for turn, source in turns[:count]]
 
 
 def _train_dataset(

@@ -1,10 +1,14 @@
 """The evaluator that every job with text has: bits per byte of held-out sequences."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int64
 
 from kanana_jax import model
 from kanana_jax.batch import Batch
@@ -13,30 +17,69 @@ from kanana_jax.train import fit
 from kanana_jax.train import step as step_lib
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sources:
+    """Which source each held-out sequence is of."""
+
+    names: tuple[str, ...]  # as in data.paths
+    source_S: Int64[np.ndarray, "S"]  # without the sequences of padding at the end
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of files without folder and ending; numbered where two would be the same."""
+        stems = [PurePath(name).name.partition(".")[0] or name for name in self.names]
+        count = Counter(stems)
+        return [
+            stem if count[stem] == 1 else f"{stem}_{number}"
+            for number, stem in enumerate(stems, start=1)
+        ]
+
+
 def bits_per_byte(
-    batches: Sequence[Batch], batch_size: int, every: int, built: Any
+    batches: Sequence[Batch],
+    batch_size: int,
+    every: int,
+    built: Any,
+    sources: Sources | None = None,
 ) -> fit.Evaluator:
-    """Over `batches`, this process's rows of each; measured every so many steps."""
+    """Over `batches`, this process's rows of each; measured every so many steps.
+
+    With `sources`, two or more, also of each.
+    """
     steps: step_lib.Steps = built.steps
     placed = [built.place(batch, batch_size) for batch in batches]
 
     def measure(weights: model.Weights) -> Mapping[str, Any]:
-        return summarize(jax.device_get([steps.evaluate(weights, batch) for batch in placed]))
+        per_batch = jax.device_get([steps.evaluate(weights, batch) for batch in placed])
+        return summarize(per_batch, sources)
 
     return fit.Evaluator("heldout_bpb", every, measure)
 
 
-def summarize(per_batch: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+def summarize(
+    per_batch: Sequence[tuple[np.ndarray, np.ndarray]], sources: Sources | None = None
+) -> dict[str, Any]:
     """Bits per byte over the held-out text, with the standard error of sampling its sequences.
 
     Beside them the nats and bytes of every sequence, without those that fill up the last batch.
     """
     nats, num_bytes = (np.concatenate(x).astype(np.float64) for x in zip(*per_batch, strict=True))
-    heldout = statistics.Heldout(nats[num_bytes > 0], num_bytes[num_bytes > 0])
+    whole = statistics.Heldout(nats, num_bytes)
+    heldout = _kept(whole, num_bytes > 0)
+    found = _summary("heldout_bpb", heldout)
+    if sources is not None and len(sources.names) > 1:
+        for index, label in enumerate(sources.labels):
+            is_of_source = np.zeros(len(nats), bool)
+            is_of_source[: len(sources.source_S)] = sources.source_S == index
+            part = _kept(whole, is_of_source & (num_bytes > 0))
+            found |= _summary(f"heldout_bpb_{label}", part) if len(part.nats_S) else {}
+    return found | {"heldout_nats": heldout.nats_S, "heldout_bytes": heldout.bytes_S}
+
+
+def _kept(heldout: statistics.Heldout, is_kept_S: np.ndarray) -> statistics.Heldout:
+    return statistics.Heldout(heldout.nats_S[is_kept_S], heldout.bytes_S[is_kept_S])
+
+
+def _summary(name: str, heldout: statistics.Heldout) -> dict[str, float]:
     bpb, stderr = statistics.bits_per_byte(heldout)
-    return {
-        "heldout_bpb": bpb,
-        "heldout_bpb_stderr": stderr,
-        "heldout_nats": heldout.nats_S,
-        "heldout_bytes": heldout.bytes_S,
-    }
+    return {name: bpb, f"{name}_stderr": stderr}

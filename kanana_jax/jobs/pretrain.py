@@ -35,7 +35,11 @@ def _evaluators(
     corpus: data.Corpus, cfg: config.DataConfig, train: config.TrainConfig, built: training.Built
 ) -> tuple[fit.Evaluator, ...]:
     batches = data.heldout_batches(corpus, cfg, train.eval_batches, rows=built.rows(cfg.batch_size))
-    return (heldout.bits_per_byte(batches, cfg.batch_size, train.eval_interval_steps, built),)
+    sources = heldout.Sources(
+        names=corpus.names, source_S=data.heldout_sources(corpus, cfg, train.eval_batches)
+    )
+    every = train.eval_interval_steps
+    return (heldout.bits_per_byte(batches, cfg.batch_size, every, built, sources),)
 
 
 JOB = training.Job(

@@ -147,3 +147,13 @@ def test_a_dropped_iterator_stops_its_threads(open_text):
     for _ in range(20):
         next(data.train_batches(corpus, cfg))
     assert threading.active_count() < before + 20
+
+
+def test_each_source_has_its_share_of_the_heldout_windows(open_text):
+    texts = [[letter * length for length in range(20, 200)] for letter in "ab"]
+    corpus, cfg = open_text(*texts)
+    source_S = data.heldout_sources(corpus, cfg, 2)
+    np.testing.assert_array_equal(np.bincount(source_S), [cfg.batch_size] * 2)
+    windows = [row for batch in data.heldout_batches(corpus, cfg, 2) for row in batch.tokens]
+    for source, window in zip(source_S, windows, strict=True):
+        assert {ord("a"), ord("b")} & set(window.tolist()) == {ord("ab"[source])}
