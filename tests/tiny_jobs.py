@@ -125,26 +125,31 @@ def train(
     """
     cfg = cfg.with_vocab(corpus.vocab_size)
     train_fn = built.steps.train if update is None else update
-    rows = built.rows(cfg.data.batch_size)
     one = Run({"arm": "arm"}, cfg, directory)
     bar = bar or progress.Progress("", num_steps=cfg.train.num_steps, file=io.StringIO())
 
     def start() -> state.TrainState:
         return built.steps.init(cfg.train.seed)
 
-    with opened(one, StopRequest(), bar, Work(tokens=256)) as folder:
+    with opened(one, StopRequest(), bar, [Work(tokens=256)]) as folder:
         ended = fit.fit(
             folder,
             fit.Run(
-                steps=built.steps._replace(train=train_fn),
+                stages=[
+                    fit.Stage(
+                        last_batch=cfg.train.num_steps,
+                        batch_size=cfg.data.batch_size,
+                        steps=built.steps._replace(train=train_fn),
+                        evaluators=pretrain.JOB.evaluators(corpus, cfg.data, cfg.train, built),
+                    )
+                ],
                 mesh=built.mesh,
-                source=source or pretrain.JOB.source(corpus, cfg.data, rows),
-                evaluators=pretrain.JOB.evaluators(corpus, cfg.data, cfg.train, built),
+                source=source
+                or pretrain.JOB.source(corpus, cfg.data, training.data_stages(cfg, built.rows)),
                 start=start,
                 train=cfg.train,
                 guard=cfg.guard,
                 lr=cfg.optimizer.lr,
-                batch_size=cfg.data.batch_size,
                 frozen={},
             ),
         )

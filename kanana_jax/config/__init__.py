@@ -9,10 +9,11 @@ from kanana_jax.config.edits import diff, edit, from_json, parse, to_json
 from kanana_jax.config.execution import ExecutionConfig, Implementation
 from kanana_jax.config.fields import ConfigError, nearest, shown, some
 from kanana_jax.config.fields import names as setting_names
-from kanana_jax.config.job import TrainingConfig, check_allowed, edited_paths, setting
+from kanana_jax.config.job import Stage, TrainingConfig, check_allowed, edited_paths, setting
 from kanana_jax.config.mesh import BATCH_AXES, MeshConfig
 from kanana_jax.config.model import ModelConfig, YarnConfig
 from kanana_jax.config.optimizer import OptimizerConfig, ScheduleConfig
+from kanana_jax.config.stages import RateSegment, StageConfig, StagedConfig
 from kanana_jax.config.train import GuardConfig, ProfileConfig, ResumeConfig, TrainConfig
 
 __all__ = [
@@ -26,8 +27,12 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "ProfileConfig",
+    "RateSegment",
     "ResumeConfig",
     "ScheduleConfig",
+    "Stage",
+    "StageConfig",
+    "StagedConfig",
     "TrainConfig",
     "TrainingConfig",
     "YarnConfig",

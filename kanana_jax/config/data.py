@@ -16,8 +16,8 @@ class DataConfig:
 
     # Files, globs or URLs; each entry is one source of the mixture.
     paths: tuple[Annotated[str, Location(schemes=None)], ...] = ()
-    # One per path; empty: in proportion to tokens.
-    weights: tuple[Annotated[float, Range(1e-9, 1e9, "sources are drawn by ratio")], ...] = ()
+    # One per path, 0: held-out text only; empty: in proportion to tokens.
+    weights: tuple[Annotated[float, Range(0.0, 1e9, "sources are drawn by ratio")], ...] = ()
     text_field: str = "text"  # the key or column of records; a dot leads into one: "message.text"
     skip_bad_lines: bool = False  # leave out records that cannot be used, and count them
     # "bytes", "bpe" (trained on the corpus), or a tokenizer.json
@@ -44,3 +44,5 @@ class DataConfig:
                 f"data.weights needs one weight per path: got {len(self.weights)} weights "
                 f"for {len(self.paths)} paths"
             )
+        if self.weights and not any(self.weights):
+            raise ConfigError("data.weights must draw from some source, got weights of 0")

@@ -15,8 +15,9 @@ def edit(config: Any, edits: Iterable[str]) -> Any:
     """Returns `config` with each `path=value` applied, the value read by its field's type.
 
     Lists are written a,b or as JSON, ["a,b.txt"]; text may be JSON too, "" for none. Of two values
-    for one path the later holds, but a list is refused then. Settings are checked once all edits
-    are in. Raises ConfigError when a path names no field, or a value does not fit it or the others.
+    for one path the later holds, but a list is refused then. In a list of groups with names, the
+    name leads into one: stages.NAME.tokens=64. Settings are checked once all edits are in. Raises
+    ConfigError when a path names no field, or a value does not fit it or the others.
     """
     changes: dict[str, Any] = {}
     for text in edits:
@@ -28,11 +29,13 @@ def edit(config: Any, edits: Iterable[str]) -> Any:
         *groups, name = path.split(".")
         level, target = changes, config
         for group in groups:
-            _kind_of(target, group, path)
-            target = getattr(target, group)
-            if not dataclasses.is_dataclass(target):
-                raise ConfigError(f"unknown setting {shown(path)}: {group} is a value, not a group")
+            target = _inside(target, group, path)
             level = level.setdefault(group, {})
+            if not isinstance(level, dict):
+                raise ConfigError(f"{path} is given twice: {group} is set as a whole too")
+        if isinstance(target, tuple):
+            inside = [field.name for field in dataclasses.fields(target[0])]
+            raise ConfigError(f"{path} is a group of settings; set one of its {some(inside, 12)}")
         kind = _kind_of(target, name, path)
         if dataclasses.is_dataclass(getattr(target, name)):
             inside = [field.name for field in dataclasses.fields(getattr(target, name))]
@@ -41,6 +44,25 @@ def edit(config: Any, edits: Iterable[str]) -> Any:
             raise ConfigError(f"{path} is given twice; give it once, as {path}=a,b")
         level[name] = parse(kind, value, path)
     return _replace(config, changes)
+
+
+def _inside(target: Any, group: str, path: str) -> Any:
+    """The group of settings, or list of such groups, that `target` calls `group`."""
+    if isinstance(target, tuple):
+        names = {one.name: one for one in target}
+        if group not in names:
+            raise ConfigError(f"unknown setting {shown(path)}: there are {some(names, 12)}")
+        return names[group]
+    _kind_of(target, group, path)
+    found = getattr(target, group)
+    if not dataclasses.is_dataclass(found) and not _has_names(found):
+        raise ConfigError(f"unknown setting {shown(path)}: {group} is a value, not a group")
+    return found
+
+
+def _has_names(value: Any) -> bool:
+    """Whether it is a list of groups that are told apart by name."""
+    return isinstance(value, tuple) and bool(value) and dataclasses.is_dataclass(value[0])
 
 
 def _kind_of(config: Any, name: str, path: str) -> Any:
@@ -53,6 +75,8 @@ def _kind_of(config: Any, name: str, path: str) -> Any:
 
 
 def _replace(config: Any, changes: dict[str, Any]) -> Any:
+    if isinstance(config, tuple):
+        return tuple(_replace(one, changes.get(one.name, {})) for one in config)
     new = {
         name: _replace(getattr(config, name), change) if isinstance(change, dict) else change
         for name, change in changes.items()
@@ -79,7 +103,9 @@ def parse(kind: Any, text: str, path: str) -> Any:
             return parse(inner, text, path)
     if origin is tuple:
         if text[0] == "[" and text[-1] == "]":
-            return tuple(_from_json(text, path))
+            return _revived(kind, _from_json(text, path))
+        if dataclasses.is_dataclass(args[0]):
+            raise ConfigError(f"{path} must be a JSON list of groups, got {shown(text)}")
         return tuple(parse(args[0], part.strip(), path) for part in text.split(","))
     if kind is bool:
         if text.lower() not in ("true", "false"):

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from kanana_jax.config import fields, listing
 from kanana_jax.config.data import DataConfig
@@ -16,6 +16,14 @@ from kanana_jax.config.optimizer import OptimizerConfig
 from kanana_jax.config.paths import folder_name
 from kanana_jax.config.ranges import SEED_MAX, expect_int32
 from kanana_jax.config.train import GuardConfig, ProfileConfig, ResumeConfig, TrainConfig
+
+
+class Stage(NamedTuple):
+    """Steps of a run that share a batch size, a sequence length, a mixture and a rope."""
+
+    name: str  # "" of a run without stages
+    num_steps: int
+    config: "TrainingConfig"  # as if the run had no other stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +50,14 @@ class TrainingConfig:
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits applied; raises ConfigError."""
         return edit(self, edits)
+
+    def in_stages(self) -> tuple[Stage, ...]:
+        """The stages of the run in their order: one, unless a job has more."""
+        return (Stage("", self.train.num_steps, self),)
+
+    def rate_segments(self) -> tuple[Any, ...]:
+        """The learning rate of each stage; empty where optimizer.schedule decides."""
+        return ()
 
     def listing(self) -> str:
         """Every setting, what it may hold and its value, one a line."""
@@ -115,7 +131,10 @@ def edited_paths(edits: Iterable[str]) -> list[str]:
 
 
 def setting(config: Any, path: str) -> Any:
-    """The value at `path`; None below a group that is None."""
+    """The value at `path`; None below a group that is None, or that a list does not have."""
     for name in path.split("."):
-        config = None if config is None else getattr(config, name)
+        if isinstance(config, tuple):
+            config = next((one for one in config if one.name == name), None)
+        else:
+            config = None if config is None else getattr(config, name)
     return config

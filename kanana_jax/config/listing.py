@@ -24,6 +24,9 @@ def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
         path, value = prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             yield from settings(value, f"{path}.")
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            for one in value:
+                yield from settings(one, f"{path}.{one.name}.")
         else:
             yield Setting(path, holds(kinds[field.name]), value)
 

@@ -17,6 +17,8 @@ from kanana_jax.config.ranges import (
     expect_int32,
 )
 
+RopeTheta = Annotated[float, Range(1.0, 1e12, "angles shrink from pair to pair", "(]")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class YarnConfig:
@@ -61,9 +63,7 @@ class ModelConfig:
     num_groups_per_token: Width = 1
     norm_topk_prob: bool = True
     routed_scaling_factor: Factor = 1.0
-    rope_theta: Annotated[float, Range(1.0, 1e12, "angles shrink from pair to pair", "(]")] = (
-        50_000.0
-    )
+    rope_theta: RopeTheta = 50_000.0
     yarn: YarnConfig | None = None
     rms_norm_eps: Epsilon = 1e-5
     zero_centered_gamma: bool = False  # RMSNorm multiplies by 1 + gamma instead of gamma

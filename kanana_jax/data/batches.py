@@ -2,6 +2,8 @@
 
     document order per epoch -> windows -> shuffle -> repeat -> mix of sources -> batch
 
+`stages` says which windows a batch has where mixture, batch or sequence length change in a run.
+
 Every stage maps an index to an index, so step n costs the same whether or not the steps before
 it were read, and resuming needs no state but n. The seed decides the order of documents, the
 order of windows and nothing else; the held-out batches are the same for every seed.
@@ -11,7 +13,7 @@ together have the batch that one alone would, however many they are.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -21,24 +23,47 @@ from kanana_jax.batch import Batch
 from kanana_jax.config import DataConfig
 from kanana_jax.data import packing
 from kanana_jax.data.corpus import Corpus
+from kanana_jax.data.stages import Schedule, Stage
+from kanana_jax.data.store import TokenArray
+from kanana_jax.data.tokenizer import Tokenizer
 
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)  # in batches
 
 
 def train_batch(
-    corpus: Corpus, cfg: DataConfig, step: int, *, rows: Sequence[int] | None = None
+    corpus: Corpus,
+    cfg: DataConfig,
+    step: int,
+    *,
+    rows: Sequence[int] | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Batch:
-    """The batch of one step, or its rows `rows`."""
-    batch = _train_dataset(corpus, cfg, rows)[step]
+    """The batch of one step, or its rows `rows`.
+
+    With `stages`, they say the batch size, sequence length, mixture and rows of each batch;
+    cfg.seq_len is the longest.
+    """
+    batch = _train_dataset(corpus, cfg, _in_stages(cfg, rows, stages))[step]
     assert batch is not None
     return batch
 
 
 def train_batches(
-    corpus: Corpus, cfg: DataConfig, *, start_step: int = 0, rows: Sequence[int] | None = None
+    corpus: Corpus,
+    cfg: DataConfig,
+    *,
+    start_step: int = 0,
+    rows: Sequence[int] | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Iterator[Batch]:
     """Batches of start_step, start_step + 1, ... without end, prefetched by two threads."""
-    return iter(_train_dataset(corpus, cfg, rows)[start_step:].to_iter_dataset(_READ))
+    batches = _train_dataset(corpus, cfg, _in_stages(cfg, rows, stages))
+    return iter(batches[start_step:].to_iter_dataset(_READ))
+
+
+def num_epochs(corpus: Corpus, cfg: DataConfig, stages: Sequence[Stage]) -> list[float]:
+    """How often all stages together read each source."""
+    return Schedule(stages, _epoch_tokens(corpus, cfg)).epochs()
 
 
 def heldout_batches(
@@ -91,41 +116,57 @@ def _chosen_windows(sources: Sequence[packing.Packing], count: int) -> list[tupl
     return [(source, int(orders[source][turn])) for turn, source in turns[:count]]
 
 
+def _in_stages(
+    cfg: DataConfig, rows: Sequence[int] | None, stages: Sequence[Stage]
+) -> Sequence[Stage]:
+    return stages or (Stage(sys.maxsize, cfg, rows),)
+
+
+def _epoch_tokens(corpus: Corpus, cfg: DataConfig) -> list[int]:
+    """Tokens of each source in whole blocks of the longest sequence."""
+    return [(array.num_tokens - 1) // cfg.seq_len * cfg.seq_len for array in corpus.train]
+
+
 def _train_dataset(
-    corpus: Corpus, cfg: DataConfig, rows: Sequence[int] | None
+    corpus: Corpus, cfg: DataConfig, stages: Sequence[Stage]
 ) -> grain.MapDataset[Batch]:
-    sources = [
-        packing.Packing(
-            array=array,
-            order=packing.shuffled(array, "documents", cfg.seed, index),
-            token_bytes_V=corpus.tokenizer.token_bytes_V,
-            seq_len=cfg.seq_len,
-        )
-        for index, array in enumerate(corpus.train)
+    schedule = Schedule(stages, _epoch_tokens(corpus, cfg))
+    streams = [
+        _stream(array, corpus.tokenizer, cfg, index) for index, array in enumerate(corpus.train)
     ]
-    datasets = [_windows(source, cfg.seed, index) for index, source in enumerate(sources)]
-    # Without weights each source lasts one epoch as long as the others.
-    weights = list(cfg.weights) or [float(source.num_windows) for source in sources]
-    mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, weights)
-    size = cfg.batch_size
-    used = range(size) if rows is None else rows
 
-    def window(number: int) -> Batch:
-        found = mixed[number]
-        assert found is not None  # grain's type allows for filters; there are none
-        return found
+    def batch(step: int) -> Batch:
+        stage, _ = schedule.of_batch(step)
+        rows = range(stage.cfg.batch_size) if stage.rows is None else stage.rows
+        places = [schedule.place(step, row) for row in rows]
+        return _stack([streams[p.source](p.begin, stage.cfg.seq_len) for p in places])
 
-    steps = grain.MapDataset.range(sys.maxsize // size)
-    return steps.map(lambda step: _stack([window(int(step) * size + row) for row in used]))
+    largest = max(stage.cfg.batch_size for stage in stages)
+    return grain.MapDataset.range(sys.maxsize // largest).map(lambda step: batch(int(step)))
 
 
 def _stack(windows: Sequence[Batch]) -> Batch:
     return Batch(*map(np.stack, zip(*windows, strict=True)))
 
 
-def _windows(source: packing.Packing, seed: int, index: int) -> grain.MapDataset[Batch]:
+def _stream(
+    array: TokenArray, tokenizer: Tokenizer, cfg: DataConfig, index: int
+) -> Callable[[int, int], Batch]:
+    """The window of a source that begins at a token of its stream, of so many tokens."""
+    order = packing.shuffled(array, "documents", cfg.seed, index)
+    num_blocks = max(0, (array.num_tokens - 1) // cfg.seq_len)
     # map_with_index hands on the index as counted over epochs; range alone would wrap it.
-    windows = grain.MapDataset.range(source.num_windows).map_with_index(
-        lambda place, _: source.window(place)
-    )
-    return windows.shuffle(packing.seed_of("windows", seed, index, bits=32)).repeat()
+    blocks = grain.MapDataset.range(num_blocks).map_with_index(lambda block, _: block)
+    shuffled = blocks.shuffle(packing.seed_of("windows", cfg.seed, index, bits=32)).repeat()
+
+    def window(begin: int, seq_len: int) -> Batch:
+        number, offset = divmod(begin, cfg.seq_len)
+        block = shuffled[number]
+        assert block is not None  # grain's type allows for filters; there are none
+        epoch, place = divmod(int(block), num_blocks)
+        cut = packing.Packing(
+            array=array, order=order, token_bytes_V=tokenizer.token_bytes_V, seq_len=seq_len
+        )
+        return cut.window_of(epoch, (place * cfg.seq_len + offset) // seq_len)
+
+    return window

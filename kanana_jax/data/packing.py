@@ -42,19 +42,9 @@ class Packing:
     seq_len: int
 
     @property
-    def num_windows(self) -> int:
-        """Whole windows in an epoch."""
-        return max(0, (self.array.num_tokens - 1) // self.seq_len)
-
-    @property
     def num_padded_windows(self) -> int:
         """Windows when the last one may be padded, so that every token is covered."""
         return max(0, -(-(self.array.num_tokens - 1) // self.seq_len))
-
-    def window(self, index: int) -> Batch:
-        """Window `index`, counted on from epoch to epoch."""
-        epoch, place = divmod(int(index), self.num_windows)
-        return self.window_of(epoch, place)
 
     def window_of(self, epoch: int, place: int) -> Batch:
         """Window `place` of an epoch; the one after the last whole window is padded."""

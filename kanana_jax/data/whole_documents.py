@@ -24,7 +24,7 @@ from jaxtyping import Bool, Int32, Int64, Shaped
 
 from kanana_jax.batch import Batch
 from kanana_jax.config import DataConfig
-from kanana_jax.data import packing
+from kanana_jax.data import mixture, packing
 from kanana_jax.data.errors import DataError
 from kanana_jax.data.tokenizer import Tokenizer
 
@@ -203,25 +203,6 @@ def first_fit(lengths_N: Int64[np.ndarray, "N"], capacity: int) -> Int64[np.ndar
     return np.asarray(rows, np.int64)
 
 
-def draw(weights: Sequence[float], number: int) -> tuple[int, int]:
-    """Draw `number` of a mix by ratio: which source, and how many draws of it came before.
-
-    Draw k of source i has its turn at (k + 1/2) / weight i, so that after any number of draws each
-    source is less than one draw per other source from its share.
-    """
-    total = sum(weights)
-    shares = [weight / total for weight in weights]
-    # Surely before the turn sought: a source is at most that far ahead of its share.
-    certain = max(0, number - len(shares))
-    counts = [max(0, int(certain * share) - 1) for share in shares]
-    while True:
-        turns = [(count + 0.5) / share for count, share in zip(counts, shares, strict=True)]
-        source = turns.index(min(turns))
-        if sum(counts) == number:
-            return source, counts[source]
-        counts[source] += 1
-
-
 _RowOf = Callable[[int], Int64[np.ndarray, "N"]]  # from a number that counts over all epochs
 
 
@@ -241,7 +222,7 @@ def _train_rows(examples: Examples, seed: int, seq_len: int, weights: tuple[floa
     ]
 
     def row_of(number: int) -> Int64[np.ndarray, "N"]:
-        source, place = draw(weights, number)
+        source, place = mixture.draw(weights, number)
         return sources[source](place)
 
     return row_of

@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,8 +16,7 @@ from kanana_jax.train import fit
 from kanana_jax.train import step as step_lib
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sources:
+class Sources(NamedTuple):
     """Which source each held-out sequence is of."""
 
     names: tuple[str, ...]  # as in data.paths

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kanana_jax import config, model
+from kanana_jax import config, data, model
 from kanana_jax.batch import Batch
 from kanana_jax.data.whole_documents import WholeDocuments
 
@@ -10,8 +10,11 @@ from kanana_jax.data.whole_documents import WholeDocuments
 class PackedSource:
     """Batches as a pure function of the seed and their number."""
 
-    def __init__(self, corpus: WholeDocuments, cfg: config.DataConfig, rows: Sequence[int]):
-        self._corpus, self._cfg, self._rows = corpus, cfg, rows
+    def __init__(
+        self, corpus: WholeDocuments, cfg: config.DataConfig, stages: Sequence[data.Stage]
+    ):
+        (only,) = stages
+        self._corpus, self._cfg, self._rows = corpus, cfg, only.rows
         self.fingerprint = corpus.fingerprint
 
     def batch(self, number: int, weights: model.Weights) -> Batch:

@@ -1,4 +1,7 @@
-"""Next-token training on text: from nothing, or on from the weights of a model folder."""
+"""Next-token training on text: from nothing, or on from the weights of a model folder.
+
+A run may have stages, see `config.StagedConfig`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,22 +13,22 @@ from kanana_jax.train import fit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(config.TrainingConfig):
-    """The settings of every job that trains, and no others."""
+class Config(config.StagedConfig):
+    """The settings of every job that trains, and the stages of the run."""
 
 
 class TextSource:
     """Batches of a corpus, read ahead while they are asked for in order."""
 
-    def __init__(self, corpus: data.Corpus, cfg: config.DataConfig, rows: Sequence[int]):
-        self._corpus, self._cfg, self._rows = corpus, cfg, rows
+    def __init__(self, corpus: data.Corpus, cfg: config.DataConfig, stages: Sequence[data.Stage]):
+        self._corpus, self._cfg, self._stages = corpus, cfg, stages
         self._next, self._batches = -1, iter(())
         self.fingerprint = corpus.fingerprint
 
     def batch(self, number: int, weights: model.Weights) -> Batch:
         if number != self._next:
             self._batches = data.train_batches(
-                self._corpus, self._cfg, start_step=number, rows=self._rows
+                self._corpus, self._cfg, start_step=number, stages=self._stages
             )
         self._next = number + 1
         return next(self._batches)
@@ -42,10 +45,28 @@ def _evaluators(
     return (heldout.bits_per_byte(batches, cfg.batch_size, every, built, sources),)
 
 
+def _check(corpus: data.Corpus, cfg: Config) -> None:
+    """Raises ConfigError where the stages read a source more often than max_epochs."""
+    if not cfg.max_epochs:
+        return
+    epochs = data.num_epochs(corpus, cfg.data, training.data_stages(cfg))
+    dry = [
+        f"{name} {number:.2f} times"
+        for name, number in zip(corpus.names, epochs, strict=True)
+        if number > cfg.max_epochs
+    ]
+    if dry:
+        raise config.ConfigError(
+            f"max_epochs = {cfg.max_epochs:g} is how often a source may be read, and the run would "
+            f"read {config.some(dry)}; give it less weight or fewer tokens, or raise max_epochs"
+        )
+
+
 JOB = training.Job(
     objective=training.next_token,
     read=data.read_text,
     source=TextSource,
     evaluators=_evaluators,
+    check=_check,
 )
 run = training.of(JOB)

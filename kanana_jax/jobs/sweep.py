@@ -179,8 +179,7 @@ class Sweep:
             base = _with(base, path, value)
         cfg = _edited_arm(base.with_seed(seed), arm)
         for path in config.edited_paths(arm.edits):
-            group = path.partition(".")[0]
-            if group == "resume" or not dataclasses.is_dataclass(getattr(self.base, group)):
+            if path.partition(".")[0] in ("name", "question", "resume"):
                 raise ConfigError(
                     f"arm {arm.name!r} sets {path}, which all arms share; set it for the experiment"
                 )

@@ -7,6 +7,7 @@ comparison. With several processes all of them call it. Whatever one of them fin
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from kanana_jax import checkpoint, config, model, parallel
+from kanana_jax import checkpoint, config, data, model, parallel
 from kanana_jax.checkpoint import owner
-from kanana_jax.data import Tokenizer
 from kanana_jax.jobs import compiling, curves, initial, outcome
 from kanana_jax.objectives import NextToken, Objective
 from kanana_jax.plan import chips, flops
@@ -45,7 +45,7 @@ class Corpus(Protocol):
     """Data ready to be trained on."""
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> data.Tokenizer: ...
     @property
     def fingerprint(self) -> str: ...
     @property
@@ -56,7 +56,7 @@ class Text(Protocol):
     """Data that was read and found good; `open` writes what is kept of it."""
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> data.Tokenizer: ...
     @property
     def digest(self) -> str: ...
     @property
@@ -84,14 +84,16 @@ class Job(NamedTuple):
 
     objective: Callable[[Any], Objective]
     read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
-    # Of a corpus, its settings and the rows of a batch that this process loads.
-    source: Callable[[Any, config.DataConfig, list[int]], fit.Source]
+    # Of a corpus, its settings, and the stages that batches are asked for in.
+    source: Callable[[Any, config.DataConfig, Sequence[data.Stage]], fit.Source]
     evaluators: Callable[
         [Any, config.DataConfig, config.TrainConfig, "Built"], Sequence[fit.Evaluator]
     ]
     pictures: tuple[Picture, ...] = curves.TRAINING
     columns: tuple[Column, ...] = curves.COLUMNS  # of the table of a single run
     headline: Callable[[results.Run], str] = curves.headline
+    # Raises ConfigError where a corpus, now read, is not enough for the settings of a run.
+    check: Callable[[Any, Any], None] = lambda corpus, cfg: None
     # Weights that are not trained, by name; its argument gives those before the first step.
     frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
         lambda first_weights: {}
@@ -146,7 +148,7 @@ def run_all(job: Job, plan: Plan, workdir: Path) -> None:
         compiling.keep(_cache_dir(plan.base.data, workdir) / "compiled")
     with signals.stop_request() as stop, _holding_if_several(stop):
         opened_data = parallel.first_then_others(lambda: _open(job, plan, workdir))
-        parallel.together(lambda: _check_tokens(opened_data, workdir))
+        parallel.together(lambda: _check_tokens(job, opened_data, workdir))
         plan = opened_data.plan
         with storage.needed(workdir), lock.held(workdir):
             parallel.on_first(lambda: _begin(job, opened_data, workdir))
@@ -190,15 +192,16 @@ def _check(plan: Plan, workdir: Path) -> Plan:
         for name in ("data.cache_dir", "train.checkpoint_dir")
     )
     for one in plan.runs:
-        cfg = one.config
-        initial.check_tokenizer(cfg.train.init_from, cfg.data.tokenizer)
-        parallel.check(
-            cfg.model,
-            cfg.data.batch_size,
-            cfg.data.seq_len,
-            step_lib.num_micro(cfg.execution),
-            parallel.make_mesh(cfg.mesh).shape,
-        )
+        initial.check_tokenizer(one.config.train.init_from, one.config.data.tokenizer)
+        for stage in one.config.in_stages():
+            cfg = stage.config
+            parallel.check(
+                cfg.model,
+                cfg.data.batch_size,
+                cfg.data.seq_len,
+                step_lib.num_micro(cfg.execution),
+                parallel.make_mesh(cfg.mesh).shape,
+            )
     changes = provenance.check(workdir, plan.record, allow)
     lock.check(workdir)
     for one in plan.runs:
@@ -242,7 +245,8 @@ def _open(job: Job, plan: Plan, workdir: Path) -> _Opened:
     provenance.check_data(workdir, base.resume.allow, digest, "text")
     for one in runs:
         if not run_record.is_finished(one):
-            compiling.expect_able(one.label, _step_config(job, one), one.config.mesh)
+            for step in dict.fromkeys(_step_configs(job, one)):
+                compiling.expect_able(one.label, step, one.config.mesh)
     plan = plan._replace(base=base, runs=runs)
     return _Opened(plan, {cfg: text.open() for cfg, text in texts.items()}, digest)
 
@@ -252,11 +256,31 @@ def _data_of(one: Run) -> config.DataConfig:
     return one.config.data.with_seed(0)
 
 
-def _step_config(job: Job, one: Run) -> step_lib.StepConfig:
-    return step_lib.step_config(one.config, job.objective(one.config))
+def _step_configs(job: Job, one: Run) -> list[step_lib.StepConfig]:
+    """What the compiled step of each stage depends on."""
+    rates = one.config.rate_segments()
+    return [
+        step_lib.step_config(stage.config, job.objective(stage.config), rates=rates)
+        for stage in one.config.in_stages()
+    ]
 
 
-def _check_tokens(found: _Opened, workdir: Path) -> None:
+def data_stages(
+    cfg: config.TrainingConfig, rows_of: Callable[[int], list[int] | None] = lambda size: None
+) -> list[data.Stage]:
+    """The stages of a run as its source takes them.
+
+    `rows_of` gives those of a batch of so many sequences that this process loads; None: all.
+    """
+    return [
+        data.Stage(stage.num_steps, stage.config.data, rows_of(stage.config.data.batch_size))
+        for stage in cfg.in_stages()
+    ]
+
+
+def _check_tokens(job: Job, found: _Opened, workdir: Path) -> None:
+    for one in found.plan.runs:
+        job.check(found.corpora[_data_of(one)], one.config)
     provenance.check_data(workdir, found.plan.base.resume.allow, found.fingerprint)
     everyones = parallel.everyones(found.fingerprint)
     for process, other in enumerate(everyones):
@@ -288,11 +312,13 @@ def _holding_if_several(stop: StopRequest):
     return stop.holding() if jax.process_count() > 1 else contextlib.nullcontext()
 
 
-def _chosen(step: step_lib.StepConfig) -> dict[str, Any]:
+def _chosen(job: Job, one: Run) -> dict[str, Any]:
     """What the settings came to, for the record of a run."""
+    first, *others = _step_configs(job, one)
     return {
-        "execution": dataclasses.asdict(step.execution),
-        "undecayed": optimizers.undecayed(step.optimizer, step.model),
+        "execution": dataclasses.asdict(first.execution),
+        "execution_of_later_stages": [dataclasses.asdict(step.execution) for step in others],
+        "undecayed": optimizers.undecayed(first.optimizer, first.model),
     }
 
 
@@ -311,7 +337,7 @@ def _begin(job: Job, found: _Opened, workdir: Path) -> None:
             plan.base.name,
             tokenizer,
             is_changed=bool(changes),
-            chosen=_chosen(_step_config(job, one)),
+            chosen=_chosen(job, one),
         )
     provenance.write(
         workdir,
@@ -328,49 +354,73 @@ def _train(
 ) -> None:
     sweep = progress.Sweep(len(waiting), file=None if parallel.is_first() else progress.Silent())
     meshes = {one.config.mesh: parallel.make_mesh(one.config.mesh) for one in waiting}
-    needed = [(_step_config(job, one), meshes[one.config.mesh]) for one in waiting]
-    with compiling.ahead(needed) as compiled:
-        for index, (one, (step, mesh)) in enumerate(zip(waiting, needed, strict=True), start=1):
-            steps, compile_s = compiled(step, mesh)
+    needed = [_step_configs(job, one) for one in waiting]
+    keys = [
+        (step, meshes[one.config.mesh])
+        for one, steps in zip(waiting, needed, strict=True)
+        for step in steps
+    ]
+    with compiling.ahead(keys) as compiled:
+        for index, (one, steps) in enumerate(zip(waiting, needed, strict=True), start=1):
+            mesh = meshes[one.config.mesh]
+            ready = [compiled(step, mesh) for step in steps]
             if any(parallel.everyones(stop.is_set)):
                 raise Stopped
-            built = Built(mesh, steps, step.objective)
+            built = [
+                Built(mesh, made, step.objective)
+                for (made, _), step in zip(ready, steps, strict=True)
+            ]
+            work = [_work(step) for step in steps]
             bar = sweep.run(
                 index,
                 one.label or one.config.name,
                 num_steps=one.config.train.num_steps,
-                tokens_per_step=one.config.data.batch_size * one.config.data.seq_len,
+                stages=[
+                    progress.Stage(stage.name, stage.num_steps, done.tokens)
+                    for stage, done in zip(one.config.in_stages(), work, strict=True)
+                ],
             )
             corpus = corpora[_data_of(one)]
-            with opened(one, stop, bar, _work(step), compile_s=compile_s) as folder:
+            compile_s = sum(seconds for _, seconds in ready)
+            with opened(one, stop, bar, work, compile_s=compile_s) as folder:
                 ended = _train_one(job, one, corpus, built, folder)
             end = functools.partial(outcome.write, folder, ended, one, corpus.fingerprint)
             parallel.on_first(end)
 
 
-def _train_one(job: Job, one: Run, corpus: Any, built: Built, folder: Workdir) -> fit.Outcome:
+def _train_one(
+    job: Job, one: Run, corpus: Any, of_stages: Sequence[Built], folder: Workdir
+) -> fit.Outcome:
     """Raises Stopped, with all saved, where a signal asked for it."""
-    cfg = one.config
+    cfg, first = one.config, of_stages[0]
 
     def first_weights() -> model.Weights:
         if not cfg.train.init_from:
-            return built.steps.weights(cfg.train.seed)
-        return initial.restore(cfg.train.init_from, built.steps.like.weights)
+            return first.steps.weights(cfg.train.seed)
+        return initial.restore(cfg.train.init_from, first.steps.like.weights)
 
-    built = built._replace(frozen=job.frozen(first_weights))
+    frozen = job.frozen(first_weights)
+    ends = itertools.accumulate(stage.num_steps for stage in cfg.in_stages())
+    stages = [
+        fit.Stage(
+            last_batch=end,
+            batch_size=stage.config.data.batch_size,
+            steps=built.steps,
+            evaluators=job.evaluators(corpus, cfg.data, cfg.train, built._replace(frozen=frozen)),
+        )
+        for stage, end, built in zip(cfg.in_stages(), ends, of_stages, strict=True)
+    ]
     ended = fit.fit(
         folder,
         fit.Run(
-            steps=built.steps,
-            mesh=built.mesh,
-            source=job.source(corpus, cfg.data, built.rows(cfg.data.batch_size)),
-            evaluators=job.evaluators(corpus, cfg.data, cfg.train, built),
-            start=lambda: built.steps.start(first_weights()),
+            stages=stages,
+            mesh=first.mesh,
+            source=job.source(corpus, cfg.data, data_stages(cfg, first.rows)),
+            start=lambda: first.steps.start(first_weights()),
             train=cfg.train,
             guard=cfg.guard,
             lr=cfg.optimizer.lr,
-            batch_size=cfg.data.batch_size,
-            frozen=built.frozen,
+            frozen=frozen,
         ),
     )
     if ended.status == "stopped":

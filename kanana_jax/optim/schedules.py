@@ -79,6 +79,32 @@ def multi_step(
     return schedule
 
 
+def segments(
+    peak: jax.typing.ArrayLike,
+    parts: Sequence[tuple[int, float, float, Decay]],
+    *,
+    warmup_steps: int = 0,
+) -> optax.Schedule:
+    """Linear warm-up; then stretches of (num_steps, from, to, shape), as multiples of `peak`.
+
+    The first step of a stretch has its `from`, and the first after it would have its `to`; the rate
+    stays there after the last.
+    """
+    if not parts or any(num_steps < 1 for num_steps, *_ in parts):
+        raise ValueError(f"segments need a step or more each, and one of them; got {list(parts)}.")
+
+    def schedule(step):
+        ratio, first = jnp.asarray(parts[0][1], jnp.float32), 0
+        for num_steps, begin, end, shape in parts:
+            done = jnp.clip((step - first) / num_steps, 0.0, 1.0)
+            moved = done if shape == "linear" else 0.5 - 0.5 * jnp.cos(jnp.pi * done)
+            ratio = jnp.where(step >= first, begin + (end - begin) * moved, ratio)
+            first += num_steps
+        return peak * _warmup(step, warmup_steps) * ratio
+
+    return schedule
+
+
 def kimi_k2(
     peak: jax.typing.ArrayLike = 2e-4,
     *,

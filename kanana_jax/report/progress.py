@@ -10,11 +10,12 @@ every 10 s or 5 % of the run, whichever comes first.
 """
 
 import importlib.util
+import itertools
 import math
 import sys
 import time
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 LINE_INTERVAL_S = 10.0
 LINE_FRACTION = 0.05
@@ -42,6 +43,14 @@ class Silent:
         return False
 
 
+class Stage(NamedTuple):
+    """Steps of a run that take equally long."""
+
+    name: str
+    num_steps: int
+    tokens_per_step: int
+
+
 class Sweep:
     """Counts runs, so that each bar can also say when all of them will be done."""
 
@@ -56,7 +65,7 @@ class Sweep:
         self.file = sys.stderr if file is None else file
         self.clock = clock
         self._started_s: float | None = None
-        self._steps_done = 0
+        self._done = 0
 
     def run(
         self,
@@ -65,6 +74,7 @@ class Sweep:
         *,
         num_steps: int,
         tokens_per_step: int = 0,
+        stages: Sequence[Stage] = (),
     ) -> "Progress":
         """The bar of run `index` (from 1), to be started."""
         prefix = f"run {index}/{self.num_runs}  {label}" if self.num_runs > 1 else label
@@ -72,23 +82,25 @@ class Sweep:
             prefix,
             num_steps=num_steps,
             tokens_per_step=tokens_per_step,
+            stages=stages,
             file=self.file,
             clock=self.clock,
             sweep=self if self.num_runs > 1 else None,
-            later_steps=(self.num_runs - index) * num_steps,
+            later_runs=self.num_runs - index,
         )
 
-    def advance(self, num_steps: int) -> None:
+    def advance(self, amount: float) -> None:
+        """So much more is done, in tokens or steps."""
         if self._started_s is None:  # what came before was mostly compilation
             self._started_s = self.clock()
         else:
-            self._steps_done += num_steps
+            self._done += amount
 
-    def remaining_s(self, num_steps: int) -> float:
-        """Time for `num_steps` more at the pace since the first report; NaN until the second."""
-        if self._started_s is None or not self._steps_done:
+    def remaining_s(self, amount: float) -> float:
+        """Time for so much more at the pace since the first report; NaN until the second."""
+        if self._started_s is None or not self._done:
             return math.nan
-        return num_steps * (self.clock() - self._started_s) / self._steps_done
+        return amount * (self.clock() - self._started_s) / self._done
 
 
 class Progress:
@@ -100,18 +112,20 @@ class Progress:
         *,
         num_steps: int,
         tokens_per_step: int = 0,
+        stages: Sequence[Stage] = (),
         file: Stream | None = None,
         clock: Callable[[], float] = time.monotonic,
         sweep: Sweep | None = None,
-        later_steps: int = 0,
+        later_runs: int = 0,
     ):
         self._label = label
         self._num_steps = num_steps
-        self._tokens_per_step = tokens_per_step
+        self._stages = tuple(stages) or (Stage("", num_steps, tokens_per_step),)
+        self._counts_tokens = all(stage.tokens_per_step for stage in self._stages)
         self._file = sys.stderr if file is None else file
         self._clock = clock
         self._sweep = sweep
-        self._later_steps = later_steps
+        self._later_amount = later_runs * self._amount(num_steps)
         self._numbers, self._bar = "", None
         self._begin(0)
 
@@ -135,7 +149,7 @@ class Progress:
     ) -> None:
         """Shows that `step` steps are done, with the newest loss, max logit and MFU known."""
         if self._sweep is not None:
-            self._sweep.advance(step - self._step)
+            self._sweep.advance(self._amount(step) - self._amount(self._step))
         advance, self._step = step - self._step, step
         self._numbers = self._describe(loss, max_logit, mfu)
         if self._bar is not None:
@@ -181,25 +195,43 @@ class Progress:
 
     def _print_line(self) -> None:
         percent = 100 * self._step // max(self._num_steps, 1)
-        line = f"{self._label}  {percent:3d}%  {self._step}/{self._num_steps}, {self._numbers}"
+        done = f"{percent:3d}%  {self._step}/{self._num_steps}"
+        line = f"{self._label}  {done}, {self._numbers}"
         print(line, file=self._file, flush=True)
         self._line_s, self._line_step = self._clock(), self._step
 
     def _describe(self, loss: float, max_logit: float, mfu: float) -> str:
-        done = self._step - self._start_step
+        done = self._amount(self._step) - self._amount(self._start_step)
         pace_s = (self._clock() - self._started_s) / done if done else math.nan
-        remaining_steps = self._num_steps - self._step
-        parts = [f"ETA {duration(remaining_steps * pace_s)}"]
+        remaining = self._amount(self._num_steps) - self._amount(self._step)
+        parts = [f"ETA {duration(remaining * pace_s)}"]
         if self._sweep is not None:
-            remaining_s = self._sweep.remaining_s(remaining_steps + self._later_steps)
+            remaining_s = self._sweep.remaining_s(remaining + self._later_amount)
             parts.append(f"all {duration(remaining_s)}")
-        if self._tokens_per_step and pace_s > 0:
-            parts.append(f"{quantity(self._tokens_per_step / pace_s)} tokens/s")
+        if len(self._stages) > 1:
+            parts.insert(0, self._stage_words())
+        if self._counts_tokens and pace_s > 0:
+            parts.append(f"{quantity(1 / pace_s)} tokens/s")
         if math.isfinite(mfu):
             parts.append(f"MFU {mfu:.1%}")
         parts.append(f"loss {loss:.3f}")
         parts.append(f"max logit {max_logit:.1f}")
         return ", ".join(parts)
+
+    def _amount(self, step: int) -> int:
+        """What the first `step` steps come to: tokens, or steps where tokens are not known."""
+        if not self._counts_tokens:
+            return step
+        amount = 0
+        for stage in self._stages:
+            amount += min(step, stage.num_steps) * stage.tokens_per_step
+            step -= min(step, stage.num_steps)
+        return amount
+
+    def _stage_words(self) -> str:
+        ends = list(itertools.accumulate(stage.num_steps for stage in self._stages))
+        index = next((i for i, end in enumerate(ends) if self._step <= end), len(ends) - 1)
+        return f"stage {index + 1}/{len(ends)} {self._stages[index].name}"
 
 
 def in_notebook() -> bool:

@@ -5,6 +5,7 @@ again on the same folder continues where a killed run stopped, with the same num
 processes make this call together: all train and save, process 0 writes everything else.
 """
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -50,10 +51,10 @@ class Folder(Protocol):
 
 
 class Evaluator(NamedTuple):
-    """A measurement of the weights. Arrays among what it gives are kept of the last step only."""
+    """A measurement of the weights. Of arrays only those at the end of a stage are kept."""
 
     name: str
-    every: int  # steps; the last step is always due
+    every: int  # steps; the last step of the run and of a stage is always due
     measure: Callable[[model.Weights], Mapping[str, Any]]
 
 
@@ -85,19 +86,31 @@ class Outcome(NamedTuple):
     step: int
 
 
+class Stage(NamedTuple):
+    """Batches that one compiled step trains on. Stages share the state."""
+
+    last_batch: int  # counted from 1, over all stages
+    batch_size: int
+    steps: step_lib.Steps
+    evaluators: Sequence[Evaluator]
+
+
 class Run(NamedTuple):
     """What one run trains with. `start` gives the state before the first step."""
 
-    steps: step_lib.Steps
+    stages: Sequence[Stage]
     mesh: Mesh
     source: Source
-    evaluators: Sequence[Evaluator]
     start: Callable[[], state.TrainState]
     train: config.TrainConfig
     guard: config.GuardConfig
     lr: float
-    batch_size: int
     frozen: step_lib.Frozen
+
+    def stage_of(self, batch: int) -> int:
+        """The index of the stage of a batch, from 1; the last stage goes on for ever."""
+        ends = [stage.last_batch for stage in self.stages[:-1]]
+        return bisect.bisect_left(ends, batch)
 
 
 def fit(workdir: Folder, run: Run) -> Outcome:
@@ -120,7 +133,7 @@ def fit(workdir: Folder, run: Run) -> Outcome:
 
 def _latest(workdir: Folder, run: Run) -> Position:
     """The newest usable checkpoint, or the beginning when none was ever made."""
-    found = workdir.checkpoints.restore_latest(run.steps.like)
+    found = workdir.checkpoints.restore_latest(run.stages[0].steps.like)
     if found is None:
         return Position(run.start())
     mesh = dict(run.mesh.shape)
@@ -151,17 +164,23 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
     # Each took its own time to compile and to read, and a first collective does not wait long.
     parallel.everyones("ready")
     for number in range(at.step + 1, last + 1):
+        due = number + at.skipped_batches
+        index = run.stage_of(due)
+        stage = run.stages[index]
         with clock.spent("waiting_for_data"):
-            batch = run.source.batch(number - 1 + at.skipped_batches, current.weights)
-        batch = parallel.shard_batch(run.mesh, batch, run.batch_size)
+            batch = run.source.batch(due - 1, current.weights)
+        batch = parallel.shard_batch(run.mesh, batch, stage.batch_size)
         with workdir.profiler.step(number) as finished:
-            current, entry = run.steps.train(current, batch, run.lr, run.frozen)
+            current, entry = stage.steps.train(current, batch, run.lr, run.frozen)
             finished(current.step)
+        if len(run.stages) > 1:
+            entry |= {"stage": index}
         if run.guard.enabled:
             entry |= {"skipped_batches": at.skipped_batches, "rewinds": at.rewinds}
         if _is_due(number, run.train.diagnostics_interval_steps, last):
-            entry |= run.steps.diagnose(current.weights.params, current.opt_state)
-        entry |= _evaluate(run, current, number, clock)
+            entry |= stage.steps.diagnose(current.weights.params, current.opt_state)
+        is_end = number == last or due == stage.last_batch
+        entry |= _evaluate(stage.evaluators, current, number, is_end, clock)
         workdir.record(number, entry)
         is_stopping = asked_to_stop(workdir.is_asked_to_stop()) and number < last
         if is_stopping or _is_due(number, run.train.checkpoint_interval_steps, last):
@@ -173,9 +192,15 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
     return Outcome("ok", last)
 
 
-def _evaluate(run: Run, current: state.TrainState, number: int, clock: Any) -> dict[str, Any]:
-    last = run.train.num_steps
-    due = [one for one in run.evaluators if _is_due(number, one.every, last)]
+def _evaluate(
+    evaluators: Sequence[Evaluator],
+    current: state.TrainState,
+    number: int,
+    is_end: bool,
+    clock: Any,
+) -> dict[str, Any]:
+    """What the evaluators that are due measure: all of them at the end of the run or of a stage."""
+    due = [one for one in evaluators if is_end or number % one.every == 0]
     if not due:
         return {}
     jax.block_until_ready(current.step)  # what is still being trained is not evaluation
@@ -184,7 +209,7 @@ def _evaluate(run: Run, current: state.TrainState, number: int, clock: Any) -> d
         for one in due:
             found |= one.measure(current.weights)
     # Arrays are as long as the data that they are of; comparisons need those of the end.
-    return {name: x for name, x in found.items() if number == last or not _is_array(x)}
+    return {name: x for name, x in found.items() if is_end or not _is_array(x)}
 
 
 def _is_array(x: Any) -> bool:

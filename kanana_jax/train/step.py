@@ -46,9 +46,13 @@ class StepConfig:
     seq_len: int
     balance_loss_weight: float = 0.0
     router_bias_rate: float = 0.0
+    rates: tuple[config.RateSegment, ...] = ()  # of stages; empty: the optimizer's schedule
 
     def schedule(self, lr: Any) -> optax.Schedule:
-        return optimizers.schedule(self.optimizer.schedule, self.num_steps, lr)
+        if not self.rates:
+            return optimizers.schedule(self.optimizer.schedule, self.num_steps, lr)
+        warmup_steps = self.optimizer.schedule.warmup_steps
+        return optim.schedules.segments(lr, self.rates, warmup_steps=warmup_steps)
 
     def make_optimizer(self, lr: Any) -> optax.GradientTransformationExtraArgs:
         """The optimizer under its guard at peak rate `lr`, a number or a traced scalar."""
@@ -61,9 +65,11 @@ def step_config(
     objective: Objective,
     device: choices.Device | None = None,
     num_devices: int | None = None,
+    rates: tuple[config.RateSegment, ...] = (),
 ) -> StepConfig:
     """What the step of a job depends on. The peak rate is 1: a step takes it as an argument.
 
+    `rates` are those of the stages of its run.
     `device` and `num_devices` are those that it will run on; None: this process's.
     """
     sizes = dataclasses.asdict(cfg.mesh)  # that they use up the devices, making the mesh checks
@@ -87,6 +93,7 @@ def step_config(
         seq_len=cfg.data.seq_len,
         balance_loss_weight=cfg.train.balance_loss_weight,
         router_bias_rate=cfg.train.router_bias_rate,
+        rates=rates,
     )
 
 
@@ -116,7 +123,9 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
     optimizer = cfg.make_optimizer(1.0)
     like = state.abstract(cfg.model, optimizer, mesh)
     placed = jax.tree.map(lambda x: x.sharding, like)
-    init_weights, evaluate, logp = _shared_by_arms(cfg.model, cfg.execution, mesh)
+    # Evaluation does not cut batches, so stages that cut theirs differently share it.
+    whole_batches = dataclasses.replace(cfg.execution, accumulation_steps=1)
+    init_weights, evaluate, logp = _shared_by_arms(cfg.model, whole_batches, mesh)
     start = jax.jit(functools.partial(state.wrap, optimizer), out_shardings=placed)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
     options = _DETERMINISTIC if cfg.execution.deterministic else None

@@ -22,7 +22,7 @@ def import_run(run: Path, target: Path) -> None:
     """
     workdir = _workdir(run)
     exp, tokenizer = _recorded(run, workdir)
-    cfg, dtype = native.model_config(exp, workdir / "config.json")
+    cfg, dtype = native.model_config(_in_last_stage(exp), workdir / "config.json")
     start = Path(exp["train"]["init_from"])
     extra = native.read_description(start).extra if exp["train"]["init_from"] else {}
     if tokenizer is not None and not tokenizer.is_file():
@@ -70,6 +70,15 @@ def _recorded(run: Path, workdir: Path) -> tuple[dict[str, Any], Path | None]:
             "run the arm as an experiment of its own"
         )
     return exp, None if exp["train"]["init_from"] else _tokenizer(exp, workdir)
+
+
+def _in_last_stage(exp: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the rope of the run's last stage, for which its weights are made."""
+    if not exp.get("stages"):
+        return exp
+    rope = {name: exp["stages"][-1][name] for name in ("rope_theta", "yarn")}
+    changed = {name: value for name, value in rope.items() if value is not None}
+    return exp | {"model": exp["model"] | changed}
 
 
 def _where(exp: dict[str, Any], workdir: Path, run: Path) -> str:

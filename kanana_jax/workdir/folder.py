@@ -9,7 +9,7 @@ DIR/result.json             {status, diverged_step, steps, seconds, axes, values
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +121,13 @@ def opened(
     one: run_record.Run,
     stop: signals.StopRequest,
     bar: progress.Progress,
-    work: Work,
+    work: Sequence[Work],
     *,
     compile_s: float = 0.0,
 ) -> Iterator[Workdir]:
-    """Opens the folder of `one` for training. `compile_s` is the time it waited for compilation.
+    """Opens the folder of `one` for training. `work` is that of a step in each stage.
 
-    Inside, a signal only asks to stop.
+    `compile_s` is the time it waited for compilation. Inside, a signal only asks to stop.
     """
     log, clock, train = Events(one.directory), Clock(), one.config.train
     clock.add_earlier("compiling", compile_s)

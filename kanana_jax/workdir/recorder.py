@@ -2,6 +2,7 @@
 
 import collections
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ class Recorder:
     With the guard that is the last of `max_skips` skipped steps in a row, without it the first
     loss that is not finite. `trouble_step` is its step. Decisions depend on records alone, not on
     when they are fetched, so that a resumed run takes the same ones, and so do all processes; the
-    `writer` is process 0's, the others have none.
+    `writer` is process 0's, the others have none. `work` is that of a step in each stage.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Recorder:
         bar: progress.Progress,
         log: Events,
         clock: Clock,
-        work: Work,
+        work: Sequence[Work],
     ):
         self._guard, self._writer, self._bar, self._log = guard, writer, bar, log
         self._clock, self._work = clock, work
         self._waiting: collections.deque[tuple[int, dict]] = collections.deque()
+        self._stage = 0  # of the newest record written
         self._is_alarmed = self._is_storage_failing = False
         self._marks: collections.deque[float] = collections.deque(maxlen=_WINDOW_STEPS + 1)
         self.skips = 0  # in a row, up to the newest record written
@@ -77,6 +79,7 @@ class Recorder:
         while len(self._waiting) > keep and self.trouble_step is None:
             number, entry = self._waiting.popleft()
             entry = jax.device_get(entry)
+            self._begin_stage(entry.get("stage", 0))
             if entry.get("consecutive_skips", 0):
                 self._clock.add("skipped", self._step_s())
             else:
@@ -93,8 +96,13 @@ class Recorder:
             return 0.0
         return max(0.0, self._marks[-1] - self._marks[0]) / (len(self._marks) - 1)
 
+    def _begin_stage(self, stage: int) -> None:
+        if stage != self._stage:  # whose steps take another time
+            self._stage = stage
+            self._marks.clear()
+
     def _speeds(self) -> dict[str, float]:
-        step_s, work = self._step_s(), self._work
+        step_s, work = self._step_s(), self._work[self._stage]
         if not step_s:
             return {}
         found = {"tokens_per_second": work.tokens / step_s}

@@ -39,12 +39,14 @@ def _training(kind: type, **blocks: Any) -> Any:
 
 
 YARN = config.YarnConfig(factor=4.0, original_max_positions=8)
+PART = config.StageConfig(name="part", tokens=2048, yarn=YARN)
 PRETRAIN = _training(pretrain.Config)
 ARM, AXIS = sweep.Arm(name="a"), sweep.Axis("optimizer.lr", (0.1,))
 SWEEP = sweep.Sweep(base=PRETRAIN, arms=(ARM,), axes=(AXIS,))
 STAGE = pipeline.Stage("first", PRETRAIN)
 PIPELINE = pipeline.Pipeline(name="test", question="?", stages=(STAGE,))
-TRAININGS = [_training(kind) for kind in (config.TrainingConfig, sft.Config, preference.Config)]
+KINDS = (config.TrainingConfig, config.StagedConfig, sft.Config, preference.Config)
+TRAININGS = [_training(kind) for kind in KINDS]
 
 
 def below(group: Any) -> list[Any]:
@@ -53,7 +55,7 @@ def below(group: Any) -> list[Any]:
     return [group, *(one for value in inner for one in below(value))]
 
 
-EXAMPLES = (*TRAININGS, SWEEP, ARM, AXIS, PIPELINE, STAGE)
+EXAMPLES = (*TRAININGS, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
 BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}
 

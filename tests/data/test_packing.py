@@ -87,9 +87,8 @@ def test_an_epoch_sees_each_token_once_up_to_the_dropped_remainder(lengths, seq_
     hypothesis.assume(sum(lengths) > seq_len)
     source = packed(lengths, seq_len, shuffled)
     for epoch in range(2):
-        windows = [
-            source.window(epoch * source.num_windows + place) for place in range(source.num_windows)
-        ]
+        num_windows = (sum(lengths) - 1) // seq_len
+        windows = [source.window_of(epoch, place) for place in range(num_windows)]
         seen = np.concatenate([window.tokens for window in windows])
         stream = [token for token, _, _ in concatenation(lengths, source.order(epoch).documents_N)]
         np.testing.assert_array_equal(seen, stream[: len(seen)])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from kanana_jax.data import whole_documents
+from kanana_jax.data import mixture, whole_documents
 
 
 @hypothesis.given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 30))
@@ -36,7 +36,7 @@ def test_packed_rows_hold_every_example_once_in_the_order_given(lengths):
 def test_draws_count_up_in_each_source_and_keep_to_the_ratio(weights):
     counts = [0] * len(weights)
     for number in range(200):
-        source, place = whole_documents.draw(weights, number)
+        source, place = mixture.draw(weights, number)
         assert place == counts[source]
         counts[source] += 1
         shares = np.array(weights) / sum(weights) * (number + 1)
@@ -48,7 +48,7 @@ def test_a_far_draw_continues_the_ones_before_it(number):
     weights = (0.3, 5.0, 1.7)
     before = {}
     for later in range(60):
-        source, place = whole_documents.draw(weights, number + later)
+        source, place = mixture.draw(weights, number + later)
         assert place == before.get(source, place - 1) + 1
         before[source] = place
         share = weights[source] / 7.0 * (number + later)

@@ -104,7 +104,8 @@ def train(lab, tmp_path):
             return states["last"], entry
 
         source = MarkedSource(
-            pretrain.JOB.source(corpus, guarded.data, built.rows(guarded.data.batch_size)), bad
+            pretrain.JOB.source(corpus, guarded.data, training.data_stages(guarded, built.rows)),
+            bad,
         )
         directory = tmp_path / name
         columns = tiny_jobs.train(guarded, corpus, directory, built, source=source, update=watched)

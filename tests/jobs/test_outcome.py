@@ -60,7 +60,7 @@ def written(cfg, tmp_path):
                 writer.write(step, record)
         run = Run({"arm": "arm", "seed": 3}, cfg.with_vocab(258), tmp_path)
         bar = progress.Progress("", num_steps=12, file=io.StringIO())
-        with opened(run, StopRequest(), bar, Work(tokens=256)) as folder:
+        with opened(run, StopRequest(), bar, [Work(tokens=256)]) as folder:
             outcome.write(folder, ended, run, "text-1")
         return results.load(tmp_path)
 

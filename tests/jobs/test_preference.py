@@ -16,7 +16,8 @@ NO_SIDE_EFFECTS = {"z_loss_weight": 0.0, "balance_loss_weight": 0.0, "router_bia
 
 
 def _fields(base):
-    return {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+    fields = dataclasses.fields(config.TrainingConfig)
+    return {field.name: getattr(base, field.name) for field in fields}
 
 
 @pytest.fixture

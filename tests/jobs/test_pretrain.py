@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kanana_jax import config, data
-from kanana_jax.jobs import pretrain
+from kanana_jax.jobs import pretrain, training
 
 
 def _content(cfg):
@@ -74,7 +74,7 @@ def test_a_setting_without_default_must_be_there(cfg):
 
 def test_batches_are_a_function_of_their_number(cfg, corpus):
     """Whatever was asked for before: the loop goes back, and leaves batches out."""
-    source = pretrain.TextSource(corpus, cfg.data, range(8))
+    source = pretrain.TextSource(corpus, cfg.data, training.data_stages(cfg))
     assert source.fingerprint == corpus.fingerprint
     for number in (0, 1, 2, 7, 3, 3):
         wanted = data.train_batch(corpus, cfg.data, number)
@@ -82,7 +82,9 @@ def test_batches_are_a_function_of_their_number(cfg, corpus):
 
 
 def test_a_process_loads_its_own_rows(cfg, corpus):
-    source = pretrain.TextSource(corpus, cfg.data, [1, 5])
+    source = pretrain.TextSource(
+        corpus, cfg.data, training.data_stages(cfg, lambda batch_size: [1, 5])
+    )
     whole = data.train_batch(corpus, cfg.data, 4)
     found = source.batch(4, None)
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y[[1, 5]]), found, whole)

@@ -8,7 +8,7 @@ import pytest
 import tiny_jobs
 
 from kanana_jax import config
-from kanana_jax.jobs import sft
+from kanana_jax.jobs import sft, training
 from kanana_jax.report import metrics, results
 
 WORDS = ("muon", "clip", "polar", "express")
@@ -30,12 +30,14 @@ def cfg(tmp_path) -> sft.Config:
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     base = tiny_jobs.pretraining(path, data=data, mesh=config.MeshConfig())
-    return sft.Config(**{f.name: getattr(base, f.name) for f in dataclasses.fields(base)})
+    return sft.Config(
+        **{f.name: getattr(base, f.name) for f in dataclasses.fields(config.TrainingConfig)}
+    )
 
 
 def test_only_the_assistants_turns_are_trained_on(cfg, tmp_path):
     text = sft.JOB.read(cfg.data, tmp_path / "cache", print)
-    batch = sft.JOB.source(text.open(), cfg.data, range(cfg.data.batch_size)).batch(0, None)
+    batch = sft.JOB.source(text.open(), cfg.data, training.data_stages(cfg)).batch(0, None)
     trained = batch.targets[batch.loss_mask == 1].tolist()
     answer = [*b"muon clip", text.tokenizer.eos_id]
     assert trained == answer * (len(trained) // len(answer)) and trained

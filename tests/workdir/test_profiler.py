@@ -70,7 +70,7 @@ def test_a_run_that_ends_before_the_last_step_keeps_what_was_traced(cfg, tmp_pat
         bar = progress.Progress("", num_steps=12, file=io.StringIO())
         with (
             pytest.raises(tiny_jobs.Killed),
-            opened(one, StopRequest(), bar, Work(tokens=1)) as folder,
+            opened(one, StopRequest(), bar, [Work(tokens=1)]) as folder,
         ):
             for number in (1, 2, 3):
                 _step(folder.profiler, number)

@@ -29,7 +29,7 @@ class Lab:
         bar = progress.Progress("run", num_steps=40, file=self.shown)
         log = events.Events(folder)
         guard = config.GuardConfig(**guard)
-        self.recorder = recorder.Recorder(guard, self.writer, bar, log, self.clock, work)
+        self.recorder = recorder.Recorder(guard, self.writer, bar, log, self.clock, [work])
 
     def step(self, number, seconds=2.0, **entry):
         self.watch.now_s += seconds

@@ -1,0 +1,84 @@
+"""Where the windows of a staged run lie: a pure function of the batch, the row and the stages.
+
+Each source is a stream of tokens, epoch after epoch, that all stages read on from where the stage
+before them stopped. A stage whose sequences are longer begins at the next multiple of its length.
+
+    begin of a stage in a source = sum over earlier stages of (draws of the source) x seq_len
+
+The stream is cut into blocks of the longest sequence, which are shuffled; shorter sequences are the
+parts of a block in their order. So no token is read twice in an epoch, wherever a switch falls.
+"""
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from kanana_jax.config import DataConfig
+from kanana_jax.data import mixture
+
+
+class Stage(NamedTuple):
+    """Batches of one size and mixture. Each `seq_len` divides the longest."""
+
+    num_batches: int
+    cfg: DataConfig  # its batch_size, seq_len and weights
+    rows: Sequence[int] | None = None  # those of a batch that this process loads; None: all
+
+
+class Place(NamedTuple):
+    """A window: a source and where in its stream it begins, in tokens."""
+
+    source: int
+    begin: int
+
+
+class Schedule:
+    """The stages of a run over sources of so many tokens per epoch. The last never ends."""
+
+    def __init__(self, stages: Sequence[Stage], epoch_tokens: Sequence[int]):
+        self.stages, self._epoch_tokens = tuple(stages), tuple(epoch_tokens)
+        self._ends = list(itertools.accumulate(one.num_batches for one in stages))
+        self._begins = [[0] * len(epoch_tokens)]
+        for stage, following in itertools.pairwise(stages):
+            ends = self._read(stage, self._begins[-1], stage.num_batches)
+            self._begins.append([_round_up(end, following.cfg.seq_len) for end in ends])
+
+    def of_batch(self, number: int) -> tuple[Stage, int]:
+        """The stage of batch `number` from 0, and the batch's number in it."""
+        index = self._index(number)
+        return self.stages[index], number - self._first(index)
+
+    def place(self, number: int, row: int) -> Place:
+        """The window of a row of a batch."""
+        index = self._index(number)
+        stage, begins = self.stages[index], self._begins[index]
+        drawn = (number - self._first(index)) * stage.cfg.batch_size + row
+        source, before = mixture.draw(self._weights(stage), drawn)
+        return Place(source, begins[source] + before * stage.cfg.seq_len)
+
+    def epochs(self) -> list[float]:
+        """How often each source is read in all stages."""
+        ends = self._read(self.stages[-1], self._begins[-1], self.stages[-1].num_batches)
+        return [end / tokens for end, tokens in zip(ends, self._epoch_tokens, strict=True)]
+
+    def _index(self, number: int) -> int:
+        return min(bisect.bisect_right(self._ends, number), len(self.stages) - 1)
+
+    def _first(self, index: int) -> int:
+        return self._ends[index - 1] if index else 0
+
+    def _read(self, stage: Stage, begins: Sequence[int], num_batches: int) -> list[int]:
+        """How far each source is read after so many batches of a stage."""
+        counts = mixture.counts_of(self._weights(stage), num_batches * stage.cfg.batch_size)
+        return [
+            begin + count * stage.cfg.seq_len for begin, count in zip(begins, counts, strict=True)
+        ]
+
+    def _weights(self, stage: Stage) -> Sequence[float]:
+        # Without weights each source lasts one epoch as long as the others.
+        return stage.cfg.weights or self._epoch_tokens
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
