@@ -53,3 +53,12 @@ def test_peak_and_step_may_be_traced():
 def test_lengths_that_do_not_fit_raise():
     with pytest.raises(ValueError, match="warmup_steps"):
         schedules.wsd(1.0, num_steps=5, warmup_steps=3, decay_steps=3)
+
+
+def test_segments_follow_each_other_and_the_last_one_stays():
+    parts = [(4, 1.0, 1.0, "linear"), (2, 0.5, 0.1, "linear"), (2, 0.2, 0.0, "cosine")]
+    schedule = schedules.segments(2.0, parts, warmup_steps=2)
+    expected = [1.0, 2.0, 2.0, 2.0, 1.0, 0.6, 0.4, 0.2, 0.0, 0.0]
+    np.testing.assert_allclose(rates(schedule, range(10)), expected, atol=1e-7)
+    with pytest.raises(ValueError, match="a step or more each"):
+        schedules.segments(1.0, [(0, 1.0, 1.0, "linear")])

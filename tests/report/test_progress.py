@@ -108,3 +108,16 @@ def test_durations_read_as_clocks(seconds, text):
 )
 def test_quantities_have_three_digits_and_a_unit(value, text):
     assert progress.quantity(value) == text
+
+
+def test_a_run_in_stages_names_them_and_counts_tokens_towards_its_end():
+    clock, file = Clock(), io.StringIO()
+    stages = [progress.Stage("broad", 10, 100), progress.Stage("best", 10, 300)]
+    bar = progress.Progress("run", num_steps=20, stages=stages, file=file, clock=clock)
+    clock.now_s = 10.0
+    bar.update(10, loss=1.0, max_logit=1.0)
+    clock.now_s = 25.0
+    bar.update(15, loss=1.0, max_logit=1.0)
+    first, second = _lines(file)
+    assert "10/20, stage 1/2 broad, ETA 00:30, 100 tokens/s" in first
+    assert "15/20, stage 2/2 best, ETA 00:15, 100 tokens/s" in second
