@@ -22,7 +22,6 @@ from kanana_jax.config.model import ModelConfig, RopeTheta, YarnConfig
 from kanana_jax.config.paths import folder_name
 from kanana_jax.config.ranges import CountOrZero, Range
 
-
 Ratio = Annotated[float, Range(0.0, 1e3, "a multiple of the peak")]
 
 

@@ -15,8 +15,11 @@ class TrainConfig:
     """Length, losses, and how often to look and save."""
 
     num_steps: Count = 1000
-    # Folder of a converted model to start from, which then gives the shape.
+    # Folder of a converted model to start from, which then gives the shape; {seed} stands for
+    # train.seed, here and in optimizer_from.
     init_from: Annotated[str, Location(may_be_empty=True)] = ""
+    # Folder of a run whose optimizer state goes on, its rate from the first step; empty: a new one.
+    optimizer_from: Annotated[str, Location(may_be_empty=True)] = ""
     seed: Seed = 0
     z_loss_weight: LossWeight = 5e-6
     balance_loss_weight: LossWeight = 1e-4  # sequence-level, arXiv:2412.19437 eq. 17

@@ -40,9 +40,8 @@ class Schedule:
         self.stages, self._epoch_tokens = tuple(stages), tuple(epoch_tokens)
         self._ends = list(itertools.accumulate(one.num_batches for one in stages))
         self._begins = [[0] * len(epoch_tokens)]
-        for stage, following in itertools.pairwise(stages):
-            ends = self._read(stage, self._begins[-1], stage.num_batches)
-            self._begins.append([_round_up(end, following.cfg.seq_len) for end in ends])
+        for stage in self.stages[:-1]:
+            self._begins.append(self._read(stage, self._begins[-1]))
 
     def of_batch(self, number: int) -> tuple[Stage, int]:
         """The stage of batch `number` from 0, and the batch's number in it."""
@@ -55,11 +54,12 @@ class Schedule:
         stage, begins = self.stages[index], self._begins[index]
         drawn = (number - self._first(index)) * stage.cfg.batch_size + row
         source, before = mixture.draw(self._weights(stage), drawn)
-        return Place(source, begins[source] + before * stage.cfg.seq_len)
+        begin = _round_up(begins[source], stage.cfg.seq_len)
+        return Place(source, begin + before * stage.cfg.seq_len)
 
     def epochs(self) -> list[float]:
         """How often each source is read in all stages."""
-        ends = self._read(self.stages[-1], self._begins[-1], self.stages[-1].num_batches)
+        ends = self._read(self.stages[-1], self._begins[-1])
         return [end / tokens for end, tokens in zip(ends, self._epoch_tokens, strict=True)]
 
     def _index(self, number: int) -> int:
@@ -68,11 +68,13 @@ class Schedule:
     def _first(self, index: int) -> int:
         return self._ends[index - 1] if index else 0
 
-    def _read(self, stage: Stage, begins: Sequence[int], num_batches: int) -> list[int]:
-        """How far each source is read after so many batches of a stage."""
-        counts = mixture.counts_of(self._weights(stage), num_batches * stage.cfg.batch_size)
+    def _read(self, stage: Stage, begins: Sequence[int]) -> list[int]:
+        """How far each source is read after a stage."""
+        counts = mixture.counts_of(self._weights(stage), stage.num_batches * stage.cfg.batch_size)
+        length = stage.cfg.seq_len
         return [
-            begin + count * stage.cfg.seq_len for begin, count in zip(begins, counts, strict=True)
+            _round_up(begin, length) + count * length if count else begin
+            for begin, count in zip(begins, counts, strict=True)
         ]
 
     def _weights(self, stage: Stage) -> Sequence[float]:

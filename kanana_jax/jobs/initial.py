@@ -1,10 +1,25 @@
-"""Starting from a converted model: its shape, its tokenizer, its weights."""
+"""Starting from a model folder: its shape, tokenizer, weights; and from an optimizer's state."""
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
-from kanana_jax import config, model
+import optax
+
+from kanana_jax import checkpoint, config, model
+from kanana_jax.train import optimizers, state
 from kanana_jax.weights import native
+from kanana_jax.workdir import events
+
+
+def of_seed[Config: config.TrainingConfig](cfg: Config) -> Config:
+    """`cfg` with its seed in the folders that it starts from."""
+    names = ("init_from", "optimizer_from")
+    folders = {
+        name: getattr(cfg.train, name).replace("{seed}", str(cfg.train.seed)) for name in names
+    }
+    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, **folders))
 
 
 def with_shape[Config: config.TrainingConfig](cfg: Config) -> Config:
@@ -14,7 +29,7 @@ def with_shape[Config: config.TrainingConfig](cfg: Config) -> Config:
     """
     if not cfg.train.init_from:
         return cfg
-    shape = native.read_description(Path(cfg.train.init_from)).cfg
+    shape = native.read_description(Path(of_seed(cfg).train.init_from)).cfg
     yarn = cfg.model.yarn or shape.yarn
     return dataclasses.replace(cfg, model=dataclasses.replace(shape, yarn=yarn))
 
@@ -35,3 +50,41 @@ def check_tokenizer(init_from: str, tokenizer: str) -> None:
 def restore(init_from: str, like: model.Weights) -> model.Weights:
     """The weights with the dtypes and shardings of `like`."""
     return native.restore(Path(init_from), like)
+
+
+def optimizer_state(run: Path, like: state.TrainState) -> optax.OptState:
+    """That of the newest checkpoint of a run, laid out as in `like`, its rate at the first step.
+
+    Raises CheckpointError where the run has none, or one of another optimizer or model.
+    """
+    record = _record(run)
+    where = checkpoint.place_of(record["train"]["checkpoint_dir"], record["name"], run)
+    with checkpoint.Checkpoints(
+        where, keep=record["train"]["keep_checkpoints"], report=events.Events(run).report
+    ) as checkpoints:
+        found = checkpoints.restore_latest(like)
+    if found is None:
+        raise checkpoint.CheckpointError(f"{where} has no checkpoint to take the optimizer from")
+    return optimizers.restarted(found.state.opt_state)
+
+
+def check_optimizer(train: config.TrainConfig) -> None:
+    """Raises CheckpointError unless train.optimizer_from is empty or a run with a checkpoint."""
+    if train.optimizer_from:
+        run = Path(train.optimizer_from)
+        record = _record(run)
+        where = checkpoint.place_of(record["train"]["checkpoint_dir"], record["name"], run)
+        if checkpoint.newest_step(where) is None:
+            raise checkpoint.CheckpointError(
+                f"train.optimizer_from: {where} has no checkpoint to take the optimizer from"
+            )
+
+
+def _record(run: Path) -> dict[str, Any]:
+    path = run / "run.json"
+    if not path.is_file():
+        raise checkpoint.CheckpointError(
+            f"train.optimizer_from: expected the folder of a training run, with a run.json; got "
+            f"{run}"
+        )
+    return json.loads(path.read_text())["config"]

@@ -1,45 +1,102 @@
 """Jobs in turn, each of which may start from the weights of an earlier one.
 
-    run = pipeline.of({"base": pretrain.run, "chat": sft.run})
+    run = pipeline.of({"base": pretrain.run, "mid": sweep.of(pretrain.JOB), "chat": sft.run})
 
     def experiment():
         return pipeline.Pipeline(
             name="small", question="...",
             stages=(
                 pipeline.Stage("base", pretrain.Config(...)),
+                pipeline.Stage("mid", sweep.Sweep(...), init_from="base"),
                 pipeline.Stage("chat", sft.Config(...), init_from="base"),
             ),
         )
 
-Each stage has a folder of its own in the working directory; its last checkpoint becomes the model
-folder <stage>/model, whose tokenizer the next stage reads with. Finished stages are skipped. On a
-command line chat.train.num_steps=50 edits a stage.
+Each stage has a folder of its own in the working directory, with its checkpoints and report. The
+last checkpoint becomes the model folder <stage>/model, whose tokenizer the next stage reads with; a
+comparison of one arm has a model for each seed, model/seed0, from which that seed of a comparison
+goes on. Finished stages are skipped: to run one again, remove its folder and those of the stages
+that start from it. The report of the working directory has what every evaluator measured at the end
+of every stage. On a command line chat.train.num_steps=50 edits a stage.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
+
+from absl import logging
 
 from kanana_jax import config, parallel
-from kanana_jax.config import fields
+from kanana_jax.config import TrainingConfig, fields
 from kanana_jax.config.fields import ConfigError, shown
 from kanana_jax.config.paths import folder_name
+from kanana_jax.jobs import initial, sweep
+from kanana_jax.report import results, stages
 from kanana_jax.weights import run_folder
+from kanana_jax.workdir import Run, provenance, run_record
 
-Run = Callable[[config.TrainingConfig, Path], None]
+RunStage = Callable[[Any, Path], None]
+# Of the runs of all stages, whose arms are named by stage, and the record of how they were made.
+WriteReport = Callable[[list[results.Run], Mapping[str, Any], Path], str]
 MODEL = "model"  # the folder of a finished stage's weights
 
 
 @dataclass(frozen=True)
 class Stage:
     name: Annotated[str, folder_name]
-    config: config.TrainingConfig
+    config: Any  # a job's configuration, or a comparison
     init_from: str = ""  # the stage whose weights it starts from; empty: its own settings
+    keeps_optimizer: bool = False  # goes on with the optimizer state of that stage too
 
     def __post_init__(self):
         fields.check(self, "stages")
+        if not isinstance(self.config, TrainingConfig | sweep.Sweep):
+            raise ConfigError(
+                f"stages.config must be a job's configuration or a Sweep, got {shown(self.config)}"
+            )
+        if self.keeps_optimizer and not self.init_from:
+            raise ConfigError(
+                f"stage {self.name!r} keeps the optimizer of the stage that init_from names, which "
+                "is empty; name one"
+            )
+
+    @property
+    def base(self) -> TrainingConfig:
+        """What all its runs share."""
+        return self.config.base if isinstance(self.config, sweep.Sweep) else self.config
+
+    @property
+    def seeds(self) -> list[int] | None:
+        """Of a comparison of one arm at one place; None where there is a single model, or none."""
+        if not isinstance(self.config, sweep.Sweep) or not self.has_models:
+            return None
+        first = self.base.train.seed
+        return list(range(first, first + self.config.seeds))
+
+    @property
+    def has_models(self) -> bool:
+        """Whether another stage can start from it."""
+        if not isinstance(self.config, sweep.Sweep):
+            return True
+        return len(self.config.arms) <= 1 and not self.config.all_axes()
+
+    def runs(self, folder: Path) -> list[Run]:
+        """Its runs, in its folder."""
+        if isinstance(self.config, sweep.Sweep):
+            return sweep.plan(self.config, folder)
+        return [Run({}, self.config, folder / "run")]
+
+    def models(self, folder: Path) -> list[Path]:
+        """Where the weights of its runs are once it is finished, in the order of `runs`."""
+        if not self.has_models:
+            return []
+        if self.seeds is None:
+            return [folder / MODEL]
+        return [folder / MODEL / f"seed{seed}" for seed in self.seeds]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +109,7 @@ class Pipeline:
         fields.check(self, "")
         if not self.stages:
             raise ConfigError("a pipeline needs a stage or more, got none")
-        earlier: list[str] = []
+        earlier: dict[str, Stage] = {}
         for stage in self.stages:
             if stage.name in earlier:
                 raise ConfigError(f"stages must have names of their own, got {stage.name!r} twice")
@@ -61,7 +118,9 @@ class Pipeline:
                     f"stage {stage.name!r} starts from {shown(stage.init_from)}, which is none of "
                     f"the stages before it: {', '.join(earlier) or 'there are none'}"
                 )
-            earlier.append(stage.name)
+            if stage.init_from:
+                _expect_same_seeds(stage, earlier[stage.init_from])
+            earlier[stage.name] = stage
 
     def edited(self, edits: Iterable[str]) -> Self:
         """With edits of stages, STAGE.path=value."""
@@ -85,31 +144,130 @@ class Pipeline:
         return "\n\n".join(f"{one.name}:\n{one.config.listing()}" for one in self.stages)
 
 
-def of(runs: Mapping[str, Run]) -> Callable[[Pipeline, Path], None]:
-    """run(pipeline, workdir); `runs` has the job's function for every stage by name."""
+def _expect_same_seeds(stage: Stage, start: Stage) -> None:
+    if not start.has_models:
+        raise ConfigError(
+            f"stage {stage.name!r} starts from {start.name!r}, a comparison, which has no single "
+            "model; start from a stage with one arm"
+        )
+    own = stage.config.seeds if isinstance(stage.config, sweep.Sweep) else 1
+    first = stage.base.train.seed
+    missing = [one for one in range(first, first + own) if one not in (start.seeds or [one])]
+    if missing:
+        raise ConfigError(
+            f"stage {stage.name!r} has seeds that {start.name!r}, from which it starts, has not: "
+            f"{config.some(map(str, missing))}; give both as many"
+        )
+
+
+def of(
+    runs: Mapping[str, RunStage], write_report: WriteReport = stages.write
+) -> Callable[[Pipeline, Path], None]:
+    """run(pipeline, workdir); `runs` has the job's function for every stage by name.
+
+    `write_report` judges the finished stages.
+    """
 
     def run(pipeline: Pipeline, workdir: Path) -> None:
         missing = [stage.name for stage in pipeline.stages if stage.name not in runs]
         if missing:
             raise ConfigError(f"no job is given for {config.some(missing)}; pipeline.of names it")
+        parallel.together(lambda: _check(pipeline, workdir))
         for stage in pipeline.stages:
             folder = workdir / stage.name
-            if parallel.everyones((folder / MODEL).exists())[0]:
+            if parallel.everyones(_is_finished(stage, folder))[0]:
                 continue
-            runs[stage.name](_started(stage, workdir), folder)
-            parallel.on_first(
-                lambda folder=folder: run_folder.import_run(folder / "run", folder / MODEL)
-            )
+            runs[stage.name](_started(stage, pipeline, workdir), folder)
+            parallel.on_first(lambda stage=stage, folder=folder: _keep_models(stage, folder))
+        if parallel.is_first():
+            print(_report(pipeline, workdir, write_report))
 
     return run
 
 
-def _started(stage: Stage, workdir: Path) -> config.TrainingConfig:
-    """The settings of `stage`, with the weights and tokenizer of the stage that it starts from."""
+def _is_finished(stage: Stage, folder: Path) -> bool:
+    """Whether all its runs ended and their weights are kept."""
+    are_done = all(map(run_record.is_finished, stage.runs(folder)))
+    return are_done and all(one.exists() for one in stage.models(folder))
+
+
+def _check(pipeline: Pipeline, workdir: Path) -> None:
+    """Raises ConfigError where what is finished is not what the settings ask for."""
+    waiting: set[str] = set()
+    for stage in pipeline.stages:
+        folder = workdir / stage.name
+        if stage.init_from in waiting and folder.exists():
+            raise ConfigError(
+                f"{folder} was made from an earlier {stage.init_from!r}, which is to be trained "
+                f"again; remove it too, or put {workdir / stage.init_from} back"
+            )
+        if not _is_finished(stage, folder):
+            waiting.add(stage.name)
+            continue
+        started = _started(stage, pipeline, workdir)
+        allow = stage.base.resume.allow
+        changes = provenance.check(folder, _record(started), allow)
+        if changes:
+            raise ConfigError(
+                f"stage {stage.name!r} is finished with other settings ({'; '.join(changes)}); "
+                f"remove {folder} to train it again"
+            )
+
+
+def _record(cfg: TrainingConfig | sweep.Sweep) -> dict[str, Any]:
+    """What config.json of a stage's folder says."""
+    if isinstance(cfg, sweep.Sweep):
+        return json.loads(config.to_json(initial.with_shape(cfg.base))) | sweep.of_sweep(cfg)
+    return json.loads(config.to_json(initial.with_shape(cfg)))
+
+
+def _started(stage: Stage, pipeline: Pipeline, workdir: Path) -> Any:
+    """The settings of `stage`, with what it takes from the stage that it starts from."""
     if not stage.init_from:
         return stage.config
-    model = workdir / stage.init_from / MODEL
-    edits = [f"train.init_from={model}"]
+    (start,) = (one for one in pipeline.stages if one.name == stage.init_from)
+    folder = workdir / start.name
+    model, seed = start.models(folder)[0], "{seed}" if start.seeds else ""
+    place = folder / MODEL / f"seed{seed}" if seed else model
+    edits = [f"train.init_from={place}"]
+    if stage.keeps_optimizer:
+        run = start.runs(folder)[0].directory
+        name = run.name.removesuffix(f"seed{start.base.train.seed}") + f"seed{seed}"
+        edits.append(f"train.optimizer_from={run.with_name(name) if seed else run}")
     if (model / "tokenizer.json").exists():
         edits.append(f"data.tokenizer={model / 'tokenizer.json'}")
     return stage.config.edited(edits)
+
+
+def _keep_models(stage: Stage, folder: Path) -> None:
+    """Makes model folders of the last checkpoints of a stage's runs."""
+    with _quiet():
+        models = stage.models(folder)
+        for one, model in zip(stage.runs(folder) if models else [], models, strict=True):
+            if not model.exists():
+                model.parent.mkdir(exist_ok=True)
+                run_folder.import_run(one.directory, model)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns of what streaming leaves out."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _report(pipeline: Pipeline, workdir: Path, write_report: WriteReport) -> str:
+    """Writes report.html of all stages; returns the table and the verdict as text."""
+    found = [
+        stages.named(results.load(one.directory), stage.name)
+        for stage in pipeline.stages
+        for one in stage.runs(workdir / stage.name)
+    ]
+    about = provenance.load(workdir / pipeline.stages[-1].name)
+    about["config"] = json.loads(config.to_json(pipeline))
+    path = workdir / "report.html"
+    return f"{write_report(found, about, path)}\n\nReport: {path}"

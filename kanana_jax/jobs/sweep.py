@@ -74,7 +74,7 @@ class Sweep:
 
     def __post_init__(self):
         fields.check(self, "")
-        for axis in self._all_axes():
+        for axis in self.all_axes():
             self._check_axis(axis.path)
         self.base.with_seed(self.base.train.seed + self.seeds - 1)
 
@@ -92,7 +92,7 @@ class Sweep:
         New values of an axis are those of all arms: they replace what single arms have of it.
         """
         own, of_axes, of_base = {}, {}, []
-        axes = {axis.path for axis in self._all_axes()}
+        axes = {axis.path for axis in self.all_axes()}
         for text in edits:
             path, value = (part.strip() for part in text.partition("=")[::2])
             if path in own or path in of_axes:
@@ -158,13 +158,14 @@ class Sweep:
                 )
         return tuple(arm for name, arm in known.items() if name in names)
 
-    def _all_axes(self) -> list[Axis]:
+    def all_axes(self) -> list[Axis]:
+        """Those of all arms and of single ones."""
         return [*self.axes, *(axis for arm in self.arms for axis in arm.axes)]
 
     def values_of(self, arm: Arm) -> dict[str, tuple[Any, ...]]:
         """Where on each axis an arm runs: the shared values and its own, or where `base` is."""
         shared, own = ({axis.path: axis.values for axis in axes} for axes in (self.axes, arm.axes))
-        paths = dict.fromkeys(axis.path for axis in self._all_axes())
+        paths = dict.fromkeys(axis.path for axis in self.all_axes())
         found = {}
         for path in paths:
             values = shared.get(path, (config.setting(self.base, path),)) + own.get(path, ())
@@ -177,7 +178,7 @@ class Sweep:
         base = self.base
         for path, value in at.items():
             base = _with(base, path, value)
-        cfg = _edited_arm(base.with_seed(seed), arm)
+        cfg = initial.of_seed(_edited_arm(base.with_seed(seed), arm))
         for path in config.edited_paths(arm.edits):
             if path.partition(".")[0] in ("name", "question", "resume"):
                 raise ConfigError(
@@ -233,13 +234,17 @@ def of(job: training.Job, write_report: WriteReport | None = None) -> Callable[[
         return comparison.write(runs, about, path, curves=job.pictures)
 
     def run(sweep: Sweep, workdir: Path) -> None:
-        everything = json.loads(config.to_json(sweep))
-        of_sweep = {name: everything[name] for name in ("arms", "axes", "seeds")}
         runs = plan(sweep, workdir)
-        made = training.Plan(sweep.base, of_sweep, runs, write_report or write)
+        made = training.Plan(sweep.base, of_sweep(sweep), runs, write_report or write)
         training.run_all(job, made, workdir)
 
     return run
+
+
+def of_sweep(sweep: Sweep) -> dict[str, Any]:
+    """What the record of a comparison has beside the settings of its base."""
+    everything = json.loads(config.to_json(sweep))
+    return {name: everything[name] for name in ("arms", "axes", "seeds")}
 
 
 def plan(sweep: Sweep, workdir: Path) -> list[Run]:

@@ -23,7 +23,7 @@ from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress, results, single
 from kanana_jax.report.canvas import Picture
 from kanana_jax.report.tables import Column
-from kanana_jax.train import fit, optimizers
+from kanana_jax.train import fit, optimizers, state
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import (
     Run,
@@ -123,7 +123,7 @@ def of(job: Job) -> Callable[[config.TrainingConfig, Path], None]:
         )
 
     def run(cfg: config.TrainingConfig, workdir: Path) -> None:
-        only = Run({}, cfg, workdir / "run")
+        only = Run({}, initial.of_seed(cfg), workdir / "run")
         run_all(job, Plan(cfg, {}, [only], write_report), workdir)
 
     return run
@@ -193,6 +193,7 @@ def _check(plan: Plan, workdir: Path) -> Plan:
     )
     for one in plan.runs:
         initial.check_tokenizer(one.config.train.init_from, one.config.data.tokenizer)
+        initial.check_optimizer(one.config.train)
         for stage in one.config.in_stages():
             cfg = stage.config
             parallel.check(
@@ -399,6 +400,13 @@ def _train_one(
             return first.steps.weights(cfg.train.seed)
         return initial.restore(cfg.train.init_from, first.steps.like.weights)
 
+    def start() -> state.TrainState:
+        fresh = first.steps.start(first_weights())
+        if not cfg.train.optimizer_from:
+            return fresh
+        kept = initial.optimizer_state(Path(cfg.train.optimizer_from), first.steps.like)
+        return fresh._replace(opt_state=kept)
+
     frozen = job.frozen(first_weights)
     ends = itertools.accumulate(stage.num_steps for stage in cfg.in_stages())
     stages = [
@@ -416,7 +424,7 @@ def _train_one(
             stages=stages,
             mesh=first.mesh,
             source=job.source(corpus, cfg.data, data_stages(cfg, first.rows)),
-            start=lambda: first.steps.start(first_weights()),
+            start=start,
             train=cfg.train,
             guard=cfg.guard,
             lr=cfg.optimizer.lr,

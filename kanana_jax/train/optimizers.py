@@ -153,6 +153,18 @@ def steps_taken(opt_state: optax.OptState) -> Array:
     return next(node.count for node in leaves if is_scheduled(node))
 
 
+def restarted(opt_state: optax.OptState) -> optax.OptState:
+    """The state with which another run goes on: its schedule begins, all else stays."""
+
+    def is_scheduled(node):
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def restart(node):
+        return node._replace(count=jnp.zeros_like(node.count)) if is_scheduled(node) else node
+
+    return jax.tree.map(restart, opt_state, is_leaf=is_scheduled)
+
+
 def report(name: str, opt_state: optax.OptState, is_skipped: Any) -> Metrics:
     """What the optimizer `name` has to say of the last step.
 

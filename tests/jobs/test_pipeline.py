@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
+import tiny_jobs
 
-from kanana_jax import config
-from kanana_jax.jobs import pipeline, pretrain, sft, training
+from kanana_jax import checkpoint, config
+from kanana_jax.jobs import initial, pipeline, pretrain, sft, sweep, training
 from kanana_jax.report import results
+from kanana_jax.train import optimizers
 from kanana_jax.weights import native
 from kanana_jax.workdir import Stopped
 
@@ -35,7 +39,8 @@ def staged(short, tmp_path) -> pipeline.Pipeline:
     lines = [json.dumps(talk(number)) for number in range(40)]
     (tmp_path / "talks.jsonl").write_text("\n".join(lines))
     bpe = short.edited(["data.tokenizer=bpe", "data.bpe_vocab_size=270"])
-    blocks = {field.name: getattr(short, field.name) for field in dataclasses.fields(short)}
+    fields = dataclasses.fields(config.TrainingConfig)
+    blocks = {field.name: getattr(short, field.name) for field in fields}
     chat = sft.Config(**blocks).edited(
         [f"data.paths={tmp_path / 'talks.jsonl'}", "data.heldout_fraction=0.2"]
     )
@@ -70,7 +75,9 @@ def _must_not_run(cfg, workdir):
 
 
 @pytest.mark.slow
-def test_each_stage_starts_from_the_weights_and_tokens_of_the_stage_it_names(staged, tmp_path):
+def test_each_stage_starts_from_the_weights_and_tokens_of_the_one_it_names(
+    staged, tmp_path, capsys
+):
     work, first = tmp_path / "work", {}
     jobs = {"base": pretrain.JOB, "more": pretrain.JOB, "chat": sft.JOB}
     pipeline.of({name: _watched(first, job) for name, job in jobs.items()})(staged, work)
@@ -87,10 +94,26 @@ def test_each_stage_starts_from_the_weights_and_tokens_of_the_stage_it_names(sta
     assert chat["train"]["init_from"] == str(work / "more" / pipeline.MODEL)
     assert chat["model"]["vocab_size"] == 270
 
-    # Finished: nothing is trained or written again.
-    files = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
-    pipeline.of(dict.fromkeys(RUNS, _must_not_run))(staged, work)
-    assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == files
+    # Finished: nothing is trained again, and nothing written but the report of all.
+    def files():
+        return {path: path.stat().st_mtime_ns for path in work.glob("*/**/*") if path.is_file()}
+
+    before = files()
+    capsys.readouterr()
+    again = pipeline.of(dict.fromkeys(RUNS, _must_not_run))
+    again(staged, work)
+    assert files() == before
+    table = capsys.readouterr().out
+    assert [line.split()[0] for line in table.splitlines()[2:5]] == ["base", "more", "chat"]
+    assert (work / "stages.png").stat().st_size > 10_000
+
+    with pytest.raises(config.ConfigError, match=r"configuration \(optimizer.lr: 0.001 -> 0.5\)"):
+        again(staged.edited(["more.optimizer.lr=0.5"]), work)
+    with pytest.raises(config.ConfigError, match=r"stage 'more' is finished .* remove .*more"):
+        again(staged.edited(["more.optimizer.lr=0.5", "more.resume.allow=optimizer.lr"]), work)
+    shutil.rmtree(work / "base")
+    with pytest.raises(config.ConfigError, match=r"more was made from an earlier 'base'"):
+        again(staged, work)
 
 
 @pytest.mark.long
@@ -179,3 +202,103 @@ def test_a_stage_without_a_job_is_refused_before_anything_runs(staged, tmp_path)
     with pytest.raises(config.ConfigError, match=r"no job is given for chat; pipeline\.of names"):
         run(staged, tmp_path / "work")
     assert not (tmp_path / "work").exists()
+
+
+def _steps_of_optimizer(run: Path, cfg: pretrain.Config) -> tuple[int, int]:
+    """What the optimizer that a run ended with counts: steps of AdamW, and of its schedule."""
+    built = tiny_jobs.build(cfg.edited(["mesh.data=1"]))
+    found = initial.optimizer_state(run, built.steps.like)
+    leaves = jax.tree.leaves(found, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
+    (adam,) = (one for one in leaves if isinstance(one, optax.ScaleByAdamState))
+    return int(adam.count), int(optimizers.steps_taken(found))
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_seeds_of_a_comparison_go_on_from_their_own_models_and_optimizers(short, tmp_path, capsys):
+    arms = tuple(sweep.Arm(name=name, edits=(f"data.heldout_fraction={x}",)) for name, x in
+                 (("much", 0.1), ("more", 0.2)))  # fmt: skip
+    stages = (
+        pipeline.Stage("base", sweep.Sweep(base=short, seeds=2)),
+        pipeline.Stage(
+            "mid", sweep.Sweep(base=short, arms=arms, seeds=2), init_from="base",
+            keeps_optimizer=True,
+        ),
+    )  # fmt: skip
+    made = pipeline.Pipeline(name="staged", question="?", stages=stages)
+    work, first = tmp_path / "work", {}
+
+    def source(*args):
+        return Watching(pretrain.JOB.source(*args), first)
+
+    watched = pretrain.JOB._replace(source=source)
+    pipeline.of({"base": sweep.of(pretrain.JOB), "mid": sweep.of(watched)})(made, work)
+    models = [work / "base" / pipeline.MODEL / f"seed{seed}" for seed in (0, 1)]
+    embeds = [_weights(model).params["embed"] for model in models]
+    assert np.abs(embeds[0] - embeds[1]).max() > 0
+    # Two arms by seed: each began with the weights of its seed.
+    for number, embed in enumerate(first["embeds"]):
+        np.testing.assert_array_equal(embed, embeds[number // 2])
+    runs = [results.load(path) for path in sorted((work / "mid" / "runs").iterdir())]
+    assert {run.config["train"]["init_from"] for run in runs} == set(map(str, models))
+    assert {Path(run.config["train"]["optimizer_from"]).name for run in runs} == {
+        "test-seed0", "test-seed1"
+    }  # fmt: skip
+    assert _steps_of_optimizer(work / "base" / "runs" / "test-seed1", short) == (2, 0)
+    assert _steps_of_optimizer(work / "mid" / "runs" / "more-seed1", short) == (4, 0)
+    table = capsys.readouterr().out
+    assert "mid: much" in table and "mid: more" in table
+
+
+class Watching:
+    """A source that keeps the embedding of the weights that the first batch is asked for with."""
+
+    def __init__(self, source, seen):
+        self._source, self._seen, self.fingerprint = source, seen, source.fingerprint
+
+    def batch(self, number, weights):
+        if number == 0:
+            self._seen.setdefault("embeds", []).append(jax.device_get(weights.params["embed"]))
+        return self._source.batch(number, weights)
+
+
+@pytest.mark.parametrize(
+    ("base", "stage", "message"),
+    [
+        ({"seeds": 1}, {"seeds": 2}, r"'mid' has seeds that 'base', .* has not: 1;"),
+        ({"arms": ("a", "b")}, {}, r"'mid' starts from 'base', a comparison, which has no single"),
+    ],
+)
+def test_a_comparison_starts_from_as_many_seeds_as_it_has(cfg, base, stage, message):
+    def compared(seeds=1, arms=()):
+        made = tuple(sweep.Arm(name=name, edits=("optimizer.tau=3",)) for name in arms)
+        return sweep.Sweep(base=cfg, arms=made, seeds=seeds)
+
+    with pytest.raises(config.ConfigError, match=message):
+        pipeline.Pipeline(
+            name="staged",
+            question="?",
+            stages=(
+                pipeline.Stage("base", compared(**base)),
+                pipeline.Stage("mid", compared(**stage), init_from="base"),
+            ),
+        )
+
+
+def test_an_optimizer_is_kept_of_a_stage_that_there_is(cfg):
+    with pytest.raises(config.ConfigError, match="keeps the optimizer of the stage that"):
+        pipeline.Stage("mid", cfg, keeps_optimizer=True)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda run: None, "expected the folder of a training run"),
+        (lambda run: run.mkdir(), "expected the folder of a training run"),
+    ],
+)
+def test_an_optimizer_of_no_run_is_refused(cfg, tmp_path, prepare, message):
+    prepare(tmp_path / "run")
+    train = dataclasses.replace(cfg.train, optimizer_from=str(tmp_path / "run"))
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        initial.check_optimizer(train)
