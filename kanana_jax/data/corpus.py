@@ -73,10 +73,15 @@ def read_text(
     cfg: DataConfig,
     cache_dir: pathlib.Path,
     report: Callable[[str], None] = lambda line: None,
+    streams: sources.Streams | None = None,
 ) -> Text:
-    """`open_corpus` in two steps, of which the first writes nothing."""
+    """`open_corpus` in two steps, of which the first writes nothing.
+
+    `streams` are sources that data.paths may name beside files, each a function that yields
+    documents, the same ones every time.
+    """
     wanted = wanted_tokenizer.wanted_tokenizer(cfg)
-    opened = sources.open_sources(cfg)
+    opened = sources.open_sources(cfg, streams)
     rules = [split.split_rule(source, cfg.heldout_fraction) for source in opened]
     pieces = lambda: split.split_sources(opened, rules)  # noqa: E731
     text = split.text_digest(pieces())

@@ -1,12 +1,18 @@
 """The default corpus: the sources and language reference that every Python carries; no download.
 
 One document per module of the standard library and one per topic of `pydoc_data`, in sorted order.
-The text depends on the Python version, and so does the corpus fingerprint.
+The text depends on the Python version, and so does the corpus fingerprint. `read_code` and
+`read_prose` are the same text in two parts that share nothing: modules without their docstrings,
+and docstrings of a sentence or more with the topics.
 """
 
+import ast
+import functools
+import inspect
 import pathlib
 import sysconfig
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from kanana_jax.data.errors import DataError
 
@@ -24,8 +30,38 @@ _SKIPPED = {
 }
 
 
+# Shorter docstrings are titles.
+_PROSE_BYTES = 200
+
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+class _Parts(NamedTuple):
+    """A module in two."""
+
+    code: bytes
+    docstrings: tuple[bytes, ...]
+
+
 def read_documents() -> Iterator[bytes]:
     """Yields the documents. DataError when this Python carries no sources."""
+    yield from _modules()
+    yield from _topics()
+
+
+def read_code() -> Iterator[bytes]:
+    """Yields the modules without their docstrings."""
+    yield from (parts.code for parts in _parts_of_modules())
+
+
+def read_prose() -> Iterator[bytes]:
+    """Yields the docstrings that are no mere titles, and the topics of the language reference."""
+    for parts in _parts_of_modules():
+        yield from (text for text in parts.docstrings if len(text) >= _PROSE_BYTES)
+    yield from _topics()
+
+
+def _modules() -> Iterator[bytes]:
     paths = list(_module_paths())
     if not paths:
         raise DataError(
@@ -38,7 +74,27 @@ def read_documents() -> Iterator[bytes]:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read: {error}; set data.paths.") from error
         yield text.encode()
-    yield from _topics()
+
+
+@functools.cache
+def _parts_of_modules() -> tuple[_Parts, ...]:
+    """Every module that this Python can parse."""
+    return tuple(parts for text in _modules() if (parts := _split(text)) is not None)
+
+
+def _split(module: bytes) -> _Parts | None:
+    try:
+        tree = ast.parse(module)
+    except (SyntaxError, ValueError):  # templates of other tools
+        return None
+    lines, docstrings = module.splitlines(keepends=True), []
+    for node in ast.walk(tree):
+        if isinstance(node, _WITH_DOCSTRING) and (text := ast.get_docstring(node, clean=False)):
+            docstrings.append(inspect.cleandoc(text).encode("utf-8", errors="replace"))
+            first, last = node.body[0].lineno, node.body[0].end_lineno
+            assert last is not None
+            lines[first - 1 : last] = [b""] * (last - first + 1)
+    return _Parts(b"".join(lines), tuple(docstrings))
 
 
 def _root() -> pathlib.Path:

@@ -4,7 +4,7 @@
 reading starts anew with each call.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kanana_jax.config import DataConfig
@@ -39,16 +39,24 @@ class Source:
     skipped: Skipped = field(default_factory=Skipped)
 
 
-def open_sources(cfg: DataConfig) -> tuple[Source, ...]:
-    """Resolves `cfg.paths`; without any, the default corpus. DataError if one cannot be read."""
+Streams = Mapping[str, Callable[[], Iterator[bytes]]]
+
+
+def open_sources(cfg: DataConfig, streams: Streams | None = None) -> tuple[Source, ...]:
+    """Resolves `cfg.paths`; without any, the default corpus. DataError if one cannot be read.
+
+    An entry that names one of `streams` is what that function yields, and no file.
+    """
     if not cfg.paths:
         return (_limited(Source(name="python", read=python_text.read_documents), cfg.max_bytes),)
-    found = [files.find(entry) for entry in cfg.paths]
+    streams = streams or {}
+    found = [[] if entry in streams else files.find(entry) for entry in cfg.paths]
     _expect_distinct(cfg.paths, found)
-    return tuple(
-        _limited(_open(entry, part, cfg), cfg.max_bytes)
+    opened = (
+        Source(name=entry, read=streams[entry]) if entry in streams else _open(entry, part, cfg)
         for entry, part in zip(cfg.paths, found, strict=True)
     )
+    return tuple(_limited(source, cfg.max_bytes) for source in opened)
 
 
 def _expect_distinct(entries: Sequence[str], found: Sequence[Sequence[files.File]]) -> None:

@@ -10,7 +10,7 @@ import zipfile
 import fsspec
 import numpy as np
 import pytest
-from small_corpora import SMALL, ipc, lines, parquet, write_jsonl
+from small_corpora import SMALL, documents, ipc, lines, parquet, write_jsonl
 
 from kanana_jax import data
 from kanana_jax.config import DataConfig
@@ -264,3 +264,25 @@ def test_a_line_of_many_wrong_keys_is_one_short_line(tmp_path):
     with pytest.raises(data.DataError, match="and 490 more") as caught:
         read(path)
     assert len(str(caught.value)) < 400 + len(str(path))
+
+
+def test_a_stream_is_a_source_beside_files(tmp_path):
+    path = write_jsonl(tmp_path / "file.jsonl", documents(60))
+    cfg = dataclasses.replace(SMALL, paths=("made", str(path)), weights=(0.5, 0.5))
+    streams = {"made": lambda: (f"made up {n}".encode() for n in range(100))}
+    text = data.read_text(cfg, tmp_path / "cache", streams=streams)
+    corpus = text.open()
+    assert corpus.names == ("made", str(path))
+    made = corpus.train[0].read(0, corpus.train[0].num_tokens)
+    assert bytes(made[made < 256].astype("uint8")).startswith(b"made up ")
+    with pytest.raises(data.DataError, match=r"made.* no such|'made'|made"):
+        data.read_text(cfg, tmp_path / "cache")
+
+
+def test_code_and_prose_of_python_share_no_docstring():
+    code = b"\n".join(python_text.read_code())
+    prose = list(python_text.read_prose())
+    assert len(prose) > 1000 and all(len(text) >= 200 for text in prose[:1000])
+    found = [text for text in prose[:1000] if text in code]
+    # What is left is text that stands in a module twice, once as a docstring.
+    assert len(found) < 10
