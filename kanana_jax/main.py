@@ -157,6 +157,9 @@ def main(argv: list[str]) -> None:
             _run(argv)
     except workdir.Stopped:
         sys.exit(0)
+    except BrokenPipeError:  # whoever reads what is printed, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except Exception:
         if not parallel.is_joined():
             raise

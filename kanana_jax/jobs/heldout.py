@@ -59,7 +59,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Bits per byte over the held-out text, with the standard error of sampling its sequences.
 
-    Beside them the nats and bytes of every sequence, without those that fill up the last batch.
+    Beside them the nats and bytes of every sequence, without those that fill up the last batch. The
+    same of each source, under its label.
     """
     nats, num_bytes = (np.concatenate(x).astype(np.float64) for x in zip(*per_batch, strict=True))
     whole = statistics.Heldout(nats, num_bytes)
@@ -70,12 +71,17 @@ def summarize(
             is_of_source = np.zeros(len(nats), bool)
             is_of_source[: len(sources.source_S)] = sources.source_S == index
             part = _kept(whole, is_of_source & (num_bytes > 0))
-            found |= _summary(f"heldout_bpb_{label}", part) if len(part.nats_S) else {}
-    return found | {"heldout_nats": heldout.nats_S, "heldout_bytes": heldout.bytes_S}
+            if len(part.nats_S):
+                found |= _summary(f"heldout_bpb_{label}", part) | _sequences(part, f"_{label}")
+    return found | _sequences(heldout)
 
 
 def _kept(heldout: statistics.Heldout, is_kept_S: np.ndarray) -> statistics.Heldout:
     return statistics.Heldout(heldout.nats_S[is_kept_S], heldout.bytes_S[is_kept_S])
+
+
+def _sequences(heldout: statistics.Heldout, suffix: str = "") -> dict[str, np.ndarray]:
+    return {f"heldout_nats{suffix}": heldout.nats_S, f"heldout_bytes{suffix}": heldout.bytes_S}
 
 
 def _summary(name: str, heldout: statistics.Heldout) -> dict[str, float]:

@@ -4,6 +4,8 @@ python -m kanana_jax.plan --preset=kanana_2_30b_a3b --topology=v5p:4x4x4 --mesh=
 python -m kanana_jax.plan --preset=kanana_2_30b_a3b --topology=h100:8x8 --mesh=fsdp=8,expert=8
 
 TPUs are compiled for; for GPUs, given as hosts x GPUs of one, memory and collectives are estimates.
+A run with stages, --set='stages=[{"name": "long", "tokens": 4194304, "batch_size": 16}]', has a
+plan for each batch and length in it.
 
 Exit code 2: the mesh, the model or the topology do not go together; one line says why.
 """
@@ -13,6 +15,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import app, flags
 
@@ -23,7 +26,7 @@ from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
 from kanana_jax.plan import picture
 from kanana_jax.train import choices
-from kanana_jax.train.step import step_config
+from kanana_jax.train.step import StepConfig, step_config
 
 _PRESET = flags.DEFINE_string("preset", None, "Function of kanana_jax.model.presets.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5p:4x4x4, or h100:8x8 (hosts x GPUs).")
@@ -34,7 +37,7 @@ _SET = flags.DEFINE_multi_string("set", [], "path=value: overrides one setting; 
 _OUT = flags.DEFINE_string("out", None, "Folder for plan.json and memory.png; default: none.")
 
 
-def planned() -> config.TrainingConfig:
+def planned() -> config.StagedConfig:
     """What the flags describe: MuonClip, every layer recomputed."""
     known = _presets()
     if _PRESET.value not in known:
@@ -44,7 +47,7 @@ def planned() -> config.TrainingConfig:
         raise config.ConfigError(
             f"--batch-tokens={_BATCH_TOKENS.value} is no multiple of --seq-len={_SEQ_LEN.value}"
         )
-    cfg = config.TrainingConfig(
+    cfg = config.StagedConfig(
         name=_PRESET.value,
         question="",
         model=known[_PRESET.value](),
@@ -54,7 +57,7 @@ def planned() -> config.TrainingConfig:
         ),
     )
     edits = [f"mesh.{part.strip()}" for part in _MESH.value.split(",") if part.strip()]
-    return config.edit(cfg, [*edits, *_SET.value])
+    return cfg.edited([*edits, *_SET.value])
 
 
 def _presets() -> dict[str, Callable[[], config.ModelConfig]]:
@@ -78,17 +81,35 @@ def main(argv: list[str]) -> None:
             paths.expect_folder(out, "--out")
         cfg, chip = planned(), plan.chips.of_topology(topology)
         device = choices.Device(plan.chips.platform(topology), chip.hbm_bytes)
-        step = step_config(cfg, NextToken(), device, plan.chips.num_devices(topology))
-        found = plan.make_plan(cfg.name, step, cfg.mesh, topology)
+        num_devices = plan.chips.num_devices(topology)
+        steps: dict[StepConfig, list[str]] = {}
+        for stage in cfg.in_stages():
+            rates = cfg.rate_segments()
+            step = step_config(stage.config, NextToken(), device, num_devices, rates)
+            steps.setdefault(step, []).append(stage.name)
+        found = {
+            _name(cfg.name, names): plan.make_plan(_name(cfg.name, names), step, cfg.mesh, topology)
+            for step, names in steps.items()
+        }
     except (UserError, OSError) as error:
         print(f"kanana_jax.plan: {error}", file=sys.stderr)
         sys.exit(2)
-    print(picture.table(found))
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        derived = {"total_bytes": found.total_bytes, "fits": found.fits, "mfu": found.mfu_bound}
-        (out / "plan.json").write_text(json.dumps(dataclasses.asdict(found) | derived, indent=2))
-        picture.draw(found, out / "memory.png")
+    for name, one in found.items():
+        print(picture.table(one))
+        if out is not None:
+            _write(one, out if len(found) == 1 else out / name)
+
+
+def _name(name: str, stages: list[str]) -> str:
+    """Of a plan: the model's, with the stages that it is for."""
+    return "-".join([name, *filter(None, stages)])
+
+
+def _write(found: plan.Plan, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    derived = {"total_bytes": found.total_bytes, "fits": found.fits, "mfu": found.mfu_bound}
+    (out / "plan.json").write_text(json.dumps(dataclasses.asdict(found) | derived, indent=2))
+    picture.draw(found, out / "memory.png")
 
 
 if __name__ == "__main__":

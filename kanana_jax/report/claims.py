@@ -107,6 +107,18 @@ def compared(question: str, comparisons: Sequence[tuple[str, Comparison]]) -> Cl
     return Claim(question, holds, answer[0].upper() + answer[1:], details)
 
 
+def better(question: str, one: Comparison) -> Claim:
+    """Whether something is better, as far as the seeds tell; as good is not enough."""
+    if one.outcome == "not measured":
+        return Claim(question, None, "Not measured.", one.words)
+    answer = f"{one.outcome}.".capitalize()
+    holds = {"better": True, "equal": False, "worse": False}.get(one.outcome)
+    if one.num_seeds < statistics.MIN_SEEDS:
+        holds = None
+        answer += f" This says what happened in {seeds(one.num_seeds)}."
+    return Claim(question, holds, answer, one.words)
+
+
 def _closed(name: str) -> str:
     """A name for a list, whose own commas are not those of the list."""
     return f"({name})" if "," in name else name

@@ -20,11 +20,13 @@ def write(
     path: str | os.PathLike,
     *,
     curves: Sequence[Picture],
+    verdict: tuple[str, Sequence[Claim]] | None = None,
 ) -> str:
     """Writes report.html to `path` and PNG files beside it; returns its words for a terminal.
 
     `about` is the record of how the runs were made, see `page`. The runs may be any part of the
-    comparison.
+    comparison. `verdict` is the headline and the claims of an experiment that judges them itself;
+    without it each arm is set against the first.
     """
     if not runs:
         raise ValueError("a report needs at least one finished run, got none")
@@ -32,7 +34,7 @@ def write(
     table = tables.table(cells, tables.loss_columns(runs))
     numbers = tables.table(cells, tables.value_columns(runs))
     colors = canvas.look(runs).colors
-    found, first_words = judge(runs, cells), headline(cells)
+    first_words, found = verdict or (headline(cells), judge(runs, cells))
     page.write(
         Path(path),
         about=about,

@@ -89,7 +89,10 @@ def draw_row(
 ) -> None:
     """Draws one metric, each place of the runs into its own panel."""
     for panel, place in zip(panels, results.places(runs), strict=True):
-        draw_panel(row, panel, results.select(runs, place=place), look, window)
+        here = results.select(runs, place=place)
+        draw_panel(row, panel, here, look, window)
+        for step, color in switches(here, look):
+            panel.axvline(step, color=color, linewidth=0.9, linestyle=":", zorder=1)
         for reference in row.references:
             for height in reference.heights(runs):
                 panel.axhline(height, zorder=1.5, **REFERENCE_STYLE)
@@ -122,6 +125,19 @@ def draw_panel(row: Row, panel: "Axes", runs: Sequence[Run], look: Look, window:
                     last.steps_N[-1], last.values_N[-1], color=color, marker="x", markersize=8,
                     markeredgewidth=2.2, linestyle="", zorder=8,
                 )  # fmt: skip
+
+
+def switches(runs: Sequence[Run], look: Look) -> list[tuple[float, str]]:
+    """Where stages begin, in the colour of the arm whose stages they are, or in ink of several."""
+    arms_at: dict[float, set[str]] = {}
+    for run in runs:
+        stage = run.series("stage")
+        for step in stage.steps_N[1:][np.diff(stage.values_N) > 0]:
+            arms_at.setdefault(step - 0.5, set()).add(run.arm)
+    return [
+        (step, look.colors[min(arms)] if len(arms) == 1 else canvas.INK)
+        for step, arms in sorted(arms_at.items())
+    ]
 
 
 def picked(row: Row, run: Run, window: int) -> Series:

@@ -108,4 +108,16 @@ def run_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     facts = [("Runs", f"{len(runs)} of {max(run.steps for run in runs)} steps")]
     if seconds:
         facts.append(("Time", f"{progress.duration(sum(seconds))} for all runs"))
-    return facts
+    return facts + _stage_facts(runs)
+
+
+def _stage_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The stages of each arm that has some; curves have a dotted line where one begins."""
+    lines = {
+        ", then ".join(f"{one['name']} ({one['tokens']:,} tokens)" for one in stages): run.arm
+        for run in runs
+        if (stages := run.config.get("stages"))
+    }
+    if len(lines) == 1:
+        return [("Stages", next(iter(lines)))]
+    return [(f"Stages of {arm}", line) for line, arm in lines.items()]

@@ -27,14 +27,17 @@ class Comparison:
     num_seeds: int = 0
 
 
-def compare(runs: Sequence[Run], others: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[Run], others: Sequence[Run], source: str = "") -> Comparison:
     """Sets the seeds of one cell against those of others; the least favourable outcome counts.
 
-    A cell of which any seed diverged loses to one of which none did.
+    By the loss on all held-out text, or on that of one source, which is named by its label. A cell
+    of which any seed diverged loses to one of which none did.
     """
     if not runs:
         return Comparison("not measured", ("not run",))
-    found = [_compare(runs, results.select(others, arm=arm)) for arm in results.arms(others)]
+    found = [
+        _compare(runs, results.select(others, arm=arm), source) for arm in results.arms(others)
+    ]
     measured = [one for one in found if one.outcome != "not measured"]
     order: tuple[Outcome, ...] = ("better", "equal", "not resolved", "worse")
     outcome: Outcome = "not measured"
@@ -48,12 +51,13 @@ def compare(runs: Sequence[Run], others: Sequence[Run]) -> Comparison:
     )
 
 
-def by_seed(runs: Sequence[Run]) -> statistics.BySeed:
+def by_seed(runs: Sequence[Run], source: str = "") -> statistics.BySeed:
     """The held-out losses of a cell; raises UnpairedError where a run recorded none."""
-    missing = [run.directory.name for run in runs if run.heldout is None]
+    found = [(run, run.heldout_of(source)) for run in runs]
+    missing = [run.directory.name for run, heldout in found if heldout is None]
     if missing:
         raise statistics.UnpairedError(f"no losses by sequence in {', '.join(missing)}")
-    return {run.seed: run.heldout for run in runs if run.heldout is not None}
+    return {run.seed: heldout for run, heldout in found if heldout is not None}
 
 
 def described(difference: statistics.Difference) -> str:
@@ -64,7 +68,7 @@ def described(difference: statistics.Difference) -> str:
     )
 
 
-def _compare(runs: Sequence[Run], others: Sequence[Run]) -> Comparison:
+def _compare(runs: Sequence[Run], others: Sequence[Run], source: str) -> Comparison:
     name = others[0].arm
     died, other_died = any(run.diverged for run in runs), any(run.diverged for run in others)
     num_seeds = min(len(runs), len(others))
@@ -75,7 +79,7 @@ def _compare(runs: Sequence[Run], others: Sequence[Run]) -> Comparison:
     if other_died:
         return Comparison("better", (f"{name} diverged and it did not",), num_seeds)
     try:
-        found = statistics.difference(by_seed(runs), by_seed(others))
+        found = statistics.difference(by_seed(runs, source), by_seed(others, source))
     except statistics.UnpairedError as error:
         return Comparison("not measured", (f"against {name}: {error}",))
     words = f"against {name}: {described(found)}"

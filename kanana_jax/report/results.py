@@ -51,7 +51,12 @@ class Run:
     @cached_property
     def heldout(self) -> statistics.Heldout | None:
         """The loss of every held-out sequence at the end, None where it was not recorded."""
-        nats, num_bytes = self.series("heldout_nats"), self.series("heldout_bytes")
+        return self.heldout_of("")
+
+    def heldout_of(self, source: str) -> statistics.Heldout | None:
+        """The same of one source, by its label."""
+        suffix = f"_{source}" if source else ""
+        nats, num_bytes = (self.series(f"heldout_{what}{suffix}") for what in ("nats", "bytes"))
         if self.diverged or not len(nats.steps_N):
             return None
         text = self.values.get("heldout_text") or ""
