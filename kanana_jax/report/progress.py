@@ -89,14 +89,14 @@ class Sweep:
             later_runs=self.num_runs - index,
         )
 
-    def advance(self, amount: float) -> None:
+    def advance(self, amount: int) -> None:
         """So much more is done, in tokens or steps."""
         if self._started_s is None:  # what came before was mostly compilation
             self._started_s = self.clock()
         else:
             self._done += amount
 
-    def remaining_s(self, amount: float) -> float:
+    def remaining_s(self, amount: int) -> float:
         """Time for so much more at the pace since the first report; NaN until the second."""
         if self._started_s is None or not self._done:
             return math.nan
