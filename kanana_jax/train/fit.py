@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 from jax.sharding import Mesh
 
-from kanana_jax import config, model, parallel
+from kanana_jax import config, model, optim, parallel
 from kanana_jax.batch import Batch
 from kanana_jax.train import state
 from kanana_jax.train import step as step_lib
@@ -50,7 +50,11 @@ class Folder(Protocol):
 
 
 class Evaluator(NamedTuple):
-    """A measurement of the weights. Arrays among what it gives are kept of the last step only."""
+    """A measurement of the weights. Arrays among what it gives are kept of the last step only.
+
+    What it gives as `x` with the error `x_stderr` is `x_average` and `x_average_stderr` of the
+    averaged weights, where there are some.
+    """
 
     name: str
     every: int  # steps; the last step is always due
@@ -183,8 +187,23 @@ def _evaluate(run: Run, current: state.TrainState, number: int, clock: Any) -> d
     with clock.spent("evaluating"):
         for one in due:
             found |= one.measure(current.weights)
+            if run.train.average.every_tokens:
+                of_average = one.measure(averaged(current))
+                found |= {_average_name(k): x for k, x in of_average.items() if not _is_array(x)}
     # Arrays are as long as the data that they are of; comparisons need those of the end.
     return {name: x for name, x in found.items() if number == last or not _is_array(x)}
+
+
+def averaged(current: state.TrainState) -> model.Weights:
+    """The average of the parameters, with the buffers of the newest: no gradient moves those."""
+    params = current.weights.params
+    return current.weights._replace(params=optim.averaged_params(current.opt_state, params))
+
+
+def _average_name(name: str) -> str:
+    """What a number is called that was measured on the average."""
+    stem = name.removesuffix("_stderr")
+    return f"{stem}_average{name[len(stem) :]}"
 
 
 def _is_array(x: Any) -> bool:
