@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -138,12 +139,17 @@ def write(directory: Path, what: Description, weights: Any) -> None:
 
 def streamed(x: Any) -> Streamed:
     """An array, layer by layer."""
-    if not x.size:
-        return Streamed(x.shape, x.dtype, x.shape, lambda: ())
-    if x.ndim < 3:
-        return Streamed(x.shape, x.dtype, x.shape, lambda: (((), np.asarray(x)),))
-    parts = lambda: (((i,), np.asarray(x[i])) for i in range(len(x)))  # noqa: E731
-    return Streamed(x.shape, x.dtype, x.shape[1:], parts)
+    return loaded(x, lambda: x)
+
+
+def loaded(like: Any, load: Callable[[], Any]) -> Streamed:
+    """An array with the shape and dtype of `like`, loaded when it is written, layer by layer."""
+    if not math.prod(like.shape):
+        return Streamed(like.shape, like.dtype, like.shape, lambda: ())
+    if len(like.shape) < 3:
+        return Streamed(like.shape, like.dtype, like.shape, lambda: (((), np.asarray(load())),))
+    parts = lambda: (((i,), np.asarray(part)) for i, part in enumerate(load()))  # noqa: E731
+    return Streamed(like.shape, like.dtype, like.shape[1:], parts)
 
 
 def read_description(directory: Path) -> Description:
@@ -246,9 +252,16 @@ def restore(directory: Path, like: model.Weights) -> model.Weights:
         return _from_stored(checkpointer.restore(weights, wanted))
 
 
+def tokenizer_files(directory: Path) -> list[Path]:
+    """Those that a folder has, below it."""
+    return [
+        path.relative_to(directory)
+        for pattern in _TOKENIZER_FILES
+        for path in filter(Path.is_file, sorted(directory.glob(pattern)))
+    ]
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
-    for pattern in _TOKENIZER_FILES:
-        for path in filter(Path.is_file, source.glob(pattern)):
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, copy)
+    for path in tokenizer_files(source):
+        (target / path).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / path, target / path)
