@@ -120,11 +120,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {_PROGRAM}", allow_abbrev=False)
     parser.add_argument("--from-hf", help="Hugging Face folder to import")
     parser.add_argument("--from-run", help="folder of a training run")
-    parser.add_argument("--average", action="store_const", const=True, help="of its weights")
+    parser.add_argument(
+        "--average", action="store_const", const=True, help="take the average of its weights"
+    )
     parser.add_argument("--merge", nargs="+", help="folders of models, converted or Hugging Face")
     parser.add_argument("--merge-run", help="folder of a training run")
     parser.add_argument("--last", type=int, help="how many of its newest checkpoints to merge")
-    parser.add_argument("--weights", type=_numbers, help="of a merge, e.g. 1,1,2; default: equal")
+    parser.add_argument(
+        "--weights", type=_numbers, help="of its models, e.g. 1,1,2; default: equal"
+    )
     parser.add_argument("--to", help="new folder for the model")
     parser.add_argument("--from", dest="native", help="folder to export")
     parser.add_argument("--to-hf", help="new Hugging Face folder")
