@@ -1,4 +1,4 @@
-"""Peak host memory of a round trip: writes a random model of about 1.5 GB, converts it both ways.
+"""Peak host memory of conversions: a random model of about 1.5 GB both ways, and a mean of three.
 
     python -m benchmarks.convert_memory --shard-mib=400
 
@@ -20,7 +20,7 @@ from kanana_jax.model import presets
 from kanana_jax.weights import hf_config, hf_files, hf_names
 
 _RUN = (
-    "import re; from pathlib import Path; from kanana_jax.weights import hf; {call}; "
+    "import re; from pathlib import Path; from kanana_jax.weights import hf, merge; {call}; "
     "print(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1])"
 )
 
@@ -69,6 +69,8 @@ def main() -> None:
             f"hf.import_directory(Path({str(folder / 'hf')!r}), Path({str(folder / 'native')!r}))",
             f"hf.export_directory(Path({str(folder / 'native')!r}), "
             f"Path({str(folder / 'back')!r}), shard_bytes={shard_bytes})",
+            f"merge.merge_folders([Path({str(folder / 'native')!r})] * 3, "
+            f"Path({str(folder / 'mean')!r}))",
         ):
             peak = peak_mib(call)
             over = (peak - start) / (largest / 2**20)

@@ -2,13 +2,19 @@
 
     --from-hf=DIR  --to=DIR       a DeepseekV3ForCausalLM becomes a model folder
     --from=DIR     --to-hf=DIR    and back
-    --from-run=DIR --to=DIR       the newest checkpoint of a training run becomes a model folder
+    --from-run=DIR --to=DIR       the newest checkpoint of a training run becomes a model folder;
+                                  with --average the average of its weights does
+    --merge DIR DIR... --to=DIR   the mean of models of one shape and tokenizer
+    --merge-run=DIR --last=K --to=DIR    the mean of the K newest checkpoints of a training run
 
-A model folder is what training starts from and what `kanana_jax.generate` loads. Exit code 2: the
-files cannot be used, and nothing was written. 4: the disk takes nothing.
+--weights=0.2,0.3,0.5 weighs the models of a mean, checkpoints from the oldest on. A model folder is
+what training starts from and what `kanana_jax.generate` loads. Exit code 2: the files cannot be
+used, and nothing was written. 4: the disk takes nothing.
 """
 
 import argparse
+from collections.abc import Callable
+from typing import NamedTuple
 
 from kanana_jax import errors, extras
 from kanana_jax.config import paths
@@ -18,13 +24,13 @@ with extras.needed("train"):
     from absl import logging
 
     from kanana_jax.checkpoint import CheckpointError
-    from kanana_jax.weights import hf, run_folder
+    from kanana_jax.weights import hf, merge, run_folder
 
 _PROGRAM = "kanana_jax.convert"
 
 
 def main(argv: list[str] | None = None) -> None:
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what streaming leaves out
+    logging.set_verbosity(logging.ERROR)  # only our own lines are for the user
     arguments = _parser().parse_args(argv)
     try:
         with errors.reported(_PROGRAM):
@@ -34,51 +40,96 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    for name, flag in _FOLDERS.items():
-        if getattr(arguments, name) is not None:
-            folder = paths.local(getattr(arguments, name), flag)
-            setattr(arguments, name, folder)
-            if name in ("to", "to_hf"):
-                paths.expect_folder(folder, flag)
     given = {name for name, value in vars(arguments).items() if value is not None}
-    with tqdm.tqdm(unit="B", unit_scale=True, disable=None) as bar:
-        if {"from_hf", "to"} <= given <= {"from_hf", "to", "dtype"}:
-            left_out = hf.import_directory(
-                arguments.from_hf, arguments.to, dtype=arguments.dtype, on_tensor=bar.update
-            )
-            if left_out:
-                bar.write(f"left out {len(left_out)} tensors of extra predictor layers")
-        elif {"native", "to_hf"} <= given and not given & {"from_hf", "to", "from_run"}:
-            hf.export_directory(
-                arguments.native,
-                arguments.to_hf,
-                dtype=arguments.dtype,
-                max_position_embeddings=arguments.max_position_embeddings,
-                on_tensor=bar.update,
-            )
-        elif given == {"from_run", "to"}:
-            run_folder.import_run(arguments.from_run, arguments.to)
-        else:
-            raise CheckpointError(
-                "expected --from-hf and --to, --from and --to-hf, or --from-run and --to; --dtype "
-                "and --max-position-embeddings are of the Hugging Face side"
-            )
+    for name in given & {"from_hf", "from_run", "native", "merge_run", "to", "to_hf"}:
+        setattr(arguments, name, paths.local(getattr(arguments, name), _flag(name)))
+    for name in given & {"to", "to_hf"}:
+        paths.expect_folder(getattr(arguments, name), _flag(name))
+    for way in _WAYS:
+        if {*way.needed} <= given <= {*way.needed, *way.optional}:
+            with tqdm.tqdm(unit="B", unit_scale=True, disable=None) as bar:
+                return way.convert(arguments, bar)
+    got = " ".join(map(_flag, sorted(given))) or "none"
+    raise CheckpointError(f"expected the flags {', or '.join(map(_words, _WAYS))}; got {got}")
 
 
-_FOLDERS = {
-    "from_hf": "--from-hf",
-    "from_run": "--from-run",
-    "to": "--to",
-    "native": "--from",
-    "to_hf": "--to-hf",
-}
+def _from_hf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    left_out = hf.import_directory(
+        arguments.from_hf, arguments.to, dtype=arguments.dtype, on_tensor=bar.update
+    )
+    if left_out:
+        bar.write(f"left out {len(left_out)} tensors of extra predictor layers")
+
+
+def _to_hf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    hf.export_directory(
+        arguments.native,
+        arguments.to_hf,
+        dtype=arguments.dtype,
+        max_position_embeddings=arguments.max_position_embeddings,
+        on_tensor=bar.update,
+    )
+
+
+def _from_run(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    run_folder.import_run(arguments.from_run, arguments.to, is_average=bool(arguments.average))
+
+
+def _merge(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    merge.merge_folders(
+        [paths.local(one, "--merge") for one in arguments.merge],
+        arguments.to,
+        weights=arguments.weights,
+        dtype=arguments.dtype,
+        on_part=bar.update,
+    )
+
+
+def _merge_run(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    merge.merge_run(
+        arguments.merge_run, arguments.to, last=arguments.last, weights=arguments.weights
+    )
+
+
+class _Way(NamedTuple):
+    """Flags by the names that arguments have, and what is done with them."""
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...]
+    convert: Callable[[argparse.Namespace, tqdm.tqdm], None]
+
+
+_WAYS = (
+    _Way(("from_hf", "to"), ("dtype",), _from_hf),
+    _Way(("native", "to_hf"), ("dtype", "max_position_embeddings"), _to_hf),
+    _Way(("from_run", "to"), ("average",), _from_run),
+    _Way(("merge", "to"), ("weights", "dtype"), _merge),
+    _Way(("merge_run", "last", "to"), ("weights",), _merge_run),
+)
+
+
+def _flag(name: str) -> str:
+    return "--from" if name == "native" else f"--{name.replace('_', '-')}"
+
+
+def _words(way: _Way) -> str:
+    return " ".join([*map(_flag, way.needed), *(f"[{_flag(name)}]" for name in way.optional)])
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {_PROGRAM}", allow_abbrev=False)
     parser.add_argument("--from-hf", help="Hugging Face folder to import")
     parser.add_argument("--from-run", help="folder of a training run")
-    parser.add_argument("--to", help="new folder for the imported model")
+    parser.add_argument(
+        "--average", action="store_const", const=True, help="take the average of its weights"
+    )
+    parser.add_argument("--merge", nargs="+", help="folders of models, converted or Hugging Face")
+    parser.add_argument("--merge-run", help="folder of a training run")
+    parser.add_argument("--last", type=int, help="how many of its newest checkpoints to merge")
+    parser.add_argument(
+        "--weights", type=_numbers, help="of its models, e.g. 1,1,2; default: equal"
+    )
+    parser.add_argument("--to", help="new folder for the model")
     parser.add_argument("--from", dest="native", help="folder to export")
     parser.add_argument("--to-hf", help="new Hugging Face folder")
     parser.add_argument("--dtype", choices=hf.DTYPES, help="of the weights; default: as they are")
@@ -86,6 +137,15 @@ def _parser() -> argparse.ArgumentParser:
         "--max-position-embeddings", type=int, help="longest context, where it is not known"
     )
     return parser
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(one) for one in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers with commas between them, got {text!r}"
+        ) from None
 
 
 if __name__ == "__main__":

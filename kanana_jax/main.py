@@ -34,6 +34,7 @@ with extras.needed("train"):
     from kanana_jax import parallel, workdir
     from kanana_jax.jobs import pretrain
     from kanana_jax.model import presets
+    from kanana_jax.workdir import clock
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment", None, "A module of experiments/, a .py file, or a dotted module name."
@@ -181,7 +182,8 @@ def _run(argv: list[str]) -> None:
     folder = f"runs/{cfg.name}" if _WORKDIR.value is None else _WORKDIR.value
     folder = paths.workdir(folder)
     parallel.join(os.environ)
-    module.run(cfg, folder)
+    with clock.counting(earlier_s=clock.process_age_s()):
+        module.run(cfg, folder)
 
 
 def _parse(argv: list[str]) -> list[str]:

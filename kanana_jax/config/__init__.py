@@ -14,10 +14,17 @@ from kanana_jax.config.mesh import BATCH_AXES, MeshConfig
 from kanana_jax.config.model import ModelConfig, YarnConfig
 from kanana_jax.config.optimizer import OptimizerConfig, ScheduleConfig
 from kanana_jax.config.stages import RateSegment, StageConfig, StagedConfig
-from kanana_jax.config.train import GuardConfig, ProfileConfig, ResumeConfig, TrainConfig
+from kanana_jax.config.train import (
+    AverageConfig,
+    GuardConfig,
+    ProfileConfig,
+    ResumeConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "BATCH_AXES",
+    "AverageConfig",
     "ConfigError",
     "DataConfig",
     "ExecutionConfig",

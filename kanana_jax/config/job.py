@@ -46,6 +46,7 @@ class TrainingConfig:
         fields.check(self, "")
         self._check_batch()
         self._check_schedule()
+        self._check_average()
 
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits applied; raises ConfigError."""
@@ -102,6 +103,15 @@ class TrainingConfig:
             "data.batch_size / execution.accumulation_steps x data.seq_len x num_experts_per_token",
             *(batch_size // num_micro, self.data.seq_len, max(self.model.num_experts_per_token, 1)),
         )
+
+    def _check_average(self):
+        every_tokens = self.train.average.every_tokens
+        of_a_step = self.data.batch_size * self.data.seq_len
+        if 0 < every_tokens < of_a_step:
+            raise ConfigError(
+                "train.average.every_tokens must be 0, for no average, or at least the tokens of a "
+                f"step, data.batch_size x data.seq_len = {of_a_step}; got {every_tokens}"
+            )
 
     def _check_schedule(self):
         schedule, last = self.optimizer.schedule, self.train.num_steps

@@ -7,7 +7,22 @@ from typing import Annotated
 from kanana_jax.config import fields
 from kanana_jax.config.fields import ConfigError, shown
 from kanana_jax.config.paths import Location
-from kanana_jax.config.ranges import Count, CountOrZero, Factor, LossWeight, Range, Seed
+from kanana_jax.config.ranges import Count, CountOrZero, Decay, Factor, LossWeight, Range, Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageConfig:
+    """A moving average of the weights, on which evaluators measure too: A <- d A + (1 - d) W.
+
+    It begins as the weights before the first step, of which d^k is left after k averagings. The
+    source (arXiv:2608.20061, sec. 2.2) averages every 2 B tokens, at a constant learning rate.
+    """
+
+    every_tokens: CountOrZero = 0  # 0: no average is kept
+    decay: Decay = 0.6  # d
+
+    def __post_init__(self):
+        fields.check(self, "train.average")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +43,7 @@ class TrainConfig:
     eval_interval_steps: Count = 100
     eval_batches: Count = 8
     diagnostics_interval_steps: Count = 20  # spectral norms and orthogonality error
+    average: AverageConfig = AverageConfig()
     checkpoint_interval_steps: Count = 100
     keep_checkpoints: Count = 2
     # A folder, gs://bucket/prefix or s3://...; empty: the run's folder.

@@ -9,7 +9,7 @@ import numpy as np
 
 from kanana_jax.report import tables
 from kanana_jax.report.canvas import Picture
-from kanana_jax.report.curves import Curve, Reference, Row
+from kanana_jax.report.curves import Beside, Curve, Reference, Row
 from kanana_jax.report.heatmaps import Map
 from kanana_jax.report.results import Run
 from kanana_jax.report.tables import Cell, Column
@@ -36,7 +36,7 @@ HELDOUT_BPB = Curve(
     title="Held-out bits per byte",
     reading="Loss on text kept out of training, in bits per byte of that text; lower is better.",
     rows=(Row(key="heldout_bpb", label="held-out bits per byte", is_marked=True,
-              fits_trained=True),),
+              fits_trained=True, beside=Beside("heldout_bpb_average", "averaged weights")),),
 )  # fmt: skip
 
 MAX_LOGIT_ROW = Row(

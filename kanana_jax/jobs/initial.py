@@ -5,21 +5,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import optax
-
 from kanana_jax import checkpoint, config, model
 from kanana_jax.train import optimizers, state
 from kanana_jax.weights import native
 from kanana_jax.workdir import events
 
 
-def of_seed[Config: config.TrainingConfig](cfg: Config) -> Config:
-    """`cfg` with its seed in the folders that it starts from."""
+def of_seed(train: config.TrainConfig) -> config.TrainConfig:
+    """`train` with its seed in the folders that it starts from."""
     names = ("init_from", "optimizer_from")
-    folders = {
-        name: getattr(cfg.train, name).replace("{seed}", str(cfg.train.seed)) for name in names
-    }
-    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, **folders))
+    folders = {name: getattr(train, name).replace("{seed}", str(train.seed)) for name in names}
+    return dataclasses.replace(train, **folders)
 
 
 def with_shape[Config: config.TrainingConfig](cfg: Config) -> Config:
@@ -29,7 +25,7 @@ def with_shape[Config: config.TrainingConfig](cfg: Config) -> Config:
     """
     if not cfg.train.init_from:
         return cfg
-    shape = native.read_description(Path(of_seed(cfg).train.init_from)).cfg
+    shape = native.read_description(Path(of_seed(cfg.train).init_from)).cfg
     yarn = cfg.model.yarn or shape.yarn
     return dataclasses.replace(cfg, model=dataclasses.replace(shape, yarn=yarn))
 
@@ -52,7 +48,7 @@ def restore(init_from: str, like: model.Weights) -> model.Weights:
     return native.restore(Path(init_from), like)
 
 
-def optimizer_state(run: Path, like: state.TrainState) -> optax.OptState:
+def optimizer_state(run: Path, like: state.TrainState) -> Any:
     """That of the newest checkpoint of a run, laid out as in `like`, its rate at the first step.
 
     Raises CheckpointError where the run has none, or one of another optimizer or model.

@@ -20,22 +20,20 @@ that start from it. The report of the working directory has what every evaluator
 of every stage. On a command line chat.train.num_steps=50 edits a stage.
 """
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
-
-from absl import logging
 
 from kanana_jax import config, parallel
 from kanana_jax.config import TrainingConfig, fields
 from kanana_jax.config.fields import ConfigError, shown
 from kanana_jax.config.paths import folder_name
 from kanana_jax.jobs import initial, sweep
-from kanana_jax.report import results, stages
+from kanana_jax.report import results
+from kanana_jax.report import stages as of_stages
 from kanana_jax.weights import run_folder
 from kanana_jax.workdir import Run, provenance, run_record
 
@@ -161,7 +159,7 @@ def _expect_same_seeds(stage: Stage, start: Stage) -> None:
 
 
 def of(
-    runs: Mapping[str, RunStage], write_report: WriteReport = stages.write
+    runs: Mapping[str, RunStage], write_report: WriteReport = of_stages.write
 ) -> Callable[[Pipeline, Path], None]:
     """run(pipeline, workdir); `runs` has the job's function for every stage by name.
 
@@ -172,15 +170,17 @@ def of(
         missing = [stage.name for stage in pipeline.stages if stage.name not in runs]
         if missing:
             raise ConfigError(f"no job is given for {config.some(missing)}; pipeline.of names it")
-        parallel.together(lambda: _check(pipeline, workdir))
+        parallel.together(lambda: _check(pipeline.stages, workdir))
         for stage in pipeline.stages:
             folder = workdir / stage.name
             if parallel.everyones(_is_finished(stage, folder))[0]:
                 continue
-            runs[stage.name](_started(stage, pipeline, workdir), folder)
+            runs[stage.name](_started(stage, pipeline.stages, workdir), folder)
             parallel.on_first(lambda stage=stage, folder=folder: _keep_models(stage, folder))
         if parallel.is_first():
-            print(_report(pipeline, workdir, write_report))
+            about = provenance.load(workdir / pipeline.stages[-1].name)
+            about["config"] = json.loads(config.to_json(pipeline))
+            print(_report(pipeline.stages, workdir, about, write_report))
 
     return run
 
@@ -191,10 +191,10 @@ def _is_finished(stage: Stage, folder: Path) -> bool:
     return are_done and all(one.exists() for one in stage.models(folder))
 
 
-def _check(pipeline: Pipeline, workdir: Path) -> None:
+def _check(stages: Sequence[Stage], workdir: Path) -> None:
     """Raises ConfigError where what is finished is not what the settings ask for."""
     waiting: set[str] = set()
-    for stage in pipeline.stages:
+    for stage in stages:
         folder = workdir / stage.name
         if stage.init_from in waiting and folder.exists():
             raise ConfigError(
@@ -204,7 +204,7 @@ def _check(pipeline: Pipeline, workdir: Path) -> None:
         if not _is_finished(stage, folder):
             waiting.add(stage.name)
             continue
-        started = _started(stage, pipeline, workdir)
+        started = _started(stage, stages, workdir)
         allow = stage.base.resume.allow
         changes = provenance.check(folder, _record(started), allow)
         if changes:
@@ -214,18 +214,19 @@ def _check(pipeline: Pipeline, workdir: Path) -> None:
             )
 
 
-def _record(cfg: TrainingConfig | sweep.Sweep) -> dict[str, Any]:
-    """What config.json of a stage's folder says."""
-    if isinstance(cfg, sweep.Sweep):
-        return json.loads(config.to_json(initial.with_shape(cfg.base))) | sweep.of_sweep(cfg)
-    return json.loads(config.to_json(initial.with_shape(cfg)))
+def _record(started: Any) -> dict[str, Any]:
+    """What config.json of a stage's folder says; `started` is what `_started` gives."""
+    base, axes = started, {}
+    if isinstance(started, sweep.Sweep):
+        base, axes = started.base, started.record
+    return json.loads(config.to_json(initial.with_shape(base))) | axes
 
 
-def _started(stage: Stage, pipeline: Pipeline, workdir: Path) -> Any:
+def _started(stage: Stage, stages: Sequence[Stage], workdir: Path) -> Any:
     """The settings of `stage`, with what it takes from the stage that it starts from."""
     if not stage.init_from:
         return stage.config
-    (start,) = (one for one in pipeline.stages if one.name == stage.init_from)
+    (start,) = (one for one in stages if one.name == stage.init_from)
     folder = workdir / start.name
     model, seed = start.models(folder)[0], "{seed}" if start.seeds else ""
     place = folder / MODEL / f"seed{seed}" if seed else model
@@ -241,33 +242,21 @@ def _started(stage: Stage, pipeline: Pipeline, workdir: Path) -> Any:
 
 def _keep_models(stage: Stage, folder: Path) -> None:
     """Makes model folders of the last checkpoints of a stage's runs."""
-    with _quiet():
-        models = stage.models(folder)
-        for one, model in zip(stage.runs(folder) if models else [], models, strict=True):
-            if not model.exists():
-                model.parent.mkdir(exist_ok=True)
-                run_folder.import_run(one.directory, model)
+    models = stage.models(folder)
+    for one, model in zip(stage.runs(folder) if models else [], models, strict=True):
+        if not model.exists():
+            model.parent.mkdir(exist_ok=True)
+            run_folder.import_run(one.directory, model)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax warns of what streaming leaves out."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def _report(pipeline: Pipeline, workdir: Path, write_report: WriteReport) -> str:
+def _report(
+    stages: Sequence[Stage], workdir: Path, about: dict[str, Any], write_report: WriteReport
+) -> str:
     """Writes report.html of all stages; returns the table and the verdict as text."""
     found = [
-        stages.named(results.load(one.directory), stage.name)
-        for stage in pipeline.stages
+        of_stages.named(results.load(one.directory), stage.name)
+        for stage in stages
         for one in stage.runs(workdir / stage.name)
     ]
-    about = provenance.load(workdir / pipeline.stages[-1].name)
-    about["config"] = json.loads(config.to_json(pipeline))
     path = workdir / "report.html"
     return f"{write_report(found, about, path)}\n\nReport: {path}"

@@ -86,6 +86,12 @@ class Sweep:
     def question(self) -> str:
         return self.base.question
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the record of a comparison has beside the settings of its base."""
+        everything = json.loads(config.to_json(self))
+        return {name: everything[name] for name in ("arms", "axes", "seeds")}
+
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits; refuses settings that arms or axes would silently override.
 
@@ -178,7 +184,8 @@ class Sweep:
         base = self.base
         for path, value in at.items():
             base = _with(base, path, value)
-        cfg = initial.of_seed(_edited_arm(base.with_seed(seed), arm))
+        cfg = _edited_arm(base.with_seed(seed), arm)
+        cfg = dataclasses.replace(cfg, train=initial.of_seed(cfg.train))
         for path in config.edited_paths(arm.edits):
             if path.partition(".")[0] in ("name", "question", "resume"):
                 raise ConfigError(
@@ -235,16 +242,10 @@ def of(job: training.Job, write_report: WriteReport | None = None) -> Callable[[
 
     def run(sweep: Sweep, workdir: Path) -> None:
         runs = plan(sweep, workdir)
-        made = training.Plan(sweep.base, of_sweep(sweep), runs, write_report or write)
+        made = training.Plan(sweep.base, sweep.record, runs, write_report or write)
         training.run_all(job, made, workdir)
 
     return run
-
-
-def of_sweep(sweep: Sweep) -> dict[str, Any]:
-    """What the record of a comparison has beside the settings of its base."""
-    everything = json.loads(config.to_json(sweep))
-    return {name: everything[name] for name in ("arms", "axes", "seeds")}
 
 
 def plan(sweep: Sweep, workdir: Path) -> list[Run]:

@@ -31,6 +31,7 @@ from kanana_jax.workdir import (
     StopRequest,
     Work,
     Workdir,
+    clock,
     events,
     lock,
     opened,
@@ -123,7 +124,8 @@ def of(job: Job) -> Callable[[config.TrainingConfig, Path], None]:
         )
 
     def run(cfg: config.TrainingConfig, workdir: Path) -> None:
-        only = Run({}, initial.of_seed(cfg), workdir / "run")
+        of_seed = dataclasses.replace(cfg, train=initial.of_seed(cfg.train))
+        only = Run({}, of_seed, workdir / "run")
         run_all(job, Plan(cfg, {}, [only], write_report), workdir)
 
     return run
@@ -146,7 +148,7 @@ def run_all(job: Job, plan: Plan, workdir: Path) -> None:
     plan = parallel.together(lambda: _check(plan, workdir))
     if any(one.config.execution.deterministic for one in plan.runs):
         compiling.keep(_cache_dir(plan.base.data, workdir) / "compiled")
-    with signals.stop_request() as stop, _holding_if_several(stop):
+    with clock.counting(), signals.stop_request() as stop, _holding_if_several(stop):
         opened_data = parallel.first_then_others(lambda: _open(job, plan, workdir))
         parallel.together(lambda: _check_tokens(job, opened_data, workdir))
         plan = opened_data.plan

@@ -1,6 +1,6 @@
 """Weights kept beside the parameters: an average, and a float32 master copy.
 
-average   every interval_steps:  A <- decay A + (1 - decay) W       (arXiv:2608.20061, sec. 2.2)
+average   every interval:  A <- decay A + (1 - decay) W       (arXiv:2608.20061, sec. 2.2)
 masters   W_32 <- W_32 + u(W_32)      W = round(W_32)
 """
 
@@ -12,9 +12,11 @@ import optax
 
 from kanana_jax.optim import checks, dtypes
 
+_INT32_MAX = 2**31 - 1
+
 
 class AverageState(NamedTuple):
-    count: jax.Array
+    since_last: jax.Array  # int32, steps or tokens that belong to the interval that has begun
     average: Any  # float32 or wider
 
 
@@ -24,14 +26,24 @@ class MasterState(NamedTuple):
 
 
 def weight_average(
-    decay: float = 0.6, *, interval_steps: int = 1
+    decay: float = 0.6,
+    *,
+    interval_steps: int = 1,
+    interval_tokens: int | None = None,
+    tokens_per_step: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Keep a float32 moving average of the weights, updated every `interval_steps`.
 
+    Or every `interval_tokens`, of which an update has `tokens_per_step`. The state keeps the tokens
+    of the interval that has begun, so `tokens_per_step` may be another one from some step on. An
+    interval may be longer by a part of a step, which the next one is then shorter by.
+
     Goes last in a chain, since it looks at params + updates, and changes no update. The source
-    applies decay 0.6 every 2 B tokens. Read it with `averaged_params`.
+    applies decay 0.6 every 2 B tokens. The average begins as the weights given to `init`: after k
+    averagings decay^k of it is theirs still, 0.6 % after ten of the source's. An update that is not
+    finite is no step: `skip_bad_steps` around this undoes it. Read it with `averaged_params`.
     """
-    checks.count("interval_steps", interval_steps)
+    interval, size = _interval(interval_steps, interval_tokens, tokens_per_step)
 
     def init_fn(params):
         return AverageState(jnp.zeros((), jnp.int32), _wide_copy(params))
@@ -40,17 +52,40 @@ def weight_average(
         del extra_args
         if params is None:
             raise ValueError("weight_average needs params; call update(grads, state, params).")
-        count = jnp.asarray(optax.safe_increment(state.count))
-        weight = jnp.where(count % interval_steps == 0, 1.0 - decay, 0.0)
+        is_step = jnp.isfinite(optax.tree_utils.tree_norm(dtypes.widen_tree(updates)))
+        # Not since_last + size, which int32 may not hold.
+        beyond = state.since_last - (interval - size)
+        is_due = is_step & (beyond >= 0)
+        counted = jnp.where(beyond >= 0, beyond % interval, state.since_last + size)
 
         def moved(average, p, u):
             new = dtypes.widen(jnp.asarray(optax.apply_updates(p, u)))
             # Between intervals the average must stay as it is, bit for bit.
-            return jnp.where(weight > 0.0, average + weight * (new - average), average)
+            return jnp.where(is_due, average + (1.0 - decay) * (new - average), average)
 
-        return updates, AverageState(count, jax.tree.map(moved, state.average, params, updates))
+        return updates, AverageState(
+            since_last=jnp.where(is_step, counted, state.since_last),
+            average=jax.tree.map(moved, state.average, params, updates),
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _interval(
+    interval_steps: int, interval_tokens: int | None, tokens_per_step: int | None
+) -> tuple[int, int]:
+    """An interval, and what one update adds to it, both in steps or in tokens."""
+    checks.count("interval_steps", interval_steps)
+    if interval_tokens is None and tokens_per_step is None:
+        return interval_steps, 1
+    if interval_tokens is None or tokens_per_step is None or interval_steps != 1:
+        raise ValueError(
+            "weight_average needs interval_steps alone, or interval_tokens with tokens_per_step, "
+            f"got {interval_steps=}, {interval_tokens=}, {tokens_per_step=}."
+        )
+    checks.count("tokens_per_step", tokens_per_step)
+    checks.count("interval_tokens", interval_tokens, least=tokens_per_step, most=_INT32_MAX)
+    return interval_tokens, tokens_per_step
 
 
 def averaged_params(opt_state: Any, params: Any) -> Any:

@@ -6,16 +6,17 @@ from typing import Any
 from jax.core import Tracer
 
 
-def count(name: str, value: Any, least: int = 1):
-    """Raise ValueError unless value is a whole number of at least `least`.
+def count(name: str, value: Any, least: int = 1, most: int | None = None):
+    """Raise ValueError unless value is a whole number of at least `least` and at most `most`.
 
     A traced one, as optax.inject_hyperparams makes them, passes: it has no value yet.
     """
     if isinstance(value, Tracer):
         return
     try:
-        is_enough = operator.index(value) >= least
+        number = operator.index(value)
     except TypeError:
-        is_enough = False
-    if not is_enough:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        end = "" if most is None else f" and at most {most}"
+        raise ValueError(f"{name} must be a whole number of at least {least}{end}, got {value!r}.")

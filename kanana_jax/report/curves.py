@@ -4,11 +4,13 @@ A figure has one panel per place and one colour per arm. With several seeds the 
 and the band their range. A run that diverged ends in a cross. Letters: N recorded steps.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from kanana_jax.report import canvas, results
 from kanana_jax.report.canvas import Look, Sketch
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 REFERENCE_STYLE = {"color": "#333333", "linestyle": (0, (4, 2)), "linewidth": 1.1}
+BESIDE_LINE = (0, (2, 1.5))
 
 
 class Reference(NamedTuple):
@@ -31,6 +34,13 @@ class Reference(NamedTuple):
     def heights(self, runs: Sequence[Run]) -> list[float]:
         found = [self.value(run) if callable(self.value) else self.value for run in runs]
         return sorted({height for height in found if height is not None})
+
+
+class Beside(NamedTuple):
+    """A second metric in the panel of the first, dashed, of the runs that recorded it."""
+
+    key: str
+    label: str  # in the legend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +59,7 @@ class Row:
     # the end of diverged runs would leave no room for the differences between arms.
     fits_trained: bool = False
     references: tuple[Reference, ...] = ()
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +91,8 @@ class Curve:
             canvas.title(grid[0, column], look.words(place))
             grid[-1, column].set_xlabel("step", fontsize=9.5, color=canvas.INK)
         references = [one for row in self.rows for one in row.references]
-        canvas.legend(figure, runs, look, handles(references, runs))
+        extra = handles(references, runs) + beside_handles(self.rows, runs)
+        canvas.legend(figure, runs, look, extra)
         return Sketch(self.title, self.reading.replace("{window}", str(window)), figure)
 
 
@@ -93,20 +105,32 @@ def draw_row(
         draw_panel(row, panel, here, look, window)
         for step, color in switches(here, look):
             panel.axvline(step, color=color, linewidth=0.9, linestyle=":", zorder=1)
+        if row.beside is not None:
+            second = dataclasses.replace(row, key=row.beside.key)
+            draw_panel(second, panel, here, look, window, linestyle=BESIDE_LINE)
         for reference in row.references:
             for height in reference.heights(runs):
                 panel.axhline(height, zorder=1.5, **REFERENCE_STYLE)
     if row.is_log:
         log_axis(panels)
     if row.fits_trained:
-        fit_trained(panels[0], runs, row.key)
+        fit_trained(panels[0], runs, row)
     if row.bottom is not None or row.top is not None:
         panels[0].set_ylim(row.bottom, row.top)  # the others share it
 
 
-def draw_panel(row: Row, panel: "Axes", runs: Sequence[Run], look: Look, window: int = 1) -> None:
+def draw_panel(
+    row: Row,
+    panel: "Axes",
+    runs: Sequence[Run],
+    look: Look,
+    window: int = 1,
+    linestyle: Any = "-",
+) -> None:
     """Draws the runs of one place: mean over seeds, their range, a cross at a death."""
-    marked = {"marker": "o", "markersize": 3.5} if row.is_marked else {}
+    line: dict[str, Any] = {"linestyle": linestyle}
+    if row.is_marked:
+        line |= {"marker": "o", "markersize": 3.5}
     for arm in results.arms(runs):
         seeds = results.select(runs, arm=arm)
         steps_N, mean_N, low_N, high_N = canvas.over_seeds(
@@ -115,7 +139,7 @@ def draw_panel(row: Row, panel: "Axes", runs: Sequence[Run], look: Look, window:
         if not len(steps_N):
             continue
         color, width = look.colors[arm], look.line_width(arm)
-        panel.plot(steps_N, mean_N, color=color, linewidth=width, zorder=2 + width, **marked)
+        panel.plot(steps_N, mean_N, color=color, linewidth=width, zorder=2 + width, **line)
         if len(seeds) > 1:
             panel.fill_between(steps_N, low_N, high_N, color=color, alpha=0.18, linewidth=0)
         for run in seeds:
@@ -162,6 +186,18 @@ def handles(references: Sequence[Reference], runs: Sequence[Run]) -> list["Line2
     ]
 
 
+def beside_handles(rows: Sequence[Row], runs: Sequence[Run]) -> list["Line2D"]:
+    """Lines for the legend, of second metrics that a run recorded."""
+    from matplotlib.lines import Line2D
+
+    found = [row.beside for row in rows if row.beside is not None]
+    return [
+        Line2D([], [], label=one.label, color=canvas.INK, linestyle=BESIDE_LINE)
+        for one in found
+        if any(has_finite(run, one.key) for run in runs)
+    ]
+
+
 def log_axis(row: Sequence["Axes"]) -> None:
     """A logarithmic y axis with plain numbers, three to a decade where there is room."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -175,17 +211,27 @@ def log_axis(row: Sequence["Axes"]) -> None:
         panel.yaxis.set_minor_formatter(NullFormatter())
 
 
-def fit_trained(panel: "Axes", runs: Sequence[Run], key: str) -> None:
-    """Fits the y axis to what living runs reach after a twentieth of their steps."""
-    seen = []
+def fit_trained(panel: "Axes", runs: Sequence[Run], row: Row) -> None:
+    """Fits the y axis to what living runs reach after a twentieth of their steps.
+
+    Of a second metric only the low end: it may come from far above.
+    """
+    values = _trained(runs, row.key)
+    if len(values):
+        beside = _trained(runs, row.beside.key) if row.beside is not None else values[:0]
+        low, high = min([*values, *beside]), max(values)
+        margin = 0.04 * max(high - low, 1e-3)
+        panel.set_ylim(low - margin, high + margin)
+
+
+def _trained(runs: Sequence[Run], key: str) -> Float[np.ndarray, "N"]:
+    """The finite values of living runs after a twentieth of their steps."""
+    seen = [np.zeros(0)]
     for run in runs:
         series = run.series(key).finite()
         if not run.diverged and len(series.steps_N):
             seen.append(series.values_N[series.steps_N >= series.steps_N[-1] / 20])
-    if seen:
-        values = np.concatenate(seen)
-        margin = 0.04 * max(np.ptp(values), 1e-3)
-        panel.set_ylim(values.min() - margin, values.max() + margin)
+    return np.concatenate(seen)
 
 
 def positive(series: Series) -> Series:

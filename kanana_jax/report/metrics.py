@@ -206,6 +206,17 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Series]:
     return {key: _series(key, *column, path) for key, column in columns.items()}
 
 
+def read_records(path: str | os.PathLike, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record of `step` and the newest one; {} where there is none."""
+    path, kept, newest = Path(path), "{}", "{}"
+    if path.exists():
+        with path.open() as lines:
+            for line, number in _whole_lines(lines, path, parse=_step):
+                newest = line
+                kept = line if number == step else kept
+    return json.loads(kept), json.loads(newest)
+
+
 def _series(key: str, steps: list[int], values: list[Any], path: Path) -> Series:
     try:
         values_N = np.array(values)

@@ -5,8 +5,8 @@
     accumulation_steps    the fewest micro-batches whose estimated memory fits into the device
 
 The first two are what measured best on an H100 and an H200 with Kanana-2-30B's widths. The third is
-arithmetic: per parameter four float32 numbers (weight, gradient, two moments), and per token and
-layer what the backward pass reads.
+arithmetic: per parameter four float32 numbers (weight, gradient, two moments) and one more for an
+average, and per token and layer what the backward pass reads.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from kanana_jax import config, model
 _FEW_LAYERS = 8  # more take minutes to compile one by one
 _CHUNKS = (16_384, 8192, 4096)  # tokens, largest first
 _LOGIT_BYTES = 6  # float32, and its gradient in 16 bits
-_STATE_BYTES = 16
+_STATE_BYTES, _AVERAGE_BYTES = 16, 4
 _USABLE = 0.9  # of the memory
 
 
@@ -43,6 +43,8 @@ def chosen(
     seq_len: int,
     sizes: Mapping[str, int],
     device: Device,
+    *,
+    keeps_average: bool = False,
 ) -> config.ExecutionConfig:
     """`execution` with numbers and truth values in place of "auto"; `sizes` are the mesh's."""
     fitting = _fill(
@@ -56,7 +58,8 @@ def chosen(
     counts = [count for count in range(1, rows + 1) if rows % count == 0]
     if device.memory_bytes is None:
         return _fill(fitting, accumulation_steps=1)
-    free = _USABLE * device.memory_bytes - _state_bytes(shape, sizes) - _head_bytes(fitting, shape)
+    kept = _state_bytes(shape, sizes, keeps_average) + _head_bytes(fitting, shape)
+    free = _USABLE * device.memory_bytes - kept
     per_row = _token_bytes(fitting, shape) * seq_len / (sizes["context"] * sizes["tensor"])
     fits = [count for count in counts if per_row * rows / count <= free]
     return _fill(fitting, accumulation_steps=min(fits, default=rows))
@@ -75,10 +78,10 @@ def _chunk_tokens(shape: config.ModelConfig, device: Device) -> int:
     return max(fits, default=_CHUNKS[-1])
 
 
-def _state_bytes(shape: config.ModelConfig, sizes: Mapping[str, int]) -> float:
+def _state_bytes(shape: config.ModelConfig, sizes: Mapping[str, int], keeps_average: bool) -> float:
     num_params, _ = model.num_params(shape)
     devices = math.prod(sizes[axis] for axis in ("fsdp", "expert", "tensor"))
-    return _STATE_BYTES * num_params / devices
+    return (_STATE_BYTES + keeps_average * _AVERAGE_BYTES) * num_params / devices
 
 
 def _head_bytes(execution: config.ExecutionConfig, shape: config.ModelConfig) -> float:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 from jax.sharding import Mesh
 
-from kanana_jax import config, model, parallel
+from kanana_jax import config, model, optim, parallel
 from kanana_jax.batch import Batch
 from kanana_jax.train import state
 from kanana_jax.train import step as step_lib
@@ -51,7 +51,11 @@ class Folder(Protocol):
 
 
 class Evaluator(NamedTuple):
-    """A measurement of the weights. Of arrays only those at the end of a stage are kept."""
+    """A measurement of the weights. Of arrays only those at the end of a stage are kept.
+
+    What it gives as `x` with the error `x_stderr` is `x_average` and `x_average_stderr` of the
+    averaged weights, where there are some.
+    """
 
     name: str
     every: int  # steps; the last step of the run and of a stage is always due
@@ -180,7 +184,8 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
         if _is_due(number, run.train.diagnostics_interval_steps, last):
             entry |= stage.steps.diagnose(current.weights.params, current.opt_state)
         is_end = number == last or due == stage.last_batch
-        entry |= _evaluate(stage.evaluators, current, number, is_end, clock)
+        due_now = [one for one in stage.evaluators if is_end or number % one.every == 0]
+        entry |= _evaluate(due_now, current, is_end, clock, run.train.average.every_tokens > 0)
         workdir.record(number, entry)
         is_stopping = asked_to_stop(workdir.is_asked_to_stop()) and number < last
         if is_stopping or _is_due(number, run.train.checkpoint_interval_steps, last):
@@ -193,14 +198,13 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
 
 
 def _evaluate(
-    evaluators: Sequence[Evaluator],
+    due: Sequence[Evaluator],
     current: state.TrainState,
-    number: int,
     is_end: bool,
     clock: Any,
+    has_average: bool,
 ) -> dict[str, Any]:
-    """What the evaluators that are due measure: all of them at the end of the run or of a stage."""
-    due = [one for one in evaluators if is_end or number % one.every == 0]
+    """What the evaluators that are due measure."""
     if not due:
         return {}
     jax.block_until_ready(current.step)  # what is still being trained is not evaluation
@@ -208,8 +212,23 @@ def _evaluate(
     with clock.spent("evaluating"):
         for one in due:
             found |= one.measure(current.weights)
+            if has_average:
+                of_average = one.measure(averaged(current))
+                found |= {_average_name(k): x for k, x in of_average.items() if not _is_array(x)}
     # Arrays are as long as the data that they are of; comparisons need those of the end.
     return {name: x for name, x in found.items() if is_end or not _is_array(x)}
+
+
+def averaged(current: state.TrainState) -> model.Weights:
+    """The average of the parameters, with the buffers of the newest: no gradient moves those."""
+    params = current.weights.params
+    return current.weights._replace(params=optim.averaged_params(current.opt_state, params))
+
+
+def _average_name(name: str) -> str:
+    """What a number is called that was measured on the average."""
+    stem = name.removesuffix("_stderr")
+    return f"{stem}_average{name[len(stem) :]}"
 
 
 def _is_array(x: Any) -> bool:

@@ -109,6 +109,23 @@ def make(
     return optax.with_extra_args_support(made)
 
 
+def averaged(
+    optimizer: optax.GradientTransformationExtraArgs,
+    average: config.AverageConfig,
+    tokens_per_step: int,
+) -> optax.GradientTransformationExtraArgs:
+    """`optimizer`, whose state then also holds the average of the weights that `average` asks for.
+
+    Belongs below the guard, so that a step that is skipped changes no average.
+    """
+    if not average.every_tokens:
+        return optimizer
+    kept = optim.weight_average(
+        average.decay, interval_tokens=average.every_tokens, tokens_per_step=tokens_per_step
+    )
+    return optax.chain(optimizer, kept)
+
+
 def guarded(
     optimizer: optax.GradientTransformationExtraArgs, guard: config.GuardConfig
 ) -> optax.GradientTransformationExtraArgs:

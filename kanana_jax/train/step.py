@@ -40,6 +40,7 @@ class StepConfig:
     execution: config.ExecutionConfig
     optimizer: config.OptimizerConfig
     guard: config.GuardConfig
+    average: config.AverageConfig = config.AverageConfig()  # noqa: RUF009
     objective: Objective = NextToken()
     num_steps: int  # of the schedule
     batch_size: int
@@ -57,6 +58,7 @@ class StepConfig:
     def make_optimizer(self, lr: Any) -> optax.GradientTransformationExtraArgs:
         """The optimizer under its guard at peak rate `lr`, a number or a traced scalar."""
         made = optimizers.make(self.optimizer, self.model, self.schedule(lr))
+        made = optimizers.averaged(made, self.average, self.batch_size * self.seq_len)
         return optimizers.guarded(made, self.guard)
 
 
@@ -84,9 +86,11 @@ def step_config(
             cfg.data.seq_len,
             sizes,
             device or choices.here(),
+            keeps_average=cfg.train.average.every_tokens > 0,
         ),
         optimizer=dataclasses.replace(cfg.optimizer, lr=1.0),
         guard=cfg.guard,
+        average=cfg.train.average,
         objective=objective,
         num_steps=cfg.train.num_steps,
         batch_size=cfg.data.batch_size,

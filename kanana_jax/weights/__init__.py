@@ -1,11 +1,13 @@
 """A model's weights in files, without optimizer state: model folders and Hugging Face's.
 
 `native` defines the folder that training starts from and `generate` loads, `hf` converts it from
-and to DeepseekV3ForCausalLM, `run_folder` makes one of a training run, and `source` reads either
-kind one layer at a time. Whatever cannot be used raises `kanana_jax.checkpoint.CheckpointError`.
+and to DeepseekV3ForCausalLM, `run_folder` makes one of a training run, `merge` of several models,
+and `source` reads either kind one layer at a time. Whatever cannot be used raises
+`kanana_jax.checkpoint.CheckpointError`.
 """
 
 from kanana_jax.weights.hf import export_directory, import_directory
+from kanana_jax.weights.merge import merge_folders, merge_run
 from kanana_jax.weights.native import Description, abstract, read_description, restore
 from kanana_jax.weights.run_folder import import_run
 from kanana_jax.weights.source import Source, open_source
@@ -17,6 +19,8 @@ __all__ = [
     "export_directory",
     "import_directory",
     "import_run",
+    "merge_folders",
+    "merge_run",
     "open_source",
     "read_description",
     "restore",

@@ -40,6 +40,10 @@ class Opened:
         part = hf_names.to_part(leaf, tensor, _read(self.entries, tensor.name))
         return part if self.is_interleaved else hf_names.interleave_rotary(leaf, part)
 
+    def dtype(self, path: str) -> np.dtype:
+        """The widest in a leaf."""
+        return _widest(path, self.leaves[path].tensors, self.entries)
+
     def read_layer(self, path: str, layer: int | None) -> np.ndarray:
         """One layer of a stacked leaf, or a leaf outside the stacks, in the widest dtype in it."""
         leaf = self.leaves[path]
@@ -95,7 +99,7 @@ def import_directory(
 
     weights: dict[str, Any] = {"params": {}}
     for path, leaf in opened.leaves.items():
-        _insert(weights, native_path(path), stream(path, leaf))
+        insert(weights, native_path(path), stream(path, leaf))
     with native.new_directory(target) as folder:
         native.write(folder, native.Description(opened.cfg, opened.extra), weights)
         native.copy_tokenizer(source, folder)
@@ -148,7 +152,8 @@ def native_path(path: str) -> str:
     return path if path == hf_names.ROUTER_BIAS else f"params/{path}"
 
 
-def _insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
+def insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
+    """Puts a leaf into a nested dict at a path of names with / between them."""
     *groups, name = path.split("/")
     for group in groups:
         tree = tree.setdefault(group, {})

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
+import math
 import os
 import shutil
 import tempfile
@@ -126,7 +128,7 @@ def write(directory: Path, what: Description, weights: Any) -> None:
     """Writes `weights`, a tree as `stored` makes it with leaves `Streamed`, and config.json."""
     registry = ocp.type_handlers.create_type_handler_registry((Streamed, _StreamedHandler()))
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
-    with ocp.Checkpointer(handler) as checkpointer:
+    with _quiet(), ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(directory.absolute() / _WEIGHTS, args=ocp.args.PyTreeSave(weights))
     content = {
         "model": dataclasses.asdict(what.cfg),
@@ -136,14 +138,31 @@ def write(directory: Path, what: Description, weights: Any) -> None:
     (directory / CONFIG_NAME).write_text(json.dumps(content, indent=2))
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns of what streaming leaves out."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def streamed(x: Any) -> Streamed:
     """An array, layer by layer."""
-    if not x.size:
-        return Streamed(x.shape, x.dtype, x.shape, lambda: ())
-    if x.ndim < 3:
-        return Streamed(x.shape, x.dtype, x.shape, lambda: (((), np.asarray(x)),))
-    parts = lambda: (((i,), np.asarray(x[i])) for i in range(len(x)))  # noqa: E731
-    return Streamed(x.shape, x.dtype, x.shape[1:], parts)
+    return loaded(x, lambda: x)
+
+
+def loaded(like: Any, load: Callable[[], Any]) -> Streamed:
+    """An array with the shape and dtype of `like`, loaded when it is written, layer by layer."""
+    if not math.prod(like.shape):
+        return Streamed(like.shape, like.dtype, like.shape, lambda: ())
+    if len(like.shape) < 3:
+        return Streamed(like.shape, like.dtype, like.shape, lambda: (((), np.asarray(load())),))
+    parts = lambda: (((i,), np.asarray(part)) for i, part in enumerate(load()))  # noqa: E731
+    return Streamed(like.shape, like.dtype, like.shape[1:], parts)
 
 
 def read_description(directory: Path) -> Description:
@@ -246,9 +265,16 @@ def restore(directory: Path, like: model.Weights) -> model.Weights:
         return _from_stored(checkpointer.restore(weights, wanted))
 
 
+def tokenizer_files(directory: Path) -> list[Path]:
+    """Those that a folder has, below it."""
+    return [
+        path.relative_to(directory)
+        for pattern in _TOKENIZER_FILES
+        for path in filter(Path.is_file, sorted(directory.glob(pattern)))
+    ]
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
-    for pattern in _TOKENIZER_FILES:
-        for path in filter(Path.is_file, source.glob(pattern)):
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, copy)
+    for path in tokenizer_files(source):
+        (target / path).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / path, target / path)

@@ -1,44 +1,133 @@
-"""The newest checkpoint of a training run as a model folder, without its optimizer state."""
+"""Checkpoints of a training run as a model folder, without its optimizer state.
 
+Leaves are read while they are written, one at a time.
+"""
+
+import contextlib
+import functools
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kanana_jax.checkpoint import manifest, owner, places, shards
-from kanana_jax.checkpoint.errors import CheckpointError, first_line
-from kanana_jax.checkpoint.objects import UnreachableError
+from kanana_jax.checkpoint.errors import CheckpointError, first_line, some
+from kanana_jax.checkpoint.objects import Objects, UnreachableError
 from kanana_jax.weights import hf_files, native
 
+_PARAMS = "weights/params/"
 
-def import_run(run: Path, target: Path) -> None:
-    """Writes `target` from the run in the folder `run`, e.g. runs/NAME/run.
 
-    Holds the parameters in memory once, in float32. Its checkpoints are where its settings say.
-    Raises CheckpointError, and UnreachableError when their store does not answer.
+class Recorded(NamedTuple):
+    """What the folders say of a run, beside its checkpoints."""
+
+    what: native.Description
+    where: str  # its checkpoints are
+    start: Path | None  # the model folder that it began with
+    tokenizer: Path | None  # None for bytes
+    has_own_tokens: bool  # the tokenizer was made of its text
+
+
+class Saved(NamedTuple):
+    """A finished checkpoint."""
+
+    folder: Objects
+    leaves: dict[str, shards.Entry]  # of the whole state
+
+
+# Gives the leaf at a path "weights/params/embed", laid out as the shape beside it.
+Load = Callable[[str, jax.ShapeDtypeStruct], np.ndarray]
+
+
+def import_run(run: Path, target: Path, *, is_average: bool = False) -> None:
+    """Writes `target` from the newest checkpoint of a run in the folder `run`, e.g. runs/NAME/run.
+
+    Or from the average of the parameters there, with the newest router bias. Weights are float32.
+    Its checkpoints are where its settings say. Raises CheckpointError, and UnreachableError when
+    their store does not answer.
     """
+    recorded = open_run(run)
+    (checkpoint,) = newest(recorded, 1)
+    if is_average and not any("/average/" in path for path in checkpoint.leaves):
+        raise CheckpointError(
+            f"{checkpoint.folder} holds no average of the weights; only runs with "
+            "train.average.every_tokens over 0 keep one"
+        )
+    write(target, recorded, functools.partial(_read_average if is_average else read, checkpoint))
+
+
+def open_run(run: Path) -> Recorded:
+    """Raises CheckpointError where `run` is no folder of a run, or its tokenizer is gone."""
     workdir = _workdir(run)
     exp, tokenizer = _recorded(run, workdir)
     cfg, dtype = native.model_config(_in_last_stage(exp), workdir / "config.json")
-    start = Path(exp["train"]["init_from"])
-    extra = native.read_description(start).extra if exp["train"]["init_from"] else {}
+    start = Path(exp["train"]["init_from"]) if exp["train"]["init_from"] else None
+    extra = native.read_description(start).extra if start else {}
     if tokenizer is not None and not tokenizer.is_file():
         raise CheckpointError(
             f"{tokenizer}, the tokenizer that {run} was trained with, is not there; put it back"
         )
-    weights = _restore(_where(exp, workdir, run), native.abstract(cfg, jnp.float32))
+    return Recorded(
+        what=native.Description(cfg, extra, dtype),
+        where=_where(exp, workdir, run),
+        start=start,
+        tokenizer=tokenizer,
+        has_own_tokens=exp["data"]["tokenizer"] == "bpe",
+    )
+
+
+def newest(recorded: Recorded, count: int) -> list[Saved]:
+    """The last `count` finished checkpoints of a run, oldest first."""
+    place = places.open_place(recorded.where)
+    finished = place.finished()
+    if not finished:
+        raise CheckpointError(
+            f"{recorded.where} has no finished checkpoint; train until one is saved"
+        )
+    if len(finished) < count:
+        raise CheckpointError(
+            f"{recorded.where} must have {count} finished checkpoints, got {len(finished)}, of "
+            f"steps {some(map(str, finished))}; ask for fewer, or train on with a larger "
+            "train.keep_checkpoints, the number that a run keeps"
+        )
+    found = []
+    for step, name in sorted(finished.items())[-count:]:
+        folder = place.content(name)
+        with _usable(folder):
+            found.append(Saved(folder, manifest.load(folder, step)["leaves"]))
+    return found
+
+
+def read(saved: Saved, path: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
+    """A leaf of a checkpoint, verified. Raises CheckpointError, and UnreachableError."""
+    with _usable(saved.folder):
+        name = path if path in saved.leaves else _former_path(path)
+        (x,) = shards.read(saved.folder.below("state"), name, saved.leaves[name], like).values()
+        return x
+
+
+def write(target: Path, recorded: Recorded, load: Load) -> None:
+    """Writes the model folder `target` of leaves that `load` gives when their turn has come."""
+    like = {"weights": native.abstract(recorded.what.cfg, jnp.float32)}
+
+    def leaf(key: Any, x: jax.ShapeDtypeStruct) -> native.Streamed:
+        path = jax.tree_util.keystr(key, simple=True, separator="/")
+        return native.loaded(x, functools.partial(load, path, x))
+
+    tree = jax.tree_util.tree_map_with_path(leaf, like)["weights"]
     with native.new_directory(target) as folder:
-        parts = jax.tree.map(native.streamed, native.stored(weights))
-        native.write(folder, native.Description(cfg, extra, dtype), parts)
-        if exp["train"]["init_from"]:
-            native.copy_tokenizer(start, folder)
-        if tokenizer is not None:
-            shutil.copyfile(tokenizer, folder / "tokenizer.json")
-            if exp["data"]["tokenizer"] == "bpe":
-                said = tokenizer_config(hf_files.read_json(tokenizer))
+        native.write(folder, recorded.what, native.stored(tree))
+        if recorded.start is not None:
+            native.copy_tokenizer(recorded.start, folder)
+        if recorded.tokenizer is not None:
+            shutil.copyfile(recorded.tokenizer, folder / "tokenizer.json")
+            if recorded.has_own_tokens:
+                said = tokenizer_config(hf_files.read_json(recorded.tokenizer))
                 (folder / "tokenizer_config.json").write_text(json.dumps(said))
 
 
@@ -88,28 +177,31 @@ def _where(exp: dict[str, Any], workdir: Path, run: Path) -> str:
     return places.place_of(checkpoint_dir, exp["name"], run)
 
 
-def _restore(where: str, like: Any) -> Any:
-    place = places.open_place(where)
-    finished = place.finished()
-    if not finished:
-        raise CheckpointError(f"{where} has no finished checkpoint; train until one is saved")
-    step = max(finished)
-    newest = place.content(finished[step])
+@contextlib.contextmanager
+def _usable(folder: Objects) -> Iterator[None]:
+    """What goes wrong inside is the checkpoint's fault, or its store's."""
     try:
-        leaves = manifest.load(newest, step)["leaves"]
-        arrays = []
-        for path, x in shards.paths({"weights": like}).items():
-            name = path if path in leaves else _former_path(path)
-            regions = shards.read(newest.below("state"), name, leaves[name], x)
-            arrays.append(shards.place(regions, x))
-        return jax.tree.unflatten(jax.tree.structure(like), arrays)
+        yield
     except UnreachableError:
         raise
     except Exception as error:  # damaged files fail in too many ways to list
         raise CheckpointError(
-            f"{newest} cannot be used ({first_line(error)}); start the training command again, "
+            f"{folder} cannot be used ({first_line(error)}); start the training command again, "
             "which sets damaged checkpoints aside"
         ) from error
+
+
+def _read_average(saved: Saved, path: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
+    """The average of a parameter; of a buffer, which has none, the newest."""
+    return read(saved, _average_of(saved, path) or path, like)
+
+
+def _average_of(saved: Saved, path: str) -> str | None:
+    """Where the average of the parameter at `path` lies."""
+    end = f"/average/{path.removeprefix(_PARAMS)}"
+    is_param = path.startswith(_PARAMS)
+    found = [name for name in saved.leaves if is_param and name.endswith(end)]
+    return found[0] if found else None
 
 
 def _former_path(path: str) -> str:

@@ -14,13 +14,15 @@ class Source(NamedTuple):
     """`read(path, layer)` gives a layer of the leaf "moe_layers/mlp/w_down", counted in its stack.
 
     "router_bias" is a leaf too. A leaf outside the stacks is read with None. Numbers have the
-    widest dtype that the files have for that leaf; float8 becomes bfloat16.
+    widest dtype that the files have for that leaf; float8 becomes bfloat16. `dtype(path)` is that
+    of all its layers.
     """
 
     cfg: config.ModelConfig
     compute_dtype: str
     extra: dict[str, Any]  # fields of a Hugging Face config.json that the model does not read
     read: Callable[[str, int | None], np.ndarray]
+    dtype: Callable[[str], np.dtype]
 
 
 def open_source(directory: Path) -> Source:
@@ -30,7 +32,7 @@ def open_source(directory: Path) -> Source:
     """
     if {"architectures", "model_type"} & hf_files.read_json(directory / native.CONFIG_NAME).keys():
         opened = hf.open_directory(directory)
-        return Source(opened.cfg, "bfloat16", opened.extra, opened.read_layer)
+        return Source(opened.cfg, "bfloat16", opened.extra, opened.read_layer, opened.dtype)
     what = native.read_description(directory)
     open_leaf = native.part_reader(directory)
     leaves = hf_names.leaves(what.cfg)
@@ -41,4 +43,7 @@ def open_source(directory: Path) -> Source:
         part = arrays[path] if layer is None else arrays[path][layer]
         return np.asarray(part.read().result())
 
-    return Source(what.cfg, what.compute_dtype, what.extra, read)
+    def dtype(path: str) -> np.dtype:
+        return arrays[path].dtype.numpy_dtype
+
+    return Source(what.cfg, what.compute_dtype, what.extra, read, dtype)

@@ -1,6 +1,6 @@
 """The folders in which jobs run: locks, provenance, events, signals, storage, records, results."""
 
-from kanana_jax.workdir.folder import Workdir, opened, read_last
+from kanana_jax.workdir.folder import Workdir, opened
 from kanana_jax.workdir.recorder import Work
 from kanana_jax.workdir.run_record import Run
 from kanana_jax.workdir.signals import Stopped, StopRequest
@@ -14,5 +14,4 @@ __all__ = [
     "Work",
     "Workdir",
     "opened",
-    "read_last",
 ]

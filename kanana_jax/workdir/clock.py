@@ -1,18 +1,31 @@
 """Goodput: where the time of a run went.
 
 training            all that is in none of the others
+starting            from the start of a process to its first step, compiling left out
 compiling           waiting for compiled functions
 waiting_for_data    waiting for the next batch
 evaluating, saving
 skipped, rewound    steps that changed no weight; steps that were undone
+lost                steps that a killed process had done and the next one did again, and what it
+                    did after its last record
+
+The time between two processes is nobody's, and so is that of one that was killed before it had
+opened the run.
 """
 
 import contextlib
+import os
+import pathlib
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-OVERHEADS = ("compiling", "waiting_for_data", "evaluating", "saving", "skipped", "rewound")
+OVERHEADS = (
+    "starting", "compiling", "waiting_for_data", "evaluating", "saving", "skipped", "rewound",
+    "lost",
+)  # fmt: skip
 PREFIX = "seconds_"
+_ALIVE_NAME, _ALIVE_INTERVAL_S = "alive", 0.25
 
 
 class Clock:
@@ -21,12 +34,26 @@ class Clock:
     def __init__(self, now: Callable[[], float] = time.monotonic):
         self._now, self._begin_s, self._earlier_s = now, now(), 0.0
         self._spent_s: dict[str, float] = dict.fromkeys(OVERHEADS, 0.0)
+        self._spent_here_s = 0.0  # on overheads since it was made
 
-    def continue_from(self, recorded: dict[str, float]) -> None:
-        """Adds what earlier processes recorded: the last values of `metrics`."""
-        self._earlier_s += recorded.get("seconds", 0.0)
+    def continue_from(
+        self, newest: Mapping[str, float], kept: Mapping[str, float], alive_s: float = 0.0
+    ) -> None:
+        """Adds what earlier processes spent.
+
+        `newest` is the last that they recorded of `metrics`, `kept` what they recorded of the step
+        that is gone on from, and `alive_s` the seconds of the run when one was last known to work.
+        """
+        seen_s = newest.get("seconds", 0.0)
+        self._earlier_s += max(seen_s, alive_s)
         for name in OVERHEADS:
-            self._spent_s[name] += recorded.get(PREFIX + name, 0.0)
+            self._spent_s[name] += newest.get(PREFIX + name, 0.0)
+        undone_s = max(0.0, _trained_s(newest) - _trained_s(kept))
+        self._spent_s["lost"] += undone_s + max(0.0, alive_s - seen_s)
+
+    def started(self) -> None:
+        """All since the clock was made, but for the overheads in it, was spent on starting."""
+        self.add("starting", self._now() - self._begin_s - self._spent_here_s)
 
     @property
     def seconds(self) -> float:
@@ -34,11 +61,12 @@ class Clock:
 
     def add(self, name: str, seconds: float) -> None:
         self._spent_s[name] += seconds
+        self._spent_here_s += seconds
 
     def add_earlier(self, name: str, seconds: float) -> None:
         """As `add`, of what went by before this clock was made."""
         self._earlier_s += seconds
-        self.add(name, seconds)
+        self._spent_s[name] += seconds
 
     @contextlib.contextmanager
     def spent(self, name: str) -> Iterator[None]:
@@ -58,3 +86,74 @@ class Clock:
         found = {PREFIX + name: seconds for name, seconds in self._spent_s.items()}
         goodput = max(0.0, 1.0 - self.overhead_s / total) if total > 0 else 0.0
         return {"seconds": total, **found, "goodput": goodput}
+
+
+def _trained_s(recorded: Mapping[str, float]) -> float:
+    return recorded.get("seconds", 0.0) - sum(recorded.get(PREFIX + name, 0) for name in OVERHEADS)
+
+
+def process_age_s() -> float:
+    """Seconds since this process started; 0 where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        started = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        uptime_s = float(pathlib.Path("/proc/uptime").read_text().split()[0])
+        return uptime_s - int(started) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+class _Uncounted:
+    """The time of this process that no run has counted yet, inside of `counting`."""
+
+    since_s: float | None = None
+
+
+@contextlib.contextmanager
+def counting(earlier_s: float = 0.0) -> Iterator[None]:
+    """Inside, what goes by before and between runs is counted to the next one.
+
+    `earlier_s` seconds before it are too. Inside of another one it does nothing.
+    """
+    if _Uncounted.since_s is not None:
+        yield
+        return
+    _Uncounted.since_s = time.monotonic() - earlier_s
+    try:
+        yield
+    finally:
+        _Uncounted.since_s = None
+
+
+def take_uncounted() -> float:
+    """Seconds that are not counted yet, and now are."""
+    since_s, now_s = _Uncounted.since_s, time.monotonic()
+    if since_s is None:
+        return 0.0
+    _Uncounted.since_s = now_s
+    return now_s - since_s
+
+
+@contextlib.contextmanager
+def kept_alive(directory: pathlib.Path, clock: Clock) -> Iterator[None]:
+    """Inside, a file in `directory` says several times a second how long the run has taken."""
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.wait(_ALIVE_INTERVAL_S):
+            with contextlib.suppress(OSError):  # a full disk is reported elsewhere
+                (directory / _ALIVE_NAME).write_text(f"{clock.seconds:.3f}\n")
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def alive_s(directory: pathlib.Path) -> float:
+    """What that file says; 0 where there is none, or half of one."""
+    with contextlib.suppress(OSError, ValueError):
+        line = (directory / _ALIVE_NAME).read_text()
+        return float(line) if line.endswith("\n") else 0.0
+    return 0.0

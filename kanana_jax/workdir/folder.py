@@ -16,7 +16,7 @@ from typing import Any
 from kanana_jax import checkpoint, parallel
 from kanana_jax.report import metrics, progress, results
 from kanana_jax.workdir import provenance, run_record, signals
-from kanana_jax.workdir.clock import Clock
+from kanana_jax.workdir.clock import Clock, alive_s, kept_alive, take_uncounted
 from kanana_jax.workdir.events import Events
 from kanana_jax.workdir.profiler import Profiler
 from kanana_jax.workdir.recorder import Recorder, Work
@@ -45,6 +45,10 @@ class Workdir:
 
     def begin(self, step: int) -> None:
         """Called once before training goes on from `step`."""
+        self.clock.started()
+        if self._writer is not None:
+            kept, newest = metrics.read_records(self.directory / metrics.METRICS_NAME, step)
+            self.clock.continue_from(newest, kept, alive_s(self.directory))
         self._bar.start(step)
         self._keep_until(step)
 
@@ -105,17 +109,6 @@ class Workdir:
         provenance.write_whole(self.directory / results.RESULT_NAME, text)
 
 
-def read_last(directory: Path) -> dict[str, float]:
-    """The newest value of every number that was recorded; {} where nothing was."""
-    path = directory / metrics.METRICS_NAME
-    columns = metrics.read_metrics(path) if path.exists() else {}
-    return {
-        name: float(series.values_N[-1])
-        for name, series in columns.items()
-        if series.values_N.ndim == 1
-    }
-
-
 @contextlib.contextmanager
 def opened(
     one: run_record.Run,
@@ -131,6 +124,7 @@ def opened(
     """
     log, clock, train = Events(one.directory), Clock(), one.config.train
     clock.add_earlier("compiling", compile_s)
+    clock.add_earlier("starting", max(0.0, take_uncounted() - compile_s))
     where = checkpoint.place_of(train.checkpoint_dir, one.config.name, one.directory)
     with (
         checkpoint.Checkpoints(
@@ -143,11 +137,17 @@ def opened(
         bar,
         stop.holding(),
     ):
-        clock.continue_from(read_last(one.directory) if writer is not None else {})
         recorder = Recorder(one.config.guard, writer, bar, log, clock, work)
         workdir = Workdir(one, stop, checkpoints, writer, recorder, bar, log, clock)
-        with contextlib.closing(workdir.profiler):
+        with contextlib.closing(workdir.profiler), _alive(writer, one.directory, clock):
             yield workdir
+    take_uncounted()
+
+
+def _alive(
+    writer: metrics.MetricsWriter | None, directory: Path, clock: Clock
+) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if writer is None else kept_alive(directory, clock)
 
 
 def _writer_of_first(directory: Path):

@@ -89,7 +89,8 @@ ROOMS = {
         {"config", "errors", "extras", "jobs", "model", "parallel", "workdir"}, {"absl"}
     ),
     "experiments": Room(
-        {"config", "experiments", "jobs", "model", "report"}, {"numpy", "matplotlib"}
+        {"config", "data", "experiments", "jobs", "model", "report", "rollouts"},
+        {"numpy", "matplotlib"},
     ),
 }
 

@@ -109,6 +109,7 @@ def test_an_edit_is_read_by_the_type_of_its_field(cfg, text, value):
         ("execution.accumulation_steps=3", "must divide data.batch_size = 8, got 3"),
         ("data.seq_len=2147483647", "batch_size x seq_len must be at most 2147483647"),
         ("train.seed=4294967296", "JAX takes 32 bits"),
+        ("train.average.every_tokens=9", "every_tokens must be 0, .* data.seq_len = 2048; got 9"),
         ("optimizer.schedule.decay_steps=2000", "needs warmup_steps"),
         ("model.zero_centered_gamma=yes", "true or false"),
         ("optimizer.name=sgd", "one of adamw, muon, muonclip"),

@@ -21,6 +21,73 @@ def test_average_moves_every_interval_only():
         np.testing.assert_allclose(optim.averaged_params(state, params), expected, rtol=1e-6)
 
 
+def _averaged_steps(interval_tokens, sizes):
+    """The steps after which an average of decay 0 is the newest weights, and the state then."""
+    params, state, found = jnp.zeros(()), None, []
+    for step, size in enumerate(sizes, start=1):
+        options = {"interval_tokens": interval_tokens, "tokens_per_step": size}
+        optimizer = optim.weight_average(0.0, **options)
+        state = optimizer.init(params) if state is None else state
+        updates, state = optimizer.update(jnp.ones(()), state, params)
+        params = optax.apply_updates(params, updates)
+        found += [step] if state.average == params else []
+    return found, state
+
+
+def test_an_interval_of_tokens_goes_on_when_steps_become_longer():
+    sizes = (30, 30, 30, 30, 50, 50, 100, 100)
+    found, state = _averaged_steps(100, sizes)
+    tokens = np.cumsum(sizes)
+    assert found == [4, 6, 7, 8] == [*np.flatnonzero(np.diff(tokens // 100, prepend=0)) + 1]
+    assert state.since_last == tokens[-1] % 100
+    assert state.since_last.dtype == jnp.int32
+
+
+def test_an_interval_near_the_end_of_int32_does_not_wrap():
+    size = 1_900_000_000  # twice that is over 2^31
+    found, state = _averaged_steps(2_000_000_000, (size,) * 4)
+    assert found == [2, 3, 4]
+    assert state.since_last == 4 * size % 2_000_000_000
+
+
+def test_a_shorter_interval_than_the_state_was_made_with_is_kept_from_then_on():
+    _, state = _averaged_steps(1000, (300, 300, 300))
+    optimizer = optim.weight_average(0.0, interval_tokens=400, tokens_per_step=300)
+    _, state = optimizer.update(jnp.ones(()), state, jnp.zeros(()))
+    assert state.since_last == (900 + 300) % 400
+
+
+def test_a_step_that_the_guard_undoes_is_none_to_the_average():
+    inner = optax.chain(optax.scale(-1e30), optim.weight_average(interval_steps=2))
+    optimizer = optim.skip_bad_steps(inner)
+    params = jnp.ones(2)
+    _, before = optimizer.update(jnp.full(2, 1e-30), optimizer.init(params), params)
+    assert before.inner[1].since_last == 1
+    for grads in (jnp.full(2, 1e10), jnp.array([np.nan, 0.0])):  # its update overflows; it is bad
+        updates, after = optimizer.update(grads, before, params)
+        assert after.consecutive_skips == 1
+        np.testing.assert_array_equal(updates, np.zeros(2))
+        jax.tree.map(np.testing.assert_array_equal, after.inner[1], before.inner[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"interval_tokens": 100}, "interval_tokens with tokens_per_step"),
+        ({"tokens_per_step": 100}, "interval_tokens with tokens_per_step"),
+        (
+            {"interval_steps": 2, "interval_tokens": 100, "tokens_per_step": 10},
+            "interval_steps alone",
+        ),
+        ({"interval_tokens": 100, "tokens_per_step": 101}, "at least 101 .* got 100"),
+        ({"interval_tokens": 2**31, "tokens_per_step": 1}, "at most 2147483647, got 2147483648"),
+    ],
+)
+def test_intervals_that_cannot_be_counted_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        optim.weight_average(**options)
+
+
 def test_average_of_bfloat16_weights_is_kept_in_float32():
     optimizer = optim.weight_average(0.9)
     params = jnp.ones(3, jnp.bfloat16)

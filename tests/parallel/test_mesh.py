@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config, parallel
 from kanana_jax.model import presets
+from kanana_jax.objectives import NextToken
 from kanana_jax.parallel import rules
 from kanana_jax.train import state, step
 
@@ -135,6 +136,18 @@ def test_optimizer_state_follows_its_parameter():
     assert found["mu"]["w"] == NamedSharding(mesh, P(("fsdp",), ("tensor",)))
     assert found["row_norms"]["w"].is_fully_replicated
     assert found["count"].is_fully_replicated
+
+
+def test_the_average_of_the_weights_lies_as_they_do_below_the_guard():
+    cfg = configuration("mesh.data=1", "mesh.fsdp=8", "train.average.every_tokens=4096")
+    made = step.step_config(cfg, NextToken())
+    mesh = parallel.make_mesh(cfg.mesh)
+    like = state.abstract(made.model, made.make_optimizer(1.0), mesh)
+    (average,) = (part.average for part in like.opt_state.inner if hasattr(part, "average"))
+    params = like.weights.params
+    jax.tree.map(lambda x, p: np.testing.assert_equal(x.sharding, p.sharding), average, params)
+    assert any(x.sharding.spec != P() for x in jax.tree.leaves(average))
+    assert {x.dtype for x in jax.tree.leaves(average)} == {jnp.dtype("float32")}
 
 
 def test_a_batch_is_spread_over_both_batch_axes():

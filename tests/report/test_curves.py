@@ -1,6 +1,7 @@
 """Claims about the pictures, drawn for fabricated runs."""
 
 import dataclasses
+import json
 
 import fabricate
 import numpy as np
@@ -109,6 +110,57 @@ def test_rows_have_their_own_limits_and_labels(tmp_path):
     assert (above.get_ylabel(), below.get_ylabel()) == ("heads", "gamma")
     assert above.get_ylim()[0] == 0.0
     assert below.get_ylim() == (0.0, 1.05)
+
+
+BESIDE = curves.Curve(
+    name="beside",
+    title="Loss",
+    reading="The dashed line is the average.",
+    rows=(
+        curves.Row(
+            key="loss",
+            label="loss",
+            fits_trained=True,
+            beside=curves.Beside("loss_average", "averaged weights"),
+        ),
+    ),
+)
+
+
+def _with_average(run, offset_N):
+    """The run with a second series, its loss and so much more."""
+    path = run.directory / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, offset in zip(lines, offset_N, strict=True):
+        line["loss_average"] = line["loss"] + offset
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return results.load(run.directory)
+
+
+def test_a_second_metric_is_dashed_in_the_panel_of_the_runs_that_have_it(tmp_path):
+    with_it = _with_average(fabricate.run(tmp_path, arm="Muon NS"), np.linspace(3.0, -0.5, 40))
+    runs = [with_it, fabricate.run(tmp_path, arm="MuonClip")]
+    look = canvas.look(runs)
+    figure = BESIDE.draw(runs, look).figure
+    (axes,) = figure.axes
+    drawn_lines = [(line.get_color(), line.get_linestyle()) for line in axes.lines]
+    assert drawn_lines == [
+        (look.colors["Muon NS"], "-"),
+        (look.colors["MuonClip"], "-"),
+        (look.colors["Muon NS"], "--"),
+    ]
+    np.testing.assert_array_equal(
+        axes.lines[2].get_ydata(), with_it.series("loss_average").values_N
+    )
+    # Its low end is in the picture; its start, far above, is not.
+    low, high = axes.get_ylim()
+    values_N = with_it.series("loss_average").values_N
+    assert low < values_N.min() < with_it.series("loss").values_N.min()
+    assert high < values_N[2]
+    texts = [text.get_text() for one in figure.legends for text in one.get_texts()]
+    assert texts == ["Muon NS", "MuonClip", "averaged weights"]
+    alone = drawn(BESIDE, runs[1:])
+    assert len(alone.axes[0].lines) == 1 and not alone.legends
 
 
 def test_a_smoothed_curve_says_over_how_many_steps(tmp_path):

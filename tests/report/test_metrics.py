@@ -201,3 +201,11 @@ def _events(path):
         events.append(Event.FromString(data[position + 12 : position + 12 + size]))
         position += 16 + size
     return events
+
+
+def test_the_records_of_a_step_and_the_newest_are_read_without_the_others(tmp_path):
+    path = tmp_path / metrics.METRICS_NAME
+    assert metrics.read_records(path, 3) == ({}, {})
+    path.write_text('{"step": 1, "a": 5}\n{"step": 3, "a": 6}\n{"step": 4, "a": 7}\n{"step": 5')
+    assert metrics.read_records(path, 3) == ({"step": 3, "a": 6}, {"step": 4, "a": 7})
+    assert metrics.read_records(path, 2)[0] == {}

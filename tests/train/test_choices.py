@@ -69,11 +69,12 @@ def test_these_devices_are_cpus():
     assert choices.here().platform == "cpu"
 
 
-def slice_of_30b(num_rows, memory, execution=AUTO, **sizes):
+def slice_of_30b(num_rows, memory, execution=AUTO, *, keeps_average=False, **sizes):
     """Three layers of Kanana-2-30B's widths on rows of 4096 tokens."""
     shape = dataclasses.replace(presets.kanana_2_30b_a3b(), num_layers=3)
+    device = choices.Device("gpu", memory)
     return choices.chosen(
-        execution, shape, num_rows, 4096, ONE | sizes, choices.Device("gpu", memory)
+        execution, shape, num_rows, 4096, ONE | sizes, device, keeps_average=keeps_average
     )
 
 
@@ -93,3 +94,5 @@ def test_micro_batches_are_the_fewest_that_fit():
     assert slice_of_30b(64, H100, recomputed).accumulation_steps == 1
     assert slice_of_30b(64, H100 / 4).accumulation_steps == 64  # nothing fits: the smallest pieces
     assert slice_of_30b(64, None).accumulation_steps == 1
+    averaging = slice_of_30b(20, H100, keeps_average=True).accumulation_steps
+    assert (slice_of_30b(20, H100).accumulation_steps, averaging) == (1, 2)

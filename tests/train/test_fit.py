@@ -1,13 +1,24 @@
 """The loop, from the corpus to the result: resuming, records, divergence."""
 
+import functools
 import math
 
+import jax
 import numpy as np
 import pytest
 import tiny_jobs
 
-from kanana_jax.report import metrics, results
+from kanana_jax.jobs import pretrain
+from kanana_jax.report import metrics, results, tables
 from kanana_jax.train import fit
+
+# 256 tokens a step: averages after steps 3, 5, 8, 10 and 12.
+AVERAGED_STEPS = (3, 5, 8, 10, 12)
+
+
+@pytest.fixture
+def cfg(text_file):
+    return tiny_jobs.pretraining(text_file).edited(["train.average.every_tokens=600"])
 
 
 def _assert_same_columns(found, wanted):
@@ -46,6 +57,43 @@ def test_a_run_records_what_the_report_needs(cfg, corpus, tmp_path):
     np.testing.assert_array_equal(columns["qk_spectral_norm"].steps_N, [6, 12])
     assert columns["max_logits"].values_N.shape == (12, 1, 4)
     assert columns["loss"].values_N[-1] < columns["loss"].values_N[0]
+
+
+def test_averaged_weights_are_measured_beside_the_newest(cfg, corpus, tmp_path):
+    built, states, params = tiny_jobs.build(cfg), [], []
+
+    def update(state, batch, lr, frozen):
+        params.append(jax.device_get(state.weights.params))
+        state, record = built.steps.train(state, batch, lr, frozen)
+        states[:] = [state]  # those before are donated
+        return state, record
+
+    columns = tiny_jobs.train(cfg, corpus, tmp_path, built, update=update)
+    (last,) = states
+    params.append(jax.device_get(last.weights.params))
+    expected = params[0]
+    for step in AVERAGED_STEPS:
+        expected = jax.tree.map(lambda a, w: 0.6 * a + 0.4 * w, expected, params[step])
+    found = fit.averaged(last)
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(assert_close, found.params, expected)
+    assert found.buffers is last.weights.buffers
+
+    (evaluator,) = pretrain.JOB.evaluators(corpus, cfg.data, cfg.train, built)
+    measured, result = evaluator.measure(found), results.load(tmp_path)
+    for name, key in (
+        ("heldout_bpb", "heldout_bpb_average"),
+        ("heldout_bpb_stderr", "heldout_bpb_average_stderr"),
+    ):
+        np.testing.assert_array_equal(columns[key].steps_N, [4, 8, 12])
+        assert measured[name] == columns[key].values_N[-1] == result.values[key]
+    assert measured["heldout_bpb"] != result.values["heldout_bpb"]
+    # The sequences of a comparison are those of the newest weights.
+    assert not {"heldout_nats_average", "heldout_bytes_average"} & columns.keys()
+    (column,) = [x for x in tables.value_columns([result]) if x.heading == "heldout bpb average"]
+    (cell,) = tables.summarize([result])
+    value, error = measured["heldout_bpb"], measured["heldout_bpb_stderr"]
+    assert column.words(cell) == f"{value:.4g} +- {error:.2g}"
 
 
 def test_the_time_of_a_run_adds_up(cfg, corpus, tmp_path):

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny_jobs
 
@@ -78,6 +79,14 @@ def test_muonclip_with_a_high_tau_is_muon(cfg, corpus):
         clipped.weights.params,
         plain.weights.params,
     )
+
+
+def test_without_an_average_the_optimizer_is_what_it_was(cfg):
+    made = optax.with_extra_args_support(optax.sgd(0.1))
+    assert optimizers.averaged(made, config.AverageConfig(decay=0.9), 256) is made
+    assert tiny_jobs.step_config(cfg).average == config.AverageConfig(every_tokens=0)
+    edited = tiny_jobs.step_config(cfg.edited(["train.average.every_tokens=256"]))
+    assert edited.average.every_tokens == 256
 
 
 def test_rates_and_seeds_share_one_compilation(cfg):

@@ -230,13 +230,22 @@ def test_a_folder_with_something_in_it_is_never_written_to(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--to=a"], ["--from-hf=a", "--to-hf=b"], ["--from=a", "--to=b"]]
+    "arguments",
+    [
+        [],
+        ["--to=a"],
+        ["--from-hf=a", "--to-hf=b"],
+        ["--from=a", "--to=b"],
+        ["--from-hf=a", "--to=b", "--average"],
+        ["--merge=a", "--to=b", "--last=2"],
+        ["--merge-run=a", "--to=b"],
+    ],
 )
 def test_a_command_that_names_no_conversion_is_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         convert.main(arguments)
     assert stopped.value.code == 2
-    assert "expected --from-hf and --to" in capsys.readouterr().err
+    assert "expected the flags --from-hf --to [--dtype], or" in capsys.readouterr().err
 
 
 def _check_refused(source, tmp_path, capsys, message):

@@ -1,33 +1,16 @@
 """The newest checkpoint of a run becomes a model folder, whatever the layout of its state."""
 
-import dataclasses
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import small_models
+from small_models import CFG, random_weights, run_of
 
-from kanana_jax import model
-from kanana_jax.checkpoint import CheckpointError, Checkpoints
-from kanana_jax.model import presets
+from kanana_jax import convert, optim
+from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.weights import native, run_folder
-
-CFG = dataclasses.replace(presets.tiny(258), num_layers=2, hidden_size=16, intermediate_size=16)
-EXPERIMENT = {
-    "name": "a",
-    "model": dataclasses.asdict(CFG),
-    "execution": {"compute_dtype": "float32"},
-    "data": {"tokenizer": "bytes"},
-    "train": {"init_from": "", "checkpoint_dir": ""},
-    "arms": [],
-}
-
-
-def random_weights():
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: model.init(CFG, jax.random.key(0)))
-    return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape, np.float32)), shapes)
 
 
 def state(weights):
@@ -39,18 +22,6 @@ def former_state(weights):
     return {"step": jnp.int32(3), "params": weights.params, **weights.buffers}
 
 
-def run_of(workdir, content):
-    """A run's folder below `workdir` with these checkpoints, by step."""
-    run = workdir / "run"
-    run.mkdir(parents=True)
-    (workdir / "config.json").write_text(json.dumps(EXPERIMENT))
-    where = run_folder.places.place_of("", EXPERIMENT["name"], run)
-    with Checkpoints(where, keep=2, report=lambda *event: pytest.fail(str(event))) as checkpoints:
-        for step, saved in content.items():
-            checkpoints.save(step, saved, {})
-    return run
-
-
 @pytest.mark.parametrize("layout", [state, former_state])
 def test_the_newest_weights_are_those_of_the_folder(layout, tmp_path):
     weights = random_weights()
@@ -58,8 +29,23 @@ def test_the_newest_weights_are_those_of_the_folder(layout, tmp_path):
     run = run_of(tmp_path / "work", {3: layout(older), 5: layout(weights)})
     run_folder.import_run(run, tmp_path / "native")
     assert native.read_description(tmp_path / "native") == native.Description(CFG, {}, "float32")
-    restored = native.restore(tmp_path / "native", native.abstract(CFG, jnp.float32))
-    jax.tree.map(np.testing.assert_array_equal, restored, weights)
+    jax.tree.map(np.testing.assert_array_equal, small_models.restored(tmp_path / "native"), weights)
+
+
+def test_the_average_is_that_of_the_optimizer_with_the_newest_bias(tmp_path):
+    weights, average = random_weights(0), random_weights(1).params
+    optimizer = optim.skip_bad_steps(optax.chain(optax.sgd(0.1), optim.weight_average()))
+    run = run_of(tmp_path / "work", {3: state(weights) | {"opt_state": optimizer.init(average)}})
+    convert.main([f"--from-run={run}", "--average", f"--to={tmp_path / 'native'}"])
+    wanted = weights._replace(params=average)
+    jax.tree.map(np.testing.assert_array_equal, small_models.restored(tmp_path / "native"), wanted)
+
+
+def test_a_run_that_keeps_no_average_is_told(tmp_path):
+    run = run_of(tmp_path / "work", {3: state(random_weights())})
+    with pytest.raises(CheckpointError, match=r"3 holds no average .*train\.average\.every_tokens"):
+        run_folder.import_run(run, tmp_path / "native", is_average=True)
+    assert not (tmp_path / "native").exists()
 
 
 def test_a_checkpoint_without_the_weights_is_one_line(tmp_path):
@@ -67,4 +53,4 @@ def test_a_checkpoint_without_the_weights_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be used") as caught:
         run_folder.import_run(run, tmp_path / "native")
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "native").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
