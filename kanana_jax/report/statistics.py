@@ -52,6 +52,7 @@ class Difference:
     band: float  # half the width of the interval that covers the true value with COVERAGE
     smallest_seen: float  # a true difference of this size is told from 0 with probability POWER
     num_seeds: int
+    error: float = math.nan  # the standard error of `value`
 
     def outcome(self, margin: float) -> Outcome:
         """`equal`: the whole band lies within `margin` of 0, whether or not it holds 0.
@@ -139,7 +140,7 @@ def _banded(
     freedom = variance**2 / spread if spread else math.inf
     sure, seen = (float(stats.t.ppf(level, freedom)) for level in ((1 + COVERAGE) / 2, POWER))
     error = math.sqrt(variance)
-    return Difference(value, sure * error, (sure + seen) * error, num_seeds)
+    return Difference(value, sure * error, (sure + seen) * error, num_seeds, error)
 
 
 def _part(means: np.ndarray) -> tuple[float, int]:
