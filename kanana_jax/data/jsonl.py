@@ -1,13 +1,17 @@
-"""Records from JSON lines: an object per line, with the place of each for errors.
+"""Records of JSON lines, read and written: an object per line, with the place of each for errors.
 
 .jsonl .ndjson     also with .gz, .bz2, .xz or .zst behind that
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kanana_jax.data import compression, files, json_text
-from kanana_jax.data.errors import DataError, listed
+from kanana_jax.data.errors import DataError, first_line, listed
 
 _SUFFIXES = (".jsonl", ".ndjson")
 
@@ -42,6 +46,32 @@ def read(found: Sequence[files.File]) -> Iterator[Record | DataError]:
                 f"{file.name}: expected a JSON object per line, got an empty file; take it out of "
                 "data.paths or write it again."
             )
+
+
+def write(path: pathlib.Path, texts: Iterable[str]) -> int:
+    """Writes a record {"text": ...} of every text and returns the bytes of the texts.
+
+    The file is there whole or as it was before. DataError where it cannot be written.
+    """
+    if not path.name.lower().endswith(_SUFFIXES):
+        raise DataError(f"expected a file ending in {' or '.join(_SUFFIXES)}, got {str(path)!r}.")
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    num_bytes = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "w", encoding="utf-8") as file:
+            for text in texts:
+                num_bytes += len(text.encode())
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {first_line(error)}; free space or name another file."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+    return num_bytes
 
 
 def field(record: Record, name: str) -> Any:

@@ -104,6 +104,7 @@ def step_config(
 class Steps(NamedTuple):
     """The compiled functions of one configuration."""
 
+    cfg: StepConfig
     weights: Callable[[int], model.Weights]  # fresh ones, from a seed
     init: Callable[[int], state.TrainState]  # from a seed
     start: Callable[[model.Weights], state.TrainState]  # from weights of another run
@@ -164,6 +165,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         return lower().compile()
 
     return Steps(
+        cfg=cfg,
         weights=lambda seed: init_weights(jax.random.key(seed)),
         init=lambda seed: start(init_weights(jax.random.key(seed))),
         start=start,

@@ -35,6 +35,7 @@ ROOMS = {
         {"batch", "config", "errors"},
         {"numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec"},
     ),
+    "kanana_jax/rollouts": Room({"config", "data", "errors", "extras"}),
     "kanana_jax/report": Room(
         set(), {"numpy", "scipy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm"}
     ),
@@ -62,12 +63,14 @@ ROOMS = {
             "data",
             "errors",
             "evaluate",
+            "generate",
             "model",
             "objectives",
             "optim",
             "parallel",
             "plan",
             "report",
+            "rollouts",
             "train",
             "weights",
             "workdir",

@@ -1,0 +1,1 @@
+"""What a model learns from by solving: problems whose answers and traces can be checked."""

@@ -1,0 +1,147 @@
+"""A problem with its answer and a trace, the steps that lead to it; each step can be checked.
+
+    text   =  prompt \\n trace \\n = answer        or without a trace:  prompt \\n = answer
+    trace  =  step_1 step_2 ... step_n
+    step_i =  step(numbers, step_{i-1}, i)        ends in : or = and its result
+    answer =  result of step_n
+
+A step is a function of the numbers of the problem and of the step before it as it was written. So a
+step that follows from a wrong one is told from one that does not follow. Steps repeat the number
+that they take up: a small model learns to copy it first and then what to do with it.
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Language = Literal["en", "ko"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+Numbers = tuple[int, ...]
+
+HELDOUT_SHARE = 1 / 8  # of all problems that a family has
+_ANSWER = "= "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A kind of problem, as pure functions. The size of a problem is how many steps it takes.
+
+    `draw` gives the numbers of a problem, which are all that decides its answer. `ask` puts them
+    into words; names and things in these come from its generator. `step` gives step i, from 0, and
+    raises ValueError where no step can follow what was written before; steps hold no blank.
+    """
+
+    name: str
+    sizes: tuple[int, ...]  # those of problems where no others are asked for
+    draw: Callable[[random.Random, int], Numbers]
+    ask: Callable[[Numbers, Language, random.Random], str]
+    step: Callable[[Numbers, str, int], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    prompt: str
+    trace: str
+    answer: str
+    language: Language
+    family: Family
+    size: int
+    numbers: Numbers
+
+
+def make(
+    family: Family, language: Language, seed: int, index: int, sizes: Sequence[int] = ()
+) -> Problem:
+    """Problem `index` of a seed: the same numbers in both languages."""
+    rng = random.Random(f"{family.name} {seed} {index}")
+    size = rng.choice(tuple(sizes) or family.sizes)
+    numbers = family.draw(rng, size)
+    steps = [""]
+    for i in range(size):
+        steps.append(family.step(numbers, steps[-1], i))
+    return Problem(
+        prompt=family.ask(numbers, language, rng),
+        trace=" ".join(steps[1:]),
+        answer=result(steps[-1]),
+        language=language,
+        family=family,
+        size=size,
+        numbers=numbers,
+    )
+
+
+def is_heldout(problem: Problem) -> bool:
+    """Whether a problem is for measuring, by its numbers alone: so are its translations."""
+    content = repr((problem.family.name, problem.numbers)).encode()
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return int.from_bytes(digest) < HELDOUT_SHARE * 2**64
+
+
+def prompt_text(problem: Problem) -> str:
+    """What a model is given."""
+    return f"{problem.prompt}\n"
+
+
+def document(problem: Problem, with_trace: bool) -> str:
+    """What a model learns from: the prompt and all that is to come behind it."""
+    trace = f"{problem.trace}\n" if with_trace else ""
+    return f"{prompt_text(problem)}{trace}{_ANSWER}{problem.answer}"
+
+
+def answer_of(text: str) -> str | None:
+    """The answer in a text, or in what a model wrote behind a prompt; None where it gives none."""
+    return _read(text)[1]
+
+
+def is_right(problem: Problem, text: str) -> bool:
+    """Whether a text, or what a model wrote behind the prompt, gives the answer."""
+    return answer_of(text) == problem.answer
+
+
+def trace_of(problem: Problem, text: str) -> str:
+    """What stands between prompt and answer; empty where nothing does."""
+    return _read(text.removeprefix(prompt_text(problem)))[0]
+
+
+def follows(problem: Problem, trace: str) -> tuple[bool, ...]:
+    """Of every step of a trace, whether it follows from the problem and the step before it.
+
+    Steps that lack count as ones that do not follow.
+    """
+    family, numbers = problem.family, problem.numbers
+    steps = trace.split(" ") if trace else []
+
+    def is_next(i: int) -> bool:
+        if i >= min(len(steps), problem.size):
+            return False
+        try:
+            return steps[i] == family.step(numbers, steps[i - 1] if i else "", i)
+        except ValueError:
+            return False
+
+    return tuple(is_next(i) for i in range(max(len(steps), problem.size)))
+
+
+def result(step: str) -> str:
+    """What a step comes to."""
+    return re.split("[:=]", step)[-1]
+
+
+def whole(text: str) -> int:
+    """A number of a step; ValueError where `text` is not written as one is."""
+    if text.isascii() and text.isdigit() and str(int(text)) == text:
+        return int(text)
+    raise ValueError(f"expected a whole number, got {text!r}")
+
+
+def _read(text: str) -> tuple[str, str | None]:
+    """All before the answer, and the answer: the first line that begins with its sign."""
+    before: list[str] = []
+    for line in text.split("\n"):
+        if line.startswith(_ANSWER):
+            return "\n".join(before), line.removeprefix(_ANSWER).strip()
+        before.append(line)
+    return "\n".join(before), None
