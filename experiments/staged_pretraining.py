@@ -90,12 +90,18 @@ run = sweep.of(JOB, write_report=write)
 
 
 def experiment() -> sweep.Sweep:
-    seq_len, batch_size, num_steps = 128, 8, 300
+    return compared(dataclasses.replace(presets.tiny(), num_layers=3), 128, 8, 300)
+
+
+def compared(
+    model: config.ModelConfig, seq_len: int, batch_size: int, num_steps: int
+) -> sweep.Sweep:
+    """The comparison with a model of some size."""
     tokens = num_steps * batch_size * seq_len
     base = pretrain.Config(
         name="staged_pretraining",
         question="Does the best text do more at the end of training than spread over all of it?",
-        model=dataclasses.replace(presets.tiny(), num_layers=3),
+        model=model,
         execution=presets.LAPTOP,
         data=config.DataConfig(paths=tuple(STREAMS), seq_len=seq_len, batch_size=batch_size),
         optimizer=config.OptimizerConfig(

@@ -25,15 +25,17 @@ from kanana_jax.train import fit
 _CHUNK = 32
 
 ACCURACY = Curve(
-    name="accuracy",
+    name="heldout_accuracy",
     title="Held-out problems solved",
     reading=(
         "The share of held-out problems whose answer is right, and the share whose answer is "
         "preceded by a trace of which every step follows."
     ),
     rows=(
-        Row(key="accuracy", label="right answers", is_marked=True, bottom=0.0, top=1.0),
-        Row(key="trace_accuracy", label="right traces", is_marked=True, bottom=0.0, top=1.0),
+        Row(key="heldout_accuracy", label="right answers", is_marked=True, bottom=0.0, top=1.0),
+        Row(
+            key="heldout_trace_accuracy", label="right traces", is_marked=True, bottom=0.0, top=1.0
+        ),
     ),
 )
 
@@ -57,9 +59,11 @@ def accuracy(
 ) -> fit.Evaluator:
     """Over `problems`, `num_rows` at a time; an answer of more than `max_tokens` is cut off.
 
-    Measures `accuracy`, `trace_share`, `trace_accuracy`, and `accuracy_<name>` of every language
-    and every family where there are several; each with `<key>_stderr`, the standard error of
-    having sampled the problems. ConfigError where there is no problem.
+    Measures `heldout_accuracy`, `heldout_trace_share`, `heldout_trace_accuracy`, and
+    `heldout_accuracy_<name>` of every language and every family where there are several; each with
+    `<key>_stderr`, the standard error of having sampled the problems. Beside them
+    `heldout_constant_accuracy`, that of the one answer which is right most often. ConfigError where
+    there is no problem.
     """
     if not problems:
         raise config.ConfigError("expected problems to measure accuracy on, got none")
@@ -71,24 +75,24 @@ def accuracy(
         found = [Outcome(*parts[i % count][i // count]) for i in range(len(problems))]
         return summarize(problems, found)
 
-    return fit.Evaluator("accuracy", every, measure)
+    return fit.Evaluator("heldout_accuracy", every, measure)
 
 
 def summarize(problems: Sequence[tasks.Problem], outcomes: Sequence[Outcome]) -> dict[str, float]:
     """The shares that `accuracy` measures, each with its standard error."""
     right = [one.is_right for one in outcomes]
     shares = {
-        "accuracy": right,
-        "trace_share": [one.has_trace for one in outcomes],
-        "trace_accuracy": [one.trace_follows for one in outcomes],
+        "heldout_accuracy": right,
+        "heldout_trace_share": [one.has_trace for one in outcomes],
+        "heldout_trace_accuracy": [one.trace_follows for one in outcomes],
     }
     for kinds in ([one.language for one in problems], [one.family.name for one in problems]):
         names = list(dict.fromkeys(kinds))
         for name in names if len(names) > 1 else ():
-            shares[f"accuracy_{name}"] = [
+            shares[f"heldout_accuracy_{name}"] = [
                 is_right for is_right, kind in zip(right, kinds, strict=True) if kind == name
             ]
-    found = {}
+    found = {"heldout_constant_accuracy": tasks.constant_accuracy(problems)}
     for key, holds in shares.items():
         mean, size = sum(holds) / len(holds), len(holds)
         found[key] = mean

@@ -43,6 +43,28 @@ def tiny(vocab_size: int = 0) -> ModelConfig:
     )
 
 
+def small(vocab_size: int = 0) -> ModelConfig:
+    """About 70M parameters with the head sizes of the family, for one GPU; all values are ours."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=512,
+        num_layers=8,
+        num_dense_layers=1,
+        num_heads=8,
+        q_lora_rank=None,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        intermediate_size=1536,
+        moe_intermediate_size=384,
+        num_experts=8,
+        num_experts_per_token=2,
+        num_shared_experts=1,
+        routed_scaling_factor=1.41,
+    )
+
+
 def kanana_2_30b_a3b() -> ModelConfig:
     """Kanana-2-30B-A3B: 30,670,809,088 parameters, 3.614B of them active."""
     return kanana_2_width(2048)

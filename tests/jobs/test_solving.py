@@ -55,15 +55,20 @@ def learnt(tmp_path_factory):
 def _measured(built, weights, problems=LEARNT, max_tokens=24):
     # Fewer rows than problems, so that some of them wait.
     evaluator = solving.accuracy(problems, BYTES, 7, built, num_rows=3, max_tokens=max_tokens)
-    assert (evaluator.name, evaluator.every) == ("accuracy", 7)
+    assert (evaluator.name, evaluator.every) == ("heldout_accuracy", 7)
     return evaluator.measure(weights)
 
 
 def test_what_was_learnt_by_heart_is_solved(learnt):
     _, built, weights = learnt
     found = _measured(built, weights)
-    assert found["accuracy"] == found["accuracy_en"] == found["accuracy_ko"] == 1
-    assert found["trace_accuracy"] == found["trace_share"] == 3 / 4
+    assert (
+        found["heldout_accuracy"]
+        == found["heldout_accuracy_en"]
+        == found["heldout_accuracy_ko"]
+        == 1
+    )
+    assert found["heldout_trace_accuracy"] == found["heldout_trace_share"] == 3 / 4
 
 
 def test_what_is_not_the_answer_is_not_right(learnt):
@@ -77,7 +82,11 @@ def test_what_is_not_the_answer_is_not_right(learnt):
         dataclasses.replace(four, numbers=(4, 4, 4)),
     ]
     found = _measured(built, weights, others)
-    assert (found["accuracy"], found["trace_share"], found["trace_accuracy"]) == (
+    assert (
+        found["heldout_accuracy"],
+        found["heldout_trace_share"],
+        found["heldout_trace_accuracy"],
+    ) == (
         2 / 4,
         3 / 4,
         2 / 4,
@@ -87,7 +96,9 @@ def test_what_is_not_the_answer_is_not_right(learnt):
 def test_an_answer_that_is_cut_off_is_none(learnt):
     _, built, weights = learnt
     found = _measured(built, weights, max_tokens=3)
-    assert found["trace_accuracy"] == 0 and found["accuracy"] == 1 / 4  # that without a trace
+    assert (
+        found["heldout_trace_accuracy"] == 0 and found["heldout_accuracy"] == 1 / 4
+    )  # that without a trace
 
 
 def test_weights_on_several_devices_solve_the_same(learnt):
@@ -126,18 +137,18 @@ def test_shares_have_their_standard_errors():
     for problem, one in zip(PROBLEMS, right, strict=True):
         by_language[problem.language].append(one)
     shares = {
-        "accuracy": right,
-        "accuracy_en": by_language["en"],
-        "accuracy_ko": by_language["ko"],
-        "trace_share": [True] * 6 + [False] * 2,
-        "trace_accuracy": [True] * 2 + [False] * 6,
+        "heldout_accuracy": right,
+        "heldout_accuracy_en": by_language["en"],
+        "heldout_accuracy_ko": by_language["ko"],
+        "heldout_trace_share": [True] * 6 + [False] * 2,
+        "heldout_trace_accuracy": [True] * 2 + [False] * 6,
     }
     for key, holds in shares.items():
         np.testing.assert_allclose(found[key], np.mean(holds))
         np.testing.assert_allclose(
             found[f"{key}_stderr"], np.std(holds, ddof=1) / len(holds) ** 0.5, err_msg=key
         )
-    assert {"accuracy_letters", "accuracy_chain_sum"} < set(found)
+    assert {"heldout_accuracy_letters", "heldout_accuracy_chain_sum"} < set(found)
 
 
 def test_shares_of_one_kind_are_not_given_twice():
@@ -145,10 +156,10 @@ def test_shares_of_one_kind_are_not_given_twice():
     found = solving.summarize([one], [solving.Outcome(True, True, False)])
     assert set(found) == {
         f"{key}{end}"
-        for key in ("accuracy", "trace_share", "trace_accuracy")
+        for key in ("heldout_accuracy", "heldout_trace_share", "heldout_trace_accuracy")
         for end in ("", "_stderr")
     }
-    assert found["accuracy"] == 1 and np.isnan(found["accuracy_stderr"])
+    assert found["heldout_accuracy"] == 1 and np.isnan(found["heldout_accuracy_stderr"])
 
 
 def test_no_problems_are_refused(learnt):
