@@ -193,10 +193,10 @@ def experiment() -> pipeline.Pipeline:
         )
 
     base = training_of(
-        BASE, "What does the base know of its two texts?", (*text, 0.0), num_steps=300, lr=0.015
+        BASE, "What does the base know of its two texts?", (*text, 0.0), num_steps=500, lr=0.015
     )
     mid = training_of(
-        MID, "What is learned and what forgotten?", (0.0, 0.0, 1.0), num_steps=500, lr=0.006
+        MID, "What is learned and what forgotten?", (0.0, 0.0, 1.0), num_steps=400, lr=0.006
     )
     return pipeline.Pipeline(
         name="mid_training",

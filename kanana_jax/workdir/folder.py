@@ -41,6 +41,7 @@ class Workdir:
         self.profiler = Profiler(one.directory / "profile", one.config.profile.steps)
         self._axes, self._stop, self._bar = one.axes, stop, bar
         self._writer, self._recorder = writer, recorder
+        self._alive_s = alive_s(one.directory)  # when an earlier process was last seen at work
         self._last_step = one.config.train.num_steps
 
     def begin(self, step: int) -> None:
@@ -48,7 +49,7 @@ class Workdir:
         self.clock.started()
         if self._writer is not None:
             kept, newest = metrics.read_records(self.directory / metrics.METRICS_NAME, step)
-            self.clock.continue_from(newest, kept, alive_s(self.directory))
+            self.clock.continue_from(newest, kept, self._alive_s)
         self._bar.start(step)
         self._keep_until(step)
 

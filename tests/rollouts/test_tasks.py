@@ -161,6 +161,7 @@ def test_steps_that_follow_are_told_from_those_that_do_not(trace, follows):
         ("= 12", "12", ""),
         ("8/4=2", None, "8/4=2"),
         ("8/4\n=2", None, "8/4\n=2"),
+        ("8 / 4 = 2\n= 2", "2", "8 / 4 = 2"),
         ("", None, ""),
     ],
 )
