@@ -3,15 +3,13 @@
 .jsonl .ndjson     also with .gz, .bz2, .xz or .zst behind that
 """
 
-import contextlib
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from kanana_jax.data import compression, files, json_text
-from kanana_jax.data.errors import DataError, first_line, listed
+from kanana_jax.data import compression, files, json_text, whole_files
+from kanana_jax.data.errors import DataError, listed
 
 _SUFFIXES = (".jsonl", ".ndjson")
 
@@ -55,22 +53,11 @@ def write(path: pathlib.Path, texts: Iterable[str]) -> int:
     """
     if not path.name.lower().endswith(_SUFFIXES):
         raise DataError(f"expected a file ending in {' or '.join(_SUFFIXES)}, got {str(path)!r}.")
-    unfinished = path.with_name(f".{path.name}.unfinished")
     num_bytes = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "w", encoding="utf-8") as file:
-            for text in texts:
-                num_bytes += len(text.encode())
-                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be written: {first_line(error)}; free space or name another file."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
+    with whole_files.written(path) as file:
+        for text in texts:
+            num_bytes += len(text.encode())
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
     return num_bytes
 
 

@@ -1,0 +1,1 @@
+"""Corpora of documentation in several languages, made where they are used from Debian packages."""

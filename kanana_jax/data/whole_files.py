@@ -1,0 +1,30 @@
+"""Files that are there whole or as they were before."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import TextIO
+
+from kanana_jax.data.errors import DataError, first_line
+
+
+@contextlib.contextmanager
+def written(path: pathlib.Path) -> Iterator[TextIO]:
+    """Opens a text file that takes the place of `path` where what is inside ends without an error.
+
+    Folders above it are made. DataError where it cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "w", encoding="utf-8") as file:
+            yield file
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {first_line(error)}; free space or name another file."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
