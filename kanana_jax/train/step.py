@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ class StepConfig:
     batch_size: int
     seq_len: int
     balance_loss_weight: float = 0.0
+    router_balance: Literal["sign", "quantile"] = "sign"
     router_bias_rate: float = 0.0
 
     def schedule(self, lr: Any) -> optax.Schedule:
@@ -86,6 +87,7 @@ def step_config(
         batch_size=cfg.data.batch_size,
         seq_len=cfg.data.seq_len,
         balance_loss_weight=cfg.train.balance_loss_weight,
+        router_balance=cfg.train.router_balance,
         router_bias_rate=cfg.train.router_bias_rate,
     )
 
@@ -217,7 +219,7 @@ def train_step(
 ) -> tuple[state.TrainState, Metrics]:
     """One update. `lr` is the peak rate; the schedule multiplies it by its own shape."""
     optimizer = cfg.make_optimizer(lr)
-    grads, seen, load = gradients(before.weights, batch, frozen, cfg)
+    grads, seen, routing = gradients(before.weights, batch, frozen, cfg)
     max_logits, loss = seen.maxima["max_logits"], seen.sums["loss"]
     params = before.weights.params
     with jax.named_scope("optimizer"):
@@ -226,7 +228,7 @@ def train_step(
         )
         params: Any = optax.apply_updates(params, updates)
     bias = before.weights.buffers["router_bias"]
-    moved_bias = model.update_router_bias(bias, load, cfg.router_bias_rate)
+    moved_bias = _moved_bias(bias, routing, cfg)
     skips = optim.skip_report(opt_state)["consecutive_skips"] if cfg.guard.enabled else 0
     buffers = before.weights.buffers | {"router_bias": jnp.where(skips == 0, moved_bias, bias)}
     after = state.TrainState(before.step + 1, model.Weights(params, buffers), opt_state)
@@ -235,7 +237,7 @@ def train_step(
         | seen.maxima
         | {
             "max_logit": maxima.keep_nan(max_logits, axis=(0, 1)),
-            "max_vio": jnp.max(model.max_vio(load), initial=0.0),
+            "max_vio": jnp.max(model.max_vio(routing.load_LE), initial=0.0),
             "grad_rms": rms(grads),
             "update_rms": rms(updates),
             "lr": cfg.schedule(lr)(optimizers.steps_taken(before.opt_state)),
@@ -246,10 +248,17 @@ def train_step(
     return after, metrics | optimizers.report(cfg.optimizer.name, opt_state, skips != 0)
 
 
+def _moved_bias(bias_LE: Array, routing: model.Routing, cfg: StepConfig) -> Array:
+    if cfg.router_balance == "quantile":
+        top_k = cfg.model.num_experts_per_token
+        return model.quantile_router_bias(bias_LE, routing.needed_LXEN, top_k)
+    return model.update_router_bias(bias_LE, routing.load_LE, cfg.router_bias_rate)
+
+
 def gradients(
     weights: model.Weights, batch: Batch, frozen: Frozen, cfg: StepConfig
-) -> tuple[Any, Seen, Array]:
-    """Gradients over the whole batch, micro-batch by micro-batch; and each expert's tokens.
+) -> tuple[Any, Seen, model.Routing]:
+    """Gradients over the whole batch, micro-batch by micro-batch; and what its tokens chose.
 
     Sums add up over micro-batches; the largest of maxima counts.
     """
@@ -258,14 +267,14 @@ def gradients(
     grad_fn = jax.grad(micro_loss, has_aux=True)
 
     def micro(part: Batch):
-        grads, (seen, load) = grad_fn(
+        grads, (seen, routing) = grad_fn(
             weights.params, weights.buffers, part, frozen, totals, 1.0 / count, cfg
         )
-        return (grads, seen.sums, load), seen.maxima
+        return (grads, seen.sums, routing), seen.maxima
 
     if count == 1:
-        (grads, sums, load), maxima = micro(batch)
-        return grads, Seen(sums, maxima), load
+        (grads, sums, routing), maxima = micro(batch)
+        return grads, Seen(sums, maxima), routing
 
     def split(x):  # every count-th row, so that each device keeps its own rows
         return jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
@@ -283,8 +292,8 @@ def gradients(
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[0]),
         jax.tree.map(lambda x: jnp.full(x.shape, -jnp.inf, x.dtype), shapes[1]),
     )
-    ((grads, sums, load), maxima), _ = jax.lax.scan(body, start, split_batch)
-    return grads, Seen(sums, maxima), load
+    ((grads, sums, routing), maxima), _ = jax.lax.scan(body, start, split_batch)
+    return grads, Seen(sums, maxima), routing
 
 
 def micro_loss(
@@ -295,14 +304,20 @@ def micro_loss(
     totals: Any,
     share: float,
     cfg: StepConfig,
-) -> tuple[Float[Array, ""], tuple[Seen, Array]]:
-    """The part of the batch's loss that comes from one micro-batch, what was seen, expert loads.
+) -> tuple[Float[Array, ""], tuple[Seen, model.Routing]]:
+    """The part of the batch's loss that comes from one micro-batch, what was seen and chosen.
 
     `totals` are of the whole batch and `share` is the micro-batch's share of its sequences, so that
     losses, gradients and sums add up to those of the whole batch.
     """
     weights, objective = model.Weights(params, buffers), cfg.objective
-    hidden_BSD, aux = model.hidden_states(cfg.model, weights, batch.inputs, cfg.execution)
+    hidden_BSD, aux = model.hidden_states(
+        cfg.model,
+        weights,
+        batch.inputs,
+        cfg.execution,
+        counts_needed=cfg.router_balance == "quantile",
+    )
     logp_BS = None
     if objective.needs_logp:
         logp_BS = _logp_of_hidden(params, hidden_BSD, batch, cfg.model, cfg.execution)
@@ -325,7 +340,7 @@ def micro_loss(
     sums = seen.sums | {"balance_loss": balance_loss}
     maxima = seen.maxima | {"max_logits": aux.max_logits}
     total = loss + cfg.balance_loss_weight * balance_loss
-    return total, (Seen(sums, maxima), aux.expert_load)
+    return total, (Seen(sums, maxima), aux.routing)
 
 
 def num_micro(execution: config.ExecutionConfig) -> int:
