@@ -161,6 +161,8 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
             entry |= {"skipped_batches": at.skipped_batches, "rewinds": at.rewinds}
         if _is_due(number, run.train.diagnostics_interval_steps, last):
             entry |= run.steps.diagnose(current.weights.params, current.opt_state)
+        else:
+            entry.pop("relative_load", None)  # a number for each expert: too much for every step
         entry |= _evaluate(run, current, number, clock)
         workdir.record(number, entry)
         is_stopping = asked_to_stop(workdir.is_asked_to_stop()) and number < last

@@ -101,6 +101,7 @@ class Steps(NamedTuple):
     train: Callable[[state.TrainState, Batch, float, Frozen], tuple[state.TrainState, Metrics]]
     evaluate: Callable[[model.Weights, Batch], tuple[Array, Array]]
     logp: Callable[[model.Weights, Batch], Array]
+    loads: Callable[[model.Weights, Batch], Array]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
     trace: Callable[[], jax.stages.Traced]  # the train step; raises where an op cannot run
@@ -118,7 +119,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
     optimizer = cfg.make_optimizer(1.0)
     like = state.abstract(cfg.model, optimizer, mesh)
     placed = jax.tree.map(lambda x: x.sharding, like)
-    init_weights, evaluate, logp = _shared_by_arms(cfg.model, cfg.execution, mesh)
+    init_weights, evaluate, logp, loads = _shared_by_arms(cfg.model, cfg.execution, mesh)
     start = jax.jit(functools.partial(state.wrap, optimizer), out_shardings=placed)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
     options = _DETERMINISTIC if cfg.execution.deterministic else None
@@ -159,6 +160,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         train=_under(mesh, train),
         evaluate=evaluate,
         logp=logp,
+        loads=loads,
         diagnose=diagnose,
         like=like,
         trace=trace,
@@ -186,6 +188,7 @@ def _shared_by_arms(cfg: config.ModelConfig, execution: config.ExecutionConfig, 
         init_weights,
         _under(mesh, compiled(evaluate_batch)),
         _under(mesh, compiled(log_probabilities)),
+        _under(mesh, compiled(expert_loads)),
     )
 
 
@@ -237,7 +240,7 @@ def train_step(
         | seen.maxima
         | {
             "max_logit": maxima.keep_nan(max_logits, axis=(0, 1)),
-            "max_vio": jnp.max(model.max_vio(routing.load_LE), initial=0.0),
+            **_balance(routing.load_LE),
             "grad_rms": rms(grads),
             "update_rms": rms(updates),
             "lr": cfg.schedule(lr)(optimizers.steps_taken(before.opt_state)),
@@ -246,6 +249,16 @@ def train_step(
     if cfg.guard.enabled:
         metrics["consecutive_skips"] = skips
     return after, metrics | optimizers.report(cfg.optimizer.name, opt_state, skips != 0)
+
+
+def _balance(load_LE: Array) -> Metrics:
+    """How even the loads are. A model without experts has nothing but a MaxVio of 0."""
+    max_vio_L = model.max_vio(load_LE)
+    found = {"max_vio": jnp.max(max_vio_L, initial=0.0)}
+    if load_LE.size:
+        mean_L1 = jnp.maximum(load_LE.mean(axis=-1, keepdims=True), 1e-20)
+        found |= {"max_vio_layers": max_vio_L, "relative_load": load_LE / mean_L1}
+    return found
 
 
 def _moved_bias(bias_LE: Array, routing: model.Routing, cfg: StepConfig) -> Array:
@@ -377,6 +390,18 @@ def log_probabilities(
     """Of every target, without gradient."""
     hidden_BSD, _ = model.hidden_states(cfg, weights, batch.inputs, execution)
     return _logp_of_hidden(weights.params, hidden_BSD, batch, cfg, execution)
+
+
+def expert_loads(
+    weights: model.Weights,
+    batch: Batch,
+    *,
+    cfg: config.ModelConfig,
+    execution: config.ExecutionConfig,
+) -> Float[Array, "L B E"]:
+    """Tokens of each sequence that chose each expert, by MoE layer."""
+    _, aux = model.hidden_states(cfg, weights, batch.inputs, execution)
+    return aux.sequence_load
 
 
 def _logp_of_hidden(
