@@ -140,6 +140,7 @@ class MoE(nnx.Module):
             w_gate_up,
             w_down,
             *_choices_here(expert_TK, weight_TK, w_down.shape[0]),
+            clamp=self.cfg.swiglu_clamp,
             implementation=self.execution.grouped_matmul_implementation,
         ).astype(x_TD.dtype)
 
