@@ -56,6 +56,7 @@ def pictures() -> list[Picture]:
     largest, mean = curves.MAX_VIO.rows
     with_floor = dataclasses.replace(
         curves.MAX_VIO,
+        reading=f"{curves.MAX_VIO.reading} Dashed: tokens that choose experts at random.",
         rows=(
             dataclasses.replace(largest, references=(_floor("worst"),)),
             dataclasses.replace(mean, references=(_floor("mean"),)),
@@ -67,7 +68,7 @@ def pictures() -> list[Picture]:
 
 
 def _floor(which: str) -> Reference:
-    return Reference(f"chance, {which}", lambda run: round(getattr(measures.floor(run), which), 3))
+    return Reference("chance", lambda run: round(getattr(measures.floor(run), which), 2))
 
 
 def _column(heading: str, which: str) -> Column:
