@@ -47,6 +47,7 @@ class TrainingConfig:
         self._check_batch()
         self._check_schedule()
         self._check_average()
+        self._check_balance()
 
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits applied; raises ConfigError."""
@@ -121,6 +122,24 @@ class TrainingConfig:
                 f"optimizer.schedule needs warmup_steps + decay_steps = {schedule.warmup_steps} + "
                 f"{schedule.decay_steps} steps, got train.num_steps = {last}; shorten them or "
                 "train longer"
+            )
+
+    def _check_balance(self):
+        shape = self.model
+        if self.train.router_balance != "quantile" or not shape.num_moe_layers:
+            return
+        if shape.num_groups_per_token < shape.num_expert_groups:
+            raise ConfigError(
+                "train.router_balance = quantile needs tokens that may choose any expert, got "
+                f"model.num_groups_per_token = {shape.num_groups_per_token} of "
+                f"{shape.num_expert_groups} groups, outside which no bias lets a token choose; set "
+                "train.router_balance to sign, or model.num_expert_groups to 1"
+            )
+        if shape.num_experts_per_token == shape.num_experts:
+            raise ConfigError(
+                "train.router_balance = quantile needs experts that a token does not choose, got "
+                f"model.num_experts_per_token = num_experts = {shape.num_experts}; loads are even "
+                "then, so set train.router_balance to sign"
             )
 
 

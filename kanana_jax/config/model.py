@@ -66,6 +66,7 @@ class ModelConfig:
     rope_theta: RopeTheta = 50_000.0
     yarn: YarnConfig | None = None
     rms_norm_eps: Epsilon = 1e-5
+    swiglu_clamp: Factor | None = None  # clips what enters SwiGLU, DeepSeek-V4's is 10; None: no
     zero_centered_gamma: bool = False  # RMSNorm multiplies by 1 + gamma instead of gamma
     tie_embeddings: bool = False
     init_std: Rate = 0.02

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from kanana_jax.config import fields
 from kanana_jax.config.fields import ConfigError, shown
@@ -38,7 +38,9 @@ class TrainConfig:
     seed: Seed = 0
     z_loss_weight: LossWeight = 5e-6
     balance_loss_weight: LossWeight = 1e-4  # sequence-level, arXiv:2412.19437 eq. 17
-    # Step of the auxiliary-loss-free balancing bias.
+    # How a step moves the bias that evens the loads of experts; "quantile" has no rate.
+    router_balance: Literal["sign", "quantile"] = "sign"
+    # Step of the sign rule; 0: the bias stays as it is.
     router_bias_rate: Annotated[float, Range(0.0, 1.0, "scores lie in [0, 1]")] = 1e-3
     eval_interval_steps: Count = 100
     eval_batches: Count = 8

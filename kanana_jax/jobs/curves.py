@@ -10,6 +10,7 @@ import numpy as np
 from kanana_jax.report import tables
 from kanana_jax.report.canvas import Picture
 from kanana_jax.report.curves import Beside, Curve, Reference, Row
+from kanana_jax.report.depths import Depths
 from kanana_jax.report.heatmaps import Map
 from kanana_jax.report.results import Run
 from kanana_jax.report.tables import Cell, Column
@@ -123,11 +124,75 @@ MAX_VIO = Curve(
     name="max_vio",
     title="Expert balance",
     reading=(
-        "MaxVio (arXiv:2408.15664) is the busiest expert's load over the mean load, less one, in "
-        "the worst layer (mean of the last {window} steps); 0 is perfect balance."
+        "MaxVio (arXiv:2408.15664) is the busiest expert's load over the mean load of its layer, "
+        "less one; above in the worst layer, below in the mean of all (means of the last {window} "
+        "steps). 0 is perfect balance, which no batch of few tokens reaches."
     ),
-    rows=(Row(key="max_vio", label="MaxVio", is_smoothed=True, reduction="largest", bottom=0.0),),
-    panel_height=2.6,
+    rows=(
+        Row(key="max_vio_layers", label="MaxVio, worst layer", is_smoothed=True,
+            reduction="largest", bottom=0.0),
+        Row(key="max_vio_layers", label="MaxVio, mean of layers", is_smoothed=True,
+            reduction="mean", bottom=0.0),
+    ),
+    panel_height=2.4,
+)  # fmt: skip
+
+EXPERT_LOAD = Map(
+    name="expert_load",
+    title="Load of every expert",
+    reading=(
+        "Tokens that chose an expert, over the mean of its layer: white is an even share, red "
+        "more, blue less. Look for experts that stay red or blue from one step to the next."
+    ),
+    key="relative_load",
+    reference=lambda run: 1.0,
+    unit="mean load",
+    line="MoE layer",
+    column="expert",
+    label="load",
+    least_reach=3.0,
+)
+
+SPECIALISATION = Curve(
+    name="specialisation",
+    title="Experts by source of text",
+    reading=(
+        "What an expert tells of the source of its tokens (arXiv:2608.20061, App. F and G), mean "
+        "of layers. Above, mutual information over the entropy of evenly likely sources: 0 where "
+        "all sources use the experts alike, 1 where no expert has two sources. Below, the mean "
+        "Jensen-Shannon divergence of two sources, at most ln 2 = 0.69."
+    ),
+    rows=(
+        Row(key="heldout_specialisation", label="I(expert; source) / H(source)", is_marked=True,
+            bottom=0.0),
+        Row(key="heldout_source_divergence", label="divergence (nats)", is_marked=True, bottom=0.0),
+    ),
+    panel_height=2.4,
+)  # fmt: skip
+
+SPECIALISATION_DEPTH = Depths(
+    name="specialisation_depth",
+    title="Experts by source of text, against depth",
+    reading="The share of the sources' entropy that the experts of each layer tell, at the end.",
+    key="specialisation_layers",
+    label="I(expert; source) / H(source)",
+)
+
+SOURCE_LOAD = Map(
+    name="source_load",
+    title="Experts by source, in the layer that tells most of it",
+    reading=(
+        "Each source's tokens over an even share of the experts, at the end: white is even, red "
+        "more, blue less. Sources are in the order of data.paths, those without text left out."
+    ),
+    key="source_load",
+    reference=lambda run: 1.0,
+    unit="even share",
+    line="source",
+    column="expert",
+    label="load",
+    num_snapshots=1,
+    least_reach=3.0,
 )
 
 TRAINING: tuple[Picture, ...] = (
@@ -140,6 +205,10 @@ TRAINING: tuple[Picture, ...] = (
     ORTHOGONALITY_ERROR,
     RMS,
     MAX_VIO,
+    EXPERT_LOAD,
+    SPECIALISATION,
+    SPECIALISATION_DEPTH,
+    SOURCE_LOAD,
 )
 
 

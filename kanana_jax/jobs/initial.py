@@ -21,13 +21,15 @@ def of_seed(train: config.TrainConfig) -> config.TrainConfig:
 def with_shape[Config: config.TrainingConfig](cfg: Config) -> Config:
     """`cfg` with the model that train.init_from holds; raises CheckpointError if there is none.
 
-    A YaRN extension of its context stays as the settings have it.
+    A YaRN extension of its context and a clamp of SwiGLU stay as the settings have them.
     """
     if not cfg.train.init_from:
         return cfg
     shape = native.read_description(Path(of_seed(cfg.train).init_from)).cfg
     yarn = cfg.model.yarn or shape.yarn
-    return dataclasses.replace(cfg, model=dataclasses.replace(shape, yarn=yarn))
+    clamp = cfg.model.swiglu_clamp or shape.swiglu_clamp
+    shape = dataclasses.replace(shape, yarn=yarn, swiglu_clamp=clamp)
+    return dataclasses.replace(cfg, model=shape)
 
 
 def check_tokenizer(init_from: str, tokenizer: str) -> None:

@@ -57,6 +57,11 @@ class Config(config.TrainingConfig):
                     f"train.{name} must be 0 in preference training, where it would move the model "
                     f"beside the loss; got {getattr(self.train, name)}"
                 )
+        if self.train.router_balance != "sign":
+            raise config.ConfigError(
+                "train.router_balance must be sign in preference training, where a rate of 0 keeps "
+                f"the router's bias; got {self.train.router_balance}"
+            )
 
 
 def _objective(cfg: Config) -> Preference:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kanana_jax import config, data, model
 from kanana_jax.batch import Batch
-from kanana_jax.jobs import heldout, training
+from kanana_jax.jobs import heldout, specialisation, training
 from kanana_jax.train import fit
 
 
@@ -41,8 +41,8 @@ def _evaluators(
     sources = heldout.Sources(
         names=corpus.names, source_S=data.heldout_sources(corpus, cfg, train.eval_batches)
     )
-    every = train.eval_interval_steps
-    return (heldout.bits_per_byte(batches, cfg.batch_size, every, built, sources),)
+    given = batches, cfg.batch_size, train.eval_interval_steps, built, sources
+    return (heldout.bits_per_byte(*given), *specialisation.evaluators(*given))
 
 
 def _check(corpus: data.Corpus, cfg: Config) -> None:

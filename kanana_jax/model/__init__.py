@@ -2,8 +2,14 @@
 
 from kanana_jax.batch import Inputs
 from kanana_jax.model import absorbed, presets
+from kanana_jax.model.balance import (
+    Routing,
+    init_router_bias,
+    max_vio,
+    quantile_router_bias,
+    update_router_bias,
+)
 from kanana_jax.model.describe import ParamSpec, describe
-from kanana_jax.model.moe import init_router_bias, max_vio, update_router_bias
 from kanana_jax.model.transformer import (
     Aux,
     Params,
@@ -24,6 +30,7 @@ __all__ = [
     "Inputs",
     "ParamSpec",
     "Params",
+    "Routing",
     "Transformer",
     "Weights",
     "absorbed",
@@ -39,5 +46,6 @@ __all__ = [
     "max_vio",
     "num_params",
     "presets",
+    "quantile_router_bias",
     "update_router_bias",
 ]

@@ -1,7 +1,7 @@
 """Pieces every block shares: initialisers, RMSNorm and the SwiGLU MLP.
 
     rms_norm(x) = x / sqrt(mean(x^2) + eps) * g          g = gamma, or 1 + gamma if zero-centred
-    mlp(x)      = (silu(x W_gate) * (x W_up)) W_down
+    mlp(x)      = swiglu(x W_gate, x W_up) W_down         swiglu(g, u) = silu(g) u
 
 Every matrix, the embedding and the head start as normal(0, init_std): not truncated and with no
 extra scale on the residual outputs, which is how Hugging Face initialises this family.
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from kanana_jax.config import ExecutionConfig, ModelConfig
 from kanana_jax.model import xla_hints
+from pallas_kernels.moe_mlp.activation import swiglu
 
 
 def normal(rngs: nnx.Rngs, cfg: ModelConfig, *shape: int) -> nnx.Param:
@@ -44,6 +45,7 @@ class SwiGLU(nnx.Module):
     """The dense layers' MLP, and the shared experts as one MLP of their summed width."""
 
     def __init__(self, cfg: ModelConfig, width: int, *, rngs: nnx.Rngs):
+        self.clamp = cfg.swiglu_clamp
         self.w_gate_up = normal(rngs, cfg, 2, width, cfg.hidden_size)
         self.w_down = normal(rngs, cfg, width, cfg.hidden_size)
 
@@ -51,4 +53,4 @@ class SwiGLU(nnx.Module):
         w_GID = self.w_gate_up[...].astype(x_BSD.dtype)
         w_down_ID = self.w_down[...].astype(x_BSD.dtype)
         gate_BSI, up_BSI = xla_hints.joint_product(x_BSD, w_GID)
-        return jnp.einsum("BSI,ID->BSD", jax.nn.silu(gate_BSI) * up_BSI, w_down_ID)
+        return jnp.einsum("BSI,ID->BSD", swiglu(gate_BSI, up_BSI, self.clamp), w_down_ID)

@@ -5,13 +5,13 @@
     w_e      = scaling * s_e / sum_chosen s
     out      = sum_chosen w_e mlp_e(x) + mlp_shared(x)
 
-After each step b_e grows for experts below the mean load and shrinks for those above it, in
-Moonlight's zero-mean form. A small loss keeps single sequences from collapsing (eq. 17-20):
+After each step b moves towards even loads (`balance`). A small loss keeps single sequences from
+collapsing (eq. 17-20):
 
     loss = sum_e f_e P_e,  f_e = E / (K T) #{t : e in top K of s_t},  P_e = mean_t s_te / sum_j s_tj
 
-Letters: B batch, S sequence, T tokens, D hidden, L layers, E experts, K experts per token,
-F width of an expert, g groups, m members of a group.
+Letters: B batch, S sequence, T tokens, D hidden, E experts, K experts per token, F width of an
+expert, g groups, m members of a group, X parts of the batch, N bins.
 """
 
 import functools
@@ -24,13 +24,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 import pallas_kernels
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import exchange, layers, xla_hints
+from kanana_jax.model import balance, exchange, layers, xla_hints
 from kanana_jax.parallel import local
 
 
 class RoutingStats(NamedTuple):
-    load_E: Float[Array, "E"]  # tokens sent to each expert, padding left out
+    load_BE: Float[Array, "B E"]  # tokens of each sequence sent to each expert, padding left out
     balance_loss: Float[Array, ""]
+    needed_XEN: Int[Array, "X E N"] | None = None  # see `balance.Routing`
+
+    @property
+    def load_E(self) -> Float[Array, "E"]:
+        return self.load_BE.sum(axis=0)
 
 
 class MoE(nnx.Module):
@@ -48,7 +53,9 @@ class MoE(nnx.Module):
         x_BSD: Float[Array, "B S D"],
         bias_E: Float[Array, "E"],
         is_token_BS: Bool[Array, "B S"],
+        counts_needed: bool = False,
     ) -> tuple[Float[Array, "B S D"], RoutingStats]:
+        """The output, and what was chosen; `needed_XEN` only where it is to be counted."""
         score_BSE = xla_hints.pad_single_row(lambda x: router_scores(x, self.router[...]), x_BSD)
         dtype, top_k = x_BSD.dtype, self.cfg.num_experts_per_token
         tokens = ("batch", "sequence", "whole")
@@ -78,8 +85,17 @@ class MoE(nnx.Module):
         )
         if self.cfg.num_shared_experts:
             out_BSD += xla_hints.pad_single_row(self.shared, x_BSD)
-        load_E = _count(expert_BSK, is_token_BS, self.cfg.num_experts).sum(axis=0)
-        return out_BSD, RoutingStats(load_E, balance_loss(score_BSE, is_token_BS, top_k))
+        load_BE = _count(expert_BSK, is_token_BS, self.cfg.num_experts)
+        needed_XEN = None
+        if counts_needed:
+            needed_XEN = local.on_parts(
+                functools.partial(balance.count_needed, top_k=top_k),
+                (score_BSE, bias_E, is_token_BS),
+                (tokens, ("whole",), ("batch", "sequence")),
+                ("token_parts", "whole", "whole"),
+            )
+        loss = balance_loss(score_BSE, is_token_BS, top_k)
+        return out_BSD, RoutingStats(load_BE, loss, needed_XEN)
 
     @jax.named_scope("experts")
     def _routed(self, x_BSD, expert_BSK, weight_BSK, w_gate_up, w_down):
@@ -124,6 +140,7 @@ class MoE(nnx.Module):
             w_gate_up,
             w_down,
             *_choices_here(expert_TK, weight_TK, w_down.shape[0]),
+            clamp=self.cfg.swiglu_clamp,
             implementation=self.execution.grouped_matmul_implementation,
         ).astype(x_TD.dtype)
 
@@ -208,26 +225,3 @@ def _top_k(score_BSE: Array, top_k: int) -> Array:
     return local.on_parts(
         lambda score_BSE: jax.lax.top_k(score_BSE, top_k)[1], (score_BSE,), (tokens,), tokens
     )
-
-
-def max_vio(load_LE: Float[Array, "L E"]) -> Float[Array, "L"]:
-    """MaxVio: how far the busiest expert lies above the mean load, as a share of the mean."""
-    if 0 in load_LE.shape:
-        return jnp.zeros(load_LE.shape[:1])
-    mean_L = load_LE.mean(axis=-1)
-    return (load_LE.max(axis=-1) - mean_L) / jnp.maximum(mean_L, 1e-20)
-
-
-def init_router_bias(cfg: ModelConfig) -> Float[Array, "L E"]:
-    """The balancing bias of every MoE layer, zero: train state, not a parameter."""
-    return jnp.zeros((cfg.num_moe_layers, cfg.num_experts), jnp.float32)
-
-
-def update_router_bias(
-    bias_LE: Float[Array, "L E"], load_LE: Float[Array, "L E"], rate: float | Float[Array, ""]
-) -> Float[Array, "L E"]:
-    """b + rate (sign(e) - mean sign(e)), e = mean load - load: the mean of b never moves."""
-    if 0 in bias_LE.shape:
-        return bias_LE
-    sign_LE = jnp.sign(load_LE.mean(axis=-1, keepdims=True) - load_LE)
-    return bias_LE + rate * (sign_LE - sign_LE.mean(axis=-1, keepdims=True))

@@ -6,7 +6,8 @@ Parameters leave as a plain nested dict in which each stack's leaves carry its l
 NNX modules are pytrees, so one `jax.lax.scan` runs a stack and compiles one block of it, unless
 `execution.scan_layers` is false.
 
-Letters: B batch, S sequence, D hidden, V vocabulary, L layers, H heads, E experts.
+Letters: B batch, S sequence, D hidden, V vocabulary, L layers, H heads, E experts, X parts of the
+batch, N bins.
 """
 
 import functools
@@ -20,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kanana_jax.batch import Inputs
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import layers, mla, moe, rope, xla_hints
+from kanana_jax.model import balance, layers, mla, moe, rope, xla_hints
 from kanana_jax.parallel import local
 from pallas_kernels import maxima
 
@@ -39,8 +40,19 @@ class Aux(NamedTuple):
     a gradient."""
 
     max_logits: Float[Array, "L H"]  # dense layers first; -inf if there was no token
-    expert_load: Float[Array, "Lmoe E"]  # tokens sent to each expert in this batch
+    sequence_load: Float[Array, "Lmoe B E"]  # tokens of each sequence sent to each expert
     balance_loss: Float[Array, ""]  # sum over MoE layers, unweighted
+    # By the bias with which tokens would just have chosen an expert; None: not asked for.
+    needed: Int[Array, "Lmoe X E N"] | None = None
+
+    @property
+    def expert_load(self) -> Float[Array, "Lmoe E"]:
+        """Tokens sent to each expert in this batch."""
+        return self.sequence_load.sum(axis=1)
+
+    @property
+    def routing(self) -> balance.Routing:
+        return balance.Routing(self.expert_load, self.needed)
 
 
 class Weights(NamedTuple):
@@ -55,6 +67,7 @@ class Context(NamedTuple):
 
     rotation: rope.Rotation
     segment_ids_BS: Int[Array, "B S"]
+    counts_needed: bool = False  # whether MoE layers count the biases that tokens need
 
 
 class Block(nnx.Module):
@@ -82,9 +95,13 @@ class Block(nnx.Module):
         self, x_BSD: Float[Array, "B S D"], bias_E: Float[Array, "E"], context: Context
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "H"], moe.RoutingStats | None]]:
         """Returns the residual stream, and (largest logit of each head, routing statistics)."""
-        is_token_BS = context.segment_ids_BS != 0
+        rotation, segment_ids_BS, counts_needed = context
         x_BSD, (max_logits_BH, stats) = self.with_attention(
-            lambda normed_BSD: self.attention(normed_BSD, *context), x_BSD, bias_E, is_token_BS
+            lambda normed_BSD: self.attention(normed_BSD, rotation, segment_ids_BS),
+            x_BSD,
+            bias_E,
+            segment_ids_BS != 0,
+            counts_needed,
         )
         return x_BSD, (maxima.keep_nan(max_logits_BH, axis=0), stats)
 
@@ -94,6 +111,7 @@ class Block(nnx.Module):
         x_BSD: Float[Array, "B S D"],
         bias_E: Float[Array, "E"],
         is_token_BS: Bool[Array, "B S"],
+        counts_needed: bool = False,
     ) -> tuple[Float[Array, "B S D"], tuple[Any, moe.RoutingStats | None]]:
         """The layer with `attend` as its attention: decoding binds a cache to it.
 
@@ -106,7 +124,7 @@ class Block(nnx.Module):
         normed_BSD = norm(x_BSD, self.mlp_norm)
         with jax.named_scope("mlp"):
             if isinstance(self.mlp, moe.MoE):
-                mlp_BSD, stats = self.mlp(normed_BSD, bias_E, is_token_BS)
+                mlp_BSD, stats = self.mlp(normed_BSD, bias_E, is_token_BS, counts_needed)
             else:
                 mlp_BSD, stats = self.mlp(normed_BSD), None
         return _constrain_stream(x_BSD + mlp_BSD), (attention_aux, stats)
@@ -196,13 +214,17 @@ class Transformer(nnx.Module):
     ) -> tuple[Float[Array, "B S V"], Aux]:
         """Logits and statistics. By default the bias is zero."""
         if router_bias_LE is None:
-            router_bias_LE = moe.init_router_bias(self.cfg)
+            router_bias_LE = balance.init_router_bias(self.cfg)
         hidden_BSD, aux = self.hidden_states(inputs, router_bias_LE)
         head_DV = self.embed[...].T if self.cfg.tie_embeddings else self.head[...]
         return _project(hidden_BSD, head_DV), aux
 
     def hidden_states(
-        self, inputs: Inputs, router_bias_LE: Float[Array, "L E"]
+        self,
+        inputs: Inputs,
+        router_bias_LE: Float[Array, "L E"],
+        *,
+        counts_needed: bool = False,
     ) -> tuple[Float[Array, "B S D"], Aux]:
         """What the head reads (after the final norm), and the statistics."""
         cfg, execution = self.cfg, self.execution
@@ -213,9 +235,9 @@ class Transformer(nnx.Module):
                 f"got {router_bias_LE.shape}; start from model.init_router_bias(cfg)."
             )
         tokens_BS, positions_BS, segment_ids_BS = map(jnp.asarray, inputs)
-        context = Context(rope.rotation(cfg, positions_BS), segment_ids_BS)
+        context = Context(rope.rotation(cfg, positions_BS), segment_ids_BS, counts_needed)
         x_BSD = _look_up(self.embed[...], tokens_BS, layers.compute_dtype(execution))
-        max_logits, load_LE, balance_loss = [], jnp.zeros(wanted), jnp.zeros(())
+        max_logits, stats = [], None
         if cfg.num_dense_layers:
             no_bias_L0 = jnp.zeros((cfg.num_dense_layers, 0))
             x_BSD, (max_LH, _) = _run_stack(
@@ -227,8 +249,12 @@ class Transformer(nnx.Module):
                 execution, self.moe_layers, x_BSD, router_bias_LE, context
             )
             max_logits.append(max_LH)
-            load_LE, balance_loss = stats.load_E, stats.balance_loss.sum()
-        aux = Aux(jnp.concatenate(max_logits), load_LE, balance_loss)
+        if stats is None:
+            no_load_LBE = jnp.zeros((0, x_BSD.shape[0], cfg.num_experts))
+            stats = moe.RoutingStats(no_load_LBE, jnp.zeros((0,)))
+        aux = Aux(
+            jnp.concatenate(max_logits), stats.load_BE, stats.balance_loss.sum(), stats.needed_XEN
+        )
         return _constrain_stream(_norm(cfg, x_BSD, self.final_norm)), aux
 
 
@@ -258,7 +284,7 @@ def init_params(cfg: ModelConfig, key: Array) -> Params:
 
 
 def init_buffers(cfg: ModelConfig) -> dict[str, Any]:
-    return {"router_bias": moe.init_router_bias(cfg)}
+    return {"router_bias": balance.init_router_bias(cfg)}
 
 
 @functools.lru_cache(maxsize=64)
@@ -286,10 +312,15 @@ def hidden_states(
     weights: Weights,
     inputs: Inputs,
     execution: ExecutionConfig = _DEFAULT_EXECUTION,
+    *,
+    counts_needed: bool = False,
 ) -> tuple[Float[Array, "B S D"], Aux]:
-    """What the head reads, so that a loss can form `logits` for a few tokens at a time."""
-    router_bias_LE = weights.buffers["router_bias"]
-    return bind(cfg, weights.params, execution).hidden_states(inputs, router_bias_LE)
+    """What the head reads, so that a loss can form `logits` for a few tokens at a time.
+
+    `counts_needed` asks for `Aux.needed`, which quantile balancing reads.
+    """
+    bound = bind(cfg, weights.params, execution)
+    return bound.hidden_states(inputs, weights.buffers["router_bias"], counts_needed=counts_needed)
 
 
 def logits(

@@ -18,6 +18,7 @@ RULES: dict[str, tuple[str, ...]] = {
     # activations
     "batch": config.BATCH_AXES,
     "sequence": ("context",),
+    "token_parts": (*config.BATCH_AXES, "context"),  # one entry for each device's own tokens
     "head_sequence": ("context", "tensor"),  # the head has no heads: tensor splits its tokens
     # parameters and what the optimizer keeps for them
     "layers": (),

@@ -52,7 +52,7 @@ class Row:
     is_log: bool = False
     is_smoothed: bool = False  # by the mean over a fiftieth of the run
     is_marked: bool = False  # a dot at every record, for metrics recorded now and then
-    reduction: Literal["largest"] | None = None  # of the array of each record
+    reduction: Literal["largest", "mean"] | None = None  # of the array of each record
     bottom: float | None = None
     top: float | None = None
     # The axis fits what living runs reach after a twentieth of their steps: the initial fall and
@@ -169,6 +169,8 @@ def picked(row: Row, run: Run, window: int) -> Series:
     series = run.series(row.key)
     if row.reduction == "largest":
         series = largest(series)
+    if row.reduction == "mean":
+        series = mean(series)
     if row.is_log:
         series = positive(series)
     return canvas.smooth(series, window) if row.is_smoothed else series
@@ -245,6 +247,12 @@ def largest(series: Series) -> Series:
     flat_NX = series.values_N.reshape(len(series.steps_N), -1)
     largest_N = np.where(np.isfinite(flat_NX), flat_NX, -np.inf).max(1, initial=-np.inf)
     return Series(series.steps_N, np.where(np.isfinite(largest_N), largest_N, np.nan))
+
+
+def mean(series: Series) -> Series:
+    """The mean of each record's array; NaN where an entry is."""
+    flat_NX = series.values_N.reshape(len(series.steps_N), -1)
+    return Series(series.steps_N, flat_NX.mean(1))
 
 
 def has_finite(run: Run, key: str) -> bool:

@@ -37,6 +37,8 @@ class Map:
     # The place that is shown; None: where the metric gets highest over the reference.
     choose: Callable[[Sequence[Run]], Place] | None = None
     num_snapshots: int = 5
+    # Colours reach so many times the reference at least, so that a calm run does not look alarming.
+    least_reach: float = 10.0
 
     def draw(self, runs: Sequence[Run], look: Look) -> Sketch | None:
         """The first seed of each arm; None where no run recorded the metric."""
@@ -112,8 +114,7 @@ def _scale(spec: Map, rows: Sequence[Run], moments: Sequence[int]):
 
     shown = [snapshot(spec, run, step) for run in rows for step in moments]
     top = max(float(np.max(one, initial=0.0)) for one in map(_finite, shown))
-    # At least a decade each way, so that a calm run is not painted in alarming colours.
-    reach = max(top, 10.0)
+    reach = max(top, spec.least_reach)
     multiples = [m for m in (3, 10, 30, 100, 300, 1000) if m <= reach]
     ticks = [1 / m for m in reversed(multiples)] + [1.0] + [float(m) for m in multiples]
     return LogNorm(1 / reach, reach), ticks

@@ -183,6 +183,8 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
             entry |= {"skipped_batches": at.skipped_batches, "rewinds": at.rewinds}
         if _is_due(number, run.train.diagnostics_interval_steps, last):
             entry |= stage.steps.diagnose(current.weights.params, current.opt_state)
+        else:
+            entry.pop("relative_load", None)  # a number for each expert: too much for every step
         is_end = number == last or due == stage.last_batch
         due_now = [one for one in stage.evaluators if is_end or number % one.every == 0]
         entry |= _evaluate(due_now, current, is_end, clock, run.train.average.every_tokens > 0)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ class StepConfig:
     batch_size: int
     seq_len: int
     balance_loss_weight: float = 0.0
+    router_balance: Literal["sign", "quantile"] = "sign"
     router_bias_rate: float = 0.0
     rates: tuple[config.RateSegment, ...] = ()  # of stages; empty: the optimizer's schedule
 
@@ -96,6 +97,7 @@ def step_config(
         batch_size=cfg.data.batch_size,
         seq_len=cfg.data.seq_len,
         balance_loss_weight=cfg.train.balance_loss_weight,
+        router_balance=cfg.train.router_balance,
         router_bias_rate=cfg.train.router_bias_rate,
         rates=rates,
     )
@@ -111,6 +113,7 @@ class Steps(NamedTuple):
     train: Callable[[state.TrainState, Batch, float, Frozen], tuple[state.TrainState, Metrics]]
     evaluate: Callable[[model.Weights, Batch], tuple[Array, Array]]
     logp: Callable[[model.Weights, Batch], Array]
+    loads: Callable[[model.Weights, Batch], Array]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
     trace: Callable[[], jax.stages.Traced]  # the train step; raises where an op cannot run
@@ -130,7 +133,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
     placed = jax.tree.map(lambda x: x.sharding, like)
     # Evaluation does not cut batches, so stages that cut theirs differently share it.
     whole_batches = dataclasses.replace(cfg.execution, accumulation_steps=1)
-    init_weights, evaluate, logp = _shared_by_arms(cfg.model, whole_batches, mesh)
+    init_weights, evaluate, logp, loads = _shared_by_arms(cfg.model, whole_batches, mesh)
     start = jax.jit(functools.partial(state.wrap, optimizer), out_shardings=placed)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
     options = _DETERMINISTIC if cfg.execution.deterministic else None
@@ -172,6 +175,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         train=_under(mesh, train),
         evaluate=evaluate,
         logp=logp,
+        loads=loads,
         diagnose=diagnose,
         like=like,
         trace=trace,
@@ -199,6 +203,7 @@ def _shared_by_arms(cfg: config.ModelConfig, execution: config.ExecutionConfig, 
         init_weights,
         _under(mesh, compiled(evaluate_batch)),
         _under(mesh, compiled(log_probabilities)),
+        _under(mesh, compiled(expert_loads)),
     )
 
 
@@ -232,7 +237,7 @@ def train_step(
 ) -> tuple[state.TrainState, Metrics]:
     """One update. `lr` is the peak rate; the schedule multiplies it by its own shape."""
     optimizer = cfg.make_optimizer(lr)
-    grads, seen, load = gradients(before.weights, batch, frozen, cfg)
+    grads, seen, routing = gradients(before.weights, batch, frozen, cfg)
     max_logits, loss = seen.maxima["max_logits"], seen.sums["loss"]
     params = before.weights.params
     with jax.named_scope("optimizer"):
@@ -241,7 +246,7 @@ def train_step(
         )
         params: Any = optax.apply_updates(params, updates)
     bias = before.weights.buffers["router_bias"]
-    moved_bias = model.update_router_bias(bias, load, cfg.router_bias_rate)
+    moved_bias = _moved_bias(bias, routing, cfg)
     skips = optim.skip_report(opt_state)["consecutive_skips"] if cfg.guard.enabled else 0
     buffers = before.weights.buffers | {"router_bias": jnp.where(skips == 0, moved_bias, bias)}
     after = state.TrainState(before.step + 1, model.Weights(params, buffers), opt_state)
@@ -250,7 +255,7 @@ def train_step(
         | seen.maxima
         | {
             "max_logit": maxima.keep_nan(max_logits, axis=(0, 1)),
-            "max_vio": jnp.max(model.max_vio(load), initial=0.0),
+            **_balance(routing.load_LE),
             "grad_rms": rms(grads),
             "update_rms": rms(updates),
             "lr": cfg.schedule(lr)(optimizers.steps_taken(before.opt_state)),
@@ -261,10 +266,27 @@ def train_step(
     return after, metrics | optimizers.report(cfg.optimizer.name, opt_state, skips != 0)
 
 
+def _balance(load_LE: Array) -> Metrics:
+    """How even the loads are. A model without experts has nothing but a MaxVio of 0."""
+    max_vio_L = model.max_vio(load_LE)
+    found = {"max_vio": jnp.max(max_vio_L, initial=0.0)}
+    if load_LE.size:
+        mean_L1 = jnp.maximum(load_LE.mean(axis=-1, keepdims=True), 1e-20)
+        found |= {"max_vio_layers": max_vio_L, "relative_load": load_LE / mean_L1}
+    return found
+
+
+def _moved_bias(bias_LE: Array, routing: model.Routing, cfg: StepConfig) -> Array:
+    if cfg.router_balance == "quantile":
+        top_k = cfg.model.num_experts_per_token
+        return model.quantile_router_bias(bias_LE, routing.needed_LXEN, top_k)
+    return model.update_router_bias(bias_LE, routing.load_LE, cfg.router_bias_rate)
+
+
 def gradients(
     weights: model.Weights, batch: Batch, frozen: Frozen, cfg: StepConfig
-) -> tuple[Any, Seen, Array]:
-    """Gradients over the whole batch, micro-batch by micro-batch; and each expert's tokens.
+) -> tuple[Any, Seen, model.Routing]:
+    """Gradients over the whole batch, micro-batch by micro-batch; and what its tokens chose.
 
     Sums add up over micro-batches; the largest of maxima counts.
     """
@@ -273,14 +295,14 @@ def gradients(
     grad_fn = jax.grad(micro_loss, has_aux=True)
 
     def micro(part: Batch):
-        grads, (seen, load) = grad_fn(
+        grads, (seen, routing) = grad_fn(
             weights.params, weights.buffers, part, frozen, totals, 1.0 / count, cfg
         )
-        return (grads, seen.sums, load), seen.maxima
+        return (grads, seen.sums, routing), seen.maxima
 
     if count == 1:
-        (grads, sums, load), maxima = micro(batch)
-        return grads, Seen(sums, maxima), load
+        (grads, sums, routing), maxima = micro(batch)
+        return grads, Seen(sums, maxima), routing
 
     def split(x):  # every count-th row, so that each device keeps its own rows
         return jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
@@ -298,8 +320,8 @@ def gradients(
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[0]),
         jax.tree.map(lambda x: jnp.full(x.shape, -jnp.inf, x.dtype), shapes[1]),
     )
-    ((grads, sums, load), maxima), _ = jax.lax.scan(body, start, split_batch)
-    return grads, Seen(sums, maxima), load
+    ((grads, sums, routing), maxima), _ = jax.lax.scan(body, start, split_batch)
+    return grads, Seen(sums, maxima), routing
 
 
 def micro_loss(
@@ -310,14 +332,20 @@ def micro_loss(
     totals: Any,
     share: float,
     cfg: StepConfig,
-) -> tuple[Float[Array, ""], tuple[Seen, Array]]:
-    """The part of the batch's loss that comes from one micro-batch, what was seen, expert loads.
+) -> tuple[Float[Array, ""], tuple[Seen, model.Routing]]:
+    """The part of the batch's loss that comes from one micro-batch, what was seen and chosen.
 
     `totals` are of the whole batch and `share` is the micro-batch's share of its sequences, so that
     losses, gradients and sums add up to those of the whole batch.
     """
     weights, objective = model.Weights(params, buffers), cfg.objective
-    hidden_BSD, aux = model.hidden_states(cfg.model, weights, batch.inputs, cfg.execution)
+    hidden_BSD, aux = model.hidden_states(
+        cfg.model,
+        weights,
+        batch.inputs,
+        cfg.execution,
+        counts_needed=cfg.router_balance == "quantile",
+    )
     logp_BS = None
     if objective.needs_logp:
         logp_BS = _logp_of_hidden(params, hidden_BSD, batch, cfg.model, cfg.execution)
@@ -340,7 +368,7 @@ def micro_loss(
     sums = seen.sums | {"balance_loss": balance_loss}
     maxima = seen.maxima | {"max_logits": aux.max_logits}
     total = loss + cfg.balance_loss_weight * balance_loss
-    return total, (Seen(sums, maxima), aux.expert_load)
+    return total, (Seen(sums, maxima), aux.routing)
 
 
 def num_micro(execution: config.ExecutionConfig) -> int:
@@ -377,6 +405,18 @@ def log_probabilities(
     """Of every target, without gradient."""
     hidden_BSD, _ = model.hidden_states(cfg, weights, batch.inputs, execution)
     return _logp_of_hidden(weights.params, hidden_BSD, batch, cfg, execution)
+
+
+def expert_loads(
+    weights: model.Weights,
+    batch: Batch,
+    *,
+    cfg: config.ModelConfig,
+    execution: config.ExecutionConfig,
+) -> Float[Array, "L B E"]:
+    """Tokens of each sequence that chose each expert, by MoE layer."""
+    _, aux = model.hidden_states(cfg, weights, batch.inputs, execution)
+    return aux.sequence_load
 
 
 def _logp_of_hidden(

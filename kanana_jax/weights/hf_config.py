@@ -132,6 +132,11 @@ def to_hf(cfg: config.ModelConfig, extra: dict[str, Any], dtype: str) -> dict[st
             "expected zero_centered_gamma false, got true: the architecture's norms multiply by "
             "gamma; add 1 to every gamma first"
         )
+    if cfg.swiglu_clamp is not None:
+        raise CheckpointError(
+            f"expected swiglu_clamp none, got {cfg.swiglu_clamp:g}: the architecture clips nothing "
+            "and would compute other logits; keep the model folder, or train on without a clamp"
+        )
     if "max_position_embeddings" not in extra:
         raise CheckpointError(
             "the longest context is not known; give it as --max-position-embeddings"

@@ -1,7 +1,7 @@
 """The routed experts of a mixture-of-experts layer as one differentiable function.
 
     y[t] = sum_k weights[t, k] expert[ids[t, k]](x[t])
-    expert[e](x) = w_down[e]^T (silu(w_gate[e] x) * (w_up[e] x))
+    expert[e](x) = w_down[e]^T swiglu(w_gate[e] x, w_up[e] x)          swiglu(g, u) = silu(g) u
 
 No token is dropped, whatever the load of an expert. The backward pass keeps x, the pre-activation
 h and a few integers per row (SonicMoE, arXiv:2512.14080): gathered rows and activations
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from pallas_kernels import dtypes, manual_axes
 from pallas_kernels.grouped_matmul import grouped_matmul, grouped_outer
-from pallas_kernels.moe_mlp import routing, stages
+from pallas_kernels.moe_mlp import activation, routing, stages
 from pallas_kernels.selection import Implementation
 
 # With at most this many rows per expert few experts have two: a look-up reads little twice, and
@@ -38,6 +38,7 @@ def moe_mlp(
     expert_ids_TK,
     weights_TK,
     *,
+    clamp: float | None = None,
     implementation: Implementation = "auto",
 ) -> jax.Array:
     """Applies to each token its experts' SwiGLU, weighted, and sums; (T, D) in x's dtype.
@@ -45,6 +46,7 @@ def moe_mlp(
     w_gate_up (E, 2, F, D) holds the gate first and the up projection second; w_down is (E, F, D);
     expert_ids (T, K) are integers in [0, E); weights (T, K) are float32 (or float64) and get their
     exact gradient.
+    clamp clips what enters swiglu (see `activation`); None: nothing is clipped.
     Products are in x's dtype. Expert weights of another dtype are cast to it, and their gradients
     are rounded to the weights' own dtype only: float32 weights get unrounded float32 gradients.
     Results and gradients repeat bit for bit where those of grouped_matmul do. implementation names
@@ -55,28 +57,30 @@ def moe_mlp(
     arrays = [jnp.asarray(array) for array in arrays]
     _check(*arrays)
     arrays[3] = arrays[3].astype(jnp.int32)
-    return _moe_mlp(implementation, *manual_axes.align(*arrays))
+    return _moe_mlp(implementation, clamp, *manual_axes.align(*arrays))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _moe_mlp(implementation, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _moe_mlp(implementation, clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
     few_rows = FEW_ROWS_PER_EXPERT * w_down_EFD.shape[0]
     if implementation == "auto" and expert_ids_TK.size <= few_rows:
-        return _look_up(x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)
-    return _forward(implementation, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)[0]
+        return _look_up(clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)
+    arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
+    return _forward(implementation, clamp, *arrays)[0]
 
 
-def _forward(implementation, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+def _forward(implementation, clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
     routes = routing.sort_by_expert(expert_ids_TK, w_down_EFD.shape[0])
     token_M = routes.pair_M // expert_ids_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
-    h_M2F, act_MF = stages.up(x_TD[token_M], w_gate_up_E2FD.astype(x_TD.dtype), **products)
+    w_gate_up = w_gate_up_E2FD.astype(x_TD.dtype)
+    h_M2F, act_MF = stages.up(x_TD[token_M], w_gate_up, clamp=clamp, **products)
     y_MD = grouped_matmul(act_MF, w_down_EFD.astype(x_TD.dtype), **products)
     y_TD = _sum_of_rows(y_MD, routes.row_TK, weights_TK)
     return y_TD, (x_TD, h_M2F, w_gate_up_E2FD, w_down_EFD, routes, weights_TK)
 
 
-def _look_up(x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+def _look_up(clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
     """Each pair reads its expert's matrices, once: decoding is as fast as memory.
 
     Products are sums, which compilers fuse with the look-up; a product would copy the matrices.
@@ -85,7 +89,7 @@ def _look_up(x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
     wide = dtypes.wide(x_TD.dtype)
     x_T11D = x_TD.astype(wide)[:, None, None, None]
     h_TK2F = (w_gate_up_E2FD[expert_ids_TK].astype(wide) * x_T11D).sum(axis=-1)
-    act_TKF = jax.nn.silu(h_TK2F[:, :, 0]) * h_TK2F[:, :, 1]
+    act_TKF = activation.swiglu(h_TK2F[:, :, 0], h_TK2F[:, :, 1], clamp)
     act_TKF *= jnp.where(is_here_TK, weights_TK, 0.0)[..., None]
     y_TKFD = w_down_EFD[expert_ids_TK].astype(wide) * act_TKF[..., None]
     # Two sums: of both axes in one XLA:GPU makes blocks that read too little (25 us, not 17, for
@@ -94,7 +98,7 @@ def _look_up(x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
     return y_TKD.sum(axis=1).astype(x_TD.dtype)
 
 
-def _backward(implementation, residuals, dy_TD):
+def _backward(implementation, clamp, residuals, dy_TD):
     # Without a barrier XLA finds what is made again in the forward pass, and keeps that.
     residuals, dy_TD = jax.lax.optimization_barrier((residuals, dy_TD))
     x_TD, h_M2F, w_gate_up_E2FD, w_down_EFD, routes, weights_TK = residuals
@@ -105,7 +109,7 @@ def _backward(implementation, residuals, dy_TD):
     dy_MD = dy_TD[token_M]
     weight_M = weights_TK.reshape(-1)[routes.pair_M]
     dh_M2F, weighted_MF, dweight_M = stages.down_backward(
-        dy_MD, w_down, h_M2F, weight_M, **products
+        dy_MD, w_down, h_M2F, weight_M, clamp=clamp, **products
     )
     dw_down = grouped_outer(weighted_MF, dy_MD, preferred_element_type=w_down_EFD.dtype, **products)
     dx_MD = grouped_matmul(dh_M2F, stages.merge_gate_up(w_gate_up), **products)

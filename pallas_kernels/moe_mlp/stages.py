@@ -2,7 +2,7 @@
 
 Each is one product with elementwise work on its result: what a kernel would do before it stores.
 
-    up              h = x w_gate_up^T                      a = silu(gate) * up
+    up              h = x w_gate_up^T                      a = swiglu(h), see `activation`
     down_backward   a' = dy w_down^T                       dweight = sum_F a' a
                     dh = (dswiglu/dh) (weight a')          weighted = weight a
 
@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from pallas_kernels import dtypes
 from pallas_kernels.grouped_matmul import grouped_matmul, select
 from pallas_kernels.grouped_matmul.gpu import dispatch as on_gpu
+from pallas_kernels.moe_mlp import activation
 
 
-def up(x_MD, w_gate_up_E2FD, *, group_sizes, implementation):
+def up(x_MD, w_gate_up_E2FD, *, clamp, group_sizes, implementation):
     """Returns the pre-activation h (M, 2F) and the activation a (M, F), both in x's dtype."""
     w_E2FD = merge_gate_up(w_gate_up_E2FD)
     name = select(x_MD, w_E2FD, implementation)
     if name == "mosaic_gpu" and on_gpu.fits_up(w_gate_up_E2FD.shape[2]):
-        return on_gpu.up(x_MD, w_gate_up_E2FD, group_sizes)
+        return on_gpu.up(x_MD, w_gate_up_E2FD, group_sizes, clamp=clamp)
     h_M2F = grouped_matmul(
         x_MD,
         w_E2FD,
@@ -32,10 +33,10 @@ def up(x_MD, w_gate_up_E2FD, *, group_sizes, implementation):
         implementation=implementation,
     )
     gate_MF, up_MF = _split(h_M2F)
-    return h_M2F, (jax.nn.silu(gate_MF) * up_MF).astype(x_MD.dtype)
+    return h_M2F, activation.swiglu(gate_MF, up_MF, clamp).astype(x_MD.dtype)
 
 
-def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, group_sizes, implementation):
+def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, clamp, group_sizes, implementation):
     """Differentiates weight * (swiglu(h) w_down), given its gradient dy before the weight.
 
     Returns dh (M, 2F) and the weighted activation (M, F) in h's dtype, dweight (M,) in float32.
@@ -44,7 +45,8 @@ def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, group_sizes, implementa
         dy_MD, w_down_EFD, group_sizes, transpose_rhs=True, implementation=implementation
     )
     dact_MF = dact_MF.astype(dtypes.wide(dact_MF.dtype))
-    gate_MF, up_MF = _split(h_M2F)
+    raw_gate_MF, raw_up_MF = _split(h_M2F)
+    gate_MF, up_MF = activation.clip(raw_gate_MF, raw_up_MF, clamp)
     sigmoid_MF = jax.nn.sigmoid(gate_MF)
     silu_MF = gate_MF * sigmoid_MF
     act_MF = silu_MF * up_MF
@@ -53,8 +55,11 @@ def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, group_sizes, implementa
     weight_M1 = weight_M[:, None]
     dact_MF *= weight_M1
     dgate_MF = dact_MF * up_MF * sigmoid_MF * (1 + gate_MF * (1 - sigmoid_MF))
+    dgate_MF, dup_MF = activation.keep_unclipped(
+        dgate_MF, dact_MF * silu_MF, raw_gate_MF, raw_up_MF, clamp
+    )
     dtype = h_M2F.dtype
-    dh_M2F = jnp.concatenate([dgate_MF.astype(dtype), (dact_MF * silu_MF).astype(dtype)], axis=1)
+    dh_M2F = jnp.concatenate([dgate_MF.astype(dtype), dup_MF.astype(dtype)], axis=1)
     return dh_M2F, (weight_M1 * act_MF).astype(dtype), dweight_M
 
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from kanana_jax import config
 from kanana_jax.jobs import pipeline, pretrain, sweep
 
+QUANTILE = ("train.router_balance=quantile",)
+
 
 @pytest.fixture
 def cfg() -> pretrain.Config:
@@ -133,6 +135,11 @@ def test_a_bad_edit_is_one_clear_line(cfg, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_quantile_balancing_asks_nothing_of_a_model_without_experts(cfg):
+    dense = [f"model.num_dense_layers={cfg.model.num_layers}", "model.num_expert_groups=2"]
+    assert config.edit(cfg, [*QUANTILE, *dense]).train.router_balance == "quantile"
+
+
 def test_edits_leave_the_original_alone(cfg):
     before = dataclasses.asdict(cfg)
     config.edit(cfg, ["optimizer.lr=5"])
@@ -157,6 +164,11 @@ def test_json_holds_every_setting(cfg):
         (["data.paths=a.txt", "data.paths=b.txt"], "given twice; give it once, as data.paths=a,b"),
         (["data.paths=a.txt,b.txt", "data.weights=1"], "one weight per path"),
         (["model.num_dense_layers=1", "model.num_experts=0"], "num_experts must be positive"),
+        (
+            [*QUANTILE, "model.num_expert_groups=2"],
+            "num_groups_per_token = 1 of 2 groups.*set train.router_balance to sign",
+        ),
+        ([*QUANTILE, "model.num_experts_per_token=4"], "num_experts_per_token = num_experts = 4"),
     ],
 )
 def test_edits_that_clash_are_one_clear_line(cfg, edits, message):
@@ -205,6 +217,8 @@ _VALUES = st.one_of(
 _PRINTS = """
 from kanana_jax import config
 from kanana_jax.jobs import pipeline, pretrain, sweep
+
+QUANTILE = ("train.router_balance=quantile",)
 from kanana_jax.model import presets
 
 def run(cfg, workdir):

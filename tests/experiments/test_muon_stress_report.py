@@ -43,10 +43,12 @@ def test_every_figure_lies_beside_the_page_in_the_order_of_the_page(written):
         "Orthogonality error of the update",
         "Size of gradients and updates",
         "Expert balance",
+        "Load of every expert, learning rate 0.003",
     ]
     assert {one.stem for one in path.parent.glob("*.png")} == {
         "overview", "max_logit", "max_logit_heads", "clipping", "loss", "heldout_bpb",
         "final_loss", "spectral_norm", "orthogonality_error", "rms", "max_vio",
+        "expert_load",
     }  # fmt: skip
 
 

@@ -15,10 +15,12 @@ def names_drawn(run, path):
 
 
 def test_one_run_gets_every_picture_of_what_it_recorded(tmp_path):
-    drawn = names_drawn(fabricate.run(tmp_path, arm="MuonClip", axes={}), tmp_path / "a" / "r.html")
-    assert drawn == {one.name for one in curves.TRAINING}
-    drawn = names_drawn(fabricate.run(tmp_path, arm="Muon NS", axes={}), tmp_path / "b" / "r.html")
-    assert drawn == {one.name for one in curves.TRAINING} - {"clipping"}
+    every = {one.name for one in curves.TRAINING}
+    run = fabricate.run(tmp_path, arm="MuonClip", axes={}, num_sources=2)
+    assert names_drawn(run, tmp_path / "a" / "r.html") == every
+    of_sources = {"specialisation", "specialisation_depth", "source_load"}
+    run = fabricate.run(tmp_path, arm="Muon NS", axes={})
+    assert names_drawn(run, tmp_path / "b" / "r.html") == every - {"clipping", *of_sources}
 
 
 def test_pictures_of_metrics_that_no_run_recorded_are_left_out(tmp_path):

@@ -64,6 +64,7 @@ def test_prefill_and_decode_equal_the_full_forward(cfg, stacks, weights, prompt_
         {"q_lora_rank": None, "yarn": None, "tie_embeddings": True},
         {"num_dense_layers": 3},
         {"num_dense_layers": 0, "zero_centered_gamma": True, "num_shared_experts": 0},
+        {"swiglu_clamp": 0.02},
     ],
 )
 def test_every_part_of_the_family_decodes(cfg, changes):

@@ -96,12 +96,16 @@ def test_how_a_model_is_computed_and_its_context_stay_the_experiments(cfg, impor
     assert (found.model.yarn, found.model.num_heads) == (yarn, cfg.model.num_heads)
     plain = dataclasses.replace(continued, model=cfg.model)
     assert initial.with_shape(plain).model.yarn is None
+    assert initial.with_shape(plain).model.swiglu_clamp is None
+    clamped = dataclasses.replace(cfg.model, swiglu_clamp=10.0)
+    found = initial.with_shape(dataclasses.replace(continued, model=clamped))
+    assert found.model.swiglu_clamp == 10.0
 
 
 def test_every_field_of_a_model_is_read_from_a_folder_or_of_its_training():
     """A new one is read from Hugging Face's config.json, or said here not to be."""
     fields = {field.name for field in dataclasses.fields(config.ModelConfig)}
-    not_read = {"rope_theta", "init_std", "yarn", "zero_centered_gamma"}
+    not_read = {"rope_theta", "init_std", "yarn", "zero_centered_gamma", "swiglu_clamp"}
     assert fields == {*hf_config._FIELDS} | not_read
 
 

@@ -76,6 +76,11 @@ def test_what_moves_the_model_beside_the_loss_is_refused(cfg, name):
         cfg.edited([f"train.{name}=0.001"])
 
 
+def test_quantile_balancing_which_has_no_rate_is_refused(cfg):
+    with pytest.raises(config.ConfigError, match=r"train.router_balance must be sign"):
+        cfg.edited(["train.router_balance=quantile"])
+
+
 def test_settings_come_back_from_json(cfg):
     made = cfg.edited(["preference.beta=0.5"])
     content = json.loads(config.to_json(made))

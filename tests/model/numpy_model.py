@@ -138,8 +138,12 @@ def attention(p, x_SD, positions, segments, cfg):
     return out, largest
 
 
-def swiglu(p, x):
-    return (silu(x @ p["w_gate_up"][0].T) * (x @ p["w_gate_up"][1].T)) @ p["w_down"]
+def swiglu(p, x, cfg):
+    gate, up = (x @ w.T for w in p["w_gate_up"])
+    if cfg.swiglu_clamp is not None:
+        gate = np.minimum(gate, cfg.swiglu_clamp)
+        up = np.clip(up, -cfg.swiglu_clamp, cfg.swiglu_clamp)
+    return (silu(gate) * up) @ p["w_down"]
 
 
 def choose(score_E, bias_E, cfg):
@@ -161,9 +165,9 @@ def experts(p, x_SD, bias_E, cfg):
         total = sum(score[e] for e in chosen) if cfg.norm_topk_prob else 1.0
         for e in chosen:
             one = {"w_gate_up": p["w_gate_up"][e], "w_down": p["w_down"][e]}
-            out[s] += cfg.routed_scaling_factor * score[e] / total * swiglu(one, x)
+            out[s] += cfg.routed_scaling_factor * score[e] / total * swiglu(one, x, cfg)
         if cfg.num_shared_experts:
-            out[s] += swiglu(p["shared"], x)
+            out[s] += swiglu(p["shared"], x, cfg)
         ids.append(chosen)
     return out, np.array(ids)
 
@@ -201,7 +205,7 @@ def forward(params, bias_LE, tokens_S, positions_S, segments_S, cfg):
         if is_moe:
             x = x + experts(block["mlp"], normed, bias_LE[index], cfg)[0]
         else:
-            x = x + swiglu(block["mlp"], normed)
+            x = x + swiglu(block["mlp"], normed, cfg)
     x = rms_norm(x, params["final_norm"], cfg.rms_norm_eps, cfg)
     head = params["embed"].T if cfg.tie_embeddings else params["head"]
     return x @ head, np.array(largest)

@@ -30,6 +30,7 @@ VARIANTS = {
         "num_shared_experts": 0,
         "num_dense_layers": 0,
     },
+    "clamped": {"swiglu_clamp": 0.3},
     "all_dense": {"num_dense_layers": 3, "num_experts": 0, "num_experts_per_token": 0},
 }
 

@@ -40,24 +40,37 @@ def run(
     optimizer: str | None = None,
     axes: dict | None = None,
     heldout_text: str = "",
+    num_sources: int = 1,
+    max_vio: float = 0.6,
 ) -> Run:
     """A run whose max logit rises to `peak` and ends around `tail` (in logits), with its files.
 
     Held-out sequences differ by far more than `spread`, but alike in all runs; by `spread` a run
     deviates from that (standard deviation over sequences). Zero: no sequences are recorded. `axes`
-    are those of the run; by default arm, learning rate and seed.
+    are those of the run; by default arm, learning rate and seed. `max_vio` is the mean of MaxVio
+    over layers in the last third.
     """
     directory = directory / f"{arm}-{lr:g}-{seed}".replace(" ", "_")
     optimizer = optimizer or ARMS.get(arm, "muon")
     clips = optimizer == "muonclip"
     random = np.random.default_rng(zlib.crc32(repr((arm, lr, seed, peak)).encode()))
+    of_balance = np.random.default_rng(zlib.crc32(repr((arm, seed)).encode()))
     max_logit_N = _max_logits(num_steps, peak, peak if tail is None else tail, random)
     lines = []
     for step in range(1, (diverged_step or num_steps) + 1):
         record = _record(step, num_steps, max_logit_N[step - 1], random, bpb, clips, tau)
+        record |= _balance(step, num_steps, max_vio, of_balance)
+        if num_sources > 1 and step % 5 == 0:
+            record |= {"heldout_specialisation": 0.2, "heldout_source_divergence": 0.1}
         lines.append({"step": step, **record})
     if not diverged_step and spread:
         lines[-1] |= _heldout(bpb, spread, random)
+    if not diverged_step and num_sources > 1:
+        lines[-1] |= {
+            "specialisation_layers": of_balance.uniform(0.1, 0.3, LAYERS - 1),
+            "source_divergence_layers": of_balance.uniform(0.05, 0.15, LAYERS - 1),
+            "source_load": of_balance.uniform(0.5, 1.5, (num_sources, EXPERTS)),
+        }
     if diverged_step:
         lines.append({"step": diverged_step + 1, "loss": math.nan, "max_logit": math.nan})
     directory.mkdir(parents=True, exist_ok=True)
@@ -158,6 +171,17 @@ def _max_logits(num_steps: int, peak: float, tail: float, random) -> np.ndarray:
     return np.concatenate([rise, np.minimum(fall, peak)])
 
 
+def _balance(step: int, num_steps: int, max_vio: float, random) -> dict:
+    """MaxVio starts high and has exactly the mean `max_vio` over layers in the last third."""
+    apart_L = random.uniform(-0.4, 0.4, LAYERS - 1) * max_vio
+    start = 2.0 * (step <= num_steps - math.ceil(num_steps / 3))
+    max_vio_L = max_vio + start + apart_L - apart_L.mean()
+    load_LE = random.uniform(0.5, 1.0, (LAYERS - 1, EXPERTS))
+    load_LE *= EXPERTS / load_LE.sum(axis=1, keepdims=True)
+    found = {"max_vio": max_vio_L.max(), "max_vio_layers": max_vio_L}
+    return found | ({"relative_load": load_LE} if step % 5 == 0 else {})
+
+
 def _record(step, num_steps, max_logit, random, bpb, clips, tau) -> dict:
     share_LH = random.uniform(0.2, 1.0, (LAYERS, HEADS))
     max_logits_LH = max_logit * share_LH / share_LH.max()
@@ -169,7 +193,6 @@ def _record(step, num_steps, max_logit, random, bpb, clips, tau) -> dict:
         "max_logits": max_logits_LH,
         "grad_rms": 1e-3 * random.uniform(0.5, 2.0),
         "update_rms": 2e-3 * random.uniform(0.9, 1.1),
-        "max_vio": random.uniform(0.2, 1.5, LAYERS - 1),
         "lr": 0.01,
         "tokens": 2048 * step,
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sample_curves
 
-from kanana_jax.report import canvas, curves, heatmaps, results
+from kanana_jax.report import canvas, curves, depths, heatmaps, results
 from kanana_jax.report.finals import Finals
 from kanana_jax.report.metrics import Series
 
@@ -224,6 +224,16 @@ def test_a_map_is_over_the_reference_of_its_run(tmp_path):
     np.testing.assert_allclose([first.max(), second.max()], [3.0, 0.9], rtol=1e-12)
 
 
+@pytest.mark.parametrize(("least_reach", "reach"), [(10.0, 10.0), (3.0, 4.0), (30.0, 30.0)])
+def test_colours_reach_as_far_as_the_largest_value_and_no_less_than_asked(
+    tmp_path, least_reach, reach
+):
+    run = fabricate.run(tmp_path, arm="Muon NS", tau=30.0, peak=120.0, tail=120.0)
+    picture = dataclasses.replace(sample_curves.HEADS, least_reach=least_reach)
+    image = drawn(picture, [run]).axes[0].images[0]
+    np.testing.assert_allclose(image.get_clim(), (1 / reach, reach), rtol=1e-12)
+
+
 def test_diverged_runs_stand_at_the_top_edge_of_the_final_loss_in_their_colour(runs):
     look = canvas.look(runs)
     (axes,) = Finals().draw(runs, look).figure.axes
@@ -268,3 +278,33 @@ def test_seeds_are_averaged_where_they_are_finite():
     np.testing.assert_array_equal(mean_N, [1.0, 3.0, 6.0])
     np.testing.assert_array_equal(low_N, [1.0, 2.0, 6.0])
     np.testing.assert_array_equal(high_N, [1.0, 4.0, 6.0])
+
+
+def test_a_row_draws_the_largest_entry_of_a_layer_or_the_mean_of_all(tmp_path):
+    run = fabricate.run(tmp_path, arm="MuonClip", max_vio=0.7, num_steps=9)
+    rows = [
+        curves.Row(key="max_vio_layers", label="", reduction=reduction)
+        for reduction in ("largest", "mean")
+    ]
+    largest, mean = (curves.picked(row, run, 1).values_N for row in rows)
+    np.testing.assert_allclose(mean[-3:], 0.7, rtol=1e-12)
+    np.testing.assert_array_equal(largest, run.series("max_vio").values_N)
+
+
+def test_the_last_array_over_layers_is_drawn_against_depth(tmp_path):
+    runs = [
+        fabricate.run(tmp_path, arm=arm, seed=seed, num_sources=2)
+        for arm in ("Muon NS", "MuonClip")
+        for seed in range(2)
+    ]
+    picture = depths.Depths(
+        name="depth", title="", reading="", key="specialisation_layers", label=""
+    )
+    (panel,) = drawn(picture, runs).axes
+    lines = {line.get_color(): line.get_ydata() for line in panel.lines}
+    colors = canvas.look(runs).colors
+    for arm in results.arms(runs):
+        own = [run.series("specialisation_layers").values_N[-1] for run in runs if run.arm == arm]
+        np.testing.assert_allclose(lines[colors[arm]], np.mean(own, axis=0))
+    assert len(panel.collections) == 2  # a band over seeds for each arm
+    assert picture.draw([fabricate.run(tmp_path / "one", arm="AdamW")], canvas.look(runs)) is None

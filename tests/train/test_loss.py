@@ -21,10 +21,10 @@ B, S, V = 4, 6, 16
 def table(monkeypatch, cfg):
     """Hidden states are rows of the embedding, shifted by the router's bias."""
 
-    def hidden_states(shape, weights, inputs, execution):
+    def hidden_states(shape, weights, inputs, execution, *, counts_needed=False):
         aux = transformer.Aux(
             max_logits=jnp.zeros((shape.num_layers, shape.num_heads)),
-            expert_load=jnp.zeros((shape.num_moe_layers, shape.num_experts)),
+            sequence_load=jnp.zeros((shape.num_moe_layers, B, shape.num_experts)),
             balance_loss=jnp.zeros(()),
         )
         bias = weights.buffers["router_bias"]

@@ -149,6 +149,48 @@ def test_the_router_bias_moves_against_the_load(cfg, corpus):
     assert records[0]["max_vio"] > 0.0
 
 
+QUANTILE = ("train.router_balance=quantile", "train.router_bias_rate=0")
+
+
+def test_quantile_balancing_sends_the_bias_where_the_batch_is_even(cfg, corpus):
+    """One step from a skewed router, seen by its next pass over the same batch."""
+    cfg = cfg.edited([*QUANTILE, "optimizer.lr=1e-9"])
+    built = tiny_jobs.build(cfg)
+    state = built.steps.init(0)
+    skewed = {"router_bias": np.float32([[0.3, 0.1, -0.1, -0.3]])}
+    state = state._replace(weights=state.weights._replace(buffers=skewed))
+    batch = built.place(data.train_batch(corpus, cfg.data, 0), 8)
+    seen = []
+    for _ in range(3):
+        state, metrics = built.steps.train(state, batch, cfg.optimizer.lr, {})
+        seen.append(float(metrics["max_vio"]))
+    bias = np.asarray(state.weights.buffers["router_bias"])
+    assert seen[0] == 1.0  # two experts have every token
+    assert seen[-1] < 0.2
+    np.testing.assert_allclose(bias.mean(), 0.0, atol=1e-6)
+
+    lost = batch._replace(loss_mask=batch.loss_mask * np.nan)
+    after, metrics = built.steps.train(state, lost, cfg.optimizer.lr, {})
+    assert metrics["consecutive_skips"] == 1
+    np.testing.assert_array_equal(after.weights.buffers["router_bias"], bias)
+
+
+def test_histograms_of_micro_batches_are_those_of_the_batch(cfg, corpus):
+    cfg = cfg.edited(QUANTILE)
+    weights = tiny_jobs.build(cfg).steps.init(0).weights
+    batch = jax.tree.map(jnp.asarray, data.train_batch(corpus, cfg.data, 0))
+
+    def routing(*edits):
+        made = tiny_jobs.step_config(cfg.edited(edits))
+        return jax.jit(functools.partial(step_lib.gradients, cfg=made))(weights, batch, {})[2]
+
+    whole, parts = routing(), routing("execution.accumulation_steps=4")
+    np.testing.assert_array_equal(parts.load_LE, whole.load_LE)
+    assert whole.needed_LXEN.sum() == 8 * 32 * cfg.model.num_experts
+    # Rounding may move a score over the edge of a bin, out of one and into the next.
+    assert np.abs(parts.needed_LXEN - whole.needed_LXEN).sum() <= 4
+
+
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(cfg):
     small = dataclasses.replace(cfg.model, vocab_size=10)
     with pytest.raises(config.ConfigError, match="smaller than the tokenizer's 258"):

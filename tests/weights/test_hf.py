@@ -1,5 +1,6 @@
 """Hugging Face folders in and out: nothing lost, nothing guessed, nothing written on a mistake."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import parity_cases
 import pytest
 
 from kanana_jax import convert
+from kanana_jax.checkpoint.errors import CheckpointError
 from kanana_jax.weights import hf, hf_config, hf_names
 
 ROUND_TRIPS = {
@@ -102,6 +104,12 @@ def test_config_fields_survive_both_ways(name):
     assert hf_config.from_hf(written) == cfg
     changed = {key for key in fields if written[key] != fields[key]}
     assert changed <= {"rope_interleave"}  # the weights are permuted to the one layout
+
+
+def test_a_clamp_of_swiglu_is_not_exported_as_if_it_were_none():
+    cfg = dataclasses.replace(hf_config.from_hf(FIELDS), swiglu_clamp=10.0)
+    with pytest.raises(CheckpointError, match="expected swiglu_clamp none, got 10"):
+        hf_config.to_hf(cfg, hf_config.extra_fields(FIELDS), "float32")
 
 
 def test_rope_fields_of_transformers_5_mean_the_same():

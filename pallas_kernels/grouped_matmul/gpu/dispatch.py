@@ -81,12 +81,18 @@ def outer(
 
 
 def up(
-    x_MD, w_gate_up_E2FD, group_sizes_E, *, config: Config | None = None, interpret: bool = False
+    x_MD,
+    w_gate_up_E2FD,
+    group_sizes_E,
+    *,
+    clamp: float | None = None,
+    config: Config | None = None,
+    interpret: bool = False,
 ):
     """Pre-activation h (M, 2F) and silu(gate) * up (M, F) of experts, where `fits_up(F)`."""
     num_experts, _, width, hidden = w_gate_up_E2FD.shape
     config = config or choose_config(hidden, 2 * width, num_experts)
-    kernel = functools.partial(swiglu.up, config=config.matmul, interpret=interpret)
+    kernel = functools.partial(swiglu.up, clamp=clamp, config=config.matmul, interpret=interpret)
     outs = _call(kernel, _pad_rows(x_MD), w_gate_up_E2FD, group_sizes_E)
     return tuple(out[: x_MD.shape[0]] for out in outs)
 

@@ -82,28 +82,33 @@ def test_interpreted_kernels_agree_and_have_no_races(group_sizes, transpose_rhs,
     assert "RACE DETECTED" not in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("clamp", [None, 0.5])
 @pytest.mark.parametrize("group_sizes", (SIZES[0],))
-def test_interpreted_activation_is_that_of_the_rounded_product(group_sizes, capfd):
+def test_interpreted_activation_is_that_of_the_rounded_product(group_sizes, clamp, capfd):
     case = cases.Case("small", NUM_ROWS, WIDTH, 512, NUM_GROUPS, group_sizes)
     x, w, _, sizes = cases.make_inputs(case)
     x, w = jnp.asarray(x, jnp.bfloat16), jnp.asarray(w.swapaxes(1, 2), jnp.bfloat16)
     x = x.at[sum(group_sizes) :].set(jnp.nan)
     w_E2FD = w.reshape(NUM_GROUPS, 2, 256, WIDTH)
     config = dispatch.Config(matmul.Config(256, 3, band=2))
-    fused = functools.partial(dispatch.up, config=config, interpret=True)
+    fused = functools.partial(dispatch.up, clamp=clamp, config=config, interpret=True)
     h, act = jax.jit(fused)(x, w_E2FD, sizes)
     x = jnp.nan_to_num(x)
     want = reference.matmul(x, w, sizes, transpose_rhs=True, out_dtype=jnp.float32)
     np.testing.assert_allclose(h.astype(jnp.float32), want, rtol=2**-8, atol=1e-4)
     gate, up = jnp.split(h.astype(jnp.float32), 2, axis=1)
+    if clamp is not None:
+        assert (gate > clamp).any() and (jnp.abs(up) > clamp).any()
+        gate, up = jnp.clip(gate, max=clamp), jnp.clip(up, -clamp, clamp)
     want = jax.nn.silu(gate) * up
     np.testing.assert_allclose(act.astype(jnp.float32), want, rtol=2**-8, atol=1e-6)
     assert "RACE DETECTED" not in capfd.readouterr().out
 
 
-def test_fused_up_product_lowers_for_cuda():
+@pytest.mark.parametrize("clamp", [None, 10.0])
+def test_fused_up_product_lowers_for_cuda(clamp):
     args = abstract(49_152, 2048), abstract(128, 2, 768, 2048), abstract(128, dtype=jnp.int32)
-    assert "mosaic_gpu" in lower(dispatch.up, *args)
+    assert "mosaic_gpu" in lower(functools.partial(dispatch.up, clamp=clamp), *args)
 
 
 def abstract(*shape, dtype=jnp.bfloat16):

@@ -19,8 +19,10 @@ NAMES = ("y", "dx", "dw_gate_up", "dw_down", "dweights")
 CASE = cases.SMALL_CASES[0]
 
 
-def dense(x, w_gate_up, w_down, ids, weights):
+def dense(x, w_gate_up, w_down, ids, weights, clamp=None):
     hidden = jnp.einsum("td,eafd->aetf", x, w_gate_up)
+    if clamp is not None:
+        hidden = jnp.stack([jnp.clip(hidden[0], max=clamp), jnp.clip(hidden[1], -clamp, clamp)])
     out = jnp.einsum("etf,efd->etd", jax.nn.silu(hidden[0]) * hidden[1], w_down)
     token = jnp.arange(ids.shape[0])
     return sum(weights[:, k, None] * out[ids[:, k], token] for k in range(ids.shape[1]))
@@ -35,11 +37,11 @@ def with_gradients(layer, x, w_gate_up, w_down, ids, weights, dy):
     return y, *pullback(dy)
 
 
-def exact(inputs):
+def exact(inputs, layer=dense):
     """The dense evaluation in float64 of inputs of any dtype."""
     wide = [np.asarray(a, None if a.dtype == jnp.int32 else np.float64) for a in inputs]
     with jax.enable_x64(True):
-        return [np.asarray(a) for a in with_gradients(dense, *wide)]
+        return [np.asarray(a) for a in with_gradients(layer, *wide)]
 
 
 def cast_inputs(case, dtype):
@@ -59,6 +61,24 @@ def test_output_and_gradients_are_those_of_the_dense_evaluation(case):
     for name, x, y in zip(NAMES, got, exact(inputs), strict=True):
         assert x.dtype == jnp.float32
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * np.abs(y).max(), err_msg=name)
+
+
+def test_what_is_clipped_is_so_in_both_passes_and_has_no_gradient():
+    clamp, inputs = 0.4, cast_inputs(CASE, jnp.float32)
+    clipped = functools.partial(dense, clamp=clamp)
+    gate, up = np.einsum("td,eafd->aetf", *inputs[:2])
+    for side in (gate > clamp, up > clamp, up < -clamp):
+        assert 0.1 < side.mean() < 0.9
+    got = with_gradients(functools.partial(pallas_kernels.moe_mlp, clamp=clamp), *inputs)
+    for name, x, y in zip(NAMES, got, exact(inputs, clipped), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * np.abs(y).max(), err_msg=name)
+
+
+def test_a_clamp_that_nothing_reaches_changes_no_bit():
+    inputs = cast_inputs(CASE, jnp.bfloat16)
+    wide = with_gradients(functools.partial(pallas_kernels.moe_mlp, clamp=1e4), *inputs)
+    for x, y in zip(wide, with_gradients(pallas_kernels.moe_mlp, *inputs), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_reference_products_give_the_same():
@@ -177,14 +197,16 @@ def test_wrong_arguments_are_named():
         pallas_kernels.moe_mlp(x, w_gate_up, w_down, ids.astype(np.float32), weights)
 
 
-def test_few_rows_read_one_experts_matrices_each_and_give_the_same():
+@pytest.mark.parametrize("clamp", [None, 0.4])
+def test_few_rows_read_one_experts_matrices_each_and_give_the_same(clamp):
     case = next(case for case in cases.SMALL_CASES if case.name == "idle_experts")
     few = case._replace(num_tokens=3, concentration=4.0)
     *inputs, _ = cast_inputs(few, jnp.float32)
     assert inputs[3].size <= FEW_ROWS_PER_EXPERT * few.num_experts
     inputs[3] = jnp.asarray(inputs[3]).at[1, 0].set(few.num_experts)  # an expert of another device
-    got = jit(pallas_kernels.moe_mlp)(*inputs)
-    want = jit(functools.partial(pallas_kernels.moe_mlp, implementation="reference"))(*inputs)
+    layer = functools.partial(pallas_kernels.moe_mlp, clamp=clamp)
+    got = jit(layer)(*inputs)
+    want = jit(functools.partial(layer, implementation="reference"))(*inputs)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
-    text = jax.jit(pallas_kernels.moe_mlp).lower(*inputs).as_text()
+    text = jax.jit(layer).lower(*inputs).as_text()
     assert "dot_general" not in text  # a product would copy the matrices
