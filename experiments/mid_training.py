@@ -128,7 +128,7 @@ def _forgetting(after: Sequence[Run], before: Sequence[Run], texts: Sequence[str
     try:
         for text in texts:
             found = statistics.difference(pairs.by_seed(after, text), pairs.by_seed(before, text))
-            num_errors = found.value / found.error
+            num_errors = found.value / found.error if found.value else 0.0
             worst = max(worst, num_errors)
             details.append(f"{text}: {pairs.described(found)}, {num_errors:.1f} standard errors")
     except statistics.UnpairedError as error:
