@@ -136,6 +136,20 @@ def test_tokens_that_are_exchanged_train_as_on_one_device(mesh, on_one_device):
 
 @pytest.mark.long
 @pytest.mark.slow
+def test_quantile_balancing_moves_the_bias_as_on_one_device():
+    """Histograms of all devices: those of one would move it by some hundredths elsewhere."""
+
+    def biases(num_devices, **mesh):
+        cfg = configuration(**mesh).edited(["train.router_balance=quantile"])
+        return run(cfg, num_devices)[1].weights.buffers["router_bias"]
+
+    one, eight = biases(1), biases(8, expert=2, context=2, tensor=2)
+    assert np.ptp(one) > 0.01
+    np.testing.assert_allclose(eight, one, atol=1e-3)  # rounding may move a score to the next bin
+
+
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "form", "expected"),
     [
