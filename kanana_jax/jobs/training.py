@@ -6,99 +6,47 @@ comparison. With several processes all of them call it. Whatever one of them fin
 
 import contextlib
 import dataclasses
-import functools
-import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 
-from kanana_jax import checkpoint, config, data, model, parallel
+from kanana_jax import checkpoint, config, parallel
 from kanana_jax.checkpoint import owner
-from kanana_jax.jobs import compiling, curves, initial, outcome
-from kanana_jax.objectives import NextToken, Objective
-from kanana_jax.plan import chips, flops
-from kanana_jax.report import progress, results, single
-from kanana_jax.report.canvas import Picture
-from kanana_jax.report.tables import Column
-from kanana_jax.train import fit, optimizers, state
+from kanana_jax.jobs import compiling, initial
+from kanana_jax.jobs import runs as runs_lib
+from kanana_jax.jobs.job import Built, Corpus, Job, Text
+from kanana_jax.jobs.runs import data_stages
+from kanana_jax.objectives import NextToken
+from kanana_jax.report import results, single
+from kanana_jax.train import optimizers
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import (
     Run,
-    Stopped,
     StopRequest,
-    Work,
-    Workdir,
     clock,
     events,
     lock,
-    opened,
     provenance,
     run_record,
     signals,
     storage,
 )
 
-
-class Corpus(Protocol):
-    """Data ready to be trained on."""
-
-    @property
-    def tokenizer(self) -> data.Tokenizer: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def num_skipped(self) -> int: ...
-
-
-class Text(Protocol):
-    """Data that was read and found good; `open` writes what is kept of it."""
-
-    @property
-    def tokenizer(self) -> data.Tokenizer: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def open(self) -> Callable[[], Any]: ...
-
-
-class Built(NamedTuple):
-    """What is needed beside settings and corpus to make sources and evaluators."""
-
-    mesh: jax.sharding.Mesh
-    steps: step_lib.Steps
-    objective: Objective
-    frozen: Mapping[str, model.Weights] = {}
-
-    def rows(self, batch_size: int) -> list[int]:
-        """Those of a batch that this process loads."""
-        return parallel.local_rows(self.mesh, batch_size)
-
-    def place(self, batch: Any, batch_size: int) -> Any:
-        return parallel.shard_batch(self.mesh, batch, batch_size)
-
-
-class Job(NamedTuple):
-    """What a job that trains is made of. `objective` takes its whole configuration."""
-
-    objective: Callable[[Any], Objective]
-    read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
-    # Of a corpus, its settings, and the stages that batches are asked for in.
-    source: Callable[[Any, config.DataConfig, Sequence[data.Stage]], fit.Source]
-    evaluators: Callable[
-        [Any, config.DataConfig, config.TrainConfig, "Built"], Sequence[fit.Evaluator]
-    ]
-    pictures: tuple[Picture, ...] = curves.TRAINING
-    columns: tuple[Column, ...] = curves.COLUMNS  # of the table of a single run
-    headline: Callable[[results.Run], str] = curves.headline
-    # Raises ConfigError where a corpus, now read, is not enough for the settings of a run.
-    check: Callable[[Any, Any], None] = lambda corpus, cfg: None
-    # Weights that are not trained, by name; its argument gives those before the first step.
-    frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
-        lambda first_weights: {}
-    )
+__all__ = [
+    "Built",
+    "Corpus",
+    "Job",
+    "Plan",
+    "Text",
+    "data_stages",
+    "next_token",
+    "of",
+    "report",
+    "run_all",
+]
 
 
 class Plan(NamedTuple):
@@ -156,7 +104,7 @@ def run_all(job: Job, plan: Plan, workdir: Path) -> None:
             parallel.on_first(lambda: _begin(job, opened_data, workdir))
             finished = parallel.everyones([run_record.is_finished(one) for one in plan.runs])[0]
             waiting = [one for one, done in zip(plan.runs, finished, strict=True) if not done]
-            _train(job, waiting, opened_data.corpora, stop)
+            runs_lib.train(job, waiting, opened_data.corpora, stop)
             if parallel.is_first():
                 print(report(plan, workdir))
 
@@ -233,11 +181,11 @@ def _open(job: Job, plan: Plan, workdir: Path) -> _Opened:
     """Reads the data of all runs and checks all that depends on it; then writes tokens."""
     texts = {
         cfg: job.read(cfg, _cache_dir(cfg, workdir), events.show)
-        for cfg in dict.fromkeys(_data_of(one) for one in plan.runs)
+        for cfg in dict.fromkeys(runs_lib.data_of(one) for one in plan.runs)
     }
 
     def with_vocab(one: Run) -> Run:
-        vocab_size = texts[_data_of(one)].tokenizer.vocab_size
+        vocab_size = texts[runs_lib.data_of(one)].tokenizer.vocab_size
         return one._replace(config=one.config.with_vocab(vocab_size))
 
     runs = [with_vocab(one) for one in plan.runs]
@@ -248,42 +196,15 @@ def _open(job: Job, plan: Plan, workdir: Path) -> _Opened:
     provenance.check_data(workdir, base.resume.allow, digest, "text")
     for one in runs:
         if not run_record.is_finished(one):
-            for step in dict.fromkeys(_step_configs(job, one)):
+            for step in dict.fromkeys(runs_lib.step_configs(job, one)):
                 compiling.expect_able(one.label, step, one.config.mesh)
     plan = plan._replace(base=base, runs=runs)
     return _Opened(plan, {cfg: text.open() for cfg, text in texts.items()}, digest)
 
 
-def _data_of(one: Run) -> config.DataConfig:
-    """What decides which data a run reads: not the seed, which orders them."""
-    return one.config.data.with_seed(0)
-
-
-def _step_configs(job: Job, one: Run) -> list[step_lib.StepConfig]:
-    """What the compiled step of each stage depends on."""
-    rates = one.config.rate_segments()
-    return [
-        step_lib.step_config(stage.config, job.objective(stage.config), rates=rates)
-        for stage in one.config.in_stages()
-    ]
-
-
-def data_stages(
-    cfg: config.TrainingConfig, rows_of: Callable[[int], list[int] | None] = lambda size: None
-) -> list[data.Stage]:
-    """The stages of a run as its source takes them.
-
-    `rows_of` gives those of a batch of so many sequences that this process loads; None: all.
-    """
-    return [
-        data.Stage(stage.num_steps, stage.config.data, rows_of(stage.config.data.batch_size))
-        for stage in cfg.in_stages()
-    ]
-
-
 def _check_tokens(job: Job, found: _Opened, workdir: Path) -> None:
     for one in found.plan.runs:
-        job.check(found.corpora[_data_of(one)], one.config)
+        job.check(found.corpora[runs_lib.data_of(one)], one.config)
     provenance.check_data(workdir, found.plan.base.resume.allow, found.fingerprint)
     everyones = parallel.everyones(found.fingerprint)
     for process, other in enumerate(everyones):
@@ -317,7 +238,7 @@ def _holding_if_several(stop: StopRequest):
 
 def _chosen(job: Job, one: Run) -> dict[str, Any]:
     """What the settings came to, for the record of a run."""
-    first, *others = _step_configs(job, one)
+    first, *others = runs_lib.step_configs(job, one)
     return {
         "execution": dataclasses.asdict(first.execution),
         "execution_of_later_stages": [dataclasses.asdict(step.execution) for step in others],
@@ -334,7 +255,9 @@ def _begin(job: Job, found: _Opened, workdir: Path) -> None:
     if changes:
         events.Events(workdir).report("settings_changed", "; ".join(changes))
     for one in plan.runs:
-        tokenizer = provenance.write_tokenizer(workdir, found.corpora[_data_of(one)].tokenizer)
+        tokenizer = provenance.write_tokenizer(
+            workdir, found.corpora[runs_lib.data_of(one)].tokenizer
+        )
         run_record.begin(
             one,
             plan.base.name,
@@ -350,97 +273,3 @@ def _begin(job: Job, found: _Opened, workdir: Path) -> None:
         sum(corpus.num_skipped for corpus in found.corpora.values()),
         is_training=not all(map(run_record.is_finished, plan.runs)),
     )
-
-
-def _train(
-    job: Job, waiting: list[Run], corpora: dict[config.DataConfig, Any], stop: StopRequest
-) -> None:
-    sweep = progress.Sweep(len(waiting), file=None if parallel.is_first() else progress.Silent())
-    meshes = {one.config.mesh: parallel.make_mesh(one.config.mesh) for one in waiting}
-    needed = [_step_configs(job, one) for one in waiting]
-    keys = [
-        (step, meshes[one.config.mesh])
-        for one, steps in zip(waiting, needed, strict=True)
-        for step in steps
-    ]
-    with compiling.ahead(keys) as compiled:
-        for index, (one, steps) in enumerate(zip(waiting, needed, strict=True), start=1):
-            mesh = meshes[one.config.mesh]
-            ready = [compiled(step, mesh) for step in steps]
-            if any(parallel.everyones(stop.is_set)):
-                raise Stopped
-            built = [
-                Built(mesh, made, step.objective)
-                for (made, _), step in zip(ready, steps, strict=True)
-            ]
-            work = [_work(step) for step in steps]
-            bar = sweep.run(
-                index,
-                one.label or one.config.name,
-                num_steps=one.config.train.num_steps,
-                stages=[
-                    progress.Stage(stage.name, stage.num_steps, done.tokens)
-                    for stage, done in zip(one.config.in_stages(), work, strict=True)
-                ],
-            )
-            corpus = corpora[_data_of(one)]
-            compile_s = sum(seconds for _, seconds in ready)
-            with opened(one, stop, bar, work, compile_s=compile_s) as folder:
-                ended = _train_one(job, one, corpus, built, folder)
-            end = functools.partial(outcome.write, folder, ended, one, corpus.fingerprint)
-            parallel.on_first(end)
-
-
-def _train_one(
-    job: Job, one: Run, corpus: Any, of_stages: Sequence[Built], folder: Workdir
-) -> fit.Outcome:
-    """Raises Stopped, with all saved, where a signal asked for it."""
-    cfg, first = one.config, of_stages[0]
-
-    def first_weights() -> model.Weights:
-        if not cfg.train.init_from:
-            return first.steps.weights(cfg.train.seed)
-        return initial.restore(cfg.train.init_from, first.steps.like.weights)
-
-    def start() -> state.TrainState:
-        fresh = first.steps.start(first_weights())
-        if not cfg.train.optimizer_from:
-            return fresh
-        kept = initial.optimizer_state(Path(cfg.train.optimizer_from), first.steps.like)
-        return fresh._replace(opt_state=kept)
-
-    frozen = job.frozen(first_weights)
-    ends = itertools.accumulate(stage.num_steps for stage in cfg.in_stages())
-    stages = [
-        fit.Stage(
-            last_batch=end,
-            batch_size=stage.config.data.batch_size,
-            steps=built.steps,
-            evaluators=job.evaluators(corpus, cfg.data, cfg.train, built._replace(frozen=frozen)),
-        )
-        for stage, end, built in zip(cfg.in_stages(), ends, of_stages, strict=True)
-    ]
-    ended = fit.fit(
-        folder,
-        fit.Run(
-            stages=stages,
-            mesh=first.mesh,
-            source=job.source(corpus, cfg.data, data_stages(cfg, first.rows)),
-            start=start,
-            train=cfg.train,
-            guard=cfg.guard,
-            lr=cfg.optimizer.lr,
-            frozen=frozen,
-        ),
-    )
-    if ended.status == "stopped":
-        folder.stopped(ended.step)
-    return ended
-
-
-def _work(step: step_lib.StepConfig) -> Work:
-    """What a step does, and what the devices could do in a second."""
-    chip = chips.of_device(jax.devices()[0])
-    peak = chip.bf16_flops * jax.device_count() if chip else 0.0
-    model_flops = flops.of_model(step.model, step.batch_size, step.seq_len)
-    return Work(step.batch_size * step.seq_len, model_flops, peak)

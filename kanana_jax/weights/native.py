@@ -127,9 +127,10 @@ def new_directory(path: Path) -> Iterator[Path]:
 def write(directory: Path, what: Description, weights: Any) -> None:
     """Writes `weights`, a tree as `stored` makes it with leaves `Streamed`, and config.json."""
     registry = ocp.type_handlers.create_type_handler_registry((Streamed, _StreamedHandler()))
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
-    with _quiet(), ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(directory.absolute() / _WEIGHTS, args=ocp.args.PyTreeSave(weights))
+    with _quiet():
+        handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(directory.absolute() / _WEIGHTS, args=ocp.args.PyTreeSave(weights))
     content = {
         "model": dataclasses.asdict(what.cfg),
         "compute_dtype": what.compute_dtype,

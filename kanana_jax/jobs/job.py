@@ -1,0 +1,75 @@
+"""What a job that trains is made of, and what it is given."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from kanana_jax import config, data, model, parallel
+from kanana_jax.jobs import curves
+from kanana_jax.objectives import Objective
+from kanana_jax.report import results
+from kanana_jax.report.canvas import Picture
+from kanana_jax.report.tables import Column
+from kanana_jax.train import fit
+from kanana_jax.train import step as step_lib
+
+
+class Corpus(Protocol):
+    """Data ready to be trained on."""
+
+    @property
+    def tokenizer(self) -> data.Tokenizer: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def num_skipped(self) -> int: ...
+
+
+class Text(Protocol):
+    """Data that was read and found good; `open` writes what is kept of it."""
+
+    @property
+    def tokenizer(self) -> data.Tokenizer: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def open(self) -> Callable[[], Any]: ...
+
+
+class Built(NamedTuple):
+    """What is needed beside settings and corpus to make sources and evaluators."""
+
+    mesh: jax.sharding.Mesh
+    steps: step_lib.Steps
+    objective: Objective
+    frozen: Mapping[str, model.Weights] = {}
+
+    def rows(self, batch_size: int) -> list[int]:
+        """Those of a batch that this process loads."""
+        return parallel.local_rows(self.mesh, batch_size)
+
+    def place(self, batch: Any, batch_size: int) -> Any:
+        return parallel.shard_batch(self.mesh, batch, batch_size)
+
+
+class Job(NamedTuple):
+    """What a job that trains is made of. `objective` takes its whole configuration."""
+
+    objective: Callable[[Any], Objective]
+    read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
+    # Of a corpus, its settings, and the stages that batches are asked for in.
+    source: Callable[[Any, config.DataConfig, Sequence[data.Stage]], fit.Source]
+    evaluators: Callable[
+        [Any, config.DataConfig, config.TrainConfig, "Built"], Sequence[fit.Evaluator]
+    ]
+    pictures: tuple[Picture, ...] = curves.TRAINING
+    columns: tuple[Column, ...] = curves.COLUMNS  # of the table of a single run
+    headline: Callable[[results.Run], str] = curves.headline
+    # Raises ConfigError where a corpus, now read, is not enough for the settings of a run.
+    check: Callable[[Any, Any], None] = lambda corpus, cfg: None
+    # Weights that are not trained, by name; its argument gives those before the first step.
+    frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
+        lambda first_weights: {}
+    )

@@ -1,0 +1,139 @@
+"""Trains runs one after the other, their steps compiled ahead."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from kanana_jax import config, data, model, parallel
+from kanana_jax.jobs import compiling, initial, outcome
+from kanana_jax.jobs.job import Built, Job
+from kanana_jax.plan import chips, flops
+from kanana_jax.report import progress
+from kanana_jax.train import fit, state
+from kanana_jax.train import step as step_lib
+from kanana_jax.workdir import Run, Stopped, StopRequest, Work, Workdir, opened
+
+
+def data_of(one: Run) -> config.DataConfig:
+    """What decides which data a run reads: not the seed, which orders them."""
+    return one.config.data.with_seed(0)
+
+
+def step_configs(job: Job, one: Run) -> list[step_lib.StepConfig]:
+    """What the compiled step of each stage depends on."""
+    rates = one.config.rate_segments()
+    return [
+        step_lib.step_config(stage.config, job.objective(stage.config), rates=rates)
+        for stage in one.config.in_stages()
+    ]
+
+
+def data_stages(
+    cfg: config.TrainingConfig, rows_of: Callable[[int], list[int] | None] = lambda size: None
+) -> list[data.Stage]:
+    """The stages of a run as its source takes them.
+
+    `rows_of` gives those of a batch of so many sequences that this process loads; None: all.
+    """
+    return [
+        data.Stage(stage.num_steps, stage.config.data, rows_of(stage.config.data.batch_size))
+        for stage in cfg.in_stages()
+    ]
+
+
+def train(
+    job: Job, waiting: list[Run], corpora: dict[config.DataConfig, Any], stop: StopRequest
+) -> None:
+    sweep = progress.Sweep(len(waiting), file=None if parallel.is_first() else progress.Silent())
+    meshes = {one.config.mesh: parallel.make_mesh(one.config.mesh) for one in waiting}
+    needed = [step_configs(job, one) for one in waiting]
+    keys = [
+        (step, meshes[one.config.mesh])
+        for one, steps in zip(waiting, needed, strict=True)
+        for step in steps
+    ]
+    with compiling.ahead(keys) as compiled:
+        for index, (one, steps) in enumerate(zip(waiting, needed, strict=True), start=1):
+            mesh = meshes[one.config.mesh]
+            ready = [compiled(step, mesh) for step in steps]
+            if any(parallel.everyones(stop.is_set)):
+                raise Stopped
+            built = [
+                Built(mesh, made, step.objective)
+                for (made, _), step in zip(ready, steps, strict=True)
+            ]
+            work = [_work(step) for step in steps]
+            bar = sweep.run(
+                index,
+                one.label or one.config.name,
+                num_steps=one.config.train.num_steps,
+                stages=[
+                    progress.Stage(stage.name, stage.num_steps, done.tokens)
+                    for stage, done in zip(one.config.in_stages(), work, strict=True)
+                ],
+            )
+            corpus = corpora[data_of(one)]
+            compile_s = sum(seconds for _, seconds in ready)
+            with opened(one, stop, bar, work, compile_s=compile_s) as folder:
+                ended = _train_one(job, one, corpus, built, folder)
+            end = functools.partial(outcome.write, folder, ended, one, corpus.fingerprint)
+            parallel.on_first(end)
+
+
+def _train_one(
+    job: Job, one: Run, corpus: Any, of_stages: Sequence[Built], folder: Workdir
+) -> fit.Outcome:
+    """Raises Stopped, with all saved, where a signal asked for it."""
+    cfg, first = one.config, of_stages[0]
+
+    def first_weights() -> model.Weights:
+        if not cfg.train.init_from:
+            return first.steps.weights(cfg.train.seed)
+        return initial.restore(cfg.train.init_from, first.steps.like.weights)
+
+    def start() -> state.TrainState:
+        fresh = first.steps.start(first_weights())
+        if not cfg.train.optimizer_from:
+            return fresh
+        kept = initial.optimizer_state(Path(cfg.train.optimizer_from), first.steps.like)
+        return fresh._replace(opt_state=kept)
+
+    frozen = job.frozen(first_weights)
+    ends = itertools.accumulate(stage.num_steps for stage in cfg.in_stages())
+    stages = [
+        fit.Stage(
+            last_batch=end,
+            batch_size=stage.config.data.batch_size,
+            steps=built.steps,
+            evaluators=job.evaluators(corpus, cfg.data, cfg.train, built._replace(frozen=frozen)),
+        )
+        for stage, end, built in zip(cfg.in_stages(), ends, of_stages, strict=True)
+    ]
+    ended = fit.fit(
+        folder,
+        fit.Run(
+            stages=stages,
+            mesh=first.mesh,
+            source=job.source(corpus, cfg.data, data_stages(cfg, first.rows)),
+            start=start,
+            train=cfg.train,
+            guard=cfg.guard,
+            lr=cfg.optimizer.lr,
+            frozen=frozen,
+        ),
+    )
+    if ended.status == "stopped":
+        folder.stopped(ended.step)
+    return ended
+
+
+def _work(step: step_lib.StepConfig) -> Work:
+    """What a step does, and what the devices could do in a second."""
+    chip = chips.of_device(jax.devices()[0])
+    peak = chip.bf16_flops * jax.device_count() if chip else 0.0
+    model_flops = flops.of_model(step.model, step.batch_size, step.seq_len)
+    return Work(step.batch_size * step.seq_len, model_flops, peak)
