@@ -32,7 +32,7 @@ ROOMS = {
     ),
     "kanana_jax/objectives": Room({"batch"}, _ARRAYS),
     "kanana_jax/data": Room(
-        {"batch", "config", "errors"},
+        {"batch", "config", "errors", "extras"},
         {"numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec"},
     ),
     "kanana_jax/rollouts": Room({"config", "data", "errors", "extras"}),
