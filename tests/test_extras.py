@@ -12,6 +12,8 @@ _COMMANDS = {
     "kanana_jax.convert": "train",
     "kanana_jax.plan": "train",
     "kanana_jax.generate": "train",
+    "kanana_jax.rollouts.tasks": "train",
+    "kanana_jax.data.fetch_corpora": "train",
     "kanana_jax.evaluate.bits_per_byte": "train",
     "kanana_jax.generate.serve": "train,serve",
     "kanana_jax.evaluate.harness": "train,evaluate",

@@ -15,12 +15,10 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
-from kanana_jax import errors, extras
+from kanana_jax import errors
 from kanana_jax.config import ConfigError, paths
-
-with extras.needed("train"):
-    from kanana_jax.data import jsonl, whole_files
-    from kanana_jax.data.fetch_corpora import debian, paragraphs
+from kanana_jax.data import jsonl, whole_files
+from kanana_jax.data.fetch_corpora import debian, paragraphs
 
 _PROGRAM = "kanana_jax.data.fetch_corpora"
 # Their script does not tell what was not translated; paragraphs that are English too are left out.

@@ -12,13 +12,11 @@ import argparse
 from dataclasses import dataclass
 from typing import Annotated
 
-from kanana_jax import errors, extras
+from kanana_jax import errors
 from kanana_jax.config import ConfigError, fields, paths
 from kanana_jax.config.ranges import Count, Range, Seed
-
-with extras.needed("train"):
-    from kanana_jax.data import jsonl
-    from kanana_jax.rollouts import tasks
+from kanana_jax.data import jsonl
+from kanana_jax.rollouts import tasks
 
 _PROGRAM = "kanana_jax.rollouts.tasks"
 
