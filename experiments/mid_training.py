@@ -172,13 +172,15 @@ run = running(JOB)
 def experiment() -> pipeline.Pipeline:
     text = (0.6, 0.4)
 
-    def training_of(name: str, question: str, weights, num_steps: int, lr: float):
+    def training_of(name: str, question: str, weights, num_steps: int, batch_size: int, lr: float):
         return pretrain.Config(
             name=name,
             question=question,
-            model=dataclasses.replace(presets.tiny(), num_layers=3),
+            model=dataclasses.replace(presets.tiny(), num_layers=2),
             execution=presets.LAPTOP,
-            data=config.DataConfig(paths=PATHS, weights=weights, seq_len=128, batch_size=8),
+            data=config.DataConfig(
+                paths=PATHS, weights=weights, seq_len=128, batch_size=batch_size
+            ),
             optimizer=config.OptimizerConfig(
                 lr=lr,
                 polar_dtype="float32",
@@ -187,16 +189,26 @@ def experiment() -> pipeline.Pipeline:
             train=config.TrainConfig(
                 num_steps=num_steps,
                 eval_interval_steps=num_steps // 4,
-                eval_batches=24,
+                eval_batches=192 // batch_size,
                 checkpoint_interval_steps=num_steps // 2,
             ),
         )
 
     base = training_of(
-        BASE, "What does the base know of its two texts?", (*text, 0.0), num_steps=500, lr=0.015
+        BASE,
+        "What does the base know of its two texts?",
+        (*text, 0.0),
+        num_steps=500,
+        batch_size=8,
+        lr=0.015,
     )
     mid = training_of(
-        MID, "What is learned and what forgotten?", (0.0, 0.0, 1.0), num_steps=400, lr=0.006
+        MID,
+        "What is learned and what forgotten?",
+        (0.0, 0.0, 1.0),
+        num_steps=400,
+        batch_size=16,
+        lr=0.005,
     )
     return pipeline.Pipeline(
         name="mid_training",
