@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/muon_stress
 DURATION ?= 1800
 
-.PHONY: stress test lint test-oldest test-long gpu-test aot-test soak kill-stress clean
+.PHONY: stress test lint test-oldest test-long gpu-test aot-test soak kill-stress kill-stages clean
 
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
@@ -39,6 +39,9 @@ soak: $(VENV)/installed  ## Kill, stop and damage tiny runs at random for DURATI
 
 kill-stress: $(VENV)/installed  ## Kill one run of muon_stress 20 times and compare it with an unbroken one
 	$(BIN)/python tests/faults/kill_experiment.py --experiment=muon_stress --kills=20
+
+kill-stages: $(VENV)/installed  ## The same of a run in three stages, 10 times
+	$(BIN)/python tests/faults/kill_experiment.py --experiment=tests/faults/three_stages.py --kills=10
 
 $(VENV)/installed: requirements.txt pyproject.toml
 ifeq ($(PYTHON),)

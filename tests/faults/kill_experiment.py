@@ -7,6 +7,9 @@ the start of a process instead, while it imports, reads the text or compiles. Th
 then given again. Compared are every metric of every step but times, the table printed at the
 end and the hash of every array of the last checkpoints. The last line has the figures. Exit code 1:
 something differed or was lost, or the run ended before the last kill.
+
+The line before it sets the time of the processes, as seen from here, against the `seconds` that the
+runs recorded. Processes that were killed while they started are left out of both.
 """
 
 import argparse
@@ -88,8 +91,12 @@ def moments(rng: random.Random, kills: int, steps: int) -> list[int | None]:
 
 def kill_once(
     settings: list[str], workdir: Path, moment: int | None, start_s: float, rng: random.Random
-) -> bool:
-    """Starts a process and kills it at `moment`; whether it was still there to be killed."""
+) -> tuple[bool, float]:
+    """Starts a process and kills it at `moment`; whether it was still there to be killed.
+
+    Second, the seconds that it lived, 0 where it was killed as it started.
+    """
+    began = time.monotonic()
     process = start(settings, workdir)
     if moment is None:
         time.sleep(rng.uniform(0, start_s))
@@ -100,7 +107,20 @@ def kill_once(
     code = process.wait()
     where = "while starting" if moment is None else f"of {moment} or more"
     print(f"killed at {num_steps(workdir)} steps ({where}), exit code {code}", flush=True)
-    return code == -signal.SIGKILL
+    lived_s = 0.0 if moment is None else time.monotonic() - began
+    return code == -signal.SIGKILL, lived_s
+
+
+def recorded(workdir: Path) -> tuple[float, float]:
+    """Seconds of all runs, and of them those that trained and were kept."""
+    results = [json.loads((path / "result.json").read_text()) for path in run_dirs(workdir)]
+    trained_s = sum(one["seconds"] * one["values"]["goodput"] for one in results)
+    return sum(one["seconds"] for one in results), trained_s
+
+
+def finished_after(workdir: Path, began: float) -> float:
+    """Seconds from `began`, in time.time(), until the last run had its result."""
+    return max((path / "result.json").stat().st_mtime for path in run_dirs(workdir)) - began
 
 
 def table(workdir: Path) -> str:
@@ -151,15 +171,24 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         wanted, found = Path(name) / "unbroken", Path(name) / "killed"
         start_s = run_unbroken(settings, wanted)
-        lost, kills, began = 0, 0, time.monotonic()
+        lost, kills, began, lived_s = 0, 0, time.monotonic(), 0.0
         for moment in moments(rng, args.kills, num_steps(wanted)):
             before = newest_checkpoints(found)
-            kills += kill_once(settings, found, moment, start_s, rng)
+            was_killed, seconds = kill_once(settings, found, moment, start_s, rng)
+            kills, lived_s = kills + was_killed, lived_s + seconds
             after = newest_checkpoints(found)
             lost += sum(after.get(path, 0) < step for path, step in before.items())
+        last = time.time()
         finish(start(settings, found), found)
+        lived_s += finished_after(found, last)
+        told_s, trained_s = recorded(found)
+        _, unbroken_s = recorded(wanted)
         count = differences(wanted, found)
         print(table(found))
+    print(
+        f"processes {lived_s:.1f} s, recorded {told_s:.1f} s ({told_s / lived_s - 1:+.1%}); "
+        f"goodput {trained_s / told_s:.4f}, {unbroken_s / lived_s:.4f} by the unbroken run's steps"
+    )
     count["lost_checkpoints"] = lost + count.pop("unusable_checkpoints")
     count["missing_kills"] = args.kills - kills
     count["seconds"] = round(time.monotonic() - began)
