@@ -106,7 +106,7 @@ def _facts(cells: Sequence[Cell]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Gains:
-    """A panel for everything measured: where each stage lies against the first."""
+    """A panel for everything in which stages differ: where each lies against the first."""
 
     name: str = "stages"
     title: str = "What each stage gained and forgot"
@@ -118,7 +118,8 @@ class Gains:
     def draw(self, runs: Sequence[Run], look: Look) -> Sketch | None:
         from matplotlib.figure import Figure
 
-        keys, cells = measured(runs), tables.summarize(runs)
+        cells = tables.summarize(runs)
+        keys = [key for key in measured(runs) if _differs(key, cells)]
         if not keys or len(cells) < 2:
             return None
         num_rows = -(-len(keys) // _PANELS_PER_ROW)
@@ -134,6 +135,12 @@ class Gains:
         for panel in list(grid.flat)[len(keys) :]:
             panel.set_visible(False)
         return Sketch(self.title, self.reading, figure)
+
+
+def _differs(key: str, cells: Sequence[Cell]) -> bool:
+    """Whether stages tell themselves apart by it at all."""
+    values = [value for value, _ in (cell.mean(key) for cell in cells) if math.isfinite(value)]
+    return len(set(values)) > 1
 
 
 def _draw_panel(panel, key: str, cells: Sequence[Cell], look: Look) -> None:
