@@ -18,7 +18,7 @@ from kanana_jax import config, data
 from kanana_jax.data import python_text
 from kanana_jax.jobs import curves, pretrain, sweep
 from kanana_jax.model import presets
-from kanana_jax.report import claims, comparison, pairs, results
+from kanana_jax.report import claims, comparison, pairs, results, stages
 from kanana_jax.report.claims import Claim
 from kanana_jax.report.results import Run
 
@@ -79,7 +79,8 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
 
 
 def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:
-    return comparison.write(runs, about, path, curves=curves.TRAINING, verdict=judge(runs))
+    pictures = (stages.Gains(title="What each order gained and lost"), *curves.TRAINING)
+    return comparison.write(runs, about, path, curves=pictures, verdict=judge(runs))
 
 
 def _label(path: str) -> str:

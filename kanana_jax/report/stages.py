@@ -106,12 +106,12 @@ def _facts(cells: Sequence[Cell]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Gains:
-    """A panel for everything in which stages differ: where each lies against the first."""
+    """A panel for everything in which stages differ: where each lies against the first; or arms."""
 
     name: str = "stages"
     title: str = "What each stage gained and forgot"
     reading: str = (
-        "The dashed line is the first stage. Bits per byte are better to the left, accuracies to "
+        "The dashed line is the first row. Bits per byte are better to the left, accuracies to "
         "the right; bars are the standard deviation over seeds, or the sampling error of one."
     )
 
