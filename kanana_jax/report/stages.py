@@ -47,7 +47,7 @@ def write(
     those of an experiment that judges its stages; its `pictures` come first.
     """
     cells = tables.summarize(runs)
-    table = tables.table(cells, measured_columns(runs))
+    table = tables.table(cells, measured_columns(cells))
     colors = canvas.look(runs).colors
     found = [*claims_found, claims.divergence(cells)]
     first_words = headline or f"{len(cells)} stages, each in a folder of its own with its report."
@@ -59,7 +59,7 @@ def write(
         table=tables.for_page(table, colors),
         note=tables.error_words(cells),
         figures=gallery.figures(runs, [*pictures, Gains()]),
-        sections=[("Stages", _sections(cells))],
+        sections=[("Stages", _sections(cells, Path(path).parent))],
         facts=_facts(cells),
     )
     return f"{tables.text(table)}\n{claims.text(first_words, found)}"
@@ -76,22 +76,31 @@ def measured(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def measured_columns(runs: Sequence[Run]) -> list[Column]:
-    """A column for each."""
+def measured_columns(cells: Sequence[Cell]) -> list[Column]:
+    """A column for each in which stages differ."""
+    keys = measured([run for cell in cells for run in cell.runs])
     return [
-        tables.HELDOUT if key == "heldout_bpb" else tables.number_column(key)
-        for key in measured(runs)
+        tables.HELDOUT
+        if key == "heldout_bpb"
+        else tables.number_column(key)._replace(heading=_words(key))
+        for key in keys
+        if _differs(key, cells) or len(cells) == 1
     ]
 
 
-def _sections(cells: Sequence[Cell]) -> str:
+def _words(key: str) -> str:
+    return key.removeprefix(MEASURED).replace("_", " ")
+
+
+def _sections(cells: Sequence[Cell], folder: Path) -> str:
     """What each stage was, in a line."""
     lines = []
     for cell in cells:
         run = cell.runs[0]
         seconds = sum(one.seconds for one in cell.runs if math.isfinite(one.seconds))
-        start = run.config.get("train", {}).get("init_from", "")
-        origin = f", from {start}" if start else ""
+        start = Path(run.config.get("train", {}).get("init_from", ""))
+        within = start.relative_to(folder) if start.is_relative_to(folder) else start
+        origin = f", from {within.parts[0]}" if within.parts else ""
         lines.append(
             f"{cell.arm}: {claims.seeds(cell.num_seeds)} of {run.steps} steps{origin}; "
             f"{progress.duration(seconds)}."
@@ -157,4 +166,4 @@ def _draw_panel(panel, key: str, cells: Sequence[Cell], look: Look) -> None:
             panel.axvline(value, color=canvas.INK, linewidth=0.8, linestyle=(0, (4, 3)))
     panel.set_yticks(rows, [cell.arm for cell in cells])
     panel.set_ylim(len(cells) - 0.5, -0.5)
-    canvas.title(panel, key.removeprefix(MEASURED).replace("_", " "))
+    canvas.title(panel, _words(key))

@@ -144,7 +144,8 @@ def test_accuracy_counts_above_that_of_one_answer_to_all(trained):
 def test_the_report_of_stages_names_what_was_measured(trained, tmp_path):
     runs = trained()
     words = mid_training.write(runs, fabricate.about(), tmp_path / "report.html")
-    assert "mid: 20% replay" in words and "heldout accuracy" in words
+    assert "mid: 20% replay" in words and " accuracy " in words
+    assert "constant accuracy" not in words  # alike in all stages
     assert (tmp_path / "stages.png").stat().st_size > 10_000
     assert "What each stage gained and forgot" in (tmp_path / "report.html").read_text()
 
