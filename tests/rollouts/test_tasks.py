@@ -66,7 +66,7 @@ def test_answers_are_right_and_every_step_follows(family, language):
 
 
 EXAMPLES = {
-    "chain_sum": ("What is 1+0+0+1+0 mod 5?", "1+0+0+1+0을 5로 나눈 나머지는?"),
+    "chain_sum": ("What is 1+0+0+1 mod 5?", "1+0+0+1을 5로 나눈 나머지는?"),
     "word_sum": (
         "Minsu has 8 maps, loses 2, gets 6, loses 7. How many?",
         "민수는 지도가 8개 있다. 2개를 잃고 6개를 받고 7개를 잃으면 몇 개?",

@@ -26,4 +26,4 @@ def _step(digits, previous, i):
     return f"+{digits[i]}={(before + digits[i]) % BASE}"
 
 
-FAMILY = Family(name="chain_sum", sizes=(4, 5, 6), draw=_draw, ask=_ask, step=_step)
+FAMILY = Family(name="chain_sum", sizes=(3, 4, 5), draw=_draw, ask=_ask, step=_step)
