@@ -41,13 +41,9 @@ def job(
     num_problems: int,
     num_heldout: int,
     num_korean: int,
-    sizes: Sequence[int] = (),
 ) -> training.Job:
-    """Pretraining on text and traces, which measures held-out problems at its end.
-
-    `sizes` are those of the problems; empty: the families' own.
-    """
-    drawn_of = functools.partial(tasks.mixed, families, tasks.LANGUAGES, sizes=sizes)
+    """Pretraining on text and traces, which measures held-out problems at its end."""
+    drawn_of = functools.partial(tasks.mixed, families, tasks.LANGUAGES)
 
     def traces() -> Iterator[bytes]:
         drawn = drawn_of(seed=0, count=num_problems, heldout=False)
@@ -78,7 +74,6 @@ JOB = job(
     num_problems=6000,
     num_heldout=96,
     num_korean=2500,
-    sizes=(3, 4, 5),
 )
 
 
