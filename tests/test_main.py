@@ -17,8 +17,9 @@ import tiny_jobs
 
 from kanana_jax import config, main, parallel
 from kanana_jax.config import listing, ranges
-from kanana_jax.jobs import preference, pretrain, sft, sweep
+from kanana_jax.jobs import pipeline, preference, pretrain, runs, sft, sweep
 from kanana_jax.train import step as step_lib
+from kanana_jax.workdir import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -276,12 +277,19 @@ def test_help_of_what_is_no_experiment_is_one_line():
 @pytest.mark.parametrize("name", main.experiment_names())
 def test_the_printed_configuration_is_the_one_that_would_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    edits = ["train.num_steps=99", "data.paths=a.txt,b c.txt", "execution.scan_layers=false"]
+    edits = ["train.eval_interval_steps=99", "execution.scan_layers=false"]
+    if isinstance(main.load_experiment(name).experiment(), pipeline.Pipeline):
+        edits = [f"mid.{edit}" for edit in edits]
+    else:
+        edits.append("data.paths=a.txt,b c.txt")
     command_line.run(f"--experiment={name}", *(f"--set={edit}" for edit in edits), "--print_config")
     shown = json.loads(capsys.readouterr().out)
     cfg = main.load_experiment(name).experiment().edited(edits)
     kind = type(cfg)
-    if kind is sweep.Sweep:
+    if kind is pipeline.Pipeline:
+        for stage, one in zip(cfg.stages, shown["stages"], strict=True):
+            assert config.from_json(pretrain.Config, one["config"]["base"]) == stage.base
+    elif kind is sweep.Sweep:
         assert config.from_json(pretrain.Config, shown["base"]) == cfg.base
         assert [config.from_json(sweep.Arm, arm) for arm in shown["arms"]] == [*cfg.arms]
     else:
@@ -296,6 +304,24 @@ _JOBS = {
 }
 
 
+# Steps that an experiment compiles, where it is more than one.
+_NUM_STEPS = {
+    "muon_stress": 4,
+    "muon_stress_h100": 4,
+    "router_balance": 4,
+    "batch_ramp": 6,  # two arms have two batch sizes each
+    "weight_average": 2,
+    "mid_training": 2,
+    "mid_training_h100": 2,
+}
+
+
+def _runs(made, folder):
+    if isinstance(made, pipeline.Pipeline):
+        return [run for stage in made.stages for run in stage.runs(folder / stage.name)]
+    return sweep.plan(made, folder) if isinstance(made, sweep.Sweep) else [Run({}, made, folder)]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -307,10 +333,13 @@ def test_every_experiment_can_take_a_step(name, tmp_path):
     """Traced with every arm's optimizer, without arrays."""
     made = main.load_experiment(name).experiment()
     assert made.name == name
-    is_sweep = isinstance(made, sweep.Sweep)
-    configs = [one.config for one in sweep.plan(made, tmp_path)] if is_sweep else [made]
-    steps = {tiny_jobs.step_config(one, job=_JOBS[type(one)]): one for one in configs}
-    assert len(steps) == (4 if is_sweep else 1)
+    found = [one._replace(config=one.config.with_vocab(258)) for one in _runs(made, tmp_path)]
+    steps = {
+        step: one.config
+        for one in found
+        for step in runs.step_configs(_JOBS[type(one.config)], one)
+    }
+    assert len(steps) == _NUM_STEPS.get(name, 1)
     for step_config, cfg in steps.items():
         built = step_lib.build(step_config, parallel.make_mesh(cfg.mesh, jax.devices()[:1]))
         after, record = built.trace().out_info

@@ -68,6 +68,7 @@ def test_three_sources_have_the_mutual_information_of_the_printed_formula():
     np.testing.assert_allclose(found["source_load"], worst * 5)
 
 
+@pytest.mark.long
 def test_a_run_on_two_sources_records_it_and_loads_now_and_then(cfg, tmp_path):
     (tmp_path / "digits.txt").write_text("0123456789 " * 6000)
     paths = (*cfg.data.paths, str(tmp_path / "digits.txt"))

@@ -152,6 +152,7 @@ def test_the_router_bias_moves_against_the_load(cfg, corpus):
 QUANTILE = ("train.router_balance=quantile", "train.router_bias_rate=0")
 
 
+@pytest.mark.long
 def test_quantile_balancing_sends_the_bias_where_the_batch_is_even(cfg, corpus):
     """One step from a skewed router, seen by its next pass over the same batch."""
     cfg = cfg.edited([*QUANTILE, "optimizer.lr=1e-9"])
