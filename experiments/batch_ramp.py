@@ -61,21 +61,17 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         return words, pairs.compare_best(runs, best[arm], best[other])
 
     found = [claims.best_places(list(best.values()), "rate")]
-    for arm in (LATE, EARLY, LARGE):
-        if arm in best:
-            question = f"Is {arm} as good as {SMALL} at equal tokens, each at its own best rate?"
-            found.append(claims.compared(question, [against(arm, SMALL)]))
+    with_small = {arm: against(arm, SMALL) for arm in (LATE, EARLY, LARGE) if arm in best}
+    for arm, one in with_small.items():
+        question = f"Is {arm} as good as {SMALL} at equal tokens, each at its own best rate?"
+        found.append(claims.compared(question, [one]))
     if LATE in best and EARLY in best:
         found.append(
             claims.better(
                 f"Is {LATE} better than {EARLY} at equal tokens?", against(LATE, EARLY)[1]
             )
         )
-    as_good = [
-        arm
-        for arm in best
-        if arm != SMALL and against(arm, SMALL)[1].outcome in ("better", "equal")
-    ]
+    as_good = [arm for arm, (_, one) in with_small.items() if one.outcome in ("better", "equal")]
     if not as_good:
         return "No larger batch was shown to be as good as the small one.", found
     fewest = min(as_good, key=steps.__getitem__)
@@ -97,7 +93,7 @@ def experiment() -> sweep.Sweep:
         name="batch_ramp",
         question="When should a batch grow?",
         model=dataclasses.replace(presets.tiny(), num_layers=3),
-        # One sequence more or less in a micro-batch: large batches are accumulated.
+        # Micro-batches stay at the small size: large batches are accumulated.
         execution=dataclasses.replace(presets.LAPTOP, accumulation_steps=1),
         data=config.DataConfig(seq_len=seq_len, batch_size=batch_size),
         optimizer=config.OptimizerConfig(lr=0.015, polar_dtype="float32"),

@@ -12,14 +12,14 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kanana_jax import config, data
 from kanana_jax.data import python_text, template_text
-from kanana_jax.jobs import pipeline, pretrain, solving, sweep, training
+from kanana_jax.jobs import heldout, pipeline, pretrain, solving, sweep, training
 from kanana_jax.model import presets
 from kanana_jax.report import claims, pairs, results, stages, statistics
 from kanana_jax.report.claims import Claim
@@ -96,11 +96,9 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
     """The headline and the claims, whatever came out."""
     before = results.select(runs, arm=BASE)
     after = {share: results.select(runs, arm=f"{MID}: {arm_name(share)}") for share in SHARES}
-    texts = [
-        PurePath(path).name.partition(".")[0]
-        for path in before[0].config["data"]["paths"]
-        if path != "traces"
-    ]
+    paths = before[0].config["data"]["paths"]
+    labels = zip(paths, heldout.labels(paths), strict=True)
+    texts = [label for path, label in labels if path != "traces"]
     kept = claims.compared(
         f"With {arm_name(0.2)}, is every text's loss as good as before?",
         [(text, pairs.compare(after[0.2], before, text)) for text in texts],

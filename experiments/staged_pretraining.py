@@ -11,12 +11,11 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from kanana_jax import config, data
 from kanana_jax.data import python_text
-from kanana_jax.jobs import curves, pretrain, sweep
+from kanana_jax.jobs import curves, heldout, pretrain, sweep
 from kanana_jax.model import presets
 from kanana_jax.report import claims, comparison, pairs, results, stages
 from kanana_jax.report.claims import Claim
@@ -54,7 +53,7 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
     by_arm = {arm: results.select(runs, arm=arm) for arm in results.arms(runs)}
     if EVEN not in by_arm or len(by_arm) < 2:
         return "One order alone decides nothing.", []
-    broad, best = (_label(path) for path in runs[0].config["data"]["paths"])
+    broad, best = heldout.labels(runs[0].config["data"]["paths"])
 
     def against(arm: str, other: str, source: str):
         return pairs.compare(by_arm.get(arm, []), by_arm.get(other, []), source)
@@ -81,10 +80,6 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
 def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:
     pictures = (stages.Gains(title="What each order gained and lost"), *curves.TRAINING)
     return comparison.write(runs, about, path, curves=pictures, verdict=judge(runs))
-
-
-def _label(path: str) -> str:
-    return PurePath(path).name.partition(".")[0]
 
 
 run = sweep.of(JOB, write_report=write)

@@ -15,7 +15,7 @@ import numpy as np
 from kanana_jax import config
 from kanana_jax.jobs import curves, pretrain, sweep
 from kanana_jax.model import presets
-from kanana_jax.report import comparison, pairs, results, statistics
+from kanana_jax.report import claims, comparison, pairs, results, statistics
 from kanana_jax.report.claims import Claim
 from kanana_jax.report.results import Run
 
@@ -27,15 +27,14 @@ _NUM_INTERVALS = 30  # in a run
 def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
     """The headline and the claims, whatever came out."""
     decayed, constant = (results.select(runs, arm=arm) for arm in (DECAYED, CONSTANT))
-    against_decay = _claim(
+    average, newest = _by_seed(constant, AVERAGE), _by_seed(constant, RAW)
+    against_decay = claims.compared(
         "Is the average at a constant rate as good as weights after a decay, at equal tokens?",
-        _by_seed(constant, AVERAGE),
-        _by_seed(decayed, RAW),
+        [("", _compare(average, _by_seed(decayed, RAW)))],
     )
-    against_raw = _claim(
+    against_raw = claims.better(
         "Is the average better than the newest weights at a constant rate?",
-        _by_seed(constant, AVERAGE),
-        _by_seed(constant, RAW),
+        _compare(average, newest),
     )
     words = {
         True: "The average of weights at a constant rate is as good as a decay of the rate.",
@@ -49,17 +48,16 @@ def _by_seed(runs: Sequence[Run], key: str) -> dict[int, float]:
     return {run.seed: run.value(key) for run in runs if not run.diverged}
 
 
-def _claim(question: str, one: Mapping[int, float], other: Mapping[int, float]) -> Claim:
+def _compare(one: Mapping[int, float], other: Mapping[int, float]) -> pairs.Comparison:
+    """By the seeds that both have; the losses of single sequences are not kept of an average."""
     seeds = sorted(one.keys() & other.keys())
     if len(seeds) < 2:
-        return Claim(question, None, "Not measured in two seeds or more.")
+        return pairs.Comparison("not measured", ("fewer than two seeds in common",))
     one_K, other_K = (np.array([by_seed[seed] for seed in seeds]) for by_seed in (one, other))
     found = statistics.difference_of_seeds(one_K, other_K)
-    outcome = found.outcome(pairs.MARGIN_BPB)
-    holds = {"better": True, "equal": True, "worse": False}.get(outcome)
-    if len(seeds) < statistics.MIN_SEEDS:
-        holds = None
-    return Claim(question, holds, f"{outcome}.".capitalize(), (pairs.described(found),))
+    return pairs.Comparison(
+        found.outcome(pairs.MARGIN_BPB), (pairs.described(found),), found.num_seeds
+    )
 
 
 def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:

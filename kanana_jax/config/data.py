@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from kanana_jax.config import fields
 from kanana_jax.config.fields import ConfigError
 from kanana_jax.config.paths import Location
-from kanana_jax.config.ranges import Count, Range, Seed, expect_int32
+from kanana_jax.config.ranges import Count, Range, Seed, SourceWeight, expect_int32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class DataConfig:
     # Files, globs or URLs; each entry is one source of the mixture.
     paths: tuple[Annotated[str, Location(schemes=None)], ...] = ()
     # One per path, 0: held-out text only; empty: in proportion to tokens.
-    weights: tuple[Annotated[float, Range(0.0, 1e9, "sources are drawn by ratio")], ...] = ()
+    weights: tuple[SourceWeight, ...] = ()
     text_field: str = "text"  # the key or column of records; a dot leads into one: "message.text"
     skip_bad_lines: bool = False  # leave out records that cannot be used, and count them
     # "bytes", "bpe" (trained on the corpus), or a tokenizer.json

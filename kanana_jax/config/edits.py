@@ -55,14 +55,9 @@ def _inside(target: Any, group: str, path: str) -> Any:
         return names[group]
     _kind_of(target, group, path)
     found = getattr(target, group)
-    if not dataclasses.is_dataclass(found) and not _has_names(found):
+    if not dataclasses.is_dataclass(found) and not fields.are_groups(found):
         raise ConfigError(f"unknown setting {shown(path)}: {group} is a value, not a group")
     return found
-
-
-def _has_names(value: Any) -> bool:
-    """Whether it is a list of groups that are told apart by name."""
-    return isinstance(value, tuple) and bool(value) and dataclasses.is_dataclass(value[0])
 
 
 def _kind_of(config: Any, name: str, path: str) -> Any:

@@ -115,6 +115,11 @@ def names(dataclass: type) -> frozenset[str]:
     return frozenset(found)
 
 
+def are_groups(value: Any) -> bool:
+    """Whether `value` is a list of groups of settings, which are told apart by their names."""
+    return isinstance(value, tuple) and bool(value) and dataclasses.is_dataclass(value[0])
+
+
 def nearest(name: str, known: Iterable[str], most: int) -> str:
     """Those of `known` that are spelled most like `name`, for a message."""
     name = name[:_SHOWN_CHARS]

@@ -6,6 +6,7 @@ import typing
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
+from kanana_jax.config import fields
 from kanana_jax.config.ranges import Range
 
 
@@ -24,7 +25,7 @@ def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
         path, value = prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             yield from settings(value, f"{path}.")
-        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+        elif fields.are_groups(value):
             for one in value:
                 yield from settings(one, f"{path}.{one.name}.")
         else:

@@ -20,7 +20,7 @@ from kanana_jax.config.fields import ConfigError, some
 from kanana_jax.config.job import Stage, TrainingConfig, edited_paths
 from kanana_jax.config.model import ModelConfig, RopeTheta, YarnConfig
 from kanana_jax.config.paths import folder_name
-from kanana_jax.config.ranges import CountOrZero, Range
+from kanana_jax.config.ranges import CountOrZero, Range, SourceWeight
 
 Ratio = Annotated[float, Range(0.0, 1e3, "a multiple of the peak")]
 
@@ -32,7 +32,7 @@ class StageConfig:
     name: Annotated[str, folder_name]
     tokens: Annotated[int, Range(1, 2**62, "no run is longer")]  # inputs, all sequences together
     # Of the sources in data.paths, drawn by ratio; 0: not in this stage.
-    weights: tuple[Annotated[float, Range(0.0, 1e9, "sources are drawn by ratio")], ...] = ()
+    weights: tuple[SourceWeight, ...] = ()
     seq_len: CountOrZero = 0  # divides data.seq_len, the longest
     batch_size: CountOrZero = 0  # sequences; micro-batches keep their size, where it is given
     # The rate at its first step and where it ends, as multiples of optimizer.lr. Without the first

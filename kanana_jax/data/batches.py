@@ -136,7 +136,7 @@ def _train_dataset(
     ]
 
     def batch(step: int) -> Batch:
-        stage, _ = schedule.of_batch(step)
+        stage = schedule.of_batch(step)
         rows = range(stage.cfg.batch_size) if stage.rows is None else stage.rows
         places = [schedule.place(step, row) for row in rows]
         return _stack([streams[p.source](p.begin, stage.cfg.seq_len) for p in places])

@@ -6,13 +6,12 @@ complete.
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from kanana_jax.data import cache_files
+from kanana_jax.data import cache_files, whole_files
 from kanana_jax.data import tokenizer as tokenizers
 from kanana_jax.data.errors import DataError, StoreError, first_line
 from kanana_jax.data.whole_documents import Examples
@@ -56,13 +55,8 @@ def _write(path: pathlib.Path, examples: Examples, tokenizer: tokenizers.Tokeniz
     arrays = {name: getattr(examples, name) for name in _ARRAYS}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     # Whoever left one held the lock, so it is dead.
-    unfinished = path.parent / f".{path.name}.unfinished"
-    try:
-        with open(unfinished, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_files.replaced(path) as unfinished, open(unfinished, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def _is_whole(path: pathlib.Path) -> bool:

@@ -43,16 +43,16 @@ class Schedule:
         for stage in self.stages[:-1]:
             self._begins.append(self._read(stage, self._begins[-1]))
 
-    def of_batch(self, number: int) -> tuple[Stage, int]:
-        """The stage of batch `number` from 0, and the batch's number in it."""
-        index = self._index(number)
-        return self.stages[index], number - self._first(index)
+    def of_batch(self, number: int) -> Stage:
+        """The stage of batch `number` from 0."""
+        return self.stages[self._index(number)]
 
     def place(self, number: int, row: int) -> Place:
         """The window of a row of a batch."""
         index = self._index(number)
         stage, begins = self.stages[index], self._begins[index]
-        drawn = (number - self._first(index)) * stage.cfg.batch_size + row
+        first = self._ends[index - 1] if index else 0
+        drawn = (number - first) * stage.cfg.batch_size + row
         source, before = mixture.draw(self._weights(stage), drawn)
         begin = _round_up(begins[source], stage.cfg.seq_len)
         return Place(source, begin + before * stage.cfg.seq_len)
@@ -64,9 +64,6 @@ class Schedule:
 
     def _index(self, number: int) -> int:
         return min(bisect.bisect_right(self._ends, number), len(self.stages) - 1)
-
-    def _first(self, index: int) -> int:
-        return self._ends[index - 1] if index else 0
 
     def _read(self, stage: Stage, begins: Sequence[int]) -> list[int]:
         """How far each source is read after a stage."""

@@ -10,21 +10,29 @@ from kanana_jax.data.errors import DataError, first_line
 
 
 @contextlib.contextmanager
+def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path to write to, which takes the place of `path` where what is inside ends without an
+    error, and is gone otherwise."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+
+
+@contextlib.contextmanager
 def written(path: pathlib.Path) -> Iterator[TextIO]:
     """Opens a text file that takes the place of `path` where what is inside ends without an error.
 
     Folders above it are made. DataError where it cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "w", encoding="utf-8") as file:
+        with replaced(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
             yield file
-        os.replace(unfinished, path)
     except OSError as error:
         raise DataError(
             f"{path} cannot be written: {first_line(error)}; free space or name another file."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()

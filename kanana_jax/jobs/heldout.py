@@ -24,28 +24,30 @@ class Sources(NamedTuple):
 
     @property
     def labels(self) -> list[str]:
-        """The names of files without folder and ending; numbered where two would be the same."""
-        stems = [PurePath(name).name.partition(".")[0] or name for name in self.names]
-        count = Counter(stems)
-        return [
-            stem if count[stem] == 1 else f"{stem}_{number}"
-            for number, stem in enumerate(stems, start=1)
-        ]
+        return labels(self.names)
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """What sources are called in metrics: `names`, as in data.paths, without folder and ending.
+
+    Numbered where two would be the same.
+    """
+    stems = [PurePath(name).name.partition(".")[0] or name for name in names]
+    count = Counter(stems)
+    return [
+        stem if count[stem] == 1 else f"{stem}_{number}"
+        for number, stem in enumerate(stems, start=1)
+    ]
 
 
 def bits_per_byte(
-    batches: Sequence[Batch],
-    batch_size: int,
-    every: int,
-    built: Any,
-    sources: Sources | None = None,
+    placed: Sequence[Batch], every: int, built: Any, sources: Sources | None = None
 ) -> fit.Evaluator:
-    """Over `batches`, this process's rows of each; measured every so many steps.
+    """Over batches that are on the devices; measured every so many steps.
 
     With `sources`, two or more, also of each.
     """
     steps: step_lib.Steps = built.steps
-    placed = [built.place(batch, batch_size) for batch in batches]
 
     def measure(weights: model.Weights) -> Mapping[str, Any]:
         per_batch = jax.device_get([steps.evaluate(weights, batch) for batch in placed])

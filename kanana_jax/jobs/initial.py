@@ -55,10 +55,9 @@ def optimizer_state(run: Path, like: state.TrainState) -> Any:
 
     Raises CheckpointError where the run has none, or one of another optimizer or model.
     """
-    record = _record(run)
-    where = checkpoint.place_of(record["train"]["checkpoint_dir"], record["name"], run)
+    where, train = _checkpoints(run)
     with checkpoint.Checkpoints(
-        where, keep=record["train"]["keep_checkpoints"], report=events.Events(run).report
+        where, keep=train["keep_checkpoints"], report=events.Events(run).report
     ) as checkpoints:
         found = checkpoints.restore_latest(like)
     if found is None:
@@ -69,20 +68,21 @@ def optimizer_state(run: Path, like: state.TrainState) -> Any:
 def check_optimizer(train: config.TrainConfig) -> None:
     """Raises CheckpointError unless train.optimizer_from is empty or a run with a checkpoint."""
     if train.optimizer_from:
-        run = Path(train.optimizer_from)
-        record = _record(run)
-        where = checkpoint.place_of(record["train"]["checkpoint_dir"], record["name"], run)
+        where, _ = _checkpoints(Path(train.optimizer_from))
         if checkpoint.newest_step(where) is None:
             raise checkpoint.CheckpointError(
                 f"train.optimizer_from: {where} has no checkpoint to take the optimizer from"
             )
 
 
-def _record(run: Path) -> dict[str, Any]:
+def _checkpoints(run: Path) -> tuple[str, dict[str, Any]]:
+    """Where those of a run are, and the settings `train` that it was made with."""
     path = run / "run.json"
     if not path.is_file():
         raise checkpoint.CheckpointError(
             f"train.optimizer_from: expected the folder of a training run, with a run.json; got "
             f"{run}"
         )
-    return json.loads(path.read_text())["config"]
+    record = json.loads(path.read_text())["config"]
+    train = record["train"]
+    return checkpoint.place_of(train["checkpoint_dir"], record["name"], run), train

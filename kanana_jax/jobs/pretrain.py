@@ -41,7 +41,8 @@ def _evaluators(
     sources = heldout.Sources(
         names=corpus.names, source_S=data.heldout_sources(corpus, cfg, train.eval_batches)
     )
-    given = batches, cfg.batch_size, train.eval_interval_steps, built, sources
+    placed = [built.place(batch, cfg.batch_size) for batch in batches]
+    given = placed, train.eval_interval_steps, built, sources
     return (heldout.bits_per_byte(*given), *specialisation.evaluators(*given))
 
 

@@ -103,13 +103,21 @@ def _train_one(
         return fresh._replace(opt_state=kept)
 
     frozen = job.frozen(first_weights)
+    built_of: dict[config.ModelConfig, Built] = {}
+    for stage, built in zip(cfg.in_stages(), of_stages, strict=True):
+        built_of.setdefault(stage.config.model, built)
+    # Stages with one rope measure alike, on the same held-out text.
+    evaluators = {
+        shape: job.evaluators(corpus, cfg.data, cfg.train, built._replace(frozen=frozen))
+        for shape, built in built_of.items()
+    }
     ends = itertools.accumulate(stage.num_steps for stage in cfg.in_stages())
     stages = [
         fit.Stage(
             last_batch=end,
             batch_size=stage.config.data.batch_size,
             steps=built.steps,
-            evaluators=job.evaluators(corpus, cfg.data, cfg.train, built._replace(frozen=frozen)),
+            evaluators=evaluators[stage.config.model],
         )
         for stage, end, built in zip(cfg.in_stages(), ends, of_stages, strict=True)
     ]

@@ -27,7 +27,8 @@ def _evaluators(
 ) -> tuple[fit.Evaluator, ...]:
     """Bits per byte of the assistant's held-out text."""
     batches = corpus.heldout_batches(cfg, train.eval_batches, built.rows(cfg.batch_size))
-    return (heldout.bits_per_byte(batches, cfg.batch_size, train.eval_interval_steps, built),)
+    placed = [built.place(batch, cfg.batch_size) for batch in batches]
+    return (heldout.bits_per_byte(placed, train.eval_interval_steps, built),)
 
 
 JOB = training.Job(

@@ -29,9 +29,9 @@ from kanana_jax.train import step as step_lib
 
 
 def evaluators(
-    batches: Sequence[Batch], batch_size: int, every: int, built: Any, sources: heldout.Sources
+    placed: Sequence[Batch], every: int, built: Any, sources: heldout.Sources
 ) -> tuple[fit.Evaluator, ...]:
-    """One over `batches`, as `heldout.bits_per_byte` takes them; none without experts or sources.
+    """One over batches, as `heldout.bits_per_byte` takes them; none without experts or sources.
 
     A forward pass of its own over each batch.
     """
@@ -39,7 +39,6 @@ def evaluators(
     has_experts = steps.like.weights.buffers["router_bias"].size > 0
     if len(set(sources.source_S.tolist())) < 2 or not has_experts:
         return ()
-    placed = [built.place(batch, batch_size) for batch in batches]
 
     def measure(weights: model.Weights) -> Mapping[str, Any]:
         loads = jax.device_get([steps.loads(weights, batch) for batch in placed])

@@ -163,23 +163,21 @@ def schedule(cfg: config.ScheduleConfig, num_steps: int, peak: Any) -> optax.Sch
 def steps_taken(opt_state: optax.OptState) -> Array:
     """The updates by which the schedule inside the optimizer counts: skipped steps are none."""
 
-    def is_scheduled(node):
-        return isinstance(node, optax.ScaleByScheduleState)
-
-    leaves = jax.tree.leaves(opt_state, is_leaf=is_scheduled)
-    return next(node.count for node in leaves if is_scheduled(node))
+    leaves = jax.tree.leaves(opt_state, is_leaf=_is_scheduled)
+    return next(node.count for node in leaves if _is_scheduled(node))
 
 
 def restarted(opt_state: optax.OptState) -> optax.OptState:
     """The state with which another run goes on: its schedule begins, all else stays."""
 
-    def is_scheduled(node):
-        return isinstance(node, optax.ScaleByScheduleState)
-
     def restart(node):
-        return node._replace(count=jnp.zeros_like(node.count)) if is_scheduled(node) else node
+        return node._replace(count=jnp.zeros_like(node.count)) if _is_scheduled(node) else node
 
-    return jax.tree.map(restart, opt_state, is_leaf=is_scheduled)
+    return jax.tree.map(restart, opt_state, is_leaf=_is_scheduled)
+
+
+def _is_scheduled(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)
 
 
 def report(name: str, opt_state: optax.OptState, is_skipped: Any) -> Metrics:

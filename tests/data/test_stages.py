@@ -40,7 +40,7 @@ def schedules(draw):
 def _batches(schedule):
     """(stage, places) of every batch."""
     for number in range(sum(stage.num_batches for stage in schedule.stages)):
-        stage, _ = schedule.of_batch(number)
+        stage = schedule.of_batch(number)
         yield stage, [schedule.place(number, row) for row in range(stage.cfg.batch_size)]
 
 

@@ -95,4 +95,4 @@ def test_a_run_on_two_sources_records_it_and_loads_now_and_then(cfg, tmp_path):
 
 def test_one_source_is_not_measured(cfg, corpus):
     one = heldout.Sources(names=("a.txt",), source_S=np.zeros(4, np.int64))
-    assert specialisation.evaluators((), 8, 4, tiny_jobs.build(cfg), one) == ()
+    assert specialisation.evaluators((), 4, tiny_jobs.build(cfg), one) == ()
