@@ -35,7 +35,7 @@ ROOMS = {
         {"batch", "config", "errors", "extras"},
         {"numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec"},
     ),
-    "kanana_jax/rollouts": Room({"config", "data", "errors", "extras"}),
+    "kanana_jax/rollouts": Room({"config", "data", "errors", "extras", "generate"}),
     "kanana_jax/report": Room(
         set(), {"numpy", "scipy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm"}
     ),
@@ -82,8 +82,8 @@ ROOMS = {
         {*_ARRAYS, *_SERVER, "absl", "jinja2"},
     ),
     "kanana_jax/evaluate": Room(
-        {"checkpoint", "config", "data", "errors", "extras", "generate"},
-        {"numpy", "lm_eval", "tqdm"},
+        {"checkpoint", "config", "data", "errors", "extras", "generate", "rollouts"},
+        {"numpy", "jaxtyping", "scipy", "lm_eval", "tqdm"},
     ),
     "kanana_jax/convert.py": Room(
         {"checkpoint", "config", "errors", "extras", "weights"}, {"absl", "tqdm"}
