@@ -145,7 +145,9 @@ def train(
                 ],
                 mesh=built.mesh,
                 source=source
-                or pretrain.JOB.source(corpus, cfg.data, training.data_stages(cfg, built.rows)),
+                or pretrain.JOB.source(
+                    corpus, cfg.data, training.data_stages(cfg, built.rows), built
+                ),
                 start=start,
                 train=cfg.train,
                 guard=cfg.guard,

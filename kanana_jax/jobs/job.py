@@ -45,6 +45,8 @@ class Built(NamedTuple):
     steps: step_lib.Steps
     objective: Objective
     frozen: Mapping[str, model.Weights] = {}
+    own: Any = None  # what `Job.own` gives of the settings
+    directory: Path = Path()  # of the run
 
     def rows(self, batch_size: int) -> list[int]:
         """Those of a batch that this process loads."""
@@ -60,16 +62,25 @@ class Job(NamedTuple):
     objective: Callable[[Any], Objective]
     read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
     # Of a corpus, its settings, and the stages that batches are asked for in.
-    source: Callable[[Any, config.DataConfig, Sequence[data.Stage]], fit.Source]
+    source: Callable[[Any, config.DataConfig, Sequence[data.Stage], "Built"], fit.Source]
     evaluators: Callable[
         [Any, config.DataConfig, config.TrainConfig, "Built"], Sequence[fit.Evaluator]
     ]
     pictures: tuple[Picture, ...] = curves.TRAINING
     columns: tuple[Column, ...] = curves.COLUMNS  # of the table of a single run
     headline: Callable[[results.Run], str] = curves.headline
+    # The settings that this job alone has, for its source and its evaluators.
+    own: Callable[[Any], Any] = lambda cfg: None
     # Raises ConfigError where a corpus, now read, is not enough for the settings of a run.
     check: Callable[[Any, Any], None] = lambda corpus, cfg: None
     # Weights that are not trained, by name; its argument gives those before the first step.
     frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
         lambda first_weights: {}
     )
+
+
+def stored(
+    make: Callable[[Any, config.DataConfig, Sequence[data.Stage]], fit.Source],
+) -> Callable[[Any, config.DataConfig, Sequence[data.Stage], Built], fit.Source]:
+    """The source of a job whose batches are of its corpus alone."""
+    return lambda corpus, cfg, stages, built: make(corpus, cfg, stages)

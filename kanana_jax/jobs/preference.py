@@ -120,7 +120,7 @@ def _headline(run: Run) -> str:
 JOB = training.Job(
     objective=_objective,
     read=preferences.read,
-    source=PackedSource,
+    source=training.stored(PackedSource),
     evaluators=_evaluators,
     frozen=_frozen,
     pictures=(

@@ -66,7 +66,7 @@ def _check(corpus: data.Corpus, cfg: Config) -> None:
 JOB = training.Job(
     objective=training.next_token,
     read=data.read_text,
-    source=TextSource,
+    source=training.stored(TextSource),
     evaluators=_evaluators,
     check=_check,
 )

@@ -103,12 +103,17 @@ def _train_one(
         return fresh._replace(opt_state=kept)
 
     frozen = job.frozen(first_weights)
+    own = job.own(cfg)
+
+    def completed(built: Built) -> Built:
+        return built._replace(frozen=frozen, own=own, directory=folder.directory)
+
     built_of: dict[config.ModelConfig, Built] = {}
     for stage, built in zip(cfg.in_stages(), of_stages, strict=True):
-        built_of.setdefault(stage.config.model, built)
+        built_of.setdefault(stage.config.model, completed(built))
     # Stages with one rope measure alike, on the same held-out text.
     evaluators = {
-        shape: job.evaluators(corpus, cfg.data, cfg.train, built._replace(frozen=frozen))
+        shape: job.evaluators(corpus, cfg.data, cfg.train, built)
         for shape, built in built_of.items()
     }
     ends = itertools.accumulate(stage.num_steps for stage in cfg.in_stages())
@@ -126,7 +131,7 @@ def _train_one(
         fit.Run(
             stages=stages,
             mesh=first.mesh,
-            source=job.source(corpus, cfg.data, data_stages(cfg, first.rows)),
+            source=job.source(corpus, cfg.data, data_stages(cfg, first.rows), completed(first)),
             start=start,
             train=cfg.train,
             guard=cfg.guard,

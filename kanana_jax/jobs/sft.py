@@ -34,7 +34,7 @@ def _evaluators(
 JOB = training.Job(
     objective=training.next_token,
     read=conversations.read,
-    source=PackedSource,
+    source=training.stored(PackedSource),
     evaluators=_evaluators,
 )
 run = training.of(JOB)

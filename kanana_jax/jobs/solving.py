@@ -1,28 +1,19 @@
 """The evaluator of reasoning: the share of held-out problems that the model being trained solves.
 
-Answers are drawn greedily, so what is measured is a function of the weights alone. Each process
-solves a part of the problems on one of its devices, where the whole model must fit, and all
-processes have the numbers of all problems.
+Answers are drawn greedily, so what is measured is a function of the weights alone.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
-
-from kanana_jax import config, model, parallel
+from kanana_jax import config, model
 from kanana_jax.data import Tokenizer
-from kanana_jax.generate import Engine, Request, Sampling, decoder
+from kanana_jax.generate import Request, Sampling
+from kanana_jax.jobs import sampling
 from kanana_jax.report.curves import Curve, Row
 from kanana_jax.rollouts import tasks
 from kanana_jax.train import fit
-
-# Prompts are read in parts of one width, so one function is compiled for all of them.
-_CHUNK = 32
 
 ACCURACY = Curve(
     name="heldout_accuracy",
@@ -67,13 +58,10 @@ def accuracy(
     """
     if not problems:
         raise config.ConfigError("expected problems to measure accuracy on, got none")
-    index, count = jax.process_index(), jax.process_count()
-    solve = _solver(problems[index::count], tokenizer, built, num_rows, max_tokens)
+    solve = _solver(problems, tokenizer, built, num_rows, max_tokens)
 
     def measure(weights: model.Weights) -> dict[str, float]:
-        parts = parallel.everyones(solve(weights))
-        found = [Outcome(*parts[i % count][i // count]) for i in range(len(problems))]
-        return summarize(problems, found)
+        return summarize(problems, solve(weights))
 
     return fit.Evaluator("heldout_accuracy", every, measure)
 
@@ -107,31 +95,18 @@ def _solver(
     num_rows: int,
     max_tokens: int,
 ) -> Callable[[model.Weights], list[Outcome]]:
-    cfg, execution = built.steps.cfg.model, built.steps.cfg.execution
     prompts = tokenizer.encode_documents([tasks.prompt_text(one).encode() for one in problems])
     requests = [
         # A prompt begins as documents do. What ends them is for the model to say.
         Request(prompt=ids[:-1].tolist(), max_tokens=max_tokens, sampling=Sampling(temperature=0.0))
         for ids in prompts
     ]
-    eos_ids = {int(ids[-1]) for ids in prompts}
-    longest = max((len(one.prompt) for one in requests), default=0) + max_tokens
+    longest = max(len(one.prompt) for one in requests) + max_tokens
+    place = sampling.Place(num_rows, longest)
 
     def solve(weights: model.Weights) -> list[Outcome]:
-        engine = Engine(
-            cfg,
-            execution,
-            _on_one_device(cfg, built.mesh)(weights),
-            decode=tokenizer.decode,
-            eos_ids=eos_ids,
-            num_rows=num_rows,
-            length=-(-longest // _CHUNK) * _CHUNK,
-            chunk=_CHUNK,
-        )
-        texts = [""] * len(requests)
-        for piece in engine.run(requests):
-            texts[piece.request] += piece.text
-        return [_outcome(one, text) for one, text in zip(problems, texts, strict=True)]
+        answers = sampling.of(weights, built, tokenizer, place)(requests)
+        return [_outcome(one, answer.text) for one, answer in zip(problems, answers, strict=True)]
 
     return solve
 
@@ -139,12 +114,3 @@ def _solver(
 def _outcome(problem: tasks.Problem, text: str) -> Outcome:
     trace = tasks.trace_of(problem, text)
     return Outcome(tasks.is_right(problem, text), bool(trace), all(tasks.follows(problem, trace)))
-
-
-@functools.lru_cache(maxsize=8)
-def _on_one_device(cfg: config.ModelConfig, mesh: jax.sharding.Mesh) -> Callable:
-    """From weights of training on `mesh` to those that decoding reads, on a device of our own."""
-    unstack = jax.jit(
-        functools.partial(decoder.from_stacks, cfg), out_shardings=NamedSharding(mesh, P())
-    )
-    return lambda weights: jax.tree.map(lambda x: x.addressable_data(0), unstack(weights))

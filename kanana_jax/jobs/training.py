@@ -17,7 +17,7 @@ from kanana_jax import checkpoint, config, parallel
 from kanana_jax.checkpoint import owner
 from kanana_jax.jobs import compiling, initial
 from kanana_jax.jobs import runs as runs_lib
-from kanana_jax.jobs.job import Built, Corpus, Job, Text
+from kanana_jax.jobs.job import Built, Corpus, Job, Text, stored
 from kanana_jax.jobs.runs import data_stages
 from kanana_jax.objectives import NextToken
 from kanana_jax.report import results, single
@@ -46,6 +46,7 @@ __all__ = [
     "of",
     "report",
     "run_all",
+    "stored",
 ]
 
 

@@ -71,8 +71,8 @@ class HurtSource:
                 file.write(f"{number} {row} {hashlib.md5(tokens.tobytes()).hexdigest()}\n")
 
 
-def _source(corpus, cfg, stages):
-    return HurtSource(pretrain.JOB.source(corpus, cfg, stages), stages[0].rows)
+def _source(corpus, cfg, stages, built):
+    return HurtSource(pretrain.JOB.source(corpus, cfg, stages, built), stages[0].rows)
 
 
 JOB = pretrain.JOB._replace(source=_source)

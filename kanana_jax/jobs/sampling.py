@@ -1,0 +1,81 @@
+"""Answers of the model that is being trained, drawn by the engine that also serves.
+
+A draw depends on the weights, the prompt and the seed of its request, not on what else is drawn, so
+answers are the same whatever the number of processes. Each process draws a part on one of its
+devices, where the whole model must fit, and all of them get all answers.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from kanana_jax import config, model, parallel
+from kanana_jax.data import Tokenizer
+from kanana_jax.generate import Engine, Request, decoder
+from kanana_jax.rollouts.answers import Answer
+
+# Prompts are read in parts of one width, so one function is compiled for all of them.
+_CHUNK = 32
+
+Sample = Callable[[Sequence[Request]], list[Answer]]
+
+
+class Place(NamedTuple):
+    """What decoding is compiled for, beside the model: `num_rows` requests of `length` tokens."""
+
+    num_rows: int
+    length: int
+
+
+def of(weights: model.Weights, built: Any, tokenizer: Tokenizer, place: Place) -> Sample:
+    """A function that draws answers under `weights`; all processes call it together.
+
+    RequestError where a prompt and its answer do not fit in `place.length`.
+    """
+    index, count = jax.process_index(), jax.process_count()
+    engine = Engine(
+        built.steps.cfg.model,
+        built.steps.cfg.execution,
+        _on_one_device(built.steps.cfg.model, built.mesh)(weights),
+        decode=tokenizer.decode,
+        eos_ids=[tokenizer.eos_id] if tokenizer.eos_id is not None else [],
+        num_rows=place.num_rows,
+        length=rounded(place.length),
+        chunk=_CHUNK,
+    )
+
+    def sample(requests: Sequence[Request]) -> list[Answer]:
+        mine = requests[index::count]
+        ids: list[list[int]] = [[] for _ in mine]
+        texts, reasons = [""] * len(mine), [""] * len(mine)
+        for piece in engine.run(mine):
+            ids[piece.request].append(piece.token)
+            texts[piece.request] += piece.text
+            reasons[piece.request] = piece.finish_reason or ""
+        drawn = [
+            Answer(tuple(one), text, reason == "stop")
+            for one, text, reason in zip(ids, texts, reasons, strict=True)
+        ]
+        parts = parallel.everyones(drawn)
+        found = (parts[i % count][i // count] for i in range(len(requests)))
+        return [Answer(tuple(ids), text, is_ended) for ids, text, is_ended in found]
+
+    return sample
+
+
+def rounded(length: int) -> int:
+    """A length of cache that is whole chunks."""
+    return -(-length // _CHUNK) * _CHUNK
+
+
+@functools.lru_cache(maxsize=8)
+def _on_one_device(cfg: config.ModelConfig, mesh: jax.sharding.Mesh) -> Callable:
+    """From weights of training on `mesh` to those that decoding reads, on a device of our own."""
+    unstack = jax.jit(
+        functools.partial(decoder.from_stacks, cfg), out_shardings=NamedSharding(mesh, P())
+    )
+    return lambda weights: jax.tree.map(lambda x: x.addressable_data(0), unstack(weights))
