@@ -51,6 +51,7 @@ Epsilon = Annotated[float, Range(1e-30, 1.0, "less is 0 in float32, and more dro
 Decay = Annotated[float, Range(0.0, 0.999999, "what is nearer to 1 is 1 in a float32 average")]
 LossWeight = Annotated[float, Range(0.0, 1e3, "more drowns the loss of the text")]
 SourceWeight = Annotated[float, Range(0.0, 1e9, "sources are drawn by ratio")]
+Share = Annotated[float, Range(0.0, 1.0, "a share")]
 Factor = Annotated[float, Range(1e-6, 1e6, "float32 holds it and its products")]
 
 

@@ -14,7 +14,6 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config, model, parallel
-from kanana_jax.data import Tokenizer
 from kanana_jax.generate import Engine, Request, decoder
 from kanana_jax.rollouts.answers import Answer
 
@@ -31,8 +30,14 @@ class Place(NamedTuple):
     length: int
 
 
-def of(weights: model.Weights, built: Any, tokenizer: Tokenizer, place: Place) -> Sample:
-    """A function that draws answers under `weights`; all processes call it together.
+def of(
+    weights: model.Weights,
+    built: Any,
+    decode: Callable[[Sequence[int]], str],
+    end_id: int | None,
+    place: Place,
+) -> Sample:
+    """A function that draws answers up to `end_id`; all processes call it together.
 
     RequestError where a prompt and its answer do not fit in `place.length`.
     """
@@ -41,8 +46,8 @@ def of(weights: model.Weights, built: Any, tokenizer: Tokenizer, place: Place) -
         built.steps.cfg.model,
         built.steps.cfg.execution,
         _on_one_device(built.steps.cfg.model, built.mesh)(weights),
-        decode=tokenizer.decode,
-        eos_ids=[tokenizer.eos_id] if tokenizer.eos_id is not None else [],
+        decode=decode,
+        eos_ids=[] if end_id is None else [end_id],
         num_rows=place.num_rows,
         length=rounded(place.length),
         chunk=_CHUNK,

@@ -102,10 +102,10 @@ def _solver(
         for ids in prompts
     ]
     longest = max(len(one.prompt) for one in requests) + max_tokens
-    place = sampling.Place(num_rows, longest)
+    place, end_id = sampling.Place(num_rows, longest), int(prompts[0][-1])
 
     def solve(weights: model.Weights) -> list[Outcome]:
-        answers = sampling.of(weights, built, tokenizer, place)(requests)
+        answers = sampling.of(weights, built, tokenizer.decode, end_id, place)(requests)
         return [_outcome(one, answer.text) for one, answer in zip(problems, answers, strict=True)]
 
     return solve

@@ -1,0 +1,29 @@
+"""Rollouts: which tasks a model tries during its training, and how it answers them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from kanana_jax.config import fields
+from kanana_jax.config.ranges import Count, Factor, Range, Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """Tasks, and the answers drawn to each of them."""
+
+    families: tuple[str, ...]
+    languages: tuple[Literal["en", "ko"], ...] = ("en", "ko")
+    levels: tuple[Annotated[int, Range(1, 20, "larger ones are no short tasks")], ...] = ()
+    num_prompts: Count = 64  # a round
+    num_samples: Count = 4  # to each prompt
+    temperature: Factor = 1.0
+    max_tokens: Count = 64  # of one turn of the model
+    max_turns: Count = 4  # of the model, to one task
+    num_rows: Count = 32  # answers drawn at a time
+    seed: Seed = 0
+
+    def __post_init__(self):
+        fields.check(self, "rollouts")
+        for name in ("families", "languages"):
+            if not getattr(self, name):
+                raise fields.ConfigError(f"rollouts.{name} must name one or more, got none")

@@ -1,0 +1,108 @@
+"""Tasks tried by the model in training: those of a round, and held-out ones that measure it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from kanana_jax import config, model
+from kanana_jax.config import RolloutConfig
+from kanana_jax.data import Tokenizer, chat, packing
+from kanana_jax.evaluate import success as success_of
+from kanana_jax.jobs import likelihood, sampling
+from kanana_jax.rollouts import episodes, sandbox, store, tasks
+from kanana_jax.rollouts.episodes import Episode
+from kanana_jax.train import fit
+
+_GREEDY = 0.0
+
+
+class Playing:
+    """Tries of tasks under given weights. The same weights and round give the same tries."""
+
+    def __init__(self, cfg: RolloutConfig, of_data: config.DataConfig, tokenizer: Tokenizer,
+                 built: Any):  # fmt: skip
+        self.tokenizer, self.form = tokenizer, chat.parse_settings(of_data)
+        self.length = of_data.seq_len  # ids of an episode
+        self._cfg, self._built, self._batch_size = cfg, built, of_data.batch_size
+        self._seed = cfg.seed + of_data.seed
+
+    def tasks(self, index: int) -> list[tasks.Task]:
+        """Those of round `index`: new ones in every round, none of them held out."""
+        return self._drawn(seed=_seed_of(self._seed, index), heldout=False)
+
+    def heldout_tasks(self, count: int) -> list[tasks.Task]:
+        """The same for every seed of training."""
+        return self._drawn(seed=self._cfg.seed, heldout=True, count=count)
+
+    def groups(self, weights: model.Weights, index: int) -> list[list[Episode]]:
+        """`num_samples` tries of every task of round `index`."""
+        found, count = self.tasks(index), self._cfg.num_samples
+        tries = [
+            (task, _seed_of(self._seed, index, place * count + number))
+            for place, task in enumerate(found)
+            for number in range(count)
+        ]
+        played = self.play(weights, tries, self._cfg.temperature)
+        return [played[k * count : (k + 1) * count] for k in range(len(found))]
+
+    def play(
+        self,
+        weights: model.Weights,
+        tries: Sequence[tuple[tasks.Task, int]],
+        temperature: float,
+    ) -> list[Episode]:
+        """An episode of every (task, seed)."""
+        place = sampling.Place(self._cfg.num_rows, self.length)
+        end = chat.end_id(self.form, self.tokenizer)
+        sample = sampling.of(weights, self._built, self.tokenizer.decode, end, place)
+        limits = episodes.Limits(
+            max_tokens=self._cfg.max_tokens, max_turns=self._cfg.max_turns, length=self.length
+        )
+        with sandbox.Pool() as pool:
+            player = episodes.Player(self.form, self.tokenizer, pool, limits)
+            return player.play(tries, sample, temperature)
+
+    def logp(
+        self, weights: model.Weights, segments: Sequence[store.Segment]
+    ) -> list[Float[np.ndarray, "S"]]:
+        """Of the targets of every segment."""
+        return self.scored(lambda batch: self._built.steps.logp(weights, batch), segments)
+
+    def scored(
+        self, score: likelihood.Score, segments: Sequence[store.Segment]
+    ) -> list[Float[np.ndarray, "S"]]:
+        """What `score` gives the position of every target of every segment."""
+        return likelihood.of_targets(
+            segments,
+            score,
+            lambda batch: self._built.place(batch, self._batch_size),
+            self._batch_size,
+            self.length,
+        )
+
+    def _drawn(self, *, seed: int, heldout: bool, count: int = 0) -> list[tasks.Task]:
+        return tasks.tasks_of(
+            self._cfg.families,
+            self._cfg.languages,
+            seed=seed,
+            count=count or self._cfg.num_prompts,
+            heldout=heldout,
+            levels=self._cfg.levels,
+        )
+
+
+def success(player: Playing, num_tasks: int, every: int) -> fit.Evaluator:
+    """How held-out tasks end with greedy answers: the figures of `evaluate.success`."""
+    drawn = player.heldout_tasks(num_tasks)
+
+    def measure(weights: model.Weights) -> Mapping[str, float]:
+        played = player.play(weights, [(task, 0) for task in drawn], _GREEDY)
+        return success_of.summarize(played, prefix="heldout_")
+
+    return fit.Evaluator("heldout_success", every, measure)
+
+
+def _seed_of(*numbers: int) -> int:
+    return packing.seed_of(*numbers, bits=32) >> 1  # of 31 bits

@@ -1,0 +1,49 @@
+"""The best answer against the worst, of several to one prompt.
+
+Pairs are as `kanana_jax.data.preferences` has them: a segment with the chosen answer and one with
+the rejected. Answers that the judge cannot tell apart make no pair.
+"""
+
+import math
+from collections.abc import Sequence
+
+from kanana_jax.rollouts.episodes import Episode
+from kanana_jax.rollouts.store import Collected, Round, Segment
+
+Scores = Sequence[Sequence[float]]  # of the episodes of each group; NaN: not judged
+
+
+def pairs(groups: Sequence[Sequence[Episode]], scores: Scores, *, min_gap: float) -> Round:
+    """Of each group at most one pair, whose scores differ by more than `min_gap`."""
+    found, lengths = [], []
+    for group, of_group in zip(groups, scores, strict=True):
+        judged = [
+            (score, one)
+            for score, one in zip(of_group, group, strict=True)
+            if not math.isnan(score)
+        ]
+        if len(judged) < 2:
+            continue
+        best = max(judged, key=lambda pair: (pair[0], -pair[1].seed))
+        worst = min(judged, key=lambda pair: (pair[0], pair[1].seed))
+        if best[0] - worst[0] > min_gap:
+            found.append(_pair(best, worst))
+            lengths.append(best[1].num_drawn - worst[1].num_drawn)
+    flat = [score for of_group in scores for score in of_group if not math.isnan(score)]
+    figures = {
+        "score": sum(flat) / len(flat) if flat else math.nan,
+        "paired_share": len(found) / len(groups),
+        "longer_by": sum(lengths) / len(lengths) if lengths else math.nan,
+    }
+    return Round(tuple(found), figures)
+
+
+def _pair(best: tuple[float, Episode], worst: tuple[float, Episode]) -> Collected:
+    segments = tuple(Segment(one.ids, one.origins) for _, one in (best, worst))
+    about = {
+        "prompt": best[1].task.messages[-1]["content"],
+        "chosen": list(best[1].messages),
+        "rejected": list(worst[1].messages),
+        "scores": [best[0], worst[0]],
+    }
+    return Collected(segments=segments, about=about)
