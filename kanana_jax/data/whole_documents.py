@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Shaped
+from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
 
 from kanana_jax.batch import Batch
 from kanana_jax.config import DataConfig
-from kanana_jax.data import mixture, packing
+from kanana_jax.data import chat, mixture, packing
 from kanana_jax.data.errors import DataError
 from kanana_jax.data.tokenizer import Tokenizer
 
@@ -34,10 +34,14 @@ class Examples:
     """Examples as tokens, segment after segment; every example has as many of them."""
 
     tokens_T: Shaped[np.ndarray, "T"]  # of an unsigned type
-    is_target_T: Bool[np.ndarray, "T"]
+    origin_T: UInt8[np.ndarray, "T"]  # of chat.Origin
     ends_G: Int64[np.ndarray, "G"]
     source_N: Int32[np.ndarray, "N"]
     is_heldout_N: Bool[np.ndarray, "N"]
+
+    @property
+    def is_target_T(self) -> Bool[np.ndarray, "T"]:
+        return self.origin_T == chat.Origin.MODEL
 
     @property
     def num_segments(self) -> int:
@@ -66,7 +70,7 @@ class Examples:
         is_kept_T = np.repeat(is_kept_G, sizes_G)
         return Examples(
             tokens_T=self.tokens_T[is_kept_T],
-            is_target_T=self.is_target_T[is_kept_T],
+            origin_T=self.origin_T[is_kept_T],
             ends_G=np.cumsum(sizes_G[is_kept_G]),
             source_N=self.source_N[is_kept_N],
             is_heldout_N=self.is_heldout_N[is_kept_N],
@@ -79,6 +83,7 @@ class WholeDocuments:
 
     names: tuple[str, ...]  # of the sources, as in data.paths
     kind: str  # what an example is, in the plural
+    format: chat.Format
     tokenizer: Tokenizer
     examples: Examples
     fingerprint: str  # equal if and only if every token, target, side and the tokenizer are
@@ -162,14 +167,14 @@ def make_row(
 
 
 def _columns(examples: Examples, place: slice, number: int) -> dict[str, np.ndarray]:
-    tokens, is_target = examples.tokens_T[place], examples.is_target_T[place]
+    tokens, origins = examples.tokens_T[place], examples.origin_T[place]
     length = len(tokens) - 1
     return {
         "tokens": tokens[:-1],
         "targets": tokens[1:],
         "positions": np.arange(length),
         "segment_ids": np.full(length, number),
-        "loss_mask": is_target[1:],
+        "loss_mask": origins[1:] == chat.Origin.MODEL,
     }
 
 
