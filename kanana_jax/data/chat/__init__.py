@@ -1,7 +1,7 @@
 """Conversations with tools and reasoning: their messages, their text, and the origin of each id."""
 
 from kanana_jax.data.chat.choice import chosen, own
-from kanana_jax.data.chat.encoding import Encoded, continuation, encode, encode_pieces
+from kanana_jax.data.chat.encoding import Encoded, continuation, encode, encode_pieces, end_id
 from kanana_jax.data.chat.format import Format, FormatError, Render
 from kanana_jax.data.chat.hermes import HERMES
 from kanana_jax.data.chat.messages import Message, Tool, checked_messages, checked_tools
@@ -28,5 +28,6 @@ __all__ = [
     "continuation",
     "encode",
     "encode_pieces",
+    "end_id",
     "own",
 ]
