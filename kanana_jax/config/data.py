@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from kanana_jax.config import fields
 from kanana_jax.config.fields import ConfigError
@@ -25,6 +25,11 @@ class DataConfig:
     bpe_vocab_size: Annotated[int, Range(258, 2**24, "256 bytes and two special tokens")] = 8192
     seq_len: Count = 256
     batch_size: Count = 8  # sequences per optimizer step, over all devices and micro-batches
+    # How conversations become text: "plain", "hermes", or a chat template: a .jinja file or a
+    # folder that has one.
+    chat_format: Annotated[str, Location(schemes=None)] = "plain"
+    # Whose reasoning is written: of all turns, of those behind the user's last message, of none.
+    chat_reasoning: Literal["all", "last", "none"] = "all"
     # Share of documents kept for evaluation.
     heldout_fraction: Annotated[float, Range(1e-9, 1.0, "some on both sides", "[)")] = 0.02
     # Stop reading a source after this many bytes of text; 0: read all.

@@ -2,9 +2,8 @@
 
     data.paths -> records -> pieces of text -> split by content hash -> tokenizer -> tokens
 
-A segment becomes  BOS p_1 p_2 ...  with EOS behind each piece that is closed: an assistant's turn
-ends there, and so does a generation. Pieces are tokenized apart, so that the tokens of a prompt do
-not depend on the answer. Text that merely spells a special token is encoded as text.
+A segment is pieces of text, each with its origin; `chat.encoding` makes ids of them. Pieces are
+tokenized apart, so that the tokens of a prompt do not depend on the answer.
 
 The side of an example is decided by the hash of its `key` alone,
 
@@ -30,7 +29,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt64
 
 from kanana_jax.config import DataConfig
-from kanana_jax.data import cache_files, examples_file, jsonl, split
+from kanana_jax.data import cache_files, chat, examples_file, jsonl, records, split
 from kanana_jax.data import tokenizer as tokenizers
 from kanana_jax.data.errors import DataError, StoreError
 from kanana_jax.data.sources import Skipped
@@ -40,30 +39,23 @@ from kanana_jax.data.whole_documents import Examples, WholeDocuments
 _BATCH_EXAMPLES = 64  # tokenized together
 
 
-class Piece(NamedTuple):
-    """Text that is tokenized by itself."""
-
-    text: bytes
-    is_closed: bool  # EOS follows
-    is_target: bool  # the loss counts its tokens, and the EOS that follows
-
-
 class Example(NamedTuple):
     """What a record says."""
 
-    segments: tuple[tuple[Piece, ...], ...]
+    segments: tuple[tuple[chat.Piece, ...], ...]
     key: bytes  # decides the side
     where: str = ""  # its file and line, for errors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """How to make examples from records. `parse` raises DataError where a record is no example."""
+    """How to make examples from records. `parse` raises DataError where a record is none."""
 
     name: str  # of the examples, in the plural
     keys: str  # what decides the side, in the plural
     num_segments: int  # of each example
-    parse: Callable[[jsonl.Record], Example]
+    format: chat.Format
+    parse: Callable[[jsonl.Record], Sequence[Example]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +81,17 @@ def read(
     read_once = _read_once(sources)
     is_heldout_N = _split(sources, read_once, cfg.heldout_fraction, kind)
     sides = hashlib.blake2b(is_heldout_N.tobytes()).hexdigest()
-    identity = cache_files.digest(examples_file.FORMAT, read_once.digest, sides, wanted.identity)
+    closes = f"{kind.format.end} {kind.format.is_foreign}"
+    identity = cache_files.digest(
+        examples_file.FORMAT, read_once.digest, sides, wanted.identity, closes
+    )
     path = pathlib.Path(cache_dir) / f"{kind.name}-{identity}.npz"
     cached = _open_cached(path, report)
     if cached:
         everything, used = cached
     else:
         used = wanted.make(_train_texts(sources, is_heldout_N))
-        everything = _tokenize(sources, used, read_once, is_heldout_N)
+        everything = _tokenize(sources, used, read_once, is_heldout_N, kind.format)
     examples = everything.kept(_fits(cfg, sources, everything))
     _expect_both_sides(sources, examples, kind)
     for source in sources:
@@ -105,6 +100,7 @@ def read(
     opened = WholeDocuments(
         names=tuple(source.name for source in sources),
         kind=kind.name,
+        format=kind.format,
         tokenizer=used,
         examples=examples,
         fingerprint=examples_file.fingerprint(examples, used),
@@ -142,24 +138,26 @@ def _open_sources(cfg: DataConfig, kind: Kind) -> list[_Source]:
 
 
 def _open(entry: str, cfg: DataConfig, kind: Kind) -> _Source:
-    found, skipped = jsonl.find(entry), Skipped()
+    found, skipped = records.find(entry), Skipped()
 
     def read_all() -> Iterator[Example]:
         skipped.clear()
-        for record in jsonl.read(found):
+        for record in records.read(found):
             try:
                 if isinstance(record, DataError):
                     raise record
-                yield kind.parse(record)._replace(where=record.where)
+                made = [one._replace(where=record.where) for one in kind.parse(record)]
             except DataError as error:
                 if not cfg.skip_bad_lines:
                     raise
                 skipped.add(error)
+            else:
+                yield from made
 
     def read_limited() -> Iterator[Example]:
         left = cfg.max_bytes
         for example in read_all():
-            left -= sum(len(piece.text) for pieces in example.segments for piece in pieces)
+            left -= sum(len(piece.text.encode()) for pieces in example.segments for piece in pieces)
             if left < 0:
                 return
             yield example
@@ -229,7 +227,7 @@ def _train_texts(
 ) -> Iterator[bytes]:
     for one, is_heldout in zip(_distinct(sources), is_heldout_N, strict=False):
         if not is_heldout:
-            yield from (piece.text for pieces in one.example.segments for piece in pieces)
+            yield from (piece.text.encode() for pieces in one.example.segments for piece in pieces)
 
 
 def _tokenize(
@@ -237,40 +235,28 @@ def _tokenize(
     used: tokenizers.Tokenizer,
     read_once: _ReadOnce,
     is_heldout_N: Bool[np.ndarray, "N"],
+    fmt: chat.Format,
 ) -> Examples:
     total = split.new_digest()
     dtype = np.uint16 if used.vocab_size <= 2**16 else np.uint32
-    tokens, is_target, sizes = [np.zeros(0, dtype)], [np.zeros(0, bool)], []
+    tokens, origins, sizes = [np.zeros(0, dtype)], [np.zeros(0, np.uint8)], []
     for batch in itertools.batched(_distinct(sources), _BATCH_EXAMPLES):
         for one in batch:
             total.update(b"%d " % one.source + one.digest)
         segments = [pieces for one in batch for pieces in one.example.segments]
-        for ids, counts in _encode(segments, used):
-            tokens.append(ids.astype(dtype))
-            is_target.append(counts)
-            sizes.append(len(ids))
+        for encoded in chat.encode_pieces(fmt, used, segments):
+            tokens.append(np.array(encoded.ids, dtype))
+            origins.append(np.array(encoded.origins, np.uint8))
+            sizes.append(len(encoded.ids))
     if total.hexdigest() != read_once.digest:
         raise DataError("the text of data.paths changed while it was read; run again.")
     return Examples(
         tokens_T=np.concatenate(tokens),
-        is_target_T=np.concatenate(is_target),
+        origin_T=np.concatenate(origins),
         ends_G=np.cumsum(sizes, dtype=np.int64),
         source_N=read_once.source_N,
         is_heldout_N=is_heldout_N,
     )
-
-
-def _encode(
-    segments: Sequence[Sequence[Piece]], used: tokenizers.Tokenizer
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Token ids of each segment, and which of them are targets."""
-    encoded = iter(used.encode_batch([piece.text for pieces in segments for piece in pieces]))
-    for pieces in segments:
-        ids, counts = [np.array([used.bos_id])], [np.array([False])]
-        for piece in pieces:
-            ids += [next(encoded), np.array([used.eos_id] * piece.is_closed, np.int32)]
-            counts.append(np.full(len(ids[-2]) + len(ids[-1]), piece.is_target))
-        yield np.concatenate(ids), np.concatenate(counts)
 
 
 def _fits(cfg: DataConfig, sources: Sequence[_Source], examples: Examples) -> Bool[np.ndarray, "N"]:

@@ -16,8 +16,8 @@ from kanana_jax.data import tokenizer as tokenizers
 from kanana_jax.data.errors import DataError, StoreError, first_line
 from kanana_jax.data.whole_documents import Examples
 
-FORMAT = 1
-_ARRAYS = ("tokens_T", "is_target_T", "ends_G", "source_N", "is_heldout_N")
+FORMAT = 2
+_ARRAYS = ("tokens_T", "origin_T", "ends_G", "source_N", "is_heldout_N")
 
 
 def fingerprint(examples: Examples, tokenizer: tokenizers.Tokenizer) -> str:

@@ -2,24 +2,27 @@
 
     {"prompt": "Hi.", "chosen": "Hello.", "rejected": "Go away."}
 
-The prompt is text, which is what a user says, or a list of messages of which a user's is the last.
-The answers are what the assistant says to it. A pair is two segments of one row, the prompt with
-the chosen answer and the prompt with the rejected one: pair k = 1, 2, ... of a row has segment ids
-2k - 1 and 2k, so what is cut by rows keeps pairs whole. The loss counts an answer and the EOS that
-closes it; what the assistant has said before, in the prompt, is closed but not counted.
+The prompt is text, which is what a user says, or a list of messages of which a user's is the last,
+or a tool's; "tools" are as in `conversations`. The answers are what the assistant says to it, text
+or a message of the assistant with reasoning and calls. A pair is two segments of one row, the
+prompt with the chosen answer and the prompt with the rejected one: pair k = 1, 2, ... of a row has
+segment ids 2k - 1 and 2k, so what is cut by rows keeps pairs whole. The loss counts an answer and
+the token that ends it; what the assistant has said before, in the prompt, is EARLIER.
 
 All pairs of one prompt are on one side of the split: a held-out prompt was never trained on.
 """
 
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 from kanana_jax.config import DataConfig
-from kanana_jax.data import conversations, examples, jsonl, utf8
-from kanana_jax.data.conversations import Message, Render, plain
+from kanana_jax.data import chat, conversations, examples, jsonl
+from kanana_jax.data.chat import reasoning
+from kanana_jax.data.chat.messages import Message, Tool
 from kanana_jax.data.errors import DataError
-from kanana_jax.data.examples import Example, Piece, Text
+from kanana_jax.data.examples import Example, Text
 
 _ANSWERS = ("chosen", "rejected")  # in the order of their segments
 
@@ -28,35 +31,40 @@ def read(
     cfg: DataConfig,
     cache_dir: pathlib.Path,
     report: Callable[[str], None] = lambda line: None,
-    render: Render = plain,
+    fmt: chat.Format | None = None,
 ) -> Text:
     """Reads and checks the pairs of `cfg`, and writes nothing; `open` gives their batches.
 
-    Arguments and errors are those of `conversations.read`. `render` must write an answer behind
-    what it makes of the prompt alone; ValueError where it does not.
+    Arguments and errors are those of `conversations.read`.
     """
+    fmt = fmt or chat.chosen(cfg)
     kind = examples.Kind(
         name="pairs",
         keys="prompts",
         num_segments=len(_ANSWERS),
-        parse=functools.partial(_parse, render=render),
+        format=fmt,
+        parse=functools.partial(_parse, fmt=fmt, how=cfg.chat_reasoning),
     )
     return examples.read(cfg, cache_dir, report, kind)
 
 
-def _parse(record: jsonl.Record, render: Render) -> Example:
-    prompt = _prompt(record)
-    answers = [_answer(record, name) for name in _ANSWERS]
+def _parse(record: jsonl.Record, fmt: chat.Format, how: str) -> list[Example]:
+    tools = chat.checked_tools(record.fields.get("tools"), record.where)
+    prompt = _prompt(record, tools)
+    answers = [_answer(record, name, prompt, tools) for name in _ANSWERS]
     if answers[0] == answers[1]:
         raise DataError(
             f"{record.where}: expected two different answers, got the same in 'chosen' and "
             "'rejected'; there is nothing to prefer."
         )
-    segments = tuple(_segment(prompt, answer, render, record.where) for answer in answers)
-    return Example(segments=segments, key=conversations.key_of(prompt))
+    segments = tuple(
+        tuple(reasoning.judged(fmt, [*prompt, one], tools, len(prompt), how, record.where))
+        for one in answers
+    )
+    return [Example(segments=segments, key=conversations.key_of(prompt, tools))]
 
 
-def _prompt(record: jsonl.Record) -> list[dict[str, str]]:
+def _prompt(record: jsonl.Record, tools: list[Tool]) -> list[dict[str, Any]]:
     value = jsonl.field(record, "prompt")
     if not isinstance(value, str | list):
         raise DataError(
@@ -64,29 +72,21 @@ def _prompt(record: jsonl.Record) -> list[dict[str, str]]:
             f"{jsonl.kind(value)}."
         )
     messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
-    return conversations.checked_messages(messages, "'prompt'", record.where, last="user")
+    return chat.checked_messages(
+        messages, "'prompt'", record.where, last=("user", "tool"), tools=tools
+    )
 
 
-def _answer(record: jsonl.Record, name: str) -> str:
+def _answer(
+    record: jsonl.Record, name: str, prompt: list[dict[str, Any]], tools: list[Tool]
+) -> Message:
     value = jsonl.field(record, name)
-    if not isinstance(value, str) or not value.strip():
-        got = jsonl.kind(value) if not isinstance(value, str) else "none"
-        raise DataError(f"{record.where}: expected text in {name!r}, got {got}.")
-    utf8.encode(value, record.where)
-    return value
-
-
-def _segment(
-    prompt: Sequence[Message], answer: str, render: Render, where: str
-) -> tuple[Piece, ...]:
-    whole = [*prompt, {"role": "assistant", "content": answer}]
-    before = conversations.rendered(prompt, render, where)
-    pieces = conversations.rendered(whole, render, where)
-    after = pieces[len(before) :]
-    if pieces[: len(before)] != before:
-        raise ValueError(
-            f"{where}: expected render to write an answer behind what it makes of the prompt, got "
-            "other text before it; render message by message"
+    if not isinstance(value, str | dict) or (isinstance(value, str) and not value.strip()):
+        got = "none" if isinstance(value, str) else jsonl.kind(value)
+        raise DataError(
+            f"{record.where}: expected text or a message of the assistant in {name!r}, got {got}."
         )
-    conversations.expect_trained(after, where)
-    return conversations.joined([*(one._replace(is_target=False) for one in before), *after])
+    message = {"role": "assistant", "content": value} if isinstance(value, str) else value
+    return chat.checked_messages(
+        [*prompt, message], f"{name!r}", record.where, last=("assistant",), tools=tools
+    )[-1]

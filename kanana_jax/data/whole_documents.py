@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Shaped
+from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
 
 from kanana_jax.batch import Batch
 from kanana_jax.config import DataConfig
-from kanana_jax.data import mixture, packing
+from kanana_jax.data import chat, mixture, packing
 from kanana_jax.data.errors import DataError
 from kanana_jax.data.tokenizer import Tokenizer
 
@@ -34,10 +34,14 @@ class Examples:
     """Examples as tokens, segment after segment; every example has as many of them."""
 
     tokens_T: Shaped[np.ndarray, "T"]  # of an unsigned type
-    is_target_T: Bool[np.ndarray, "T"]
+    origin_T: UInt8[np.ndarray, "T"]  # of chat.Origin
     ends_G: Int64[np.ndarray, "G"]
     source_N: Int32[np.ndarray, "N"]
     is_heldout_N: Bool[np.ndarray, "N"]
+
+    @property
+    def is_target_T(self) -> Bool[np.ndarray, "T"]:
+        return self.origin_T == chat.Origin.MODEL
 
     @property
     def num_segments(self) -> int:
@@ -66,7 +70,7 @@ class Examples:
         is_kept_T = np.repeat(is_kept_G, sizes_G)
         return Examples(
             tokens_T=self.tokens_T[is_kept_T],
-            is_target_T=self.is_target_T[is_kept_T],
+            origin_T=self.origin_T[is_kept_T],
             ends_G=np.cumsum(sizes_G[is_kept_G]),
             source_N=self.source_N[is_kept_N],
             is_heldout_N=self.is_heldout_N[is_kept_N],
@@ -79,6 +83,7 @@ class WholeDocuments:
 
     names: tuple[str, ...]  # of the sources, as in data.paths
     kind: str  # what an example is, in the plural
+    format: chat.Format
     tokenizer: Tokenizer
     examples: Examples
     fingerprint: str  # equal if and only if every token, target, side and the tokenizer are
@@ -109,13 +114,10 @@ class WholeDocuments:
     ) -> list[Batch]:
         """At most `num_batches` batches of held-out rows, the same for every seed.
 
-        Fewer rows than that give fewer batches, the last one filled up with rows of padding.
+        A row is of one source. Fewer rows than that give fewer batches, the last one filled up with
+        rows of padding.
         """
-        _expect_fit(self.examples, cfg.seq_len)
-        examples_N = np.flatnonzero(self.examples.is_heldout_N)
-        packed = pack(examples_N, self.examples.lengths_N, cfg.seq_len)
-        order = packing.random_permutation(len(packed), "heldout")[: num_batches * cfg.batch_size]
-        chosen = [packed[row] for row in order]
+        chosen = [row for _, row in self._heldout_rows(cfg, num_batches)]
         none = np.zeros(0, np.int64)
         used = range(cfg.batch_size) if rows is None else rows
         batches = []
@@ -124,6 +126,40 @@ class WholeDocuments:
             wanted = [of_batch[row] if row < len(of_batch) else none for row in used]
             batches.append(self._stack(wanted, cfg.seq_len))
         return batches
+
+    def heldout_sources(self, cfg: DataConfig, num_batches: int) -> Int64[np.ndarray, "S"]:
+        """The source of every row of `heldout_batches`, without those of padding at the end."""
+        return np.array([source for source, _ in self._heldout_rows(cfg, num_batches)], np.int64)
+
+    def trained_shares(self, cfg: DataConfig) -> list[float]:
+        """The share of the tokens that training counts which comes from each source."""
+        examples = self.examples
+        targets_T = np.cumsum(examples.is_target_T)
+        ends_N = examples.ends_G[examples.num_segments - 1 :: examples.num_segments]
+        targets_N = np.diff(targets_T[ends_N - 1], prepend=0)
+        counts = []
+        for source in range(len(self.names)):
+            train_N = np.flatnonzero(~examples.is_heldout_N & (examples.source_N == source))
+            num_rows = len(pack(train_N, examples.lengths_N, cfg.seq_len))
+            # Without weights a row is drawn as often as any other.
+            per_row = cfg.weights[source] / num_rows if cfg.weights else 1.0
+            counts.append(float(targets_N[train_N].sum()) * per_row)
+        return [count / sum(counts) for count in counts]
+
+    def _heldout_rows(
+        self, cfg: DataConfig, num_batches: int
+    ) -> list[tuple[int, Int64[np.ndarray, "N"]]]:
+        """(source, its examples) of each row, from each source in turn while it has some."""
+        examples = self.examples
+        _expect_fit(examples, cfg.seq_len)
+        found = []
+        for source in range(len(self.names)):
+            here_N = np.flatnonzero(examples.is_heldout_N & (examples.source_N == source))
+            packed = pack(here_N, examples.lengths_N, cfg.seq_len)
+            order = packing.random_permutation(len(packed), "heldout")
+            found += [(turn, source, packed[row]) for turn, row in enumerate(order)]
+        found.sort(key=lambda one: one[:2])
+        return [(source, row) for _, source, row in found[: num_batches * cfg.batch_size]]
 
     def _stack(self, rows: Sequence[Int64[np.ndarray, "N"]], seq_len: int) -> Batch:
         made = [make_row(self.examples, row, self.tokenizer.token_bytes_V, seq_len) for row in rows]
@@ -162,14 +198,14 @@ def make_row(
 
 
 def _columns(examples: Examples, place: slice, number: int) -> dict[str, np.ndarray]:
-    tokens, is_target = examples.tokens_T[place], examples.is_target_T[place]
+    tokens, origins = examples.tokens_T[place], examples.origin_T[place]
     length = len(tokens) - 1
     return {
         "tokens": tokens[:-1],
         "targets": tokens[1:],
         "positions": np.arange(length),
         "segment_ids": np.full(length, number),
-        "loss_mask": is_target[1:],
+        "loss_mask": origins[1:] == chat.Origin.MODEL,
     }
 
 

@@ -12,12 +12,20 @@ from kanana_jax import config, model, parallel
 from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.config import paths
 from kanana_jax.data import DataError, tokenizer
+from kanana_jax.data import chat as formats
 from kanana_jax.generate import chat, decoder, engine, special_tokens
 from kanana_jax.model import absorbed, layers
 from kanana_jax.weights import hf_files, hf_names, source
 
 # Larger vocabularies than this are not of bytes.
 _MAX_BYTE_VOCAB = 512
+
+
+class OwnFormat(NamedTuple):
+    """A chat format of ours, and the tokenizer with BOS and EOS as in training."""
+
+    format: formats.Format
+    tokenizer: tokenizer.Tokenizer
 
 
 class Loaded(NamedTuple):
@@ -31,6 +39,7 @@ class Loaded(NamedTuple):
     template: chat.Template | None
     mesh: jax.sharding.Mesh | None
     closing_ids: tuple[int, ...] = ()  # what a prompt ends with, where tokenizer.json adds it
+    own_format: OwnFormat | None = None  # where the template is that of one
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of a prompt, special tokens where it spells them; no second bos if it begins with it.
@@ -41,14 +50,38 @@ class Loaded(NamedTuple):
         has_bos = tuple(ids[: len(self.bos_ids)]) == self.bos_ids
         return [*(() if has_bos else self.bos_ids), *ids, *self.closing_ids]
 
-    def chat_ids(self, messages: list[dict[str, Any]], **variables: Any) -> list[int]:
+    def chat_ids(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
         """Ids of a conversation; ChatError where the checkpoint has no template or it refuses.
 
-        `variables` are further ones of the template. No token is put around what it writes.
+        Of a format of ours they are those of training. `variables` are further ones of a template.
+        No token is put around what it writes.
         """
+        if self.own_format is not None and not variables:
+            return self._own_ids(self.own_format, messages, tools)
         if self.template is None:
             raise chat.ChatError(chat.no_template_message(self.directory))
-        return self.tokenizer.encode_marked(self.template.render(messages, **variables))
+        text = self.template.render(messages, tools=tools, **variables)
+        return self.tokenizer.encode_marked(text)
+
+    def _own_ids(
+        self,
+        own: OwnFormat,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None,
+    ) -> list[int]:
+        try:
+            known = formats.checked_tools(tools, "the request")
+            said = formats.checked_messages(
+                messages, "the messages", "the request", last=("user", "tool"), tools=known
+            )
+            return formats.encode(*own, said, known, add_generation_prompt=True).ids
+        except DataError as error:
+            raise chat.ChatError(str(error)) from error
 
     def engine(self, *, num_rows: int, length: int, **options: int) -> engine.Engine:
         """An engine for this model; `options` are further settings of `Engine`."""
@@ -85,6 +118,11 @@ def load(
         used, bos_id=special.bos_id, eos_id=special.eos_ids[0] if special.eos_ids else None
     )
     template = chat.load(directory)
+    eos_ids, own_format = special.eos_ids, None
+    if template is not None and (fmt := formats.own(template.source)):
+        own_format = OwnFormat(fmt, _as_in_training(directory, used))
+        end = formats.end_id(*own_format)
+        eos_ids = eos_ids if end is None else tuple(dict.fromkeys([end, *eos_ids]))
     mesh = None
     if tensor_parallel != 1:
         devices = jax.devices()[:tensor_parallel]
@@ -96,11 +134,25 @@ def load(
         weights=_place(cfg, layers.compute_dtype(execution), opened, mesh),
         tokenizer=used,
         bos_ids=special.before,
-        eos_ids=special.eos_ids,
+        eos_ids=eos_ids,
         template=template,
         mesh=mesh,
         closing_ids=special.after,
+        own_format=own_format,
     )
+
+
+def _as_in_training(directory: Path, used: tokenizer.Tokenizer) -> tokenizer.Tokenizer:
+    """The tokenizer with the ends that training takes from the files beside it."""
+    if not used.json:
+        return tokenizer.byte_tokenizer()
+    beside = {
+        name: path.read_bytes() if path.exists() else None
+        for name in tokenizer.BESIDE
+        for path in [directory / name]
+    }
+    path = directory / "tokenizer.json"
+    return tokenizer.from_json(used.json, str(path), **tokenizer.special_tokens(beside))
 
 
 def _place(

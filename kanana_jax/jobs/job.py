@@ -73,6 +73,8 @@ class Job(NamedTuple):
     own: Callable[[Any], Any] = lambda cfg: None
     # Raises ConfigError where a corpus, now read, is not enough for the settings of a run.
     check: Callable[[Any, Any], None] = lambda corpus, cfg: None
+    # Told of a corpus and the folders of the runs that read it, by process 0, before they train.
+    begin: Callable[[Any, Sequence[Path]], None] = lambda corpus, folders: None
     # Weights that are not trained, by name; its argument gives those before the first step.
     frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
         lambda first_weights: {}

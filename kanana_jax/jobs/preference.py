@@ -17,7 +17,7 @@ from kanana_jax.config import fields
 from kanana_jax.config.ranges import Factor, Range
 from kanana_jax.data import preferences
 from kanana_jax.data.whole_documents import WholeDocuments
-from kanana_jax.jobs import curves, training
+from kanana_jax.jobs import chats, curves, training
 from kanana_jax.jobs.packed import PackedSource
 from kanana_jax.objectives.preference import Preference
 from kanana_jax.report import tables
@@ -122,6 +122,7 @@ JOB = training.Job(
     read=preferences.read,
     source=training.stored(PackedSource),
     evaluators=_evaluators,
+    begin=chats.begin,
     frozen=_frozen,
     pictures=(
         _curve(

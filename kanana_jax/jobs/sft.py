@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 from kanana_jax import config
 from kanana_jax.data import conversations
-from kanana_jax.data.whole_documents import WholeDocuments
-from kanana_jax.jobs import heldout, training
+from kanana_jax.jobs import buckets, chats, training
 from kanana_jax.jobs.packed import PackedSource
-from kanana_jax.train import fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,22 +17,11 @@ class Config(config.TrainingConfig):
     """The settings of every job that trains; data.paths name files of conversations."""
 
 
-def _evaluators(
-    corpus: WholeDocuments,
-    cfg: config.DataConfig,
-    train: config.TrainConfig,
-    built: training.Built,
-) -> tuple[fit.Evaluator, ...]:
-    """Bits per byte of the assistant's held-out text."""
-    batches = corpus.heldout_batches(cfg, train.eval_batches, built.rows(cfg.batch_size))
-    placed = [built.place(batch, cfg.batch_size) for batch in batches]
-    return (heldout.bits_per_byte(placed, train.eval_interval_steps, built),)
-
-
 JOB = training.Job(
     objective=training.next_token,
     read=conversations.read,
     source=training.stored(PackedSource),
-    evaluators=_evaluators,
+    evaluators=buckets.evaluators,
+    begin=chats.begin,
 )
 run = training.of(JOB)

@@ -266,6 +266,8 @@ def _begin(job: Job, found: _Opened, workdir: Path) -> None:
             is_changed=bool(changes),
             chosen=_chosen(job, one),
         )
+    for data_cfg, corpus in found.corpora.items():
+        job.begin(corpus, [x.directory for x in plan.runs if runs_lib.data_of(x) == data_cfg])
     provenance.write(
         workdir,
         plan.record,

@@ -47,6 +47,43 @@ def losses(
     return loss, jax.lax.stop_gradient(nll_BS), jax.lax.stop_gradient(logz_BS)
 
 
+def hits(
+    cfg: config.ModelConfig,
+    params: Any,
+    hidden_BSD: Float[Array, "B S D"],
+    targets_BS: Int[Array, "B S"],
+    *,
+    chunk_tokens: int,
+) -> Float[Array, "B S"]:
+    """1 where the target has the largest logit, the first of equal ones, and 0 elsewhere.
+
+    Logits are formed as for `losses`; there is no gradient.
+    """
+    name = "embed" if cfg.tie_embeddings else "head"
+    head_axes = model.describe(cfg)[name].logical_axes
+    settings = _Settings(0.0, chunk_tokens, head_axes.index("embed"), cfg.tie_embeddings)
+    tokens = ("batch", "head_sequence")
+    return parallel.local.on_parts(
+        functools.partial(_hits_of_device, settings),
+        (hidden_BSD, params[name], targets_BS),
+        ((*tokens, "whole"), head_axes, tokens),
+        tokens,
+    )
+
+
+def _hits_of_device(settings, hidden_BSD, head, targets_BS):
+    low_DV = _whole_head(settings, targets_BS, head).astype(hidden_BSD.dtype)
+    chunks = _num_chunks(targets_BS.shape, settings.chunk_tokens)
+
+    def one(_, part):
+        hidden_BSD, targets_BS = part
+        best_BS = jnp.argmax(_product("BSD,DV->BSV", hidden_BSD, low_DV), axis=-1)
+        return None, (best_BS == targets_BS).astype(jnp.float32)
+
+    _, is_hit = jax.lax.scan(one, None, (_split(hidden_BSD, chunks), _split(targets_BS, chunks)))
+    return _join(is_hit, seq_len=targets_BS.shape[1])
+
+
 class _Settings(NamedTuple):
     z_weight: float
     chunk_tokens: int

@@ -34,6 +34,7 @@ from kanana_jax.weights import hf_files
 CONFIG_NAME = "config.json"
 _WEIGHTS = "weights"
 _MAKE_ONE = "make the folder with python -m kanana_jax.convert"
+CHAT_TEMPLATE_NAME = "chat_template.jinja"
 # What says how text becomes tokens, in every form that published folders have.
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -41,7 +42,7 @@ _TOKENIZER_FILES = (
     "tiktoken.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE_NAME,
     "chat_template.json",
     "additional_chat_templates/*.jinja",
     "generation_config.json",

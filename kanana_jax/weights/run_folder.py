@@ -31,6 +31,7 @@ class Recorded(NamedTuple):
     start: Path | None  # the model folder that it began with
     tokenizer: Path | None  # None for bytes
     has_own_tokens: bool  # the tokenizer was made of its text
+    chat_template: Path | None = None  # of a run on conversations
 
 
 class Saved(NamedTuple):
@@ -78,6 +79,7 @@ def open_run(run: Path) -> Recorded:
         start=start,
         tokenizer=tokenizer,
         has_own_tokens=exp["data"]["tokenizer"] == "bpe",
+        chat_template=_if_file(run / native.CHAT_TEMPLATE_NAME),
     )
 
 
@@ -129,6 +131,14 @@ def write(target: Path, recorded: Recorded, load: Load) -> None:
             if recorded.has_own_tokens:
                 said = tokenizer_config(hf_files.read_json(recorded.tokenizer))
                 (folder / "tokenizer_config.json").write_text(json.dumps(said))
+        if recorded.chat_template is not None:
+            # Templates of the model that it began with, for conversations with tools, are not its.
+            shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
+            shutil.copyfile(recorded.chat_template, folder / native.CHAT_TEMPLATE_NAME)
+
+
+def _if_file(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def tokenizer_config(tokenizer: dict[str, Any]) -> dict[str, Any]:

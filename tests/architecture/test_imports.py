@@ -33,7 +33,7 @@ ROOMS = {
     "kanana_jax/objectives": Room({"batch"}, _ARRAYS),
     "kanana_jax/data": Room(
         {"batch", "config", "errors", "extras"},
-        {"numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec"},
+        {"numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec", "jinja2"},
     ),
     "kanana_jax/rollouts": Room({"config", "data", "errors", "extras", "generate"}),
     "kanana_jax/report": Room(
@@ -79,7 +79,7 @@ ROOMS = {
     ),
     "kanana_jax/generate": Room(
         {"checkpoint", "config", "data", "errors", "extras", "model", "parallel", "weights"},
-        {*_ARRAYS, *_SERVER, "absl", "jinja2"},
+        {*_ARRAYS, *_SERVER, "absl"},
     ),
     "kanana_jax/evaluate": Room(
         {"checkpoint", "config", "data", "errors", "extras", "generate", "rollouts"},

@@ -10,7 +10,8 @@ from records import BOS, EOS, SMALL, assert_equal_batches, message, segments, st
 from records import conversations as some
 
 from kanana_jax.batch import Batch
-from kanana_jax.data import DataError, conversations, tokenizer, whole_documents
+from kanana_jax.data import DataError, chat, conversations, tokenizer, whole_documents
+from kanana_jax.data.chat import Origin, Piece
 
 MESSAGES = [message("user", "Hi"), message("assistant", "Yes")]
 
@@ -19,12 +20,16 @@ MESSAGES = [message("user", "Hi"), message("assistant", "Yes")]
 def opened(tmp_path):
     """Opens sources given as lists of records; each becomes a .jsonl file."""
 
-    def build(*sources, report=lambda line: None, render=conversations.plain, **settings):
+    def build(*sources, report=lambda line: None, fmt=None, **settings):
         paths = tuple(write(tmp_path / f"{i}.jsonl", one) for i, one in enumerate(sources))
         cfg = dataclasses.replace(SMALL, paths=paths, **settings)
-        return conversations.read(cfg, tmp_path / "cache", report, render).open(), cfg
+        return conversations.read(cfg, tmp_path / "cache", report, fmt).open(), cfg
 
     return build
+
+
+def rendering(render) -> chat.Format:
+    return dataclasses.replace(chat.PLAIN, render=render)
 
 
 def expected(record) -> tuple[list[int], list[int]]:
@@ -196,7 +201,7 @@ BAD = {
     "turn": (with_turns(USER, 5), "message 2 of 'messages': expected an object, got a number"),
     "role": (
         with_turns(USER, message("tool", "a")),
-        "message 2 of 'messages': expected a role of 'system', 'user', 'assistant', got 'tool'",
+        "then user and assistant in turn, results of tools behind calls, the assistant last, got",
     ),
     "no role": (with_turns({"content": "a"}), "message 1 of 'messages': expected a role of"),
     "content": (
@@ -212,7 +217,7 @@ BAD = {
     ),
     "weight": (with_turns(USER, {**ANSWER, "weight": 0}), "got also 'weight'"),
     "only system": (with_turns(message("system", "a")), "the assistant last, got 'system'"),
-    "only user": (with_turns(USER), "in turn, the assistant last, got 'user'"),
+    "only user": (with_turns(USER), "behind calls, the assistant last, got 'user'"),
     "user last": (with_turns(USER, ANSWER, USER), "the assistant last, got 'user', 'assistant', "),
     "assistant first": (with_turns(ANSWER), "then user and assistant in turn"),
     "twice": (with_turns(USER, USER, ANSWER), "then user and assistant in turn"),
@@ -310,14 +315,17 @@ def test_settings_that_name_no_conversations_are_refused(tmp_path, monkeypatch, 
 
 
 def test_render_writes_the_text_and_says_what_is_trained(opened):
-    def short(messages):
+    def short(messages, tools, add_generation_prompt=False):
         return [
-            ({"user": "<", "assistant": ">", "system": "!"}[one["role"]] + one["content"], trained)
+            Piece(
+                {"user": "<", "assistant": ">", "system": "!"}[one["role"]] + one["content"],
+                Origin.MODEL if number == len(messages) else Origin.USER,
+                is_closed=number == len(messages),
+            )
             for number, one in enumerate(messages, start=1)
-            for trained in [number == len(messages)]
         ]
 
-    found, cfg = opened([{"messages": [*MESSAGES, *MESSAGES]}, *some(9)], render=short)
+    found, cfg = opened([{"messages": [*MESSAGES, *MESSAGES]}, *some(9)], fmt=rendering(short))
     seen = stream(found, cfg, 20) + held_out(found, cfg)
     text = b"<Hi>Yes<Hi"
     assert ([BOS, *text, *b">Yes", EOS], [*range(11, 16)]) in seen
@@ -325,17 +333,20 @@ def test_render_writes_the_text_and_says_what_is_trained(opened):
     assert plain.fingerprint != found.fingerprint
 
 
-def test_what_comes_before_an_answer_is_tokenized_as_one_text(opened, tmp_path):
+def test_pieces_are_tokenized_apart(opened, tmp_path):
     made = tokenizer.train_bpe([b"Why"] * 9, 260)
     (tmp_path / "tokenizer.json").write_text(made.json)
 
-    def cut(messages):
-        return [("Wh", False), ("y", False), (messages[-1]["content"], True)]
+    def cut(messages, tools, add_generation_prompt=False):
+        said = Piece(messages[-1]["content"], Origin.MODEL, is_closed=True)
+        return [Piece("Wh", Origin.TEMPLATE), Piece("y", Origin.USER), said]
 
-    found, cfg = opened(some(9), render=cut, tokenizer=str(tmp_path / "tokenizer.json"))
+    fmt = rendering(cut)
+    found, cfg = opened(some(9), fmt=fmt, tokenizer=str(tmp_path / "tokenizer.json"))
     assert len(made.encode("Why")) == 1, "the cut must go through a token"
     for tokens, counted in stream(found, cfg, 8):
-        assert tokens[1 : counted[0]] == made.encode("Why").tolist()
+        apart = [*made.encode("Wh").tolist(), *made.encode("y").tolist()]
+        assert tokens[1 : counted[0]] == apart
 
 
 def test_a_conversation_that_is_there_twice_is_kept_once(opened):
@@ -344,11 +355,13 @@ def test_a_conversation_that_is_there_twice_is_kept_once(opened):
     assert twice.fingerprint == once.fingerprint and twice.num_skipped == 0
 
 
-def test_a_render_that_trains_nothing_is_a_mistake_of_the_program(opened):
-    for render in (lambda messages: [("a", False)], lambda messages: [("a", False), ("", True)]):
-        with pytest.raises(ValueError, match="expected render to give what the assistant") as one:
-            opened(some(9), render=render, skip_bad_lines=True)
-        assert not isinstance(one.value, DataError)
+@pytest.mark.parametrize("text", ["", "a"])
+def test_an_example_without_trained_tokens_is_refused(opened, text):
+    def nothing(messages, tools, add_generation_prompt=False):
+        return [Piece("a", Origin.USER), Piece(text, Origin.USER if text else Origin.MODEL)]
+
+    with pytest.raises(DataError, match="line 1: expected the chat format to say what the assist"):
+        opened(some(9), fmt=rendering(nothing))
 
 
 def test_bpe_is_trained_on_the_train_side_once_and_kept(opened, monkeypatch):
@@ -382,10 +395,11 @@ def test_a_published_tokenizer_is_read_from_its_file(opened, tmp_path):
     found, cfg = opened(some(60), tokenizer=str(tmp_path / "tokenizer.json"))
     assert found.tokenizer.digest == made.digest
     wanted = {
-        "".join(text for text, _ in conversations.plain(record["messages"])): "".join(
-            text for text, is_trained in conversations.plain(record["messages"]) if is_trained
+        "".join(piece.text for piece in pieces): "".join(
+            piece.text for piece in pieces if piece.origin is Origin.MODEL
         )
         for record in some(60)
+        for pieces in [chat.PLAIN.render(record["messages"], ())]
     }
     for tokens, counted in stream(found, cfg, 50):
         assert (tokens[0], tokens[-1]) == (made.bos_id, made.eos_id)

@@ -17,18 +17,18 @@ from records import (
 )
 
 from kanana_jax.batch import Batch
-from kanana_jax.data import DataError, preferences
-from kanana_jax.data.conversations import plain
+from kanana_jax.data import DataError, chat, preferences
+from kanana_jax.data.chat import Origin, Piece
 
 
 @pytest.fixture
 def opened(tmp_path):
     """Opens sources given as lists of records; each becomes a .jsonl file."""
 
-    def build(*sources, report=lambda line: None, render=plain, **settings):
+    def build(*sources, report=lambda line: None, fmt=None, **settings):
         paths = tuple(write(tmp_path / f"{i}.jsonl", one) for i, one in enumerate(sources))
         cfg = dataclasses.replace(SMALL, paths=paths, **settings)
-        return preferences.read(cfg, tmp_path / "cache", report, render).open(), cfg
+        return preferences.read(cfg, tmp_path / "cache", report, fmt).open(), cfg
 
     return build
 
@@ -171,15 +171,18 @@ BAD = {
     "no prompt": (GOOD | {"prompt": []}, "expected a list of messages in 'prompt', got none"),
     "answered": (
         GOOD | {"prompt": [message("user", "a"), message("assistant", "b")]},
-        "expected in 'prompt' a system message or none, then user and assistant in turn, the user "
-        "last, got 'user', 'assistant'",
+        "expected in 'prompt' a system message or none, then user and assistant in turn, results "
+        "of tools behind calls, the user or tool last, got 'user', 'assistant'",
     ),
-    "role": (GOOD | {"prompt": [message("tool", "a")]}, "message 1 of 'prompt': expected a role"),
+    "role": (GOOD | {"prompt": [message("tool", "a")]}, "the user or tool last, got 'tool'"),
     "messages": (
         GOOD | {"chosen": [message("assistant", "a")]},
-        "expected text in 'chosen', got an array",
+        "expected text or a message of the assistant in 'chosen', got an array",
     ),
-    "blank": (GOOD | {"rejected": " "}, "expected text in 'rejected', got none"),
+    "blank": (
+        GOOD | {"rejected": " "},
+        "expected text or a message of the assistant in 'rejected', got n",
+    ),
     "nul": (GOOD | {"rejected": "a\0"}, "expected text, got a NUL character"),
     "same": (GOOD | {"rejected": "Yes"}, "expected two different answers, got the same in"),
     "long": (GOOD | {"chosen": "a" * 150}, "expected at most data.seq_len = 192 tokens to predict"),
@@ -214,13 +217,14 @@ def test_both_answers_must_fit_into_one_row(opened):
         opened([fits | {"rejected": "bb"}, *pairs(9)])
 
 
-def test_a_render_that_looks_at_the_answer_before_the_prompt_is_a_mistake_of_the_program(opened):
-    def counting(messages):
-        return [(f"{len(messages)} messages\n", False), *plain(messages)]
+def test_a_format_that_looks_at_the_answer_before_the_prompt_is_refused(opened):
+    def counting(messages, tools, add_generation_prompt=False):
+        count = Piece(f"{len(messages)} messages\n", Origin.TEMPLATE)
+        return [count, *chat.PLAIN.render(messages, tools, add_generation_prompt)]
 
-    with pytest.raises(ValueError, match="expected render to write an answer behind") as caught:
-        opened(pairs(9), render=counting, skip_bad_lines=True)
-    assert not isinstance(caught.value, DataError)
+    fmt = dataclasses.replace(chat.PLAIN, render=counting)
+    with pytest.raises(DataError, match="expected the format to write an answer behind"):
+        opened(pairs(9), fmt=fmt)
 
 
 def test_rows_of_pairs_are_what_the_objective_reads(opened):

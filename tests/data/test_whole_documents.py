@@ -59,7 +59,7 @@ def test_a_far_draw_continues_the_ones_before_it(number):
 def test_kept_examples_have_their_own_tokens_and_no_other():
     examples = whole_documents.Examples(
         tokens_T=np.arange(20, dtype=np.uint16),
-        is_target_T=np.arange(20) % 3 == 0,
+        origin_T=(np.arange(20) % 3).astype(np.uint8),
         ends_G=np.array([2, 5, 9, 11, 14, 20]),
         source_N=np.array([0, 0, 1], np.int32),
         is_heldout_N=np.array([True, False, True]),
@@ -72,5 +72,5 @@ def test_kept_examples_have_their_own_tokens_and_no_other():
         pairs = zip(kept.segments(new), examples.segments(old), strict=True)
         for one, other in pairs:
             np.testing.assert_array_equal(kept.tokens_T[one], examples.tokens_T[other])
-            np.testing.assert_array_equal(kept.is_target_T[one], examples.is_target_T[other])
+            np.testing.assert_array_equal(kept.origin_T[one], examples.origin_T[other])
     assert examples.kept(np.ones(3, bool)) is examples

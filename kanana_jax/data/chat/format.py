@@ -1,0 +1,45 @@
+"""What a chat format is: functions from messages to pieces and from a turn's text to a message."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kanana_jax.data.chat.messages import Message, Tool
+from kanana_jax.data.chat.pieces import Origin, Piece
+
+
+class FormatError(ValueError):
+    """A turn of the model that its format cannot read."""
+
+
+class Render(Protocol):
+    """The pieces of a conversation.
+
+    Those of some messages, the generation prompt with them, begin those of more messages. Results
+    of one turn's calls are taken together.
+    """
+
+    def __call__(
+        self, messages: Sequence[Message], tools: Sequence[Tool], add_generation_prompt: bool = ...
+    ) -> list[Piece]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How messages become text, and a turn's text a message."""
+
+    name: str
+    render: Render
+    # What the model wrote in one turn, without the token that ends it; raises FormatError.
+    parse: Callable[[str], Message]
+    template: str  # its twin in Jinja, which writes the same text
+    end: str = ""  # the token that ends a turn, where the tokenizer has it; else EOS does
+    # Of a template: `render` writes BOS itself, and how a turn is read is not known.
+    is_foreign: bool = False
+
+
+def turn_text(fmt: Format, message: Message) -> str:
+    """The text of an assistant's message as the model writes it, without the token that ends it."""
+    user = {"role": "user", "content": ""}
+    pieces = fmt.render([user, message], ())
+    return "".join(piece.text for piece in pieces if piece.origin is Origin.MODEL)
