@@ -54,6 +54,14 @@ class Built(NamedTuple):
         return parallel.shard_batch(self.mesh, batch, batch_size)
 
 
+class Start(NamedTuple):
+    """What is known of a run before its first step."""
+
+    first_weights: Callable[[], model.Weights]  # makes them anew at each call
+    cache_dir: Path  # of its data
+    report: Callable[[str, str], None]  # an event: its kind and what happened
+
+
 class Job(NamedTuple):
     """What a job that trains is made of. `objective` takes its whole configuration."""
 
@@ -69,7 +77,10 @@ class Job(NamedTuple):
     headline: Callable[[results.Run], str] = curves.headline
     # Raises ConfigError where a corpus, now read, is not enough for the settings of a run.
     check: Callable[[Any, Any], None] = lambda corpus, cfg: None
-    # Weights that are not trained, by name; its argument gives those before the first step.
+    # The corpus with the columns that the objective reads, of the run's settings.
+    prepared: Callable[[Any, Any, "Built", "Start"], Any] = lambda corpus, *others: corpus
+    # Weights that are not trained, by name; its argument gives those before the first step. It is
+    # asked where the objective reads some.
     frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
         lambda first_weights: {}
     )
