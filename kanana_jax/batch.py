@@ -3,6 +3,7 @@
 Letters: B sequences, S positions.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -32,6 +33,8 @@ class Batch(NamedTuple):
     segment_ids: Any  # (B, S) int32: 1, 2, ... number a row's documents, 0 is padding
     loss_mask: Any  # (B, S) float32: 1 where the target counts
     target_bytes: Any  # (B, S) float32: UTF-8 bytes of the target, 0 where it does not count
+    # Further columns (B, S) float32 that an objective reads, by name; `Objective.columns` has them.
+    extra: Mapping[str, Any] = {}
 
     @classmethod
     def of_tokens(cls, tokens: Any) -> Self:
@@ -40,6 +43,18 @@ class Batch(NamedTuple):
         inputs = Inputs.of_tokens(tokens[:, :-1])
         ones = np.ones(inputs.tokens.shape, np.float32)
         return cls(inputs.tokens, tokens[:, 1:], inputs.positions, inputs.segment_ids, ones, ones)
+
+    @classmethod
+    def stacked(cls, rows: Sequence[Self]) -> Self:
+        """One batch of rows, whose columns are (S,) and have the same names."""
+        *columns, extras = zip(*rows, strict=True)
+        extra = {name: np.stack([extra[name] for extra in extras]) for name in extras[0]}
+        return cls(*map(np.stack, columns), extra)
+
+    def map(self, fn: Callable[[Any], Any]) -> Self:
+        """`fn` of every column."""
+        *columns, extra = self
+        return type(self)(*map(fn, columns), {name: fn(column) for name, column in extra.items()})
 
     @property
     def inputs(self) -> Inputs:

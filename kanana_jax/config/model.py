@@ -69,6 +69,7 @@ class ModelConfig:
     swiglu_clamp: Factor | None = None  # clips what enters SwiGLU, DeepSeek-V4's is 10; None: no
     zero_centered_gamma: bool = False  # RMSNorm multiplies by 1 + gamma instead of gamma
     tie_embeddings: bool = False
+    scalar_head: bool = False  # a vector beside the vocabulary's head: a reward model's
     init_std: Rate = 0.02
 
     def __post_init__(self):

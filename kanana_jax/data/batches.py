@@ -79,13 +79,13 @@ def heldout_batches(
 
     def window(number: int) -> Batch:
         if number >= len(chosen):
-            return Batch(*(np.zeros_like(column) for column in window(0)))
+            return window(0).map(np.zeros_like)
         source, place = chosen[number]
         return sources[source].window_of(0, place)
 
     used = range(cfg.batch_size) if rows is None else rows
     begins = range(0, len(chosen), cfg.batch_size)
-    return [_stack([window(begin + row) for row in used]) for begin in begins]
+    return [Batch.stacked([window(begin + row) for row in used]) for begin in begins]
 
 
 def heldout_sources(corpus: Corpus, cfg: DataConfig, num_batches: int) -> Int64[np.ndarray, "S"]:
@@ -139,14 +139,10 @@ def _train_dataset(
         stage = schedule.of_batch(step)
         rows = range(stage.cfg.batch_size) if stage.rows is None else stage.rows
         places = [schedule.place(step, row) for row in rows]
-        return _stack([streams[p.source](p.begin, stage.cfg.seq_len) for p in places])
+        return Batch.stacked([streams[p.source](p.begin, stage.cfg.seq_len) for p in places])
 
     largest = max(stage.cfg.batch_size for stage in stages)
     return grain.MapDataset.range(sys.maxsize // largest).map(lambda step: batch(int(step)))
-
-
-def _stack(windows: Sequence[Batch]) -> Batch:
-    return Batch(*map(np.stack, zip(*windows, strict=True)))
 
 
 def _stream(

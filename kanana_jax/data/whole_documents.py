@@ -11,16 +11,18 @@ first batch after a start packs the epochs before it, without reading a token; l
 Without data.weights all sources are one population; with them, each is packed for itself and rows
 are drawn by ratio.
 
-Letters: T tokens, G segments, N examples, R rows, V vocabulary.
+Letters: T tokens, G segments, N examples, R rows, S positions of a row, V vocabulary.
 """
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8
 
 from kanana_jax.batch import Batch
 from kanana_jax.config import DataConfig
@@ -88,6 +90,8 @@ class WholeDocuments:
     examples: Examples
     fingerprint: str  # equal if and only if every token, target, side and the tokenizer are
     num_skipped: int = 0  # lines left out by data.skip_bad_lines
+    # Numbers of the tokens as targets, by name, which batches hold as `Batch.extra`.
+    columns: Mapping[str, Float32[np.ndarray, "T"]] = field(default_factory=dict)
 
     @property
     def vocab_size(self) -> int:
@@ -127,6 +131,20 @@ class WholeDocuments:
             batches.append(self._stack(wanted, cfg.seq_len))
         return batches
 
+    def joined_with(self, examples: Examples, name: str) -> Self:
+        """With examples of one more source, `name`, which must number them after those here."""
+        parts = self.examples, examples
+        joint = Examples(
+            tokens_T=np.concatenate([one.tokens_T for one in parts]),
+            origin_T=np.concatenate([one.origin_T for one in parts]),
+            ends_G=np.concatenate(
+                [self.examples.ends_G, examples.ends_G + len(self.examples.tokens_T)]
+            ),
+            source_N=np.concatenate([one.source_N for one in parts]),
+            is_heldout_N=np.concatenate([one.is_heldout_N for one in parts]),
+        )
+        return dataclasses.replace(self, names=(*self.names, name), examples=joint)
+
     def heldout_sources(self, cfg: DataConfig, num_batches: int) -> Int64[np.ndarray, "S"]:
         """The source of every row of `heldout_batches`, without those of padding at the end."""
         return np.array([source for source, _ in self._heldout_rows(cfg, num_batches)], np.int64)
@@ -161,9 +179,29 @@ class WholeDocuments:
         found.sort(key=lambda one: one[:2])
         return [(source, row) for _, source, row in found[: num_batches * cfg.batch_size]]
 
+    def every_example(
+        self, cfg: DataConfig, rows: Sequence[int] | None = None
+    ) -> Iterator[tuple[Batch, list[Int64[np.ndarray, "targets"]]]]:
+        """Batches that hold each example once, with where in `tokens_T` the targets of a row lie.
+
+        The batches hold the rows `rows`, the places are of all rows. The last batch is filled up
+        with rows of padding.
+        """
+        _expect_fit(self.examples, cfg.seq_len)
+        all_N = np.arange(len(self.examples.source_N))
+        none = np.zeros(0, np.int64)
+        packed = pack(all_N, self.examples.lengths_N, cfg.seq_len)
+        used = range(cfg.batch_size) if rows is None else rows
+        for of_batch in itertools.batched(packed, cfg.batch_size):
+            wanted = [of_batch[row] if row < len(of_batch) else none for row in used]
+            places = [_target_places(self.examples, row) for row in of_batch]
+            yield self._stack(wanted, cfg.seq_len), places
+
     def _stack(self, rows: Sequence[Int64[np.ndarray, "N"]], seq_len: int) -> Batch:
-        made = [make_row(self.examples, row, self.tokenizer.token_bytes_V, seq_len) for row in rows]
-        return Batch(*map(np.stack, zip(*made, strict=True)))
+        token_bytes_V = self.tokenizer.token_bytes_V
+        return Batch.stacked(
+            [make_row(self.examples, row, token_bytes_V, seq_len, self.columns) for row in rows]
+        )
 
 
 def _expect_fit(examples: Examples, seq_len: int) -> None:
@@ -180,21 +218,49 @@ def make_row(
     row_N: Int64[np.ndarray, "N"],
     token_bytes_V: Int32[np.ndarray, "V"],
     seq_len: int,
+    columns_T: Mapping[str, Float32[np.ndarray, "T"]],
 ) -> Batch:
-    """One row of a batch, columns of `seq_len`, from the examples in their order."""
+    """One row of a batch, columns of `seq_len`, from the examples in their order.
+
+    `columns_T` are those that become its `extra`.
+    """
     places = [place for n in row_N for place in examples.segments(int(n))]
     columns = [_columns(examples, place, number) for number, place in enumerate(places, start=1)]
     dtypes = (np.int32,) * 4 + (np.float32,) * 2
-    found = dict(zip(Batch._fields, (np.zeros(seq_len, dtype) for dtype in dtypes), strict=True))
+    *names, _ = Batch._fields  # the last one is `extra`
+    found = dict(zip(names, (np.zeros(seq_len, dtype) for dtype in dtypes), strict=True))
     begin = 0
     for segment in columns:
         end = begin + len(segment["tokens"])
         for name, values in segment.items():
             found[name][begin:end] = values
         begin = end
-    row = Batch(**found)
+    row = Batch(**found, extra=_extra(examples, row_N, seq_len, columns_T))
     num_bytes = token_bytes_V[row.targets].astype(np.float32)
     return row._replace(target_bytes=row.loss_mask * num_bytes)
+
+
+def _extra(
+    examples: Examples,
+    row_N: Int64[np.ndarray, "N"],
+    seq_len: int,
+    columns_T: Mapping[str, Float32[np.ndarray, "T"]],
+) -> dict[str, Float32[np.ndarray, "S"]]:
+    if not columns_T:
+        return {}
+    places = _target_places(examples, row_N)
+    padding = (0, seq_len - len(places))
+    return {name: np.pad(column_T[places], padding) for name, column_T in columns_T.items()}
+
+
+def _target_places(
+    examples: Examples, row_N: Int64[np.ndarray, "N"]
+) -> Int64[np.ndarray, "targets"]:
+    """Where in `tokens_T` the targets of a row lie, in the order of its positions."""
+    places = [place for n in row_N for place in examples.segments(int(n))]
+    return np.concatenate(
+        [np.zeros(0, np.int64), *(np.arange(place.start + 1, place.stop) for place in places)]
+    )
 
 
 def _columns(examples: Examples, place: slice, number: int) -> dict[str, np.ndarray]:

@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from kanana_jax import checkpoint, config, model
 from kanana_jax.train import optimizers, state
 from kanana_jax.weights import native
@@ -21,14 +24,16 @@ def of_seed(train: config.TrainConfig) -> config.TrainConfig:
 def with_shape[Config: config.TrainingConfig](cfg: Config) -> Config:
     """`cfg` with the model that train.init_from holds; raises CheckpointError if there is none.
 
-    A YaRN extension of its context and a clamp of SwiGLU stay as the settings have them.
+    A YaRN extension of its context, a clamp of SwiGLU and a scalar head stay as the settings have
+    them.
     """
     if not cfg.train.init_from:
         return cfg
     shape = native.read_description(Path(of_seed(cfg.train).init_from)).cfg
     yarn = cfg.model.yarn or shape.yarn
     clamp = cfg.model.swiglu_clamp or shape.swiglu_clamp
-    shape = dataclasses.replace(shape, yarn=yarn, swiglu_clamp=clamp)
+    has_scalars = cfg.model.scalar_head or shape.scalar_head
+    shape = dataclasses.replace(shape, yarn=yarn, swiglu_clamp=clamp, scalar_head=has_scalars)
     return dataclasses.replace(cfg, model=shape)
 
 
@@ -46,8 +51,18 @@ def check_tokenizer(init_from: str, tokenizer: str) -> None:
 
 
 def restore(init_from: str, like: model.Weights) -> model.Weights:
-    """The weights with the dtypes and shardings of `like`."""
-    return native.restore(Path(init_from), like)
+    """The weights with the dtypes and shardings of `like`.
+
+    A scalar head that the folder does not have is zero, as a fresh one.
+    """
+    folder, name = Path(init_from), "scalar_head"
+    if name not in like.params or native.read_description(folder).cfg.scalar_head:
+        return native.restore(folder, like)
+    others = {key: leaf for key, leaf in like.params.items() if key != name}
+    found = native.restore(folder, like._replace(params=others))
+    head = like.params[name]
+    zeros = jax.device_put(np.zeros(head.shape, head.dtype), head.sharding)
+    return found._replace(params={**found.params, name: zeros})
 
 
 def optimizer_state(run: Path, like: state.TrainState) -> Any:

@@ -56,6 +56,14 @@ class Built(NamedTuple):
         return parallel.shard_batch(self.mesh, batch, batch_size)
 
 
+class Start(NamedTuple):
+    """What is known of a run before its first step."""
+
+    first_weights: Callable[[], model.Weights]  # makes them anew at each call
+    cache_dir: Path  # of its data
+    report: Callable[[str, str], None]  # an event: its kind and what happened
+
+
 class Job(NamedTuple):
     """What a job that trains is made of. `objective` takes its whole configuration."""
 
@@ -75,7 +83,10 @@ class Job(NamedTuple):
     check: Callable[[Any, Any], None] = lambda corpus, cfg: None
     # Told of a corpus and the folders of the runs that read it, by process 0, before they train.
     begin: Callable[[Any, Sequence[Path]], None] = lambda corpus, folders: None
-    # Weights that are not trained, by name; its argument gives those before the first step.
+    # The corpus with the columns that the objective reads, of the run's settings.
+    prepared: Callable[[Any, Any, "Built", "Start"], Any] = lambda corpus, *others: corpus
+    # Weights that are not trained, by name; its argument gives those before the first step. It is
+    # asked where the objective reads some.
     frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
         lambda first_weights: {}
     )

@@ -10,7 +10,7 @@ import jax
 
 from kanana_jax import config, data, model, parallel
 from kanana_jax.jobs import compiling, initial, outcome
-from kanana_jax.jobs.job import Built, Job
+from kanana_jax.jobs.job import Built, Job, Start
 from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress
 from kanana_jax.train import fit, state
@@ -21,6 +21,11 @@ from kanana_jax.workdir import Run, Stopped, StopRequest, Work, Workdir, opened
 def data_of(one: Run) -> config.DataConfig:
     """What decides which data a run reads: not the seed, which orders them."""
     return one.config.data.with_seed(0)
+
+
+def cache_dir(cfg: config.DataConfig, workdir: Path) -> Path:
+    """Where tokens, and what is found of them, are kept."""
+    return Path(cfg.cache_dir) if cfg.cache_dir else workdir / "cache"
 
 
 def step_configs(job: Job, one: Run) -> list[step_lib.StepConfig]:
@@ -46,7 +51,11 @@ def data_stages(
 
 
 def train(
-    job: Job, waiting: list[Run], corpora: dict[config.DataConfig, Any], stop: StopRequest
+    job: Job,
+    waiting: list[Run],
+    corpora: dict[config.DataConfig, Any],
+    workdir: Path,
+    stop: StopRequest,
 ) -> None:
     sweep = progress.Sweep(len(waiting), file=None if parallel.is_first() else progress.Silent())
     meshes = {one.config.mesh: parallel.make_mesh(one.config.mesh) for one in waiting}
@@ -79,13 +88,14 @@ def train(
             corpus = corpora[data_of(one)]
             compile_s = sum(seconds for _, seconds in ready)
             with opened(one, stop, bar, work, compile_s=compile_s) as folder:
-                ended = _train_one(job, one, corpus, built, folder)
+                kept = cache_dir(one.config.data, workdir)
+                ended = _train_one(job, one, corpus, built, folder, kept)
             end = functools.partial(outcome.write, folder, ended, one, corpus.fingerprint)
             parallel.on_first(end)
 
 
 def _train_one(
-    job: Job, one: Run, corpus: Any, of_stages: Sequence[Built], folder: Workdir
+    job: Job, one: Run, corpus: Any, of_stages: Sequence[Built], folder: Workdir, kept: Path
 ) -> fit.Outcome:
     """Raises Stopped, with all saved, where a signal asked for it."""
     cfg, first = one.config, of_stages[0]
@@ -102,7 +112,8 @@ def _train_one(
         kept = initial.optimizer_state(Path(cfg.train.optimizer_from), first.steps.like)
         return fresh._replace(opt_state=kept)
 
-    frozen = job.frozen(first_weights)
+    corpus = job.prepared(corpus, cfg, first, Start(first_weights, kept, folder.report))
+    frozen = job.frozen(first_weights) if first.objective.frozen else {}
     own = job.own(cfg)
 
     def completed(built: Built) -> Built:

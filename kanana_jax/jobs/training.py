@@ -17,8 +17,8 @@ from kanana_jax import checkpoint, config, parallel
 from kanana_jax.checkpoint import owner
 from kanana_jax.jobs import compiling, initial
 from kanana_jax.jobs import runs as runs_lib
-from kanana_jax.jobs.job import Built, Corpus, Job, Text, stored
-from kanana_jax.jobs.runs import data_stages
+from kanana_jax.jobs.job import Built, Corpus, Job, Start, Text, stored
+from kanana_jax.jobs.runs import cache_dir, data_stages
 from kanana_jax.objectives import NextToken
 from kanana_jax.report import results, single
 from kanana_jax.train import optimizers
@@ -40,6 +40,7 @@ __all__ = [
     "Corpus",
     "Job",
     "Plan",
+    "Start",
     "Text",
     "data_stages",
     "next_token",
@@ -96,7 +97,7 @@ def run_all(job: Job, plan: Plan, workdir: Path) -> None:
     workdir = parallel.together(lambda given=workdir: storage.expect_workdir(given))
     plan = parallel.together(lambda: _check(plan, workdir))
     if any(one.config.execution.deterministic for one in plan.runs):
-        compiling.keep(_cache_dir(plan.base.data, workdir) / "compiled")
+        compiling.keep(cache_dir(plan.base.data, workdir) / "compiled")
     with clock.counting(), signals.stop_request() as stop, _holding_if_several(stop):
         opened_data = parallel.first_then_others(lambda: _open(job, plan, workdir))
         parallel.together(lambda: _check_tokens(job, opened_data, workdir))
@@ -105,7 +106,7 @@ def run_all(job: Job, plan: Plan, workdir: Path) -> None:
             parallel.on_first(lambda: _begin(job, opened_data, workdir))
             finished = parallel.everyones([run_record.is_finished(one) for one in plan.runs])[0]
             waiting = [one for one, done in zip(plan.runs, finished, strict=True) if not done]
-            runs_lib.train(job, waiting, opened_data.corpora, stop)
+            runs_lib.train(job, waiting, opened_data.corpora, workdir, stop)
             if parallel.is_first():
                 print(report(plan, workdir))
 
@@ -174,14 +175,10 @@ def _shared_checkpoints(plan: Plan) -> list[tuple[str, bool]]:
     return [(checkpoint.shared_place(one, plan.base.name), may_take_over) for one in places if one]
 
 
-def _cache_dir(cfg: config.DataConfig, workdir: Path) -> Path:
-    return Path(cfg.cache_dir) if cfg.cache_dir else workdir / "cache"
-
-
 def _open(job: Job, plan: Plan, workdir: Path) -> _Opened:
     """Reads the data of all runs and checks all that depends on it; then writes tokens."""
     texts = {
-        cfg: job.read(cfg, _cache_dir(cfg, workdir), events.show)
+        cfg: job.read(cfg, cache_dir(cfg, workdir), events.show)
         for cfg in dict.fromkeys(runs_lib.data_of(one) for one in plan.runs)
     }
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 from kanana_jax.config import ModelConfig
 from kanana_jax.optim.specs import MatrixSpec, QKClipSpec
 
-Role = Literal["embedding", "head", "norm", "router", "matrix"]
+Role = Literal["embedding", "head", "scalar_head", "norm", "router", "matrix"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParamSpec:
-    """One leaf. `matrix` is None for what is no matrix product: embedding, head and norms."""
+    """One leaf. `matrix` is None for what is no matrix product: embedding, heads and norms."""
 
     role: Role
     logical_axes: tuple[str, ...]  # one name per axis, looked up in the sharding table
@@ -40,6 +40,8 @@ def describe(cfg: ModelConfig, split: str = "parts") -> dict[str, Any]:
     }
     if not cfg.tie_embeddings:
         specs["head"] = ParamSpec(role="head", logical_axes=("embed", "vocab"))
+    if cfg.scalar_head:
+        specs["scalar_head"] = ParamSpec(role="scalar_head", logical_axes=("whole",))
     if cfg.num_dense_layers:
         specs["dense_layers"] = _block(cfg, split, _mlp(), first_layer=0)
     if cfg.num_moe_layers:

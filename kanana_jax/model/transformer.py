@@ -208,6 +208,9 @@ class Transformer(nnx.Module):
         self.final_norm = layers.norm_gamma(cfg, cfg.hidden_size)
         if not cfg.tie_embeddings:
             self.head = layers.normal(rngs, cfg, cfg.hidden_size, cfg.vocab_size)
+        if cfg.scalar_head:
+            # Zero, so that all rewards begin alike and the first step moves this vector only.
+            self.scalar_head = nnx.Param(jnp.zeros((cfg.hidden_size,), jnp.float32))
 
     def __call__(
         self, inputs: Inputs, router_bias_LE: Float[Array, "L E"] | None = None

@@ -16,7 +16,9 @@ class NextToken:
 
     z_weight: float = 0.0
 
-    needs_logp = False
+    reads = "log_probabilities"
+    needs_values = False
+    columns = ()
     frozen = ()
 
     def totals(self, batch):

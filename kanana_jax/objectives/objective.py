@@ -5,13 +5,14 @@ weight per token and adds up
 
     sum_t w_t (nll_t + z_weight logz_t^2),        w_t = -d loss / d log-probability of target t
 
-so a loss of the targets' log-probabilities needs no head of its own: it says what w is.
+so a loss of the targets' log-probabilities needs no head of its own: it says what w is. A loss of
+the scalars that a reward model gives its positions does the same with -r_t in the place of nll_t.
 
 Letters: B sequences, S positions.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from jaxtyping import Array, Float
 
@@ -29,8 +30,18 @@ class Objective(Protocol):
     """A loss. Hashable, as compiled functions depend on it."""
 
     @property
-    def needs_logp(self) -> bool:
-        """Whether w depends on the log-probabilities: a forward pass of the head of its own."""
+    def reads(self) -> Literal["log_probabilities", "scalars"]:
+        """What it is a loss of: of the targets' log-probabilities, or of the scalar head."""
+        ...
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether w depends on what it reads: a forward pass of the head of its own."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of `Batch.extra` that it reads."""
         ...
 
     @property
@@ -47,20 +58,23 @@ class Objective(Protocol):
 
     def coefficients(
         self,
-        logp_BS: Float[Array, "B S"] | None,
+        value_BS: Float[Array, "B S"] | None,
+        /,
         batch: Batch,
         totals: Any,
         frozen: Mapping[str, Float[Array, "B S"]],
     ) -> Float[Array, "B S"]:
         """w of every token of a micro-batch. No gradient flows through it.
 
-        `logp_BS` is None unless `needs_logp`; `frozen` has the log-probabilities by name.
+        `value_BS` is what it reads, None unless `needs_values`; `frozen` has the log-probabilities
+        under other weights, by name.
         """
         ...
 
     def seen(
         self,
-        logp_BS: Float[Array, "B S"],
+        value_BS: Float[Array, "B S"],
+        /,
         logz_BS: Float[Array, "B S"],
         batch: Batch,
         totals: Any,

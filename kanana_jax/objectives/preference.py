@@ -1,89 +1,105 @@
-"""Direct preference optimization (arXiv:2305.18290, eq. 7), the mean over the pairs of the batch.
+"""Losses of pairs of answers against a reference, the mean over the pairs of the batch.
 
-    m_k  = beta [(logp(chosen_k) - ref(chosen_k)) - (logp(rejected_k) - ref(rejected_k))]
-    loss = mean_k  -(1 - e) log sigmoid(m_k) - e log sigmoid(-m_k)        e: label_smoothing
+    r(answer) = beta  sum_t or mean_t [logp_t - ref_t]        m_k = r(chosen_k) - r(rejected_k)
+    loss      = mean_k  margin_loss(m_k) + sft_weight  mean_t -logp_t(chosen_k)
 
-logp(answer) sums the log-probabilities of an answer's targets, ref those under the weights before
-training. With e the labels are taken to be swapped in that share of the pairs.
-
-Pair k = 1, 2, ... of a row is segment 2k - 1, with the chosen answer, and segment 2k, with the
-rejected one; `Batch.loss_mask` is 1 on the answers. A row holds whole pairs, so rows can be cut
-into micro-batches and spread over devices.
+t runs over an answer's targets, ref are their log-probabilities under the weights before training.
+`dpo` and `ipo` have the losses of the margin. The second term keeps the chosen answers likely,
+which a margin alone does not (arXiv:2404.19733, eq. 1). `pairs` says how rows hold pairs.
 
 Letters: B sequences, S positions, K pairs that fit in a row.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, Protocol
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from kanana_jax.batch import Batch
+from kanana_jax.objectives import pairs as pairs_lib
 from kanana_jax.objectives.objective import Seen
 
+Reference = Literal["computed", "cached"]
 
-class _Pairs(NamedTuple):
-    is_pair_BK: Bool[Array, "B K"]
-    chosen_BK: Float[Array, "B K"]  # rewards: beta (logp - ref), 0 where there is no pair
-    rejected_BK: Float[Array, "B K"]
 
-    @property
-    def margin_BK(self) -> Float[Array, "B K"]:
-        return self.chosen_BK - self.rejected_BK
+class MarginLoss(Protocol):
+    """A hashable loss of margins, and minus its derivative."""
+
+    def loss(self, margin_BK: Float[Array, "B K"], /) -> Float[Array, "B K"]: ...
+    def pull(self, margin_BK: Float[Array, "B K"], /) -> Float[Array, "B K"]: ...
 
 
 @dataclass(frozen=True)
 class Preference:
-    """A larger `beta` keeps the weights closer to the reference. ValueError where out of range."""
+    """A larger `beta` keeps the weights closer to the reference. ValueError where out of range.
+
+    `is_mean` takes the mean over an answer's tokens in the place of their sum. A `reference` that
+    is "computed" is a forward pass of frozen weights in each step; one that is "cached" comes with
+    the batch, as its column "reference".
+    """
 
     beta: float
-    label_smoothing: float = 0.0
+    margin_loss: MarginLoss
+    is_mean: bool = False
+    sft_weight: float = 0.0
+    reference: Reference = "computed"
 
     z_weight = 0.0
-    needs_logp = True
-    frozen = ("reference",)
+    reads = "log_probabilities"
+    needs_values = True
 
     def __post_init__(self):
         if not 0.0 < self.beta < float("inf"):
-            raise ValueError(f"beta must be a positive number, got {self.beta}; 0.1 is usual")
-        if not 0.0 <= self.label_smoothing < 0.5:
             raise ValueError(
-                f"label_smoothing must lie in [0, 0.5), got {self.label_smoothing}; "
-                "0 trusts every label"
+                f"beta must be a positive number, got {self.beta}; "
+                "0.1 is usual for sums of tokens, 5 for means"
             )
+        if not 0.0 <= self.sft_weight < float("inf"):
+            raise ValueError(
+                f"sft_weight must be a number from 0, got {self.sft_weight}; 0 leaves the term out"
+            )
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        return ("reference",) if self.reference == "computed" else ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("reference",) if self.reference == "cached" else ()
 
     def totals(self, batch: Batch) -> Float[Array, ""]:
         """The number of pairs."""
-        return jnp.maximum(jnp.sum(_num_pairs(batch)).astype(jnp.float32), 1.0)
+        return pairs_lib.count(batch)
 
     def coefficients(
         self,
-        logp_BS: Float[Array, "B S"] | None,
+        value_BS: Float[Array, "B S"] | None,
+        /,
         batch: Batch,
         totals: Float[Array, ""],
         frozen: Mapping[str, Float[Array, "B S"]],
     ) -> Float[Array, "B S"]:
-        """-d loss / d logp: beta [(1 - e) sigmoid(-m) - e sigmoid(m)] / pairs, or minus that."""
-        assert logp_BS is not None  # needs_logp
-        pairs = self._pairs(logp_BS, batch, frozen)
-        e, margin_BK = self.label_smoothing, pairs.margin_BK
-        # The two sigmoids, not 1 - sigmoid, which is 0 in float32 long before its gradient is.
-        pull_BK = (1.0 - e) * jax.nn.sigmoid(-margin_BK) - e * jax.nn.sigmoid(margin_BK)
-        pull_BK = jnp.where(pairs.is_pair_BK, self.beta / totals * pull_BK, 0.0)
-        pair_BS, is_chosen_BS = _place(batch)
-        num_pairs = pull_BK.shape[1]
-        if not num_pairs:
-            return jnp.zeros_like(logp_BS)
-        pull_BS = jnp.take_along_axis(pull_BK, jnp.clip(pair_BS, 0, num_pairs - 1), axis=1)
-        signed_BS = jnp.where(is_chosen_BS, pull_BS, -pull_BS)
-        return jnp.where(pair_BS >= 0, signed_BS * batch.loss_mask, 0.0)
+        """beta pull(m) / pairs on the chosen answer, minus that on the rejected one.
+
+        Times 1 / length for means; and sft_weight / length / pairs more on the chosen one.
+        """
+        assert value_BS is not None  # needs_values
+        pairs = self._rewards(value_BS, batch, frozen)
+        pull_BK = self.beta / totals * self.margin_loss.pull(pairs.margin_BK)
+        pull_BK = jnp.where(pairs.is_pair_BK, pull_BK, 0.0)
+        w_BS = pairs_lib.at_positions(pull_BK, -pull_BK, batch) * self._weight_of_tokens(batch)
+        if self.sft_weight:
+            sft_BK = jnp.where(pairs.is_pair_BK, self.sft_weight / totals, 0.0)
+            at_BS = pairs_lib.at_positions(sft_BK, jnp.zeros_like(sft_BK), batch)
+            w_BS += at_BS * pairs_lib.shares(batch)
+        return w_BS
 
     def seen(
         self,
-        logp_BS: Float[Array, "B S"],
+        value_BS: Float[Array, "B S"],
+        /,
         logz_BS: Float[Array, "B S"],
         batch: Batch,
         totals: Float[Array, ""],
@@ -91,50 +107,34 @@ class Preference:
     ) -> Seen:
         """Means over the pairs: the loss, the margin m and its parts, the rewards of the answers.
 
-        "accuracy" is the share of pairs with m > 0; m = 0 counts one half.
+        "accuracy" is the share of pairs with m > 0; m = 0 counts one half. "chosen_nll" is the mean
+        over an answer's tokens, and lengths count them, EOS too.
         """
         del logz_BS
-        pairs = self._pairs(logp_BS, batch, frozen)
-        e, margin_BK = self.label_smoothing, pairs.margin_BK
-        loss_BK = -(1.0 - e) * jax.nn.log_sigmoid(margin_BK) - e * jax.nn.log_sigmoid(-margin_BK)
+        pairs = self._rewards(value_BS, batch, frozen)
+        lengths = pairs_lib.sums(jnp.asarray(batch.loss_mask), batch)
+        nll = pairs_lib.sums(-value_BS * pairs_lib.shares(batch), batch)
+        margin_BK = pairs.margin_BK
         of_pairs = {
-            "loss": loss_BK,
-            "accuracy": 0.5 * (1.0 + jnp.sign(margin_BK)),
+            "loss": self.margin_loss.loss(margin_BK) + self.sft_weight * nll.chosen_BK,
+            "accuracy": pairs_lib.in_order(margin_BK),
             "margin": margin_BK,
             "chosen_reward": pairs.chosen_BK,
             "rejected_reward": pairs.rejected_BK,
+            "chosen_nll": nll.chosen_BK,
+            "chosen_length": lengths.chosen_BK,
+            "rejected_length": lengths.rejected_BK,
         }
-        sums = {
-            name: jnp.sum(jnp.where(pairs.is_pair_BK, values_BK, 0.0)) / totals
-            for name, values_BK in of_pairs.items()
-        }
-        return Seen(sums, {})
+        return Seen(pairs_lib.means(of_pairs, pairs, totals), {})
 
-    def _pairs(
+    def _rewards(
         self, logp_BS: Float[Array, "B S"], batch: Batch, frozen: Mapping[str, Array]
-    ) -> _Pairs:
+    ) -> pairs_lib.Pairs:
+        is_cached = self.reference == "cached"
+        ref_BS = batch.extra["reference"] if is_cached else frozen["reference"]
         # Token by token first: the two sums are long and nearly equal.
-        reward_BS = self.beta * (logp_BS - frozen["reference"]) * batch.loss_mask
-        # Each segment has a position, so a row of S has at most S of them, and padding.
-        reward_BG = jax.vmap(
-            lambda reward_S, segment_S: jax.ops.segment_sum(
-                reward_S, segment_S, num_segments=reward_S.size + 1
-            )
-        )(reward_BS, jnp.asarray(batch.segment_ids))
-        num_pairs = reward_BS.shape[1] // 2
-        is_pair_BK = jnp.arange(num_pairs) < _num_pairs(batch)[:, None]
-        chosen_BK, rejected_BK = (
-            jnp.where(is_pair_BK, reward_BG[:, first : 2 * num_pairs + 1 : 2], 0.0)
-            for first in (1, 2)
-        )
-        return _Pairs(is_pair_BK, chosen_BK, rejected_BK)
+        reward_BS = self.beta * (logp_BS - ref_BS) * self._weight_of_tokens(batch)
+        return pairs_lib.sums(reward_BS, batch)
 
-
-def _num_pairs(batch: Batch) -> Int[Array, " B"]:
-    return jnp.max(batch.segment_ids, axis=1) // 2
-
-
-def _place(batch: Batch) -> tuple[Int[Array, "B S"], Bool[Array, "B S"]]:
-    """Each position's pair from 0, or -1 for padding; and whether it is of the chosen answer."""
-    segment_BS = jnp.asarray(batch.segment_ids)
-    return (segment_BS + 1) // 2 - 1, segment_BS % 2 == 1
+    def _weight_of_tokens(self, batch: Batch) -> Float[Array, "B S"]:
+        return pairs_lib.shares(batch) if self.is_mean else jnp.asarray(batch.loss_mask)

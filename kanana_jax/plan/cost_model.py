@@ -74,7 +74,7 @@ def _add_weight(add, cfg: StepConfig, sizes: Mapping[str, int], leaf: Leaf) -> N
     """Gathers of a weight before its use, sums of its gradient after."""
     is_stack = leaf.spec.logical_axes[0] == "layers"
     num_layers, micro_batches = leaf.shape[0] if is_stack else 1, num_micro(cfg.execution)
-    is_wide = leaf.spec.role in ("embedding", "head", "router", "norm")
+    is_wide = leaf.spec.role in ("embedding", "head", "scalar_head", "router", "norm")
     item = 4 if is_wide else _itemsize(cfg)
     numbers = math.prod(leaf.shape) / num_layers
     kept = math.prod(sizes[axis] for axis in leaf.axes if axis != "fsdp")

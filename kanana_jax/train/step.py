@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from kanana_jax import config, model, optim, parallel
 from kanana_jax.batch import Batch
 from kanana_jax.objectives import NextToken, Objective, Seen
-from kanana_jax.train import choices, diagnostics, head, optimizers, state
+from kanana_jax.train import choices, diagnostics, head, optimizers, scalars, state
 from pallas_kernels import maxima
 
 Metrics = dict[str, Any]
@@ -113,6 +113,7 @@ class Steps(NamedTuple):
     train: Callable[[state.TrainState, Batch, float, Frozen], tuple[state.TrainState, Metrics]]
     evaluate: Callable[[model.Weights, Batch], tuple[Array, Array]]
     logp: Callable[[model.Weights, Batch], Array]
+    scalars: Callable[[model.Weights, Batch], Array]  # of a model with a scalar head
     loads: Callable[[model.Weights, Batch], Array]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
@@ -133,7 +134,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
     placed = jax.tree.map(lambda x: x.sharding, like)
     # Evaluation does not cut batches, so stages that cut theirs differently share it.
     whole_batches = dataclasses.replace(cfg.execution, accumulation_steps=1)
-    init_weights, evaluate, logp, loads = _shared_by_arms(cfg.model, whole_batches, mesh)
+    init_weights, evaluate, logp, rewards, loads = _shared_by_arms(cfg.model, whole_batches, mesh)
     start = jax.jit(functools.partial(state.wrap, optimizer), out_shardings=placed)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
     options = _DETERMINISTIC if cfg.execution.deterministic else None
@@ -154,7 +155,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         return jax.sharding.use_abstract_mesh(mesh) if is_abstract else jax.set_mesh(mesh)
 
     def trace() -> jax.stages.Traced:
-        batch = abstract_batch(cfg.batch_size, cfg.seq_len, mesh)
+        batch = abstract_batch(cfg.batch_size, cfg.seq_len, mesh, cfg.objective.columns)
         frozen = dict.fromkeys(cfg.objective.frozen, like.weights)
         with set_mesh():
             return train.trace(like, batch, 1.0, frozen)
@@ -175,6 +176,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         train=_under(mesh, train),
         evaluate=evaluate,
         logp=logp,
+        scalars=rewards,
         loads=loads,
         diagnose=diagnose,
         like=like,
@@ -203,6 +205,7 @@ def _shared_by_arms(cfg: config.ModelConfig, execution: config.ExecutionConfig, 
         init_weights,
         _under(mesh, compiled(evaluate_batch)),
         _under(mesh, compiled(log_probabilities)),
+        _under(mesh, compiled(scalars_of)),
         _under(mesh, compiled(expert_loads)),
     )
 
@@ -217,14 +220,17 @@ def _under(mesh: Any, fn: Callable) -> Callable:
     return call
 
 
-def abstract_batch(batch_size: int, seq_len: int, mesh: Any) -> Batch:
-    """Shapes, dtypes and shardings of a batch on `mesh`."""
+def abstract_batch(
+    batch_size: int, seq_len: int, mesh: Any, columns: tuple[str, ...] = ()
+) -> Batch:
+    """Shapes, dtypes and shardings of a batch on `mesh`; `columns` are those of `Batch.extra`."""
     sharding = parallel.batch_sharding(mesh)
 
     def column(dtype) -> Any:
         return jax.ShapeDtypeStruct((batch_size, seq_len), dtype, sharding=sharding)
 
-    return Batch(*[column(jnp.int32)] * 4, *[column(jnp.float32)] * 2)
+    extra = dict.fromkeys(columns, column(jnp.float32))
+    return Batch(*[column(jnp.int32)] * 4, *[column(jnp.float32)] * 2, extra)
 
 
 def train_step(
@@ -346,15 +352,17 @@ def micro_loss(
         cfg.execution,
         counts_needed=cfg.router_balance == "quantile",
     )
-    logp_BS = None
-    if objective.needs_logp:
-        logp_BS = _logp_of_hidden(params, hidden_BSD, batch, cfg.model, cfg.execution)
+    # Both heads give a weighted loss and what the weights multiply, with the sign of an nll.
+    losses = scalars.losses if objective.reads == "scalars" else head.losses
+    value_BS = None
+    if objective.needs_values:
+        value_BS = _values(losses, params, hidden_BSD, batch, cfg.model, cfg.execution)
     logp_of_frozen = {
         name: log_probabilities(one, batch, cfg=cfg.model, execution=cfg.execution)
         for name, one in frozen.items()
     }
-    w_BS = objective.coefficients(logp_BS, batch, totals, logp_of_frozen)
-    loss, nll_BS, logz_BS = head.losses(
+    w_BS = objective.coefficients(value_BS, batch, totals, logp_of_frozen)
+    loss, nll_BS, logz_BS = losses(
         cfg.model,
         params,
         hidden_BSD,
@@ -404,7 +412,19 @@ def log_probabilities(
 ) -> Float[Array, "B S"]:
     """Of every target, without gradient."""
     hidden_BSD, _ = model.hidden_states(cfg, weights, batch.inputs, execution)
-    return _logp_of_hidden(weights.params, hidden_BSD, batch, cfg, execution)
+    return _values(head.losses, weights.params, hidden_BSD, batch, cfg, execution)
+
+
+def scalars_of(
+    weights: model.Weights,
+    batch: Batch,
+    *,
+    cfg: config.ModelConfig,
+    execution: config.ExecutionConfig,
+) -> Float[Array, "B S"]:
+    """What the scalar head gives every position, without gradient."""
+    hidden_BSD, _ = model.hidden_states(cfg, weights, batch.inputs, execution)
+    return scalars.of_hidden(cfg, weights.params, hidden_BSD)
 
 
 def expert_loads(
@@ -419,16 +439,17 @@ def expert_loads(
     return aux.sequence_load
 
 
-def _logp_of_hidden(
+def _values(
+    losses: Callable,
     params: Any,
     hidden_BSD: Float[Array, "B S D"],
     batch: Batch,
     cfg: config.ModelConfig,
     execution: config.ExecutionConfig,
 ) -> Float[Array, "B S"]:
-    """Of every target. Nothing is differentiated, so the head makes no gradients on the way."""
+    """Of every position. Nothing is differentiated, so a head makes no gradients on the way."""
     params, hidden_BSD = jax.lax.stop_gradient((params, hidden_BSD))
-    _, nll_BS, _ = head.losses(
+    _, nll_BS, _ = losses(
         cfg,
         params,
         hidden_BSD,

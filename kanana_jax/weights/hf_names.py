@@ -19,6 +19,7 @@ _TOP = {
     "embed": "model.embed_tokens",
     "final_norm": "model.norm",
     "head": "lm_head",
+    "scalar_head": "score",
 }
 # Below model.layers.<layer>. The places in braces are the leaf's leading axes, in their order.
 _ATTENTION = {
@@ -98,6 +99,8 @@ def _leaf(
     stack, _, rest = path.partition("/")
     if not rest:
         wanted = shape[::-1] if spec.role == "head" else shape
+        if spec.role == "scalar_head":
+            wanted = (1, *shape)  # a matrix with one output
         return Leaf(shape, (Tensor(f"{_TOP[path]}.weight", (), wanted, spec.role == "head"),), 0)
     template = f"model.layers.{{layer}}.{_STACKS[stack][rest]}.weight"
     axes = [name for name in ("layer", "expert", "half") if f"{{{name}}}" in template]

@@ -229,11 +229,12 @@ def part_reader(directory: Path) -> Callable[[str], ts.TensorStore]:
 def abstract(cfg: config.ModelConfig, dtype: Any, shardings: Any = None) -> model.Weights:
     """Shapes of the weights; `shardings` has their structure.
 
-    Norms, routers and their bias are float32 whatever `dtype`, as the model computes with them.
+    Norms, routers and their bias, and a scalar head are float32 whatever `dtype`, as the model
+    computes with them.
     """
     shapes = jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))
     narrow = jax.tree.map(
-        lambda spec: dtype if spec.role not in ("norm", "router") else jnp.float32,
+        lambda spec: jnp.float32 if spec.role in ("norm", "router", "scalar_head") else dtype,
         model.describe(cfg),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )

@@ -63,17 +63,17 @@ def segments(batch: Batch) -> list[list[tuple[list[int], list[int]]]]:
     """
     found = []
     for row in range(len(batch.tokens)):
-        one = Batch(*(column[row] for column in batch))
+        one = batch.map(lambda column, row=row: column[row])
         ids = one.segment_ids
         lengths = np.bincount(ids)[1:]
         # In order from 1, each in one stretch, the padding behind.
         stretches = np.repeat(np.arange(1, len(lengths) + 1), lengths)
         np.testing.assert_array_equal(ids, np.pad(stretches, (0, len(ids) - len(stretches))))
-        for column in one:
+        for column in one[:-1]:
             assert not column[ids == 0].any()
         of_row = []
         for number in range(1, len(lengths) + 1):
-            tokens, targets, positions, _, mask, _ = (column[ids == number] for column in one)
+            tokens, targets, positions, _, mask, _ = (column[ids == number] for column in one[:-1])
             np.testing.assert_array_equal(tokens[1:], targets[:-1])
             np.testing.assert_array_equal(positions, np.arange(len(tokens)))
             counted = (1 + np.flatnonzero(mask)).tolist()

@@ -9,7 +9,6 @@ import pytest
 from records import BOS, EOS, SMALL, assert_equal_batches, message, segments, stream, write
 from records import conversations as some
 
-from kanana_jax.batch import Batch
 from kanana_jax.data import DataError, chat, conversations, tokenizer, whole_documents
 from kanana_jax.data.chat import Origin, Piece
 
@@ -89,8 +88,8 @@ def test_target_bytes_are_those_of_what_the_assistant_says(opened):
 def test_batch_has_the_declared_shapes_and_types(opened):
     found, cfg = opened(some(60))
     for batch in (found.train_batch(cfg, 0), *found.heldout_batches(cfg, 9)):
-        assert {column.shape for column in batch} == {(cfg.batch_size, cfg.seq_len)}
-        dtypes = [column.dtype.name for column in batch]
+        assert {column.shape for column in batch[:-1]} == {(cfg.batch_size, cfg.seq_len)}
+        dtypes = [column.dtype.name for column in batch[:-1]]
         assert dtypes == ["int32"] * 4 + ["float32"] * 2
 
 
@@ -147,10 +146,10 @@ def test_rows_of_a_batch_are_those_of_the_whole_one_and_no_other_is_made(rows, o
     )
     for number, wanted in zip((0, 1, 70), whole, strict=True):
         mine = found.train_batch(cfg, number, rows)
-        assert_equal_batches(mine, Batch(*(column[rows] for column in wanted)))
+        assert_equal_batches(mine, wanted.map(lambda column: column[rows]))
     assert len(made) == 3 * len(rows)
     for mine, wanted in zip(found.heldout_batches(cfg, 9, rows), held, strict=True):
-        assert_equal_batches(mine, Batch(*(column[rows] for column in wanted)))
+        assert_equal_batches(mine, wanted.map(lambda column: column[rows]))
 
 
 def test_heldout_batches_hold_each_conversation_once_and_pad_the_rest(opened):

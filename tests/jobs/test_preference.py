@@ -8,7 +8,7 @@ import pytest
 import tiny_jobs
 
 from kanana_jax import config
-from kanana_jax.jobs import preference
+from kanana_jax.jobs import preference, reference
 from kanana_jax.report import metrics, results
 
 WORDS = ("muon", "clip", "polar", "express")
@@ -85,3 +85,53 @@ def test_settings_come_back_from_json(cfg):
     made = cfg.edited(["preference.beta=0.5"])
     content = json.loads(config.to_json(made))
     assert config.from_json(preference.Config, content) == made
+
+
+def _columns_of(cfg, workdir):
+    preference.run(cfg, workdir)
+    return metrics.read_metrics(workdir / "run" / metrics.METRICS_NAME)
+
+
+def _assert_same(found, wanted):
+    for name in ("loss", "margin", "chosen_reward", "heldout_loss", "heldout_margin", "grad_rms"):
+        one, other = found[name].values_N, wanted[name].values_N
+        # Rewards are beta times sums of 8 differences of log-probabilities of about 5.
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=5e-6, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["dpo", "ipo"])
+def test_a_cached_reference_gives_the_losses_of_a_computed_one(cfg, tmp_path, loss):
+    cfg = cfg.edited(["train.num_steps=4", f"preference.loss={loss}", "preference.beta=0.5"])
+    cached = cfg.edited(["preference.reference=cached"])
+    computed = _columns_of(cfg, tmp_path / "computed")
+    _assert_same(_columns_of(cached, tmp_path / "cached"), computed)
+    assert abs(computed["margin"].values_N[-1]) > 1e-3  # else a reference of zeros would do
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_reads_the_reference_from_its_file(cfg, tmp_path, monkeypatch):
+    cfg = cfg.edited(["train.num_steps=4", "train.checkpoint_interval_steps=2"])
+    cfg = cfg.edited(["preference.reference=cached", "preference.sft_weight=0.1"])
+    whole = _columns_of(cfg, tmp_path / "whole")
+    (path,) = (tmp_path / "cache").glob("reference-*.npz")
+    monkeypatch.setattr(reference, "_one_pass", lambda *args: pytest.fail("made again"))
+    _columns_of(cfg.edited(["train.num_steps=2"]), tmp_path / "parts")
+    more = cfg.edited(["train.num_steps=4", "resume.allow=train.num_steps"])
+    parts = _columns_of(more, tmp_path / "parts")
+    np.testing.assert_array_equal(parts["loss"].values_N, whole["loss"].values_N)
+    monkeypatch.undo()
+    # Other first weights are another reference.
+    _columns_of(cfg.edited(["train.seed=1", "train.num_steps=1"]), tmp_path / "other")
+    assert len(list((tmp_path / "cache").glob("reference-*.npz"))) == 2
+    # What is damaged is made again.
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    again = _columns_of(cfg, tmp_path / "again")
+    np.testing.assert_array_equal(again["loss"].values_N, whole["loss"].values_N)
+
+
+def test_label_smoothing_of_ipo_is_refused(cfg):
+    with pytest.raises(config.ConfigError, match=r"label_smoothing must be 0 with .*ipo"):
+        cfg.edited(["preference.loss=ipo", "preference.label_smoothing=0.1"])

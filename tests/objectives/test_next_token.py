@@ -62,7 +62,7 @@ def test_micro_batches_add_up_to_the_whole(num_micro):
     added = dict.fromkeys(whole, 0.0)
     for first in range(num_micro):
         rows = slice(first, None, num_micro)
-        part = Batch(*(x[rows] for x in batch))
+        part = batch.map(lambda x, rows=rows: x[rows])
         sums = objective.seen(logp_BS[rows], logz_BS[rows], part, totals, {}).sums
         added = {name: added[name] + sums[name] for name in added}
     for name, value in whole.items():
@@ -81,4 +81,4 @@ def test_a_batch_without_targets_has_no_loss_and_no_slope():
 def test_it_is_hashed_by_its_settings_and_asks_for_no_second_pass():
     assert NextToken(0.1) == NextToken(0.1) != NextToken(0.2)
     assert len({NextToken(0.1), NextToken(0.1), NextToken(0.2)}) == 2
-    assert not NextToken.needs_logp and NextToken.frozen == ()
+    assert not NextToken.needs_values and NextToken.frozen == ()

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax.batch import Batch
-from kanana_jax.objectives.preference import Preference
+from kanana_jax.objectives.dpo import dpo
 
 S = 12
 # Segments of each row as (prompt positions, answer positions); the rest of a row is padding.
@@ -87,13 +87,13 @@ CASES = pytest.mark.parametrize(
 
 @CASES
 def test_figures_are_those_of_the_formula(beta, smoothing, scale):
-    objective, batch = Preference(beta, smoothing), batch_of()
+    objective, batch = dpo(beta, smoothing), batch_of()
     logp_BS, ref_BS = logps(scale)
     totals = objective.totals(batch)
     assert totals == NUM_PAIRS
     seen = objective.seen(logp_BS, logp_BS, batch, totals, {"reference": ref_BS})
     wanted, _ = by_hand(logp_BS, ref_BS, batch, beta, smoothing)
-    assert seen.sums.keys() == wanted.keys() and not seen.maxima
+    assert seen.sums.keys() >= wanted.keys() and not seen.maxima
     for name, value in wanted.items():
         # Sums of at most 12 float32 numbers, and of 13 pairs.
         np.testing.assert_allclose(seen.sums[name], value, rtol=2e-6, atol=2e-6, err_msg=name)
@@ -101,7 +101,7 @@ def test_figures_are_those_of_the_formula(beta, smoothing, scale):
 
 @CASES
 def test_weights_are_the_slope_of_the_formula(beta, smoothing, scale):
-    objective, batch = Preference(beta, smoothing), batch_of()
+    objective, batch = dpo(beta, smoothing), batch_of()
     logp_BS, ref_BS = logps(scale)
     w_BS = objective.coefficients(logp_BS, batch, objective.totals(batch), {"reference": ref_BS})
     _, slope_BS = by_hand(logp_BS, ref_BS, batch, beta, smoothing)
@@ -112,7 +112,7 @@ def test_weights_are_the_slope_of_the_formula(beta, smoothing, scale):
 
 @CASES
 def test_weights_are_minus_the_gradient_of_the_loss_that_is_reported(beta, smoothing, scale):
-    objective, batch = Preference(beta, smoothing), batch_of()
+    objective, batch = dpo(beta, smoothing), batch_of()
     logp_BS, ref_BS = logps(scale)
     totals, frozen = objective.totals(batch), {"reference": ref_BS}
 
@@ -130,7 +130,7 @@ def test_sure_margins_keep_a_finite_loss_and_their_slope():
         logp_BS = np.zeros((1, S), np.float32)
         logp_BS[0, 0] = margin
         frozen = {"reference": np.zeros((1, S), np.float32)}
-        objective = Preference(1.0)
+        objective = dpo(1.0)
         seen = objective.seen(logp_BS, logp_BS, batch, 1.0, frozen)
         w_BS = objective.coefficients(logp_BS, batch, 1.0, frozen)
         np.testing.assert_allclose(seen.sums["loss"], np.logaddexp(0, -margin), rtol=1e-6)
@@ -139,7 +139,7 @@ def test_sure_margins_keep_a_finite_loss_and_their_slope():
 
 @pytest.mark.parametrize("num_micro", [2, 4])
 def test_micro_batches_add_up_to_the_whole(num_micro):
-    objective, batch = Preference(0.3, 0.05), batch_of()
+    objective, batch = dpo(0.3, 0.05), batch_of()
     logp_BS, ref_BS = logps()
     totals = objective.totals(batch)
     whole = objective.seen(logp_BS, logp_BS, batch, totals, {"reference": ref_BS}).sums
@@ -147,7 +147,7 @@ def test_micro_batches_add_up_to_the_whole(num_micro):
     added = dict.fromkeys(whole, 0.0)
     for first in range(num_micro):
         rows = slice(first, None, num_micro)
-        part, logp, frozen = Batch(*(x[rows] for x in batch)), logp_BS[rows], ref_BS[rows]
+        part, logp, frozen = batch.map(lambda x, rows=rows: x[rows]), logp_BS[rows], ref_BS[rows]
         sums = objective.seen(logp, logp, part, totals, {"reference": frozen}).sums
         added = {name: added[name] + sums[name] for name in added}
         of_part = objective.coefficients(logp, part, totals, {"reference": frozen})
@@ -159,7 +159,7 @@ def test_micro_batches_add_up_to_the_whole(num_micro):
 @pytest.mark.parametrize("spec", [P("data"), P("data", "context")])
 def test_devices_that_share_a_batch_find_the_same(spec):
     mesh = jax.make_mesh((4, 2), ("data", "context"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    objective, batch = Preference(0.3), batch_of()
+    objective, batch = dpo(0.3), batch_of()
     logp_BS, ref_BS = logps()
 
     def both(logp_BS, ref_BS, batch):
@@ -177,11 +177,11 @@ def test_devices_that_share_a_batch_find_the_same(spec):
 
 
 def test_a_batch_without_pairs_has_no_loss_and_no_slope():
-    objective, batch = Preference(0.1), batch_of(((), ()))
+    objective, batch = dpo(0.1), batch_of(((), ()))
     logp_BS, ref_BS = (x[:2] for x in logps())
     totals = objective.totals(batch)
     seen = objective.seen(logp_BS, logp_BS, batch, totals, {"reference": ref_BS})
-    assert totals == 1 and set(map(float, seen.sums.values())) == {0.0}
+    assert totals == 1 and not np.any(list(seen.sums.values()))
     w_BS = objective.coefficients(logp_BS, batch, totals, {"reference": ref_BS})
     np.testing.assert_array_equal(w_BS, np.zeros((2, S)))
 
@@ -189,10 +189,10 @@ def test_a_batch_without_pairs_has_no_loss_and_no_slope():
 @pytest.mark.parametrize("beta", [0.0, -0.1, float("nan"), float("inf")])
 def test_a_beta_without_meaning_is_refused(beta):
     with pytest.raises(ValueError, match="beta must be a positive number, got"):
-        Preference(beta)
+        dpo(beta)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 0.5, float("nan")])
 def test_a_label_smoothing_without_meaning_is_refused(smoothing):
     with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 0.5\), got"):
-        Preference(0.1, smoothing)
+        dpo(0.1, smoothing)

@@ -1,0 +1,48 @@
+"""One number per position, a reward model's head, with the losses of `head` made of it.
+
+    r_t = hidden_t . scalar_head        loss = -sum_t w_t r_t        w_t = -d loss / d r_t
+
+Letters: B sequences, S positions, D hidden.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kanana_jax import config
+
+
+def losses(
+    cfg: config.ModelConfig,
+    params: Any,
+    hidden_BSD: Float[Array, "B S D"],
+    targets_BS: Int[Array, "B S"],
+    weights_BS: Float[Array, "B S"],
+    *,
+    z_weight: float,
+    chunk_tokens: int,
+) -> tuple[Float[Array, ""], Float[Array, "B S"], Float[Array, "B S"]]:
+    """What `head.losses` gives, with -r in the place of each token's negative log-likelihood.
+
+    There is no logz, so it is 0. Nothing is large here, so nothing is formed in chunks.
+    """
+    del targets_BS, z_weight, chunk_tokens
+    scalar_BS = of_hidden(cfg, params, hidden_BSD)
+    loss = -jnp.sum(jax.lax.stop_gradient(weights_BS) * scalar_BS)
+    return loss, -jax.lax.stop_gradient(scalar_BS), jnp.zeros_like(scalar_BS)
+
+
+def of_hidden(
+    cfg: config.ModelConfig, params: Any, hidden_BSD: Float[Array, "B S D"]
+) -> Float[Array, "B S"]:
+    """r of every position, in float32. ValueError where the model has no such head."""
+    if not cfg.scalar_head:
+        raise ValueError(
+            "scalars need a model with model.scalar_head=true, got one without; "
+            "set it, and an untrained head starts at zero"
+        )
+    # Rewards are compared by small differences, which bfloat16 would round away.
+    wide_BSD = hidden_BSD.astype(jnp.float32)
+    return jnp.einsum("BSD,D->BS", wide_BSD, params["scalar_head"].astype(jnp.float32))
