@@ -26,12 +26,14 @@ def read(
     cache_dir: pathlib.Path,
     report: Callable[[str], None] = lambda line: None,
     fmt: chat.Format | None = None,
+    streams: examples.Streams | None = None,
 ) -> Text:
     """Reads and checks the conversations of `cfg`, and writes nothing; `open` gives their batches.
 
-    `fmt` is the format, that of the settings unless given. `report` is told, a line each, that a
-    damaged file of the cache is made anew and what `data.skip_bad_lines` has left out. Raises
-    DataError, with file and line, for a record that cannot be used.
+    `fmt` is the format, that of the settings unless given. An entry of data.paths that names one of
+    `streams` is the records that its function yields, and no file. `report` is told, a line each,
+    that a damaged file of the cache is made anew and what `data.skip_bad_lines` has left out.
+    Raises DataError, with file and line, for a record that cannot be used.
     """
     fmt = fmt or chat.chosen(cfg)
     kind = examples.Kind(
@@ -40,6 +42,7 @@ def read(
         num_segments=1,
         format=fmt,
         parse=functools.partial(_parse, fmt=fmt, how=cfg.chat_reasoning),
+        streams=streams or {},
     )
     return examples.read(cfg, cache_dir, report, kind)
 

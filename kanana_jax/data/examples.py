@@ -21,9 +21,9 @@ Letters: N examples.
 import hashlib
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt64
@@ -37,6 +37,10 @@ from kanana_jax.data.wanted_tokenizer import wanted_tokenizer
 from kanana_jax.data.whole_documents import Examples, WholeDocuments
 
 _BATCH_EXAMPLES = 64  # tokenized together
+
+
+# Functions that yield the fields of records from the beginning, for entries that are no files.
+Streams = Mapping[str, Callable[[], Iterator[dict[str, Any]]]]
 
 
 class Example(NamedTuple):
@@ -56,6 +60,7 @@ class Kind:
     num_segments: int  # of each example
     format: chat.Format
     parse: Callable[[jsonl.Record], Sequence[Example]]
+    streams: Streams = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +143,11 @@ def _open_sources(cfg: DataConfig, kind: Kind) -> list[_Source]:
 
 
 def _open(entry: str, cfg: DataConfig, kind: Kind) -> _Source:
-    found, skipped = records.find(entry), Skipped()
+    skipped, read_records = Skipped(), _reader(entry, kind.streams)
 
     def read_all() -> Iterator[Example]:
         skipped.clear()
-        for record in records.read(found):
+        for record in read_records():
             try:
                 if isinstance(record, DataError):
                     raise record
@@ -163,6 +168,18 @@ def _open(entry: str, cfg: DataConfig, kind: Kind) -> _Source:
             yield example
 
     return _Source(name=entry, read=read_limited if cfg.max_bytes else read_all, skipped=skipped)
+
+
+def _reader(entry: str, streams: Streams) -> Callable[[], Iterator[jsonl.Record | DataError]]:
+    if entry not in streams:
+        found = records.find(entry)
+        return lambda: records.read(found)
+
+    def read_stream() -> Iterator[jsonl.Record | DataError]:
+        for number, fields in enumerate(streams[entry](), start=1):
+            yield jsonl.Record(fields, f"{entry}, record {number}")
+
+    return read_stream
 
 
 class _Distinct(NamedTuple):

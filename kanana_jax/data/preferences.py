@@ -32,6 +32,7 @@ def read(
     cache_dir: pathlib.Path,
     report: Callable[[str], None] = lambda line: None,
     fmt: chat.Format | None = None,
+    streams: examples.Streams | None = None,
 ) -> Text:
     """Reads and checks the pairs of `cfg`, and writes nothing; `open` gives their batches.
 
@@ -44,6 +45,7 @@ def read(
         num_segments=len(_ANSWERS),
         format=fmt,
         parse=functools.partial(_parse, fmt=fmt, how=cfg.chat_reasoning),
+        streams=streams or {},
     )
     return examples.read(cfg, cache_dir, report, kind)
 

@@ -21,6 +21,7 @@ from kanana_jax.jobs import playing
 from kanana_jax.rollouts import confidence as asking
 from kanana_jax.rollouts.episodes import Episode
 from kanana_jax.rollouts.store import Segment
+from kanana_jax.rollouts.task import Task
 from kanana_jax.train import fit
 
 KINDS = ("stated", "likelihood", "agreement")
@@ -82,7 +83,7 @@ def summarize(heldout: _Asked, fitting: _Asked) -> dict[str, object]:
 def _ask(
     player: playing.Playing,
     weights: model.Weights,
-    drawn: Sequence[playing.tasks.Task],
+    drawn: Sequence[Task],
     num_agreeing: int,
     threshold: float,
 ) -> _Asked:

@@ -11,8 +11,10 @@ from kanana_jax.config import RolloutConfig
 from kanana_jax.data import Tokenizer, chat, packing
 from kanana_jax.evaluate import success as success_of
 from kanana_jax.jobs import likelihood, sampling
-from kanana_jax.rollouts import episodes, sandbox, store, tasks
+from kanana_jax.rollouts import episodes, sandbox, store
+from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.episodes import Episode
+from kanana_jax.rollouts.task import Task
 from kanana_jax.train import fit
 
 _GREEDY = 0.0
@@ -23,16 +25,16 @@ class Playing:
 
     def __init__(self, cfg: RolloutConfig, of_data: config.DataConfig, tokenizer: Tokenizer,
                  built: Any):  # fmt: skip
-        self.tokenizer, self.form = tokenizer, chat.parse_settings(of_data)
+        self.tokenizer, self.form = tokenizer, chat.chosen(of_data)
         self.length = of_data.seq_len  # ids of an episode
         self._cfg, self._built, self._batch_size = cfg, built, of_data.batch_size
         self._seed = cfg.seed + of_data.seed
 
-    def tasks(self, index: int) -> list[tasks.Task]:
+    def tasks(self, index: int) -> list[Task]:
         """Those of round `index`: new ones in every round, none of them held out."""
         return self._drawn(seed=_seed_of(self._seed, index), heldout=False)
 
-    def heldout_tasks(self, count: int) -> list[tasks.Task]:
+    def heldout_tasks(self, count: int) -> list[Task]:
         """The same for every seed of training."""
         return self._drawn(seed=self._cfg.seed, heldout=True, count=count)
 
@@ -50,7 +52,7 @@ class Playing:
     def play(
         self,
         weights: model.Weights,
-        tries: Sequence[tuple[tasks.Task, int]],
+        tries: Sequence[tuple[Task, int]],
         temperature: float,
     ) -> list[Episode]:
         """An episode of every (task, seed)."""
@@ -82,9 +84,9 @@ class Playing:
             self.length,
         )
 
-    def _drawn(self, *, seed: int, heldout: bool, count: int = 0) -> list[tasks.Task]:
-        return tasks.tasks_of(
-            self._cfg.families,
+    def _drawn(self, *, seed: int, heldout: bool, count: int = 0) -> list[Task]:
+        return drawing.tasks_of(
+            [families.of(name) for name in self._cfg.families],
             self._cfg.languages,
             seed=seed,
             count=count or self._cfg.num_prompts,

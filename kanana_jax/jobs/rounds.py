@@ -48,7 +48,7 @@ class RoundsSource:
         (only,) = stages
         self._corpus, self._cfg, self._rows = corpus, cfg, only.rows
         self._directory, self._plan = directory, plan
-        self._last_round = (only.last_batch - 1) // plan.num_steps
+        self._last_round = (only.num_batches - 1) // plan.num_steps
         self._rounds: dict[int, Round] = {}
         self._mixed: tuple[int, WholeDocuments, config.DataConfig] | None = None
         self.fingerprint = corpus.fingerprint

@@ -6,8 +6,8 @@ The ids of an episode only grow: what the model drew stays as it was drawn, and 
 the template put around it is appended. Each id has an origin, and the loss counts the model's. Text
 is never tokenized again.
 
-Tools and graders run in the sandbox. A model's mistake is a message to it, or a reward of 0. What
-failed for another reason, a time limit above all, has no reward at all.
+Tools and graders run in the sandbox. A call that fails is a message to the model. A grader that
+does leaves the episode without a reward: it was not judged, and is not wrong.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from kanana_jax.data import Tokenizer, chat
 from kanana_jax.data.chat import Format, Message, Origin
 from kanana_jax.generate import Request, Sampling
 from kanana_jax.generate.sampling import NUM_SEEDS
-from kanana_jax.rollouts import sandbox
+from kanana_jax.rollouts import calls, grading, sandbox
 from kanana_jax.rollouts.answers import Answer
-from kanana_jax.rollouts.tasks import Task
+from kanana_jax.rollouts.task import Task
 
 # answered: it ended with a turn without calls. length: a limit of tokens. turns: of turns.
-# malformed: a turn that its format cannot read. failed: a tool gave nothing in time.
-End = Literal["answered", "length", "turns", "malformed", "failed"]
+# malformed: a turn that its format cannot read.
+End = Literal["answered", "length", "turns", "malformed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,13 @@ class Episode:
     state: Any = None
     end: End | None = None
     num_calls: int = 0
-    reward: float | None = None  # None: not graded
+    reward: float | None = None  # None: not judged
     parts: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def is_valid(self) -> bool:
         """Whether every turn was ended by the model and could be read."""
-        return self.end in ("answered", "failed")
+        return self.end == "answered"
 
     @property
     def answer(self) -> str:
@@ -143,30 +143,19 @@ class Player:
         )
 
     def _run_tools(self, said: Sequence[Episode]) -> list[Episode]:
-        waiting = [one for one in said if one.end is None]
-        outcomes = iter(
-            self._pool.run(
-                [
-                    sandbox.Call(
-                        function="kanana_jax.rollouts.calls:run",
-                        argument={
-                            "family": one.task.family,
-                            "state": one.state,
-                            "tool_calls": list(one.messages[-1]["tool_calls"]),
-                        },
-                    )
-                    for one in waiting
-                ]
+        requests = [
+            calls.Request(
+                family=one.task.family, state=one.state, tool_calls=one.messages[-1]["tool_calls"]
             )
-        )
-        return [self._hear(one, next(outcomes)) if one.end is None else one for one in said]
+            for one in said
+            if one.end is None
+        ]
+        ran = iter(calls.run_all(self._pool, requests))
+        return [self._hear(one, next(ran)) if one.end is None else one for one in said]
 
-    def _hear(self, one: Episode, outcome: sandbox.Outcome) -> Episode:
+    def _hear(self, one: Episode, ran: calls.Ran) -> Episode:
         """With what the tools said."""
-        if outcome.status != "ok":
-            return dataclasses.replace(one, end="failed")
-        value: Any = outcome.value
-        messages = (*one.messages, *value["messages"])
+        messages = (*one.messages, *ran.messages)
         made = chat.continuation(
             self._form,
             self._tokenizer,
@@ -177,34 +166,30 @@ class Player:
         heard = dataclasses.replace(
             one,
             messages=messages,
-            state=value["state"],
+            state=ran.state,
             ids=(*one.ids, *made.ids),
             origins=(*one.origins, *map(int, made.origins)),
         )
         return self._cut(heard)
 
     def _grade(self, ended: Sequence[Episode]) -> list[Episode]:
-        """Those that have an answer by what it is worth, the others 0; failed ones have none."""
-        waiting = [one for one in ended if one.end == "answered"]
-        outcomes = iter(self._pool.run([grading_call(one.task, one) for one in waiting]))
-        graded = []
-        for one in ended:
-            if one.end == "answered":
-                graded.append(_graded(one, next(outcomes)))
-            elif one.end == "failed":
-                graded.append(one)
-            else:
-                graded.append(dataclasses.replace(one, reward=0.0))
-        return graded
-
-
-def grading_call(task: Task, one: Episode) -> sandbox.Call:
-    argument = {"task": task.to_json(), "messages": list(one.messages), "state": one.state}
-    return sandbox.Call(function="kanana_jax.rollouts.grading:grade", argument=argument)
+        """Those that have an answer by what it is worth, the others 0."""
+        replies = [
+            grading.Reply(task=one.task, messages=one.messages, state=one.state)
+            for one in ended
+            if one.end == "answered"
+        ]
+        outcomes = iter(grading.grade_all(self._pool, replies))
+        return [
+            _graded(one, next(outcomes))
+            if one.end == "answered"
+            else dataclasses.replace(one, reward=0.0)
+            for one in ended
+        ]
 
 
 def _graded(one: Episode, outcome: sandbox.Outcome) -> Episode:
-    if outcome.status != "ok":
-        return dataclasses.replace(one, end="failed")
-    value: Any = outcome.value
-    return dataclasses.replace(one, reward=float(value["reward"]), parts=dict(value["parts"]))
+    match outcome.value:
+        case {"reward": float() | int() as reward, "parts": dict(parts)} if outcome.status == "ok":
+            return dataclasses.replace(one, reward=float(reward), parts=parts)
+    return one
