@@ -41,12 +41,21 @@ def holding(memory_bytes: int) -> list[str]:
     """
     tried: dict[str, Callable[[], object]] = {
         "memory": lambda: mmap.mmap(-1, memory_bytes).close(),
-        "files": lambda: os.close(os.open(os.devnull, os.O_RDONLY)),
+        "files": _open,
         "processes": _fork,
         "sockets": lambda: socket.socket(socket.AF_UNIX).close(),
         "signals": lambda: os.kill(os.getpid(), 0),
     }
     return [name for name, act in tried.items() if _is_refused(act)]
+
+
+def refuses_files() -> bool:
+    """Whether the calling process can open no file, as behind the filter of system calls."""
+    return _is_refused(_open)
+
+
+def _open() -> None:
+    os.close(os.open(os.devnull, os.O_RDONLY))
 
 
 def _fork() -> None:
