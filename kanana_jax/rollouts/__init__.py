@@ -1,1 +1,1 @@
-"""What a model learns from by solving: problems whose answers and traces can be checked."""
+"""What a model learns from by solving: tasks whose answers, traces and tool calls are checked."""

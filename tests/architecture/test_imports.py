@@ -24,6 +24,7 @@ ROOMS = {
     "kanana_jax/batch.py": Room(set(), {"numpy"}),
     "kanana_jax/errors.py": Room(set()),
     "kanana_jax/extras.py": Room(set()),
+    "kanana_jax/korean.py": Room(set()),
     "kanana_jax/config": Room({"errors"}),
     "kanana_jax/optim": Room(set(), {"jax", "optax", "numpy"}),
     "kanana_jax/parallel": Room({"config", "pallas_kernels"}, {"jax", "numpy"}),
@@ -32,10 +33,10 @@ ROOMS = {
     ),
     "kanana_jax/objectives": Room({"batch"}, _ARRAYS),
     "kanana_jax/data": Room(
-        {"batch", "config", "errors", "extras"},
+        {"batch", "config", "errors", "extras", "korean"},
         {"numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec", "jinja2"},
     ),
-    "kanana_jax/rollouts": Room({"config", "data", "errors", "extras", "generate"}),
+    "kanana_jax/rollouts": Room({"config", "data", "errors", "extras", "generate", "korean"}),
     "kanana_jax/report": Room(
         set(), {"numpy", "scipy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm"}
     ),
@@ -148,6 +149,7 @@ def test_every_file_lives_in_a_room():
         ("kanana_jax.config", "jax"),
         ("kanana_jax.config", "numpy"),
         ("kanana_jax.objectives", "flax"),
+        ("kanana_jax.rollouts.tasks", "numpy"),
         ("pallas_kernels", "kanana_jax"),
         ("pallas_kernels", "optax"),
     ],

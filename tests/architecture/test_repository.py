@@ -70,9 +70,9 @@ def test_no_large_file_is_tracked():
 
 # What is Korean in them is Korean for what they do.
 KOREAN = (
-    "kanana_jax/data/korean.py",
+    "kanana_jax/korean.py",
     "kanana_jax/data/template_text/",
-    "kanana_jax/rollouts/tasks/",
+    "kanana_jax/rollouts/",
     "tests/",
 )
 

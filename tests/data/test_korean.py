@@ -2,7 +2,7 @@
 
 import pytest
 
-from kanana_jax.data import korean
+from kanana_jax import korean
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import string
 
 import pytest
 
-from kanana_jax.data import korean, template_text
+from kanana_jax import korean
+from kanana_jax.data import template_text
 
 LANGUAGES = tuple(template_text.PROSE)
 

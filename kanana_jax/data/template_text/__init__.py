@@ -14,7 +14,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from kanana_jax.data import jsonl, korean
+from kanana_jax import korean
+from kanana_jax.data import jsonl
 from kanana_jax.data.template_text import english_words, korean_words
 
 Language = Literal["en", "ko"]

@@ -3,7 +3,7 @@
 result_i = (result_{i-1} + digit_i) mod base
 """
 
-from kanana_jax.data import korean
+from kanana_jax import korean
 from kanana_jax.rollouts.tasks.problem import Family, result, whole
 
 BASE = 5

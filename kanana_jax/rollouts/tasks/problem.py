@@ -57,7 +57,11 @@ def make(
 ) -> Problem:
     """Problem `index` of a seed: the same numbers in both languages."""
     rng = random.Random(f"{family.name} {seed} {index}")
-    size = rng.choice(tuple(sizes) or family.sizes)
+    return drawn(family, language, rng, rng.choice(tuple(sizes) or family.sizes))
+
+
+def drawn(family: Family, language: Language, rng: random.Random, size: int) -> Problem:
+    """A problem of a size from a generator."""
     numbers = family.draw(rng, size)
     steps = [""]
     for i in range(size):
@@ -75,8 +79,16 @@ def make(
 
 def is_heldout(problem: Problem) -> bool:
     """Whether a problem is for measuring, by its numbers alone: so are its translations."""
-    content = repr((problem.family.name, problem.numbers)).encode()
-    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return is_heldout_content(content(problem))
+
+
+def content(problem: Problem) -> str:
+    """What decides the answer, whatever the words."""
+    return repr((problem.family.name, problem.numbers))
+
+
+def is_heldout_content(content: str) -> bool:
+    digest = hashlib.blake2b(content.encode(), digest_size=8).digest()
     return int.from_bytes(digest) < HELDOUT_SHARE * 2**64
 
 

@@ -3,7 +3,7 @@
 result_i = result_{i-1} with digit_i put where it belongs
 """
 
-from kanana_jax.data import korean
+from kanana_jax import korean
 from kanana_jax.rollouts.tasks.problem import Family, result
 
 

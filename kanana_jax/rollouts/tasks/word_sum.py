@@ -3,7 +3,7 @@
 step_i = total_{i-1} + change_i = total_i
 """
 
-from kanana_jax.data import korean
+from kanana_jax import korean
 from kanana_jax.rollouts.tasks.problem import Family, result, whole
 
 LARGEST = 20  # of all totals

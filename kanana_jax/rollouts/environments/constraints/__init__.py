@@ -1,0 +1,5 @@
+"""Texts about a topic that hold constraints, each with a checker, in English and Korean."""
+
+from kanana_jax.rollouts.environments.constraints.family import FAMILY
+
+__all__ = ["FAMILY"]

@@ -1,0 +1,52 @@
+"""What a sandbox is asked to do, within which limits, and what comes of it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kanana_jax.config import ConfigError
+
+Status = Literal["ok", "error", "timeout", "killed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Of one call. What is over one of them ends the call and nothing else."""
+
+    wall_s: float = 2.0
+    cpu_s: int = 1
+    memory_bytes: int = 512 * 2**20  # of address space, the interpreter's included
+    argument_bytes: int = 2**20  # as JSON
+    result_bytes: int = 2**20  # as JSON
+
+    def __post_init__(self):
+        values = (
+            self.wall_s,
+            self.cpu_s,
+            self.memory_bytes,
+            self.argument_bytes,
+            self.result_bytes,
+        )
+        if min(values) <= 0 or not isinstance(self.cpu_s, int):
+            raise ConfigError(f"expected limits above 0 and whole seconds in cpu_s, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A function of ours, as "package.module:function", and its one argument, a JSON value."""
+
+    function: str
+    argument: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a call gave.
+
+    "ok": `value` is what the function returned. "error": it raised, or argument or result were no
+    JSON or too large. "timeout": it took too long. "killed": its process ended otherwise. Only "ok"
+    says something about what was graded.
+    """
+
+    status: Status
+    value: Any = None
+    message: str = ""
