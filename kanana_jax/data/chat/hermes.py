@@ -158,14 +158,17 @@ def _call(text: str) -> tuple[dict[str, Any], str]:
     text = text.lstrip()
     try:
         found, size = json.JSONDecoder().raw_decode(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"expected JSON in <tool_call>, got {error}") from None
     _, mark, rest = text[size:].partition("</tool_call>")
     if not mark or text[size:].lstrip().find("</tool_call>"):
         raise FormatError(f"expected </tool_call> behind the JSON, got {text[size:][:80]!r}")
     if not isinstance(found, dict) or found.keys() != {"name", "arguments"}:
         raise FormatError(f"expected name and arguments in <tool_call>, got {text[:size][:80]!r}")
-    return call(found["name"], found["arguments"]), rest
+    name, arguments = found["name"], found["arguments"]
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise FormatError(f"expected a name and an object of arguments, got {text[:size][:80]!r}")
+    return call(name, arguments), rest
 
 
 HERMES = Format(name="hermes", render=_render, parse=parse, template=TEMPLATE, end=END)

@@ -110,7 +110,7 @@ def _call(line: str) -> dict:
         raise FormatError(f"expected nothing but calls behind a call, got the line {line[:80]!r}")
     try:
         arguments = json.loads(found[2])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"expected JSON behind @{found[1]}, got {error}") from None
     return call(found[1], arguments)
 
