@@ -48,10 +48,6 @@ class _Own(NamedTuple):
     seed: int
 
 
-def _own(cfg: Config) -> _Own:
-    return _Own(cfg.online, cfg.train.seed)
-
-
 def _source(
     corpus: WholeDocuments,
     cfg: config.DataConfig,
@@ -110,5 +106,9 @@ def win_rate(
     return fit.Evaluator("heldout_win_rate", every, measure)
 
 
-JOB = preference.JOB._replace(source=_source, evaluators=_evaluators, own=_own)
+JOB = preference.JOB._replace(
+    source=_source,
+    evaluators=_evaluators,
+    own=lambda cfg: _Own(cfg.online, cfg.train.seed),
+)
 run = training.of(JOB)

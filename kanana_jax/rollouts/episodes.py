@@ -175,7 +175,9 @@ class Player:
     def _grade(self, ended: Sequence[Episode]) -> list[Episode]:
         """Those that have an answer by what it is worth, the others 0."""
         replies = [
-            grading.Reply(task=one.task, messages=one.messages, state=one.state)
+            grading.Reply(
+                task=one.task, messages=[dict(said) for said in one.messages], state=one.state
+            )
             for one in ended
             if one.end == "answered"
         ]
