@@ -1,19 +1,18 @@
 """Rollouts: which tasks a model tries during its training, and how it answers them."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from kanana_jax.config import fields
-from kanana_jax.config.ranges import Count, Factor, Range, Seed
+from kanana_jax.config.ranges import Count, Factor, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     """Tasks, and the answers drawn to each of them."""
 
-    families: tuple[str, ...]
+    families: tuple[str, ...]  # by name, with the levels to draw behind an @: products@1,2
     languages: tuple[Literal["en", "ko"], ...] = ("en", "ko")
-    levels: tuple[Annotated[int, Range(1, 20, "larger ones are no short tasks")], ...] = ()
     num_prompts: Count = 64  # a round
     num_samples: Count = 4  # to each prompt
     temperature: Factor = 1.0

@@ -49,6 +49,8 @@ class Stage:
     config: Any  # a job's configuration, or a comparison
     init_from: str = ""  # the stage whose weights it starts from; empty: its own settings
     keeps_optimizer: bool = False  # goes on with the optimizer state of that stage too
+    # Settings that name a model folder, each with the stage whose model it is to be.
+    uses: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         fields.check(self, "stages")
@@ -111,20 +113,26 @@ class Pipeline:
         for stage in self.stages:
             if stage.name in earlier:
                 raise ConfigError(f"stages must have names of their own, got {stage.name!r} twice")
-            if stage.init_from and stage.init_from not in earlier:
-                raise ConfigError(
-                    f"stage {stage.name!r} starts from {shown(stage.init_from)}, which is none of "
-                    f"the stages before it: {', '.join(earlier) or 'there are none'}"
-                )
-            if stage.init_from:
-                _expect_same_seeds(stage, earlier[stage.init_from])
+            for name in (stage.init_from, *(one for _, one in stage.uses)):
+                if name and name not in earlier:
+                    raise ConfigError(
+                        f"stage {stage.name!r} starts from {shown(name)}, which is none of "
+                        f"the stages before it: {', '.join(earlier) or 'there are none'}"
+                    )
+            for name in filter(None, [stage.init_from, *(one for _, one in stage.uses)]):
+                _expect_same_seeds(stage, earlier[name])
             earlier[stage.name] = stage
 
     def edited(self, edits: Iterable[str]) -> Self:
-        """With edits of stages, STAGE.path=value."""
+        """With edits of stages, STAGE.path=value; seeds=N is for all that are comparisons."""
         of_stage: dict[str, list[str]] = {stage.name: [] for stage in self.stages}
         for text in edits:
             name, _, rest = text.strip().partition(".")
+            if name.startswith("seeds="):
+                for stage in self.stages:
+                    if isinstance(stage.config, sweep.Sweep):
+                        of_stage[stage.name].append(name)
+                continue
             if name not in of_stage:
                 raise ConfigError(
                     f"an edit of a pipeline begins with a stage, one of {', '.join(of_stage)}, as "
@@ -224,13 +232,14 @@ def _record(started: Any) -> dict[str, Any]:
 
 def _started(stage: Stage, stages: Sequence[Stage], workdir: Path) -> Any:
     """The settings of `stage`, with what it takes from the stage that it starts from."""
+    by_name = {one.name: one for one in stages}
+    edits = [f"{setting}={_model_of(by_name[name], workdir)}" for setting, name in stage.uses]
     if not stage.init_from:
-        return stage.config
-    (start,) = (one for one in stages if one.name == stage.init_from)
+        return stage.config.edited(edits)
+    start = by_name[stage.init_from]
     folder = workdir / start.name
     model, seed = start.models(folder)[0], "{seed}" if start.seeds else ""
-    place = folder / MODEL / f"seed{seed}" if seed else model
-    edits = [f"train.init_from={place}"]
+    edits.append(f"train.init_from={_model_of(start, workdir)}")
     if stage.keeps_optimizer:
         run = start.runs(folder)[0].directory
         name = run.name.removesuffix(f"seed{start.base.train.seed}") + f"seed{seed}"
@@ -238,6 +247,12 @@ def _started(stage: Stage, stages: Sequence[Stage], workdir: Path) -> Any:
     if (model / "tokenizer.json").exists():
         edits.append(f"data.tokenizer={model / 'tokenizer.json'}")
     return stage.config.edited(edits)
+
+
+def _model_of(start: Stage, workdir: Path) -> Path:
+    """The model folder of a stage; of a comparison with seeds, {seed} stands for each."""
+    folder = workdir / start.name
+    return folder / MODEL / "seed{seed}" if start.seeds else start.models(folder)[0]
 
 
 def _keep_models(stage: Stage, folder: Path) -> None:

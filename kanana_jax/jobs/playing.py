@@ -11,6 +11,7 @@ from kanana_jax.config import RolloutConfig
 from kanana_jax.data import Tokenizer, chat, packing
 from kanana_jax.evaluate import success as success_of
 from kanana_jax.jobs import likelihood, sampling
+from kanana_jax.jobs.job import Built, Job
 from kanana_jax.rollouts import episodes, sandbox, store
 from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.episodes import Episode
@@ -23,8 +24,9 @@ _GREEDY = 0.0
 class Playing:
     """Tries of tasks under given weights. The same weights and round give the same tries."""
 
-    def __init__(self, cfg: RolloutConfig, of_data: config.DataConfig, tokenizer: Tokenizer,
-                 built: Any):  # fmt: skip
+    def __init__(
+        self, cfg: RolloutConfig, of_data: config.DataConfig, tokenizer: Tokenizer, built: Built
+    ):
         self.tokenizer, self.form = tokenizer, chat.chosen(of_data)
         self.length = of_data.seq_len  # ids of an episode
         self._cfg, self._built, self._batch_size = cfg, built, of_data.batch_size
@@ -91,7 +93,6 @@ class Playing:
             seed=seed,
             count=count or self._cfg.num_prompts,
             heldout=heldout,
-            levels=self._cfg.levels,
         )
 
 
@@ -104,6 +105,19 @@ def success(player: Playing, num_tasks: int, every: int) -> fit.Evaluator:
         return success_of.summarize(played, prefix="heldout_")
 
     return fit.Evaluator("heldout_success", every, measure)
+
+
+def measured(job: Job, rollouts: RolloutConfig, num_tasks: int) -> Job:
+    """`job`, which measures `success` too, at the end of training."""
+
+    def evaluators(
+        corpus: Any, cfg: config.DataConfig, train: config.TrainConfig, built: Built
+    ) -> tuple[fit.Evaluator, ...]:
+        player = Playing(rollouts, cfg, corpus.tokenizer, built)
+        found = job.evaluators(corpus, cfg, train, built)
+        return (*found, success(player, num_tasks, train.num_steps))
+
+    return job._replace(evaluators=evaluators)
 
 
 def _seed_of(*numbers: int) -> int:

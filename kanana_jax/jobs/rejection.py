@@ -59,7 +59,21 @@ def _source(
     return rounds.RoundsSource(corpus, cfg, stages, built.directory, plan)
 
 
-def _evaluators(
+def evaluators(
+    corpus: WholeDocuments,
+    cfg: config.DataConfig,
+    train: config.TrainConfig,
+    built: training.Built,
+) -> tuple[fit.Evaluator, ...]:
+    """Those of `sft`, and the figures of rounds."""
+    own: RejectionConfig = built.own
+    return (
+        *sft.JOB.evaluators(corpus, cfg, train, built),
+        rounds.figures(built.directory, own.steps_per_round),
+    )
+
+
+def _with_success(
     corpus: WholeDocuments,
     cfg: config.DataConfig,
     train: config.TrainConfig,
@@ -68,11 +82,12 @@ def _evaluators(
     own: RejectionConfig = built.own
     player = playing.Playing(own.rollouts, cfg, corpus.tokenizer, built)
     return (
-        *sft.JOB.evaluators(corpus, cfg, train, built),
+        *evaluators(corpus, cfg, train, built),
         playing.success(player, own.num_heldout, own.steps_per_round),
-        rounds.figures(built.directory, own.steps_per_round),
     )
 
 
-JOB = sft.JOB._replace(source=_source, evaluators=_evaluators, own=operator.attrgetter("rejection"))
+JOB = sft.JOB._replace(
+    source=_source, evaluators=_with_success, own=operator.attrgetter("rejection")
+)
 run = training.of(JOB)

@@ -1,5 +1,6 @@
 """The families of tasks by name."""
 
+import dataclasses
 import importlib
 
 from kanana_jax.config import ConfigError
@@ -12,6 +13,7 @@ from kanana_jax.rollouts.environments import (
     program,
     reversing,
     shop,
+    small_talk,
 )
 from kanana_jax.rollouts.task import TaskFamily
 
@@ -24,6 +26,7 @@ FAMILIES = {
         products.FAMILY,
         program.FAMILY,
         constraints.FAMILY,
+        small_talk.FAMILY,
         shop.FAMILY,
         calendar.FAMILY,
     )
@@ -31,12 +34,27 @@ FAMILIES = {
 
 
 def of(name: str) -> TaskFamily:
-    """A family by its name; one of yours by "package.module:NAME", which is then its name."""
-    if name in FAMILIES:
-        return FAMILIES[name]
+    """A family by its name; one of yours by "package.module:NAME", which is then its name.
+
+    Behind an @ stand the levels to draw, where not all of the family's are wanted: "products@1,2".
+    """
+    name, _, levels = name.partition("@")
+    family = FAMILIES[name] if name in FAMILIES else _imported(name)
+    return dataclasses.replace(family, levels=_parsed(levels, family)) if levels else family
+
+
+def _imported(name: str) -> TaskFamily:
     module, _, attribute = name.partition(":")
     if not attribute:
         raise ConfigError(
             f"expected a family among {', '.join(FAMILIES)}, or package.module:NAME, got {name!r}"
         )
     return getattr(importlib.import_module(module), attribute)
+
+
+def _parsed(levels: str, family: TaskFamily) -> tuple[int, ...]:
+    known = {*family.levels, *family.more_levels}
+    found = [int(one) if one.isdigit() else -1 for one in levels.split(",")]
+    if not set(found) <= known:
+        raise ConfigError(f"expected levels of {family.name} among {sorted(known)}, got {levels!r}")
+    return tuple(found)

@@ -1,0 +1,100 @@
+"""Greetings with a rubric of style: a name to greet, in the language and manner of the house.
+
+    reward = 1 where all parts hold, else a tenth of the share that does
+
+    language   as the user's          name     the user's is in the answer
+    greeting   a word that greets     ending   a full stop; in Korean behind the polite "yo"
+    short      at most 32 characters
+
+`flawed` gives answers that break one part, for data in which style is to be learned from pairs.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from kanana_jax.rollouts import task
+from kanana_jax.rollouts.task import Score, Task, TaskFamily
+from kanana_jax.rollouts.tasks.problem import Language
+from kanana_jax.rollouts.tools import Message
+
+LONGEST = 32  # characters
+_PARTIAL = 0.1
+
+_NAMES = (
+    ("Mina", "미나"), ("Jun", "준"), ("Sora", "소라"), ("Minsu", "민수"), ("Hana", "하나"),
+    ("Yuna", "유나"), ("Jiho", "지호"), ("Dani", "다니"), ("Bora", "보라"), ("Siu", "시우"),
+    ("Arin", "아린"), ("Doha", "도하"), ("Gaon", "가온"), ("Haru", "하루"), ("Nari", "나리"),
+    ("Rumi", "루미"), ("Taeo", "태오"), ("Woori", "우리"), ("Yejun", "예준"), ("Suho", "수호"),
+)  # fmt: skip
+_ASKS: dict[Language, tuple[str, ...]] = {
+    "en": ("I am {}.", "{} is here.", "It is {}.", "I, {}, am back.", "Call me {}.", "{}, hi."),
+    "ko": ("{}예요.", "{} 왔어요.", "저는 {}.", "{}, 또 왔어요.", "{}라고 해요.", "{}입니다."),
+}
+_ANSWERS: dict[Language, tuple[str, ...]] = {
+    "en": ("Hello {}.", "Welcome {}.", "Good to see you {}."),
+    "ko": ("{}님 반가워요.", "안녕하세요 {}님, 반가워요.", "{}님 어서 와요."),
+}
+_GREETINGS: dict[Language, tuple[str, ...]] = {
+    "en": ("Hello", "Welcome", "Good to see you"),
+    "ko": ("반가워", "어서 와"),
+}
+_ENDINGS: dict[Language, str] = {"en": ".", "ko": "요."}
+_MORE: dict[Language, str] = {
+    "en": " I am here and I am glad that you are here too.",
+    "ko": " 여기 와 주셔서 저는 정말로 정말로 기쁘고 또 기뻐요.",
+}
+
+
+def _draw(rng: random.Random, language: Language, level: int) -> Task:
+    who, pattern = rng.randrange(len(_NAMES)), rng.randrange(len(_ASKS["en"]))
+    name = _NAMES[who][language == "ko"]
+    return Task(
+        family="small_talk",
+        language=language,
+        level=level,
+        content=f"small_talk {who} {pattern}",
+        messages=(task.user(_ASKS[language][pattern].format(name)),),
+        goal={"name": name},
+        oracle=(task.assistant(rng.choice(_ANSWERS[language]).format(name)),),
+    )
+
+
+def _verify(given: Task, messages: Sequence[Message], state: Any) -> Score:
+    said, language = task.answer(messages), given.language
+    parts = {
+        "language": _is_in(language, said),
+        "name": given.goal["name"] in said,
+        "greeting": any(word in said for word in _GREETINGS[language]),
+        "ending": said.endswith(_ENDINGS[language]) and not said.endswith(".."),
+        "short": 0 < len(said) <= LONGEST,
+    }
+    share = sum(parts.values()) / len(parts)
+    reward = 1.0 if all(parts.values()) else _PARTIAL * share
+    return Score(reward=reward, parts={name: float(holds) for name, holds in parts.items()})
+
+
+def _is_in(language: Language, said: str) -> bool:
+    """Whether all its letters are of the language."""
+    letters = [letter for letter in said if letter.isalpha()]
+    are_hangul = [not letter.isascii() for letter in letters]
+    return bool(letters) and (all(are_hangul) if language == "ko" else not any(are_hangul))
+
+
+def flawed(given: Task, rng: random.Random) -> str:
+    """An answer that breaks one part of the rubric."""
+    right, language = given.oracle[-1]["content"], given.language
+    other: Language = "en" if language == "ko" else "ko"
+    flaw = rng.choice(("ending", "short", "language", "name"))
+    match flaw:
+        case "ending":
+            return right.removesuffix(".").removesuffix("요")
+        case "short":
+            return right + _MORE[language]
+        case "language":
+            return rng.choice(_ANSWERS[other]).format(given.goal["name"])
+        case _:
+            return right.replace(given.goal["name"], "").strip().replace("  ", " ")
+
+
+FAMILY = TaskFamily(name="small_talk", levels=(1,), draw=_draw, verify=_verify)
