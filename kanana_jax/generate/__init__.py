@@ -3,12 +3,14 @@
 from kanana_jax import extras
 
 with extras.needed("train"):
+    from kanana_jax.generate.answers import Answer, answers
     from kanana_jax.generate.chat import ChatError
     from kanana_jax.generate.engine import Engine, Piece, Request, RequestError
     from kanana_jax.generate.load import Loaded, load
     from kanana_jax.generate.sampling import Sampling
 
 __all__ = [
+    "Answer",
     "ChatError",
     "Engine",
     "Loaded",
@@ -16,5 +18,6 @@ __all__ = [
     "Request",
     "RequestError",
     "Sampling",
+    "answers",
     "load",
 ]

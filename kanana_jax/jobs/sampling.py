@@ -14,8 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config, model, parallel
-from kanana_jax.generate import Engine, Request, decoder
-from kanana_jax.rollouts.answers import Answer
+from kanana_jax.generate import Answer, Engine, Request, answers, decoder
 
 # Prompts are read in parts of one width, so one function is compiled for all of them.
 _CHUNK = 32
@@ -54,18 +53,7 @@ def of(
     )
 
     def sample(requests: Sequence[Request]) -> list[Answer]:
-        mine = requests[index::count]
-        ids: list[list[int]] = [[] for _ in mine]
-        texts, reasons = [""] * len(mine), [""] * len(mine)
-        for piece in engine.run(mine):
-            ids[piece.request].append(piece.token)
-            texts[piece.request] += piece.text
-            reasons[piece.request] = piece.finish_reason or ""
-        drawn = [
-            Answer(tuple(one), text, reason == "stop")
-            for one, text, reason in zip(ids, texts, reasons, strict=True)
-        ]
-        parts = parallel.everyones(drawn)
+        parts = parallel.everyones(answers(engine, requests[index::count]))
         found = (parts[i % count][i // count] for i in range(len(requests)))
         return [Answer(tuple(ids), text, is_ended) for ids, text, is_ended in found]
 

@@ -17,10 +17,9 @@ from typing import Any, Literal
 
 from kanana_jax.data import Tokenizer, chat
 from kanana_jax.data.chat import Format, Message, Origin
-from kanana_jax.generate import Request, Sampling
+from kanana_jax.generate import Answer, Request, Sampling
 from kanana_jax.generate.sampling import NUM_SEEDS
 from kanana_jax.rollouts import calls, grading, sandbox
-from kanana_jax.rollouts.answers import Answer
 from kanana_jax.rollouts.task import Task
 
 # answered: it ended with a turn without calls. length: a limit of tokens. turns: of turns.

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from kanana_jax.data import chat, tokenizer
 from kanana_jax.data.chat import Origin
+from kanana_jax.generate import Answer
 from kanana_jax.rollouts import episodes, sandbox
-from kanana_jax.rollouts.answers import Answer
 from kanana_jax.rollouts.environments import drawing, families
 
 BYTES = tokenizer.byte_tokenizer()
