@@ -49,12 +49,13 @@ class Batch(NamedTuple):
         """One batch of rows, whose columns are (S,) and have the same names."""
         *columns, extras = zip(*rows, strict=True)
         extra = {name: np.stack([extra[name] for extra in extras]) for name in extras[0]}
-        return cls(*map(np.stack, columns), extra)
+        return cls(*map(np.stack, columns), extra=extra)
 
     def map(self, fn: Callable[[Any], Any]) -> Self:
         """`fn` of every column."""
         *columns, extra = self
-        return type(self)(*map(fn, columns), {name: fn(column) for name, column in extra.items()})
+        mapped = {name: fn(column) for name, column in extra.items()}
+        return type(self)(*map(fn, columns), extra=mapped)
 
     @property
     def inputs(self) -> Inputs:

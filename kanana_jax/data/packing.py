@@ -125,4 +125,4 @@ def _shift(
         mask,
         mask * token_bytes_V[targets].astype(np.float32),
     )
-    return Batch(*(np.pad(column, pad) if pad[1] else column for column in columns))
+    return Batch(*(np.pad(column, pad) if pad[1] else column for column in columns), extra={})

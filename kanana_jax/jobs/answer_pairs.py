@@ -44,7 +44,7 @@ def evaluator(
 ) -> fit.Evaluator:
     """Loss, accuracy and margin on held-out pairs; batches count by their pairs."""
     objective, steps = built.objective, built.steps
-    read = steps.scalars if objective.reads == "scalars" else steps.logp
+    read = steps.scalars if objective.reads_scalars else steps.logp
     batches = [
         built.place(batch, cfg.batch_size)
         for batch in corpus.heldout_batches(cfg, train.eval_batches, built.rows(cfg.batch_size))

@@ -16,7 +16,7 @@ class NextToken:
 
     z_weight: float = 0.0
 
-    reads = "log_probabilities"
+    reads_scalars = False
     needs_values = False
     columns = ()
     frozen = ()

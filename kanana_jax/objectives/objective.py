@@ -12,7 +12,7 @@ Letters: B sequences, S positions.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from jaxtyping import Array, Float
 
@@ -30,8 +30,8 @@ class Objective(Protocol):
     """A loss. Hashable, as compiled functions depend on it."""
 
     @property
-    def reads(self) -> Literal["log_probabilities", "scalars"]:
-        """What it is a loss of: of the targets' log-probabilities, or of the scalar head."""
+    def reads_scalars(self) -> bool:
+        """Whether it is a loss of what the scalar head gives, and not of log-probabilities."""
         ...
 
     @property

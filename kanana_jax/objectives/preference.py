@@ -47,7 +47,7 @@ class Preference:
     reference: Reference = "computed"
 
     z_weight = 0.0
-    reads = "log_probabilities"
+    reads_scalars = False
     needs_values = True
 
     def __post_init__(self):

@@ -29,7 +29,7 @@ class Reward:
     centering: float = 0.01
 
     z_weight = 0.0
-    reads = "scalars"
+    reads_scalars = True
     needs_values = True
     columns = ()
     frozen = ()
@@ -58,11 +58,11 @@ class Reward:
         rewards = pairs_lib.sums(value_BS * at_end_BS, batch)
         pull_BK = jax.nn.sigmoid(-rewards.margin_BK)
         level_BK = 2.0 * self.centering * (rewards.chosen_BK + rewards.rejected_BK)
-        both = (
+        chosen_BK, rejected_BK = (
             jnp.where(rewards.is_pair_BK, (signed_BK - level_BK) / totals, 0.0)
             for signed_BK in (pull_BK, -pull_BK)
         )
-        return pairs_lib.at_positions(*both, batch) * at_end_BS
+        return pairs_lib.at_positions(chosen_BK, rejected_BK, batch) * at_end_BS
 
     def seen(
         self,

@@ -230,7 +230,7 @@ def abstract_batch(
         return jax.ShapeDtypeStruct((batch_size, seq_len), dtype, sharding=sharding)
 
     extra = dict.fromkeys(columns, column(jnp.float32))
-    return Batch(*[column(jnp.int32)] * 4, *[column(jnp.float32)] * 2, extra)
+    return Batch(*[column(jnp.int32)] * 4, *[column(jnp.float32)] * 2, extra=extra)
 
 
 def train_step(
@@ -353,7 +353,7 @@ def micro_loss(
         counts_needed=cfg.router_balance == "quantile",
     )
     # Both heads give a weighted loss and what the weights multiply, with the sign of an nll.
-    losses = scalars.losses if objective.reads == "scalars" else head.losses
+    losses = scalars.losses if objective.reads_scalars else head.losses
     value_BS = None
     if objective.needs_values:
         value_BS = _values(losses, params, hidden_BSD, batch, cfg.model, cfg.execution)

@@ -1,5 +1,9 @@
 """ModelConfig to and from the config.json of a DeepseekV3ForCausalLM.
 
+A model with a scalar head is a DeepseekV3ForSequenceClassification with one label, which reads the
+head at a text's last token; its files here have the vocabulary's head too, from which training goes
+on.
+
 A field that changes the logits is either mapped or has one meaning here; any other value of it is
 refused. A mapped field that is absent is an error, not a default.
 """
@@ -12,6 +16,7 @@ from kanana_jax import config
 from kanana_jax.checkpoint.errors import CheckpointError, shown
 
 ARCHITECTURE = "DeepseekV3ForCausalLM"
+WITH_SCALARS = "DeepseekV3ForSequenceClassification"
 _MODEL_TYPES = ("deepseek_v3", "kimi_k2")
 
 # Ours to theirs.
@@ -98,7 +103,7 @@ def from_hf(fields: dict[str, Any]) -> config.ModelConfig:
     if missing:
         raise CheckpointError(f"config.json lacks {', '.join(missing)}; add what the model needs")
     values = {ours: fields[theirs] for ours, theirs in _FIELDS.items()}
-    values |= {"rope_theta": theta}
+    values |= {"rope_theta": theta, "scalar_head": _has_scalars(fields)}
     if fields.get("initializer_range") is not None:
         values["init_std"] = fields["initializer_range"]
     _check_types(config.ModelConfig, values, _FIELDS | {"init_std": "initializer_range"})
@@ -111,12 +116,26 @@ def from_hf(fields: dict[str, Any]) -> config.ModelConfig:
 def _check_architecture(fields: dict[str, Any]) -> None:
     got = fields.get("architectures")
     # A configuration saved without its model has only the type.
-    is_known = fields.get("model_type") in _MODEL_TYPES if got is None else got == [ARCHITECTURE]
+    known = ([ARCHITECTURE], [WITH_SCALARS])
+    is_known = fields.get("model_type") in _MODEL_TYPES if got is None else got in known
     if not is_known:
         raise CheckpointError(
             f"config.json: expected architectures ['{ARCHITECTURE}'], got {shown(got)}; only this "
             "family can be imported"
         )
+
+
+def _has_scalars(fields: dict[str, Any]) -> bool:
+    if fields.get("architectures") != [WITH_SCALARS]:
+        return False
+    labels = fields.get("id2label", {"0": ""})  # transformers writes them in the place of a number
+    got = fields.get("num_labels", len(labels) if isinstance(labels, dict) else labels)
+    if got != 1:
+        raise CheckpointError(
+            f"config.json: expected one label, a reward, got num_labels {shown(got)}; only a "
+            "scalar head can be imported"
+        )
+    return True
 
 
 def extra_fields(fields: dict[str, Any]) -> dict[str, Any]:
@@ -142,8 +161,10 @@ def to_hf(cfg: config.ModelConfig, extra: dict[str, Any], dtype: str) -> dict[st
             "the longest context is not known; give it as --max-position-embeddings"
         )
     fields = {theirs: getattr(cfg, ours) for ours, theirs in _FIELDS.items()}
+    if cfg.scalar_head:
+        fields |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
     fields |= _FIXED | {
-        "architectures": [ARCHITECTURE],
+        "architectures": [WITH_SCALARS if cfg.scalar_head else ARCHITECTURE],
         "model_type": "deepseek_v3",
         "num_key_value_heads": cfg.num_heads,
         "initializer_range": cfg.init_std,

@@ -1,19 +1,23 @@
-"""DPO against its formula, written once more in numpy float64, pair by pair.
+"""Losses of pairs against their formulas, written once more in numpy float64, pair by pair.
 
 Letters: B sequences, S positions.
 """
 
+import collections
 import functools
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax.batch import Batch
-from kanana_jax.objectives.dpo import dpo
+from kanana_jax.objectives.dpo import dpo, dpo_norm
+from kanana_jax.objectives.ipo import ipo
 
 S = 12
 # Segments of each row as (prompt positions, answer positions); the rest of a row is padding.
@@ -53,67 +57,111 @@ def logps(scale: float = 1.0):
     return np.float32(logp_BS), np.float32(ref_BS)
 
 
-def by_hand(logp_BS, ref_BS, batch, beta, smoothing):
+def margin_loss(kind, m, beta, smoothing):
+    """The loss of a margin, and its slope."""
+    if kind == "ipo":
+        distance = m / beta - 1 / (2 * beta)
+        return distance**2, 2 * distance / beta
+    right, wrong = 1 / (1 + np.exp(-m)), 1 / (1 + np.exp(m))
+    loss = -(1 - smoothing) * np.log(right) - smoothing * np.log(wrong)
+    return loss, -(1 - smoothing) * wrong + smoothing * right
+
+
+def by_hand(logp_BS, ref_BS, batch, case):
     """Mean figures over the pairs and d loss / d logp, in float64."""
+    kind, beta, smoothing, sft_weight, _ = case
     logp_BS, ref_BS = np.float64(logp_BS), np.float64(ref_BS)
-    totals = dict.fromkeys(("loss", "accuracy", "margin", "chosen_reward", "rejected_reward"), 0.0)
-    slope_BS = np.zeros(logp_BS.shape)
+    totals, slope_BS = collections.Counter(), np.zeros(logp_BS.shape)
     for b, segments in enumerate(batch.segment_ids):
         for k in range(1, segments.max() // 2 + 1):
             chosen, rejected = (
                 (segments == number) & (batch.loss_mask[b] == 1) for number in (2 * k - 1, 2 * k)
             )
+            shares = [1 if kind == "dpo" else 1 / side.sum() for side in (chosen, rejected)]
             of_chosen, of_rejected = (
-                beta * (logp_BS[b, side].sum() - ref_BS[b, side].sum())
-                for side in (chosen, rejected)
+                beta * share * (logp_BS[b, side].sum() - ref_BS[b, side].sum())
+                for side, share in zip((chosen, rejected), shares, strict=True)
             )
-            m = of_chosen - of_rejected
-            right, wrong = 1 / (1 + np.exp(-m)), 1 / (1 + np.exp(m))
-            totals["loss"] -= (1 - smoothing) * np.log(right) + smoothing * np.log(wrong)
-            totals["accuracy"] += 1.0 if m > 0 else 0.5 if m == 0 else 0.0
-            totals["margin"] += m
-            totals["chosen_reward"] += of_chosen
-            totals["rejected_reward"] += of_rejected
-            slope = -(1 - smoothing) * wrong + smoothing * right
-            slope_BS[b, chosen] = beta * slope
-            slope_BS[b, rejected] = -beta * slope
+            m, nll = of_chosen - of_rejected, -logp_BS[b, chosen].mean()
+            loss, slope = margin_loss(kind, m, beta, smoothing)
+            found = {
+                "loss": loss + sft_weight * nll,
+                "accuracy": 1.0 if m > 0 else 0.5 if m == 0 else 0.0,
+                "margin": m,
+                "chosen_reward": of_chosen,
+                "rejected_reward": of_rejected,
+                "chosen_nll": nll,
+                "chosen_length": chosen.sum(),
+                "rejected_length": rejected.sum(),
+            }
+            for name, value in found.items():
+                totals[name] += value
+            slope_BS[b, chosen] = beta * slope * shares[0] - sft_weight / chosen.sum()
+            slope_BS[b, rejected] = -beta * slope * shares[1]
     return {name: total / NUM_PAIRS for name, total in totals.items()}, slope_BS / NUM_PAIRS
 
 
+def objective_of(case, reference="computed"):
+    kind, beta, smoothing, sft_weight, _ = case
+    options = {"sft_weight": sft_weight, "reference": reference}
+    if kind == "ipo":
+        return ipo(beta, **options)
+    return {"dpo": dpo, "dpo_norm": dpo_norm}[kind](beta, smoothing, **options)
+
+
+# Loss, beta, label smoothing, weight of the chosen answer's nll, scale of the log-probabilities.
 CASES = pytest.mark.parametrize(
-    ("beta", "smoothing", "scale"), [(0.1, 0.0, 1.0), (0.5, 0.1, 1.0), (2.0, 0.0, 5.0)]
+    "case",
+    [
+        ("dpo", 0.1, 0.0, 0.0, 1.0),
+        ("dpo", 0.5, 0.1, 0.2, 1.0),
+        ("dpo", 2.0, 0.0, 0.0, 5.0),
+        ("dpo_norm", 5.0, 0.0, 0.0, 1.0),
+        ("dpo_norm", 2.0, 0.2, 0.5, 1.0),
+        ("ipo", 0.1, 0.0, 0.0, 1.0),
+        ("ipo", 0.5, 0.0, 1.0, 1.0),
+    ],
+    ids=lambda case: "-".join(map(str, case)),
 )
 
 
 @CASES
-def test_figures_are_those_of_the_formula(beta, smoothing, scale):
-    objective, batch = dpo(beta, smoothing), batch_of()
-    logp_BS, ref_BS = logps(scale)
-    totals = objective.totals(batch)
+@pytest.mark.parametrize("reference", ["computed", "cached"])
+def test_figures_are_those_of_the_formula(case, reference):
+    objective, batch = objective_of(case, reference), batch_of()
+    logp_BS, ref_BS = logps(case[-1])
+    totals, frozen = objective.totals(batch), {"reference": ref_BS}
+    if reference == "cached":
+        batch, frozen = batch._replace(extra=frozen), {}
     assert totals == NUM_PAIRS
-    seen = objective.seen(logp_BS, logp_BS, batch, totals, {"reference": ref_BS})
-    wanted, _ = by_hand(logp_BS, ref_BS, batch, beta, smoothing)
-    assert seen.sums.keys() >= wanted.keys() and not seen.maxima
+    assert (objective.frozen, objective.columns) == (tuple(frozen), tuple(batch.extra))
+    seen = objective.seen(logp_BS, logp_BS, batch, totals, frozen)
+    wanted, _ = by_hand(logp_BS, ref_BS, batch, case)
+    assert seen.sums.keys() == wanted.keys() and not seen.maxima
     for name, value in wanted.items():
-        # Sums of at most 12 float32 numbers, and of 13 pairs.
-        np.testing.assert_allclose(seen.sums[name], value, rtol=2e-6, atol=2e-6, err_msg=name)
+        # Sums of at most 12 float32 numbers, and of 13 pairs; ipo divides a margin by beta twice.
+        np.testing.assert_allclose(seen.sums[name], value, rtol=4e-6, atol=2e-6, err_msg=name)
 
 
 @CASES
-def test_weights_are_the_slope_of_the_formula(beta, smoothing, scale):
-    objective, batch = dpo(beta, smoothing), batch_of()
-    logp_BS, ref_BS = logps(scale)
-    w_BS = objective.coefficients(logp_BS, batch, objective.totals(batch), {"reference": ref_BS})
-    _, slope_BS = by_hand(logp_BS, ref_BS, batch, beta, smoothing)
+@pytest.mark.parametrize("reference", ["computed", "cached"])
+def test_weights_are_the_slope_of_the_formula(case, reference):
+    objective, batch = objective_of(case, reference), batch_of()
+    logp_BS, ref_BS = logps(case[-1])
+    _, slope_BS = by_hand(logp_BS, ref_BS, batch, case)
+    totals, frozen = objective.totals(batch), {"reference": ref_BS}
+    if reference == "cached":
+        batch, frozen = batch._replace(extra=frozen), {}
+    w_BS = objective.coefficients(logp_BS, batch, totals, frozen)
     assert w_BS.dtype == jnp.float32
     # A margin of 40 is off by 4e-6, and the slope by that share of itself.
     np.testing.assert_allclose(w_BS, -slope_BS, rtol=2e-5, atol=1e-30)
 
 
 @CASES
-def test_weights_are_minus_the_gradient_of_the_loss_that_is_reported(beta, smoothing, scale):
-    objective, batch = dpo(beta, smoothing), batch_of()
-    logp_BS, ref_BS = logps(scale)
+def test_weights_are_minus_the_gradient_of_the_loss_that_is_reported(case):
+    objective, batch = objective_of(case), batch_of()
+    logp_BS, ref_BS = logps(case[-1])
     totals, frozen = objective.totals(batch), {"reference": ref_BS}
 
     def loss(logp_BS):
@@ -122,6 +170,25 @@ def test_weights_are_minus_the_gradient_of_the_loss_that_is_reported(beta, smoot
     w_BS = objective.coefficients(logp_BS, batch, totals, frozen)
     np.testing.assert_allclose(w_BS, -jax.grad(loss)(jnp.asarray(logp_BS)), rtol=2e-5, atol=1e-9)
     assert (np.asarray(w_BS)[batch.loss_mask == 0] == 0).all()
+
+
+@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.given(
+    lengths=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=2),
+    shift=st.floats(-3.0, 3.0, width=32),
+    kind=st.sampled_from(["dpo_norm", "ipo"]),
+)
+def test_a_shift_of_all_tokens_changes_no_margin_of_means(lengths, shift, kind):
+    """Sums would favour the longer answer by the shift times the difference in length."""
+    objective = objective_of((kind, 2.0, 0.0, 0.0, 1.0))
+    batch = batch_of((tuple((0, length) for pair in lengths for length in pair),))
+    logp_BS, ref_BS = (x[:1] for x in logps())
+    totals, frozen = objective.totals(batch), {"reference": ref_BS}
+    one, other = (
+        objective.seen(x, x, batch, totals, frozen).sums["margin"]
+        for x in (logp_BS, logp_BS + np.float32(shift))
+    )
+    np.testing.assert_allclose(other, one, atol=2e-5)
 
 
 def test_sure_margins_keep_a_finite_loss_and_their_slope():
@@ -190,6 +257,12 @@ def test_a_batch_without_pairs_has_no_loss_and_no_slope():
 def test_a_beta_without_meaning_is_refused(beta):
     with pytest.raises(ValueError, match="beta must be a positive number, got"):
         dpo(beta)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_an_sft_weight_without_meaning_is_refused(weight):
+    with pytest.raises(ValueError, match="sft_weight must be a number from 0, got"):
+        ipo(0.1, sft_weight=weight)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 0.5, float("nan")])

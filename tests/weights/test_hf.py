@@ -13,7 +13,7 @@ import pytest
 
 from kanana_jax import convert
 from kanana_jax.checkpoint.errors import CheckpointError
-from kanana_jax.weights import hf, hf_config, hf_names
+from kanana_jax.weights import hf, hf_config, hf_names, native
 
 ROUND_TRIPS = {
     "q_lora_groups_yarn": (parity_cases.CASES["like_deepseek"], ml_dtypes.bfloat16),
@@ -39,6 +39,47 @@ def test_a_round_trip_changes_no_bit(name, tmp_path):
     written = json.loads((tmp_path / "back" / "config.json").read_text())
     assert {key: written[key] for key in fields} == fields
     assert (tmp_path / "back" / "tokenizer_config.json").read_text() == "{}"
+
+
+def _with_scalars(dtype=np.float32):
+    fields = FIELDS | {
+        "architectures": ["DeepseekV3ForSequenceClassification"],
+        "num_labels": 1,
+        "torch_dtype": np.dtype(dtype).name,
+        "id2label": {"0": "reward"},
+        "label2id": {"reward": 0},
+    }
+    score = parity_cases.weight("score.weight", (1, FIELDS["hidden_size"])).astype(dtype)
+    return fields, hf_folder.tensors(fields, dtype) | {"score.weight": score}
+
+
+def test_a_scalar_head_goes_there_and_back(tmp_path):
+    fields, weights = _with_scalars(ml_dtypes.bfloat16)
+    source = hf_folder.write(tmp_path / "hf", fields, weights)
+    convert.main([f"--from-hf={source}", f"--to={tmp_path / 'native'}"])
+    shape = native.read_description(tmp_path / "native").cfg
+    assert shape.scalar_head
+    like = native.abstract(shape, ml_dtypes.bfloat16)
+    found = native.restore(tmp_path / "native", like).params["scalar_head"]
+    # What rewards are read with is float32 whatever the rest is.
+    np.testing.assert_array_equal(found, weights["score.weight"][0].astype(np.float32))
+    convert.main([f"--from={tmp_path / 'native'}", f"--to-hf={tmp_path / 'back'}"])
+    back = hf_folder.read(tmp_path / "back")
+    assert back.keys() == weights.keys()
+    np.testing.assert_array_equal(back["score.weight"], weights["score.weight"])
+    written = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert {key: written[key] for key in fields} == fields
+
+
+def test_a_classifier_is_no_reward_model(tmp_path, capsys):
+    fields, weights = _with_scalars()
+    source = hf_folder.write(tmp_path / "hf", fields | {"num_labels": 2}, weights)
+    _check_refused(source, tmp_path, capsys, "expected one label, a reward, got num_labels 2")
+
+
+def test_a_head_without_its_architecture_is_refused(tmp_path, capsys):
+    source = hf_folder.write(tmp_path / "hf", FIELDS, _with_scalars()[1])
+    _check_refused(source, tmp_path, capsys, "not of this architecture: score.weight")
 
 
 def test_shards_stay_below_their_limit_and_the_index_finds_every_tensor(tmp_path):

@@ -1,0 +1,86 @@
+"""No train step forms the logits of all its tokens at once, whatever its objective.
+
+Read off the compiled program: no array in it is as large as tokens x vocabulary.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from typing import Any
+
+import jax
+import pytest
+
+from kanana_jax import config, parallel
+from kanana_jax.model import presets
+from kanana_jax.objectives import NextToken
+from kanana_jax.objectives.dpo import dpo, dpo_norm
+from kanana_jax.objectives.reward import Reward
+from kanana_jax.train import step as step_lib
+
+ROWS, SEQ_LEN, VOCAB = 8, 256, 4096  # 2,048 tokens
+OBJECTIVES = {
+    "sft": NextToken(),
+    "dpo_cached": dpo(0.1, reference="cached"),
+    "dpo_computed": dpo(0.1, sft_weight=0.1),
+    "dpo_norm_cached": dpo_norm(5.0, sft_weight=0.1, reference="cached"),
+    "reward": Reward(),
+}
+
+
+@functools.cache
+def compiled(name: str, loss_chunk_tokens: int = 256) -> Any:
+    """The train step of a model whose other arrays are small."""
+    objective = OBJECTIVES[name]
+    shape = dataclasses.replace(
+        presets.tiny(VOCAB), hidden_size=32, num_layers=1, num_dense_layers=1, num_heads=1,
+        intermediate_size=32, scalar_head=objective.reads_scalars,
+    )  # fmt: skip
+    cfg = step_lib.StepConfig(
+        model=shape,
+        execution=config.ExecutionConfig(
+            compute_dtype="float32", loss_chunk_tokens=loss_chunk_tokens
+        ),
+        optimizer=config.OptimizerConfig(name="adamw"),
+        guard=config.GuardConfig(),
+        objective=objective,
+        num_steps=10,
+        batch_size=ROWS,
+        seq_len=SEQ_LEN,
+    )
+    mesh = parallel.make_mesh(config.MeshConfig(), jax.devices()[:1])
+    return step_lib.build(cfg, mesh).lower().compile()
+
+
+def largest(program: str) -> int:
+    """Elements of the largest array in the text of a compiled program."""
+    shapes = re.findall(r"\b(?:pred|[a-z]+\d+)\[([\d,]+)\]", program)
+    assert len(shapes) > 100
+    return max(math.prod(map(int, shape.split(","))) for shape in shapes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_array_holds_the_logits_of_all_tokens(name):
+    assert largest(compiled(name).as_text()) < ROWS * SEQ_LEN * VOCAB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sft", "dpo_cached"])
+def test_an_array_does_when_a_chunk_is_all_tokens(name):
+    """So that what the test above looks for is what would be there."""
+    assert largest(compiled(name, ROWS * SEQ_LEN).as_text()) >= ROWS * SEQ_LEN * VOCAB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dpo_cached", "dpo_norm_cached"])
+def test_preference_training_with_a_cached_reference_needs_the_memory_of_sft(name):
+    memory, of_sft = (compiled(one).memory_analysis() for one in (name, "sft"))
+    assert memory.temp_size_in_bytes < 1.15 * of_sft.temp_size_in_bytes
+    # One float32 number per token comes with the batch, and no second model.
+    more = memory.argument_size_in_bytes - of_sft.argument_size_in_bytes
+    assert abs(more - 4 * ROWS * SEQ_LEN) < 1024
+    of_computed = compiled("dpo_computed").memory_analysis()
+    num_bytes = 4 * 2 * VOCAB * 32  # embedding and head of the reference
+    assert of_computed.argument_size_in_bytes > of_sft.argument_size_in_bytes + num_bytes
