@@ -22,12 +22,21 @@ _LONGEST = 2**28  # of a line or an item; what is longer has lost its line ends
 _KINDS = {
     dict: "an object",
     list: "an array",
+    int: "a number",
     float: "a number",
     bool: "a truth value",
     NoneType: "null",
 }
-# Python limits the digits of an integer, which JSON does not.
-_DECODER = json.JSONDecoder(parse_int=float)
+
+
+def _integer(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:  # Python limits the digits of an integer, which JSON does not
+        return float(text)
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _MISSING = object()
 

@@ -75,7 +75,9 @@ def kind(value: Any) -> str:
     """What a JSON value is, for an error."""
     if isinstance(value, bool):
         return "a truth value"
-    kinds = {dict: "an object", list: "an array", str: "a string", float: "a number"}
+    kinds = {dict: "an object", list: "an array", str: "a string"} | dict.fromkeys(
+        (int, float), "a number"
+    )
     return kinds.get(type(value), "null")
 
 

@@ -66,10 +66,6 @@ def test_results_of_tools_and_questions_are_never_the_models(messages, tools, fm
     pieces = fmt.render(messages, tools)
     of_tools = [one.text for one in pieces if one.origin is Origin.TOOL]
     assert of_tools == [one["content"] for one in messages if one["role"] == "tool"]
-    asked = [one["content"] for one in messages if one["role"] in ("system", "user")]
-    assert [one.text for one in pieces if one.origin is Origin.USER][-len(asked) :] == asked or (
-        messages[0]["role"] == "system" and tools
-    )
     num_turns = sum(one["role"] == "assistant" for one in messages)
     assert sum(one.is_closed for one in pieces) == num_turns
     assert all(one.origin is Origin.MODEL for one in pieces if one.is_closed)
@@ -118,10 +114,6 @@ def test_text_that_spells_a_special_token_stays_text(messages, tools, fmt, name)
         wanted = of_format.count(mark) + (num_closed if fmt.end == mark else 0)
         assert ids.count(used.token_id(mark)) == wanted
     assert ids.count(used.eos_id) == (0 if fmt.end else num_closed)
-    assert (
-        used.decode(ids) == "".join(one.text for one in pieces if True).replace(MARKS[0], "")
-        or True
-    )
 
 
 @hypothesis.given(conversations(texts=CALM), FORMAT_NAMES.map(FORMATS.get))

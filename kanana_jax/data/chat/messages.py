@@ -78,7 +78,7 @@ def _checked_tool(value: Any, where: str) -> Tool:
         raise DataError(f"{where}: expected text as description and an object as parameters.")
     if not isinstance(parameters.get("properties") or {}, dict):
         raise DataError(f"{where}: expected an object as properties of the parameters.")
-    utf8.encode(json.dumps(found, ensure_ascii=False), where)
+    _expect_json(found, where)
     return {"type": "function", "function": found}
 
 
@@ -157,9 +157,18 @@ def _checked_call(value: Any, where: str) -> dict[str, Any]:
             f"{where}: expected an object in 'arguments', or JSON of one, got "
             f"{jsonl.kind(arguments)}."
         )
-    utf8.encode(json.dumps(arguments, ensure_ascii=False), where)
+    _expect_json(arguments, where)
     found = call(function["name"], arguments)
     return found | ({"id": value["id"]} if value.get("id") else {})
+
+
+def _expect_json(value: Any, where: str) -> None:
+    """DataError on numbers that JSON has not, and on halves of surrogate pairs."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise DataError(f"{where}: expected numbers of JSON, got others: {error}.") from error
+    utf8.encode(text, where)
 
 
 def _of_json(value: Any, wanted: str) -> Any:

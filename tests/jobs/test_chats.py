@@ -1,0 +1,83 @@
+"""Fine-tuning on conversations with tools, from two sources to a folder that gives the same ids."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny_jobs
+
+from kanana_jax import config, generate
+from kanana_jax.data import chat
+from kanana_jax.generate.chat import ChatError
+from kanana_jax.jobs import chats, sft
+from kanana_jax.report import metrics
+from kanana_jax.weights import run_folder
+
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"properties": {"a": {}}}}}]
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+
+
+def conversation(number: int, answer: str) -> list[dict]:
+    return [
+        {"role": "user", "content": f"{number}?"},
+        {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [CALL]},
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": answer},
+    ]
+
+
+@pytest.fixture
+def cfg(tmp_path) -> sft.Config:
+    paths = []
+    for name, answer in (("short", "2"), ("long", "It is two.")):
+        path = tmp_path / f"{name}.jsonl"
+        records = [{"messages": conversation(n, answer), "tools": TOOLS} for n in range(20)]
+        path.write_text("".join(json.dumps(one) + "\n" for one in records))
+        paths.append(str(path))
+    data = config.DataConfig(
+        paths=tuple(paths), weights=(1.0, 1.0), seq_len=128, batch_size=8, heldout_fraction=0.3,
+        cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    base = tiny_jobs.pretraining(paths[0], data=data, mesh=config.MeshConfig())
+    return sft.Config(
+        **{f.name: getattr(base, f.name) for f in dataclasses.fields(config.TrainingConfig)}
+    )
+
+
+@pytest.mark.slow
+def test_a_tuned_model_gives_the_ids_of_training_and_buckets_of_its_sources(cfg, tmp_path, capsys):
+    cfg = cfg.edited(["train.num_steps=2"])
+    sft.run(cfg, tmp_path / "work")
+    shown = capsys.readouterr().err
+    assert "of conversations in the format plain" in shown and "tool[2]" in shown
+    assert "model[" in shown and "<257>]" in shown
+    columns = metrics.read_metrics(tmp_path / "work" / "run" / metrics.METRICS_NAME)
+    shares = [columns[f"share_trained_{one}"].values_N[-1] for one in ("short", "long")]
+    assert sum(shares) == pytest.approx(1.0) and shares[0] < shares[1]
+    for kind in ("heldout_bpb", "heldout_token_accuracy"):
+        of_sources = [columns[f"{kind}_{one}"].values_N[-1] for one in ("short", "long")]
+        whole = columns[kind].values_N[-1]
+        assert min(of_sources) <= whole <= max(of_sources)
+
+    run_folder.import_run(tmp_path / "work" / "run", tmp_path / "native")
+    loaded = generate.load(tmp_path / "native", "float32")
+    assert loaded.own_format is not None
+    fmt, used = loaded.own_format
+    assert fmt is chat.PLAIN and used.eos_id in loaded.eos_ids
+    examples = sft.JOB.read(cfg.data, tmp_path / "cache", print).open().examples
+    messages = conversation(7, "2")
+    ids = loaded.chat_ids(messages[:3], tools=TOOLS)
+    starts = [place.start for n in range(40) for place in examples.segments(n)]
+    same = [one for one in starts if examples.tokens_T[one : one + len(ids)].tolist() == ids]
+    assert len(same) == 2  # one of each source
+    with pytest.raises(ChatError, match="calls of the record's tools, none, got 'add'"):
+        loaded.chat_ids(messages[:3])
+
+
+def test_a_sample_shows_who_wrote_what(cfg, tmp_path):
+    corpus = sft.JOB.read(cfg.data, tmp_path / "cache", print).open()
+    text = chats.described(corpus, is_coloured=False)
+    assert "template[<256>tools: ]user[add(a)]template[\nuser: ]user[" in text
+    assert 'model[~~hm~~@add {"a":1}<257>]template[tool: ]tool[2]template[' in text
+    coloured = chats.described(corpus, is_coloured=True)
+    assert '\x1b[32m~~hm~~@add {"a":1}<257>\x1b[0m' in coloured
