@@ -66,7 +66,8 @@ def test_a_constraint_is_held_or_not(text, constraint, language, is_held):
     ],
 )
 def test_a_topic_is_named_as_a_word(text, topic, language, is_named):
-    assert checks.names(text, topic, language) == is_named
+    others = ["sea", "바다"]
+    assert checks.named(text, [topic, *others], language) == [topic] * is_named
 
 
 def _score(answer):

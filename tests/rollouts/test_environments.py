@@ -282,14 +282,14 @@ CALENDAR = {
         (tools.call("list"), "gym 9 to 11, tea 12 to 13"),
         (tools.call("add", title="run", start=11, hours=1), "11 to 12"),
         (tools.call("add", title="run", start=11, hours=2), "error: 11 to 13 is not free"),
-        (tools.call("add", title="run", start=22, hours=1), "error: 22 to 23 is not free"),
+        (tools.call("add", title="run", start=23, hours=2), "error: 23 to 25 is not free"),
         (tools.call("add", title="gym", start=15, hours=1), "error: there is 'gym' already"),
         (tools.call("move", title="gym", start=10), "10 to 12"),
         (tools.call("move", title="gym", start=11), "error: 11 to 13 is not free"),
         (tools.call("move", title="run", start=11), "error: no event 'run'"),
         (tools.call("delete", title="tea"), "1 left"),
-        (tools.call("free", hours=9), "13"),
-        (tools.call("free", hours=15), "none"),
+        (tools.call("free", hours=9), "0, 13, 14, 15"),
+        (tools.call("free", hours=12), "none"),
     ],
 )
 def test_the_calendar_says_what_was_wrong(made, said):

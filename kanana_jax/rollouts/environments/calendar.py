@@ -18,7 +18,7 @@ _TITLES = (
     ("gym", "운동"), ("tea", "차"), ("walk", "산책"), ("exam", "시험"), ("call", "통화"),
     ("lunch", "점심"), ("class", "수업"), ("visit", "방문"),
 )  # fmt: skip
-_FIRST, _LAST = 8, 22  # hours of the day
+_FIRST, _LAST = 0, 24  # hours of the day
 State = dict[str, Any]
 
 
@@ -101,12 +101,13 @@ TOOLS = tools.by_name(
 
 
 def _draw(rng: random.Random, language: Language, level: int) -> Task:
-    pairs = rng.sample(_TITLES, 4)
+    count = rng.randint(3, 5)
+    pairs = rng.sample(_TITLES, count + 1)
     lengths = [rng.randint(1, 2) for _ in pairs]
     gaps = [rng.randint(0, 2) for _ in pairs]
-    starts = [_FIRST + sum(lengths[:i]) + sum(gaps[: i + 1]) for i in range(3)]
-    order = rng.sample(range(3), 3)
-    later = rng.randint(starts[2] + lengths[2], _LAST - 2)
+    starts = [_FIRST + sum(lengths[:i]) + sum(gaps[: i + 1]) for i in range(count)]
+    order = rng.sample(range(count), count)
+    later = rng.randint(starts[-1] + lengths[count - 1], _LAST - 2)
     choice = rng.randrange(4)
 
     def built(language: Language) -> tuple[State, list[Request]]:
@@ -114,7 +115,7 @@ def _draw(rng: random.Random, language: Language, level: int) -> Task:
         events = {titles[i]: {"start": starts[i], "hours": lengths[i]} for i in order}
         state = {"events": events, "reads": []}
         say = _english if language == "en" else _korean
-        asked = _requests(state, list(events), titles[3], lengths[3], later, choice, level, say)
+        asked = _requests(state, list(events), titles[-1], lengths[-1], later, choice, level, say)
         return state, asked
 
     return world.make("calendar", TOOLS, level, built, language)
@@ -130,7 +131,7 @@ def _requests(
     level: int,
     say: Callable[..., str],
 ) -> list[Request]:
-    a, b, _ = known
+    a, b, *_ = known
     first, length = state["events"][a]["start"], state["events"][a]["hours"]
     when = Request(text=say("when", a), turns=((call("list"),),), answer=str(first))
     move = Request(
@@ -138,7 +139,9 @@ def _requests(
         turns=((call("move", title=a, start=later),),),
         answer=str(later + length),
     )
-    cancel = Request(text=say("cancel", b), turns=((call("delete", title=b),),), answer="2")
+    cancel = Request(
+        text=say("cancel", b), turns=((call("delete", title=b),),), answer=str(len(known) - 1)
+    )
     add = Request(
         text=say("add", new, later, hours),
         turns=((call("add", title=new, start=later, hours=hours),),),
@@ -177,7 +180,7 @@ def _after(
     events[moved] = {**events[moved], "start": later}
     if choice % 2:
         return _first_free({"events": events}, new, hours, say)
-    other = next(title for title in events if title != moved)
+    other = [title for title in events if title != moved][-1]
     return Request(
         text=say("when", other), turns=((call("list"),),), answer=str(events[other]["start"])
     )

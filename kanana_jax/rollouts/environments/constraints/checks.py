@@ -12,6 +12,7 @@ the end. In Korean its last syllable before the mark is Hangul, as verbs are; a 
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 Constraint = dict[str, Any]
@@ -70,10 +71,12 @@ def sentences(text: str, language: str) -> list[str]:
     return found if all(re.fullmatch(whole, one) for one in found) else []
 
 
-def names(text: str, topic: str, language: str) -> bool:
-    """Whether a text names a topic: as a word; in Korean also with a particle behind it."""
-    found = bare_words(text)
-    return any(word.startswith(topic) if language == "ko" else word == topic for word in found)
+def named(text: str, topics: Sequence[str], language: str) -> list[str]:
+    """The topics that stand in a text as words; in Korean also with particles behind them."""
+    found = set(bare_words(text[:_MOST_CHARACTERS]))
+    if language == "ko":
+        return [topic for topic in topics if any(word.startswith(topic) for word in found)]
+    return [topic for topic in topics if topic in found]
 
 
 def _is_short(text: str) -> bool:

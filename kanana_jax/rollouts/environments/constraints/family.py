@@ -113,8 +113,7 @@ def _verify(given: Task, messages: Sequence[Message], state: Any) -> Score:
 
 def _is_about(text: str, topic: str, language: str) -> bool:
     """Whether this topic and none of the others is named: a heap of texts is about nothing."""
-    named = [one for pair in texts.TOPICS for one in pair if checks.names(text, one, language)]
-    return named == [topic]
+    return checks.named(text, [one for pair in texts.TOPICS for one in pair], language) == [topic]
 
 
 FAMILY = TaskFamily(name="constraints", levels=(1, 2, 3), draw=_draw, verify=_verify)
