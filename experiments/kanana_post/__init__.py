@@ -96,7 +96,7 @@ def _settings(name: str, question: str, num_steps: int, lr: float, **train):
 
 def _data(paths, weights=(), heldout_fraction=0.1):
     return config.DataConfig(
-        paths=paths, weights=weights, seq_len=128, batch_size=16, heldout_fraction=heldout_fraction
+        paths=paths, weights=weights, seq_len=160, batch_size=16, heldout_fraction=heldout_fraction
     )
 
 
@@ -104,7 +104,6 @@ def experiment() -> pipeline.Pipeline:
     text, chats = tuple(texts.TEXTS), tuple(texts.CONVERSATIONS)
     pairs = _data(tuple(texts.PAIRS))
     spoken = _data(chats, (0.4, 0.3, 0.3))
-    unthought = dataclasses.replace(spoken, chat_reasoning="none")
     tuned = functools.partial(_settings, num_steps=60, lr=0.003)
     stages = [
         pipeline.Stage(

@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kanana_jax import errors, generate
-from kanana_jax.config import ConfigError, RolloutConfig
+from kanana_jax.config import RolloutConfig
 from kanana_jax.data import Tokenizer, whole_files
 from kanana_jax.data.chat import Format, foreign
 from kanana_jax.evaluate import pass_at_k, success

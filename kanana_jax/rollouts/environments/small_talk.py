@@ -4,7 +4,7 @@
 
     language   as the user's          name     the user's is in the answer
     greeting   a word that greets     ending   a full stop; in Korean behind the polite "yo"
-    short      at most 32 characters
+    short      at most 24 characters
 
 `flawed` gives answers that break one part, for data in which style is to be learned from pairs.
 """
@@ -18,7 +18,7 @@ from kanana_jax.rollouts.task import Score, Task, TaskFamily
 from kanana_jax.rollouts.tasks.problem import Language
 from kanana_jax.rollouts.tools import Message
 
-LONGEST = 32  # characters
+LONGEST = 24  # characters
 _PARTIAL = 0.1
 
 _NAMES = (
@@ -29,20 +29,20 @@ _NAMES = (
 )  # fmt: skip
 _ASKS: dict[Language, tuple[str, ...]] = {
     "en": ("I am {}.", "{} is here.", "It is {}.", "I, {}, am back.", "Call me {}.", "{}, hi."),
-    "ko": ("{}예요.", "{} 왔어요.", "저는 {}.", "{}, 또 왔어요.", "{}라고 해요.", "{}입니다."),
+    "ko": ("{}예요.", "{} 왔어요.", "저는 {}.", "{} 왔네요.", "{}라고 해요.", "{}입니다."),
 }
 _ANSWERS: dict[Language, tuple[str, ...]] = {
     "en": ("Hello {}.", "Welcome {}.", "Good to see you {}."),
-    "ko": ("{}님 반가워요.", "안녕하세요 {}님, 반가워요.", "{}님 어서 와요."),
+    "ko": ("{}님 반가워요.", "{}님 안녕하세요.", "{}님 어서 와요."),
 }
 _GREETINGS: dict[Language, tuple[str, ...]] = {
     "en": ("Hello", "Welcome", "Good to see you"),
-    "ko": ("반가워", "어서 와"),
+    "ko": ("반가워", "안녕", "어서 와"),
 }
 _ENDINGS: dict[Language, str] = {"en": ".", "ko": "요."}
 _MORE: dict[Language, str] = {
-    "en": " I am here and I am glad that you are here too.",
-    "ko": " 여기 와 주셔서 저는 정말로 정말로 기쁘고 또 기뻐요.",
+    "en": " So very glad to see you here.",
+    "ko": " 저는 정말 기쁘네요.",
 }
 
 
