@@ -1,7 +1,7 @@
 """Makes goldens/hermes.json: what transformers and renderers write for the same conversations.
 
-    python -m venv /tmp/parity && /tmp/parity/bin/pip install renderers==0.1.12 transformers jinja2 httpx
-    /tmp/parity/bin/python tests/data/make_chat_goldens.py
+    python -m pip install renderers==0.1.12 transformers jinja2 httpx     (an environment apart)
+    python tests/data/make_chat_goldens.py
 
 transformers renders goldens/hermes.jinja, which is our template, and masks what it marks; renderers
 has a Qwen3 of its own. Its format is ours where only answers behind the last question think and the
