@@ -1,6 +1,7 @@
 """A model folder of `kanana_jax.convert` or a Hugging Face one, ready to generate."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +54,7 @@ class Loaded(NamedTuple):
     def chat_ids(
         self,
         messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None = None,
+        tools: Sequence[formats.Tool] | None = None,
         **variables: Any,
     ) -> list[int]:
         """Ids of a conversation; ChatError where the checkpoint has no template or it refuses.
@@ -72,12 +73,16 @@ class Loaded(NamedTuple):
         self,
         own: OwnFormat,
         messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None,
+        tools: Sequence[formats.Tool] | None,
     ) -> list[int]:
         try:
-            known = formats.checked_tools(tools, "the request")
+            known = formats.checked_tools(tools and [*tools], "the request")
             said = formats.checked_messages(
-                messages, "the messages", "the request", last=("user", "tool"), tools=known
+                [_renamed(one) for one in messages],
+                "the messages",
+                "the request",
+                last=("user", "tool"),
+                tools=known,
             )
             return formats.encode(*own, said, known, add_generation_prompt=True).ids
         except DataError as error:
@@ -140,6 +145,12 @@ def load(
         closing_ids=special.after,
         own_format=own_format,
     )
+
+
+def _renamed(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with its reasoning under one name, of the two that clients have."""
+    rest = {key: value for key, value in message.items() if key != "reasoning"}
+    return {"reasoning_content": message["reasoning"], **rest} if "reasoning" in message else rest
 
 
 def _as_in_training(directory: Path, used: tokenizer.Tokenizer) -> tokenizer.Tokenizer:

@@ -82,7 +82,6 @@ CHAT: Table = REQUEST | {
     "reasoning_effort": ("none",),
     "separate_reasoning": bool,
     "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "top_logprobs": (0,),
     "verbosity": ("medium",),
 }

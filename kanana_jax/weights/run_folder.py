@@ -21,6 +21,8 @@ from kanana_jax.checkpoint.objects import Objects, UnreachableError
 from kanana_jax.weights import hf_files, native
 
 _PARAMS = "weights/params/"
+# What a template calls the special tokens of a model of bytes.
+_TOKENS_OF_BYTES = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "add_bos_token": True}
 
 
 class Recorded(NamedTuple):
@@ -135,6 +137,8 @@ def write(target: Path, recorded: Recorded, load: Load) -> None:
             # Templates of the model that it began with, for conversations with tools, are not its.
             shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
             shutil.copyfile(recorded.chat_template, folder / native.CHAT_TEMPLATE_NAME)
+            if not (folder / "tokenizer.json").exists():
+                (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENS_OF_BYTES))
 
 
 def _if_file(path: Path) -> Path | None:

@@ -3,6 +3,7 @@
 import itertools
 
 import hypothesis
+import numpy as np
 import pytest
 from chat_cases import (
     CALM,
@@ -16,7 +17,7 @@ from chat_cases import (
 )
 from hypothesis import strategies as st
 
-from kanana_jax.data import chat
+from kanana_jax.data import chat, whole_documents
 from kanana_jax.data.chat import Origin, foreign, template
 from kanana_jax.data.chat.format import turn_text
 from kanana_jax.data.chat.messages import assistant, call
@@ -114,6 +115,33 @@ def test_text_that_spells_a_special_token_stays_text(messages, tools, fmt, name)
         wanted = of_format.count(mark) + (num_closed if fmt.end == mark else 0)
         assert ids.count(used.token_id(mark)) == wanted
     assert ids.count(used.eos_id) == (0 if fmt.end else num_closed)
+
+
+@hypothesis.given(
+    st.lists(conversations(max_users=2), min_size=1, max_size=4),
+    FORMAT_NAMES.map(FORMATS.get),
+    TOKENIZER_NAMES,
+    st.integers(0, 200),
+)
+def test_packing_counts_the_models_tokens_once_and_no_other(many, fmt, name, room):
+    used = TOKENIZERS[name]()
+    encoded = [chat.encode(fmt, used, messages, TOOLS) for messages in many]
+    sizes = [len(one.ids) for one in encoded]
+    examples = whole_documents.Examples(
+        tokens_T=np.concatenate([one.ids for one in encoded]).astype(np.uint16),
+        origin_T=np.concatenate([one.origins for one in encoded]).astype(np.uint8),
+        ends_G=np.cumsum(sizes),
+        source_N=np.zeros(len(many), np.int32),
+        is_heldout_N=np.zeros(len(many), bool),
+    )
+    seq_len = max(sizes) - 1 + room
+    rows = whole_documents.pack(np.arange(len(many)), examples.lengths_N, seq_len)
+    for row_N in rows:
+        row = whole_documents.make_row(examples, row_N, used.token_bytes_V, seq_len)
+        pairs = [pair for n in row_N for pair in zip(*encoded[n], strict=True)]
+        said = [token for token, origin in pairs if origin is Origin.MODEL]
+        assert row.targets[row.loss_mask == 1].tolist() == said
+        assert row.target_bytes.sum() == used.token_bytes_V[said].sum()
 
 
 @hypothesis.given(conversations(texts=CALM), FORMAT_NAMES.map(FORMATS.get))

@@ -282,3 +282,19 @@ def test_what_a_client_sent_is_shown_in_short():
     for extra in ({"temperature": "x" * 10**6}, {"x" * 10**6: 1}, {"logit_bias": deep}):
         error = _refused(protocol.parse_completion, COMPLETION | extra)
         assert len(json.dumps(error)) < 2000
+
+
+def test_calls_and_results_of_tools_are_taken_with_arguments_as_objects():
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    made = {"type": "function", "id": "x", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    messages = [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [made]},
+        {"role": "tool", "content": "2", "tool_call_id": "x"},
+    ]
+    ask = protocol.parse_chat(CHAT | {"messages": messages, "tools": [tool]})
+    assert ask.tools == (tool,)
+    (call,) = ask.inputs[0][1]["tool_calls"]
+    assert call == made | {"function": {"name": "add", "arguments": {"a": 1}}}
+    assert ask.inputs[0][2] == messages[2]
+    assert _refused(protocol.parse_chat, CHAT | {"tools": [{}]})["param"] == "tools"

@@ -50,7 +50,7 @@ BAD = {
     "tools": (
         "chat/completions",
         {"messages": USER, "tools": [{}]},
-        "tools = [{}] is not supported",
+        "tool 1: expected",
     ),
     "long_chat": (
         "chat/completions",

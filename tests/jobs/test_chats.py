@@ -3,14 +3,19 @@
 import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 import tiny_jobs
 
-from kanana_jax import config, generate
-from kanana_jax.data import chat
+from kanana_jax import config, generate, model
+from kanana_jax.batch import Batch
+from kanana_jax.data import chat, whole_documents
 from kanana_jax.generate.chat import ChatError
 from kanana_jax.jobs import chats, sft
+from kanana_jax.model import presets
 from kanana_jax.report import metrics
+from kanana_jax.train import step
 from kanana_jax.weights import run_folder
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"properties": {"a": {}}}}}]
@@ -61,17 +66,46 @@ def test_a_tuned_model_gives_the_ids_of_training_and_buckets_of_its_sources(cfg,
 
     run_folder.import_run(tmp_path / "work" / "run", tmp_path / "native")
     loaded = generate.load(tmp_path / "native", "float32")
-    assert loaded.own_format is not None
+    assert loaded.own_format is not None and loaded.template is not None
     fmt, used = loaded.own_format
     assert fmt is chat.PLAIN and used.eos_id in loaded.eos_ids
     examples = sft.JOB.read(cfg.data, tmp_path / "cache", print).open().examples
     messages = conversation(7, "2")
     ids = loaded.chat_ids(messages[:3], tools=TOOLS)
+    text = loaded.template.render(messages[:3], tools=TOOLS)
+    assert loaded.tokenizer.encode_marked(text) == ids, "clients may render the template"
     starts = [place.start for n in range(40) for place in examples.segments(n)]
     same = [one for one in starts if examples.tokens_T[one : one + len(ids)].tolist() == ids]
     assert len(same) == 2  # one of each source
     with pytest.raises(ChatError, match="calls of the record's tools, none, got 'add'"):
         loaded.chat_ids(messages[:3])
+
+
+def test_packed_conversations_have_the_log_probabilities_that_each_has_alone(cfg, tmp_path):
+    corpus = sft.JOB.read(cfg.data, tmp_path / "cache", print).open()
+    token_bytes_V = corpus.tokenizer.token_bytes_V
+    shape = presets.tiny(corpus.vocab_size)
+    weights = jax.jit(lambda key: model.init(shape, key))(jax.random.key(0))
+    chosen, seq_len = np.array([0, 3, 25]), 512
+
+    @jax.jit
+    def logp(batch):
+        return step.log_probabilities(weights, batch, cfg=shape, execution=presets.LAPTOP)
+
+    def of_row(row_N):
+        row = whole_documents.make_row(corpus.examples, row_N, token_bytes_V, seq_len)
+        found_S = logp(Batch(*(column[None] for column in row)))[0]
+        return np.asarray(found_S)[row.loss_mask == 1]
+
+    packed = of_row(chosen)
+    alone = np.concatenate([of_row(chosen[n : n + 1]) for n in range(len(chosen))])
+    assert len(packed) == corpus.examples.is_target_T[_tokens_of(corpus, chosen)].sum()
+    np.testing.assert_allclose(packed, alone, rtol=0, atol=1e-5 * np.abs(alone).max())
+
+
+def _tokens_of(corpus, chosen):
+    places = [place for n in chosen for place in corpus.examples.segments(int(n))]
+    return np.concatenate([np.arange(place.start, place.stop) for place in places])
 
 
 def test_a_sample_shows_who_wrote_what(cfg, tmp_path):

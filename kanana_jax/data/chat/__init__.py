@@ -4,7 +4,13 @@ from kanana_jax.data.chat.choice import chosen, own
 from kanana_jax.data.chat.encoding import Encoded, continuation, encode, encode_pieces, end_id
 from kanana_jax.data.chat.format import Format, FormatError, Render
 from kanana_jax.data.chat.hermes import HERMES
-from kanana_jax.data.chat.messages import Message, Tool, checked_messages, checked_tools
+from kanana_jax.data.chat.messages import (
+    Message,
+    Tool,
+    checked_calls,
+    checked_messages,
+    checked_tools,
+)
 from kanana_jax.data.chat.pieces import Origin, Piece
 from kanana_jax.data.chat.plain import PLAIN
 from kanana_jax.data.chat.template import Template, TemplateError
@@ -22,6 +28,7 @@ __all__ = [
     "Template",
     "TemplateError",
     "Tool",
+    "checked_calls",
     "checked_messages",
     "checked_tools",
     "chosen",

@@ -119,7 +119,7 @@ def _checked_message(value: Any, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: expected a role of {listed(_ROLES)}, got {shown}.")
     # Weights of messages and the like would change what is to be learned.
     _expect_keys(value, _KEYS[role], where)
-    calls = _checked_calls(value.get("tool_calls"), where)
+    calls = checked_calls(value.get("tool_calls"), where)
     content = "" if content is None and calls else content
     texts = {
         "content": content,
@@ -134,7 +134,8 @@ def _checked_message(value: Any, where: str) -> dict[str, Any]:
     return {"role": role, **texts, **({"tool_calls": calls} if calls else {})}
 
 
-def _checked_calls(value: Any, where: str) -> list[dict[str, Any]]:
+def checked_calls(value: Any, where: str) -> list[dict[str, Any]]:
+    """The calls of a message, arguments as objects; none for null. DataError on another form."""
     value = [] if value is None else value
     if not isinstance(value, list):
         raise DataError(f"{where}: expected a list in 'tool_calls', got {jsonl.kind(value)}.")

@@ -103,7 +103,8 @@ class _Server:
         ask = protocol.parse_chat(await _read_json(http))
         self._check(ask)
         try:
-            prompt = await asyncio.to_thread(self._loaded.chat_ids, ask.inputs[0])
+            chat_ids = self._loaded.chat_ids
+            prompt = await asyncio.to_thread(chat_ids, ask.inputs[0], ask.tools or None)
         except ChatError as error:
             raise ApiError(400, str(error), param="messages") from None
         return await self._answer(http, ask, [prompt], _CHAT)

@@ -2,27 +2,37 @@
 
 from typing import Any
 
+from kanana_jax.data import DataError
+from kanana_jax.data import chat as formats
 from kanana_jax.generate import neutral
 from kanana_jax.generate.serve import fields
 from kanana_jax.generate.serve.fields import bad, kind_of
 
 _ROLES = ("assistant", "developer", "system", "tool", "user")
 # Text beside the content, which a template may use.
-_TEXTS = ("name", "reasoning", "reasoning_content")
+_TEXTS = ("name", "reasoning", "reasoning_content", "tool_call_id")
 
 
-def parse(value: Any) -> list[dict[str, str]]:
-    """Messages {"role", "content"} and what else a template may read, all of it text."""
+def parse_tools(value: Any) -> list[formats.Tool]:
+    """The tools that the model is told of."""
+    try:
+        return formats.checked_tools(value, "tools")
+    except DataError as error:
+        raise bad("tools", str(error)) from None
+
+
+def parse(value: Any) -> list[dict[str, Any]]:
+    """Messages {"role", "content"} and what else a template may read: text, and calls of tools."""
     if not isinstance(value, list) or not value:
         raise bad("messages", f"must be a list of at least one message, got {kind_of(value)}")
     return [_message(f"messages[{place}]", one) for place, one in enumerate(value)]
 
 
-def _message(param: str, value: Any) -> dict[str, str]:
+def _message(param: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("role") not in _ROLES:
         raise bad(param, f"must be an object with a role of {', '.join(_ROLES)}")
     left = fields.without_nulls(value)
-    message = {"role": left.pop("role")}
+    message: dict[str, Any] = {"role": left.pop("role")}
     # An answer without text comes back as null.
     default = "" if message["role"] == "assistant" else None
     message["content"] = _content(f"{param}.content", left.pop("content", default))
@@ -32,8 +42,18 @@ def _message(param: str, value: Any) -> dict[str, str]:
             raise bad(f"{param}.{name}", f"must be text, got {kind_of(text)}")
         if text:
             message[name] = text
+    if message["role"] == "assistant" and left.get("tool_calls"):
+        message["tool_calls"] = _calls(f"{param}.tool_calls", left.pop("tool_calls"))
     fields.refuse_others(left, neutral.MESSAGE, f"{param}.")
     return message
+
+
+def _calls(param: str, value: Any) -> list[dict[str, Any]]:
+    """Calls with their arguments as an object, as templates read them."""
+    try:
+        return formats.checked_calls(value, param)
+    except DataError as error:
+        raise bad(param, str(error)) from None
 
 
 def _content(param: str, content: Any) -> str:

@@ -6,7 +6,7 @@ A field that would do nothing here is refused unless it has a value that asks fo
 
 import dataclasses
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kanana_jax.generate import neutral
@@ -29,6 +29,7 @@ class Ask:
     stop: tuple[str, ...]
     is_streamed: bool
     has_usage: bool  # of a stream: whether a last chunk counts tokens
+    tools: tuple[Mapping[str, Any], ...] = ()  # of chat
 
     @property
     def num_requests(self) -> int:
@@ -44,7 +45,10 @@ def parse_chat(body: Any) -> Ask:
     """The fields of /v1/chat/completions; raises ApiError with status 400."""
     # Clients send the old name beside the new one, which counts.
     names = ("max_tokens", "max_completion_tokens")
-    return _parse(body, _conversation, names, neutral.CHAT, default_max_tokens=None)
+    tools = messages.parse_tools(body.get("tools")) if isinstance(body, dict) else []
+    rest = {key: body[key] for key in body if key != "tools"} if isinstance(body, dict) else body
+    ask = _parse(rest, _conversation, names, neutral.CHAT, default_max_tokens=None)
+    return dataclasses.replace(ask, tools=tuple(tools))
 
 
 def _parse(
