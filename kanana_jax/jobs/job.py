@@ -77,8 +77,10 @@ class Job(NamedTuple):
     headline: Callable[[results.Run], str] = curves.headline
     # Raises ConfigError where a corpus, now read, is not enough for the settings of a run.
     check: Callable[[Any, Any], None] = lambda corpus, cfg: None
-    # The corpus with the columns that the objective reads, of the run's settings.
-    prepared: Callable[[Any, Any, "Built", "Start"], Any] = lambda corpus, *others: corpus
+    # The corpus with the columns that the objective reads.
+    prepared: Callable[[Any, config.DataConfig, "Built", "Start"], Any] = lambda corpus, *others: (
+        corpus
+    )
     # Weights that are not trained, by name; its argument gives those before the first step. It is
     # asked where the objective reads some.
     frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
