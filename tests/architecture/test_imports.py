@@ -82,7 +82,7 @@ ROOMS = {
         {*_ARRAYS, *_SERVER, "absl", "jinja2"},
     ),
     "kanana_jax/evaluate": Room(
-        {"checkpoint", "config", "data", "errors", "extras", "generate"},
+        {"batch", "checkpoint", "config", "data", "errors", "extras", "generate"},
         {"numpy", "lm_eval", "tqdm"},
     ),
     "kanana_jax/convert.py": Room(
