@@ -80,3 +80,13 @@ def test_a_damaged_file_is_noticed(tmp_path, share):
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(StoreError, match="is damaged"):
         column_file.load(path, 1000)
+
+
+def test_other_numbers_than_were_written_are_noticed_in_a_whole_file(tmp_path):
+    path, column_T = tmp_path / "reference.npz", np.arange(9, dtype=np.float32)
+    column_file.save(path, column_T)
+    with np.load(path) as content:
+        digest = content["digest"]
+    np.savez(path, column_T=column_T + 1, digest=digest)
+    with pytest.raises(StoreError, match="expected 9 numbers as they were written"):
+        column_file.load(path, 9)
