@@ -1,6 +1,7 @@
-"""How good a model is at given text: log-likelihoods, bits per byte, and a harness's tasks.
+"""How good a model is at given text: log-likelihoods, bits per byte, pairs, a harness's tasks.
 
 python -m kanana_jax.evaluate.bits_per_byte     text of your own
+python -m kanana_jax.evaluate.preferences       pairs of answers
 python -m kanana_jax.evaluate.harness           EleutherAI's lm-evaluation-harness
 """
 

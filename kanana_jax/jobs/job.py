@@ -83,8 +83,10 @@ class Job(NamedTuple):
     check: Callable[[Any, Any], None] = lambda corpus, cfg: None
     # Told of a corpus and the folders of the runs that read it, by process 0, before they train.
     begin: Callable[[Any, Sequence[Path]], None] = lambda corpus, folders: None
-    # The corpus with the columns that the objective reads, of the run's settings.
-    prepared: Callable[[Any, Any, "Built", "Start"], Any] = lambda corpus, *others: corpus
+    # The corpus with the columns that the objective reads.
+    prepared: Callable[[Any, config.DataConfig, "Built", "Start"], Any] = lambda corpus, *others: (
+        corpus
+    )
     # Weights that are not trained, by name; its argument gives those before the first step. It is
     # asked where the objective reads some.
     frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (

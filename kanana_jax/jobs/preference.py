@@ -72,11 +72,11 @@ def _frozen(first_weights: Callable[[], model.Weights]) -> Mapping[str, model.We
 
 
 def _prepared(
-    corpus: WholeDocuments, cfg: Config, built: training.Built, start: training.Start
+    corpus: WholeDocuments, cfg: config.DataConfig, built: training.Built, start: training.Start
 ) -> WholeDocuments:
     if not built.objective.columns:
         return corpus
-    found = reference.column(corpus, cfg.data, built, start)
+    found = reference.column(corpus, cfg, built, start)
     return dataclasses.replace(corpus, columns={"reference": found})
 
 

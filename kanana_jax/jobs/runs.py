@@ -112,7 +112,7 @@ def _train_one(
         kept = initial.optimizer_state(Path(cfg.train.optimizer_from), first.steps.like)
         return fresh._replace(opt_state=kept)
 
-    corpus = job.prepared(corpus, cfg, first, Start(first_weights, kept, folder.report))
+    corpus = job.prepared(corpus, cfg.data, first, Start(first_weights, kept, folder.report))
     frozen = job.frozen(first_weights) if first.objective.frozen else {}
     own = job.own(cfg)
 

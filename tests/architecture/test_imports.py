@@ -83,7 +83,7 @@ ROOMS = {
         {*_ARRAYS, *_SERVER, "absl"},
     ),
     "kanana_jax/evaluate": Room(
-        {"checkpoint", "config", "data", "errors", "extras", "generate", "rollouts"},
+        {"batch", "checkpoint", "config", "data", "errors", "extras", "generate", "rollouts"},
         {"numpy", "jaxtyping", "scipy", "lm_eval", "tqdm"},
     ),
     "kanana_jax/convert.py": Room(
