@@ -36,7 +36,9 @@ ROOMS = {
         {"batch", "config", "errors", "extras", "korean"},
         {"numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec"},
     ),
-    "kanana_jax/rollouts": Room({"config", "data", "errors", "extras", "korean"}),
+    "kanana_jax/rollouts": Room(
+        {"config", "data", "errors", "extras", "korean"}, {"reasoning_gym"}
+    ),
     "kanana_jax/report": Room(
         set(), {"numpy", "scipy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm"}
     ),
