@@ -49,6 +49,7 @@ def run_all(pool: sandbox.Pool, requests: Sequence[Request]) -> list[Ran]:
     outcomes = pool.run([
         sandbox.Call(
             function=_FUNCTION,
+            modules=families.modules_of(one.family),
             argument={
                 "family": one.family,
                 "state": one.state,

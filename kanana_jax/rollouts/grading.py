@@ -45,6 +45,7 @@ def grade_all(pool: sandbox.Pool, replies: Sequence[Reply]) -> list[sandbox.Outc
     return pool.run([
         sandbox.Call(
             function=_FUNCTION,
+            modules=families.modules_of(one.task.family),
             argument={
                 "task": task.to_json(one.task),
                 "messages": list(one.messages),

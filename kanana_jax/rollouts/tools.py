@@ -48,7 +48,7 @@ def schema(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def call(name: str, **arguments: Any) -> dict[str, Any]:
+def call(name: str, /, **arguments: Any) -> dict[str, Any]:
     """A tool call as it stands in a message."""
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 

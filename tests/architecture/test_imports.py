@@ -36,7 +36,9 @@ ROOMS = {
         {"batch", "config", "errors", "extras", "korean"},
         {"numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec", "jinja2"},
     ),
-    "kanana_jax/rollouts": Room({"config", "data", "errors", "extras", "generate", "korean"}),
+    "kanana_jax/rollouts": Room(
+        {"config", "data", "errors", "extras", "generate", "korean"}, {"reasoning_gym"}
+    ),
     "kanana_jax/report": Room(
         set(), {"numpy", "scipy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm"}
     ),

@@ -33,6 +33,11 @@ FAMILIES = {
 }
 
 
+def modules_of(name: str) -> tuple[str, ...]:
+    """What a call of the sandbox must import to know a family."""
+    return () if name in FAMILIES else (name.partition(":")[0],)
+
+
 def of(name: str) -> TaskFamily:
     """A family by its name; one of yours by "package.module:NAME", which is then its name.
 

@@ -32,10 +32,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A function of ours, as "package.module:function", and its one argument, a JSON value."""
+    """A function, as "package.module:function", and its one argument, a JSON value.
+
+    A call can open no file, so what else it imports stands in `modules`: installed packages.
+    """
 
     function: str
     argument: Any
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

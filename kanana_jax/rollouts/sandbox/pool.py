@@ -78,7 +78,7 @@ class Pool:
             if not runner.is_alive():
                 runner.end()
                 runner = _Server()
-            return runner.run(call.function, argument, self._limits)
+            return runner.run(call, argument, self._limits)
         finally:
             self._servers.put(runner)
 
@@ -112,8 +112,9 @@ class _Server:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def run(self, function: str, argument: bytes, limits: Limits) -> Outcome:
-        header = json.dumps({"function": function, "limits": dataclasses.asdict(limits)}).encode()
+    def run(self, call: Call, argument: bytes, limits: Limits) -> Outcome:
+        shown = {"function": call.function, "modules": call.modules}
+        header = json.dumps({**shown, "limits": dataclasses.asdict(limits)}).encode()
         deadline = time.monotonic() + limits.wall_s + _GRACE_S
         try:
             frames.write(self._requests, header, deadline)

@@ -1,6 +1,6 @@
 """A process that forks one child per call and watches it; it imports no jax and no numpy.
 
-    request  =  frame {"function": "module:name", "limits": {...}}, frame argument
+    request  =  frame {"function": "module:name", "modules": [...], "limits": {...}}, frame argument
     reply    =  frame status (1 byte) + what the child wrote, or a message
 
 Functions are imported here, so a child has them when it starts and opens no file.
@@ -46,6 +46,8 @@ def _guards() -> list[str]:
 
 def _answer(header: dict[str, Any], argument: bytes) -> tuple[bytes, bytes]:
     try:
+        for module in header["modules"]:
+            importlib.import_module(module)
         module, _, name = header["function"].partition(":")
         function = getattr(importlib.import_module(module), name)
     except Exception as error:
