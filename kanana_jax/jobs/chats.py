@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from kanana_jax.data.chat import choice, sample
+from kanana_jax.data.chat.format import expect_twin
 from kanana_jax.data.whole_documents import WholeDocuments
 from kanana_jax.workdir import events
 
 
 def begin(corpus: WholeDocuments, folders: Sequence[Path]) -> None:
     """Writes chat_template.jinja into the folders of runs, and reports one example."""
-    template = choice.template_for(corpus.format, corpus.tokenizer)
-    for folder in folders:
+    fmt = corpus.format
+    if fmt.template and not fmt.is_foreign:
+        expect_twin(fmt)
+    template = choice.template_for(fmt, corpus.tokenizer)
+    for folder in folders if template else ():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / choice.TEMPLATE_NAME).write_text(template)
     events.show(described(corpus, is_coloured=sys.stderr.isatty()))

@@ -10,7 +10,7 @@ import tiny_jobs
 
 from kanana_jax import config, generate, model
 from kanana_jax.batch import Batch
-from kanana_jax.data import chat, whole_documents
+from kanana_jax.data import chat, conversations, whole_documents
 from kanana_jax.generate.chat import ChatError
 from kanana_jax.jobs import chats, sft
 from kanana_jax.model import presets
@@ -106,6 +106,15 @@ def test_packed_conversations_have_the_log_probabilities_that_each_has_alone(cfg
 def _tokens_of(corpus, chosen):
     places = [place for n in chosen for place in corpus.examples.segments(int(n))]
     return np.concatenate([np.arange(place.start, place.stop) for place in places])
+
+
+def test_a_template_that_writes_other_text_is_a_mistake_of_the_program(cfg, tmp_path):
+    fmt = dataclasses.replace(chat.PLAIN, template=chat.HERMES.template)
+    corpus = conversations.read(cfg.data, tmp_path / "cache", fmt=fmt).open()
+    with pytest.raises(ValueError, match="expected the template of the format plain to write"):
+        chats.begin(corpus, [tmp_path / "run"])
+    chats.begin(dataclasses.replace(corpus, format=chat.PLAIN), [tmp_path / "run"])
+    assert (tmp_path / "run" / "chat_template.jinja").read_text() == chat.PLAIN.template
 
 
 def test_a_sample_shows_who_wrote_what(cfg, tmp_path):

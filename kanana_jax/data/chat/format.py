@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from kanana_jax.data.chat import template
 from kanana_jax.data.chat.messages import Message, Tool
 from kanana_jax.data.chat.pieces import Origin, Piece
 
@@ -32,10 +33,25 @@ class Format:
     render: Render
     # What the model wrote in one turn, without the token that ends it; raises FormatError.
     parse: Callable[[str], Message]
-    template: str  # its twin in Jinja, which writes the same text
+    template: str  # its twin in Jinja, which writes the same text; empty: none
     end: str = ""  # the token that ends a turn, where the tokenizer has it; else EOS does
     # Of a template: `render` writes BOS itself, and how a turn is read is not known.
     is_foreign: bool = False
+
+
+def expect_twin(fmt: Format) -> None:
+    """ValueError where the template does not write what `render` does: a mistake of the program."""
+    user = {"role": "user", "content": "a"}
+    messages = [user, {"role": "assistant", "content": "b"}, user]
+    end = fmt.end or "</s>"
+    pieces = fmt.render(messages, (), True)
+    wanted = "".join(piece.text + end * piece.is_closed for piece in pieces)
+    found = template.Template(fmt.template, {"eos_token": "</s>"}).render(messages)
+    if found != wanted:
+        raise ValueError(
+            f"expected the template of the format {fmt.name} to write {wanted!r}, as its render "
+            f"does, got {found!r}; write the same in both, or leave the template empty"
+        )
 
 
 def turn_text(fmt: Format, message: Message) -> str:
