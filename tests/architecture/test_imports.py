@@ -151,6 +151,8 @@ def test_every_file_lives_in_a_room():
         ("kanana_jax.config", "jax"),
         ("kanana_jax.config", "numpy"),
         ("kanana_jax.objectives", "flax"),
+        ("kanana_jax.rollouts.calls", "numpy"),
+        ("kanana_jax.rollouts.grading", "jax"),
         ("kanana_jax.rollouts.tasks", "numpy"),
         ("pallas_kernels", "kanana_jax"),
         ("pallas_kernels", "optax"),

@@ -46,6 +46,8 @@ def _replayed(pool, one):
 
 @each
 def test_the_oracle_earns_all_with_what_the_sandbox_executes(family, pool):
+    if family.name == "program" and "files" not in pool.guards:
+        pytest.skip("programs run only where system calls can be filtered")
     for level in family.levels:
         drawn = _drawn(family, count=8, levels=[level])
         replies = []

@@ -15,7 +15,7 @@ import pytest
 
 from kanana_jax.rollouts import calls, environments, grading, sandbox, task, tools
 
-FAST = sandbox.Limits(wall_s=0.6, cpu_s=1, memory_bytes=256 * 2**20)
+FAST = sandbox.Limits(wall_s=1.0, cpu_s=1, memory_bytes=256 * 2**20)
 
 # What takes its time until it is ended.
 ENDLESS = [
