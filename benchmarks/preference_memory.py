@@ -141,13 +141,19 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def _print_row(row: dict[str, Any]) -> None:
+    print("  ".join(f"{row[name]!s:>14}" for name in _COLUMNS), flush=True)
+
+
 def main(_) -> None:
     if _ARM.value:
         print(json.dumps(measured(_ARM.value)), flush=True)
         return
-    found = [in_process_of_its_own(name) for name in OBJECTIVES]
-    for row in (dict(zip(_COLUMNS, _COLUMNS, strict=True)), *found):
-        print("  ".join(f"{row[name]!s:>14}" for name in _COLUMNS), flush=True)
+    found = []
+    _print_row(dict(zip(_COLUMNS, _COLUMNS, strict=True)))
+    for name in OBJECTIVES:
+        found.append(in_process_of_its_own(name))
+        _print_row(found[-1])
     command = " ".join(["python -m benchmarks.preference_memory", *sys.argv[1:]])
     print(json.dumps({"commit": _commit(), "command": command, "arms": found}), flush=True)
 
