@@ -136,18 +136,8 @@ def _forgetting(after: Sequence[Run], before: Sequence[Run], texts: Sequence[str
 def _learning(after: Sequence[Run], before: Sequence[Run], name: str) -> Claim:
     """Does accuracy rise by GAIN, seed by seed, over the base's and that of one answer to all?"""
     question = f"Does accuracy on held-out problems rise by {GAIN:g} or more with {name}?"
-    both = {run.seed: max(run.value(ACCURACY), run.value(CONSTANT)) for run in before}
-    pairs_K = [(run.value(ACCURACY), both[run.seed]) for run in after]
-    details = tuple(f"{was:.3f} before, {now:.3f} after" for now, was in pairs_K)
-    if len(pairs_K) < 2:
-        return Claim(question, None, "One seed; no band.", details)
-    now_K, was_K = (np.array(one) for one in zip(*pairs_K, strict=True))
-    found = statistics.difference_of_seeds(now_K, was_K)
-    answer = f"It rises by {found.value:.3f} +- {found.band:.3f}."
-    holds = None
-    if found.num_seeds >= statistics.MIN_SEEDS and abs(found.value - GAIN) > found.band:
-        holds = found.value > GAIN
-    return Claim(question, holds, answer, details)
+    was = {run.seed: max(run.value(ACCURACY), run.value(CONSTANT)) for run in before}
+    return claims.rises(question, {run.seed: run.value(ACCURACY) for run in after}, was, GAIN)
 
 
 def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:

@@ -9,15 +9,17 @@ the training side and applied to the confidence on held-out ones.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from kanana_jax import model
+from kanana_jax import config, model
+from kanana_jax.config import RolloutConfig
 from kanana_jax.data.chat import Origin
 from kanana_jax.evaluate import calibration, pass_at_k
 from kanana_jax.jobs import playing
+from kanana_jax.jobs.job import Built, Job, measuring
 from kanana_jax.rollouts import confidence as asking
 from kanana_jax.rollouts.episodes import Episode
 from kanana_jax.rollouts.store import Segment
@@ -54,6 +56,23 @@ def evaluator(
         return summarize(of_heldout, of_fitting)
 
     return fit.Evaluator("heldout_calibration", every, measure)
+
+
+def measured(job: Job, rollouts: RolloutConfig, *, num_heldout: int, num_agreeing: int = 4) -> Job:
+    """`job`, which measures this too, at the end of training."""
+
+    def make(
+        corpus: Any, cfg: config.DataConfig, train: config.TrainConfig, built: Built
+    ) -> fit.Evaluator:
+        return evaluator(
+            playing.Playing(rollouts, cfg, corpus.tokenizer, built),
+            num_heldout=num_heldout,
+            num_agreeing=num_agreeing,
+            threshold=1.0,
+            every=train.num_steps,
+        )
+
+    return measuring(job, make)
 
 
 # Its tasks are those of no round that is trained on.

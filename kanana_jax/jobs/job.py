@@ -99,3 +99,18 @@ def stored(
 ) -> Callable[[Any, config.DataConfig, Sequence[data.Stage], Built], fit.Source]:
     """The source of a job whose batches are of its corpus alone."""
     return lambda corpus, cfg, stages, built: make(corpus, cfg, stages)
+
+
+def measuring(
+    job: Job,
+    make: Callable[[Any, config.DataConfig, config.TrainConfig, Built], fit.Evaluator],
+) -> Job:
+    """`job` with one evaluator more, made of what its own are made of."""
+
+    def evaluators(
+        corpus: Any, cfg: config.DataConfig, train: config.TrainConfig, built: Built
+    ) -> tuple[fit.Evaluator, ...]:
+        found = job.evaluators(corpus, cfg, train, built)
+        return (*found, make(corpus, cfg, train, built))
+
+    return job._replace(evaluators=evaluators)

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from kanana_jax import config, model
+from kanana_jax import config, model, parallel
 from kanana_jax.config import RolloutConfig
 from kanana_jax.data import Tokenizer, chat, packing
 from kanana_jax.evaluate import success as success_of
 from kanana_jax.jobs import likelihood, sampling
-from kanana_jax.jobs.job import Built, Job
-from kanana_jax.rollouts import episodes, sandbox, store
+from kanana_jax.jobs.job import Built, Job, measuring
+from kanana_jax.rollouts import episodes, sandbox, store, transcripts
 from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.episodes import Episode
 from kanana_jax.rollouts.task import Task
@@ -29,6 +29,7 @@ class Playing:
     ):
         self.tokenizer, self.form = tokenizer, chat.chosen(of_data)
         self.length = of_data.seq_len  # ids of an episode
+        self.directory = built.directory
         self._cfg, self._built, self._batch_size = cfg, built, of_data.batch_size
         self._seed = cfg.seed + of_data.seed
 
@@ -97,11 +98,15 @@ class Playing:
 
 
 def success(player: Playing, num_tasks: int, every: int) -> fit.Evaluator:
-    """How held-out tasks end with greedy answers: the figures of `evaluate.success`."""
+    """How held-out tasks end with greedy answers: the figures of `evaluate.success`.
+
+    The first tries of every family are written to transcripts.json in the folder of the run.
+    """
     drawn = player.heldout_tasks(num_tasks)
 
     def measure(weights: model.Weights) -> Mapping[str, float]:
         played = player.play(weights, [(task, 0) for task in drawn], _GREEDY)
+        parallel.on_first(lambda: transcripts.write(player.directory, played))
         return success_of.summarize(played, prefix="heldout_")
 
     return fit.Evaluator("heldout_success", every, measure)
@@ -110,14 +115,13 @@ def success(player: Playing, num_tasks: int, every: int) -> fit.Evaluator:
 def measured(job: Job, rollouts: RolloutConfig, num_tasks: int) -> Job:
     """`job`, which measures `success` too, at the end of training."""
 
-    def evaluators(
+    def make(
         corpus: Any, cfg: config.DataConfig, train: config.TrainConfig, built: Built
-    ) -> tuple[fit.Evaluator, ...]:
+    ) -> fit.Evaluator:
         player = Playing(rollouts, cfg, corpus.tokenizer, built)
-        found = job.evaluators(corpus, cfg, train, built)
-        return (*found, success(player, num_tasks, train.num_steps))
+        return success(player, num_tasks, train.num_steps)
 
-    return job._replace(evaluators=evaluators)
+    return measuring(job, make)
 
 
 def _seed_of(*numbers: int) -> int:

@@ -1,7 +1,10 @@
 """Questions about a comparison of arms, answered from its runs as far as their seeds tell."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from kanana_jax.report import pairs, results, statistics
 from kanana_jax.report.pairs import Best, Comparison
@@ -117,6 +120,28 @@ def better(question: str, one: Comparison) -> Claim:
         holds = None
         answer += f" This says what happened in {seeds(one.num_seeds)}."
     return Claim(question, holds, answer, one.words)
+
+
+def rises(
+    question: str, now: Mapping[int, float], was: Mapping[int, float], least: float = 0.0
+) -> Claim:
+    """Whether a number rises by more than `least`, seed by seed; both are by seed."""
+    seeds_K = sorted(now.keys() & was.keys())
+    pairs_K = [(now[seed], was[seed]) for seed in seeds_K]
+    pairs_K = [pair for pair in pairs_K if all(map(math.isfinite, pair))]
+    details = tuple(f"{before:.3f} before, {after:.3f} after" for after, before in pairs_K)
+    if not pairs_K:
+        return Claim(question, None, "Not measured.")
+    if len(pairs_K) < 2:
+        return Claim(question, None, "One seed; no band.", details)
+    now_K, was_K = (np.array(one) for one in zip(*pairs_K, strict=True))
+    found = statistics.difference_of_seeds(now_K, was_K)
+    verb = "rises" if found.value >= 0 else "falls"
+    answer = f"It {verb} by {abs(found.value):.3f} +- {found.band:.3f}."
+    holds = None
+    if found.num_seeds >= statistics.MIN_SEEDS and abs(found.value - least) > found.band:
+        holds = found.value > least
+    return Claim(question, holds, answer, details)
 
 
 def _closed(name: str) -> str:

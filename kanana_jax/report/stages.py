@@ -40,11 +40,13 @@ def write(
     headline: str = "",
     claims_found: Sequence[Claim] = (),
     pictures: Sequence[canvas.Picture] = (),
+    sections: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Writes report.html to `path` and PNG files beside it; returns its words for a terminal.
 
     `about` is the record of how the runs were made, see `page`. `headline` and `claims_found` are
-    those of an experiment that judges its stages; its `pictures` come first.
+    those of an experiment that judges its stages; its `pictures` come first, and its `sections`
+    (title, text) follow that of the stages.
     """
     cells = tables.summarize(runs)
     table = tables.table(cells, measured_columns(cells))
@@ -59,7 +61,7 @@ def write(
         table=tables.for_page(table, colors),
         note=tables.error_words(cells),
         figures=gallery.figures(runs, [*pictures, Gains()]),
-        sections=[("Stages", _sections(cells, Path(path).parent))],
+        sections=[("Stages", _sections(cells, Path(path).parent)), *sections],
         facts=_facts(cells),
     )
     return f"{tables.text(table)}\n{claims.text(first_words, found)}"
@@ -105,7 +107,7 @@ def _sections(cells: Sequence[Cell], folder: Path) -> str:
             f"{cell.arm}: {claims.seeds(cell.num_seeds)} of {run.steps} steps{origin}; "
             f"{progress.duration(seconds)}."
         )
-    return " ".join(lines)
+    return "\n".join(lines)
 
 
 def _facts(cells: Sequence[Cell]) -> list[tuple[str, str]]:

@@ -90,6 +90,7 @@ pre {
   padding: 1rem; overflow-x: auto; background: var(--card); border: 1px solid var(--line);
   border-radius: 6px; font-size: 0.84rem; line-height: 1.4;
 }
+p.lines { white-space: pre-wrap; }
 </style>
 </head>
 <body>
@@ -117,7 +118,7 @@ pre {
 {% endif %}
 {% for title, text in sections %}
 <h2>{{ title }}</h2>
-<p>{{ text }}</p>
+<p class="lines">{{ text }}</p>
 {% endfor %}
 <h2>Figures</h2>
 {% for figure in figures %}

@@ -26,10 +26,32 @@ _NAMES = (
     ("Yuna", "유나"), ("Jiho", "지호"), ("Dani", "다니"), ("Bora", "보라"), ("Siu", "시우"),
     ("Arin", "아린"), ("Doha", "도하"), ("Gaon", "가온"), ("Haru", "하루"), ("Nari", "나리"),
     ("Rumi", "루미"), ("Taeo", "태오"), ("Woori", "우리"), ("Yejun", "예준"), ("Suho", "수호"),
+    ("Ara", "아라"), ("Bina", "비나"), ("Chaeri", "채리"), ("Dami", "다미"), ("Eunu", "은우"),
+    ("Garam", "가람"), ("Hyeri", "혜리"), ("Iseo", "이서"), ("Jia", "지아"), ("Kina", "키나"),
+    ("Lia", "리아"), ("Mirae", "미래"), ("Noah", "노아"), ("Onyu", "온유"), ("Rina", "리나"),
+    ("Seha", "세하"), ("Tami", "타미"), ("Uri", "유리"), ("Wona", "원아"), ("Yuri", "율이"),
 )  # fmt: skip
 _ASKS: dict[Language, tuple[str, ...]] = {
-    "en": ("I am {}.", "{} is here.", "It is {}.", "I, {}, am back.", "Call me {}.", "{}, hi."),
-    "ko": ("{}예요.", "{} 왔어요.", "저는 {}.", "{} 왔네요.", "{}라고 해요.", "{}입니다."),
+    "en": (
+        "I am {}.",
+        "{} is here.",
+        "It is {}.",
+        "I, {}, am back.",
+        "Call me {}.",
+        "{}, hi.",
+        "{} again.",
+        "Me, {}.",
+    ),
+    "ko": (
+        "{}예요.",
+        "{} 왔어요.",
+        "저는 {}.",
+        "{} 왔네요.",
+        "{}라고 해요.",
+        "{}입니다.",
+        "또 {}예요.",
+        "나 {}.",
+    ),
 }
 _ANSWERS: dict[Language, tuple[str, ...]] = {
     "en": ("Hello {}.", "Welcome {}.", "Good to see you {}."),
