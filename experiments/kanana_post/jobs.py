@@ -29,7 +29,7 @@ def rollouts(*families: str, num_prompts: int, num_samples: int = 4) -> config.R
 
 
 MEASURED = rollouts(texts.CHAT, texts.TOOLS, texts.SUMS, num_prompts=NUM_TASKS)
-ASKED = rollouts(texts.TOOLS, texts.SUMS, num_prompts=96, num_samples=2)
+ASKED = rollouts(texts.TOOLS, "chain_sum@3,4", num_prompts=96, num_samples=2)
 
 
 def _jobs() -> dict[str, Job]:

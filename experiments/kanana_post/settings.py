@@ -23,6 +23,8 @@ SEQ_LEN, BATCH_SIZE = 192, 12
 
 _MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
 _STILL: dict[str, Any] = {"z_loss_weight": 0.0, "balance_loss_weight": 0.0, "router_bias_rate": 0.0}
+# The NLL term keeps the chosen answers likely, which a margin alone does not.
+_PREFERENCE = preference.PreferenceConfig(beta=0.1, sft_weight=0.5)
 _TALK = (0.4, 0.3, 0.3)  # how conversations are mixed: chats, products, sums
 
 
@@ -41,8 +43,8 @@ def stages() -> tuple[Stage, ...]:
         _stage(
             "mid",
             pretrain.Config(
-                **_settings("mid", "What does it learn of tools and sums?", 500, 0.006),
-                data=_data(text, (0.12, 0.08, 0.3, 0.3, 0.2), heldout_fraction=0.02),
+                **_settings("mid", "What does it learn of tools and sums?", 700, 0.006),
+                data=_data(text, (0.12, 0.08, 0.35, 0.2, 0.25), heldout_fraction=0.02),
             ),
             "base",
         ),
@@ -83,8 +85,9 @@ def stages() -> tuple[Stage, ...]:
         _stage(
             "dpo",
             preference.Config(
-                **_settings("dpo", "Does it give the better answer?", 40, 0.0005, _STILL),
+                **_settings("dpo", "Does it give the better answer?", 60, 0.0005, _STILL),
                 data=pairs,
+                preference=_PREFERENCE,
             ),
             "rejection",
         ),
@@ -99,12 +102,14 @@ def stages() -> tuple[Stage, ...]:
         _stage(
             "online",
             online_preference.Config(
-                **_settings("online", "Do its own answers teach it more?", 40, 0.0005, _STILL),
+                **_settings("online", "Do its own answers teach it more?", 60, 0.0005, _STILL),
                 data=pairs,
+                preference=_PREFERENCE,
                 online=online_preference.OnlineConfig(
                     rollouts=jobs.rollouts(texts.CHAT, num_prompts=48),
                     judge=judges.JudgeConfig(kind="reward_model", reward_model="reward"),
-                    steps_per_round=10,
+                    steps_per_round=15,
+                    num_heldout=48,
                 ),
             ),
             "dpo",

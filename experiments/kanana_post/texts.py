@@ -17,7 +17,7 @@ from kanana_jax.data.chat import PLAIN
 from kanana_jax.rollouts.environments import drawing, families, small_talk
 from kanana_jax.rollouts.task import Task
 
-CHAT, TOOLS, SUMS = "small_talk", "products@2,3", "chain_sum@3"
+CHAT, TOOLS, SUMS = "small_talk", "products@1", "chain_sum@3"
 GOOD_SHARE = 0.5  # of the chats
 
 
@@ -67,14 +67,14 @@ def _chosen(count: int) -> Iterator[dict[str, Any]]:
 TEXTS = {
     "english": python_text.read_prose,
     "korean": functools.partial(_korean, 1500),
-    "tools": functools.partial(_dialogues, "products@1,2", 600),
+    "tools": functools.partial(_dialogues, TOOLS, 600),
     "sums": functools.partial(_dialogues, SUMS, 200),
     "talk": functools.partial(_dialogues, CHAT, 300),
 }
 SPOKEN = ("chats", "products", "thought")
 CONVERSATIONS = {
     "chats": functools.partial(_chats, 240),
-    "products": functools.partial(_solved, TOOLS, 24),
+    "products": functools.partial(_solved, TOOLS, 16),
     "thought": functools.partial(_solved, SUMS, 100),
     "chosen": functools.partial(_chosen, 240),
 }

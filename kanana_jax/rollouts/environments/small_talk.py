@@ -107,7 +107,7 @@ def flawed(given: Task, rng: random.Random) -> str:
     """An answer that breaks one part of the rubric."""
     right, language = given.oracle[-1]["content"], given.language
     other: Language = "en" if language == "ko" else "ko"
-    flaw = rng.choice(("ending", "short", "language", "name"))
+    flaw = rng.choice(("ending", "short", "language", "name", "other name"))
     match flaw:
         case "ending":
             return right.removesuffix(".").removesuffix("요")
@@ -115,6 +115,10 @@ def flawed(given: Task, rng: random.Random) -> str:
             return right + _MORE[language]
         case "language":
             return rng.choice(_ANSWERS[other]).format(given.goal["name"])
+        case "other name":
+            others = [pair[language == "ko"] for pair in _NAMES]
+            others.remove(given.goal["name"])
+            return right.replace(given.goal["name"], rng.choice(others))
         case _:
             return right.replace(given.goal["name"], "").strip().replace("  ", " ")
 
