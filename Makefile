@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/muon_stress
 DURATION ?= 1800
 
-.PHONY: stress test lint test-oldest test-long gpu-test aot-test soak kill-stress kill-stages clean
+.PHONY: stress post test lint test-oldest test-long gpu-test aot-test soak kill-stress kill-stages kill-post clean
 
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
+
+post: $(VENV)/installed  ## Train through all stages of post-training and write the report
+	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=kanana_post --workdir=runs/kanana_post
 
 # Compiling is most of the time, and what is tested here does not depend on how well it is done.
 QUICK := XLA_FLAGS=--xla_backend_optimization_level=0
@@ -39,6 +42,9 @@ soak: $(VENV)/installed  ## Kill, stop and damage tiny runs at random for DURATI
 
 kill-stress: $(VENV)/installed  ## Kill one run of muon_stress 20 times and compare it with an unbroken one
 	$(BIN)/python tests/faults/kill_experiment.py --experiment=muon_stress --kills=20
+
+kill-post: $(VENV)/installed  ## The same of a small pipeline of post-training, 10 times
+	$(BIN)/python tests/faults/kill_experiment.py --experiment=tests/faults/post_training.py --kills=10
 
 kill-stages: $(VENV)/installed  ## The same of a run in three stages, 10 times
 	$(BIN)/python tests/faults/kill_experiment.py --experiment=tests/faults/three_stages.py --kills=10

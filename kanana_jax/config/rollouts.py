@@ -12,6 +12,8 @@ class RolloutConfig:
     """Tasks, and the answers drawn to each of them."""
 
     families: tuple[str, ...]  # by name, with the levels to draw behind an @: products@1,2
+    # Of these, families that earn too much for what solves nothing (kanana_jax.rollouts.audit).
+    allow: tuple[str, ...] = ()
     languages: tuple[Literal["en", "ko"], ...] = ("en", "ko")
     num_prompts: Count = 64  # a round
     num_samples: Count = 4  # to each prompt

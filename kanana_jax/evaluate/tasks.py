@@ -52,8 +52,12 @@ def measure(
     engine = loaded.engine(num_rows=cfg.num_rows, length=length)
     num = cfg.num_samples
     tries = [(task, k) for task in drawn for k in range(num)]
-    with sandbox.Pool() as pool, tqdm(total=len(drawn) + len(tries), unit="tries") as bar:
-        player = episodes.Player(form, tokenizer, pool, limits)
+    with (
+        sandbox.Pool() as tools,
+        sandbox.Pool() as graders,
+        tqdm(total=len(drawn) + len(tries), unit="tries") as bar,
+    ):
+        player = episodes.Player(form, tokenizer, tools, graders, limits)
 
         def play(some: Sequence[tuple[Task, int]], temperature: float) -> list[Episode]:
             played = player.play(some, functools.partial(generate.answers, engine), temperature)
@@ -64,7 +68,7 @@ def measure(
         sampled = play(tries, cfg.temperature)
         groups = [sampled[k * num : (k + 1) * num] for k in range(len(drawn))]
         found |= success.passes(groups, [k for k in _KS if k <= num], threshold)
-        return found | {"constant": _constant(drawn, pool)}
+        return found | {"constant": _constant(drawn, graders)}
 
 
 def _format(loaded: generate.Loaded) -> tuple[Format, Tokenizer]:

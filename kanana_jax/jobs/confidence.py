@@ -29,7 +29,7 @@ from kanana_jax.train import fit
 KINDS = ("stated", "likelihood", "agreement")
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     is_right_N: Bool[np.ndarray, "N"]
     confidence: Mapping[str, Float[np.ndarray, "N"]]  # by kind
 
@@ -79,7 +79,7 @@ def measured(job: Job, rollouts: RolloutConfig, *, num_heldout: int, num_agreein
 _FITTING_ROUND = 1_000_000
 
 
-def summarize(heldout: _Asked, fitting: _Asked) -> dict[str, object]:
+def summarize(heldout: Asked, fitting: Asked) -> dict[str, object]:
     """What `evaluator` measures."""
     right_N = heldout.is_right_N
     accuracy = pass_at_k.mean(right_N.astype(float).tolist())
@@ -105,7 +105,7 @@ def _ask(
     drawn: Sequence[Task],
     num_agreeing: int,
     threshold: float,
-) -> _Asked:
+) -> Asked:
     answered = player.play(weights, [(task, 0) for task in drawn], 0.0)
     sampled = player.play(
         weights, [(task, 1 + k) for task in drawn for k in range(num_agreeing)], 1.0
@@ -123,7 +123,7 @@ def _ask(
         ),
     }
     right = [(one.reward or 0.0) >= threshold for one in answered]
-    return _Asked(np.array(right), confidence)
+    return Asked(np.array(right), confidence)
 
 
 def _likelihood(

@@ -107,6 +107,7 @@ def win_rate(
 
 
 JOB = preference.JOB._replace(
+    check=lambda corpus, cfg: playing.expect_sound(cfg.online.rollouts),
     source=_source,
     evaluators=_evaluators,
     own=lambda cfg: _Own(cfg.online, cfg.train.seed),

@@ -12,7 +12,7 @@ from kanana_jax.data import Tokenizer, chat, packing
 from kanana_jax.evaluate import success as success_of
 from kanana_jax.jobs import likelihood, sampling
 from kanana_jax.jobs.job import Built, Job, measuring
-from kanana_jax.rollouts import episodes, sandbox, store, transcripts
+from kanana_jax.rollouts import audit, episodes, sandbox, store, transcripts
 from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.episodes import Episode
 from kanana_jax.rollouts.task import Task
@@ -65,8 +65,8 @@ class Playing:
         limits = episodes.Limits(
             max_tokens=self._cfg.max_tokens, max_turns=self._cfg.max_turns, length=self.length
         )
-        with sandbox.Pool() as pool:
-            player = episodes.Player(self.form, self.tokenizer, pool, limits)
+        with sandbox.Pool() as tools, sandbox.Pool() as graders:
+            player = episodes.Player(self.form, self.tokenizer, tools, graders, limits)
             return player.play(tries, sample, temperature)
 
     def logp(
@@ -95,6 +95,12 @@ class Playing:
             count=count or self._cfg.num_prompts,
             heldout=heldout,
         )
+
+
+def expect_sound(cfg: RolloutConfig) -> None:
+    """Raises ConfigError where a family of tasks pays for what solves nothing; see the audit."""
+    names = dict.fromkeys(name.partition("@")[0] for name in cfg.families)
+    audit.check([families.of(name) for name in names], cfg.allow)
 
 
 def success(player: Playing, num_tasks: int, every: int) -> fit.Evaluator:

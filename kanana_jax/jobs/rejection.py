@@ -88,6 +88,9 @@ def _with_success(
 
 
 JOB = sft.JOB._replace(
-    source=_source, evaluators=_with_success, own=operator.attrgetter("rejection")
+    check=lambda corpus, cfg: playing.expect_sound(cfg.rejection.rollouts),
+    source=_source,
+    evaluators=_with_success,
+    own=operator.attrgetter("rejection"),
 )
 run = training.of(JOB)

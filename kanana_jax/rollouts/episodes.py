@@ -65,11 +65,21 @@ class Episode:
 
 
 class Player:
-    """Plays episodes: how messages become ids, who runs tools, and what limits there are."""
+    """Plays episodes: how messages become ids, who runs tools and grades, what limits there are.
 
-    def __init__(self, form: Format, tokenizer: Tokenizer, pool: sandbox.Pool, limits: Limits):
+    Tools and graders are pools apart: nothing that a model wrote runs where a goal was.
+    """
+
+    def __init__(
+        self,
+        form: Format,
+        tokenizer: Tokenizer,
+        tools: sandbox.Pool,
+        graders: sandbox.Pool,
+        limits: Limits,
+    ):
         self._form, self._tokenizer = form, tokenizer
-        self._pool, self._limits = pool, limits
+        self._tools, self._graders, self._limits = tools, graders, limits
 
     def play(
         self,
@@ -149,7 +159,7 @@ class Player:
             for one in said
             if one.end is None
         ]
-        ran = iter(calls.run_all(self._pool, requests))
+        ran = iter(calls.run_all(self._tools, requests))
         return [self._hear(one, next(ran)) if one.end is None else one for one in said]
 
     def _hear(self, one: Episode, ran: calls.Ran) -> Episode:
@@ -180,7 +190,7 @@ class Player:
             for one in ended
             if one.end == "answered"
         ]
-        outcomes = iter(grading.grade_all(self._pool, replies))
+        outcomes = iter(grading.grade_all(self._graders, replies))
         return [
             _graded(one, next(outcomes))
             if one.end == "answered"

@@ -50,7 +50,7 @@ def finish(process: subprocess.Popen, workdir: Path) -> None:
 
 
 def run_dirs(workdir: Path) -> list[Path]:
-    return sorted(path.parent for path in workdir.glob("run*/**/metrics.jsonl"))
+    return sorted(path.parent for path in workdir.glob("**/metrics.jsonl"))
 
 
 def num_steps(workdir: Path) -> int:
@@ -60,7 +60,7 @@ def num_steps(workdir: Path) -> int:
 
 def newest_checkpoints(workdir: Path) -> dict[str, int]:
     newest = {}
-    for path in workdir.glob("run*/**/checkpoints"):
+    for path in workdir.glob("**/checkpoints"):
         steps = [int(one.name) for one in path.iterdir() if one.name.isdigit()]
         newest[str(path.relative_to(workdir))] = max(steps, default=0)
     return newest
@@ -124,8 +124,10 @@ def finished_after(workdir: Path, began: float) -> float:
 
 
 def table(workdir: Path) -> str:
-    """What the last process printed, up to the line that names the report's path."""
-    return workdir.with_suffix(".out").read_text().partition("Report: ")[0]
+    """The last table that was printed, up to the line that names the report's path."""
+    *tables, _ = workdir.with_suffix(".out").read_text().split("Report: ")
+    # Of a pipeline, each stage prints one; the path of the report before stands first.
+    return tables[-1].partition("\n")[2] if len(tables) > 1 else tables[-1]
 
 
 def _untimed(result: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def _play(pool, task, turns, limits=LIMITS, form=chat.PLAIN):
         return [left_one if isinstance(left_one := next(left), Answer) else _answer(left_one)
                 for _ in requests]  # fmt: skip
 
-    (played,) = episodes.Player(form, BYTES, pool, limits).play([(task, 7)], sample, 1.0)
+    (played,) = episodes.Player(form, BYTES, pool, pool, limits).play([(task, 7)], sample, 1.0)
     return played, asked
 
 
