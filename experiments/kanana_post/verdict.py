@@ -6,6 +6,7 @@ from typing import Any
 
 from kanana_jax.report import claims, results, stages
 from kanana_jax.report.claims import Claim
+from kanana_jax.report.reliability import Reliability
 from kanana_jax.report.results import Run
 from kanana_jax.rollouts import transcripts
 
@@ -118,4 +119,12 @@ def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike
         for arm, run in reversed(first.items())
         if (text := transcripts.text(run.directory))
     ]
-    return stages.write(runs, about, path, headline=headline, claims_found=found, sections=shown)
+    return stages.write(
+        runs,
+        about,
+        path,
+        headline=headline,
+        claims_found=found,
+        pictures=[Reliability(kinds=("stated", "likelihood", "agreement"))],
+        sections=shown,
+    )

@@ -44,8 +44,8 @@ def evaluator(
 ) -> fit.Evaluator:
     """`heldout_ece_KIND` and `heldout_brier_KIND`, also `_tempered`; `heldout_answer_accuracy`.
 
-    Arrays of the held-out answers beside them, for the picture: `heldout_confidence_KIND` and
-    `heldout_is_right`. What was not answered counts as wrong, with a confidence of 0.
+    The bins of the reliability diagram beside them, `heldout_bin_confidence_KIND` and
+    `heldout_bin_accuracy_KIND`. What was not answered counts as wrong, with a confidence of 0.
     """
     heldout = player.heldout_tasks(num_heldout)
     fitting = player.tasks(_FITTING_ROUND)
@@ -95,8 +95,17 @@ def summarize(heldout: Asked, fitting: Asked) -> dict[str, object]:
             found[f"heldout_ece_{kind}{suffix}"] = of_kind.ece
             found[f"heldout_ece_{kind}{suffix}_stderr"] = of_kind.ece_stderr
             found[f"heldout_brier_{kind}{suffix}"] = of_kind.brier
-        found[f"heldout_confidence_{kind}"] = confidence_N
-    return found | {"heldout_is_right": right_N.astype(float)}
+        found |= _bins(kind, calibration.reliability(confidence_N, right_N))
+    return found
+
+
+def _bins(kind: str, found: calibration.Reliability) -> dict[str, object]:
+    """Arrays of one length, whatever the number of bins."""
+    padding = (0, calibration.NUM_BINS - len(found.count_B))
+    return {
+        f"heldout_bin_{name}_{kind}": np.pad(values_B, padding, constant_values=np.nan)
+        for name, values_B in (("confidence", found.confidence_B), ("accuracy", found.accuracy_B))
+    }
 
 
 def _ask(

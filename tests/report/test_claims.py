@@ -145,3 +145,25 @@ def test_when_nothing_finished_the_headline_says_so(tmp_path):
 def test_claims_read_as_drawn_here():
     drawn = claims.text("All is well.", [claims.Claim("Is it?", True, "Yes.", ("as far as seen",))])
     assert drawn == "All is well.\n\n[yes] Is it?\n      Yes.\n        as far as seen\n"
+
+
+@pytest.mark.parametrize(
+    ("now", "least", "holds", "answer"),
+    [
+        ([0.5, 0.52, 0.51], 0.2, True, "It rises by 0.3"),
+        ([0.5, 0.52, 0.51], 0.4, False, "It rises by 0.3"),
+        ([0.1, 0.9, 0.4], 0.2, None, "It rises by 0.2"),
+        ([0.1, 0.11, 0.1], 0.0, False, "It falls by 0.1"),
+        ([0.5, 0.52], 0.2, None, "It rises by 0.3"),  # two seeds say too little
+    ],
+)
+def test_a_rise_is_judged_seed_by_seed(now, least, holds, answer):
+    was = {0: 0.2, 1: 0.21, 2: 0.21, 9: 0.0}
+    found = claims.rises("Does it?", dict(enumerate(now)), was, least)
+    assert found.holds is holds
+    assert found.answer.startswith(answer)
+
+
+def test_a_rise_that_was_not_measured_is_not_judged():
+    assert claims.rises("Does it?", {0: 1.0}, {1: 0.0}).answer == "Not measured."
+    assert claims.rises("Does it?", {0: float("nan")}, {0: 0.0}).holds is None
