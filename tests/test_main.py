@@ -17,7 +17,18 @@ import tiny_jobs
 
 from kanana_jax import config, main, parallel
 from kanana_jax.config import listing, ranges
-from kanana_jax.jobs import pipeline, preference, pretrain, runs, sft, sweep
+from kanana_jax.jobs import (
+    calibration,
+    online_preference,
+    pipeline,
+    preference,
+    pretrain,
+    rejection,
+    reward,
+    runs,
+    sft,
+    sweep,
+)
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import Run
 
@@ -288,7 +299,7 @@ def test_the_printed_configuration_is_the_one_that_would_run(name, tmp_path, mon
     kind = type(cfg)
     if kind is pipeline.Pipeline:
         for stage, one in zip(cfg.stages, shown["stages"], strict=True):
-            assert config.from_json(pretrain.Config, one["config"]["base"]) == stage.base
+            assert config.from_json(type(stage.base), one["config"]["base"]) == stage.base
     elif kind is sweep.Sweep:
         assert config.from_json(pretrain.Config, shown["base"]) == cfg.base
         assert [config.from_json(sweep.Arm, arm) for arm in shown["arms"]] == [*cfg.arms]
@@ -301,6 +312,10 @@ _JOBS = {
     pretrain.Config: pretrain.JOB,
     sft.Config: sft.JOB,
     preference.Config: preference.JOB,
+    reward.Config: reward.JOB,
+    rejection.Config: rejection.JOB,
+    online_preference.Config: online_preference.JOB,
+    calibration.Config: calibration.JOB,
 }
 
 
@@ -313,6 +328,7 @@ _NUM_STEPS = {
     "weight_average": 2,
     "mid_training": 2,
     "mid_training_h100": 2,
+    "kanana_post": 5,  # base, mid, all on conversations, reward, both on preferences
 }
 
 

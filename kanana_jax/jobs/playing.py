@@ -1,5 +1,6 @@
 """Tasks tried by the model in training: those of a round, and held-out ones that measure it."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from kanana_jax import config, model, parallel
+from kanana_jax.batch import Batch
 from kanana_jax.config import RolloutConfig
 from kanana_jax.data import Tokenizer, chat, packing
 from kanana_jax.evaluate import success as success_of
@@ -66,7 +68,8 @@ class Playing:
             max_tokens=self._cfg.max_tokens, max_turns=self._cfg.max_turns, length=self.length
         )
         with sandbox.Pool() as tools, sandbox.Pool() as graders:
-            player = episodes.Player(self.form, self.tokenizer, tools, graders, limits)
+            of_first = _OfFirst(tools), _OfFirst(graders)
+            player = episodes.Player(self.form, self.tokenizer, *of_first, limits)
             return player.play(tries, sample, temperature)
 
     def logp(
@@ -79,13 +82,12 @@ class Playing:
         self, score: likelihood.Score, segments: Sequence[store.Segment]
     ) -> list[Float[np.ndarray, "S"]]:
         """What `score` gives the position of every target of every segment."""
-        return likelihood.of_targets(
-            segments,
-            score,
-            lambda batch: self._built.place(batch, self._batch_size),
-            self._batch_size,
-            self.length,
-        )
+        rows = self._built.rows(self._batch_size)
+
+        def place(batch: Batch) -> Batch:
+            return self._built.place(batch.map(lambda column: column[rows]), self._batch_size)
+
+        return likelihood.of_targets(segments, score, place, self._batch_size, self.length)
 
     def _drawn(self, *, seed: int, heldout: bool, count: int = 0) -> list[Task]:
         return drawing.tasks_of(
@@ -95,6 +97,19 @@ class Playing:
             count=count or self._cfg.num_prompts,
             heldout=heldout,
         )
+
+
+class _OfFirst:
+    """The sandbox of process 0: what is late on one machine may not be on another."""
+
+    def __init__(self, pool: sandbox.Pool):
+        self._pool = pool
+
+    def run(self, calls: Sequence[sandbox.Call]) -> list[sandbox.Outcome]:
+        mine = None
+        if parallel.is_first():
+            mine = [dataclasses.asdict(one) for one in self._pool.run(calls)]
+        return [sandbox.Outcome(**one) for one in parallel.everyones(mine)[0]]
 
 
 def expect_sound(cfg: RolloutConfig) -> None:

@@ -44,7 +44,7 @@ def execute(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"messages": messages, "state": state}
 
 
-def run_all(pool: sandbox.Pool, requests: Sequence[Request]) -> list[Ran]:
+def run_all(pool: sandbox.Runner, requests: Sequence[Request]) -> list[Ran]:
     """In the order of the requests."""
     outcomes = pool.run([
         sandbox.Call(

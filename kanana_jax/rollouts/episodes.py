@@ -74,8 +74,8 @@ class Player:
         self,
         form: Format,
         tokenizer: Tokenizer,
-        tools: sandbox.Pool,
-        graders: sandbox.Pool,
+        tools: sandbox.Runner,
+        graders: sandbox.Runner,
         limits: Limits,
     ):
         self._form, self._tokenizer = form, tokenizer

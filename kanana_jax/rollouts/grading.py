@@ -40,7 +40,7 @@ def grade(value: Mapping[str, Any]) -> dict[str, Any]:
     return dataclasses.asdict(score(reply))
 
 
-def grade_all(pool: sandbox.Pool, replies: Sequence[Reply]) -> list[sandbox.Outcome]:
+def grade_all(pool: sandbox.Runner, replies: Sequence[Reply]) -> list[sandbox.Outcome]:
     """In the order of the replies."""
     return pool.run([
         sandbox.Call(

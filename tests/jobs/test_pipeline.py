@@ -61,11 +61,11 @@ def _watched(first: dict, job: training.Job):
     """The job's function, which keeps the weights that training starts from by their folder."""
 
     def run(cfg, workdir):
-        def frozen(first_weights):
-            first[workdir.name] = jax.device_get(first_weights())
-            return {}
+        def prepared(corpus, cfg, built, start):
+            first[workdir.name] = jax.device_get(start.first_weights())
+            return corpus
 
-        training.of(job._replace(frozen=frozen))(cfg, workdir)
+        training.of(job._replace(prepared=prepared))(cfg, workdir)
 
     return run
 

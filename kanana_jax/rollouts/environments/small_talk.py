@@ -1,6 +1,6 @@
 """Greetings with a rubric of style: a name to greet, in the language and manner of the house.
 
-    reward = 1 where all parts hold, else a tenth of the share that does
+    reward = 1 where all parts hold, else a tenth of the share that does, of a greeting
 
     language   as the user's          name     the user's is in the answer
     greeting   a word that greets     ending   a full stop; in Korean behind the polite "yo"
@@ -92,7 +92,7 @@ def _verify(given: Task, messages: Sequence[Message], state: Any) -> Score:
         "short": 0 < len(said) <= LONGEST,
     }
     share = sum(parts.values()) / len(parts)
-    reward = 1.0 if all(parts.values()) else _PARTIAL * share
+    reward = 1.0 if all(parts.values()) else _PARTIAL * share * parts["greeting"]
     return Score(reward=reward, parts={name: float(holds) for name, holds in parts.items()})
 
 

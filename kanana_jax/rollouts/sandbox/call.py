@@ -1,7 +1,8 @@
 """What a sandbox is asked to do, within which limits, and what comes of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from kanana_jax.config import ConfigError
 
@@ -54,3 +55,9 @@ class Outcome:
     status: Status
     value: Any = None
     message: str = ""
+
+
+class Runner(Protocol):
+    """Whatever runs calls; `Pool` does."""
+
+    def run(self, calls: Sequence[Call], /) -> list[Outcome]: ...
