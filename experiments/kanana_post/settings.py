@@ -24,7 +24,7 @@ SEQ_LEN, BATCH_SIZE = 192, 12
 _MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
 _STILL: dict[str, Any] = {"z_loss_weight": 0.0, "balance_loss_weight": 0.0, "router_bias_rate": 0.0}
 # The NLL term keeps the chosen answers likely, which a margin alone does not.
-_PREFERENCE = preference.PreferenceConfig(beta=0.1, sft_weight=0.5)
+_PREFERENCE = preference.PreferenceConfig(beta=0.3, sft_weight=1.0)
 _TALK = (0.4, 0.3, 0.3)  # how conversations are mixed: chats, products, sums
 
 
@@ -76,7 +76,7 @@ def stages() -> tuple[Stage, ...]:
         _stage(
             "reward",
             reward.Config(
-                **_settings("reward", "Does it know the better answer?", 60, 0.003, _STILL),
+                **_settings("reward", "Does it know the better answer?", 150, 0.003, _STILL),
                 model=dataclasses.replace(_MODEL, scalar_head=True),
                 data=pairs,
             ),
@@ -85,7 +85,7 @@ def stages() -> tuple[Stage, ...]:
         _stage(
             "dpo",
             preference.Config(
-                **_settings("dpo", "Does it give the better answer?", 60, 0.0005, _STILL),
+                **_settings("dpo", "Does it give the better answer?", 60, 0.002, _STILL),
                 data=pairs,
                 preference=_PREFERENCE,
             ),
@@ -118,7 +118,7 @@ def stages() -> tuple[Stage, ...]:
         _stage(
             "calibration",
             calibration.Config(
-                **_tuning("calibration", "Does it know when it is right?"),
+                **_tuning("calibration", "Does it know when it is right?", 0.001),
                 data=spoken,
                 calibration=calibration.CalibrationConfig(
                     rollouts=jobs.ASKED, steps_per_round=60, num_heldout=jobs.NUM_ASKED
@@ -138,9 +138,9 @@ def _stage(
     return Stage(name, Sweep(base=base), init_from=init_from, uses=uses)
 
 
-def _tuning(name: str, question: str) -> dict[str, Any]:
+def _tuning(name: str, question: str, lr: float = 0.003) -> dict[str, Any]:
     """Of stages that train on conversations: as many steps each."""
-    return _settings(name, question, 60, 0.003)
+    return _settings(name, question, 60, lr)
 
 
 def _settings(

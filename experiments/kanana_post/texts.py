@@ -78,4 +78,4 @@ CONVERSATIONS = {
     "thought": functools.partial(_solved, SUMS, 100),
     "chosen": functools.partial(_chosen, 240),
 }
-PAIRS = {"style": functools.partial(_style, 240)}
+PAIRS = {"style": functools.partial(_style, 480)}

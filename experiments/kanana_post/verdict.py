@@ -13,6 +13,11 @@ from kanana_jax.rollouts import transcripts
 VALID, RIGHT_ORDER, GAIN = 0.98, 0.9, 0.2
 TOOLS, STYLE, SUMS = (f"heldout_success_{name}" for name in ("products", "small_talk", "chain_sum"))
 ECE = "heldout_ece_stated"
+_SHOWN = (
+    *("bpb_english", "bpb_korean", "success_products", "success_small_talk", "success_chain_sum"),
+    *("valid_turns", "tool_call_rate", "answer_bytes", "accuracy", "win_rate"),
+    *("answer_accuracy", "ece_stated"),
+)
 
 
 def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
@@ -125,6 +130,7 @@ def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike
         path,
         headline=headline,
         claims_found=found,
+        keys=[f"heldout_{name}" for name in _SHOWN],
         pictures=[Reliability(kinds=("stated", "likelihood", "agreement"))],
         sections=shown,
     )

@@ -41,15 +41,18 @@ def write(
     claims_found: Sequence[Claim] = (),
     pictures: Sequence[canvas.Picture] = (),
     sections: Sequence[tuple[str, str]] = (),
+    keys: Sequence[str] = (),
 ) -> str:
     """Writes report.html to `path` and PNG files beside it; returns its words for a terminal.
 
     `about` is the record of how the runs were made, see `page`. `headline` and `claims_found` are
     those of an experiment that judges its stages; its `pictures` come first, and its `sections`
-    (title, text) follow that of the stages.
+    (title, text) follow that of the stages. `keys` are what table and figure show, where that is
+    not all in which stages differ.
     """
     cells = tables.summarize(runs)
-    table = tables.table(cells, measured_columns(cells))
+    columns = [_column(key) for key in keys] if keys else measured_columns(cells)
+    table = tables.table(cells, columns)
     colors = canvas.look(runs).colors
     found = [*claims_found, claims.divergence(cells)]
     first_words = headline or f"{len(cells)} stages, each in a folder of its own with its report."
@@ -60,7 +63,7 @@ def write(
         claims=found,
         table=tables.for_page(table, colors),
         note=tables.error_words(cells),
-        figures=gallery.figures(runs, [*pictures, Gains()]),
+        figures=gallery.figures(runs, [*pictures, Gains(keys=tuple(keys))]),
         sections=[("Stages", _sections(cells, Path(path).parent)), *sections],
         facts=_facts(cells),
     )
@@ -81,13 +84,13 @@ def measured(runs: Sequence[Run]) -> list[str]:
 def measured_columns(cells: Sequence[Cell]) -> list[Column]:
     """A column for each in which stages differ."""
     keys = measured([run for cell in cells for run in cell.runs])
-    return [
-        tables.HELDOUT
-        if key == "heldout_bpb"
-        else tables.number_column(key)._replace(heading=_words(key))
-        for key in keys
-        if _differs(key, cells) or len(cells) == 1
-    ]
+    return [_column(key) for key in keys if _differs(key, cells) or len(cells) == 1]
+
+
+def _column(key: str) -> Column:
+    if key == "heldout_bpb":
+        return tables.HELDOUT
+    return tables.number_column(key)._replace(heading=_words(key))
 
 
 def _words(key: str) -> str:
@@ -117,8 +120,12 @@ def _facts(cells: Sequence[Cell]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Gains:
-    """A panel for everything in which stages differ: where each lies against the first; or arms."""
+    """A panel for everything in which stages differ: where each lies against the first; or arms.
 
+    With `keys`, a panel for each of these.
+    """
+
+    keys: tuple[str, ...] = ()
     name: str = "stages"
     title: str = "What each stage gained and forgot"
     reading: str = (
@@ -130,7 +137,7 @@ class Gains:
         from matplotlib.figure import Figure
 
         cells = tables.summarize(runs)
-        keys = [key for key in measured(runs) if _differs(key, cells)]
+        keys = [key for key in self.keys or measured(runs) if _differs(key, cells)]
         if not keys or len(cells) < 2:
             return None
         num_rows = -(-len(keys) // _PANELS_PER_ROW)

@@ -46,3 +46,17 @@ def test_a_single_stage_has_all_columns_and_no_picture(ran, tmp_path):
     assert "accuracy" in stages.write([only], fabricate.about(), tmp_path / "report.html")
     assert not (tmp_path / "stages.png").exists()
     assert results.arms([only]) == ["base"]
+
+
+def test_what_is_shown_can_be_chosen(ran, tmp_path):
+    base = stages.named(ran("mine", heldout_accuracy=0.2, heldout_speed=1.0), "base")
+    mid = stages.named(ran("a", heldout_accuracy=0.7, heldout_speed=2.0), "mid")
+    path = tmp_path / "report.html"
+    keys, said = ["heldout_speed"], [("What mid says", "one line\nanother")]
+    words = stages.write([base, mid], fabricate.about(), path, keys=keys, sections=said)
+    assert words.splitlines()[0].split() == ["arm", "speed", "status"]
+    page = path.read_text()
+    assert "What mid says" in page and "one line\nanother" in page
+    sketch = stages.Gains(keys=("heldout_speed",)).draw([base, mid], canvas.look([base, mid]))
+    titles = [axes.get_title(loc="left") for axes in sketch.figure.axes if axes.get_visible()]
+    assert titles == ["speed"]
