@@ -302,3 +302,26 @@ def test_an_optimizer_of_no_run_is_refused(cfg, tmp_path, prepare, message):
     train = dataclasses.replace(cfg.train, optimizer_from=str(tmp_path / "run"))
     with pytest.raises(checkpoint.CheckpointError, match=message):
         initial.check_optimizer(train)
+
+
+def test_a_stage_can_use_the_model_of_another_one(staged, tmp_path):
+    base, more, chat = staged.stages
+    uses = (("data.cache_dir", "base"),)  # any setting that names a folder
+    given = pipeline.Pipeline(
+        name="staged", question="?", stages=(base, dataclasses.replace(more, uses=uses), chat)
+    )
+    started = pipeline._started(given.stages[1], given.stages, tmp_path)
+    assert started.data.cache_dir == str(tmp_path / "base" / pipeline.MODEL)
+    with pytest.raises(config.ConfigError, match="none of the stages before it"):
+        dataclasses.replace(given, stages=given.stages[1:])
+
+
+def test_seeds_of_a_pipeline_are_those_of_all_its_comparisons(staged):
+    base, _, chat = staged.stages
+    swept = pipeline.Stage("base", sweep.Sweep(base=base.config))
+    made = pipeline.Pipeline(
+        name="staged", question="?", stages=(swept, dataclasses.replace(chat, init_from="base"))
+    )
+    first, second = made.edited(["seeds=3"]).stages
+    assert first.config.seeds == 3
+    assert second == made.stages[1]
