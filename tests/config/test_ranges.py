@@ -13,7 +13,17 @@ import pytest
 
 from kanana_jax import config, jobs
 from kanana_jax.config import fields, paths, ranges
-from kanana_jax.jobs import pipeline, preference, pretrain, sft, sweep
+from kanana_jax.jobs import (
+    calibration,
+    online_preference,
+    pipeline,
+    preference,
+    pretrain,
+    rejection,
+    reward,
+    sft,
+    sweep,
+)
 from kanana_jax.model import presets
 
 # What annotations are made of: constraints, which are no settings.
@@ -46,7 +56,16 @@ SWEEP = sweep.Sweep(base=PRETRAIN, arms=(ARM,), axes=(AXIS,))
 STAGE = pipeline.Stage("first", PRETRAIN)
 PIPELINE = pipeline.Pipeline(name="test", question="?", stages=(STAGE,))
 KINDS = (config.TrainingConfig, config.StagedConfig, sft.Config, preference.Config)
-TRAININGS = [_training(kind) for kind in KINDS]
+ROLLOUTS = config.RolloutConfig(families=("products",))
+TRAININGS = [
+    *(_training(kind) for kind in KINDS),
+    _training(rejection.Config, rejection=rejection.RejectionConfig(rollouts=ROLLOUTS)),
+    _training(online_preference.Config, online=online_preference.OnlineConfig(rollouts=ROLLOUTS)),
+    _training(calibration.Config, calibration=calibration.CalibrationConfig(rollouts=ROLLOUTS)),
+    reward.Config(
+        name="test", question="?", model=dataclasses.replace(presets.tiny(), scalar_head=True)
+    ),
+]
 
 
 def below(group: Any) -> list[Any]:

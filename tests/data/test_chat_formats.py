@@ -137,7 +137,7 @@ def test_packing_counts_the_models_tokens_once_and_no_other(many, fmt, name, roo
     seq_len = max(sizes) - 1 + room
     rows = whole_documents.pack(np.arange(len(many)), examples.lengths_N, seq_len)
     for row_N in rows:
-        row = whole_documents.make_row(examples, row_N, used.token_bytes_V, seq_len)
+        row = whole_documents.make_row(examples, row_N, used.token_bytes_V, seq_len, {})
         pairs = [pair for n in row_N for pair in zip(*encoded[n], strict=True)]
         said = [token for token, origin in pairs if origin is Origin.MODEL]
         assert row.targets[row.loss_mask == 1].tolist() == said

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kanana_jax.config import DataConfig
-from kanana_jax.data import StoreError, column_file, tokenizer
+from kanana_jax.data import StoreError, chat, column_file, tokenizer
 from kanana_jax.data.whole_documents import Examples, WholeDocuments
 
 CFG = DataConfig(seq_len=12, batch_size=2)
@@ -19,15 +19,19 @@ def corpus() -> WholeDocuments:
     tokens = np.arange(sizes.sum(), dtype=np.uint16)
     examples = Examples(
         tokens_T=tokens,
-        is_target_T=np.ones(len(tokens), bool),
+        origin_T=np.full(len(tokens), chat.Origin.MODEL, np.uint8),
         ends_G=np.cumsum(sizes),
         source_N=np.zeros(10, np.int32),
         is_heldout_N=np.arange(10) % 5 == 0,
     )
     return WholeDocuments(
-        names=("a",), kind="pairs", tokenizer=tokenizer.byte_tokenizer(), examples=examples,
+        names=("a",),
+        kind="pairs",
+        format=chat.PLAIN,
+        tokenizer=tokenizer.byte_tokenizer(),
+        examples=examples,
         fingerprint="f",
-    )  # fmt: skip
+    )
 
 
 def test_a_column_lies_beside_its_targets_and_is_zero_in_padding(corpus):

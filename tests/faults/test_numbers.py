@@ -104,7 +104,9 @@ def train(lab, tmp_path):
             return states["last"], entry
 
         source = MarkedSource(
-            pretrain.JOB.source(corpus, guarded.data, training.data_stages(guarded, built.rows)),
+            pretrain.JOB.source(
+                corpus, guarded.data, training.data_stages(guarded, built.rows), built
+            ),
             bad,
         )
         directory = tmp_path / name

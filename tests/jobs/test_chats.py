@@ -93,7 +93,7 @@ def test_packed_conversations_have_the_log_probabilities_that_each_has_alone(cfg
         return step.log_probabilities(weights, batch, cfg=shape, execution=presets.LAPTOP)
 
     def of_row(row_N):
-        row = whole_documents.make_row(corpus.examples, row_N, token_bytes_V, seq_len)
+        row = whole_documents.make_row(corpus.examples, row_N, token_bytes_V, seq_len, {})
         found_S = logp(Batch(*(column[None] for column in row)))[0]
         return np.asarray(found_S)[row.loss_mask == 1]
 

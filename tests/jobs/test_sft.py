@@ -37,7 +37,7 @@ def cfg(tmp_path) -> sft.Config:
 
 def test_only_the_assistants_turns_are_trained_on(cfg, tmp_path):
     text = sft.JOB.read(cfg.data, tmp_path / "cache", print)
-    batch = sft.JOB.source(text.open(), cfg.data, training.data_stages(cfg)).batch(0, None)
+    batch = sft.JOB.source(text.open(), cfg.data, training.data_stages(cfg), None).batch(0, None)
     trained = batch.targets[batch.loss_mask == 1].tolist()
     answer = [*b"muon clip", text.tokenizer.eos_id]
     assert trained == answer * (len(trained) // len(answer)) and trained

@@ -136,7 +136,7 @@ def parse(text: str) -> Message:
     """What vLLM's parsers of both names find, where they find the whole turn well-formed."""
     thought = ""
     # Some templates write <think> into the prompt, so that the model only ends it.
-    if "</think>" in text or text.startswith("<think>"):
+    if text.startswith("<think>") or "</think>" in text.partition("<tool_call>")[0]:
         thought, mark, text = text.partition("</think>")
         if not mark:
             raise FormatError("expected </think> behind the reasoning, got the end of the turn")
