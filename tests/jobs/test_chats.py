@@ -9,7 +9,6 @@ import pytest
 import tiny_jobs
 
 from kanana_jax import config, generate, model
-from kanana_jax.batch import Batch
 from kanana_jax.data import chat, conversations, whole_documents
 from kanana_jax.generate.chat import ChatError
 from kanana_jax.jobs import chats, sft
@@ -94,7 +93,7 @@ def test_packed_conversations_have_the_log_probabilities_that_each_has_alone(cfg
 
     def of_row(row_N):
         row = whole_documents.make_row(corpus.examples, row_N, token_bytes_V, seq_len, {})
-        found_S = logp(Batch(*(column[None] for column in row)))[0]
+        found_S = logp(row.map(lambda column: column[None]))[0]
         return np.asarray(found_S)[row.loss_mask == 1]
 
     packed = of_row(chosen)
