@@ -76,8 +76,14 @@ def stages() -> tuple[Stage, ...]:
         _stage(
             "reward",
             reward.Config(
-                **_settings("reward", "Does it know the better answer?", 150, 0.003, _STILL),
-                model=dataclasses.replace(_MODEL, scalar_head=True),
+                **_settings(
+                    "reward",
+                    "Does it know the better answer?",
+                    150,
+                    0.003,
+                    _STILL,
+                    model=dataclasses.replace(_MODEL, scalar_head=True),
+                ),
                 data=pairs,
             ),
             "rejection",
@@ -144,11 +150,17 @@ def _tuning(name: str, question: str, lr: float = 0.003) -> dict[str, Any]:
 
 
 def _settings(
-    name: str, question: str, num_steps: int, lr: float, still: dict[str, Any] | None = None
+    name: str,
+    question: str,
+    num_steps: int,
+    lr: float,
+    still: dict[str, Any] | None = None,
+    model: config.ModelConfig = _MODEL,
 ) -> dict[str, Any]:
     return {
         "name": name,
         "question": question,
+        "model": model,
         "execution": presets.LAPTOP,
         "optimizer": config.OptimizerConfig(
             lr=lr,
@@ -163,7 +175,7 @@ def _settings(
             checkpoint_interval_steps=num_steps,
             **(still or {}),
         ),
-    } | ({} if name == "reward" else {"model": _MODEL})
+    }
 
 
 def _data(

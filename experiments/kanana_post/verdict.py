@@ -11,6 +11,7 @@ from kanana_jax.report.results import Run
 from kanana_jax.rollouts import transcripts
 
 VALID, RIGHT_ORDER, GAIN = 0.98, 0.9, 0.2
+MARGIN = 0.05  # of accuracy that calibration may cost
 TOOLS, STYLE, SUMS = (f"heldout_success_{name}" for name in ("products", "small_talk", "chain_sum"))
 ECE = "heldout_ece_stated"
 _SHOWN = (
@@ -72,8 +73,11 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         ),
         _longer(of("online", "heldout_longer_by")),
         _halved(of("calibration", ECE), of("online", ECE)),
-        _kept(
-            of("calibration", "heldout_answer_accuracy"), of("online", "heldout_answer_accuracy")
+        claims.rises(
+            f"Does accuracy fall by less than {MARGIN:g}?",
+            of("calibration", "heldout_answer_accuracy"),
+            of("online", "heldout_answer_accuracy"),
+            -MARGIN,
         ),
     ]
     num_held = sum(claim.holds is True for claim in found)
@@ -102,14 +106,6 @@ def _halved(now: Mapping[int, float], was: Mapping[int, float]) -> Claim:
     holds = all(now[seed] <= was[seed] / 2 for seed in seeds)
     details = tuple(f"ECE {was[seed]:.3f} before, {now[seed]:.3f} after" for seed in seeds)
     return Claim(question, holds, "Yes, in every seed." if holds else "Not in every seed.", details)
-
-
-def _kept(now: Mapping[int, float], was: Mapping[int, float]) -> Claim:
-    """The claim that accuracy does not fall, beyond what its seeds tell."""
-    found = claims.rises("Does accuracy stay within its band?", now, was)
-    fell = found.holds is None and found.answer.startswith("It falls")
-    return Claim(found.question, None if fell else found.holds is not False, found.answer,
-                 found.details)  # fmt: skip
 
 
 def _listed(values: Mapping[int, float]) -> str:
