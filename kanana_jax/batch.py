@@ -1,6 +1,6 @@
 """What a loader hands to the model and to the loss. Arrays of numpy or jax; rows are sequences.
 
-Letters: B sequences, S positions.
+Letters: B sequences, S positions, L MoE layers, K experts of a token.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,9 @@ class Inputs(NamedTuple):
     tokens: Any  # (B, S) int32
     positions: Any  # (B, S) int32, counted from the start of each document
     segment_ids: Any  # (B, S) int32: 1, 2, ... number a row's documents, 0 is padding
+    # (B, S, L, K) integers: the experts that each token goes to in each MoE layer, as when it was
+    # drawn; -1: those that the router chooses. None: the router chooses all.
+    routes: Any = None
 
     @classmethod
     def of_tokens(cls, tokens: Any) -> Self:
@@ -35,6 +38,7 @@ class Batch(NamedTuple):
     target_bytes: Any  # (B, S) float32: UTF-8 bytes of the target, 0 where it does not count
     # Further columns (B, S) float32 that an objective reads, by name; `Objective.columns` has them.
     extra: Mapping[str, Any] = {}
+    routes: Any = None  # see `Inputs`
 
     @classmethod
     def of_tokens(cls, tokens: Any) -> Self:
@@ -47,16 +51,18 @@ class Batch(NamedTuple):
     @classmethod
     def stacked(cls, rows: Sequence[Self]) -> Self:
         """One batch of rows, whose columns are (S,) and have the same names."""
-        *columns, extras = zip(*rows, strict=True)
+        *columns, extras, routes = zip(*rows, strict=True)
         extra = {name: np.stack([extra[name] for extra in extras]) for name in extras[0]}
-        return cls(*map(np.stack, columns), extra=extra)
+        stacked = None if routes[0] is None else np.stack(routes)
+        return cls(*map(np.stack, columns), extra=extra, routes=stacked)
 
     def map(self, fn: Callable[[Any], Any]) -> Self:
         """`fn` of every column."""
-        *columns, extra = self
+        *columns, extra, routes = self
         mapped = {name: fn(column) for name, column in extra.items()}
-        return type(self)(*map(fn, columns), extra=mapped)
+        replayed = None if routes is None else fn(routes)
+        return type(self)(*map(fn, columns), extra=mapped, routes=replayed)
 
     @property
     def inputs(self) -> Inputs:
-        return Inputs(self.tokens, self.positions, self.segment_ids)
+        return Inputs(self.tokens, self.positions, self.segment_ids, self.routes)

@@ -2,6 +2,7 @@
 
     s        = sigmoid(x W_router)                                      float32
     chosen   = top K of s + b, within the token's best groups           b picks, it does not weigh
+               or what was chosen when a sampler read the token         routing replay
     w_e      = scaling * s_e / sum_chosen s
     out      = sum_chosen w_e mlp_e(x) + mlp_shared(x)
 
@@ -29,6 +30,7 @@ from kanana_jax.parallel import local
 
 
 class RoutingStats(NamedTuple):
+    expert_BSK: Int[Array, "B S K"]  # where each token went
     load_BE: Float[Array, "B E"]  # tokens of each sequence sent to each expert, padding left out
     balance_loss: Float[Array, ""]
     needed_XEN: Int[Array, "X E N"] | None = None  # see `balance.Routing`
@@ -54,15 +56,20 @@ class MoE(nnx.Module):
         bias_E: Float[Array, "E"],
         is_token_BS: Bool[Array, "B S"],
         counts_needed: bool = False,
+        replayed_BSK: Int[Array, "B S K"] | None = None,
     ) -> tuple[Float[Array, "B S D"], RoutingStats]:
-        """The output, and what was chosen; `needed_XEN` only where it is to be counted."""
+        """The output, and what was chosen; `needed_XEN` only where it is to be counted.
+
+        A token of `replayed_BSK` goes to the experts that it names, where it names some.
+        """
         score_BSE = xla_hints.pad_single_row(lambda x: router_scores(x, self.router[...]), x_BSD)
         dtype, top_k = x_BSD.dtype, self.cfg.num_experts_per_token
         tokens = ("batch", "sequence", "whole")
+        replayed = () if replayed_BSK is None else (replayed_BSK,)
         expert_BSK, weight_BSK = local.on_parts(
-            functools.partial(choose, cfg=self.cfg),
-            (score_BSE, bias_E),
-            (tokens, ("whole",)),
+            lambda score_BSE, bias_E, *replayed: choose(score_BSE, bias_E, self.cfg, *replayed),
+            (score_BSE, bias_E, *replayed),
+            (tokens, ("whole",), *[tokens] * len(replayed)),
             [tokens, tokens],
         )
         out_BSD = local.on_parts(
@@ -95,7 +102,7 @@ class MoE(nnx.Module):
                 ("token_parts", "whole", "whole"),
             )
         loss = balance_loss(score_BSE, is_token_BS, top_k)
-        return out_BSD, RoutingStats(load_BE, loss, needed_XEN)
+        return out_BSD, RoutingStats(expert_BSK, load_BE, loss, needed_XEN)
 
     @jax.named_scope("experts")
     def _routed(self, x_BSD, expert_BSK, weight_BSK, w_gate_up, w_down):
@@ -171,13 +178,22 @@ def router_scores(
 
 
 def choose(
-    score_BSE: Float[Array, "B S E"], bias_E: Float[Array, "E"], cfg: ModelConfig
+    score_BSE: Float[Array, "B S E"],
+    bias_E: Float[Array, "E"],
+    cfg: ModelConfig,
+    replayed_BSK: Int[Array, "B S K"] | None = None,
 ) -> tuple[Int[Array, "B S K"], Float[Array, "B S K"]]:
-    """The experts of each token and their weights, which do not depend on the bias."""
+    """The experts of each token and their weights, which do not depend on the bias.
+
+    Experts of `replayed_BSK` that are not negative take the place of those that would be chosen
+    (arXiv:2510.11370); their weights come from the scores here, and so has their gradient.
+    """
     biased_BSE = score_BSE + jax.lax.stop_gradient(bias_E)
     if cfg.num_groups_per_token < cfg.num_expert_groups:
         biased_BSE = _keep_best_groups(biased_BSE, cfg.num_expert_groups, cfg.num_groups_per_token)
     _, expert_BSK = jax.lax.top_k(biased_BSE, cfg.num_experts_per_token)
+    if replayed_BSK is not None:
+        expert_BSK = jnp.where(replayed_BSK < 0, expert_BSK, replayed_BSK)
     weight_BSK = jnp.take_along_axis(score_BSE, expert_BSK, axis=-1)
     if cfg.norm_topk_prob:
         weight_BSK /= weight_BSK.sum(axis=-1, keepdims=True) + 1e-20

@@ -42,6 +42,7 @@ class Aux(NamedTuple):
     max_logits: Float[Array, "L H"]  # dense layers first; -inf if there was no token
     sequence_load: Float[Array, "Lmoe B E"]  # tokens of each sequence sent to each expert
     balance_loss: Float[Array, ""]  # sum over MoE layers, unweighted
+    routes: Int[Array, "Lmoe B S K"]  # the experts of each token
     # By the bias with which tokens would just have chosen an expert; None: not asked for.
     needed: Int[Array, "Lmoe X E N"] | None = None
 
@@ -92,7 +93,11 @@ class Block(nnx.Module):
             self.mlp = layers.SwiGLU(cfg, cfg.intermediate_size, rngs=rngs)
 
     def __call__(
-        self, x_BSD: Float[Array, "B S D"], bias_E: Float[Array, "E"], context: Context
+        self,
+        x_BSD: Float[Array, "B S D"],
+        bias_E: Float[Array, "E"],
+        context: Context,
+        replayed_BSK: Int[Array, "B S K"] | None = None,
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "H"], moe.RoutingStats | None]]:
         """Returns the residual stream, and (largest logit of each head, routing statistics)."""
         rotation, segment_ids_BS, counts_needed = context
@@ -102,6 +107,7 @@ class Block(nnx.Module):
             bias_E,
             segment_ids_BS != 0,
             counts_needed,
+            replayed_BSK,
         )
         return x_BSD, (maxima.keep_nan(max_logits_BH, axis=0), stats)
 
@@ -112,6 +118,7 @@ class Block(nnx.Module):
         bias_E: Float[Array, "E"],
         is_token_BS: Bool[Array, "B S"],
         counts_needed: bool = False,
+        replayed_BSK: Int[Array, "B S K"] | None = None,
     ) -> tuple[Float[Array, "B S D"], tuple[Any, moe.RoutingStats | None]]:
         """The layer with `attend` as its attention: decoding binds a cache to it.
 
@@ -124,7 +131,9 @@ class Block(nnx.Module):
         normed_BSD = norm(x_BSD, self.mlp_norm)
         with jax.named_scope("mlp"):
             if isinstance(self.mlp, moe.MoE):
-                mlp_BSD, stats = self.mlp(normed_BSD, bias_E, is_token_BS, counts_needed)
+                mlp_BSD, stats = self.mlp(
+                    normed_BSD, bias_E, is_token_BS, counts_needed, replayed_BSK
+                )
             else:
                 mlp_BSD, stats = self.mlp(normed_BSD), None
         return _constrain_stream(x_BSD + mlp_BSD), (attention_aux, stats)
@@ -155,23 +164,29 @@ def _stack(
 
 
 def _run_stack(
-    execution: ExecutionConfig, stack: Block, x_BSD: Array, bias_LE: Array, context: Context
+    execution: ExecutionConfig,
+    stack: Block,
+    x_BSD: Array,
+    bias_LE: Array,
+    replayed_LBSK: Array | None,
+    context: Context,
 ):
+    layers_L = stack, bias_LE, replayed_LBSK
     is_scanned = execution.scan_layers is not False
 
     def body(x_BSD, layer):
-        block, bias_E = layer
-        return block(x_BSD, bias_E, context)
+        block, bias_E, replayed_BSK = layer
+        return block(x_BSD, bias_E, context, replayed_BSK)
 
     if execution.remat != "none":
         # Inside a scan nothing can merge the recomputation with the forward pass.
         policy = _REMAT_POLICIES[execution.remat]
         body = jax.checkpoint(body, policy=policy, prevent_cse=not is_scanned)
     if is_scanned:
-        return jax.lax.scan(body, x_BSD, (stack, bias_LE))
+        return jax.lax.scan(body, x_BSD, layers_L)
     body = jax.jit(body)  # traced once for all layers
     stats_of_layers = []
-    leaves, treedef = jax.tree.flatten((stack, bias_LE))
+    leaves, treedef = jax.tree.flatten(layers_L)
     for layer in zip(*map(xla_hints.unstack_layers, leaves), strict=True):
         x_BSD, stats = body(x_BSD, jax.tree.unflatten(treedef, layer))
         stats_of_layers.append(stats)
@@ -237,28 +252,39 @@ class Transformer(nnx.Module):
                 f"router_bias must have shape (num_moe_layers, num_experts) = {wanted}, "
                 f"got {router_bias_LE.shape}; start from model.init_router_bias(cfg)."
             )
-        tokens_BS, positions_BS, segment_ids_BS = map(jnp.asarray, inputs)
+        tokens_BS, positions_BS, segment_ids_BS = map(jnp.asarray, inputs[:3])
         context = Context(rope.rotation(cfg, positions_BS), segment_ids_BS, counts_needed)
         x_BSD = _look_up(self.embed[...], tokens_BS, layers.compute_dtype(execution))
         max_logits, stats = [], None
         if cfg.num_dense_layers:
             no_bias_L0 = jnp.zeros((cfg.num_dense_layers, 0))
             x_BSD, (max_LH, _) = _run_stack(
-                execution, self.dense_layers, x_BSD, no_bias_L0, context
+                execution, self.dense_layers, x_BSD, no_bias_L0, None, context
             )
             max_logits.append(max_LH)
         if cfg.num_moe_layers:
             x_BSD, (max_LH, stats) = _run_stack(
-                execution, self.moe_layers, x_BSD, router_bias_LE, context
+                execution, self.moe_layers, x_BSD, router_bias_LE, _by_layer(inputs.routes), context
             )
             max_logits.append(max_LH)
         if stats is None:
+            no_route_LBSK = jnp.zeros((0, *tokens_BS.shape, cfg.num_experts_per_token), jnp.int32)
             no_load_LBE = jnp.zeros((0, x_BSD.shape[0], cfg.num_experts))
-            stats = moe.RoutingStats(no_load_LBE, jnp.zeros((0,)))
+            stats = moe.RoutingStats(no_route_LBSK, no_load_LBE, jnp.zeros((0,)))
         aux = Aux(
-            jnp.concatenate(max_logits), stats.load_BE, stats.balance_loss.sum(), stats.needed_XEN
+            jnp.concatenate(max_logits),
+            stats.load_BE,
+            stats.balance_loss.sum(),
+            stats.expert_BSK,
+            stats.needed_XEN,
         )
         return _constrain_stream(_norm(cfg, x_BSD, self.final_norm)), aux
+
+
+def _by_layer(routes_BSLK: Any) -> Array | None:
+    if routes_BSLK is None:
+        return None
+    return jnp.moveaxis(jnp.asarray(routes_BSLK, jnp.int32), 2, 0)
 
 
 def _look_up(embed_VD: Array, tokens_BS: Array, dtype: jnp.dtype) -> Array:
