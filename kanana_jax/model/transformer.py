@@ -42,9 +42,9 @@ class Aux(NamedTuple):
     max_logits: Float[Array, "L H"]  # dense layers first; -inf if there was no token
     sequence_load: Float[Array, "Lmoe B E"]  # tokens of each sequence sent to each expert
     balance_loss: Float[Array, ""]  # sum over MoE layers, unweighted
-    routes: Int[Array, "Lmoe B S K"]  # the experts of each token
     # By the bias with which tokens would just have chosen an expert; None: not asked for.
     needed: Int[Array, "Lmoe X E N"] | None = None
+    routes: Int[Array, "Lmoe B S K"] | None = None  # the experts of each token
 
     @property
     def expert_load(self) -> Float[Array, "Lmoe E"]:
@@ -275,8 +275,8 @@ class Transformer(nnx.Module):
             jnp.concatenate(max_logits),
             stats.load_BE,
             stats.balance_loss.sum(),
-            stats.expert_BSK,
             stats.needed_XEN,
+            stats.expert_BSK,
         )
         return _constrain_stream(_norm(cfg, x_BSD, self.final_norm)), aux
 
