@@ -1,9 +1,7 @@
 """Tries of one prompt that are compared with each other, and what they are worth.
 
-    group     =  the tries of one prompt, complete when all of them have ended
-    is_equal  <=>  all are worth the same, so that no one is better than the others
-
-Letters: G tries of a group.
+A group is complete when all of its tries have ended. A reward gives a number to an episode that has:
+the verifier's, or one that looks away from the answer, to learn what rewards of no worth do.
 """
 
 import hashlib
@@ -75,18 +73,3 @@ def reward_of(name: str) -> Reward:
             f"expected a reward among {', '.join(REWARDS)}, or package.module:NAME, got {name!r}"
         )
     return getattr(importlib.import_module(module), attribute)
-
-
-def overlong(one: Episode, max_tokens: int, buffer: int) -> float:
-    """The penalty of a try of over `max_tokens` - `buffer` drawn tokens (arXiv:2503.14476, eq. 13).
-
-    From 0 it falls to -1 at `max_tokens`. Without a buffer it is 0.
-    """
-    if not buffer:
-        return 0.0
-    return -min(1.0, max(0.0, (one.num_drawn - (max_tokens - buffer)) / buffer))
-
-
-def is_equal(values_G: Sequence[float]) -> bool:
-    """Whether no try of a group is better than another; tries that were not judged do not count."""
-    return len({value for value in values_G if not math.isnan(value)}) < 2

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kanana_jax import config, model, optim, parallel
 from kanana_jax.batch import Batch
@@ -115,6 +115,7 @@ class Steps(NamedTuple):
     logp: Callable[[model.Weights, Batch], Array]
     scalars: Callable[[model.Weights, Batch], Array]  # of a model with a scalar head
     loads: Callable[[model.Weights, Batch], Array]
+    routes: Callable[[model.Weights, Batch], Array]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
     trace: Callable[[], jax.stages.Traced]  # the train step; raises where an op cannot run
@@ -134,7 +135,9 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
     placed = jax.tree.map(lambda x: x.sharding, like)
     # Evaluation does not cut batches, so stages that cut theirs differently share it.
     whole_batches = dataclasses.replace(cfg.execution, accumulation_steps=1)
-    init_weights, evaluate, logp, rewards, loads = _shared_by_arms(cfg.model, whole_batches, mesh)
+    init_weights, evaluate, logp, rewards, loads, routes = _shared_by_arms(
+        cfg.model, whole_batches, mesh
+    )
     start = jax.jit(functools.partial(state.wrap, optimizer), out_shardings=placed)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
     options = _DETERMINISTIC if cfg.execution.deterministic else None
@@ -178,6 +181,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         logp=logp,
         scalars=rewards,
         loads=loads,
+        routes=routes,
         diagnose=diagnose,
         like=like,
         trace=trace,
@@ -207,6 +211,7 @@ def _shared_by_arms(cfg: config.ModelConfig, execution: config.ExecutionConfig, 
         _under(mesh, compiled(log_probabilities)),
         _under(mesh, compiled(scalars_of)),
         _under(mesh, compiled(expert_loads)),
+        _under(mesh, compiled(chosen_experts)),
     )
 
 
@@ -437,6 +442,20 @@ def expert_loads(
     """Tokens of each sequence that chose each expert, by MoE layer."""
     _, aux = model.hidden_states(cfg, weights, batch.inputs, execution)
     return aux.sequence_load
+
+
+def chosen_experts(
+    weights: model.Weights,
+    batch: Batch,
+    *,
+    cfg: config.ModelConfig,
+    execution: config.ExecutionConfig,
+) -> Int[Array, "B S L K"]:
+    """Those that the router chooses for each token by MoE layer, whatever the batch replays."""
+    inputs = batch.inputs._replace(routes=None)
+    _, aux = model.hidden_states(cfg, weights, inputs, execution)
+    assert aux.routes is not None
+    return jnp.moveaxis(aux.routes, 0, 2)
 
 
 def _values(
