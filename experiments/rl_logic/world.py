@@ -7,12 +7,13 @@ and few with their steps written out:
     assistant: 1                       assistant: ~~+3=3 +1=4 +2=1~~1
 
 So it can reason and seldom does, and is right far more often when it does: what a reward for right
-answers can find. It reads sums of 3 to 6 terms. Beside them it reads prose.
+answers can find. It reads sums of 3 to 6 terms, and in the same way which number is the largest.
+Beside them it reads prose.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from kanana_jax.data import python_text, template_text
 from kanana_jax.data.chat import PLAIN
@@ -20,6 +21,7 @@ from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.task import Message, Task
 
 SEEN, LONGER, LONGEST = "chain_sum@3,4,5,6", "chain_sum@7,8,9", "chain_sum@10"
+OTHER = "largest@3,4"
 REASONED_SHARE = 0.15  # of the problems in the base's text
 
 
@@ -41,18 +43,10 @@ def text(messages: Sequence[Message]) -> bytes:
     return "".join(piece.text + "\n" * piece.is_closed for piece in pieces).encode()
 
 
-def documents(name: str, seed: int, count: int, *, is_reasoned: bool) -> Iterator[bytes]:
-    for one in problems(name, seed, count):
+def documents(names: Sequence[str], seed: int, count: int, *, is_reasoned: bool) -> Iterator[bytes]:
+    """Problems of every family with their answers, `count` of each."""
+    for one in itertools.chain.from_iterable(problems(name, seed, count) for name in names):
         yield text([*one.messages, *reply(one, is_reasoned=is_reasoned)])
-
-
-def conversations(
-    name: str, seed: int, count: int, reasoned_share: float
-) -> Iterator[dict[str, Any]]:
-    """To train on: the first of every hundred are reasoned, as many as the share says."""
-    for index, one in enumerate(problems(name, seed, count)):
-        is_reasoned = index % 100 < 100 * reasoned_share
-        yield {"messages": [*one.messages, *reply(one, is_reasoned=is_reasoned)]}
 
 
 def korean(count: int) -> Iterator[bytes]:
@@ -62,6 +56,6 @@ def korean(count: int) -> Iterator[bytes]:
 TEXTS = {
     "english": python_text.read_prose,
     "korean": functools.partial(korean, 1000),
-    "direct": functools.partial(documents, SEEN, 1, 3400, is_reasoned=False),
-    "reasoned": functools.partial(documents, SEEN, 2, 1200, is_reasoned=True),
+    "direct": functools.partial(documents, (SEEN, OTHER), 1, 2500, is_reasoned=False),
+    "reasoned": functools.partial(documents, (SEEN, OTHER), 2, 900, is_reasoned=True),
 }
