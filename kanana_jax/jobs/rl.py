@@ -7,7 +7,6 @@ alone. data.paths name conversations, as for `sft`, of which rl.stored_share of 
 `over` takes another job's data. The router's bias is part of the policy, so it stays as it is.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -34,10 +33,10 @@ from kanana_jax.train import fit
 
 @dataclass(frozen=True, kw_only=True)
 class Config(config.TrainingConfig):
-    """The settings of every job that trains, and `rl`."""
+    """The settings of every job that trains, `rl`, and `judge`, who judges for rl.reward=judge."""
 
     rl: config.RLConfig
-    judge: judges.JudgeConfig = judges.JudgeConfig()  # noqa: RUF009; of rl.reward=judge
+    judge: judges.JudgeConfig = judges.JudgeConfig()  # noqa: RUF009
     train: config.TrainConfig = answer_pairs.STILL
 
     def __post_init__(self):

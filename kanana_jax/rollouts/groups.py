@@ -1,13 +1,13 @@
 """Tries of one prompt that are compared with each other, and what they are worth.
 
-A group is complete when all of its tries have ended. A reward gives a number to an episode that has:
-the verifier's, or one that looks away from the answer, to learn what rewards of no worth do.
+A group is complete when all of its tries have ended. A reward gives a number to an episode that
+has ended: the verifier's, or one that looks away from the answer, to learn what such rewards do.
 """
 
 import hashlib
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 from kanana_jax.config import ConfigError
