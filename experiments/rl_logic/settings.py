@@ -40,9 +40,10 @@ def stages(arms: tuple[Arm, ...] = ARMS) -> tuple[Stage, ...]:
             stored_share=NUM_STORED / rows,
         ),
     )
+    # As many tokens as the tries and the stored rows of all rounds.
+    num_steps = NUM_ROUNDS * rows // BATCH_SIZE
     more = pretrain.Config(
-        # As many tokens as the tries and the stored rows of all rounds.
-        **_settings("more", "What do as many tokens of text?", NUM_ROUNDS * rows // BATCH_SIZE, 0.003),
+        **_settings("more", "What do as many tokens of text?", num_steps, 0.003),
         data=_data(BATCH_SIZE),
     )
     return (

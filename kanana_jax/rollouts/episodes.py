@@ -186,7 +186,8 @@ class Player:
             return dataclasses.replace(said, num_open=0, end="length")
         said = dataclasses.replace(said, num_open=0, num_turns=one.num_turns + 1)
         try:
-            message = self._form.parse(answer.text)
+            # Of the whole turn, which may have been cut; the last id is the one that ended it.
+            message = self._form.parse(self._tokenizer.decode(said.ids[begin:-1]))
         except chat.FormatError:
             return dataclasses.replace(said, end="malformed")
         calls = message.get("tool_calls", [])
