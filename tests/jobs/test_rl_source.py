@@ -159,7 +159,7 @@ def test_batches_beyond_the_last_round_are_of_the_last_round(tmp_path):
 
 def test_tries_that_do_not_fill_batches_are_refused():
     uneven = dataclasses.replace(RL, rollouts=dataclasses.replace(ROLLOUTS, num_prompts=3))
-    with pytest.raises(config.ConfigError, match="3 prompts x 2 samples.*batches of 4 rows"):
+    with pytest.raises(config.ConfigError, match=r"3 prompts x 2 samples.*batches of 4 rows"):
         rl_source.steps_per_round(uneven, CFG.batch_size)
 
 

@@ -94,7 +94,7 @@ def test_a_mistake_is_told_to_the_model(pool):
 @pytest.mark.parametrize(
     ("turns", "end"),
     [
-        ([_answer("12", is_ended=False)], "length"),
+        ([_answer("1" * 60, is_ended=False)], "length"),
         (['@mul {"a":1,'], "malformed"),
         (['@mul {"a":1,"b":2}'] * 3, "turns"),
     ],
