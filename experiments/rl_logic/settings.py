@@ -23,12 +23,21 @@ ARMS = (
     Arm(name=NO_TEXT, edits=("rl.stored_share=0", f"data.batch_size={NUM_TRIES}")),
 )
 
-_MODEL = dataclasses.replace(presets.tiny(), num_layers=3)
+_MODEL = dataclasses.replace(
+    presets.tiny(),
+    num_layers=2,
+    hidden_size=64,
+    kv_lora_rank=32,
+    qk_nope_head_dim=16,
+    v_head_dim=16,
+    intermediate_size=192,
+    moe_intermediate_size=48,
+)
 
 
 def stages(arms: tuple[Arm, ...] = ARMS) -> tuple[Stage, ...]:
     base = pretrain.Config(
-        **_settings("base", "What can the base do?", 900, 0.008, warmup_steps=10, decay_steps=300),
+        **_settings("base", "What can the base do?", 1000, 0.015, warmup_steps=10, decay_steps=300),
         data=_data(BATCH_SIZE),
     )
     rows = NUM_TRIES + NUM_STORED

@@ -257,11 +257,10 @@ def to_json(one: Episode) -> dict[str, Any]:
 
 def from_json(fields: Mapping[str, Any]) -> Episode:
     sequences = ("ids", "origins", "logps", "versions", "messages")
-    return Episode(
-        **fields
-        | {name: tuple(fields[name]) for name in sequences}
-        | {"task": task_lib.from_json(fields["task"]), "routes": routes_from_json(fields["routes"])}
-    )
+    made: dict[str, Any] = {name: tuple(fields[name]) for name in sequences}
+    made["task"] = task_lib.from_json(fields["task"])
+    made["routes"] = routes_from_json(fields["routes"])
+    return Episode(**{**fields, **made})
 
 
 def routes_to_json(routes: np.ndarray | None) -> Any:
