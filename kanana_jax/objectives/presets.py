@@ -46,13 +46,15 @@ def dr_grpo(constant_length: int, clip: float = 0.2, **options: Unpack[Options])
     )
 
 
-def dapo(low: float = 0.2, high: float = 0.28, **options: Unpack[Options]) -> PolicyGradient:
+def dapo(
+    low: float = 0.2, high: float = 0.28, dual: float | None = None, **options: Unpack[Options]
+) -> PolicyGradient:
     """arXiv:2503.14476, eq. 8; `advantages.group_norm` of groups whose rewards differ.
 
     `advantages.has_equal_rewards` finds the groups to draw anew, `advantages.overlong_penalty` is
     added to the rewards.
     """
-    return PolicyGradient(surrogate=Clipped(low, high), **options)
+    return PolicyGradient(surrogate=Clipped(low, high, dual), **options)
 
 
 def gspo(low: float = 3e-4, high: float = 4e-4, **options: Unpack[Options]) -> PolicyGradient:
