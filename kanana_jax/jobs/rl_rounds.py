@@ -56,11 +56,11 @@ class Rounds:
         temperature = self._temperature(index)
         worked = self._work(weights, index, before, temperature)
         judged = [one for group in worked.complete for one in self._judged(group)]
-        made, of_segments = self._segments.make(weights, judged, temperature)
-        figures = self._figures(worked, judged)
+        made, of_segments = self._segments.make(weights, index, judged, temperature)
+        figures = {"temperature": temperature, **self._figures(worked, judged), **of_segments}
         return store.Round(
             tuple(made),
-            {"temperature": temperature, **figures, **of_segments},
+            {name: value for name, value in figures.items() if not math.isnan(value)},
             {
                 "next_prompt": worked.next_prompt,
                 "waiting": [group.to_json() for group in worked.waiting],

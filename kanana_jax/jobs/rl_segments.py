@@ -23,7 +23,7 @@ from kanana_jax.data.chat import Origin
 from kanana_jax.jobs import playing, rl_losses
 from kanana_jax.jobs.job import Built
 from kanana_jax.objectives import gae
-from kanana_jax.rollouts.episodes import Episode
+from kanana_jax.rollouts.episodes import NO_VERSION, Episode
 from kanana_jax.rollouts.store import Collected, Segment
 
 Numbers = Float[np.ndarray, "N S"]
@@ -58,9 +58,12 @@ class Segments:
         return self._has_experts and is_asked
 
     def make(
-        self, weights: model.Weights, tries: Sequence[Judged], temperature: float
+        self, weights: model.Weights, version: int, tries: Sequence[Judged], temperature: float
     ) -> tuple[list[Collected], dict[str, float]]:
-        """An example of each try, and figures of all of them."""
+        """An example of each try, and figures of all of them.
+
+        How sampler and trainer differ is told of tries that these weights, `version`, drew alone.
+        """
         if not tries:
             return [], {}
         episodes = [one.episode for one in tries]
@@ -69,20 +72,26 @@ class Segments:
         live_routes = self._live_routes(weights, plain)
         segments = self._routed(plain, episodes, live_routes)
         drawn_NS = _padded([_is_drawn(one)[1:] for one in episodes]).astype(bool)
+        is_new_N = np.array([set(one.versions) <= {NO_VERSION, version} for one in episodes])
+        new_NS = drawn_NS & is_new_N[:, None]
         columns = {
             "sampler": _padded([one.logps[1:] for one in episodes]),
             "old": _padded(self._player.logp(weights, segments)),
             "reference": _padded(self._player.logp(self._reference(), plain)),
         }
-        figures = mismatch(columns["old"], columns["sampler"], drawn_NS)
-        figures["kl_to_start"] = _mean((columns["old"] - columns["reference"])[drawn_NS])
+        figures = {
+            **mismatch(columns["old"], columns["sampler"], new_NS),
+            "kl_to_start": _mean((columns["old"] - columns["reference"])[drawn_NS]),
+            "resumed_share": 1.0 - _mean(is_new_N),
+        }
         if self.reads_routes and live_routes:
             live_NS = columns["old"]
             if self._cfg.routing != "live":
                 live_NS = _padded(self._player.logp(weights, plain))
-            of_live = mismatch(live_NS, columns["sampler"], drawn_NS)
+            of_live = mismatch(live_NS, columns["sampler"], new_NS)
             figures |= {f"live_{name}": value for name, value in of_live.items()}
-            figures["route_disagreement"] = disagreement(episodes, live_routes)
+            routes = zip(episodes, live_routes, is_new_N, strict=True)
+            figures |= disagreement([(one, theirs) for one, theirs, is_new in routes if is_new])
         columns |= self._advantages(weights, tries, segments, drawn_NS, columns)
         made = [
             _collected(one, segment, {key: x_NS[n] for key, x_NS in columns.items()}, drawn_NS[n])
@@ -168,15 +177,15 @@ def mismatch(
     }
 
 
-def disagreement(episodes: Sequence[Episode], chosen: Sequence[np.ndarray]) -> float:
+def disagreement(tries: Sequence[tuple[Episode, np.ndarray]]) -> dict[str, float]:
     """The share of (id, layer) whose experts are not those of the sampler, in whatever order."""
     differs = []
-    for one, theirs in zip(episodes, chosen, strict=True):
+    for one, theirs in tries:
         assert one.routes is not None
         both = min(len(one.routes), len(theirs))
         pair = (np.sort(x[:both].astype(np.int32), axis=-1) for x in (one.routes, theirs))
         differs.append(np.not_equal(*pair).any(axis=-1).ravel())
-    return _mean(np.concatenate(differs))
+    return {"route_disagreement": _mean(np.concatenate(differs))} if differs else {}
 
 
 def _plain(one: Episode, temperature: float | None) -> Segment:

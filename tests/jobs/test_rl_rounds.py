@@ -70,7 +70,7 @@ class Player:
 class Segments:
     reads_routes = False
 
-    def make(self, weights, tries, temperature):
+    def make(self, weights, version, tries, temperature):
         made = [
             Collected(segments=(Segment((one.group, one.episode.seed), (1, 2)),)) for one in tries
         ]
@@ -160,9 +160,9 @@ def test_long_tries_are_worth_less():
     values = {}
 
     class Seen(Segments):
-        def make(self, weights, tries, temperature):
+        def make(self, weights, version, tries, temperature):
             values.update({one.episode.num_drawn: one.value for one in tries})
-            return super().make(weights, tries, temperature)
+            return super().make(weights, version, tries, temperature)
 
     made = Rounds(cfg, player, lambda played: [1.0 for _ in played], Seen(), 8)
     made.collect("w", 0, None)
