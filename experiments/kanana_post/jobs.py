@@ -3,7 +3,8 @@
 import functools
 
 from experiments.kanana_post import texts
-from kanana_jax import config, data
+from experiments.kanana_post.size import Size
+from kanana_jax import data
 from kanana_jax.data import conversations, preferences
 from kanana_jax.jobs import (
     calibration,
@@ -18,28 +19,17 @@ from kanana_jax.jobs import (
 )
 from kanana_jax.jobs.training import Job
 
-NUM_TASKS = 72  # held-out ones that measure a stage
-NUM_ASKED = 96  # held-out ones whose confidence is measured
 
-
-def rollouts(*families: str, num_prompts: int, num_samples: int = 4) -> config.RolloutConfig:
-    return config.RolloutConfig(
-        families=families, num_prompts=num_prompts, num_samples=num_samples, max_tokens=48
-    )
-
-
-MEASURED = rollouts(texts.CHAT, texts.TOOLS, texts.SUMS, num_prompts=NUM_TASKS)
-ASKED = rollouts(texts.TOOLS, "chain_sum@3,4", num_prompts=96, num_samples=2)
-
-
-def _jobs() -> dict[str, Job]:
-    measured = functools.partial(playing.measured, rollouts=MEASURED, num_tasks=NUM_TASKS)
-    text = pretrain.JOB._replace(read=functools.partial(data.read_text, streams=texts.TEXTS))
-    read_talk = functools.partial(conversations.read, streams=texts.CONVERSATIONS)
-    read_pairs = functools.partial(preferences.read, streams=texts.PAIRS)
+def of(size: Size) -> dict[str, Job]:
+    material = texts.of(size)
+    measured = functools.partial(playing.measured, held=size.measured())
+    text = pretrain.JOB._replace(read=functools.partial(data.read_text, streams=material.texts))
+    read_talk = functools.partial(conversations.read, streams=material.conversations)
+    read_pairs = functools.partial(preferences.read, streams=material.pairs)
     tuned = measured(sft.JOB._replace(read=read_talk))
     rejecting = rejection.JOB._replace(read=read_talk, evaluators=rejection.evaluators)
     online = measured(online_preference.JOB._replace(read=read_pairs))
+    asked = size.rollouts("calibration", *size.asked)
     return {
         "base": text,
         "mid": measured(text),
@@ -50,9 +40,6 @@ def _jobs() -> dict[str, Job]:
         "reward": reward.JOB._replace(read=read_pairs),
         "dpo": measured(preference.JOB._replace(read=read_pairs)),
         "chosen": tuned,
-        "online": confidence.measured(online, ASKED, num_heldout=NUM_ASKED),
+        "online": confidence.measured(online, asked, num_heldout=size.num_asked),
         "calibration": measured(calibration.JOB._replace(read=read_talk)),
     }
-
-
-JOBS = _jobs()

@@ -1,9 +1,13 @@
 """Did each stage of kanana_post do what it is for, and more than a control of as many steps?"""
 
+import dataclasses
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from experiments.kanana_post.size import CHAT, Size
 from kanana_jax.report import claims, results, stages
 from kanana_jax.report.claims import Claim
 from kanana_jax.report.reliability import Reliability
@@ -12,23 +16,29 @@ from kanana_jax.rollouts import transcripts
 
 VALID, RIGHT_ORDER, GAIN = 0.98, 0.9, 0.2
 MARGIN = 0.05  # of accuracy that calibration may cost
-TOOLS, STYLE, SUMS = (f"heldout_success_{name}" for name in ("products", "small_talk", "chain_sum"))
 ECE = "heldout_ece_stated"
-_SHOWN = (
-    *("bpb_english", "bpb_korean", "success_products", "success_small_talk", "success_chain_sum"),
-    *("valid_turns", "tool_call_rate", "answer_bytes", "accuracy", "win_rate"),
-    *("answer_accuracy", "ece_stated"),
-)
 
 
-def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
-    """The headline and the claims, whatever came out."""
+def writer(size: Size) -> Callable[[Sequence[Run], Mapping[str, Any], Path], str]:
+    return functools.partial(write, practised=names(size.practised), sums=names((size.sums,)))
 
-    def of(stage: str, key: str) -> dict[int, float]:
-        return {run.seed: run.value(key) for run in results.select(runs, arm=stage)}
 
-    def least(stage: str, value: float) -> dict[int, float]:
-        return dict.fromkeys(of(stage, "heldout_success"), value)
+def names(families: Sequence[str]) -> tuple[str, ...]:
+    """Without the levels that are drawn."""
+    return tuple(one.partition("@")[0] for one in families)
+
+
+def judge(
+    runs: Sequence[Run], practised: Sequence[str], sums: Sequence[str]
+) -> tuple[str, list[Claim]]:
+    """The headline and the claims, whatever came out; both are names of families."""
+    tools, style = _success(*practised), _success(CHAT)
+
+    def of(stage: str, *keys: str) -> dict[int, float]:
+        return {
+            run.seed: sum(map(run.value, keys)) / len(keys)
+            for run in results.select(runs, arm=stage)
+        }
 
     found = [
         _above(
@@ -38,20 +48,20 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         ),
         claims.rises(
             "Do sums come out right more often with reasoning than without?",
-            of("thinking", SUMS),
-            of("sft", SUMS),
+            of("thinking", *_success(*sums)),
+            of("sft", *_success(*sums)),
             GAIN,
         ),
         claims.rises(
             f"Does rejection sampling raise the success of tools by {GAIN:g} in two rounds?",
-            of("rejection", TOOLS),
-            of("sft", TOOLS),
+            of("rejection", *tools),
+            of("sft", *tools),
             GAIN,
         ),
         claims.rises(
             "More than as many steps of the same conversations?",
-            of("rejection", TOOLS),
-            of("more_sft", TOOLS),
+            of("rejection", *tools),
+            of("more_sft", *tools),
         ),
         _above(
             f"Does the reward model order more than {RIGHT_ORDER:.0%} of held-out pairs?",
@@ -60,16 +70,17 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         ),
         claims.rises(
             "Does DPO raise the share of greetings in style?",
-            of("dpo", STYLE),
-            of("rejection", STYLE),
+            of("dpo", *style),
+            of("rejection", *style),
         ),
         claims.rises(
-            "More than training on the chosen answers?", of("dpo", STYLE), of("chosen", STYLE)
+            "More than training on the chosen answers?", of("dpo", *style), of("chosen", *style)
         ),
-        claims.rises(
+        claims.above(
             "Do answers of online DPO win against those of offline DPO?",
             of("online", "heldout_win_rate"),
-            least("online", 0.5),
+            0.5,
+            "The share of wins",
         ),
         _longer(of("online", "heldout_longer_by")),
         _halved(of("calibration", ECE), of("online", ECE)),
@@ -99,21 +110,42 @@ def _longer(values: Mapping[int, float]) -> Claim:
 
 
 def _halved(now: Mapping[int, float], was: Mapping[int, float]) -> Claim:
-    question = "Does calibration halve the error of stated confidence?"
-    seeds = sorted(now.keys() & was.keys())
-    if not seeds:
-        return Claim(question, None, "Not measured.")
-    holds = all(now[seed] <= was[seed] / 2 for seed in seeds)
-    details = tuple(f"ECE {was[seed]:.3f} before, {now[seed]:.3f} after" for seed in seeds)
-    return Claim(question, holds, "Yes, in every seed." if holds else "Not in every seed.", details)
+    gains = {seed: was[seed] / 2 - now[seed] for seed in sorted(now.keys() & was.keys())}
+    found = claims.above(
+        "Does calibration halve the error of stated confidence?",
+        gains,
+        0.0,
+        "Half the error before less the error after",
+    )
+    details = tuple(f"ECE {was[seed]:.3f} before, {now[seed]:.3f} after" for seed in gains)
+    return dataclasses.replace(found, details=details)
 
 
 def _listed(values: Mapping[int, float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values.values()) or "not measured"
 
 
-def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:
-    headline, found = judge(runs)
+def _success(*families: str) -> list[str]:
+    return [f"heldout_success_{one}" for one in families]
+
+
+def _shown(families: Sequence[str]) -> list[str]:
+    return [
+        *("heldout_bpb_english", "heldout_bpb_korean", *_success(*families)),
+        *("heldout_valid_turns", "heldout_tool_call_rate", "heldout_answer_bytes"),
+        *("heldout_accuracy", "heldout_win_rate", "heldout_answer_accuracy", ECE),
+    ]
+
+
+def write(
+    runs: Sequence[Run],
+    about: Mapping[str, Any],
+    path: str | os.PathLike,
+    *,
+    practised: Sequence[str],
+    sums: Sequence[str],
+) -> str:
+    headline, found = judge(runs, practised, sums)
     first = {run.arm: run for run in reversed(runs)}
     shown = [
         (f"What {arm} says", text)
@@ -126,7 +158,7 @@ def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike
         path,
         headline=headline,
         claims_found=found,
-        keys=[f"heldout_{name}" for name in _SHOWN],
+        keys=_shown((*practised, CHAT, *sums)),
         pictures=[Reliability(kinds=("stated", "likelihood", "agreement"))],
         sections=shown,
     )
