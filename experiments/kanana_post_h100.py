@@ -43,12 +43,14 @@ SIZE = Size(
         "calibration": Lesson(80, 0.0004),
     },
     rounds={
-        "rejection": Rounds(160, 4, 40),
+        "rejection": Rounds(160, 4, 27),
+        "dpo": Rounds(240, 4, 60),
         "online": Rounds(160, 4, 15),
         "calibration": Rounds(160, 2, 80),
     },
     tries=config.RolloutConfig(families=(CHAT,), max_tokens=80, num_rows=64),
-    num_measured={"practice": 128, "chat": 48, "sums": 48},
+    num_measured={"practice": 64, "chat": 48, "sums": 48},
+    num_compared=192,
     asked=("products@2,3,4", "shop@2,3", "chain_sum@6,7,8,9"),
     num_asked=96,
 )

@@ -11,7 +11,6 @@ from kanana_jax.jobs import (
     confidence,
     online_preference,
     playing,
-    preference,
     pretrain,
     rejection,
     reward,
@@ -26,20 +25,22 @@ def of(size: Size) -> dict[str, Job]:
     text = pretrain.JOB._replace(read=functools.partial(data.read_text, streams=material.texts))
     read_talk = functools.partial(conversations.read, streams=material.conversations)
     read_pairs = functools.partial(preferences.read, streams=material.pairs)
-    tuned = measured(sft.JOB._replace(read=read_talk))
+    compared = functools.partial(playing.measured, held=size.measured(practice=size.num_compared))
+    tuned = sft.JOB._replace(read=read_talk)
     rejecting = rejection.JOB._replace(read=read_talk, evaluators=rejection.evaluators)
     online = measured(online_preference.JOB._replace(read=read_pairs))
     asked = size.rollouts("calibration", *size.asked)
     return {
         "base": text,
         "mid": measured(text),
-        "sft": tuned,
-        "thinking": tuned,
-        "more_sft": tuned,
-        "rejection": measured(rejecting),
+        "sft": compared(tuned),
+        "thinking": measured(tuned),
+        "more_sft": compared(tuned),
+        "rejection": compared(rejecting),
         "reward": reward.JOB._replace(read=read_pairs),
-        "dpo": measured(preference.JOB._replace(read=read_pairs)),
-        "chosen": tuned,
+        "dpo": online,
+        "chosen": measured(rejecting),
         "online": confidence.measured(online, asked, num_heldout=size.num_asked),
+        "online_by_model": online,
         "calibration": measured(calibration.JOB._replace(read=read_talk)),
     }

@@ -22,6 +22,9 @@ from kanana_jax.jobs.sweep import Sweep
 _STILL: dict[str, Any] = {"z_loss_weight": 0.0, "balance_loss_weight": 0.0, "router_bias_rate": 0.0}
 # The NLL term keeps the chosen answers likely, which a margin alone does not.
 _PREFERENCE = preference.PreferenceConfig(beta=0.3, sft_weight=1.0)
+_RUBRIC = judges.JudgeConfig()
+_BY_MODEL = judges.JudgeConfig(kind="reward_model", reward_model="reward")
+_OWN = 0.5  # the share of pairs that are of the model's own answers, where they are of one round
 _TALK = (0.4, 0.3, 0.3)  # how conversations are mixed: chats, practice, sums
 
 
@@ -70,24 +73,42 @@ def _on_preferences(size: Size) -> tuple[Stage, ...]:
     pairs = _data(size, ("style",))
     judging = _settings(size, "reward", "Does it know the better answer?", **_STILL)
     judging["model"] = dataclasses.replace(size.model, scalar_head=True)
-    offline = _settings(size, "dpo", "Does it give the better answer?", **_STILL)
-    chosen = _settings(size, "chosen", "What does training on chosen answers do?", like="talk")
-    online = _settings(size, "online", "Do its own answers teach it more?", **_STILL)
-    own = online_preference.OnlineConfig(
-        rollouts=size.rollouts("online", CHAT),
-        judge=judges.JudgeConfig(kind="reward_model", reward_model="reward"),
-        steps_per_round=size.rounds["online"].steps_per_round,
-        num_heldout=48,
+
+    def preferring(name: str, question: str, like: str, share: float, judge: Any = _RUBRIC):
+        rounds = size.rounds[like]
+        return online_preference.Config(
+            **_settings(size, name, question, like=like, **_STILL),
+            data=pairs,
+            preference=_PREFERENCE,
+            online=online_preference.OnlineConfig(
+                rollouts=size.rollouts(like, CHAT),
+                judge=judge,
+                steps_per_round=rounds.steps_per_round,
+                share=share,
+                num_heldout=48,
+            ),
+        )
+
+    offline = preferring("dpo", "Does it give the better answer?", "dpo", _OWN)
+    online = preferring("online", "Do newer answers of its own teach it more?", "online", 1.0)
+    by_model = preferring(
+        "online_by_model", "What if the reward model judges?", "online", 1.0, _BY_MODEL
+    )
+    chosen = rejection.Config(
+        **_settings(size, "chosen", "What does training on chosen answers do?", like="talk"),
+        data=_data(size, ("chosen",)),
+        rejection=rejection.RejectionConfig(
+            rollouts=size.rollouts("dpo", CHAT),
+            steps_per_round=size.rounds["dpo"].steps_per_round,
+            share=_OWN,
+        ),
     )
     return (
         _stage(reward.Config(**judging, data=pairs), "rejection"),
-        _stage(preference.Config(**offline, data=pairs, preference=_PREFERENCE), "rejection"),
-        _stage(sft.Config(**chosen, data=_data(size, ("chosen",))), "rejection"),
-        _stage(
-            online_preference.Config(**online, data=pairs, preference=_PREFERENCE, online=own),
-            "dpo",
-            uses=(("online.judge.reward_model", "reward"),),
-        ),
+        _stage(offline, "rejection"),
+        _stage(chosen, "rejection"),
+        _stage(online, "dpo"),
+        _stage(by_model, "dpo", uses=(("online.judge.reward_model", "reward"),)),
     )
 
 

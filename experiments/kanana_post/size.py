@@ -43,6 +43,7 @@ class Size:
     rounds: Mapping[str, Rounds]  # by stage
     tries: config.RolloutConfig  # how answers are drawn, whatever the families
     num_measured: Mapping[str, int]  # held-out tasks of practice, chat and sums
+    num_compared: int  # of practice, of the stages whose success in it is compared
     asked: tuple[str, ...]  # families on which confidence is learned and measured
     num_asked: int  # held-out tasks of these
 
@@ -53,12 +54,12 @@ class Size:
             self.tries, families=families, num_prompts=num_prompts, num_samples=num_samples
         )
 
-    def measured(self) -> list[tuple[config.RolloutConfig, int]]:
+    def measured(self, **num_tasks: int) -> list[tuple[config.RolloutConfig, int]]:
         """Families, and how many held-out tasks of them measure a stage."""
         families = {"practice": self.practised, "chat": (CHAT,), "sums": (self.sums,)}
         return [
             (dataclasses.replace(self.tries, families=families[kind]), count)
-            for kind, count in self.num_measured.items()
+            for kind, count in {**self.num_measured, **num_tasks}.items()
         ]
 
 
@@ -74,7 +75,7 @@ LAPTOP = Size(
     num_documents={
         **{"korean": 1500, "tools": 600, "sums": 200, "talk": 300},
         **{"chats": 240, "practice": 16, "thought": 100},
-        **{"style": 480, "chosen": 240},
+        **{"style": 560, "chosen": 240},
     },
     lessons={
         "base": Lesson(500, 0.015),
@@ -86,12 +87,14 @@ LAPTOP = Size(
         "calibration": Lesson(60, 0.001),
     },
     rounds={
-        "rejection": Rounds(64, 4, 30),
+        "rejection": Rounds(96, 4, 20),
+        "dpo": Rounds(96, 4, 60),
         "online": Rounds(48, 4, 15),
         "calibration": Rounds(96, 2, 60),
     },
     tries=config.RolloutConfig(families=(CHAT,), max_tokens=48),
-    num_measured={"practice": 24, "chat": 24, "sums": 24},
+    num_measured={"practice": 24, "chat": 48, "sums": 24},
+    num_compared=120,
     asked=("products@1", "chain_sum@3,4"),
     num_asked=96,
 )

@@ -3,7 +3,7 @@
 tools, sums, talk   conversations as plain text, with calls and results, for mid-training
 chats               greetings as people write them: in the style of the house half of the time
 practice, thought   solved tasks: a few with calls, and sums with reasoning
-style               a greeting in style against a flawed one
+style               a greeting in style against flawed ones, a pair for each
 chosen              the same greetings in style, to train on
 """
 
@@ -19,6 +19,7 @@ from kanana_jax.rollouts.environments import drawing, families, small_talk
 from kanana_jax.rollouts.task import Task
 
 GOOD_SHARE = 0.5  # of the chats
+FLAWS_PER_PROMPT = 6  # draws, of which those that are alike count once
 Streams = Mapping[str, Callable[[], Iterator[Any]]]
 
 TEXTS = ("english", "korean", "tools", "sums", "talk")
@@ -87,11 +88,13 @@ def _chats(count: int) -> Iterator[dict[str, Any]]:
 def _style(count: int) -> Iterator[dict[str, Any]]:
     rng = random.Random(1)
     for one in _drawn((CHAT,), 3, count):
-        yield {
-            "prompt": one.messages[-1]["content"],
-            "chosen": one.oracle[-1]["content"],
-            "rejected": small_talk.flawed(one, rng),
-        }
+        flawed = {small_talk.flawed(one, rng) for _ in range(FLAWS_PER_PROMPT)}
+        for rejected in sorted(flawed):
+            yield {
+                "prompt": one.messages[-1]["content"],
+                "chosen": one.oracle[-1]["content"],
+                "rejected": rejected,
+            }
 
 
 def _chosen(count: int) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.kanana_post.size import CHAT, Size
 from kanana_jax.report import claims, results, stages
 from kanana_jax.report.claims import Claim
+from kanana_jax.report.curves import Curve, Row
 from kanana_jax.report.reliability import Reliability
 from kanana_jax.report.results import Run
 from kanana_jax.rollouts import transcripts
@@ -17,6 +18,17 @@ from kanana_jax.rollouts import transcripts
 VALID, RIGHT_ORDER, GAIN = 0.98, 0.9, 0.2
 MARGIN = 0.05  # of accuracy that calibration may cost
 ECE = "heldout_ece_stated"
+_SCORES = "score", "reward"  # of a round: the judge's, and the rubric's whoever judges
+_ROUNDS = Curve(
+    name="rounds",
+    title="What the judge sees, and what the rubric sees",
+    reading="Mean scores of the samples of every round. Where the judge's rises and the rubric's "
+    "does not, the judge is fooled.",
+    rows=(
+        Row(key="round_score", label="the judge's score", is_marked=True),
+        Row(key="round_reward", label="the rubric's", is_marked=True),
+    ),
+)
 
 
 def writer(size: Size) -> Callable[[Sequence[Run], Mapping[str, Any], Path], str]:
@@ -53,7 +65,7 @@ def judge(
             GAIN,
         ),
         claims.rises(
-            f"Does rejection sampling raise the success of tools by {GAIN:g} in two rounds?",
+            f"Does rejection sampling raise the success of tools by {GAIN:g}?",
             of("rejection", *tools),
             of("sft", *tools),
             GAIN,
@@ -82,6 +94,12 @@ def judge(
             0.5,
             "The share of wins",
         ),
+        claims.rises(
+            "More often than with the reward model as the judge?",
+            of("online", "heldout_win_rate"),
+            of("online_by_model", "heldout_win_rate"),
+        ),
+        _optimised(results.select(runs, arm="online_by_model")),
         _longer(of("online", "heldout_longer_by")),
         _halved(of("calibration", ECE), of("online", ECE)),
         claims.rises(
@@ -103,6 +121,20 @@ def _above(question: str, values: Mapping[int, float], least: float) -> Claim:
         return Claim(question, None, "Not measured.")
     holds = all(value > least for value in values.values())
     return Claim(question, holds, f"{_listed(values)}.")
+
+
+def _optimised(runs: Sequence[Run]) -> Claim:
+    """What the judge's own score and the rubric's do over the rounds."""
+    question = "Where the reward model judges, what becomes of its score and of the rubric's?"
+    rounds = [[run.series(f"round_{name}").values_N for name in _SCORES] for run in runs]
+    details = tuple(
+        f"seed {run.seed}: its own {own[0]:.2f} to {own[-1]:.2f}, "
+        f"the rubric's {rubric[0]:.2f} to {rubric[-1]:.2f}"
+        for run, (own, rubric) in zip(runs, rounds, strict=True)
+        if len(own) and len(rubric)
+    )
+    answer = "From the first round to the last:" if details else "Not measured."
+    return Claim(question, None, answer, details)
 
 
 def _longer(values: Mapping[int, float]) -> Claim:
@@ -159,6 +191,6 @@ def write(
         headline=headline,
         claims_found=found,
         keys=_shown((*practised, CHAT, *sums)),
-        pictures=[Reliability(kinds=("stated", "likelihood", "agreement"))],
+        pictures=[_ROUNDS, Reliability(kinds=("stated", "likelihood", "agreement"))],
         sections=shown,
     )
