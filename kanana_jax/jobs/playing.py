@@ -145,12 +145,11 @@ def expect_sound(cfg: RolloutConfig) -> None:
     audit.check([families.of(name) for name in names], cfg.allow)
 
 
-def success(player: Playing, num_tasks: int, every: int) -> fit.Evaluator:
+def success(player: Playing, drawn: Sequence[Task], every: int) -> fit.Evaluator:
     """How held-out tasks end with greedy answers: the figures of `evaluate.success`.
 
     The first tries of every family are written to transcripts.json in the folder of the run.
     """
-    drawn = player.heldout_tasks(num_tasks)
 
     def measure(weights: model.Weights) -> Mapping[str, float]:
         played = player.play(weights, [(task, 0) for task in drawn], _GREEDY)
@@ -160,14 +159,22 @@ def success(player: Playing, num_tasks: int, every: int) -> fit.Evaluator:
     return fit.Evaluator("heldout_success", every, measure)
 
 
-def measured(job: Job, rollouts: RolloutConfig, num_tasks: int) -> Job:
-    """`job`, which measures `success` too, at the end of training."""
+def measured(job: Job, held: Sequence[tuple[RolloutConfig, int]]) -> Job:
+    """`job`, which measures `success` too, at the end of training.
+
+    `held` are families with their number of held-out tasks; the first one's limits are of all.
+    """
 
     def make(
         corpus: Any, cfg: config.DataConfig, train: config.TrainConfig, built: Built
     ) -> fit.Evaluator:
-        player = Playing(rollouts, cfg, corpus.tokenizer, built)
-        return success(player, num_tasks, train.num_steps)
+        players = [Playing(rollouts, cfg, corpus.tokenizer, built) for rollouts, _ in held]
+        drawn = [
+            task
+            for player, (_, count) in zip(players, held, strict=True)
+            for task in player.heldout_tasks(count)
+        ]
+        return success(players[0], drawn, train.num_steps)
 
     return measuring(job, make)
 

@@ -456,7 +456,7 @@ def scalars_of(
 ) -> Float[Array, "B S"]:
     """What the scalar head gives every position, without gradient."""
     hidden_BSD, _ = model.hidden_states(cfg, weights, batch.inputs, execution)
-    return scalars.of_hidden(cfg, weights.params, hidden_BSD)
+    return model.scalars(cfg, weights.params, hidden_BSD)
 
 
 def expert_loads(
