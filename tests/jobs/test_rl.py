@@ -28,8 +28,8 @@ def cfg(tmp_path) -> rl.Config:
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     rollouts = config.RolloutConfig(
-        families=(FAMILY,), allow=("chain_sum",), languages=("en",), num_prompts=2, num_samples=4, max_tokens=6,
-        max_turns=1, num_rows=4,
+        families=(FAMILY,), allow=("chain_sum",), languages=("en",), num_prompts=2,
+        num_samples=4, max_tokens=6, max_turns=1, num_rows=4,
     )  # fmt: skip
     base = tiny_jobs.pretraining(path, data=data, mesh=config.MeshConfig())
     fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(config.TrainingConfig)}
