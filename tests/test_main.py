@@ -329,6 +329,7 @@ _NUM_STEPS = {
     "mid_training": 2,
     "mid_training_h100": 2,
     "kanana_post": 5,  # base, mid, all on conversations, reward, both on preferences
+    "kanana_post_h100": 4,  # base and mid share theirs
 }
 
 

@@ -83,7 +83,7 @@ def _with_success(
     player = playing.Playing(own.rollouts, cfg, corpus.tokenizer, built)
     return (
         *evaluators(corpus, cfg, train, built),
-        playing.success(player, own.num_heldout, own.steps_per_round),
+        playing.success(player, player.heldout_tasks(own.num_heldout), own.steps_per_round),
     )
 
 

@@ -23,6 +23,7 @@ from kanana_jax.model.transformer import (
     init_params,
     logits,
     num_params,
+    scalars,
 )
 
 __all__ = [
@@ -47,5 +48,6 @@ __all__ = [
     "num_params",
     "presets",
     "quantile_router_bias",
+    "scalars",
     "update_router_bias",
 ]

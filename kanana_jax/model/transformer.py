@@ -359,6 +359,20 @@ def logits(
     return _project(hidden, params["embed"].T if cfg.tie_embeddings else params["head"])
 
 
+def scalars(
+    cfg: ModelConfig, params: Params, hidden_BSD: Float[Array, "B S D"]
+) -> Float[Array, "B S"]:
+    """What the scalar head gives hidden states, in float32. ValueError where there is none."""
+    if not cfg.scalar_head:
+        raise ValueError(
+            "scalars need a model with model.scalar_head=true, got one without; "
+            "set it, and an untrained head starts at zero"
+        )
+    # Rewards are compared by small differences, which bfloat16 would round away.
+    wide_BSD = hidden_BSD.astype(jnp.float32)
+    return jnp.einsum("BSD,D->BS", wide_BSD, params["scalar_head"].astype(jnp.float32))
+
+
 def apply(
     cfg: ModelConfig,
     weights: Weights,

@@ -138,10 +138,27 @@ def rises(
     found = statistics.difference_of_seeds(now_K, was_K)
     verb = "rises" if found.value >= 0 else "falls"
     answer = f"It {verb} by {abs(found.value):.3f} +- {found.band:.3f}."
-    holds = None
-    if found.num_seeds >= statistics.MIN_SEEDS and abs(found.value - least) > found.band:
-        holds = found.value > least
-    return Claim(question, holds, answer, details)
+    return Claim(question, _exceeds(found, least), answer, details)
+
+
+def above(question: str, values: Mapping[int, float], least: float, noun: str = "It") -> Claim:
+    """Whether a number, by seed, is above `least`; `noun` is what the answer calls it."""
+    value_K = np.array([one for one in values.values() if math.isfinite(one)])
+    details = tuple(f"{one:.3f}" for one in value_K)
+    if not details:
+        return Claim(question, None, "Not measured.")
+    if len(value_K) < 2:
+        return Claim(question, None, "One seed; no band.", details)
+    found = statistics.difference_of_seeds(value_K, np.zeros(len(value_K)))
+    answer = f"{noun} is {found.value:.3f} +- {found.band:.3f}."
+    return Claim(question, _exceeds(found, least), answer, details)
+
+
+def _exceeds(found: statistics.Difference, least: float) -> bool | None:
+    """Whether a difference is above `least`; None where its band or its seeds do not tell."""
+    if found.num_seeds < statistics.MIN_SEEDS or abs(found.value - least) <= found.band:
+        return None
+    return found.value > least
 
 
 def _closed(name: str) -> str:

@@ -30,12 +30,18 @@ def pairs(groups: Sequence[Sequence[Episode]], scores: Scores, *, min_gap: float
             found.append(_pair(best, worst))
             lengths.append(best[1].num_drawn - worst[1].num_drawn)
     flat = [score for of_group in scores for score in of_group if not math.isnan(score)]
+    rewards = [one.reward for group in groups for one in group if one.reward is not None]
     figures = {
-        "score": sum(flat) / len(flat) if flat else math.nan,
+        "score": _mean(flat),
+        "reward": _mean(rewards),  # of the tasks' own graders, whoever judges
         "paired_share": len(found) / len(groups),
-        "longer_by": sum(lengths) / len(lengths) if lengths else math.nan,
+        "longer_by": _mean(lengths),
     }
     return Round(tuple(found), figures)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
 
 
 def _pair(best: tuple[float, Episode], worst: tuple[float, Episode]) -> Collected:

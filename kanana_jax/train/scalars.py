@@ -1,4 +1,4 @@
-"""One number per position, a reward model's head, with the losses of `head` made of it.
+"""One number per position, of a reward model or a critic, with the losses of `head` made of it.
 
     r_t = hidden_t . scalar_head        loss = -sum_t w_t r_t        w_t = -d loss / d r_t
 
@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kanana_jax import config
+from kanana_jax import config, model
+from kanana_jax.batch import Batch
+from kanana_jax.objectives.objective import Critic
 
 
 def losses(
@@ -29,20 +31,21 @@ def losses(
     There is no logz, so it is 0. Nothing is large here, so nothing is formed in chunks.
     """
     del targets_BS, z_weight, chunk_tokens
-    scalar_BS = of_hidden(cfg, params, hidden_BSD)
+    scalar_BS = model.scalars(cfg, params, hidden_BSD)
     loss = -jnp.sum(jax.lax.stop_gradient(weights_BS) * scalar_BS)
     return loss, -jax.lax.stop_gradient(scalar_BS), jnp.zeros_like(scalar_BS)
 
 
-def of_hidden(
-    cfg: config.ModelConfig, params: Any, hidden_BSD: Float[Array, "B S D"]
-) -> Float[Array, "B S"]:
-    """r of every position, in float32. ValueError where the model has no such head."""
-    if not cfg.scalar_head:
-        raise ValueError(
-            "scalars need a model with model.scalar_head=true, got one without; "
-            "set it, and an untrained head starts at zero"
-        )
-    # Rewards are compared by small differences, which bfloat16 would round away.
-    wide_BSD = hidden_BSD.astype(jnp.float32)
-    return jnp.einsum("BSD,D->BS", wide_BSD, params["scalar_head"].astype(jnp.float32))
+def critic_loss(
+    critic: Critic,
+    cfg: config.ModelConfig,
+    params: Any,
+    hidden_BSD: Float[Array, "B S D"],
+    batch: Batch,
+    totals: Any,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """What has the gradient of a critic's loss, and what the critic reports."""
+    scalar_BS = model.scalars(cfg, params, hidden_BSD)
+    value_BS = jax.lax.stop_gradient(scalar_BS)
+    w_BS = critic.coefficients(value_BS, batch, totals)
+    return -jnp.sum(w_BS * scalar_BS), critic.sums(value_BS, batch, totals)

@@ -85,8 +85,11 @@ ROOMS = {
         {*_ARRAYS, *_SERVER, "absl"},
     ),
     "kanana_jax/evaluate": Room(
-        {"batch", "checkpoint", "config", "data", "errors", "extras", "generate", "rollouts"},
-        {"numpy", "jaxtyping", "scipy", "lm_eval", "tqdm"},
+        {
+            *("batch", "checkpoint", "config", "data", "errors", "extras", "generate", "model"),
+            *("rollouts", "weights"),
+        },
+        {*_ARRAYS, "scipy", "lm_eval", "tqdm"},
     ),
     "kanana_jax/convert.py": Room(
         {"checkpoint", "config", "errors", "extras", "weights"}, {"absl", "tqdm"}

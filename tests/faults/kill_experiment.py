@@ -9,7 +9,8 @@ end and the hash of every array of the last checkpoints. The last line has the f
 something differed or was lost, or the run ended before the last kill.
 
 The line before it sets the time of the processes, as seen from here, against the `seconds` that the
-runs recorded. Processes that were killed while they started are left out of both.
+runs recorded. Processes that were killed while they started are left out of both. A pipeline has no
+such line: each of its processes reads texts, compiles and reports between its runs.
 """
 
 import argparse
@@ -118,9 +119,23 @@ def recorded(workdir: Path) -> tuple[float, float]:
     return sum(one["seconds"] for one in results), trained_s
 
 
+def is_pipeline(workdir: Path) -> bool:
+    """Whether the record of how it was made is in the folders of stages, and none is above."""
+    return not (workdir / "config.json").exists()
+
+
 def finished_after(workdir: Path, began: float) -> float:
     """Seconds from `began`, in time.time(), until the last run had its result."""
     return max((path / "result.json").stat().st_mtime for path in run_dirs(workdir)) - began
+
+
+def times(wanted: Path, found: Path, lived_s: float) -> str:
+    told_s, trained_s = recorded(found)
+    _, unbroken_s = recorded(wanted)
+    return (
+        f"processes {lived_s:.1f} s, recorded {told_s:.1f} s ({told_s / lived_s - 1:+.1%}); "
+        f"goodput {trained_s / told_s:.4f}, {unbroken_s / lived_s:.4f} by the unbroken run's steps"
+    )
 
 
 def table(workdir: Path) -> str:
@@ -183,14 +198,10 @@ def main() -> int:
         last = time.time()
         finish(start(settings, found), found)
         lived_s += finished_after(found, last)
-        told_s, trained_s = recorded(found)
-        _, unbroken_s = recorded(wanted)
         count = differences(wanted, found)
         print(table(found))
-    print(
-        f"processes {lived_s:.1f} s, recorded {told_s:.1f} s ({told_s / lived_s - 1:+.1%}); "
-        f"goodput {trained_s / told_s:.4f}, {unbroken_s / lived_s:.4f} by the unbroken run's steps"
-    )
+        if not is_pipeline(found):
+            print(times(wanted, found, lived_s))
     count["lost_checkpoints"] = lost + count.pop("unusable_checkpoints")
     count["missing_kills"] = args.kills - kills
     count["seconds"] = round(time.monotonic() - began)

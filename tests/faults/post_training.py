@@ -6,9 +6,13 @@ from kanana_jax.jobs import pipeline
 run = kanana_post.run
 
 _STEPS = {"base": 30, "mid": 30}
+_FEW = ("online.num_heldout=8", "online.rollouts.num_prompts=8")
 _ROUNDS = {
     "rejection": ("rejection.steps_per_round=6", "rejection.num_heldout=4"),
-    "online": ("online.steps_per_round=4", "online.num_heldout=8", "online.rollouts.num_prompts=8"),
+    "dpo": _FEW,
+    "chosen": ("rejection.num_heldout=4", "rejection.rollouts.num_prompts=8"),
+    "online": ("online.steps_per_round=4", *_FEW),
+    "online_by_model": ("online.steps_per_round=4", *_FEW),
     "calibration": ("calibration.steps_per_round=6", "calibration.num_heldout=8"),
 }
 

@@ -167,3 +167,20 @@ def test_a_rise_is_judged_seed_by_seed(now, least, holds, answer):
 def test_a_rise_that_was_not_measured_is_not_judged():
     assert claims.rises("Does it?", {0: 1.0}, {1: 0.0}).answer == "Not measured."
     assert claims.rises("Does it?", {0: float("nan")}, {0: 0.0}).holds is None
+
+
+@pytest.mark.parametrize(
+    ("values", "holds", "answer"),
+    [
+        ([0.6, 0.61, 0.62], True, "The share is 0.610 +- "),
+        ([0.4, 0.41, 0.42], False, "The share is 0.410 +- "),
+        ([0.3, 0.9, 0.7], None, "The share is 0.633 +- "),
+        ([0.6, 0.61], None, "The share is 0.605 +- "),  # two seeds say too little
+        ([0.9], None, "One seed; no band."),
+        ([float("nan")], None, "Not measured."),
+    ],
+)
+def test_a_number_is_above_another_only_with_its_whole_band(values, holds, answer):
+    found = claims.above("Is it?", dict(enumerate(values)), 0.5, "The share")
+    assert found.holds is holds
+    assert found.answer.startswith(answer)

@@ -16,7 +16,6 @@ from kanana_jax import config, model, parallel
 from kanana_jax.batch import Batch
 from kanana_jax.objectives.dpo import dpo
 from kanana_jax.objectives.reward import Reward
-from kanana_jax.train import scalars
 from kanana_jax.train import step as step_lib
 
 B, S = 4, 16
@@ -89,7 +88,7 @@ def test_gradients_are_those_of_the_loss_written_with_scalars(made, num_micro):
 def test_scalars_of_a_model_without_the_head_are_refused(made):
     shape = dataclasses.replace(made.model, scalar_head=False)
     with pytest.raises(ValueError, match=r"scalars need a model with model\.scalar_head=true"):
-        scalars.of_hidden(shape, {}, jnp.zeros((B, S, shape.hidden_size)))
+        model.scalars(shape, {}, jnp.zeros((B, S, shape.hidden_size)))
 
 
 @pytest.mark.slow
