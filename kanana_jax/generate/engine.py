@@ -56,9 +56,11 @@ class Engine:
     `weights` are decoding's or training's own and are not copied, but by each call that computes,
     for as long as it runs, where they are training's. `version` numbers them.
 
-    What a request gets depends on the weights, its prompt and its seed only. Its float32 numbers
-    are the same bits whatever runs beside it where the compiler's products treat rows alike, as on
-    CPUs; `prompts_at_once` is part of the shape of products, so other values may give other bits.
+    What a request gets depends on the weights, its prompt and its seed only, not on what runs
+    beside it, nor on whether its prompt was read for others too. In float32 on CPUs that holds bit
+    for bit where num_rows, and prompts_at_once times the width of a chunk, are at most 16 or
+    multiples of 16: of other numbers XLA sums the last rows in another order. With another
+    `prompts_at_once` prompts are read in other shapes, which may move the last bits.
     """
 
     def __init__(

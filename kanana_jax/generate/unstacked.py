@@ -40,7 +40,9 @@ def ready(
     """
     if isinstance(weights, UnstackedWeights):
         return weights
-    return from_stacks(cfg, weights, layers.compute_dtype(execution))
+    made = from_stacks(cfg, weights, layers.compute_dtype(execution))
+    # Else XLA may leave the rounding to bfloat16 out where products convert back to float32.
+    return jax.lax.optimization_barrier(made)
 
 
 def from_stacks(

@@ -1,11 +1,18 @@
 """Answers of the model that is being trained, drawn by the engine that also serves.
 
 A draw depends on the weights, the prompt and the seed of its request, not on what else is drawn, so
-answers are the same whatever the number of processes. Each process draws a part on one of its
-devices, where the whole model must fit, and all of them get all answers.
+answers are the same whatever the number of processes. All of them get all answers.
+
+    one process        the engine takes over training's weights where they lie, on all its devices
+    several, or fsdp   each process draws a part on one of its devices, where the whole model must
+                       fit, in the dtype that it computes in
+
+Over fsdp every token would gather all weights; a copy is gathered once.
 """
 
 import functools
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +26,9 @@ from kanana_jax.generate.answers import Answer, answers, from_json, to_json
 
 # Prompts are read in parts of one width, so one function is compiled for all of them.
 _CHUNK = 32
+_PROMPTS_AT_ONCE = 4
+# Of answers of some 30 tokens more would be drawn in vain after their ends than is saved.
+_TOKENS_PER_STEP = 8
 
 Sample = Callable[[Sequence[Request]], list[Answer]]
 
@@ -43,38 +53,70 @@ def of(
 
     RequestError where a prompt and its answer do not fit in `place.length`.
     """
-    index, count = jax.process_index(), jax.process_count()
+    cfg, index, count = built.steps.cfg, jax.process_index(), jax.process_count()
+    handed = hand_over(weights, cfg, built.mesh)
     engine = Engine(
-        built.steps.cfg.model,
-        built.steps.cfg.execution,
-        _on_one_device(built.steps.cfg.model, built.mesh)(weights),
+        cfg.model,
+        cfg.execution,
+        handed.weights,
         decode=decode,
         eos_ids=[] if end_id is None else [end_id],
-        num_rows=place.num_rows,
+        num_rows=_whole(place.num_rows, handed.num_parts),
         length=rounded(place.length),
         chunk=_CHUNK,
+        tokens_per_step=_TOKENS_PER_STEP,
+        prompts_at_once=_whole(_PROMPTS_AT_ONCE, handed.num_parts),
         with_routes=place.with_routes,
         version=version,
+        mesh=handed.mesh,
     )
 
     def sample(requests: Sequence[Request]) -> list[Answer]:
-        mine = map(to_json, answers(engine, requests[index::count]))
-        parts = parallel.everyones(list(mine))
-        found = (parts[i % count][i // count] for i in range(len(requests)))
-        return list(map(from_json, found))
+        # Neighbours stay together: they often have a prompt in common, which is read once.
+        start, end = (len(requests) * place // count for place in (index, index + 1))
+        mine = list(map(to_json, answers(engine, requests[start:end])))
+        return list(map(from_json, itertools.chain(*parallel.everyones(mine))))
 
     return sample
 
 
+class HandedOver(NamedTuple):
+    """Weights as an engine takes them."""
+
+    weights: unstacked.AnyWeights
+    mesh: jax.sharding.Mesh | None  # that the engine computes on; None: on one device
+    num_parts: int  # into which the mesh divides rows
+
+
+def hand_over(weights: model.Weights, cfg: Any, mesh: jax.sharding.Mesh) -> HandedOver:
+    """Training's weights themselves, or a copy on one device of this process; see the module.
+
+    `cfg` is the StepConfig of their steps.
+    """
+    sizes = dict(mesh.shape)
+    # A token alone cannot be divided over the context axis.
+    if jax.process_count() == 1 and sizes["fsdp"] == sizes["context"] == 1:
+        num_parts = math.prod(sizes[axis] for axis in config.BATCH_AXES)
+        return HandedOver(weights, None if mesh.size == 1 else mesh, num_parts)
+    return HandedOver(_on_one_device(cfg.model, cfg.execution, mesh)(weights), None, 1)
+
+
 def rounded(length: int) -> int:
     """A length of cache that is whole chunks."""
-    return -(-length // _CHUNK) * _CHUNK
+    return _whole(length, _CHUNK)
+
+
+def _whole(number: int, size: int) -> int:
+    """The smallest multiple of `size` that is no less."""
+    return -(-number // size) * size
 
 
 @functools.lru_cache(maxsize=8)
-def _on_one_device(cfg: config.ModelConfig, mesh: jax.sharding.Mesh) -> Callable:
+def _on_one_device(
+    cfg: config.ModelConfig, execution: config.ExecutionConfig, mesh: jax.sharding.Mesh
+) -> Callable:
     """From weights of training on `mesh` to those that decoding reads, on a device of our own."""
     unstack = jax.jit(
-        functools.partial(unstacked.from_stacks, cfg), out_shardings=NamedSharding(mesh, P())
+        functools.partial(unstacked.ready, cfg, execution), out_shardings=NamedSharding(mesh, P())
     )
     return lambda weights: jax.tree.map(lambda x: x.addressable_data(0), unstack(weights))

@@ -64,6 +64,72 @@ def test_a_draw_depends_on_its_own_seed_and_place_only():
     assert first != _draws(Sampling(seed=4), 40)[0].tolist()
 
 
+def _probabilities(how):
+    """In float64, by sorting: of `LOGITS`, what the settings leave."""
+    p = np.exp(np.float64(LOGITS)) ** (1 / how.temperature)
+    p /= p.sum()
+    order = np.argsort(-p)
+    ranks = np.empty(len(p), int)
+    ranks[order] = np.arange(len(p))
+    kept = ranks < (how.top_k or len(p))
+    before = np.cumsum(p[order] * kept[order]) / (p * kept).sum() - p[order] / (p * kept).sum()
+    kept &= before[ranks] < how.top_p
+    kept &= p >= how.min_p * p.max()
+    return np.where(kept, p, 0.0) / p[kept].sum()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Sampling(),
+        Sampling(temperature=0.5),
+        Sampling(temperature=3.0),
+        Sampling(top_k=3),
+        Sampling(top_p=0.8),
+        Sampling(min_p=0.25),
+        Sampling(temperature=2.0, top_k=3, top_p=0.7, min_p=0.1),
+    ],
+)
+def test_logp_is_of_the_distribution_that_was_drawn_from(how):
+    drawn, logp = _draws(how)
+    want = _probabilities(how)
+    assert set(drawn.tolist()) == set(np.flatnonzero(want).tolist())
+    np.testing.assert_allclose(logp, np.log(want[drawn]), rtol=0, atol=1e-6)
+
+
+def test_a_greedy_draw_is_certain():
+    _, logp = _draws(Sampling(temperature=0.0), 4)
+    assert logp.tolist() == [0.0] * 4
+
+
+def test_logp_among_large_logits_and_many_tokens_is_that_of_float64():
+    logits = 1e3 + 4 * np.random.default_rng(0).standard_normal((8, 5000)).astype(np.float32)
+    drawn, logp = sampling.sample(
+        jnp.asarray(logits), sampling.rows([Sampling()] * 8, range(8)), is_filtered=False
+    )
+    exact = np.float64(logits)
+    want = exact[np.arange(8), drawn] - np.log(np.exp(exact - 1e3).sum(axis=1)) - 1e3
+    np.testing.assert_allclose(logp, want, rtol=0, atol=5e-6)
+
+
+def test_a_row_without_a_filter_keeps_all_tokens_beside_one_that_has_one():
+    # Sums of these probabilities round to 1 before the last.
+    logits = jnp.asarray(np.r_[np.zeros(3), np.full(2000, -18.0)].astype(np.float32))[None]
+    rows = sampling.rows([Sampling()], [0])
+    assert bool(sampling._in_top_k_and_p(logits, rows).all())
+
+
+def test_one_row_of_logits_serves_several_draws():
+    logits = jnp.stack([jnp.asarray(LOGITS), jnp.asarray(LOGITS[::-1])])
+    how = sampling.rows([Sampling(seed=seed) for seed in range(4)], [0] * 4)
+    places = np.array([1, 0, 1, 1])
+    got = sampling.sample(logits, how, places, is_filtered=False)
+    want = sampling.sample(logits[places], how, is_filtered=False)
+    np.testing.assert_array_equal(got, want)
+    swapped = sampling.sample(logits, how, 1 - places, is_filtered=False)
+    assert (np.asarray(got) != np.asarray(swapped)).any()
+
+
 def test_a_threshold_found_bit_by_bit_keeps_what_sorting_would():
     logits = np.random.default_rng(0).standard_normal((64, 300)).astype(np.float32) * 3
     how = Sampling(top_k=40, top_p=0.8)
