@@ -27,7 +27,8 @@ from absl import app, flags
 
 from benchmarks import kernel_times, slices
 from kanana_jax import config, generate, model
-from kanana_jax.generate import decoder, sampling
+from kanana_jax.generate import decoder, sampling, unstacked
+from kanana_jax.generate.unstacked import UnstackedWeights
 from kanana_jax.model import absorbed, layers
 
 _SIZE = flags.DEFINE_string("size", "kanana_2_30b_a3b", "A function of kanana_jax.model.presets.")
@@ -57,7 +58,7 @@ class Setup(NamedTuple):
 
     cfg: config.ModelConfig
     execution: config.ExecutionConfig
-    weights: decoder.UnstackedWeights
+    weights: UnstackedWeights
 
 
 def settings() -> Settings:
@@ -65,9 +66,7 @@ def settings() -> Settings:
     return config.edit(Settings(cfg, config.ExecutionConfig()), _SET.value)
 
 
-def random_weights(
-    cfg: config.ModelConfig, execution: config.ExecutionConfig
-) -> decoder.UnstackedWeights:
+def random_weights(cfg: config.ModelConfig, execution: config.ExecutionConfig) -> UnstackedWeights:
     """Normal numbers with cfg.init_std, gammas of 1; each leaf is made on the device."""
     keys = iter(jax.random.split(jax.random.key(0), 1000))
 
@@ -86,27 +85,25 @@ def random_weights(
         is_moe = index >= cfg.num_dense_layers
         specs = absorbed.describe_layer(cfg, is_moe=is_moe)
         block = jax.tree.map(one, absorbed.shapes(cfg, is_moe=is_moe), specs)
-        made.append(decoder.Layer(block, jnp.zeros(cfg.num_experts if is_moe else 0)))
+        made.append(unstacked.Layer(block, jnp.zeros(cfg.num_experts if is_moe else 0)))
     top = jax.eval_shape(lambda: model.init_params(cfg, jax.random.key(0)))
     specs = model.describe(cfg)
     ends = {name: one(top[name], specs[name]) for name in top if name in _ENDS}
-    return decoder.UnstackedWeights(
-        ends["embed"], ends["final_norm"], ends.get("head"), tuple(made)
-    )
+    return UnstackedWeights(ends["embed"], ends["final_norm"], ends.get("head"), tuple(made))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def experts_visited(
     cfg: config.ModelConfig,
     execution: config.ExecutionConfig,
-    weights: decoder.UnstackedWeights,
+    weights: UnstackedWeights,
     cache,
     tokens_B,
     positions_B,
 ) -> list[jax.Array]:
     """How many experts of each MoE layer a decoding step reads."""
-    _, _, loads = decoder.forward(cfg, execution, weights, cache, tokens_B[:, None], positions_B)
-    return [(load_E > 0).sum() for load_E in loads]
+    _, _, stats = decoder.forward(cfg, execution, weights, cache, tokens_B[:, None], positions_B)
+    return [(one.load_E > 0).sum() for one in stats]
 
 
 def bytes_read(setup: Setup, batch: int, visited: list[int]) -> dict[str, int]:
@@ -161,6 +158,7 @@ def decode(setup: Setup, batch: int) -> dict[str, Any]:
     positions_B = np.full(batch, _CONTEXT.value - _TOKENS.value, np.int32)
     samplings = [generate.Sampling(seed=row, top_p=_TOP_P.value) for row in range(batch)]
     how = sampling.rows(samplings, [0] * batch)
+    forced_NB = np.full((_TOKENS.value, batch), -1, np.int32)
     cache = decoder.init_cache(cfg, setup.execution, batch, _CONTEXT.value)
     visited = [int(x) for x in experts_visited(*setup, cache, tokens_B, positions_B)]
 
@@ -172,10 +170,10 @@ def decode(setup: Setup, batch: int) -> dict[str, Any]:
             tokens_B,
             positions_B,
             how,
-            num_tokens=_TOKENS.value,
+            forced_NB,
             is_filtered=sampling.is_filtered(samplings),
         )
-        return np.asarray(drawn)
+        return np.asarray(drawn.tokens_NB)
 
     step_s = seconds(call) / _TOKENS.value
     read = bytes_read(setup, batch, visited)
@@ -231,14 +229,15 @@ def prefill(setup: Setup) -> dict[str, Any]:
     cache = decoder.init_cache(cfg, setup.execution, 1, _CONTEXT.value)
     size = min(_CHUNK.value, _CONTEXT.value)
     starts = range(0, _CONTEXT.value - size + 1, size)
-    tokens_S = np.random.default_rng(0).integers(0, cfg.vocab_size, size, np.int32)
+    tokens_1S = np.random.default_rng(0).integers(0, cfg.vocab_size, (1, size), np.int32)
+    zero = np.zeros(1, np.int32)
 
     def call():
         nonlocal cache
         out = None
         for start in starts:
-            out, cache = decoder.prefill(
-                *setup, cache, np.int32(0), tokens_S, np.int32(start), np.int32(size - 1)
+            out, cache, _ = decoder.prefill(
+                *setup, cache, zero, tokens_1S, zero + start, zero + size - 1
             )
         return np.asarray(out)
 

@@ -13,6 +13,7 @@ from kanana_jax.config.job import Stage, TrainingConfig, check_allowed, edited_p
 from kanana_jax.config.mesh import BATCH_AXES, MeshConfig
 from kanana_jax.config.model import ModelConfig, YarnConfig
 from kanana_jax.config.optimizer import OptimizerConfig, ScheduleConfig
+from kanana_jax.config.rl import RLConfig
 from kanana_jax.config.rollouts import RolloutConfig
 from kanana_jax.config.stages import RateSegment, StageConfig, StagedConfig
 from kanana_jax.config.train import (
@@ -35,6 +36,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "ProfileConfig",
+    "RLConfig",
     "RateSegment",
     "ResumeConfig",
     "RolloutConfig",

@@ -12,8 +12,8 @@ import numpy as np
 
 from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.generate import decoder
-from kanana_jax.generate.engine import RequestError
 from kanana_jax.generate.load import Loaded
+from kanana_jax.generate.requests import RequestError
 
 
 class Score(NamedTuple):

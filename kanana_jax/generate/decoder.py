@@ -4,60 +4,36 @@ A cache row belongs to one sequence and holds position t at index t. What lies p
 is from padding or an earlier sequence; it is overwritten before a query may see it.
 
 Letters: B rows, S new tokens of a row, T cache length, J latent and rotary key (see
-model.absorbed), D hidden, V vocabulary, E experts.
+model.absorbed), D hidden, V vocabulary, L MoE layers, K experts of a token, N steps.
 """
 
 import contextlib
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kanana_jax import config, model
-from kanana_jax.generate import sampling
-from kanana_jax.model import absorbed, layers, rope
+from kanana_jax.generate import sampling, unstacked
+from kanana_jax.generate.unstacked import AnyWeights, UnstackedWeights
+from kanana_jax.model import absorbed, layers, moe, rope
 
 Cache = tuple[Float[Array, "B T J"], ...]  # one array per layer
-
 
 _SMALLEST_CHUNK = 32
 
 
-class Layer(NamedTuple):
-    block: dict[str, Any]  # as `absorbed.absorb` returns it
-    bias_E: Float[Array, "E"]  # empty in a dense layer
+class Drawn(NamedTuple):
+    """What N steps drew for every row."""
 
-
-class UnstackedWeights(NamedTuple):
-    """A model as decoding reads it."""
-
-    embed_VD: Float[Array, "V D"]
-    final_norm_D: Float[Array, "D"]
-    head_DV: Float[Array, "D V"] | None  # None: the embedding's
-    layers: tuple[Layer, ...]
-
-
-def from_stacks(cfg: config.ModelConfig, weights: model.Weights) -> UnstackedWeights:
-    """The weights of training, layer by layer; the stacks are copied."""
-    params, bias_LE = weights.params, weights.buffers["router_bias"]
-
-    def layer(index: int) -> Layer:
-        stack, place = locate(cfg, index)
-        bias_E = bias_LE[place] if stack == "moe_layers" else jnp.zeros(0)
-        one = jax.tree.map(lambda x: x[place], params[stack])
-        return Layer(absorbed.absorb(cfg, one), bias_E)
-
-    made = tuple(layer(index) for index in range(cfg.num_layers))
-    return UnstackedWeights(params["embed"], params["final_norm"], params.get("head"), made)
-
-
-def locate(cfg: config.ModelConfig, index: int) -> tuple[str, int]:
-    """The stack of training's parameters that has layer `index`, and the layer's place in it."""
-    if index < cfg.num_dense_layers:
-        return "dense_layers", index
-    return "moe_layers", index - cfg.num_dense_layers
+    tokens_NB: Int[Array | np.ndarray, "N B"]
+    logp_NB: Float[Array | np.ndarray, "N B"]  # see `sampling.sample`
+    # The experts of the tokens that were read to draw these; None: not asked for.
+    routes_NBLK: Int[Array | np.ndarray, "N B L K"] | None
 
 
 def on_mesh(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
@@ -93,17 +69,17 @@ def forward(
     tokens_BS: Int[Array, "B S"],
     start_B: Int[Array, "B"],
     row_B: Int[Array, "B"] | None = None,
-) -> tuple[Float[Array, "B S D"], Cache, tuple[Float[Array, "E"], ...]]:
+) -> tuple[Float[Array, "B S D"], Cache, list[moe.RoutingStats]]:
     """What the head reads of tokens at positions start, start + 1, ...; and the cache with them.
 
-    Third, how many of the tokens each expert got, for every MoE layer. `row_B` says which cache row
-    each sequence has; None: sequence b has row b.
+    Third, where the tokens went in every MoE layer. `row_B` says which cache row each sequence has;
+    None: sequence b has row b. Of a row that is not in the cache nothing is written.
     """
     positions_BS = start_B[:, None] + jnp.arange(tokens_BS.shape[1])
     rotation = rope.rotation(cfg, positions_BS)
     x_BSD = weights.embed_VD[tokens_BS].astype(layers.compute_dtype(execution))
     is_token_BS = jnp.ones(tokens_BS.shape, bool)
-    written, loads = [], []
+    written, stats_of_layers = [], []
     for index, (layer, cache_BTJ) in enumerate(zip(weights.layers, cache, strict=True)):
         block = absorbed.bind(cfg, execution, layer.block, is_moe=index >= cfg.num_dense_layers)
         attend = functools.partial(
@@ -116,11 +92,11 @@ def forward(
         x_BSD, (cache_BTJ, stats) = block.with_attention(attend, x_BSD, layer.bias_E, is_token_BS)
         written.append(cache_BTJ)
         if stats is not None:
-            loads.append(stats.load_E)
+            stats_of_layers.append(stats)
     hidden_BSD = layers.rms_norm(
         x_BSD, weights.final_norm_D, cfg.rms_norm_eps, zero_centered=cfg.zero_centered_gamma
     )
-    return hidden_BSD, tuple(written), tuple(loads)
+    return hidden_BSD, tuple(written), stats_of_layers
 
 
 def logits(
@@ -130,76 +106,120 @@ def logits(
     return model.logits(cfg, {"embed": weights.embed_VD, "head": weights.head_DV}, hidden)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def routes(
+    cfg: config.ModelConfig, stats_of_layers: Sequence[moe.RoutingStats], shape: tuple[int, ...]
+) -> Int[Array, "B S L K"]:
+    """The experts of (B, S) = `shape` tokens, as `Inputs.routes` takes them."""
+    if not stats_of_layers:
+        return jnp.zeros((*shape, 0, cfg.num_experts_per_token), jnp.int16)
+    return jnp.stack([one.expert_BSK for one in stats_of_layers], axis=2).astype(jnp.int16)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="with_routes", donate_argnums=3)
 def prefill(
     cfg: config.ModelConfig,
     execution: config.ExecutionConfig,
-    weights: UnstackedWeights,
+    weights: AnyWeights,
     cache: Cache,
-    row: Int[Array, ""],
-    tokens_S: Int[Array, "S"],
-    start: Int[Array, ""],
-    last: Int[Array, ""],
-) -> tuple[Float[Array, "V"], Cache]:
-    """A chunk of one row's prompt from position `start`; the logits after its token `last`."""
-    start_B, row_B = jnp.asarray(start)[None], jnp.asarray(row)[None]
-    hidden_BSD, cache, _ = forward(cfg, execution, weights, cache, tokens_S[None], start_B, row_B)
-    return logits(cfg, weights, hidden_BSD[0, last]), cache
+    row_B: Int[Array, "B"],
+    tokens_BS: Int[Array, "B S"],
+    start_B: Int[Array, "B"],
+    last_B: Int[Array, "B"],
+    *,
+    with_routes: bool = False,
+) -> tuple[Float[Array, "B V"], Cache, Int[Array, "B S L K"] | None]:
+    """Chunks of prompts, each from position `start` of its row; the logits after its token `last`.
+
+    Rows differ. Those that are not in the cache are read for nothing and written nowhere. Third,
+    the experts of the tokens, with `with_routes`.
+    """
+    weights = unstacked.ready(cfg, execution, weights)
+    hidden_BSD, cache, stats = forward(cfg, execution, weights, cache, tokens_BS, start_B, row_B)
+    hidden_BD = hidden_BSD[jnp.arange(len(hidden_BSD)), last_B]
+    found_BSLK = routes(cfg, stats, tokens_BS.shape) if with_routes else None
+    return logits(cfg, weights, hidden_BD), cache, found_BSLK
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def copy_rows(
+    cache: Cache,
+    from_P: Int[Array, "P"],
+    to_P: Int[Array, "P"],
+    num_copies: Int[Array, ""],
+) -> Cache:
+    """The cache in which the first `num_copies` of the rows `to` hold what those of `from` do."""
+
+    def copy(place, cache: Cache) -> Cache:
+        def of_layer(layer_BTJ: Array) -> Array:
+            row_TJ = jax.lax.dynamic_index_in_dim(layer_BTJ, from_P[place], keepdims=False)
+            return jax.lax.dynamic_update_index_in_dim(layer_BTJ, row_TJ, to_P[place], 0)
+
+        return tuple(map(of_layer, cache))
+
+    return jax.lax.fori_loop(0, num_copies, copy, cache)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def decode(
     cfg: config.ModelConfig,
     execution: config.ExecutionConfig,
-    weights: UnstackedWeights,
+    weights: AnyWeights,
     cache: Cache,
     tokens_B: Int[Array, "B"],
     positions_B: Int[Array, "B"],
-) -> tuple[Float[Array, "B V"], Cache]:
-    """One token of every row; the logits after it."""
-    hidden_B1D, cache, _ = forward(cfg, execution, weights, cache, tokens_B[:, None], positions_B)
-    return logits(cfg, weights, hidden_B1D[:, 0]), cache
+) -> tuple[Float[Array, "B V"], Cache, Int[Array, "B L K"]]:
+    """One token of every row; the logits after it, and its experts."""
+    weights = unstacked.ready(cfg, execution, weights)
+    tokens_B1 = tokens_B[:, None]
+    hidden_B1D, cache, stats = forward(cfg, execution, weights, cache, tokens_B1, positions_B)
+    found_B1LK = routes(cfg, stats, tokens_B1.shape)
+    return logits(cfg, weights, hidden_B1D[:, 0]), cache, found_B1LK[:, 0]
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("cfg", "execution", "num_tokens", "is_filtered"),
+    static_argnames=("cfg", "execution", "is_filtered", "with_routes"),
     donate_argnames="cache",
 )
 def draw(
     cfg: config.ModelConfig,
     execution: config.ExecutionConfig,
-    weights: UnstackedWeights,
+    weights: AnyWeights,
     cache: Cache,
     tokens_B: Int[Array, "B"],
     positions_B: Int[Array, "B"],
     how: sampling.Rows,
+    forced_NB: Int[Array, "N B"],
     *,
-    num_tokens: int,
     is_filtered: bool,
-) -> tuple[Int[Array, "num_tokens B"], Cache]:
-    """The next tokens of every row, without a word to the host between them.
+    with_routes: bool = False,
+) -> tuple[Drawn, Cache]:
+    """The next tokens of every row, without a word to the host between the N steps.
 
+    A token of `forced_NB` that is not negative takes the place of the one that is drawn there.
     `is_filtered` is that of `sampling.sample`.
     """
+    weights = unstacked.ready(cfg, execution, weights)
 
-    def step(carry, _):
+    def step(carry, forced_B):
         cache, tokens_B, positions_B, how = carry
-        logits_BV, cache = decode(cfg, execution, weights, cache, tokens_B, positions_B)
-        tokens_B = sampling.sample(logits_BV, how, is_filtered=is_filtered)
+        logits_BV, cache, routes_BLK = decode(cfg, execution, weights, cache, tokens_B, positions_B)
+        tokens_B, logp_B = sampling.sample(logits_BV, how, is_filtered=is_filtered)
+        tokens_B = jnp.where(forced_B < 0, tokens_B, forced_B)
         how = how._replace(num_drawn_B=how.num_drawn_B + 1)
-        return (cache, tokens_B, positions_B + 1, how), tokens_B
+        seen = Drawn(tokens_B, logp_B, routes_BLK if with_routes else None)
+        return (cache, tokens_B, positions_B + 1, how), seen
 
     first = (cache, tokens_B, positions_B, how)
-    (cache, *_), tokens_SB = jax.lax.scan(step, first, length=num_tokens)
-    return tokens_SB, cache
+    (cache, *_), drawn = jax.lax.scan(step, first, forced_NB)
+    return drawn, cache
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def score(
     cfg: config.ModelConfig,
     execution: config.ExecutionConfig,
-    weights: UnstackedWeights,
+    weights: AnyWeights,
     cache: Cache,
     tokens_BS: Int[Array, "B S"],
     start_B: Int[Array, "B"],
@@ -209,6 +229,7 @@ def score(
 
     Tokens are at positions start, start + 1, ...; row b continues cache row b.
     """
+    weights = unstacked.ready(cfg, execution, weights)
     hidden_BSD, cache, _ = forward(cfg, execution, weights, cache, tokens_BS, start_B)
 
     def of_row(row):

@@ -1,69 +1,71 @@
 """Continuous batching: requests wait in a queue and take a row of the cache as one gets free.
 
 A step draws a few tokens for every running request, then gives waiting requests the free rows and
-reads their prompts in chunks. Shapes come from a short list, so few functions are compiled.
+reads their prompts in chunks; of equal prompts one is read and its row copied. Shapes come from a
+short list, so few functions are compiled.
+
+Letters: B rows, M tokens of a step, S tokens read, L MoE layers, K experts of a token.
 """
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Int
 
 from kanana_jax import config
 from kanana_jax.errors import UserError
-from kanana_jax.generate import decoder, sampling, text
+from kanana_jax.generate import decoder, device, text
+from kanana_jax.generate.requests import Piece, Request, RequestError
 from kanana_jax.generate.sampling import Sampling
-
-
-class RequestError(UserError, ValueError):
-    """A request that can never be served, with the settings that there are."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """A prompt and how to go on from it."""
-
-    prompt: Sequence[int]
-    max_tokens: int = 128
-    sampling: Sampling = dataclasses.field(default_factory=Sampling)
-    stop: tuple[str, ...] = ()
-
-
-class Piece(NamedTuple):
-    """New text of a request; the last one says why it ended."""
-
-    request: int  # the number that `submit` returned
-    text: str
-    token: int
-    finish_reason: Literal["stop", "length"] | None = None
+from kanana_jax.generate.unstacked import AnyWeights
 
 
 @dataclasses.dataclass
 class _Running:
+    """A request from when it is submitted."""
+
     number: int
     request: Request
     stream: text.TextStream
-    position: int  # of the token that was drawn last
-    token: int = 0
+    token: int = 0  # that was drawn last
     num_drawn: int = 0
+    routes: list[np.ndarray] = dataclasses.field(default_factory=list)  # since the last piece
+
+    @property
+    def position(self) -> int:
+        """Of the token that was drawn last."""
+        return len(self.request.prompt) + self.num_drawn - 1
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether the next token was drawn before the answer was cut off."""
+        return self.num_drawn < len(self.request.drawn)
 
 
 class Engine:
     """Generates for many requests at once; `decode` turns ids into text. Not for several threads.
 
     num_rows requests run at a time, each with `length` positions of cache; prompts are read
-    `chunk` tokens at a time; a step draws `tokens_per_step` tokens before the host looks at them.
+    `prompts_at_once` by `chunk` tokens; a step draws `tokens_per_step` tokens before the host looks
+    at them. With `with_routes` pieces say which experts tokens went to.
+
+    `weights` are decoding's or training's own and are not copied, but by each call that computes,
+    for as long as it runs, where they are training's. `version` numbers them.
+
+    What a request gets depends on the weights, its prompt and its seed only. Its float32 numbers
+    are the same bits whatever runs beside it where the compiler's products treat rows alike, as on
+    CPUs; `prompts_at_once` is part of the shape of products, so other values may give other bits.
     """
 
     def __init__(
         self,
         cfg: config.ModelConfig,
         execution: config.ExecutionConfig,
-        weights: decoder.UnstackedWeights,
+        weights: AnyWeights,
         *,
         decode: Callable[[Sequence[int]], str],
         eos_ids: Iterable[int],
@@ -71,20 +73,25 @@ class Engine:
         length: int = 2048,
         chunk: int = 512,
         tokens_per_step: int = 4,
+        prompts_at_once: int = 1,
+        with_routes: bool = False,
+        version: int = 0,
         mesh: jax.sharding.Mesh | None = None,
     ):
-        decoder.check_sizes(
-            num_rows=num_rows, length=length, chunk=chunk, tokens_per_step=tokens_per_step
+        shape = device.Shape(
+            num_rows=num_rows,
+            length=length,
+            chunk=chunk,
+            tokens_per_step=tokens_per_step,
+            prompts_at_once=prompts_at_once,
+            with_routes=with_routes,
         )
-        self.length = length
-        self._cfg, self._execution = cfg, execution
-        self._weights, self._mesh = weights, mesh
+        self.length, self.version = length, version
+        self._device = device.Device(cfg, execution, weights, shape, mesh)
         self._decode, self._eos_ids = decode, frozenset(eos_ids)
-        self._chunk, self._tokens_per_step = chunk, tokens_per_step
-        with decoder.on_mesh(mesh):
-            self._cache = decoder.init_cache(cfg, execution, num_rows, length)
+        self._vocab_size, self._shape = cfg.vocab_size, shape
         self._rows: list[_Running | None] = [None] * num_rows
-        self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
+        self._waiting: collections.deque[_Running] = collections.deque()
         self._num_submitted = 0
 
     @property
@@ -99,42 +106,48 @@ class Engine:
     def is_idle(self) -> bool:
         return not self._waiting and not any(self._rows)
 
+    def update(self, weights: AnyWeights, version: int) -> None:
+        """Takes other weights over, without a copy; requests that wait begin under them.
+
+        UserError while requests run: an answer is of one version. Cut them off and go on with
+        `Request.drawn`.
+        """
+        if self.num_running:
+            raise UserError(
+                f"weights can be updated when no request runs, got {self.num_running} running; "
+                "finish them, or cancel them and submit them again with what they have drawn"
+            )
+        self._device.weights, self.version = weights, version
+
     def check(self, request: Request) -> None:
         """Raises RequestError when a request can never be served; any thread may ask."""
-        room = self.length - len(request.prompt)
-        if not len(request.prompt) > 0 or not 0 < request.max_tokens <= room:
-            raise RequestError(
-                f"prompt and max_tokens must be positive and fit in {self.length} positions, got "
-                f"{len(request.prompt)} and {request.max_tokens}; shorten them or raise the length"
-            )
-        ids = np.asarray(request.prompt)
-        if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self._cfg.vocab_size:
-            raise RequestError(f"token ids must lie in [0, {self._cfg.vocab_size})")
+        self._begun(0, request)
 
     def submit(self, request: Request) -> int:
         """Queues a request, and returns its number; raises as `check` does."""
-        self.check(request)
+        self._waiting.append(self._begun(self._num_submitted, request))
         self._num_submitted += 1
-        self._waiting.append((self._num_submitted - 1, request))
         return self._num_submitted - 1
 
     def cancel(self, number: int) -> None:
         """Drops a request wherever it is; nothing happens if it has ended."""
-        self._waiting = collections.deque(one for one in self._waiting if one[0] != number)
+        self._waiting = collections.deque(one for one in self._waiting if one.number != number)
         self._rows = [None if one and one.number == number else one for one in self._rows]
 
     def warm_up(self) -> None:
         """Compiles all that requests may need, by serving some, so that no client waits for it."""
         # The shortest prompt of each width that prompts are padded to.
-        lengths = {decoder.padded_chunk(n, self._chunk): n for n in range(self.length - 1, 0, -1)}
+        chunk = self._shape.chunk
+        lengths = {decoder.padded_chunk(n, chunk): n for n in range(self.length - 1, 0, -1)}
         requests = [
             Request(prompt=[0] * n, max_tokens=min(2, self.length - n), sampling=how)
             for n in lengths.values()
             for how in (Sampling(), Sampling(top_k=1))
         ]
         eos_ids, self._eos_ids = self._eos_ids, frozenset()  # none may end at its first token
-        for request in requests:  # one by one: rows together are all filtered if one of them is
-            for _ in self.run([request]):
+        # One by one: rows together are all filtered if one of them is. Two for the copy of a row.
+        for some in [*([one] for one in requests), requests[:1] * 2]:
+            for _ in self.run(some):
                 pass
         self._eos_ids = eos_ids
 
@@ -148,62 +161,72 @@ class Engine:
 
     def step(self) -> list[Piece]:
         """Draws tokens of every running request, and starts what can start."""
-        with decoder.on_mesh(self._mesh):
-            pieces = self._draw_running()
-            for row, running in enumerate(self._rows):
-                if running is None and self._waiting:
-                    pieces += self._start(row, *self._waiting.popleft())
-        return pieces
+        return self._draw_running() + self._start_waiting()
+
+    def _begun(self, number: int, request: Request) -> _Running:
+        room = self.length - len(request.prompt)
+        if not len(request.prompt) > 0 or not 0 < request.max_tokens <= room:
+            raise RequestError(
+                f"prompt and max_tokens must be positive and fit in {self.length} positions, got "
+                f"{len(request.prompt)} and {request.max_tokens}; shorten them or raise the length"
+            )
+        for ids in map(np.asarray, filter(len, (request.prompt, request.drawn))):
+            if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self._vocab_size:
+                raise RequestError(f"token ids must lie in [0, {self._vocab_size})")
+        stream = text.TextStream(self._decode, request.stop)
+        for token in request.drawn:
+            if not stream.is_stopped:
+                stream.push(token)
+        is_ended = stream.is_stopped or not self._eos_ids.isdisjoint(request.drawn)
+        if is_ended or len(request.drawn) >= request.max_tokens:
+            raise RequestError(
+                f"drawn must be the beginning of an answer of {request.max_tokens} tokens, got "
+                f"{len(request.drawn)} tokens of one that has ended; there is no more of it"
+            )
+        return _Running(number, request, stream)
 
     def _draw_running(self) -> list[Piece]:
         rows = self._rows
         if not any(rows):
             return []
-        how, is_filtered = _sampling_rows(rows)
-        drawn_SB, self._cache = decoder.draw(
-            self._cfg,
-            self._execution,
-            self._weights,
-            self._cache,
+        drawn = self._device.draw(
             np.array([one.token if one else 0 for one in rows], np.int32),
             np.array([one.position if one else 0 for one in rows], np.int32),
-            how,
-            num_tokens=self._tokens_per_step,
-            is_filtered=is_filtered,
+            [one.request.sampling if one else device.UNUSED for one in rows],
+            [one.num_drawn if one else 0 for one in rows],
+            _forced(rows, self._shape.tokens_per_step),
         )
+        tokens_MB, logp_MB = drawn.tokens_NB.tolist(), drawn.logp_NB.tolist()
+        routes_MBLK = None if drawn.routes_NBLK is None else np.asarray(drawn.routes_NBLK)
         pieces = []
-        for tokens_B in np.asarray(drawn_SB).tolist():
-            pieces += [self._push(row, tokens_B[row]) for row, one in enumerate(self._rows) if one]
+        for place, row in itertools.product(range(self._shape.tokens_per_step), range(len(rows))):
+            if rows[row]:
+                read_1LK = None if routes_MBLK is None else routes_MBLK[place, row : row + 1]
+                pieces += self._push(row, tokens_MB[place][row], logp_MB[place][row], read_1LK)
         return pieces
 
-    def _start(self, row: int, number: int, request: Request) -> list[Piece]:
-        prompt = np.asarray(request.prompt, np.int32)
-        logits_V: Array | None = None
-        for start in range(0, len(prompt), self._chunk):
-            part = prompt[start : start + self._chunk]
-            logits_V, self._cache = decoder.prefill(
-                self._cfg,
-                self._execution,
-                self._weights,
-                self._cache,
-                np.int32(row),
-                np.pad(part, (0, decoder.padded_chunk(len(part), self._chunk) - len(part))),
-                np.int32(start),
-                np.int32(len(part) - 1),
-            )
-        assert logits_V is not None
-        stream = text.TextStream(self._decode, request.stop)
-        running = _Running(number, request, stream, position=len(prompt) - 1)
-        self._rows[row] = running
-        how, is_filtered = _sampling_rows([running])
-        token_B = sampling.sample(logits_V[None], how, is_filtered=is_filtered)
-        return [self._push(row, int(token_B[0]))]
+    def _start_waiting(self) -> list[Piece]:
+        starts = {}
+        for row, running in enumerate(self._rows):
+            if running is None and self._waiting:
+                self._rows[row] = one = self._waiting.popleft()
+                starts[row] = device.Start(tuple(one.request.prompt), one.request.sampling)
+        firsts = self._device.start(starts) if starts else {}
+        return [piece for row in starts for piece in self._push(row, *firsts[row])]
 
-    def _push(self, row: int, token: int) -> Piece:
+    def _push(
+        self, row: int, token: int, logp: float, routes_SLK: Int[np.ndarray, "S L K"] | None
+    ) -> list[Piece]:
         """Books a token of a row, and frees the row if it was the last one."""
         running = self._rows[row]
         assert running is not None
-        running.token, running.position = token, running.position + 1
+        if routes_SLK is not None:
+            running.routes.append(routes_SLK)
+        if running.is_forced:
+            running.token = running.request.drawn[running.num_drawn]
+            running.num_drawn += 1
+            return []
+        running.token = token
         running.num_drawn += 1
         reason = None
         if token in self._eos_ids:
@@ -216,11 +239,16 @@ class Engine:
                 reason, new = "length", new + running.stream.finish()
         if reason:
             self._rows[row] = None
-        return Piece(running.number, new, token, reason)
+        routes, running.routes = running.routes, []
+        read_SLK = np.concatenate(routes) if routes else None
+        return [Piece(running.number, new, token, reason, logp, self.version, read_SLK)]
 
 
-def _sampling_rows(rows: Sequence[_Running | None]) -> tuple[sampling.Rows, bool]:
-    unused = Sampling(temperature=0.0)
-    settings = [one.request.sampling if one else unused for one in rows]
-    how = sampling.rows(settings, [one.num_drawn if one else 0 for one in rows])
-    return how, sampling.is_filtered(settings)
+def _forced(rows: Sequence[_Running | None], num_tokens: int) -> Int[np.ndarray, "M B"]:
+    """The next tokens of each row that were drawn before its answer was cut off; then -1."""
+    forced_MB = np.full((num_tokens, len(rows)), -1, np.int32)
+    for row, one in enumerate(rows):
+        if one and one.is_forced:
+            known = one.request.drawn[one.num_drawn : one.num_drawn + num_tokens]
+            forced_MB[: len(known), row] = known
+    return forced_MB

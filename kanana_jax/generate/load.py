@@ -14,7 +14,8 @@ from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.config import paths
 from kanana_jax.data import DataError, tokenizer
 from kanana_jax.data import chat as formats
-from kanana_jax.generate import chat, decoder, engine, special_tokens
+from kanana_jax.generate import chat, engine, special_tokens, unstacked
+from kanana_jax.generate.unstacked import UnstackedWeights
 from kanana_jax.model import absorbed, layers
 from kanana_jax.weights import hf_files, hf_names, source
 
@@ -33,7 +34,7 @@ class Loaded(NamedTuple):
     directory: Path
     cfg: config.ModelConfig
     execution: config.ExecutionConfig
-    weights: decoder.UnstackedWeights
+    weights: UnstackedWeights
     tokenizer: tokenizer.Tokenizer
     bos_ids: tuple[int, ...]  # what a prompt begins with, mostly nothing or one id
     eos_ids: tuple[int, ...]
@@ -88,7 +89,7 @@ class Loaded(NamedTuple):
         except DataError as error:
             raise chat.ChatError(str(error)) from error
 
-    def engine(self, *, num_rows: int, length: int, **options: int) -> engine.Engine:
+    def engine(self, *, num_rows: int, length: int, **options: Any) -> engine.Engine:
         """An engine for this model; `options` are further settings of `Engine`."""
         return engine.Engine(
             self.cfg,
@@ -171,9 +172,9 @@ def _place(
     compute_dtype: jnp.dtype,
     opened: source.Source,
     mesh: jax.sharding.Mesh | None,
-) -> decoder.UnstackedWeights:
+) -> UnstackedWeights:
     def put(x: np.ndarray, spec: model.ParamSpec) -> jax.Array:
-        dtype = jnp.float32 if spec.role in ("norm", "router") else compute_dtype
+        dtype = unstacked.kept_dtype(spec, compute_dtype)
         sharding: Any = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         if mesh is not None:
             sharding = parallel.param_shardings(mesh, x, spec.logical_axes)
@@ -188,13 +189,14 @@ def _place(
     bias_spec = model.ParamSpec(role="router", logical_axes=("scores",))
     made = []
     for index in range(cfg.num_layers):
-        stack, place = decoder.locate(cfg, index)
+        stack, place = unstacked.locate(cfg, index)
         is_moe = stack == "moe_layers"
         block = _read_block(cfg, opened, stack, place)
         bias_E = opened.read(hf_names.ROUTER_BIAS, place) if is_moe else np.zeros(0, np.float32)
         specs_of_layer = absorbed.describe_layer(cfg, is_moe=is_moe)
-        made.append(decoder.Layer(jax.tree.map(put, block, specs_of_layer), put(bias_E, bias_spec)))
-    return decoder.UnstackedWeights(top["embed"], top["final_norm"], top.get("head"), tuple(made))
+        placed = jax.tree.map(put, block, specs_of_layer)
+        made.append(unstacked.Layer(placed, put(bias_E, bias_spec)))
+    return UnstackedWeights(top["embed"], top["final_norm"], top.get("head"), tuple(made))
 
 
 def _read_block(

@@ -2,11 +2,12 @@
 
     p = softmax(logits / temperature), largest first
     keep rank < top_k;  then, renormalised, those before the sum reaches top_p;  and p >= min_p p_1
+    logp = log(p_token / sum of the p that are kept)        of the distribution really drawn from
 
 Ties with the last token kept are kept. The draw depends on the request's seed and the token's
 place in it, not on the batch around it.
 
-Letters: B rows, V vocabulary.
+Letters: B rows, N rows of logits, V vocabulary.
 """
 
 import dataclasses
@@ -89,8 +90,19 @@ def is_filtered(samplings: Sequence[Sampling]) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames="is_filtered")
-def sample(logits_BV: Float[Array, "B V"], how: Rows, *, is_filtered: bool) -> Int[Array, "B"]:
-    """One token per row. Without `is_filtered` top_k and top_p of all rows are taken to be off."""
+def sample(
+    logits_NV: Float[Array, "N V"],
+    how: Rows,
+    row_B: Int[Array | np.ndarray, "B"] | None = None,
+    *,
+    is_filtered: bool,
+) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+    """One token of each row of `how`, and its log-probability among those that are kept.
+
+    It is 0 where the most likely token is taken. `row_B` says whose logits each one is drawn from;
+    None: its own. Without `is_filtered` top_k and top_p of all rows are taken to be off.
+    """
+    logits_BV = logits_NV if row_B is None else logits_NV[row_B]
     is_greedy_B = how.temperature_B == 0
     # Below the largest, which is 0: a small temperature makes the others -inf and none inf.
     below_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
@@ -104,7 +116,11 @@ def sample(logits_BV: Float[Array, "B V"], how: Rows, *, is_filtered: bool) -> I
     noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:]))(keys)
     drawn_BV = jnp.where(is_kept_BV, scaled_BV + noise_BV, -jnp.inf)
     # One search for both kinds of rows, each of which would be a pass over the logits.
-    return jnp.argmax(jnp.where(is_greedy_B[:, None], logits_BV, drawn_BV), axis=-1)
+    token_B = jnp.argmax(jnp.where(is_greedy_B[:, None], logits_BV, drawn_BV), axis=-1)
+    # The largest is 0 and kept, so that no sum of exponentials is zero or infinite.
+    total_B = jnp.where(is_kept_BV, jnp.exp(scaled_BV), 0.0).sum(axis=-1)
+    picked_B = jnp.take_along_axis(scaled_BV, token_B[:, None], axis=-1)[:, 0]
+    return token_B, jnp.where(is_greedy_B, 0.0, picked_B - jnp.log(total_B))
 
 
 def _in_top_k_and_p(x_BV: Array, how: Rows) -> Array:
@@ -118,13 +134,12 @@ def _in_top_k_and_p(x_BV: Array, how: Rows) -> Array:
         lambda t_B: (order_BV > t_B[:, None]).sum(axis=-1) < top_k_B, top_k_B.shape
     )
     p_BV = jax.nn.softmax(jnp.where(is_kept_BV, x_BV, -jnp.inf), axis=-1)
-    return is_kept_BV & (
-        order_BV
-        >= _smallest(
-            lambda t_B: jnp.where(order_BV > t_B[:, None], p_BV, 0.0).sum(axis=-1) < how.top_p_B,
-            top_k_B.shape,
-        )
+    is_in_top_p_BV = order_BV >= _smallest(
+        lambda t_B: jnp.where(order_BV > t_B[:, None], p_BV, 0.0).sum(axis=-1) < how.top_p_B,
+        top_k_B.shape,
     )
+    # Rounded sums reach 1 before the last token, and a row must not lose it to its neighbours' way.
+    return is_kept_BV & (is_in_top_p_BV | (how.top_p_B == 1)[:, None])
 
 
 def _smallest(holds: Callable[[Array], Array], shape: tuple[int, ...]) -> Array:

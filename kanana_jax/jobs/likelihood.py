@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from kanana_jax.batch import Batch
+from kanana_jax.jobs import segment_rows
 from kanana_jax.rollouts.store import Segment
 
 Score = Callable[[Batch], Any]  # (B, S) of a batch that is on the devices
@@ -23,24 +23,15 @@ def of_targets(
     place: Callable[[Batch], Batch],
     batch_size: int,
     seq_len: int,
-) -> list[Float[np.ndarray, "S"]]:
-    """Of every segment of n ids the n - 1 numbers of its targets, ids 1 to n - 1."""
+) -> list[np.ndarray]:
+    """Of every segment of n ids the n - 1 numbers of its targets, ids 1 to n - 1.
+
+    `score` may also give arrays (B, S, ...).
+    """
     found = []
     for start in range(0, len(segments), batch_size):
         part = segments[start : start + batch_size]
-        batch = place(_batch(part, batch_size, seq_len))
+        batch = place(segment_rows.batch_of(part, batch_size, seq_len))
         numbers_BS = np.asarray(jax.device_get(score(batch)))
         found += [row_S[: len(one.ids) - 1] for row_S, one in zip(numbers_BS, part, strict=False)]
     return found
-
-
-def _batch(segments: Sequence[Segment], batch_size: int, seq_len: int) -> Batch:
-    """One segment a row; the rows that are left are padding."""
-    tokens = np.zeros((batch_size, seq_len + 1), np.int32)
-    is_token = np.zeros((batch_size, seq_len), np.int32)
-    for row, one in enumerate(segments):
-        tokens[row, : len(one.ids)] = one.ids
-        is_token[row, : len(one.ids) - 1] = 1
-    made = Batch.of_tokens(tokens)
-    mask = is_token.astype(np.float32)
-    return made._replace(segment_ids=is_token, loss_mask=mask, target_bytes=mask)

@@ -1,7 +1,9 @@
 """Tasks tried by the model in training: those of a round, and held-out ones that measure it."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from kanana_jax.evaluate import success as success_of
 from kanana_jax.jobs import likelihood, sampling
 from kanana_jax.jobs.job import Built, Job, measuring
 from kanana_jax.rollouts import audit, episodes, sandbox, store, transcripts
+from kanana_jax.rollouts import groups as groups_lib
 from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.episodes import Episode
 from kanana_jax.rollouts.task import Task
@@ -34,6 +37,7 @@ class Playing:
         self.directory = built.directory
         self._cfg, self._built, self._batch_size = cfg, built, of_data.batch_size
         self._seed = cfg.seed + of_data.seed
+        self._tasks_of = functools.lru_cache(maxsize=2)(self.tasks)
 
     def tasks(self, index: int) -> list[Task]:
         """Those of round `index`: new ones in every round, none of them held out."""
@@ -45,14 +49,23 @@ class Playing:
 
     def groups(self, weights: model.Weights, index: int) -> list[list[Episode]]:
         """`num_samples` tries of every task of round `index`."""
-        found, count = self.tasks(index), self._cfg.num_samples
+        return self._groups(weights, self.tasks(index), self._seed, index)
+
+    def heldout_groups(self, weights: model.Weights, count: int) -> list[list[Episode]]:
+        """The same of `count` held-out tasks, with seeds that no round has."""
+        return self._groups(weights, self.heldout_tasks(count), "heldout", self._cfg.seed)
+
+    def _groups(
+        self, weights: model.Weights, tasks: Sequence[Task], *key: object
+    ) -> list[list[Episode]]:
+        count = self._cfg.num_samples
         tries = [
-            (task, _seed_of(self._seed, index, place * count + number))
-            for place, task in enumerate(found)
+            (task, _seed_of(*key, place * count + number))
+            for place, task in enumerate(tasks)
             for number in range(count)
         ]
         played = self.play(weights, tries, self._cfg.temperature)
-        return [played[k * count : (k + 1) * count] for k in range(len(found))]
+        return [played[k * count : (k + 1) * count] for k in range(len(tasks))]
 
     def play(
         self,
@@ -61,16 +74,30 @@ class Playing:
         temperature: float,
     ) -> list[Episode]:
         """An episode of every (task, seed)."""
-        place = sampling.Place(self._cfg.num_rows, self.length)
+        with self.opened(weights) as (player, sample):
+            return player.play(tries, sample, temperature)
+
+    @contextlib.contextmanager
+    def opened(
+        self, weights: model.Weights, version: int = 0, with_routes: bool = False
+    ) -> Iterator[tuple[episodes.Player, sampling.Sample]]:
+        """What plays episodes and what draws answers by `weights`, with the sandbox running."""
+        place = sampling.Place(self._cfg.num_rows, self.length, with_routes)
         end = chat.end_id(self.form, self.tokenizer)
-        sample = sampling.of(weights, self._built, self.tokenizer.decode, end, place)
+        sample = sampling.of(weights, self._built, self.tokenizer.decode, end, place, version)
         limits = episodes.Limits(
             max_tokens=self._cfg.max_tokens, max_turns=self._cfg.max_turns, length=self.length
         )
         with sandbox.Pool() as tools, sandbox.Pool() as graders:
             of_first = _OfFirst(tools), _OfFirst(graders)
-            player = episodes.Player(self.form, self.tokenizer, *of_first, limits)
-            return player.play(tries, sample, temperature)
+            yield episodes.Player(self.form, self.tokenizer, *of_first, limits), sample
+
+    def group(self, player: episodes.Player, number: int) -> groups_lib.Group:
+        """Prompt `number` of a run, from 0, and its tries before their first token."""
+        size, count = self._cfg.num_prompts, self._cfg.num_samples
+        task = self._tasks_of(number // size)[number % size]
+        seeds = (_seed_of(self._seed, number, place) for place in range(count))
+        return groups_lib.Group(number, tuple(player.start(task, seed) for seed in seeds))
 
     def logp(
         self, weights: model.Weights, segments: Sequence[store.Segment]
@@ -80,7 +107,7 @@ class Playing:
 
     def scored(
         self, score: likelihood.Score, segments: Sequence[store.Segment]
-    ) -> list[Float[np.ndarray, "S"]]:
+    ) -> list[np.ndarray]:
         """What `score` gives the position of every target of every segment."""
         rows = self._built.rows(self._batch_size)
 
@@ -152,5 +179,5 @@ def measured(job: Job, held: Sequence[tuple[RolloutConfig, int]]) -> Job:
     return measuring(job, make)
 
 
-def _seed_of(*numbers: int) -> int:
-    return packing.seed_of(*numbers, bits=32) >> 1  # of 31 bits
+def _seed_of(*key: object) -> int:
+    return packing.seed_of(*key, bits=32) >> 1  # of 31 bits

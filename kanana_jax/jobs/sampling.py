@@ -14,7 +14,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config, model, parallel
-from kanana_jax.generate import Answer, Engine, Request, answers, decoder
+from kanana_jax.generate import Engine, Request, unstacked
+from kanana_jax.generate.answers import Answer, answers, from_json, to_json
 
 # Prompts are read in parts of one width, so one function is compiled for all of them.
 _CHUNK = 32
@@ -27,6 +28,7 @@ class Place(NamedTuple):
 
     num_rows: int
     length: int
+    with_routes: bool = False  # whether answers say which experts their tokens went to
 
 
 def of(
@@ -35,6 +37,7 @@ def of(
     decode: Callable[[Sequence[int]], str],
     end_id: int | None,
     place: Place,
+    version: int = 0,
 ) -> Sample:
     """A function that draws answers up to `end_id`; all processes call it together.
 
@@ -50,12 +53,15 @@ def of(
         num_rows=place.num_rows,
         length=rounded(place.length),
         chunk=_CHUNK,
+        with_routes=place.with_routes,
+        version=version,
     )
 
     def sample(requests: Sequence[Request]) -> list[Answer]:
-        parts = parallel.everyones(answers(engine, requests[index::count]))
+        mine = map(to_json, answers(engine, requests[index::count]))
+        parts = parallel.everyones(list(mine))
         found = (parts[i % count][i // count] for i in range(len(requests)))
-        return [Answer(tuple(ids), text, is_ended) for ids, text, is_ended in found]
+        return list(map(from_json, found))
 
     return sample
 
@@ -69,6 +75,6 @@ def rounded(length: int) -> int:
 def _on_one_device(cfg: config.ModelConfig, mesh: jax.sharding.Mesh) -> Callable:
     """From weights of training on `mesh` to those that decoding reads, on a device of our own."""
     unstack = jax.jit(
-        functools.partial(decoder.from_stacks, cfg), out_shardings=NamedSharding(mesh, P())
+        functools.partial(unstacked.from_stacks, cfg), out_shardings=NamedSharding(mesh, P())
     )
     return lambda weights: jax.tree.map(lambda x: x.addressable_data(0), unstack(weights))

@@ -20,6 +20,8 @@ class NextToken:
     needs_values = False
     columns = ()
     frozen = ()
+    replays_routes = False
+    critic = None
 
     def totals(self, batch):
         """The number of targets."""

@@ -26,6 +26,20 @@ class Seen(NamedTuple):
     maxima: dict[str, Array]  # of micro-batches the largest counts
 
 
+class Critic(Protocol):
+    """A loss of the scalar head's numbers beside an objective's own, in the same pass. Hashable."""
+
+    def coefficients(
+        self, value_BS: Float[Array, "B S"], /, batch: Batch, totals: Any
+    ) -> Float[Array, "B S"]:
+        """-d loss / d value of every position of a micro-batch; `totals` are the objective's."""
+        ...
+
+    def sums(self, value_BS: Float[Array, "B S"], /, batch: Batch, totals: Any) -> dict[str, Array]:
+        """What to report, as `Seen.sums`; its "loss" is added to the objective's."""
+        ...
+
+
 class Objective(Protocol):
     """A loss. Hashable, as compiled functions depend on it."""
 
@@ -51,6 +65,16 @@ class Objective(Protocol):
 
     @property
     def z_weight(self) -> float: ...
+
+    @property
+    def replays_routes(self) -> bool:
+        """Whether batches say which experts a token goes to: `Batch.routes`."""
+        ...
+
+    @property
+    def critic(self) -> Critic | None:
+        """A loss of values beside it; the model then needs a scalar head."""
+        ...
 
     def totals(self, batch: Batch) -> Any:
         """What it must know of the whole batch, before that is cut into micro-batches."""

@@ -7,7 +7,7 @@ into micro-batches and spread over devices.
 Letters: B sequences, S positions, G segments of a row with padding as 0, K pairs that fit in a row.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kanana_jax.batch import Batch
+from kanana_jax.objectives import segments
 
 
 class Pairs(NamedTuple):
@@ -36,8 +37,7 @@ def count(batch: Batch) -> Float[Array, ""]:
 
 def sums(value_BS: Float[Array, "B S"], batch: Batch) -> Pairs:
     """The sum of each answer's values. Where none counts, `value_BS` must be 0 already."""
-    # Each segment has a position, so a row of S has at most S of them, and padding.
-    sum_BG = _by_segment(jax.ops.segment_sum, value_BS, batch)
+    sum_BG = segments.reduced(jax.ops.segment_sum, value_BS, batch)
     num_pairs = value_BS.shape[1] // 2
     is_pair_BK = jnp.arange(num_pairs) < _of_rows(batch)[:, None]
     chosen_BK, rejected_BK = (
@@ -49,17 +49,15 @@ def sums(value_BS: Float[Array, "B S"], batch: Batch) -> Pairs:
 def shares(batch: Batch) -> Float[Array, "B S"]:
     """1 / targets of its answer at every target, 0 elsewhere: sums of it are means."""
     mask_BS = jnp.asarray(batch.loss_mask)
-    length_BG = _by_segment(jax.ops.segment_sum, mask_BS, batch)
-    length_BS = jnp.take_along_axis(length_BG, jnp.asarray(batch.segment_ids), axis=1)
-    return mask_BS / jnp.maximum(length_BS, 1.0)
+    return mask_BS / jnp.maximum(segments.sums(mask_BS, batch), 1.0)
 
 
 def ends(batch: Batch) -> Float[Array, "B S"]:
     """1 at the last target of every answer, 0 elsewhere."""
     mask_BS = jnp.asarray(batch.loss_mask)
     place_BS = jnp.where(mask_BS > 0, jnp.arange(mask_BS.shape[1]), -1)
-    last_BG = _by_segment(jax.ops.segment_max, place_BS, batch)
-    last_BS = jnp.take_along_axis(last_BG, jnp.asarray(batch.segment_ids), axis=1)
+    last_BG = segments.reduced(jax.ops.segment_max, place_BS, batch)
+    last_BS = segments.at_positions(last_BG, batch)
     return jnp.where((mask_BS > 0) & (place_BS == last_BS), 1.0, 0.0)
 
 
@@ -94,10 +92,3 @@ def in_order(margin_BK: Float[Array, "B K"]) -> Float[Array, "B K"]:
 
 def _of_rows(batch: Batch) -> Int[Array, " B"]:
     return jnp.max(batch.segment_ids, axis=1) // 2
-
-
-def _by_segment(reduce: Callable[..., Array], value_BS: Array, batch: Batch) -> Array:
-    """(B, S + 1): `reduce` over the positions of every segment."""
-    return jax.vmap(
-        lambda value_S, segment_S: reduce(value_S, segment_S, num_segments=value_S.size + 1)
-    )(value_BS, jnp.asarray(batch.segment_ids))

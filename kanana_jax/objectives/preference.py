@@ -49,6 +49,8 @@ class Preference:
     z_weight = 0.0
     reads_scalars = False
     needs_values = True
+    replays_routes = False
+    critic = None
 
     def __post_init__(self):
         if not 0.0 < self.beta < float("inf"):

@@ -33,6 +33,8 @@ class Reward:
     needs_values = True
     columns = ()
     frozen = ()
+    replays_routes = False
+    critic = None
 
     def __post_init__(self):
         if not 0.0 <= self.centering < float("inf"):

@@ -4,27 +4,37 @@
 
 The ids of an episode only grow: what the model drew stays as it was drawn, and what tools said and
 the template put around it is appended. Each id has an origin, and the loss counts the model's. Text
-is never tokenized again.
+is never tokenized again. Beside an id that the model drew stand its log-probability at that moment
+and the version of the weights that drew it.
+
+An episode may be cut at any token and go on later, under the same weights or newer ones. Under the
+same weights it goes on as if it had not been cut, to the last bit.
 
 Tools and graders run in the sandbox. A call that fails is a message to the model. A grader that
 does leaves the episode without a reward: it was not judged, and is not wrong.
 """
 
+import base64
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from kanana_jax.data import Tokenizer, chat
 from kanana_jax.data.chat import Format, Message, Origin
 from kanana_jax.generate import Answer, Request, Sampling
 from kanana_jax.generate.sampling import NUM_SEEDS
 from kanana_jax.rollouts import calls, grading, sandbox
+from kanana_jax.rollouts import task as task_lib
 from kanana_jax.rollouts.task import Task
 
 # answered: it ended with a turn without calls. length: a limit of tokens. turns: of turns.
 # malformed: a turn that its format cannot read.
 End = Literal["answered", "length", "turns", "malformed"]
+
+NO_VERSION = -1  # of an id that no weights drew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,12 @@ class Episode:
     seed: int
     ids: tuple[int, ...]
     origins: tuple[int, ...]
+    logps: tuple[float, ...]  # of every id as it was drawn; 0 of those that the model did not draw
+    versions: tuple[int, ...]  # of the weights that drew every id, or NO_VERSION
+    # (ids read, L MoE layers, K): the experts of every id, where they are kept.
+    routes: np.ndarray | None = dataclasses.field(default=None, compare=False)
+    num_open: int = 0  # ids at the end that are of a turn which has not ended
+    num_turns: int = 0  # of the model that have ended
     messages: tuple[Message, ...] = ()
     state: Any = None
     end: End | None = None
@@ -88,22 +104,37 @@ class Player:
         temperature: float,
     ) -> list[Episode]:
         """An episode of each (task, seed), graded. The same weights and seeds give the same."""
-        episodes = [self._start(task, seed) for task, seed in tries]
-        for turn in range(self._limits.max_turns):
-            places = [i for i, one in enumerate(episodes) if one.end is None]
-            if not places:
-                break
-            opened = [episodes[i] for i in places]
-            answers = sample([self._request(one, turn, temperature) for one in opened])
-            said = [self._say(one, answer) for one, answer in zip(opened, answers, strict=True)]
-            for i, one in zip(places, self._run_tools(said), strict=True):
-                episodes[i] = one
-        ended = [
-            dataclasses.replace(one, end="turns") if one.end is None else one for one in episodes
-        ]
-        return self._grade(ended)
+        return self.advance([self.start(*one) for one in tries], sample, temperature)
 
-    def _start(self, task: Task, seed: int) -> Episode:
+    def advance(
+        self,
+        episodes: Sequence[Episode],
+        sample: Callable[[Sequence[Request]], list[Answer]],
+        temperature: float,
+        budget: int = 0,
+    ) -> list[Episode]:
+        """The episodes, further on: `budget` drawn tokens of each at most, or 0: to their ends.
+
+        Those that end are graded, those that had ended stay as they were.
+        """
+        now = list(episodes)
+        enough = [one.num_drawn + budget if budget else self._limits.length for one in now]
+        while places := [
+            i for i, one in enumerate(now) if one.end is None and one.num_drawn < enough[i]
+        ]:
+            answers = sample(
+                [self._request(now[i], enough[i] - now[i].num_drawn, temperature) for i in places]
+            )
+            said = [self._say(now[i], one) for i, one in zip(places, answers, strict=True)]
+            for i, one in zip(places, self._run_tools(said), strict=True):
+                now[i] = one
+        newly = [i for i, one in enumerate(now) if one.end and not episodes[i].end]
+        for i, one in zip(newly, self._grade([now[i] for i in newly]), strict=True):
+            now[i] = one
+        return now
+
+    def start(self, task: Task, seed: int) -> Episode:
+        """An episode before its first token."""
         made = chat.encode(
             self._form, self._tokenizer, task.messages, task.tools, add_generation_prompt=True
         )
@@ -112,35 +143,51 @@ class Player:
             seed=seed,
             ids=tuple(made.ids),
             origins=tuple(map(int, made.origins)),
+            logps=(0.0,) * len(made.ids),
+            versions=(NO_VERSION,) * len(made.ids),
             state=task.state,
         )
         return self._cut(one)
 
-    def _request(self, one: Episode, turn: int, temperature: float) -> Request:
-        room = self._limits.length - len(one.ids)
-        seed = (one.seed * self._limits.max_turns + turn) % NUM_SEEDS
+    def _request(self, one: Episode, num_more: int, temperature: float) -> Request:
+        begin = len(one.ids) - one.num_open
+        seed = (one.seed * self._limits.max_turns + one.num_turns) % NUM_SEEDS
         return Request(
-            prompt=one.ids,
-            max_tokens=min(self._limits.max_tokens, room),
+            prompt=one.ids[:begin],
+            drawn=one.ids[begin:],
+            max_tokens=min(self._longest_turn(begin), one.num_open + num_more),
             sampling=Sampling(temperature=temperature, seed=seed),
         )
+
+    def _longest_turn(self, begin: int) -> int:
+        """Tokens that a turn behind so many ids may have."""
+        return min(self._limits.max_tokens, self._limits.length - begin)
 
     def _cut(self, one: Episode) -> Episode:
         """Ended where there is no room for another token."""
         has_room = len(one.ids) < self._limits.length
-        return one if has_room else dataclasses.replace(one, end="length")
+        return one if has_room else dataclasses.replace(one, end="length", reward=0.0)
 
     def _say(self, one: Episode, answer: Answer) -> Episode:
-        """With a turn of the model."""
+        """With a turn of the model, or more of one."""
+        begin = len(one.ids) - one.num_open
         said = dataclasses.replace(
             one,
             ids=(*one.ids, *answer.ids),
             origins=(*one.origins, *[int(Origin.MODEL)] * len(answer.ids)),
+            logps=(*one.logps, *answer.logps),
+            versions=(*one.versions, *answer.versions),
+            routes=_longer(one.routes, answer.routes),
         )
         if not answer.is_ended:
-            return dataclasses.replace(said, end="length")
+            num_open = len(said.ids) - begin
+            if num_open < self._longest_turn(begin):
+                return dataclasses.replace(said, num_open=num_open)
+            return dataclasses.replace(said, num_open=0, end="length")
+        said = dataclasses.replace(said, num_open=0, num_turns=one.num_turns + 1)
         try:
-            message = self._form.parse(answer.text)
+            # Of the whole turn, which may have been cut; the last id is the one that ended it.
+            message = self._form.parse(self._tokenizer.decode(said.ids[begin:-1]))
         except chat.FormatError:
             return dataclasses.replace(said, end="malformed")
         calls = message.get("tool_calls", [])
@@ -157,10 +204,10 @@ class Player:
                 family=one.task.family, state=one.state, tool_calls=one.messages[-1]["tool_calls"]
             )
             for one in said
-            if one.end is None
+            if _has_called(one)
         ]
         ran = iter(calls.run_all(self._tools, requests))
-        return [self._hear(one, next(ran)) if one.end is None else one for one in said]
+        return [self._hear(one, next(ran)) if _has_called(one) else one for one in said]
 
     def _hear(self, one: Episode, ran: calls.Ran) -> Episode:
         """With what the tools said."""
@@ -178,7 +225,11 @@ class Player:
             state=ran.state,
             ids=(*one.ids, *made.ids),
             origins=(*one.origins, *map(int, made.origins)),
+            logps=(*one.logps, *(0.0 for _ in made.ids)),
+            versions=(*one.versions, *(NO_VERSION for _ in made.ids)),
         )
+        if one.num_turns == self._limits.max_turns:
+            return dataclasses.replace(heard, end="turns")
         return self._cut(heard)
 
     def _grade(self, ended: Sequence[Episode]) -> list[Episode]:
@@ -197,6 +248,45 @@ class Player:
             else dataclasses.replace(one, reward=0.0)
             for one in ended
         ]
+
+
+def to_json(one: Episode) -> dict[str, Any]:
+    fields = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    return fields | {"task": task_lib.to_json(one.task), "routes": routes_to_json(one.routes)}
+
+
+def from_json(fields: Mapping[str, Any]) -> Episode:
+    sequences = ("ids", "origins", "logps", "versions", "messages")
+    made: dict[str, Any] = {name: tuple(fields[name]) for name in sequences}
+    made["task"] = task_lib.from_json(fields["task"])
+    made["routes"] = routes_from_json(fields["routes"])
+    return Episode(**{**fields, **made})
+
+
+def routes_to_json(routes: np.ndarray | None) -> Any:
+    if routes is None:
+        return None
+    small = np.ascontiguousarray(routes, "<i2")  # no model has more experts
+    return {"shape": small.shape, "int16": base64.b64encode(small.tobytes()).decode()}
+
+
+def routes_from_json(value: Any) -> np.ndarray | None:
+    if value is None:
+        return None
+    found = np.frombuffer(base64.b64decode(value["int16"]), "<i2")
+    return found.reshape(value["shape"])
+
+
+def _has_called(one: Episode) -> bool:
+    """Whether its last turn has ended in calls that are to be run."""
+    return one.end is None and not one.num_open
+
+
+def _longer(known: np.ndarray | None, newer: np.ndarray | None) -> np.ndarray | None:
+    """The routes of ids read before, as they were, and of those read since."""
+    if known is None or newer is None:
+        return newer
+    return np.concatenate([known, newer[len(known) :]])
 
 
 def _graded(one: Episode, outcome: sandbox.Outcome) -> Episode:

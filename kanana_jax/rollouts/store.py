@@ -1,6 +1,7 @@
 """What was collected in a round, on disk before it is trained on.
 
 DIR/rounds/0003.jsonl    {"segments": [{"ids": [...], "origins": [...]}, ...], "about": {...}}
+DIR/rounds/0003.rest     what later rounds go on from
 DIR/rounds/0003.json     the figures of the round
 
 A segment is a sequence to train on; an example has one, or the two of a pair. The figures are
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from kanana_jax.data import whole_files
+from kanana_jax.rollouts import episodes
 
 FOLDER = "rounds"
 
@@ -22,6 +26,23 @@ FOLDER = "rounds"
 class Segment(NamedTuple):
     ids: tuple[int, ...]
     origins: tuple[int, ...]
+    # Further numbers of every id, by the name of the column of `Batch.extra` that they fill.
+    columns: Mapping[str, tuple[float, ...]] = {}
+    routes: np.ndarray | None = None  # (ids but the last, L, K): the experts that they go to
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        columns = {name: tuple(one) for name, one in fields.get("columns", {}).items()}
+        routes = episodes.routes_from_json(fields.get("routes"))
+        return cls(tuple(fields["ids"]), tuple(fields["origins"]), columns, routes)
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"ids": self.ids, "origins": self.origins}
+        if self.columns:
+            found["columns"] = dict(self.columns)
+        if self.routes is not None:
+            found["routes"] = episodes.routes_to_json(self.routes)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +54,17 @@ class Collected:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        segments = (Segment(tuple(one["ids"]), tuple(one["origins"])) for one in fields["segments"])
+        segments = map(Segment.from_json, fields["segments"])
         return cls(segments=tuple(segments), about=fields["about"])
 
     def to_json(self) -> dict[str, Any]:
-        return {"segments": [one._asdict() for one in self.segments], "about": dict(self.about)}
+        return {"segments": [one.to_json() for one in self.segments], "about": dict(self.about)}
 
 
 class Round(NamedTuple):
     examples: tuple[Collected, ...]
     figures: Mapping[str, float]
+    rest: Any = None  # JSON
 
 
 def write(directory: Path, number: int, found: Round) -> None:
@@ -50,6 +72,8 @@ def write(directory: Path, number: int, found: Round) -> None:
     base = directory / FOLDER / f"{number:04d}"
     base.parent.mkdir(parents=True, exist_ok=True)
     _write(base.with_suffix(".jsonl"), "".join(f"{line}\n" for line in lines))
+    if found.rest is not None:
+        _write(base.with_suffix(".rest"), json.dumps(found.rest, ensure_ascii=False))
     _write(base.with_suffix(".json"), json.dumps(dict(found.figures), indent=2))
 
 
@@ -60,7 +84,12 @@ def read(directory: Path, number: int) -> Round | None:
         return None
     lines = base.with_suffix(".jsonl").read_text().splitlines()
     examples = tuple(Collected.from_json(json.loads(line)) for line in lines)
-    return Round(examples, json.loads(base.with_suffix(".json").read_text()))
+    rest = base.with_suffix(".rest")
+    return Round(
+        examples,
+        json.loads(base.with_suffix(".json").read_text()),
+        json.loads(rest.read_text()) if rest.exists() else None,
+    )
 
 
 def joined(parts: Sequence[Sequence[Collected]]) -> list[Collected]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kanana_jax import config, model, optim, parallel
 from kanana_jax.batch import Batch
@@ -123,6 +123,7 @@ class Steps(NamedTuple):
     logp: Callable[[model.Weights, Batch], Array]
     scalars: Callable[[model.Weights, Batch], Array]  # of a model with a scalar head
     loads: Callable[[model.Weights, Batch], Array]
+    routes: Callable[[model.Weights, Batch], Array]
     diagnose: Callable[[Any, optax.OptState], Metrics]
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
     trace: Callable[[], jax.stages.Traced]  # the train step; raises where an op cannot run
@@ -142,7 +143,9 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
     placed = jax.tree.map(lambda x: x.sharding, like)
     # Evaluation does not cut batches, so stages that cut theirs differently share it.
     whole_batches = dataclasses.replace(cfg.execution, accumulation_steps=1)
-    init_weights, evaluate, logp, rewards, loads = _shared_by_arms(cfg.model, whole_batches, mesh)
+    init_weights, evaluate, logp, rewards, loads, routes = _shared_by_arms(
+        cfg.model, whole_batches, mesh
+    )
     start = jax.jit(functools.partial(state.wrap, optimizer), out_shardings=placed)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
     options = _DETERMINISTIC if cfg.execution.deterministic else None
@@ -163,7 +166,9 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         return jax.sharding.use_abstract_mesh(mesh) if is_abstract else jax.set_mesh(mesh)
 
     def trace() -> jax.stages.Traced:
-        batch = abstract_batch(cfg.batch_size, cfg.seq_len, mesh, cfg.objective.columns)
+        batch = abstract_batch(
+            cfg.batch_size, cfg.seq_len, mesh, cfg.objective.columns, routes=_routes_of_token(cfg)
+        )
         frozen = dict.fromkeys(cfg.objective.frozen, like.weights)
         with set_mesh():
             return train.trace(like, batch, 1.0, frozen)
@@ -186,6 +191,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         logp=logp,
         scalars=rewards,
         loads=loads,
+        routes=routes,
         diagnose=diagnose,
         like=like,
         trace=trace,
@@ -215,6 +221,7 @@ def _shared_by_arms(cfg: config.ModelConfig, execution: config.ExecutionConfig, 
         _under(mesh, compiled(log_probabilities)),
         _under(mesh, compiled(scalars_of)),
         _under(mesh, compiled(expert_loads)),
+        _under(mesh, compiled(chosen_experts)),
     )
 
 
@@ -229,16 +236,32 @@ def _under(mesh: Any, fn: Callable) -> Callable:
 
 
 def abstract_batch(
-    batch_size: int, seq_len: int, mesh: Any, columns: tuple[str, ...] = ()
+    batch_size: int,
+    seq_len: int,
+    mesh: Any,
+    columns: tuple[str, ...] = (),
+    routes: tuple[int, int] | None = None,
 ) -> Batch:
-    """Shapes, dtypes and shardings of a batch on `mesh`; `columns` are those of `Batch.extra`."""
+    """Shapes, dtypes and shardings of a batch on `mesh`; `columns` are those of `Batch.extra`.
+
+    `routes` are MoE layers and experts of a token, where the batch says which these are.
+    """
     sharding = parallel.batch_sharding(mesh)
 
-    def column(dtype) -> Any:
-        return jax.ShapeDtypeStruct((batch_size, seq_len), dtype, sharding=sharding)
+    def column(dtype, *of_token: int) -> Any:
+        return jax.ShapeDtypeStruct((batch_size, seq_len, *of_token), dtype, sharding=sharding)
 
-    extra = dict.fromkeys(columns, column(jnp.float32))
-    return Batch(*[column(jnp.int32)] * 4, *[column(jnp.float32)] * 2, extra=extra)
+    return Batch(
+        *[column(jnp.int32)] * 4,
+        *[column(jnp.float32)] * 2,
+        extra=dict.fromkeys(columns, column(jnp.float32)),
+        routes=None if routes is None else column(jnp.int32, *routes),
+    )
+
+
+def _routes_of_token(cfg: StepConfig) -> tuple[int, int] | None:
+    is_read = cfg.objective.replays_routes
+    return (cfg.model.num_moe_layers, cfg.model.num_experts_per_token) if is_read else None
 
 
 def train_step(
@@ -362,9 +385,10 @@ def micro_loss(
     )
     # Both heads give a weighted loss and what the weights multiply, with the sign of an nll.
     losses = scalars.losses if objective.reads_scalars else head.losses
+    read_BSD = hidden_BSD if objective.reads_scalars else _tempered(hidden_BSD, batch)
     value_BS = None
     if objective.needs_values:
-        value_BS = _values(losses, params, hidden_BSD, batch, cfg.model, cfg.execution)
+        value_BS = _values(losses, params, read_BSD, batch, cfg.model, cfg.execution)
     logp_of_frozen = {
         name: log_probabilities(one, batch, cfg=cfg.model, execution=cfg.execution)
         for name, one in frozen.items()
@@ -373,15 +397,22 @@ def micro_loss(
     loss, nll_BS, logz_BS = losses(
         cfg.model,
         params,
-        hidden_BSD,
+        read_BSD,
         batch.targets,
         jax.lax.stop_gradient(w_BS),
         z_weight=objective.z_weight,
         chunk_tokens=chunk_tokens(cfg.execution),
     )
     seen = objective.seen(-nll_BS, logz_BS, batch, totals, logp_of_frozen)
+    sums = seen.sums
+    if objective.critic is not None:
+        of_values, of_critic = scalars.critic_loss(
+            objective.critic, cfg.model, params, hidden_BSD, batch, totals
+        )
+        loss += of_values
+        sums = sums | of_critic | {"loss": sums["loss"] + of_critic["loss"]}
     balance_loss = aux.balance_loss * share
-    sums = seen.sums | {"balance_loss": balance_loss}
+    sums = sums | {"balance_loss": balance_loss}
     maxima = seen.maxima | {"max_logits": aux.max_logits}
     total = loss + cfg.balance_loss_weight * balance_loss
     return total, (Seen(sums, maxima), aux.routing)
@@ -418,9 +449,10 @@ def log_probabilities(
     cfg: config.ModelConfig,
     execution: config.ExecutionConfig,
 ) -> Float[Array, "B S"]:
-    """Of every target, without gradient."""
+    """Of every target, without gradient; at the batch's column "temperature", where it has one."""
     hidden_BSD, _ = model.hidden_states(cfg, weights, batch.inputs, execution)
-    return _values(head.losses, weights.params, hidden_BSD, batch, cfg, execution)
+    read_BSD = _tempered(hidden_BSD, batch)
+    return _values(head.losses, weights.params, read_BSD, batch, cfg, execution)
 
 
 def scalars_of(
@@ -445,6 +477,32 @@ def expert_loads(
     """Tokens of each sequence that chose each expert, by MoE layer."""
     _, aux = model.hidden_states(cfg, weights, batch.inputs, execution)
     return aux.sequence_load
+
+
+def chosen_experts(
+    weights: model.Weights,
+    batch: Batch,
+    *,
+    cfg: config.ModelConfig,
+    execution: config.ExecutionConfig,
+) -> Int[Array, "B S L K"]:
+    """Those that the router chooses for each token by MoE layer, whatever the batch replays."""
+    inputs = batch.inputs._replace(routes=None)
+    _, aux = model.hidden_states(cfg, weights, inputs, execution)
+    assert aux.routes is not None
+    return jnp.moveaxis(aux.routes, 0, 2)
+
+
+def _tempered(hidden_BSD: Float[Array, "B S D"], batch: Batch) -> Float[Array, "B S D"]:
+    """Hidden states of which the head makes logits that are divided by the temperature.
+
+    They are what tokens were drawn from. 0, as in padding, leaves them as they are.
+    """
+    if "temperature" not in batch.extra:
+        return hidden_BSD
+    temperature_BS = jnp.asarray(batch.extra["temperature"])
+    divisor_BS = jnp.where(temperature_BS > 0.0, temperature_BS, 1.0)
+    return (hidden_BSD / divisor_BS[..., None]).astype(hidden_BSD.dtype)
 
 
 def _values(

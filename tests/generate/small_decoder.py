@@ -7,7 +7,7 @@ import numpy as np
 
 from kanana_jax import model
 from kanana_jax.config import ModelConfig, YarnConfig
-from kanana_jax.generate import decoder
+from kanana_jax.generate import unstacked
 
 CFG = ModelConfig(
     vocab_size=258,
@@ -47,4 +47,4 @@ def random_weights(cfg: ModelConfig):
 
 def prepared(cfg: ModelConfig):
     """The same, as decoding reads them."""
-    return decoder.from_stacks(cfg, random_weights(cfg))
+    return unstacked.from_stacks(cfg, random_weights(cfg))

@@ -10,7 +10,7 @@ import pytest
 import small_decoder
 
 from kanana_jax import model
-from kanana_jax.generate import decoder
+from kanana_jax.generate import decoder, unstacked
 from kanana_jax.model import presets
 
 EXECUTION = presets.LAPTOP
@@ -38,20 +38,20 @@ def test_prefill_and_decode_equal_the_full_forward(cfg, stacks, weights, prompt_
     for start in range(0, prompt_length, 8):
         part = tokens[start : min(start + 8, prompt_length)]
         padded = np.pad(part, (0, 8 - len(part)))
-        logits, cache = decoder.prefill(
+        logits, cache, _ = decoder.prefill(
             cfg,
             EXECUTION,
             weights,
             cache,
-            jnp.int32(1),
-            padded,
-            jnp.int32(start),
-            jnp.int32(len(part) - 1),
+            np.array([1], np.int32),
+            padded[None],
+            np.array([start], np.int32),
+            np.array([len(part) - 1], np.int32),
         )
-    _assert_close(logits, want[prompt_length - 1])
+    _assert_close(logits[0], want[prompt_length - 1])
     for position in range(prompt_length, 16):
         both = np.array([5, tokens[position]], np.int32)  # row 0 is some other sequence
-        logits, cache = decoder.decode(
+        logits, cache, _ = decoder.decode(
             cfg, EXECUTION, weights, cache, both, np.array([0, position], np.int32)
         )
         _assert_close(logits[1], want[position])
@@ -70,12 +70,12 @@ def test_prefill_and_decode_equal_the_full_forward(cfg, stacks, weights, prompt_
 def test_every_part_of_the_family_decodes(cfg, changes):
     cfg = dataclasses.replace(cfg, **changes)
     stacks = small_decoder.random_weights(cfg)
-    weights = decoder.from_stacks(cfg, stacks)
+    weights = unstacked.from_stacks(cfg, stacks)
     tokens = np.random.default_rng(1).integers(0, cfg.vocab_size, 8).astype(np.int32)
     want = _full(cfg, stacks, tokens)
     cache = decoder.init_cache(cfg, EXECUTION, 1, 8)
     for position in range(8):
-        logits, cache = decoder.decode(
+        logits, cache, _ = decoder.decode(
             cfg,
             EXECUTION,
             weights,
@@ -111,10 +111,12 @@ def test_scores_are_the_log_probabilities_of_the_full_forward(cfg, stacks, weigh
 def test_a_position_beyond_the_cache_is_not_written(cfg, weights):
     cache = decoder.init_cache(cfg, EXECUTION, 1, 8)
     tokens = np.arange(8, dtype=np.int32)
-    _, cache = decoder.prefill(
-        cfg, EXECUTION, weights, cache, np.int32(0), tokens, np.int32(0), np.int32(7)
+    zero = np.zeros(1, np.int32)
+    _, cache, _ = decoder.prefill(
+        cfg, EXECUTION, weights, cache, zero, tokens[None], zero, zero + 7
     )
     before = [np.asarray(layer) for layer in cache]
-    _, cache = decoder.decode(cfg, EXECUTION, weights, cache, tokens[:1], np.array([8], np.int32))
+    eight = np.array([8], np.int32)
+    _, cache, _ = decoder.decode(cfg, EXECUTION, weights, cache, tokens[:1], eight)
     for one, other in zip(before, cache, strict=True):
         np.testing.assert_array_equal(one, other)

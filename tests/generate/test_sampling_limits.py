@@ -18,7 +18,7 @@ def _drawn(how, *, is_filtered=None, logits=LOGITS):
     if is_filtered is None:
         is_filtered = sampling.is_filtered([how])
     repeated = jnp.tile(logits, (NUM_DRAWS, 1))
-    return np.asarray(sampling.sample(repeated, rows, is_filtered=is_filtered)).tolist()
+    return np.asarray(sampling.sample(repeated, rows, is_filtered=is_filtered)[0]).tolist()
 
 
 @pytest.mark.parametrize("is_filtered", [False, True])

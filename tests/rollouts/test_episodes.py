@@ -1,6 +1,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ def _task(name="products@1", language="en"):
 
 def _answer(text, is_ended=True):
     ids = [*BYTES.encode(text).tolist(), *([BYTES.eos_id] if is_ended else [])]
-    return Answer(tuple(ids), text, is_ended)
+    return Answer(tuple(ids), text, is_ended, (-1.0,) * len(ids), (0,) * len(ids))
 
 
 def _play(pool, task, turns, limits=LIMITS, form=chat.PLAIN):
@@ -93,7 +94,7 @@ def test_a_mistake_is_told_to_the_model(pool):
 @pytest.mark.parametrize(
     ("turns", "end"),
     [
-        ([_answer("12", is_ended=False)], "length"),
+        ([_answer("1" * 60, is_ended=False)], "length"),
         (['@mul {"a":1,'], "malformed"),
         (['@mul {"a":1,"b":2}'] * 3, "turns"),
     ],
@@ -139,3 +140,62 @@ def test_whatever_a_model_writes_an_episode_ends(pool, texts, rng: random.Random
     assert played.end is not None and 0.0 <= (played.reward or 0.0) <= 1.0
     assert len(played.ids) == len(played.origins)
     json.dumps(list(played.messages))
+
+
+def _sayings(task, form=chat.PLAIN):
+    """A model that says what the oracle does, token by token, wherever a request begins."""
+    turns = _oracle_turns(task, form)
+
+    def answer(request):
+        whole = _answer(turns[_num_turns(request.prompt)])
+        begin = len(request.drawn)
+        end = min(len(whole.ids), request.max_tokens)
+        ids = whole.ids[begin:end]
+        places = range(begin, end)
+        return whole._replace(
+            ids=ids,
+            is_ended=end == len(whole.ids),
+            logps=tuple(-0.5 - place for place in places),
+            versions=tuple(0 for _ in places),
+            routes=np.arange(2 * (len(request.prompt) + end - 1)).reshape(-1, 1, 2),
+        )
+
+    def _num_turns(prompt):
+        return BYTES.decode(list(prompt)).count("tool: ")
+
+    return lambda requests: [answer(one) for one in requests]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5, 13])
+def test_an_episode_that_was_cut_ends_as_one_that_was_not(pool, budget):
+    task = _task("products@3")
+    player = episodes.Player(chat.PLAIN, BYTES, pool, pool, LIMITS)
+    (whole,) = player.play([(task, 7)], _sayings(task), 1.0)
+    assert whole.reward == 1.0
+    now, num_rounds = [player.start(task, 7)], 0
+    while now[0].end is None:
+        before = now[0].num_drawn
+        now = player.advance(now, _sayings(task), 1.0, budget)
+        num_rounds += 1
+        assert 0 < now[0].num_drawn - before <= budget
+        now = [episodes.from_json(json.loads(json.dumps(episodes.to_json(now[0]))))]
+    assert num_rounds == -(-whole.num_drawn // budget)
+    assert now[0] == whole
+    np.testing.assert_array_equal(now[0].routes, whole.routes)
+
+
+def test_every_id_has_a_number_of_how_it_was_drawn(pool):
+    task = _task("products@3")
+    player = episodes.Player(chat.PLAIN, BYTES, pool, pool, LIMITS)
+    (played,) = player.play([(task, 7)], _sayings(task), 1.0)
+    is_drawn = np.asarray(played.origins) == Origin.MODEL
+    np.testing.assert_array_equal(np.asarray(played.logps) < 0, is_drawn)
+    np.testing.assert_array_equal(np.asarray(played.versions) == 0, is_drawn)
+    assert set(np.asarray(played.versions)[~is_drawn]) == {episodes.NO_VERSION}
+
+
+def test_a_budget_is_no_limit_of_an_episode(pool):
+    task = _task("products@3")
+    player = episodes.Player(chat.PLAIN, BYTES, pool, pool, LIMITS)
+    (cut,) = player.advance([player.start(task, 7)], _sayings(task), 1.0, 3)
+    assert (cut.end, cut.reward, cut.num_open) == (None, None, 3)

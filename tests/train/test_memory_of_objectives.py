@@ -15,6 +15,7 @@ import pytest
 from kanana_jax import config, parallel
 from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
+from kanana_jax.objectives import presets as presets_of_policies
 from kanana_jax.objectives.dpo import dpo, dpo_norm
 from kanana_jax.objectives.reward import Reward
 from kanana_jax.train import step as step_lib
@@ -26,6 +27,7 @@ OBJECTIVES = {
     "dpo_computed": dpo(0.1, sft_weight=0.1),
     "dpo_norm_cached": dpo_norm(5.0, sft_weight=0.1, reference="cached"),
     "reward": Reward(),
+    "ppo": presets_of_policies.ppo(kl="loss_k2", kl_weight=0.1, has_temperature=True),
 }
 
 
@@ -35,7 +37,8 @@ def compiled(name: str, loss_chunk_tokens: int = 256) -> Any:
     objective = OBJECTIVES[name]
     shape = dataclasses.replace(
         presets.tiny(VOCAB), hidden_size=32, num_layers=1, num_dense_layers=1, num_heads=1,
-        intermediate_size=32, scalar_head=objective.reads_scalars,
+        intermediate_size=32,
+        scalar_head=objective.reads_scalars or objective.critic is not None,
     )  # fmt: skip
     cfg = step_lib.StepConfig(
         model=shape,

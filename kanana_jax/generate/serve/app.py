@@ -26,8 +26,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from kanana_jax.generate.chat import ChatError
-from kanana_jax.generate.engine import Piece, Request, RequestError
 from kanana_jax.generate.load import Loaded
+from kanana_jax.generate.requests import Piece, Request, RequestError
 from kanana_jax.generate.serve import fields, protocol
 from kanana_jax.generate.serve.fields import ApiError
 from kanana_jax.generate.serve.protocol import Ask

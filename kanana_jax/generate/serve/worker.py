@@ -13,7 +13,8 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from kanana_jax.generate.engine import Engine, Piece, Request, RequestError
+from kanana_jax.generate.engine import Engine
+from kanana_jax.generate.requests import Piece, Request, RequestError
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,61 @@
+"""The small world that the experiments on reinforcement learning share: its texts and its base.
+
+A problem is a sum modulo 5, in English or Korean. The base reads most of them with the answer alone
+and few with their steps written out:
+
+    user: What is 3+1+2 mod 5?         user: What is 3+1+2 mod 5?
+    assistant: 1                       assistant: ~~+3=3 +1=4 +2=1~~1
+
+So it can reason and seldom does, and is right far more often when it does: what a reward for right
+answers can find. It reads sums of 3 to 6 terms, and in the same way which number is the largest.
+Beside them it reads prose.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+
+from kanana_jax.data import python_text, template_text
+from kanana_jax.data.chat import PLAIN
+from kanana_jax.rollouts.environments import drawing, families
+from kanana_jax.rollouts.task import Message, Task
+
+SEEN, LONGER, LONGEST = "chain_sum@3,4,5,6", "chain_sum@7,8,9", "chain_sum@10"
+OTHER = "largest@3,4"
+REASONED_SHARE = 0.15  # of the problems in the base's text
+
+
+def problems(name: str, seed: int, count: int) -> list[Task]:
+    """Problems of a family that are not held out, in both languages."""
+    family = families.of(name)
+    return drawing.tasks_of([family], ("en", "ko"), seed=seed, count=count, heldout=False)
+
+
+def reply(one: Task, *, is_reasoned: bool) -> list[Message]:
+    """The right answer, with its steps or alone."""
+    kept = ("role", "content", *(["reasoning_content"] if is_reasoned else []))
+    return [{name: said[name] for name in kept} for said in one.oracle]
+
+
+def text(messages: Sequence[Message]) -> bytes:
+    """A conversation as plain text."""
+    pieces = PLAIN.render(messages, ())
+    return "".join(piece.text + "\n" * piece.is_closed for piece in pieces).encode()
+
+
+def documents(names: Sequence[str], seed: int, count: int, *, is_reasoned: bool) -> Iterator[bytes]:
+    """Problems of every family with their answers, `count` of each."""
+    for one in itertools.chain.from_iterable(problems(name, seed, count) for name in names):
+        yield text([*one.messages, *reply(one, is_reasoned=is_reasoned)])
+
+
+def korean(count: int) -> Iterator[bytes]:
+    return (one.encode() for one in template_text.documents("ko", seed=0, count=count))
+
+
+TEXTS = {
+    "english": python_text.read_prose,
+    "korean": functools.partial(korean, 1000),
+    "direct": functools.partial(documents, (SEEN, OTHER), 1, 2500, is_reasoned=False),
+    "reasoned": functools.partial(documents, (SEEN, OTHER), 2, 900, is_reasoned=True),
+}

@@ -1,0 +1,90 @@
+"""A model as decoding reads it: each layer's weights by themselves, key and value absorbed.
+
+Decoding also takes training's own weights, whose stacks it slices inside its compiled functions:
+handing them over copies nothing, and their copy exists only while a function runs.
+
+Letters: D hidden, V vocabulary, E experts.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kanana_jax import config, model
+from kanana_jax.model import absorbed, layers, xla_hints
+
+
+class Layer(NamedTuple):
+    block: dict[str, Any]  # as `absorbed.absorb` returns it
+    bias_E: Float[Array, "E"]  # empty in a dense layer
+
+
+class UnstackedWeights(NamedTuple):
+    embed_VD: Float[Array, "V D"]
+    final_norm_D: Float[Array, "D"]
+    head_DV: Float[Array, "D V"] | None  # None: the embedding's
+    layers: tuple[Layer, ...]
+
+
+AnyWeights = UnstackedWeights | model.Weights
+
+
+def ready(
+    cfg: config.ModelConfig, execution: config.ExecutionConfig, weights: AnyWeights
+) -> UnstackedWeights:
+    """Unstacked weights as they are; those of training in the dtype that the model computes in.
+
+    For use inside a jitted function.
+    """
+    if isinstance(weights, UnstackedWeights):
+        return weights
+    return from_stacks(cfg, weights, layers.compute_dtype(execution))
+
+
+def from_stacks(
+    cfg: config.ModelConfig, weights: model.Weights, dtype: jnp.dtype | None = None
+) -> UnstackedWeights:
+    """The weights of training, layer by layer; the stacks are copied.
+
+    With a `dtype` they are cast to what `kept_dtype` says, but for an embedding that is only looked
+    up: of that a few rows are cast at a time.
+    """
+    specs = model.describe(cfg)
+
+    def cast(x: Array, spec: model.ParamSpec) -> Array:
+        return x if dtype is None else x.astype(kept_dtype(spec, dtype))
+
+    def layers_of(stack: str) -> list[dict[str, Any]]:
+        leaves, structure = jax.tree.flatten(weights.params[stack])
+        by_layer = zip(*map(xla_hints.unstack_layers, leaves), strict=True)
+        described = absorbed.describe_layer(cfg, is_moe=stack == "moe_layers")
+        return [
+            jax.tree.map(cast, absorbed.absorb(cfg, jax.tree.unflatten(structure, one)), described)
+            for one in by_layer
+        ]
+
+    dense = layers_of("dense_layers") if cfg.num_dense_layers else []
+    moe = layers_of("moe_layers") if cfg.num_moe_layers else []
+    no_bias = [jnp.zeros(0)] * len(dense)
+    params, bias_LE = weights.params, weights.buffers["router_bias"]
+    embed_VD = params["embed"]
+    return UnstackedWeights(
+        cast(embed_VD, specs["embed"]) if cfg.tie_embeddings else embed_VD,
+        params["final_norm"],
+        None if cfg.tie_embeddings else cast(params["head"], specs["head"]),
+        tuple(map(Layer, [*dense, *moe], [*no_bias, *bias_LE])),
+    )
+
+
+def kept_dtype(spec: model.ParamSpec, dtype: jnp.dtype) -> jnp.dtype:
+    """Float32 of norms and routers, which compute in it, and `dtype` of all else."""
+    return jnp.dtype(jnp.float32) if spec.role in ("norm", "router") else dtype
+
+
+def locate(cfg: config.ModelConfig, index: int) -> tuple[str, int]:
+    """The stack of training's parameters that has layer `index`, and the layer's place in it."""
+    if index < cfg.num_dense_layers:
+        return "dense_layers", index
+    return "moe_layers", index - cfg.num_dense_layers
