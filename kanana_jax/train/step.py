@@ -108,7 +108,7 @@ def _scheduled_steps(cfg: config.TrainingConfig) -> int:
     schedule = cfg.optimizer.schedule
     if schedule.name == "cosine" or schedule.decay_steps:
         return cfg.train.num_steps
-    return min(schedule.warmup_steps, cfg.train.num_steps)  # all that is checked of them
+    return schedule.warmup_steps  # no fewer than that
 
 
 class Steps(NamedTuple):
