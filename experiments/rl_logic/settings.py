@@ -14,13 +14,20 @@ SEQ_LEN, BATCH_SIZE = 128, 16
 NUM_PROMPTS, NUM_ROUNDS = 16, 24
 NUM_TRIES = NUM_PROMPTS * jobs.NUM_TRIES  # of a round
 NUM_STORED = 16  # rows of stored text beside them
-MIXTURE = (0.15, 0.1, 0.6, 0.15)  # of `world.TEXTS`
+NUM_HELDOUT = NUM_TRIES + NUM_STORED  # rows that measure the loss
+MIXTURE = (0.05, 0.05, 0.55, 0.35)  # of `world.TEXTS`
 
 GRPO, SQUARED, NO_TEXT = "grpo", "squared", "no stored text"
 ARMS = (
     Arm(name=GRPO),
     Arm(name=SQUARED, edits=("rl.loss=squared",)),
-    Arm(name=NO_TEXT, edits=("rl.stored_share=0", f"data.batch_size={NUM_TRIES}")),
+    Arm(
+        name=NO_TEXT,
+        edits=(
+            "rl.stored_share=0",
+            f"rl.rollouts.num_prompts={(NUM_TRIES + NUM_STORED) // jobs.NUM_TRIES}",
+        ),
+    ),
 )
 
 _MODEL = dataclasses.replace(
@@ -38,12 +45,10 @@ _MODEL = dataclasses.replace(
 def stages(arms: tuple[Arm, ...] = ARMS) -> tuple[Stage, ...]:
     base = pretrain.Config(
         **_settings("base", "What can the base do?", 1000, 0.015, warmup_steps=10, decay_steps=300),
-        data=_data(BATCH_SIZE),
     )
     rows = NUM_TRIES + NUM_STORED
     learned = rl.Config(
-        **_settings("rl", "What does a reward teach?", NUM_ROUNDS, 0.003, answer_pairs.STILL),
-        data=_data(rows),
+        **_settings("rl", "What does a reward teach?", NUM_ROUNDS, 0.003, rows, answer_pairs.STILL),
         rl=config.RLConfig(
             rollouts=jobs.rollouts(world.LONGER, num_prompts=NUM_PROMPTS),
             stored_share=NUM_STORED / rows,
@@ -53,7 +58,6 @@ def stages(arms: tuple[Arm, ...] = ARMS) -> tuple[Stage, ...]:
     num_steps = NUM_ROUNDS * rows // BATCH_SIZE
     more = pretrain.Config(
         **_settings("more", "What do as many tokens of text?", num_steps, 0.003),
-        data=_data(BATCH_SIZE),
     )
     return (
         Stage("base", Sweep(base=base)),
@@ -67,6 +71,7 @@ def _settings(
     question: str,
     num_steps: int,
     lr: float,
+    batch_size: int = BATCH_SIZE,
     train: config.TrainConfig = config.TrainConfig(),  # noqa: B008
     **schedule: Any,
 ) -> dict[str, Any]:
@@ -75,6 +80,13 @@ def _settings(
         "question": question,
         "model": _MODEL,
         "execution": presets.LAPTOP,
+        "data": config.DataConfig(
+            paths=tuple(world.TEXTS),
+            weights=MIXTURE,
+            seq_len=SEQ_LEN,
+            batch_size=batch_size,
+            heldout_fraction=0.02,
+        ),
         "optimizer": config.OptimizerConfig(
             lr=lr, polar_dtype="float32", schedule=config.ScheduleConfig(**schedule)
         ),
@@ -82,18 +94,8 @@ def _settings(
             train,
             num_steps=num_steps,
             eval_interval_steps=num_steps,
-            eval_batches=8,
+            eval_batches=NUM_HELDOUT // batch_size,
             diagnostics_interval_steps=num_steps,
             checkpoint_interval_steps=max(num_steps // 4, 1),
         ),
     }
-
-
-def _data(batch_size: int) -> config.DataConfig:
-    return config.DataConfig(
-        paths=tuple(world.TEXTS),
-        weights=MIXTURE,
-        seq_len=SEQ_LEN,
-        batch_size=batch_size,
-        heldout_fraction=0.02,
-    )

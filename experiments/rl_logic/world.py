@@ -13,7 +13,7 @@ Beside them it reads prose.
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from kanana_jax.data import python_text, template_text
 from kanana_jax.data.chat import PLAIN
@@ -43,9 +43,11 @@ def text(messages: Sequence[Message]) -> bytes:
     return "".join(piece.text + "\n" * piece.is_closed for piece in pieces).encode()
 
 
-def documents(names: Sequence[str], seed: int, count: int, *, is_reasoned: bool) -> Iterator[bytes]:
-    """Problems of every family with their answers, `count` of each."""
-    for one in itertools.chain.from_iterable(problems(name, seed, count) for name in names):
+def documents(counts: Mapping[str, int], seed: int, *, is_reasoned: bool) -> Iterator[bytes]:
+    """So many problems of every family with their answers."""
+    for one in itertools.chain.from_iterable(
+        problems(name, seed, count) for name, count in counts.items()
+    ):
         yield text([*one.messages, *reply(one, is_reasoned=is_reasoned)])
 
 
@@ -56,6 +58,6 @@ def korean(count: int) -> Iterator[bytes]:
 TEXTS = {
     "english": python_text.read_prose,
     "korean": functools.partial(korean, 1000),
-    "direct": functools.partial(documents, (SEEN, OTHER), 1, 2500, is_reasoned=False),
-    "reasoned": functools.partial(documents, (SEEN, OTHER), 2, 900, is_reasoned=True),
+    "direct": functools.partial(documents, {SEEN: 3600, OTHER: 400}, 1, is_reasoned=False),
+    "reasoned": functools.partial(documents, {SEEN: 2700, OTHER: 300}, 2, is_reasoned=True),
 }

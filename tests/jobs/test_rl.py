@@ -126,6 +126,7 @@ def test_every_loss_has_an_objective_and_advantages(cfg, loss):
         ("rl.rollouts.num_prompts=3", "must fill batches"),
         ("train.router_bias_rate=0.001", "router_bias_rate must be 0"),
         ("rl.kl=loss_k2", "kl_weight"),
+        ("rl.stored_weight=0", "stored_share is 0.5"),
         ("rl.loss=squared_token,rl.correction=tis", "correction"),
     ],
 )
