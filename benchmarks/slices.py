@@ -1,12 +1,13 @@
-"""Published shapes with fewer layers, and the bandwidth that decoding is timed against."""
+"""Published shapes with fewer layers, and the rates that decoding is timed against."""
 
 import dataclasses
 
 from kanana_jax import config
 from kanana_jax.model import presets
 
-# By JAX's name of a device: bytes per second of its memory.
+# By JAX's name of a device: bytes per second of its memory, and products in bfloat16.
 BANDWIDTH = {"NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA H200": 4.8e12}
+PEAK_FLOPS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
 
 
 def of_preset(name: str, num_layers: int) -> config.ModelConfig:
