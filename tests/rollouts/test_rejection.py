@@ -4,7 +4,7 @@ import pytest
 
 from kanana_jax.rollouts import judging, rejection, store
 from kanana_jax.rollouts.environments import drawing, families
-from kanana_jax.rollouts.episodes import Episode
+from kanana_jax.rollouts.episodes import NO_VERSION, Episode
 
 (TASK,) = drawing.tasks_of([families.of("products@1")], ["en"], seed=0, count=1, heldout=False)
 
@@ -15,6 +15,8 @@ def _try(seed, reward: float | None = 1.0, text="1", **further):
         seed=seed,
         ids=(*range(10), *text.encode()),
         origins=(*[0] * 10, *[2] * len(text)),
+        logps=(*[0.0] * 10, *[-0.5] * len(text)),
+        versions=(*[NO_VERSION] * 10, *[0] * len(text)),
         messages=({"role": "assistant", "content": text},),
         end="answered",
         num_calls=1,
