@@ -22,7 +22,6 @@ from kanana_jax.rollouts.task import Message, Task
 
 SEEN, LONGER, LONGEST = "chain_sum@3,4,5,6", "chain_sum@7,8,9", "chain_sum@10"
 OTHER = "largest@3,4"
-REASONED_SHARE = 0.15  # of the problems in the base's text
 
 
 def problems(name: str, seed: int, count: int) -> list[Task]:
@@ -61,3 +60,4 @@ TEXTS = {
     "direct": functools.partial(documents, {SEEN: 3600, OTHER: 400}, 1, is_reasoned=False),
     "reasoned": functools.partial(documents, {SEEN: 2700, OTHER: 300}, 2, is_reasoned=True),
 }
+MIXTURE = (0.05, 0.05, 0.55, 0.35)  # of their tokens; reasoning takes more of them
