@@ -25,6 +25,7 @@ from kanana_jax.jobs import (
     pretrain,
     rejection,
     reward,
+    rl,
     runs,
     sft,
     sweep,
@@ -316,6 +317,7 @@ _JOBS = {
     rejection.Config: rejection.JOB,
     online_preference.Config: online_preference.JOB,
     calibration.Config: calibration.JOB,
+    rl.Config: rl.JOB,
 }
 
 
@@ -330,6 +332,8 @@ _NUM_STEPS = {
     "mid_training_h100": 2,
     "kanana_post": 5,  # base, mid, all on conversations, reward, both on preferences
     "kanana_post_h100": 4,  # base and mid share theirs
+    "rl_logic": 5,  # base, more, and three arms with losses of their own
+    "spurious_rewards": 2,  # bases, and all that are rewarded
 }
 
 

@@ -16,8 +16,6 @@ def rollouts(
 ) -> config.RolloutConfig:
     return config.RolloutConfig(
         families=families,
-        # A sum modulo 5 is guessed once in five times: the constant answer is in the report.
-        allow=tuple(dict.fromkeys(name.partition("@")[0] for name in families)),
         num_prompts=num_prompts,
         num_samples=num_samples,
         max_tokens=64,

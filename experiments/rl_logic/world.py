@@ -1,13 +1,13 @@
 """The small world that the experiments on reinforcement learning share: its texts and its base.
 
-A problem is a sum modulo 5, in English or Korean. The base reads most of them with the answer alone
-and few with their steps written out:
+A problem is a sum of digits modulo 10, in English or Korean. The base reads most of them with the
+answer alone and few with their steps written out:
 
-    user: What is 3+1+2 mod 5?         user: What is 3+1+2 mod 5?
-    assistant: 1                       assistant: ~~+3=3 +1=4 +2=1~~1
+    user: What is 3+8+1 mod 10?        user: What is 3+8+1 mod 10?
+    assistant: 2                       assistant: ~~+3=3 +8=1 +1=2~~2
 
 So it can reason and seldom does, and is right far more often when it does: what a reward for right
-answers can find. It reads sums of 3 to 6 terms, and in the same way which number is the largest.
+answers can find. It reads sums of 3 to 5 terms, and in the same way which number is the largest.
 Beside them it reads prose.
 """
 
@@ -20,7 +20,7 @@ from kanana_jax.data.chat import PLAIN
 from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.task import Message, Task
 
-SEEN, LONGER, LONGEST = "chain_sum@3,4,5,6", "chain_sum@7,8,9", "chain_sum@10"
+SEEN, LONGER, LONGEST = "digit_sum@3,4,5", "digit_sum@6,7,8", "digit_sum@9"
 OTHER = "largest@3,4"
 
 
