@@ -35,6 +35,7 @@ def cfg(tmp_path) -> preference.Config:
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     base = tiny_jobs.pretraining(path, data=data, mesh=config.MeshConfig())
+    base = base.edited(["optimizer.name=adamw"])  # compiles faster
     train = dataclasses.replace(base.train, **NO_SIDE_EFFECTS)
     # One objective in all tests, so that they share compiled steps.
     own = preference.PreferenceConfig(beta=0.5)
