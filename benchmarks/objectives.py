@@ -1,16 +1,18 @@
-"""Memory and speed of a train step by its objective: SFT, DPO, a reward model.
+"""Memory and speed of a train step by its objective: SFT, DPO, a reward model, a policy gradient.
 
     sft             next token, on the targets of the pairs
     dpo, cached     log-probabilities of the reference come with the batch
     dpo, computed   reference weights beside the model, and their forward pass in the step
     reward          a scalar at the end of each answer
+    grpo            clipped ratios to the policy before the update, TIS
+    grpo, replay    the same, tokens going where the batch says
 
 All arms see the same rows of pairs: a published shape with fewer layers and its whole vocabulary,
 random tokens, half of them targets. Each runs in a process of its own, so that the peak of the
 device's memory is its own. Prints a table, and a JSON line with what it was made on.
 
-    python -m benchmarks.preference_memory
-    python -m benchmarks.preference_memory --tiny
+    python -m benchmarks.objectives
+    python -m benchmarks.objectives --tiny
 """
 
 import dataclasses
@@ -29,7 +31,8 @@ from absl import app, flags
 from benchmarks import slices
 from kanana_jax import config, model, parallel
 from kanana_jax.batch import Batch
-from kanana_jax.objectives import NextToken, Objective
+from kanana_jax.objectives import NextToken, Objective, presets
+from kanana_jax.objectives.corrections import Truncated
 from kanana_jax.objectives.dpo import dpo
 from kanana_jax.objectives.reward import Reward
 from kanana_jax.train import step
@@ -40,6 +43,7 @@ _BATCH = flags.DEFINE_integer("batch", 8, "Sequences per step.")
 _SEQ_LEN = flags.DEFINE_integer("seq_len", 4096, "Tokens per sequence.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed steps.", lower_bound=1)
 _SET = flags.DEFINE_multi_string("set", [], "Edits of the settings, path=value.")
+_ONLY = flags.DEFINE_multi_string("only", [], "Arms to measure, by name; none: all.")
 _ARM = flags.DEFINE_string("arm", "", "Run this arm alone, in this process.")
 
 _SEGMENTS = 8  # of a row: four pairs
@@ -49,6 +53,8 @@ OBJECTIVES: dict[str, Objective] = {
     "dpo, cached": dpo(0.1, reference="cached"),
     "dpo, computed": dpo(0.1, reference="computed"),
     "reward": Reward(),
+    "grpo": presets.grpo(correction=Truncated()),
+    "grpo, replay": presets.grpo(correction=Truncated(), replays_routes=True),
 }
 _COLUMNS = ("arm", "peak_gib", "arguments_gib", "temporary_gib", "ms", "tokens_per_s")
 
@@ -59,7 +65,7 @@ def described(objective: Objective) -> config.TrainingConfig:
     rows, seq_len = (4, 64) if _TINY.value else (_BATCH.value, _SEQ_LEN.value)
     shape = slices.of_preset(preset, layers)
     cfg = config.TrainingConfig(
-        name="preference_memory",
+        name="objectives",
         question="What does an objective cost?",
         model=dataclasses.replace(shape, scalar_head=objective.reads_scalars),
         data=config.DataConfig(seq_len=seq_len, batch_size=rows),
@@ -81,7 +87,18 @@ def batch_of_pairs(cfg: step.StepConfig, mesh) -> Batch:
     mask = (positions >= length // 2).astype(np.float32)
     extra = {name: np.full(shape, -10.0, np.float32) for name in cfg.objective.columns}
     batch = Batch(tokens, targets, positions, segments, mask, mask, extra)
+    if cfg.objective.replays_routes:
+        batch = batch._replace(routes=_routes(rng, cfg))
     return parallel.shard_batch(mesh, batch)
+
+
+def _routes(rng: np.random.Generator, cfg: step.StepConfig) -> np.ndarray:
+    """Experts that differ for every token, each as often as any other in the mean."""
+    shape = cfg.model
+    first = rng.integers(
+        0, shape.num_experts, (cfg.batch_size, cfg.seq_len, shape.num_moe_layers, 1), np.int32
+    )
+    return (first + np.arange(shape.num_experts_per_token, dtype=np.int32)) % shape.num_experts
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -128,7 +145,7 @@ def _gib(num_bytes: int) -> float:
 
 def in_process_of_its_own(name: str) -> dict[str, Any]:
     """What `measured` gives, run by another Python with this one's flags."""
-    command = [sys.executable, "-m", "benchmarks.preference_memory", *sys.argv[1:], f"--arm={name}"]
+    command = [sys.executable, "-m", "benchmarks.objectives", *sys.argv[1:], f"--arm={name}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -151,10 +168,10 @@ def main(_) -> None:
         return
     found = []
     _print_row(dict(zip(_COLUMNS, _COLUMNS, strict=True)))
-    for name in OBJECTIVES:
+    for name in _ONLY.value or OBJECTIVES:
         found.append(in_process_of_its_own(name))
         _print_row(found[-1])
-    command = " ".join(["python -m benchmarks.preference_memory", *sys.argv[1:]])
+    command = " ".join(["python -m benchmarks.objectives", *sys.argv[1:]])
     print(json.dumps({"commit": _commit(), "command": command, "arms": found}), flush=True)
 
 
