@@ -29,8 +29,8 @@ SIZE = Size(
     practised=("products@2,3,4", "shop@2,3", "calendar@2,3", "constraints@2,3"),
     sums="chain_sum@6,7,8,9",
     num_documents={
-        **{"korean": 20_000, "tools": 8000, "sums": 8000, "talk": 480},
-        **{"chats": 480, "practice": 160, "thought": 1000},
+        **{"korean": 20_000, "tools": 8000, "sums": 8000, "talk": 560},
+        **{"chats": 560, "practice": 160, "thought": 1000},
         **{"style": 560, "chosen": 560},
     },
     lessons={
@@ -49,7 +49,7 @@ SIZE = Size(
         "calibration": Rounds(160, 2, 80),
     },
     tries=config.RolloutConfig(families=(CHAT,), max_tokens=80, num_rows=64),
-    num_measured={"practice": 64, "chat": 48, "sums": 48},
+    num_measured={"practice": 64, "chat": 58, "sums": 48},
     num_compared=192,
     asked=("products@2,3,4", "shop@2,3", "chain_sum@6,7,8,9"),
     num_asked=96,

@@ -21,7 +21,7 @@ from kanana_jax.jobs.sweep import Sweep
 
 _STILL: dict[str, Any] = {"z_loss_weight": 0.0, "balance_loss_weight": 0.0, "router_bias_rate": 0.0}
 # The NLL term keeps the chosen answers likely, which a margin alone does not.
-_PREFERENCE = preference.PreferenceConfig(beta=0.3, sft_weight=1.0)
+_PREFERENCE = preference.PreferenceConfig(beta=0.3, sft_weight=3.0)
 _RUBRIC = judges.JudgeConfig()
 _BY_MODEL = judges.JudgeConfig(kind="reward_model", reward_model="reward")
 _OWN = 0.5  # the share of pairs that are of the model's own answers, where they are of one round
@@ -38,7 +38,7 @@ def _on_text(size: Size) -> tuple[Stage, ...]:
         return pretrain.Config(**_settings(size, name, question), data=read)
 
     base = made("base", "What does the base know?", (0.6, 0.4, 0.0, 0.0, 0.0))
-    mid = made("mid", "What does it learn of tools and sums?", (0.12, 0.08, 0.35, 0.2, 0.25))
+    mid = made("mid", "What does it learn of tools and sums?", (0.12, 0.08, 0.35, 0.15, 0.3))
     return _stage(base), _stage(mid, "base")
 
 
@@ -85,7 +85,7 @@ def _on_preferences(size: Size) -> tuple[Stage, ...]:
                 judge=judge,
                 steps_per_round=rounds.steps_per_round,
                 share=share,
-                num_heldout=48,
+                num_heldout=58,
             ),
         )
 

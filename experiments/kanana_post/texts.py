@@ -24,6 +24,7 @@ Streams = Mapping[str, Callable[[], Iterator[Any]]]
 
 TEXTS = ("english", "korean", "tools", "sums", "talk")
 SPOKEN = ("chats", "practice", "thought")
+_STYLES = small_talk.STYLE_FLAWS
 _ENGLISH = {"prose": python_text.read_prose, "documents": python_text.read_documents}
 
 
@@ -81,7 +82,7 @@ def _chats(count: int) -> Iterator[dict[str, Any]]:
     rng = random.Random(0)
     for one in _drawn((CHAT,), 2, count):
         is_good = rng.random() < GOOD_SHARE
-        answer = one.oracle[-1]["content"] if is_good else small_talk.flawed(one, rng)
+        answer = one.oracle[-1]["content"] if is_good else small_talk.flawed(one, rng, _STYLES)
         yield {"messages": [*one.messages, {"role": "assistant", "content": answer}]}
 
 

@@ -1,6 +1,7 @@
 """The jobs of the stages, which all measure the same sets of held-out problems."""
 
 import functools
+from collections.abc import Callable, Iterable, Mapping
 
 from experiments.rl_logic import world
 from kanana_jax import config, data
@@ -15,8 +16,6 @@ def rollouts(
 ) -> config.RolloutConfig:
     return config.RolloutConfig(
         families=families,
-        # A sum modulo 5 is guessed once in five times: the constant answer is in the report.
-        allow=tuple(dict.fromkeys(name.partition("@")[0] for name in families)),
         num_prompts=num_prompts,
         num_samples=num_samples,
         max_tokens=64,
@@ -33,12 +32,14 @@ SETS = {
     "other": rollouts(world.OTHER, num_prompts=NUM_TASKS),
 }
 
-_read = functools.partial(data.read_text, streams=world.TEXTS)
-TEXT = pretrain.JOB._replace(read=_read)
-MEASURED = pass_rates.measured(TEXT, SETS)
 
-JOBS: dict[str, Job] = {
-    "base": MEASURED,
-    "rl": pass_rates.measured(rl.over(TEXT), SETS),
-    "more": MEASURED,
-}
+def of_texts(
+    texts: Mapping[str, Callable[[], Iterable[bytes]]], sets: Mapping[str, config.RolloutConfig]
+) -> tuple[Job, Job]:
+    """The job that reads texts, and that which is rewarded beside them; both measure `sets`."""
+    text = pretrain.JOB._replace(read=functools.partial(data.read_text, streams=texts))
+    return pass_rates.measured(text, sets), pass_rates.measured(rl.over(text), sets)
+
+
+READING, REWARDED = of_texts(world.TEXTS, SETS)
+JOBS: dict[str, Job] = {"base": READING, "rl": REWARDED, "more": READING}

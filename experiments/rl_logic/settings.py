@@ -1,4 +1,4 @@
-"""The settings of the stages."""
+"""The settings of the stages, which other experiments on the same world take too."""
 
 import dataclasses
 from typing import Any
@@ -14,13 +14,17 @@ SEQ_LEN, BATCH_SIZE = 128, 16
 NUM_PROMPTS, NUM_ROUNDS = 16, 24
 NUM_TRIES = NUM_PROMPTS * jobs.NUM_TRIES  # of a round
 NUM_STORED = 16  # rows of stored text beside them
-MIXTURE = (0.15, 0.1, 0.6, 0.15)  # of `world.TEXTS`
+NUM_ROWS = NUM_TRIES + NUM_STORED
+RATE = 0.003
 
 GRPO, SQUARED, NO_TEXT = "grpo", "squared", "no stored text"
 ARMS = (
     Arm(name=GRPO),
     Arm(name=SQUARED, edits=("rl.loss=squared",)),
-    Arm(name=NO_TEXT, edits=("rl.stored_share=0", f"data.batch_size={NUM_TRIES}")),
+    Arm(
+        name=NO_TEXT,
+        edits=("rl.stored_share=0", f"rl.rollouts.num_prompts={NUM_ROWS // jobs.NUM_TRIES}"),
+    ),
 )
 
 _MODEL = dataclasses.replace(
@@ -35,40 +39,48 @@ _MODEL = dataclasses.replace(
 )
 
 
-def stages(arms: tuple[Arm, ...] = ARMS) -> tuple[Stage, ...]:
-    base = pretrain.Config(
-        **_settings("base", "What can the base do?", 1000, 0.015, warmup_steps=10, decay_steps=300),
-        data=_data(BATCH_SIZE),
+def stages() -> tuple[Stage, ...]:
+    # As many tokens as the tries and the stored rows of all rounds.
+    num_steps = NUM_ROUNDS * NUM_ROWS // BATCH_SIZE
+    return (base("base"), rewarded("rl", ARMS), more("more", num_steps))
+
+
+def base(name: str, mixture: tuple[float, ...] = world.MIXTURE, paths=tuple(world.TEXTS)) -> Stage:
+    """A model that has read the texts `paths`."""
+    made = pretrain.Config(
+        **_settings(name, "What can the base do?", 1000, 0.008, BATCH_SIZE),
+        data=_data(BATCH_SIZE, mixture, paths),
     )
-    rows = NUM_TRIES + NUM_STORED
-    learned = rl.Config(
-        **_settings("rl", "What does a reward teach?", NUM_ROUNDS, 0.003, answer_pairs.STILL),
-        data=_data(rows),
+    return Stage(name, Sweep(base=made))
+
+
+def rewarded(
+    name: str, arms: tuple[Arm, ...], init_from: str = "base", num_rounds: int = NUM_ROUNDS
+) -> Stage:
+    """Rounds of tries of problems that are longer than those of the base's text."""
+    settings = _settings(name, "What does a reward teach?", num_rounds, RATE, NUM_ROWS)
+    made = rl.Config(
+        **settings | {"train": _still(settings["train"])},
+        data=_data(NUM_ROWS),
         rl=config.RLConfig(
             rollouts=jobs.rollouts(world.LONGER, num_prompts=NUM_PROMPTS),
-            stored_share=NUM_STORED / rows,
+            stored_share=NUM_STORED / NUM_ROWS,
         ),
     )
-    # As many tokens as the tries and the stored rows of all rounds.
-    num_steps = NUM_ROUNDS * rows // BATCH_SIZE
-    more = pretrain.Config(
-        **_settings("more", "What do as many tokens of text?", num_steps, 0.003),
+    return Stage(name, Sweep(base=made, arms=arms), init_from=init_from)
+
+
+def more(name: str, num_steps: int) -> Stage:
+    """More of the base's text."""
+    made = pretrain.Config(
+        **_settings(name, "What do as many tokens of text?", num_steps, RATE, BATCH_SIZE),
         data=_data(BATCH_SIZE),
     )
-    return (
-        Stage("base", Sweep(base=base)),
-        Stage("rl", Sweep(base=learned, arms=arms), init_from="base"),
-        Stage("more", Sweep(base=more), init_from="base"),
-    )
+    return Stage(name, Sweep(base=made), init_from="base")
 
 
 def _settings(
-    name: str,
-    question: str,
-    num_steps: int,
-    lr: float,
-    train: config.TrainConfig = config.TrainConfig(),  # noqa: B008
-    **schedule: Any,
+    name: str, question: str, num_steps: int, lr: float, batch_size: int
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -76,23 +88,34 @@ def _settings(
         "model": _MODEL,
         "execution": presets.LAPTOP,
         "optimizer": config.OptimizerConfig(
-            lr=lr, polar_dtype="float32", schedule=config.ScheduleConfig(**schedule)
+            lr=lr,
+            polar_dtype="float32",
+            schedule=config.ScheduleConfig(
+                warmup_steps=num_steps // 50, decay_steps=num_steps // 3
+            ),
         ),
-        "train": dataclasses.replace(
-            train,
+        "train": config.TrainConfig(
             num_steps=num_steps,
             eval_interval_steps=num_steps,
-            eval_batches=8,
+            eval_batches=NUM_ROWS // batch_size,
             diagnostics_interval_steps=num_steps,
             checkpoint_interval_steps=max(num_steps // 4, 1),
         ),
     }
 
 
-def _data(batch_size: int) -> config.DataConfig:
+def _still(train: config.TrainConfig) -> config.TrainConfig:
+    """With nothing beside the loss that moves the model."""
+    names = ("z_loss_weight", "balance_loss_weight", "router_bias_rate")
+    return dataclasses.replace(train, **{name: getattr(answer_pairs.STILL, name) for name in names})
+
+
+def _data(
+    batch_size: int, mixture: tuple[float, ...] = world.MIXTURE, paths=tuple(world.TEXTS)
+) -> config.DataConfig:
     return config.DataConfig(
-        paths=tuple(world.TEXTS),
-        weights=MIXTURE,
+        paths=paths,
+        weights=mixture,
         seq_len=SEQ_LEN,
         batch_size=batch_size,
         heldout_fraction=0.02,

@@ -1,28 +1,27 @@
 """The small world that the experiments on reinforcement learning share: its texts and its base.
 
-A problem is a sum modulo 5, in English or Korean. The base reads most of them with the answer alone
-and few with their steps written out:
+A problem is a sum of digits modulo 10, in English or Korean. The base reads most of them with the
+answer alone and few with their steps written out:
 
-    user: What is 3+1+2 mod 5?         user: What is 3+1+2 mod 5?
-    assistant: 1                       assistant: ~~+3=3 +1=4 +2=1~~1
+    user: What is 3+8+1 mod 10?        user: What is 3+8+1 mod 10?
+    assistant: 2                       assistant: ~~+3=3 +8=1 +1=2~~2
 
 So it can reason and seldom does, and is right far more often when it does: what a reward for right
-answers can find. It reads sums of 3 to 6 terms, and in the same way which number is the largest.
+answers can find. It reads sums of 3 to 5 terms, and in the same way which number is the largest.
 Beside them it reads prose.
 """
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from kanana_jax.data import python_text, template_text
 from kanana_jax.data.chat import PLAIN
 from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.task import Message, Task
 
-SEEN, LONGER, LONGEST = "chain_sum@3,4,5,6", "chain_sum@7,8,9", "chain_sum@10"
+SEEN, LONGER, LONGEST = "digit_sum@3,4,5", "digit_sum@6,7,8", "digit_sum@9"
 OTHER = "largest@3,4"
-REASONED_SHARE = 0.15  # of the problems in the base's text
 
 
 def problems(name: str, seed: int, count: int) -> list[Task]:
@@ -43,9 +42,11 @@ def text(messages: Sequence[Message]) -> bytes:
     return "".join(piece.text + "\n" * piece.is_closed for piece in pieces).encode()
 
 
-def documents(names: Sequence[str], seed: int, count: int, *, is_reasoned: bool) -> Iterator[bytes]:
-    """Problems of every family with their answers, `count` of each."""
-    for one in itertools.chain.from_iterable(problems(name, seed, count) for name in names):
+def documents(counts: Mapping[str, int], seed: int, *, is_reasoned: bool) -> Iterator[bytes]:
+    """So many problems of every family with their answers."""
+    for one in itertools.chain.from_iterable(
+        problems(name, seed, count) for name, count in counts.items()
+    ):
         yield text([*one.messages, *reply(one, is_reasoned=is_reasoned)])
 
 
@@ -56,6 +57,7 @@ def korean(count: int) -> Iterator[bytes]:
 TEXTS = {
     "english": python_text.read_prose,
     "korean": functools.partial(korean, 1000),
-    "direct": functools.partial(documents, (SEEN, OTHER), 1, 2500, is_reasoned=False),
-    "reasoned": functools.partial(documents, (SEEN, OTHER), 2, 900, is_reasoned=True),
+    "direct": functools.partial(documents, {SEEN: 3600, OTHER: 400}, 1, is_reasoned=False),
+    "reasoned": functools.partial(documents, {SEEN: 2700, OTHER: 300}, 2, is_reasoned=True),
 }
+MIXTURE = (0.05, 0.05, 0.55, 0.35)  # of their tokens; reasoning takes more of them

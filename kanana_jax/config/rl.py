@@ -39,3 +39,8 @@ class RLConfig:
 
     def __post_init__(self):
         fields.check(self, "rl")
+        if self.stored_share and not self.stored_weight:
+            raise fields.ConfigError(
+                f"rl.stored_weight must be over 0 where rl.stored_share is {self.stored_share:g}, "
+                "or the rows would be read in vain; got 0; set rl.stored_share=0 to have none"
+            )

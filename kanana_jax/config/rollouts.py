@@ -21,6 +21,7 @@ class RolloutConfig:
     max_tokens: Count = 64  # of one turn of the model
     max_turns: Count = 4  # of the model, to one task
     num_rows: Count = 32  # answers drawn at a time
+    compute_dtype: Literal["", "bfloat16", "float32"] = ""  # of the sampler; empty: training's
     seed: Seed = 0
 
     def __post_init__(self):

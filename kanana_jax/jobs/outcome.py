@@ -9,6 +9,7 @@ from kanana_jax.workdir import Run, Workdir, storage
 from kanana_jax.workdir.clock import OVERHEADS, PREFIX
 
 _WINDOW = 10  # losses over which a run's start and end are judged
+_MEASURED = ("heldout_", "round_")  # how metrics begin of which the last value is kept
 _SPEEDS = ("tokens_per_second", "model_tflops_per_second", "mfu")
 
 
@@ -36,7 +37,7 @@ def write(folder: Workdir, ended: fit.Outcome, one: Run, corpus: str) -> None:
         f"{cfg.data.seq_len}",
     }
     for name, series in columns.items():
-        if name.startswith("heldout_") and series.values_N.ndim == 1:
+        if name.startswith(_MEASURED) and series.values_N.ndim == 1:
             values[name] = float(series.values_N[-1])
         elif name in _SPEEDS:
             values[name] = float(np.median(series.values_N))

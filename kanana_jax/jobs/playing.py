@@ -82,7 +82,8 @@ class Playing:
         self, weights: model.Weights, version: int = 0, with_routes: bool = False
     ) -> Iterator[tuple[episodes.Player, sampling.Sample]]:
         """What plays episodes and what draws answers by `weights`, with the sandbox running."""
-        place = sampling.Place(self._cfg.num_rows, self.length, with_routes)
+        dtype = self._cfg.compute_dtype
+        place = sampling.Place(self._cfg.num_rows, self.length, with_routes, dtype)
         end = chat.end_id(self.form, self.tokenizer)
         sample = sampling.of(weights, self._built, self.tokenizer.decode, end, place, version)
         limits = episodes.Limits(

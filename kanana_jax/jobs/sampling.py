@@ -10,11 +10,12 @@ answers are the same whatever the number of processes. All of them get all answe
 Over fsdp every token would gather all weights; a copy is gathered once.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding
@@ -39,6 +40,7 @@ class Place(NamedTuple):
     num_rows: int
     length: int
     with_routes: bool = False  # whether answers say which experts their tokens went to
+    compute_dtype: Literal["", "bfloat16", "float32"] = ""  # empty: training's
 
 
 def of(
@@ -54,6 +56,9 @@ def of(
     RequestError where a prompt and its answer do not fit in `place.length`.
     """
     cfg, index, count = built.steps.cfg, jax.process_index(), jax.process_count()
+    if place.compute_dtype:
+        execution = dataclasses.replace(cfg.execution, compute_dtype=place.compute_dtype)
+        cfg = dataclasses.replace(cfg, execution=execution)
     handed = hand_over(weights, cfg, built.mesh)
     engine = Engine(
         cfg.model,

@@ -42,7 +42,7 @@ class StepConfig:
     guard: config.GuardConfig
     average: config.AverageConfig = config.AverageConfig()  # noqa: RUF009
     objective: Objective = NextToken()
-    num_steps: int  # of the schedule
+    num_steps: int  # of the schedule, as far as it depends on them
     batch_size: int
     seq_len: int
     balance_loss_weight: float = 0.0
@@ -93,7 +93,7 @@ def step_config(
         guard=cfg.guard,
         average=cfg.train.average,
         objective=objective,
-        num_steps=cfg.train.num_steps,
+        num_steps=_scheduled_steps(cfg),
         batch_size=cfg.data.batch_size,
         seq_len=cfg.data.seq_len,
         balance_loss_weight=cfg.train.balance_loss_weight,
@@ -101,6 +101,14 @@ def step_config(
         router_bias_rate=cfg.train.router_bias_rate,
         rates=rates,
     )
+
+
+def _scheduled_steps(cfg: config.TrainingConfig) -> int:
+    """Those that the schedule reads, so that runs of other lengths share a step where it can be."""
+    schedule = cfg.optimizer.schedule
+    if schedule.name == "cosine" or schedule.decay_steps:
+        return cfg.train.num_steps
+    return schedule.warmup_steps  # no fewer than that
 
 
 class Steps(NamedTuple):

@@ -21,6 +21,7 @@ from kanana_jax.jobs import (
     pretrain,
     rejection,
     reward,
+    rl,
     sft,
     sweep,
 )
@@ -62,6 +63,13 @@ TRAININGS = [
     _training(rejection.Config, rejection=rejection.RejectionConfig(rollouts=ROLLOUTS)),
     _training(online_preference.Config, online=online_preference.OnlineConfig(rollouts=ROLLOUTS)),
     _training(calibration.Config, calibration=calibration.CalibrationConfig(rollouts=ROLLOUTS)),
+    rl.Config(
+        name="test",
+        question="?",
+        model=presets.tiny(),
+        data=config.DataConfig(batch_size=256),
+        rl=config.RLConfig(rollouts=ROLLOUTS),
+    ),
     reward.Config(
         name="test", question="?", model=dataclasses.replace(presets.tiny(), scalar_head=True)
     ),

@@ -13,7 +13,7 @@ from kanana_jax.data import chat, conversations, whole_documents
 from kanana_jax.generate.chat import ChatError
 from kanana_jax.jobs import chats, sft
 from kanana_jax.model import presets
-from kanana_jax.report import metrics
+from kanana_jax.report import metrics, results
 from kanana_jax.train import step
 from kanana_jax.weights import run_folder
 
@@ -43,9 +43,26 @@ def cfg(tmp_path) -> sft.Config:
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     base = tiny_jobs.pretraining(paths[0], data=data, mesh=config.MeshConfig())
+    base = base.edited(["optimizer.name=adamw"])  # compiles faster
     return sft.Config(
         **{f.name: getattr(base, f.name) for f in dataclasses.fields(config.TrainingConfig)}
     )
+
+
+@pytest.mark.slow
+def test_a_model_is_tuned_from_the_file_to_the_report(cfg, tmp_path, capsys):
+    cfg = cfg.edited(["train.num_steps=24", "optimizer.lr=0.02"])
+    sft.run(cfg, tmp_path / "work")
+    columns = metrics.read_metrics(tmp_path / "work" / "run" / metrics.METRICS_NAME)
+    loss = columns["loss"].values_N
+    assert loss[-1] < 0.5 * loss[0]
+    result = results.load(tmp_path / "work" / "run")
+    assert result.status == "ok" and result.values["heldout_bpb"] < 8.0
+    page = (tmp_path / "work" / "report.html").read_text()
+    assert "held-out bits per byte" in page
+    table = capsys.readouterr().out
+    sft.run(cfg, tmp_path / "work")  # finished: nothing is trained again
+    assert capsys.readouterr().out == table
 
 
 @pytest.mark.slow

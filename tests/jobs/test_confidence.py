@@ -22,6 +22,8 @@ def _episode(reward=1.0, end="answered"):
         seed=0,
         ids=tuple(made.ids),
         origins=tuple(map(int, made.origins)),
+        logps=(0.0,) * len(made.ids),
+        versions=(0,) * len(made.ids),
         messages=(message,),
         end=end,
         reward=reward,

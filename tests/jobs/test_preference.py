@@ -35,13 +35,16 @@ def cfg(tmp_path) -> preference.Config:
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     base = tiny_jobs.pretraining(path, data=data, mesh=config.MeshConfig())
+    base = base.edited(["optimizer.name=adamw"])  # compiles faster
     train = dataclasses.replace(base.train, **NO_SIDE_EFFECTS)
-    return preference.Config(**_fields(base) | {"train": train})
+    # One objective in all tests, so that they share compiled steps.
+    own = preference.PreferenceConfig(beta=0.5)
+    return preference.Config(**_fields(base) | {"train": train, "preference": own})
 
 
 @pytest.mark.slow
 def test_a_model_learns_what_is_preferred_from_the_file_to_the_report(cfg, tmp_path, capsys):
-    cfg = cfg.edited(["train.num_steps=16", "preference.beta=0.3"])
+    cfg = cfg.edited(["train.num_steps=16"])
     preference.run(cfg, tmp_path / "work")
     columns = metrics.read_metrics(tmp_path / "work" / "run" / metrics.METRICS_NAME)
     # At first the model is its reference: every margin is 0.
@@ -82,7 +85,7 @@ def test_quantile_balancing_which_has_no_rate_is_refused(cfg):
 
 
 def test_settings_come_back_from_json(cfg):
-    made = cfg.edited(["preference.beta=0.5"])
+    made = cfg.edited(["preference.beta=0.7"])
     content = json.loads(config.to_json(made))
     assert config.from_json(preference.Config, content) == made
 
@@ -102,7 +105,7 @@ def _assert_same(found, wanted):
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dpo", pytest.param("ipo", marks=pytest.mark.long)])
 def test_a_cached_reference_gives_the_losses_of_a_computed_one(cfg, tmp_path, loss):
-    cfg = cfg.edited(["train.num_steps=4", f"preference.loss={loss}", "preference.beta=0.5"])
+    cfg = cfg.edited(["train.num_steps=4", f"preference.loss={loss}"])
     cached = cfg.edited(["preference.reference=cached"])
     computed = _columns_of(cfg, tmp_path / "computed")
     _assert_same(_columns_of(cached, tmp_path / "cached"), computed)
@@ -112,7 +115,7 @@ def test_a_cached_reference_gives_the_losses_of_a_computed_one(cfg, tmp_path, lo
 @pytest.mark.slow
 def test_a_run_that_goes_on_reads_the_reference_from_its_file(cfg, tmp_path, monkeypatch):
     cfg = cfg.edited(["train.num_steps=4", "train.checkpoint_interval_steps=2"])
-    cfg = cfg.edited(["preference.reference=cached", "preference.sft_weight=0.1"])
+    cfg = cfg.edited(["preference.reference=cached"])
     whole = _columns_of(cfg, tmp_path / "whole")
     (path,) = (tmp_path / "cache").glob("reference-*.npz")
     monkeypatch.setattr(reference, "_one_pass", lambda *args: pytest.fail("made again"))

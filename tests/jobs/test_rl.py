@@ -28,8 +28,8 @@ def cfg(tmp_path) -> rl.Config:
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     rollouts = config.RolloutConfig(
-        families=(FAMILY,), allow=("chain_sum",), languages=("en",), num_prompts=2, num_samples=4, max_tokens=6,
-        max_turns=1, num_rows=4,
+        families=(FAMILY,), allow=("chain_sum",), languages=("en",), num_prompts=2,
+        num_samples=4, max_tokens=6, max_turns=1, num_rows=4,
     )  # fmt: skip
     base = tiny_jobs.pretraining(path, data=data, mesh=config.MeshConfig())
     fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(config.TrainingConfig)}
@@ -126,6 +126,7 @@ def test_every_loss_has_an_objective_and_advantages(cfg, loss):
         ("rl.rollouts.num_prompts=3", "must fill batches"),
         ("train.router_bias_rate=0.001", "router_bias_rate must be 0"),
         ("rl.kl=loss_k2", "kl_weight"),
+        ("rl.stored_weight=0", "stored_share is 0.5"),
         ("rl.loss=squared_token,rl.correction=tis", "correction"),
     ],
 )

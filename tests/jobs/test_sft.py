@@ -1,4 +1,4 @@
-"""Fine-tuning on conversations, from a file to the report."""
+"""Fine-tuning on conversations: what is trained on, and what is refused."""
 
 import dataclasses
 import json
@@ -9,7 +9,6 @@ import tiny_jobs
 
 from kanana_jax import config
 from kanana_jax.jobs import sft, training
-from kanana_jax.report import metrics, results
 
 WORDS = ("muon", "clip", "polar", "express")
 
@@ -41,22 +40,6 @@ def test_only_the_assistants_turns_are_trained_on(cfg, tmp_path):
     trained = batch.targets[batch.loss_mask == 1].tolist()
     answer = [*b"muon clip", text.tokenizer.eos_id]
     assert trained == answer * (len(trained) // len(answer)) and trained
-
-
-@pytest.mark.slow
-def test_a_model_is_tuned_from_the_file_to_the_report(cfg, tmp_path, capsys):
-    cfg = cfg.edited(["train.num_steps=24", "optimizer.lr=0.02"])
-    sft.run(cfg, tmp_path / "work")
-    columns = metrics.read_metrics(tmp_path / "work" / "run" / metrics.METRICS_NAME)
-    loss = columns["loss"].values_N
-    assert loss[-1] < 0.5 * loss[0]
-    result = results.load(tmp_path / "work" / "run")
-    assert result.status == "ok" and result.values["heldout_bpb"] < 8.0
-    page = (tmp_path / "work" / "report.html").read_text()
-    assert "held-out bits per byte" in page
-    table = capsys.readouterr().out
-    sft.run(cfg, tmp_path / "work")  # finished: nothing is trained again
-    assert capsys.readouterr().out == table
 
 
 def test_a_file_without_answers_is_refused_before_anything_is_written(cfg, tmp_path):

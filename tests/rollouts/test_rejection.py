@@ -4,7 +4,7 @@ import pytest
 
 from kanana_jax.rollouts import judging, rejection, store
 from kanana_jax.rollouts.environments import drawing, families
-from kanana_jax.rollouts.episodes import Episode
+from kanana_jax.rollouts.episodes import NO_VERSION, Episode
 
 (TASK,) = drawing.tasks_of([families.of("products@1")], ["en"], seed=0, count=1, heldout=False)
 
@@ -15,6 +15,8 @@ def _try(seed, reward: float | None = 1.0, text="1", **further):
         seed=seed,
         ids=(*range(10), *text.encode()),
         origins=(*[0] * 10, *[2] * len(text)),
+        logps=(*[0.0] * 10, *[-0.5] * len(text)),
+        versions=(*[NO_VERSION] * 10, *[0] * len(text)),
         messages=({"role": "assistant", "content": text},),
         end="answered",
         num_calls=1,
@@ -59,11 +61,12 @@ def test_tool_calls_are_counted():
 
 
 def test_the_best_goes_against_the_worst():
-    group = [_try(0, text="a"), _try(1, text="b"), _try(2, text="cc"), _try(3, text="d")]
+    group = [_try(0, text="a"), _try(1, 0.0, "b"), _try(2, text="cc"), _try(3, None, "d")]
     found = judging.pairs([group], [[0.5, 0.1, 0.9, float("nan")]], min_gap=0.0)
     (pair,) = found.examples
     assert [one.ids for one in pair.segments] == [group[2].ids, group[1].ids]
-    assert found.figures == pytest.approx({"score": 0.5, "paired_share": 1.0, "longer_by": 1.0})
+    wanted = {"score": 0.5, "reward": 2 / 3, "paired_share": 1.0, "longer_by": 1.0}
+    assert found.figures == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("scores", [[0.5, 0.5], [0.5, 0.6], [0.5, float("nan")]])

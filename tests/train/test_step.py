@@ -196,3 +196,20 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(cfg):
     small = dataclasses.replace(cfg.model, vocab_size=10)
     with pytest.raises(config.ConfigError, match="smaller than the tokenizer's 258"):
         dataclasses.replace(cfg, model=small).with_vocab(258)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "is_shared"),
+    [
+        ({"name": "constant"}, True),
+        ({"name": "wsd"}, True),
+        ({"name": "wsd", "decay_steps": 2}, False),
+        ({"name": "cosine"}, False),
+    ],
+)
+def test_runs_of_other_lengths_share_a_step_whose_schedule_does_not_read_them(
+    cfg, schedule, is_shared
+):
+    edits = [f"optimizer.schedule.{name}={value}" for name, value in schedule.items()]
+    steps = {tiny_jobs.step_config(cfg.edited([*edits, f"train.num_steps={n}"])) for n in (8, 9)}
+    assert (len(steps) == 1) == is_shared

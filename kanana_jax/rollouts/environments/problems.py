@@ -15,7 +15,6 @@ from kanana_jax.rollouts.tasks.families import FAMILIES
 from kanana_jax.rollouts.tasks.problem import Family, Language, Problem
 from kanana_jax.rollouts.tools import Message
 
-_LONGEST = 20
 _MOST_OF_A_TRACE = 4000
 
 
@@ -56,7 +55,7 @@ def of(family: Family) -> TaskFamily:
     return TaskFamily(
         name=family.name,
         levels=family.sizes,
-        more_levels=tuple(range(1, _LONGEST + 1)),
+        more_levels=tuple(range(1, family.most_steps + 1)),
         draw=functools.partial(_draw, family),
         verify=functools.partial(_verify, family),
     )

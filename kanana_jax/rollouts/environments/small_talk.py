@@ -7,6 +7,7 @@
     short      at most 24 characters
 
 `flawed` gives answers that break one part, for data in which style is to be learned from pairs.
+People with a style of their own break STYLE_FLAWS; who greets by a wrong name has none.
 """
 
 import random
@@ -19,6 +20,8 @@ from kanana_jax.rollouts.tasks.problem import Language
 from kanana_jax.rollouts.tools import Message
 
 LONGEST = 24  # characters
+STYLE_FLAWS = "ending", "short", "language"
+FLAWS = *STYLE_FLAWS, "name", "other name"
 _PARTIAL = 0.1
 
 _NAMES = (
@@ -103,12 +106,11 @@ def _is_in(language: Language, said: str) -> bool:
     return bool(letters) and (all(are_hangul) if language == "ko" else not any(are_hangul))
 
 
-def flawed(given: Task, rng: random.Random) -> str:
-    """An answer that breaks one part of the rubric."""
+def flawed(given: Task, rng: random.Random, flaws: Sequence[str] = FLAWS) -> str:
+    """An answer that breaks one part of the rubric, in one of the ways in FLAWS."""
     right, language = given.oracle[-1]["content"], given.language
     other: Language = "en" if language == "ko" else "ko"
-    flaw = rng.choice(("ending", "short", "language", "name", "other name"))
-    match flaw:
+    match rng.choice(flaws):
         case "ending":
             return right.removesuffix(".").removesuffix("요")
         case "short":

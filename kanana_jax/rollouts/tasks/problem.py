@@ -39,6 +39,7 @@ class Family:
     draw: Callable[[random.Random, int], Numbers]
     ask: Callable[[Numbers, Language, random.Random], str]
     step: Callable[[Numbers, str, int], str]
+    most_steps: int = 20
 
 
 @dataclass(frozen=True, kw_only=True)
