@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import small_engine
 
-from kanana_jax.generate import Request, RequestError, answers
+from kanana_jax.generate import Request, RequestError, Sampling, answers
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,19 @@ def test_requests_cut_at_different_places_run_side_by_side(cfg, weights, whole):
     small_engine.assert_same(
         [one._replace(text="") for one in got], [one._replace(text="") for one in want]
     )
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_tokens_that_these_weights_would_not_have_drawn_are_read_all_the_same(cfg, weights, count):
+    prompt, drawn = [3, 1, 4, 1, 5], [9, 2, 6, 5, 3, 5][:count]
+    how = Sampling(temperature=0.0)
+    begun = Request(prompt=prompt, max_tokens=count + 5, sampling=how, drawn=drawn)
+    longer = Request(prompt=prompt + drawn, max_tokens=5, sampling=how)
+    fresh = Request(prompt=prompt, max_tokens=count, sampling=how)
+    got, want, own = answers(small_engine.make(cfg, weights), [begun, longer, fresh])
+    assert list(own.ids) != drawn
+    assert (got.ids, got.text) == (want.ids, want.text)
+    np.testing.assert_array_equal(got.routes, want.routes)
 
 
 def _pieces(engine, request):
