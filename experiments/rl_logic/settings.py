@@ -7,7 +7,7 @@ from experiments.rl_logic import jobs, world
 from kanana_jax import config
 from kanana_jax.jobs import answer_pairs, pretrain, rl
 from kanana_jax.jobs.pipeline import Stage
-from kanana_jax.jobs.sweep import Arm, Sweep
+from kanana_jax.jobs.sweep import Arm, Axis, Sweep
 from kanana_jax.model import presets
 
 SEQ_LEN, BATCH_SIZE = 128, 16
@@ -55,7 +55,11 @@ def base(name: str, mixture: tuple[float, ...] = world.MIXTURE, paths=tuple(worl
 
 
 def rewarded(
-    name: str, arms: tuple[Arm, ...], init_from: str = "base", num_rounds: int = NUM_ROUNDS
+    name: str,
+    arms: tuple[Arm, ...],
+    init_from: str = "base",
+    num_rounds: int = NUM_ROUNDS,
+    axes: tuple[Axis, ...] = (),
 ) -> Stage:
     """Rounds of tries of problems that are longer than those of the base's text."""
     settings = _settings(name, "What does a reward teach?", num_rounds, RATE, NUM_ROWS)
@@ -67,7 +71,7 @@ def rewarded(
             stored_share=NUM_STORED / NUM_ROWS,
         ),
     )
-    return Stage(name, Sweep(base=made, arms=arms), init_from=init_from)
+    return Stage(name, Sweep(base=made, arms=arms, axes=axes), init_from=init_from)
 
 
 def more(name: str, num_steps: int) -> Stage:

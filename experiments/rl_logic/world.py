@@ -3,8 +3,8 @@
 A problem is a sum of digits modulo 10, in English or Korean. The base reads most of them with the
 answer alone and few with their steps written out:
 
-    user: What is 3+8+1 mod 10?        user: What is 3+8+1 mod 10?
-    assistant: 2                       assistant: ~~+3=3 +8=1 +1=2~~2
+    user: Sum mod 10: 3 + 8 + 1 . .    user: Sum mod 10: 3 + 8 + 1 . .
+    assistant: 2                       assistant: ~~3=3 8=1 1=2~~2
 
 So it can reason and seldom does, and is right far more often when it does: what a reward for right
 answers can find. It reads sums of 3 to 5 terms, and in the same way which number is the largest.

@@ -44,7 +44,7 @@ def _chain_sum(prompt):
 
 SOLVED = {
     "chain_sum": _chain_sum,
-    "digit_sum": _chain_sum,
+    "digit_sum": lambda prompt: str(sum(_numbers(prompt.partition(":")[2])) % 10),
     "word_sum": _word_sum,
     "largest": lambda prompt: str(max(_numbers(prompt))),
     "letters": _letters,
@@ -67,7 +67,10 @@ def test_answers_are_right_and_every_step_follows(family, language):
 
 
 EXAMPLES = {
-    "digit_sum": ("What is 8+6+0+2+5 mod 10?", "8+6+0+2+5를 10으로 나눈 나머지는?"),
+    "digit_sum": (
+        "Sum mod 10: 8 + 6 + 9 + 0 . . . . . . . . . . .",
+        "합을 10으로: 8 + 6 + 9 + 0 . . . . . . . . . . .",
+    ),
     "chain_sum": ("What is 1+0+0+1 mod 5?", "1+0+0+1을 5로 나눈 나머지는?"),
     "word_sum": (
         "Minsu has 8 maps, loses 2, gets 6, loses 7. How many?",

@@ -1,0 +1,77 @@
+"""Do Muon and MuonClip train a policy as well as AdamW does, at updates of one size?
+
+One base, that of `rl_logic`, goes on under three optimizers. Muon's updates are scaled to the size
+of AdamW's, so a rate means the same change of the weights to all of them. Each arm runs at three
+rates and is judged at its own best. A fourth arm clips the query and key weights from a tenth of
+the usual threshold, to show what QK-Clip, which no gradient asked for, does to a policy.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.rl_logic import jobs, settings
+from kanana_jax.jobs import pipeline, sweep
+from kanana_jax.jobs.sweep import Arm, Axis
+from kanana_jax.report import claims, results, stages
+from kanana_jax.report.claims import Claim
+from kanana_jax.report.results import Run
+
+ADAMW, MUON, MUONCLIP, CLIPPED = "AdamW", "Muon", "MuonClip", "MuonClip, low tau"
+LOW_TAU = 10.0
+_PASS = "heldout_longer_pass@1"
+_SHOWN = ("heldout_longer_pass@1", "heldout_longer_reasoned", "round_kl_to_start")
+
+_ARMS = (
+    Arm(name=ADAMW, edits=("optimizer.name=adamw",)),
+    Arm(name=MUON, edits=("optimizer.name=muon",)),
+    Arm(name=MUONCLIP, edits=("optimizer.name=muonclip",)),
+    Arm(name=CLIPPED, edits=("optimizer.name=muonclip", f"optimizer.tau={LOW_TAU:g}")),
+)
+
+
+def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
+    """The headline and the claims, whatever came out."""
+
+    def best(name: str) -> dict[int, float]:
+        """By seed, at the rate whose mean over the seeds is the highest."""
+        chosen = results.select(runs, arm=f"rl: {name}")
+        by_place = [
+            [run for run in chosen if run.place == place] for place in results.places(chosen)
+        ]
+        if not by_place:
+            return {}
+        top = max(by_place, key=lambda some: sum(run.value(_PASS) for run in some))
+        return {run.seed: run.value(_PASS) for run in top}
+
+    base = {run.seed: run.value(_PASS) for run in results.select(runs, arm="base")}
+    found = [
+        claims.rises(f"Does the reward teach under {name}?", best(name), base)
+        for name in (ADAMW, MUON, MUONCLIP)
+    ]
+    found += [
+        claims.rises("Is MuonClip ahead of AdamW?", best(MUONCLIP), best(ADAMW)),
+        claims.rises("Is Muon ahead of AdamW?", best(MUON), best(ADAMW)),
+        claims.rises("Does a low threshold of QK-Clip cost reward?", best(MUONCLIP), best(CLIPPED)),
+    ]
+    num_held = sum(claim.holds is True for claim in found)
+    num_against = sum(claim.holds is False for claim in found)
+    return f"{num_held} of {len(found)} answers are yes, {num_against} are no.", found
+
+
+def _write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:
+    headline, found = judge(runs)
+    return stages.write(runs, about, path, headline=headline, claims_found=found, keys=_SHOWN)
+
+
+_READING, _REWARDED = jobs.of_texts(settings.world.TEXTS, {"longer": jobs.SETS["longer"]})
+run = pipeline.of({"base": sweep.of(_READING), "rl": sweep.of(_REWARDED)}, _write)
+
+
+def experiment() -> pipeline.Pipeline:
+    rates = Axis("optimizer.lr", (0.001, 0.003, 0.009))
+    return pipeline.Pipeline(
+        name="muon_rl",
+        question="Does MuonClip train a policy as well as AdamW?",
+        stages=(settings.base("base"), settings.rewarded("rl", _ARMS, axes=(rates,))),
+    )
