@@ -29,8 +29,11 @@ def _requests(cfg, count):
 def _batch(requests, found, *, replay):
     tokens = np.array([[*one.prompt, *got.ids] for one, got in zip(requests, found, strict=True)])
     batch = Batch.of_tokens(tokens.astype(np.int32))
-    routes = np.stack([one.routes for one in found])
-    return batch._replace(routes=routes) if replay else batch
+    return batch._replace(routes=_routes(found)) if replay else batch
+
+
+def _routes(found):
+    return np.stack([np.asarray(one.routes) for one in found])
 
 
 def _trainer(cfg, stacks, batch, execution):
@@ -85,7 +88,7 @@ def test_replay_brings_a_bfloat16_trainer_closer_to_its_sampler(cfg, stacks):
         batch = _batch(requests, found, replay=replay)
         logp_BS, routes_BSLK = _trainer(cfg, stacks, batch, BFLOAT16)
         k3.append(_k3(logp_BS, sampled_BS))
-        num_other = (routes_BSLK != np.stack([one.routes for one in found])).sum()
+        num_other = (routes_BSLK != _routes(found)).sum()
         print(f"replay={replay}: K3 {k3[-1]:.2e}, other experts {num_other}")
         assert (num_other == 0) == replay
     assert k3[1] < k3[0] / 4

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ PLACE = sampling.Place(num_rows=6, length=40, with_routes=True)
 @functools.lru_cache
 def _built(**axes):
     """Steps on a mesh of these axes, and weights there: the same on every mesh."""
-    cfg = tiny_jobs.pretraining("unused.txt")
+    cfg = tiny_jobs.pretraining(Path("unused.txt"))
     cfg = dataclasses.replace(cfg, mesh=config.MeshConfig(**axes))
     mesh = parallel.make_mesh(cfg.mesh, jax.devices()[: int(np.prod(list(axes.values())))])
     step = tiny_jobs.step_config(cfg)
