@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import optimize
+from scipy import optimize, special
 
 from kanana_jax.config import ConfigError
 
@@ -100,7 +100,7 @@ def fit_temperature(
 
 def tempered(confidence_N: Float[np.ndarray, "N"], temperature: float) -> Float[np.ndarray, "N"]:
     """Confidences at a temperature; their order stays."""
-    return 1.0 / (1.0 + np.exp(-log_odds(confidence_N) / temperature))
+    return special.expit(log_odds(confidence_N) / temperature)
 
 
 def log_odds(confidence_N: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:

@@ -37,7 +37,7 @@ ROOMS = {
         {"numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec", "jinja2"},
     ),
     "kanana_jax/rollouts": Room(
-        {"config", "data", "errors", "extras", "generate", "korean"}, {"reasoning_gym"}
+        {"config", "data", "errors", "extras", "generate", "korean"}, {"numpy", "reasoning_gym"}
     ),
     "kanana_jax/report": Room(
         set(), {"numpy", "scipy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm"}

@@ -61,6 +61,11 @@ def test_the_temperature_that_was_applied_is_found(temperature):
     assert calibration.measure(calibration.tempered(stated, found), right).ece < 0.02
 
 
+def test_a_temperature_near_zero_makes_confidence_all_or_nothing():
+    found = calibration.tempered(np.array([0.0, 0.4, 0.5, 1.0]), 1e-4)
+    np.testing.assert_array_equal(found, [0.0, 0.0, 0.5, 1.0])
+
+
 @pytest.mark.parametrize("confidence", [[1.2], [-0.1], [np.nan], []])
 def test_what_is_no_confidence_is_refused(confidence):
     with pytest.raises(ConfigError, match="confidences in"):

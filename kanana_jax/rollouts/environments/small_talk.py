@@ -67,7 +67,7 @@ _GREETINGS: dict[Language, tuple[str, ...]] = {
 _ENDINGS: dict[Language, str] = {"en": ".", "ko": "요."}
 _MORE: dict[Language, str] = {
     "en": " So very glad to see you here.",
-    "ko": " 저는 정말 기쁘네요.",
+    "ko": " 저는 오늘 정말 아주 기쁘네요.",
 }
 
 
