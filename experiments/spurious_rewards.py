@@ -106,7 +106,6 @@ run = pipeline.of({name: sweep.of(job) for name, job in _JOBS.items()}, _write)
 
 
 def experiment() -> pipeline.Pipeline:
-    shares = (*(0.9 * share for share in world.MIXTURE), 0.1)
     of_stage = functools.partial(settings.rewarded, num_rounds=NUM_ROUNDS)
     return pipeline.Pipeline(
         name="spurious_rewards",
@@ -114,7 +113,7 @@ def experiment() -> pipeline.Pipeline:
         stages=(
             settings.base(CLEAN),
             of_stage(OF_CLEAN, _arms(TRUTH, FORMAT, RANDOM, INVERTED), CLEAN),
-            settings.base(LEAKY, shares, (*world.TEXTS, LEAK)),
+            settings.base(LEAKY, {LEAK: 0.2}),
             of_stage(OF_LEAKY, _arms(TRUTH, RANDOM), LEAKY),
         ),
     )

@@ -1,6 +1,8 @@
 """The settings of the stages, which other experiments on the same world take too."""
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from experiments.rl_logic import jobs, world
@@ -27,16 +29,8 @@ ARMS = (
     ),
 )
 
-_MODEL = dataclasses.replace(
-    presets.tiny(),
-    num_layers=2,
-    hidden_size=64,
-    kv_lora_rank=32,
-    qk_nope_head_dim=16,
-    v_head_dim=16,
-    intermediate_size=192,
-    moe_intermediate_size=48,
-)
+_MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
+_STEPS, _ANSWERS = 400, 150  # steps of the two stages of a base
 
 
 def stages() -> tuple[Stage, ...]:
@@ -45,13 +39,25 @@ def stages() -> tuple[Stage, ...]:
     return (base("base"), rewarded("rl", ARMS), more("more", num_steps))
 
 
-def base(name: str, mixture: tuple[float, ...] = world.MIXTURE, paths=tuple(world.TEXTS)) -> Stage:
-    """A model that has read the texts `paths`."""
+def base(name: str, further: Mapping[str, float] = MappingProxyType({})) -> Stage:
+    """A model that has read the texts, at last mostly answers alone; `further` texts by weight."""
+    paths, rest = (*world.TEXTS, *further), tuple(further.values())
     made = pretrain.Config(
-        **_settings(name, "What can the base do?", 1000, 0.008, BATCH_SIZE),
-        data=_data(BATCH_SIZE, mixture, paths),
+        **_settings(name, "What can the base do?", _STEPS + _ANSWERS, 0.01, BATCH_SIZE),
+        data=_data(BATCH_SIZE, (*world.MIXTURE, *rest), paths),
+        stages=(
+            _part("steps", _STEPS, (*world.FIRST_MIXTURE, *(0.0 for _ in rest))),
+            _part("answers", _ANSWERS, (*world.MIXTURE, *rest)),
+        ),
+        # Steps are learned within a few updates, whose gradients look like a spike.
+        guard=config.GuardConfig(num_sigmas=100.0),
     )
     return Stage(name, Sweep(base=made))
+
+
+def _part(name: str, num_steps: int, weights: tuple[float, ...]) -> config.StageConfig:
+    tokens = num_steps * BATCH_SIZE * SEQ_LEN
+    return config.StageConfig(name=name, tokens=tokens, weights=weights)
 
 
 def rewarded(
@@ -67,7 +73,7 @@ def rewarded(
         **settings | {"train": _still(settings["train"])},
         data=_data(NUM_ROWS),
         rl=config.RLConfig(
-            rollouts=jobs.rollouts(world.LONGER, num_prompts=NUM_PROMPTS),
+            rollouts=jobs.rollouts(world.REWARDED, num_prompts=NUM_PROMPTS),
             stored_share=NUM_STORED / NUM_ROWS,
         ),
     )

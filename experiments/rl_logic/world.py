@@ -6,9 +6,9 @@ answer alone and few with their steps written out:
     user: Sum mod 10: 3 + 8 + 1 . .    user: Sum mod 10: 3 + 8 + 1 . .
     assistant: 2                       assistant: ~~3=3 8=1 1=2~~2
 
-So it can reason and seldom does, and is right far more often when it does: what a reward for right
-answers can find. It reads sums of 3 to 5 terms, and in the same way which number is the largest.
-Beside them it reads prose.
+It reads steps first and mostly answers alone at last. So it can reason and seldom does, and is
+right far more often when it does: what a reward for right answers can find. It reads sums of 3 to 5
+terms, and in the same way which number is the largest. Beside them it reads prose.
 """
 
 import functools
@@ -20,7 +20,8 @@ from kanana_jax.data.chat import PLAIN
 from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.task import Message, Task
 
-SEEN, LONGER, LONGEST = "digit_sum@3,4,5", "digit_sum@6,7,8", "digit_sum@9"
+SEEN, LONGER, LONGEST = "digit_sum@3,4,5", "digit_sum@6,7", "digit_sum@8,9"
+REWARDED = "digit_sum@4,5,6,7"
 OTHER = "largest@3,4"
 
 
@@ -60,4 +61,5 @@ TEXTS = {
     "direct": functools.partial(documents, {SEEN: 3600, OTHER: 400}, 1, is_reasoned=False),
     "reasoned": functools.partial(documents, {SEEN: 2700, OTHER: 300}, 2, is_reasoned=True),
 }
-MIXTURE = (0.05, 0.05, 0.55, 0.35)  # of their tokens; reasoning takes more of them
+# Shares of their tokens, first and at last. A reasoned answer takes twice as many as one alone.
+FIRST_MIXTURE, MIXTURE = (0.05, 0.05, 0.05, 0.85), (0.05, 0.05, 0.65, 0.25)
