@@ -64,7 +64,7 @@ class Size:
 
 
 LAPTOP = Size(
-    model=dataclasses.replace(presets.tiny(), num_layers=3),
+    model=dataclasses.replace(presets.tiny(), num_layers=2),
     execution=presets.LAPTOP,
     polar_dtype="float32",
     data=config.DataConfig(seq_len=192, batch_size=12),
@@ -78,12 +78,12 @@ LAPTOP = Size(
         **{"style": 560, "chosen": 240},
     },
     lessons={
-        "base": Lesson(400, 0.015),
-        "mid": Lesson(650, 0.006),
+        "base": Lesson(500, 0.015),
+        "mid": Lesson(900, 0.006),
         "talk": Lesson(60, 0.003),
-        "reward": Lesson(200, 0.003),
+        "reward": Lesson(150, 0.003),
         "dpo": Lesson(60, 0.002),
-        "online": Lesson(60, 0.001),
+        "online": Lesson(60, 0.0005),
         "calibration": Lesson(60, 0.001),
     },
     rounds={

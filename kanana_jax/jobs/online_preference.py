@@ -62,7 +62,7 @@ def _source(
         groups = player.groups(weights, index)
         scores = iter(judge([one for group in groups for one in group]))
         by_group = [[next(scores) for _ in group] for group in groups]
-        return judging.pairs(groups, by_group, min_gap=own.min_gap)
+        return judging.pairs(groups, by_group, min_gap=own.min_gap, length=cfg.seq_len)
 
     plan = rounds.Plan(own.steps_per_round, own.share, keeps=False, collect=collect)
     return rounds.RoundsSource(corpus, cfg, stages, built.directory, plan)

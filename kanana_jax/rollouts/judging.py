@@ -1,7 +1,8 @@
 """The best answer against the worst, of several to one prompt.
 
 Pairs are as `kanana_jax.data.preferences` has them: a segment with the chosen answer and one with
-the rejected. Answers that the judge cannot tell apart make no pair.
+the rejected. Answers that the judge cannot tell apart make no pair, nor do two that are too long
+for one row.
 """
 
 import math
@@ -13,8 +14,13 @@ from kanana_jax.rollouts.store import Collected, Round, Segment
 Scores = Sequence[Sequence[float]]  # of the episodes of each group; NaN: not judged
 
 
-def pairs(groups: Sequence[Sequence[Episode]], scores: Scores, *, min_gap: float) -> Round:
-    """Of each group at most one pair, whose scores differ by more than `min_gap`."""
+def pairs(
+    groups: Sequence[Sequence[Episode]], scores: Scores, *, min_gap: float, length: int
+) -> Round:
+    """Of each group at most one pair, whose scores differ by more than `min_gap`.
+
+    `length` are the positions of a row, of which an episode takes one less than it has ids.
+    """
     found, lengths = [], []
     for group, of_group in zip(groups, scores, strict=True):
         judged = [
@@ -26,7 +32,8 @@ def pairs(groups: Sequence[Sequence[Episode]], scores: Scores, *, min_gap: float
             continue
         best = max(judged, key=lambda pair: (pair[0], -pair[1].seed))
         worst = min(judged, key=lambda pair: (pair[0], pair[1].seed))
-        if best[0] - worst[0] > min_gap:
+        taken = len(best[1].ids) + len(worst[1].ids) - 2
+        if best[0] - worst[0] > min_gap and taken <= length:
             found.append(_pair(best, worst))
             lengths.append(best[1].num_drawn - worst[1].num_drawn)
     flat = [score for of_group in scores for score in of_group if not math.isnan(score)]

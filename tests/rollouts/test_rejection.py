@@ -62,16 +62,23 @@ def test_tool_calls_are_counted():
 
 def test_the_best_goes_against_the_worst():
     group = [_try(0, text="a"), _try(1, 0.0, "b"), _try(2, text="cc"), _try(3, None, "d")]
-    found = judging.pairs([group], [[0.5, 0.1, 0.9, float("nan")]], min_gap=0.0)
+    found = judging.pairs([group], [[0.5, 0.1, 0.9, float("nan")]], min_gap=0.0, length=64)
     (pair,) = found.examples
     assert [one.ids for one in pair.segments] == [group[2].ids, group[1].ids]
     wanted = {"score": 0.5, "reward": 2 / 3, "paired_share": 1.0, "longer_by": 1.0}
     assert found.figures == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize(("length", "num_pairs"), [(41, 1), (40, 0)])
+def test_two_answers_that_fill_more_than_a_row_make_no_pair(length, num_pairs):
+    group = [_try(0, text="a"), _try(1, text="b" * 22)]  # 11 and 32 ids, 10 and 31 positions
+    found = judging.pairs([group], [[1.0, 0.0]], min_gap=0.0, length=length)
+    assert len(found.examples) == num_pairs == found.figures["paired_share"]
+
+
 @pytest.mark.parametrize("scores", [[0.5, 0.5], [0.5, 0.6], [0.5, float("nan")]])
 def test_what_cannot_be_told_apart_makes_no_pair(scores):
-    found = judging.pairs([[_try(0), _try(1, text="b")]], [scores], min_gap=0.2)
+    found = judging.pairs([[_try(0), _try(1, text="b")]], [scores], min_gap=0.2, length=64)
     assert found.examples == () and found.figures["paired_share"] == 0.0
 
 
