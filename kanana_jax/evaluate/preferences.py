@@ -21,7 +21,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -138,8 +138,9 @@ def _measure(arguments: argparse.Namespace) -> None:
         )
     path = directory / "tokenizer.json"
     answers = read(arguments.data, str(path) if path.exists() else "bytes", arguments.length)
-    score_N = _rewards(directory, arguments, answers) if by == "reward" else None
-    if score_N is None:
+    if by == "reward":
+        score_N = _rewards(directory, arguments, answers)
+    else:
         loaded = command.load(arguments)
         scorer = scoring.Scorer(loaded, num_rows=arguments.batch_size, length=arguments.length)
         score_N = likelihoods(scorer, answers, by)
@@ -158,7 +159,7 @@ def _rewards(
             f"{arguments.tensor_parallel}; leave it out"
         )
     what = native.read_description(directory)
-    dtype = arguments.dtype or what.compute_dtype
+    dtype: Any = arguments.dtype or what.compute_dtype  # one that the parser or a folder allows
     execution = config.ExecutionConfig(compute_dtype=dtype)
     weights = native.restore(directory, native.abstract(what.cfg, dtype))
     sizes = {"num_rows": arguments.batch_size, "length": arguments.length}
