@@ -138,8 +138,9 @@ def _measure(arguments: argparse.Namespace) -> None:
         )
     path = directory / "tokenizer.json"
     answers = read(arguments.data, str(path) if path.exists() else "bytes", arguments.length)
-    score_N = _rewards(directory, arguments, answers) if by == "reward" else None
-    if score_N is None:
+    if by == "reward":
+        score_N = _rewards(directory, arguments, answers)
+    else:
         loaded = command.load(arguments)
         scorer = scoring.Scorer(loaded, num_rows=arguments.batch_size, length=arguments.length)
         score_N = likelihoods(scorer, answers, by)
@@ -159,7 +160,7 @@ def _rewards(
         )
     what = native.read_description(directory)
     dtype = arguments.dtype or what.compute_dtype
-    execution = config.ExecutionConfig(compute_dtype=dtype)
+    execution = config.edit(config.ExecutionConfig(), [f"compute_dtype={dtype}"])
     weights = native.restore(directory, native.abstract(what.cfg, dtype))
     sizes = {"num_rows": arguments.batch_size, "length": arguments.length}
     return rewards(what.cfg, execution, weights, answers, **sizes)
