@@ -291,7 +291,7 @@ def test_the_printed_configuration_is_the_one_that_would_run(name, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     edits = ["train.eval_interval_steps=99", "execution.scan_layers=false"]
     if isinstance(main.load_experiment(name).experiment(), pipeline.Pipeline):
-        edits = [f"mid.{edit}" for edit in edits]
+        edits = [f"base.{edit}" for edit in edits]
     else:
         edits.append("data.paths=a.txt,b c.txt")
     command_line.run(f"--experiment={name}", *(f"--set={edit}" for edit in edits), "--print_config")
@@ -334,6 +334,7 @@ _NUM_STEPS = {
     "kanana_post_h100": 4,  # base and mid share theirs
     "rl_logic": 5,  # base, more, and three arms with losses of their own
     "spurious_rewards": 2,  # bases, and all that are rewarded
+    "muon_rl": 5,  # the base, and four arms
 }
 
 

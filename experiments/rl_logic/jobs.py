@@ -1,7 +1,7 @@
 """The jobs of the stages, which all measure the same sets of held-out problems."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from experiments.rl_logic import world
 from kanana_jax import config, data
@@ -34,7 +34,7 @@ SETS = {
 
 
 def of_texts(
-    texts: Mapping[str, Callable[[], Iterable[bytes]]], sets: Mapping[str, config.RolloutConfig]
+    texts: Mapping[str, Callable[[], Iterator[bytes]]], sets: Mapping[str, config.RolloutConfig]
 ) -> tuple[Job, Job]:
     """The job that reads texts, and that which is rewarded beside them; both measure `sets`."""
     text = pretrain.JOB._replace(read=functools.partial(data.read_text, streams=texts))

@@ -68,9 +68,8 @@ def rewarded(
     axes: tuple[Axis, ...] = (),
 ) -> Stage:
     """Rounds of tries of problems that are longer than those of the base's text."""
-    settings = _settings(name, "What does a reward teach?", num_rounds, RATE, NUM_ROWS)
     made = rl.Config(
-        **settings | {"train": _still(settings["train"])},
+        **_settings(name, "What does a reward teach?", num_rounds, RATE, NUM_ROWS, is_still=True),
         data=_data(NUM_ROWS),
         rl=config.RLConfig(
             rollouts=jobs.rollouts(world.REWARDED, num_prompts=NUM_PROMPTS),
@@ -90,8 +89,17 @@ def more(name: str, num_steps: int) -> Stage:
 
 
 def _settings(
-    name: str, question: str, num_steps: int, lr: float, batch_size: int
+    name: str,
+    question: str,
+    num_steps: int,
+    lr: float,
+    batch_size: int,
+    *,
+    is_still: bool = False,
 ) -> dict[str, Any]:
+    """With `is_still` nothing beside the loss moves the model."""
+    beside = ("z_loss_weight", "balance_loss_weight", "router_bias_rate")
+    still = {name: getattr(answer_pairs.STILL, name) for name in beside if is_still}
     return {
         "name": name,
         "question": question,
@@ -110,14 +118,9 @@ def _settings(
             eval_batches=NUM_ROWS // batch_size,
             diagnostics_interval_steps=num_steps,
             checkpoint_interval_steps=max(num_steps // 4, 1),
+            **still,
         ),
     }
-
-
-def _still(train: config.TrainConfig) -> config.TrainConfig:
-    """With nothing beside the loss that moves the model."""
-    names = ("z_loss_weight", "balance_loss_weight", "router_bias_rate")
-    return dataclasses.replace(train, **{name: getattr(answer_pairs.STILL, name) for name in names})
 
 
 def _data(

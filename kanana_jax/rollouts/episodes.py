@@ -52,8 +52,10 @@ class Episode:
     seed: int
     ids: tuple[int, ...]
     origins: tuple[int, ...]
-    logps: tuple[float, ...]  # of every id as it was drawn; 0 of those that the model did not draw
-    versions: tuple[int, ...]  # of the weights that drew every id, or NO_VERSION
+    # Of every id: its log-probability as it was drawn, 0 where the model did not draw it; and the
+    # version of the weights that did, or NO_VERSION. Empty: not known.
+    logps: tuple[float, ...] = ()
+    versions: tuple[int, ...] = ()
     # (ids read, L MoE layers, K): the experts of every id, where they are kept.
     routes: np.ndarray | None = dataclasses.field(default=None, compare=False)
     num_open: int = 0  # ids at the end that are of a turn which has not ended

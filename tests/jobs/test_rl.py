@@ -17,15 +17,16 @@ from kanana_jax.rollouts.environments import drawing, families
 FAMILY = "chain_sum@3"
 
 
-@pytest.fixture
-def cfg(tmp_path) -> rl.Config:
-    path = tmp_path / "conversations.jsonl"
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory) -> rl.Config:
+    folder = tmp_path_factory.mktemp("data")
+    path = folder / "conversations.jsonl"
     drawn = drawing.tasks_of([families.of(FAMILY)], ["en"], seed=0, count=40, heldout=False)
     lines = ({"messages": [*one.messages, *one.oracle]} for one in drawn)
     path.write_text("".join(json.dumps(one) + "\n" for one in lines))
     data = config.DataConfig(
         paths=(str(path),), seq_len=64, batch_size=16, heldout_fraction=0.2,
-        cache_dir=str(tmp_path / "cache"),
+        cache_dir=str(folder / "cache"),
     )  # fmt: skip
     rollouts = config.RolloutConfig(
         families=(FAMILY,), allow=("chain_sum",), languages=("en",), num_prompts=2,
@@ -39,7 +40,12 @@ def cfg(tmp_path) -> rl.Config:
     made = rl.Config(
         **fields | {"train": train},
         rl=config.RLConfig(
-            rollouts=rollouts, reward="random", epochs=2, stored_share=0.5, tokens_per_round=4
+            rollouts=rollouts,
+            reward="random",
+            epochs=2,
+            stored_share=0.5,
+            tokens_per_round=4,
+            measures_routing=False,
         ),
     )
     return made.edited(
@@ -56,12 +62,14 @@ def _recorded(directory):
     }
 
 
-@pytest.fixture
-def unbroken(cfg, tmp_path):
-    rl.run(cfg, tmp_path / "unbroken")
-    return tmp_path / "unbroken"
+@pytest.fixture(scope="module")
+def unbroken(cfg, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("unbroken")
+    rl.run(cfg, directory)
+    return directory
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_in_a_round_ends_as_one_that_was_not(cfg, unbroken, tmp_path):
     class Stop(Exception):
         pass
@@ -91,6 +99,7 @@ def test_a_run_that_was_stopped_in_a_round_ends_as_one_that_was_not(cfg, unbroke
             assert (unbroken / name).read_bytes() == (cut / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_rounds_say_how_tokens_were_drawn_and_the_report_what_came_of_them(unbroken):
     rounds = [store.read(unbroken / "run", number) for number in range(4)]
     # Answers take two rounds of 4 tokens, or end before.
@@ -143,6 +152,7 @@ def test_settings_that_do_not_fit_are_refused(cfg, edit, words):
         ("rl.loss=squared", "rl.kl=loss_k2", "rl.kl_weight=0.01", "rl.routing=trainer"),
         ("rl.loss=squared_token", "rl.rollouts.temperature=1.2", "rl.routing=live"),
         ("rl.loss=gspo", "rl.correction=icepop", "rl.reward=format", "rl.drop_equal=true"),
+        ("rl.measures_routing=true", "rl.rollouts.compute_dtype=bfloat16"),
     ],
 )
 def test_other_settings_train_too(cfg, edits, tmp_path):
