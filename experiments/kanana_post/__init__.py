@@ -2,7 +2,8 @@
 
     base -> mid -> sft -> rejection -> dpo -> online -> calibration        the instruct product
              |      |         |
-             |      |         +-> reward, the judge of online;  chosen, the control of dpo
+             |      |         |      +-> online_by_model
+             |      |         +-> reward, the judge of that;  chosen, the control of dpo
              |      +-> more_sft, the control of rejection
              +-> thinking                                                  the thinking product
 

@@ -21,7 +21,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -159,8 +159,8 @@ def _rewards(
             f"{arguments.tensor_parallel}; leave it out"
         )
     what = native.read_description(directory)
-    dtype = arguments.dtype or what.compute_dtype
-    execution = config.edit(config.ExecutionConfig(), [f"compute_dtype={dtype}"])
+    dtype: Any = arguments.dtype or what.compute_dtype  # one that the parser or a folder allows
+    execution = config.ExecutionConfig(compute_dtype=dtype)
     weights = native.restore(directory, native.abstract(what.cfg, dtype))
     sizes = {"num_rows": arguments.batch_size, "length": arguments.length}
     return rewards(what.cfg, execution, weights, answers, **sizes)
