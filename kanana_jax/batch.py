@@ -51,10 +51,19 @@ class Batch(NamedTuple):
     @classmethod
     def stacked(cls, rows: Sequence[Self]) -> Self:
         """One batch of rows, whose columns are (S,) and have the same names."""
-        *columns, extras, routes = zip(*rows, strict=True)
-        extra = {name: np.stack([extra[name] for extra in extras]) for name in extras[0]}
-        stacked = None if routes[0] is None else np.stack(routes)
-        return cls(*map(np.stack, columns), extra=extra, routes=stacked)
+        return cls._joined(np.stack, rows)
+
+    @classmethod
+    def concatenated(cls, *batches: Self) -> Self:
+        """The rows of all batches, whose columns have the same names."""
+        return cls._joined(np.concatenate, batches)
+
+    @classmethod
+    def _joined(cls, join: Callable[[Sequence[Any]], Any], parts: Sequence[Self]) -> Self:
+        *columns, extras, routes = zip(*parts, strict=True)
+        extra = {name: join([extra[name] for extra in extras]) for name in extras[0]}
+        replayed = None if routes[0] is None else join(routes)
+        return cls(*map(join, columns), extra=extra, routes=replayed)
 
     def map(self, fn: Callable[[Any], Any]) -> Self:
         """`fn` of every column."""

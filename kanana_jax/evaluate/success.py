@@ -28,7 +28,7 @@ def summarize(played: Sequence[Episode], prefix: str = "") -> dict[str, float]:
     with_tools = [one for one in played if one.task.tools]
     if with_tools:
         values["tool_call_rate"] = [float(one.num_calls > 0) for one in with_tools]
-    values["over_length"] = [float(one.end in ("length", "turns")) for one in played]
+    values["over_length"] = [float(one.is_cut) for one in played]
     values["answer_bytes"] = [float(len(one.answer.encode())) for one in played]
     values["ungraded"] = [float(one.reward is None) for one in played]
     found = {f"{prefix}{name}": pass_at_k.mean(numbers) for name, numbers in values.items()}

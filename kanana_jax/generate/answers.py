@@ -49,16 +49,26 @@ def _joined(pieces: Sequence[Piece]) -> Answer:
 def to_json(answer: Answer) -> list[Any]:
     """The answer as JSON, its routes as base64 of their bytes."""
     *rest, routes = answer
-    if routes is None:
-        return [*rest, None]
-    data = base64.b64encode(np.ascontiguousarray(routes)).decode("ascii")
-    return [*rest, [routes.dtype.str, routes.shape, data]]
+    return [*rest, routes_to_json(routes)]
 
 
 def from_json(told: Sequence[Any]) -> Answer:
     """The answer of which `to_json` made this, bit for bit."""
     ids, text, is_ended, logps, versions, routes = told
-    if routes is not None:
-        dtype, shape, data = routes
-        routes = np.frombuffer(base64.b64decode(data), dtype).reshape(shape)
-    return Answer(tuple(ids), text, is_ended, tuple(logps), tuple(versions), routes)
+    found = routes_from_json(routes)
+    return Answer(tuple(ids), text, is_ended, tuple(logps), tuple(versions), found)
+
+
+def routes_to_json(routes: np.ndarray | None) -> Any:
+    if routes is None:
+        return None
+    data = base64.b64encode(np.ascontiguousarray(routes)).decode("ascii")
+    return [routes.dtype.str, routes.shape, data]
+
+
+def routes_from_json(told: Any) -> np.ndarray | None:
+    """The routes of which `routes_to_json` made this, bit for bit."""
+    if told is None:
+        return None
+    dtype, shape, data = told
+    return np.frombuffer(base64.b64decode(data), dtype).reshape(shape)

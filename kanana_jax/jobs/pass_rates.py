@@ -22,7 +22,6 @@ from kanana_jax.rollouts import groups as groups_lib
 from kanana_jax.rollouts.episodes import Episode
 from kanana_jax.train import fit
 
-Groups = list[list[Episode]]
 _RIGHT = 1.0  # the reward of a pass
 
 
@@ -70,7 +69,7 @@ def summarize(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
         **{name: pass_at_k.mean(values) for name, values in parts.items()},
         "reasoned": pass_at_k.mean([groups_lib.form(one) for one in tries]),
         "drawn_tokens": pass_at_k.mean([float(one.num_drawn) for one in tries]),
-        "over_length": pass_at_k.mean([float(one.end in ("length", "turns")) for one in tries]),
+        "over_length": pass_at_k.mean([float(one.is_cut) for one in tries]),
     }
     return {**found, **pass_at_k.named(shares), "constant": _constant(groups)}
 

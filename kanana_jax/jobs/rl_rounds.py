@@ -138,7 +138,7 @@ class Rounds:
             "success": _mean([one.reward or 0.0 for one in tries]),
             "reasoned": _mean([groups_lib.form(one) for one in tries]),
             "valid_turns": _mean([float(one.is_valid) for one in tries]),
-            "over_length": _mean([float(one.end in ("length", "turns")) for one in tries]),
+            "over_length": _mean([float(one.is_cut) for one in tries]),
             "drawn_tokens": _mean([one.num_drawn for one in tries]),
             "equal_share": num_equal / max(len(groups), 1),
             "trained_groups": float(len(worked.complete)),
@@ -149,7 +149,9 @@ class Rounds:
 
 def _is_equal(judged: Sequence[Judged]) -> bool:
     """Whether no try is better than another."""
-    return len({one.value for one in judged}) < 2
+    values = np.array([one.value for one in judged])
+    groups = np.array([one.group for one in judged])
+    return bool(advantages.has_equal_rewards(values, groups).all())
 
 
 def _regrouped(groups: Sequence[Group], played: Sequence[Episode]) -> list[Group]:

@@ -133,13 +133,4 @@ def _joined(rollouts: Batch, stored: Batch) -> Batch:
     routes = rollouts.routes
     if routes is not None:
         routes = np.full((*shape, *routes.shape[2:]), segment_rows.LIVE, np.int32)
-    return _stacked(rollouts, stored._replace(extra=extra, routes=routes))
-
-
-def _stacked(*batches: Batch) -> Batch:
-    *columns, extras, routes = zip(*batches, strict=True)
-    return Batch(
-        *map(np.concatenate, columns),
-        extra={name: np.concatenate([extra[name] for extra in extras]) for name in extras[0]},
-        routes=None if routes[0] is None else np.concatenate(routes),
-    )
+    return Batch.concatenated(rollouts, stored._replace(extra=extra, routes=routes))

@@ -14,7 +14,6 @@ Tools and graders run in the sandbox. A call that fails is a message to the mode
 does leaves the episode without a reward: it was not judged, and is not wrong.
 """
 
-import base64
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 from kanana_jax.data import Tokenizer, chat
 from kanana_jax.data.chat import Format, Message, Origin
 from kanana_jax.generate import Answer, Request, Sampling
+from kanana_jax.generate.answers import routes_from_json, routes_to_json
 from kanana_jax.generate.sampling import NUM_SEEDS
 from kanana_jax.rollouts import calls, grading, sandbox
 from kanana_jax.rollouts import task as task_lib
@@ -71,6 +71,11 @@ class Episode:
     def is_valid(self) -> bool:
         """Whether every turn was ended by the model and could be read."""
         return self.end == "answered"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a limit of tokens or turns ended it."""
+        return self.end in ("length", "turns")
 
     @property
     def answer(self) -> str:
@@ -263,20 +268,6 @@ def from_json(fields: Mapping[str, Any]) -> Episode:
     made["task"] = task_lib.from_json(fields["task"])
     made["routes"] = routes_from_json(fields["routes"])
     return Episode(**{**fields, **made})
-
-
-def routes_to_json(routes: np.ndarray | None) -> Any:
-    if routes is None:
-        return None
-    small = np.ascontiguousarray(routes, "<i2")  # no model has more experts
-    return {"shape": small.shape, "int16": base64.b64encode(small.tobytes()).decode()}
-
-
-def routes_from_json(value: Any) -> np.ndarray | None:
-    if value is None:
-        return None
-    found = np.frombuffer(base64.b64decode(value["int16"]), "<i2")
-    return found.reshape(value["shape"])
 
 
 def _has_called(one: Episode) -> bool:

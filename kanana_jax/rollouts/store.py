@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from kanana_jax.data import whole_files
-from kanana_jax.rollouts import episodes
+from kanana_jax.generate.answers import routes_from_json, routes_to_json
 
 FOLDER = "rounds"
 
@@ -33,7 +33,7 @@ class Segment(NamedTuple):
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         columns = {name: tuple(one) for name, one in fields.get("columns", {}).items()}
-        routes = episodes.routes_from_json(fields.get("routes"))
+        routes = routes_from_json(fields.get("routes"))
         return cls(tuple(fields["ids"]), tuple(fields["origins"]), columns, routes)
 
     def to_json(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class Segment(NamedTuple):
         if self.columns:
             found["columns"] = dict(self.columns)
         if self.routes is not None:
-            found["routes"] = episodes.routes_to_json(self.routes)
+            found["routes"] = routes_to_json(self.routes)
         return found
 
 
