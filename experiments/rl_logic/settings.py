@@ -13,7 +13,7 @@ from kanana_jax.jobs.sweep import Arm, Axis, Sweep
 from kanana_jax.model import presets
 
 SEQ_LEN, BATCH_SIZE = 128, 16
-NUM_PROMPTS, NUM_ROUNDS = 16, 32
+NUM_PROMPTS, NUM_ROUNDS = 16, 24
 NUM_TRIES = NUM_PROMPTS * jobs.NUM_TRIES  # of a round
 NUM_STORED = 16  # rows of stored text beside them
 NUM_ROWS = NUM_TRIES + NUM_STORED
@@ -75,6 +75,7 @@ def rewarded(
         rl=config.RLConfig(
             rollouts=jobs.rollouts(*families, num_prompts=NUM_PROMPTS),
             stored_share=NUM_STORED / NUM_ROWS,
+            stored_weight=0.3,
         ),
     )
     return Stage(name, Sweep(base=made, arms=arms, axes=axes), init_from=init_from)
