@@ -335,6 +335,9 @@ _NUM_STEPS = {
     "rl_logic": 5,  # base, more, and three arms with losses of their own
     "spurious_rewards": 2,  # bases, and all that are rewarded
     "muon_rl": 5,  # the base, and four arms
+    "rl_tracks": 3,  # the base, all that are rewarded, and what is only measured
+    "rl_routing": 11,  # the base, and ten arms
+    "trace_mismatch": 3,  # bases, their text, and all that are rewarded
 }
 
 
