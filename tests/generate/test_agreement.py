@@ -77,6 +77,7 @@ def _k3(logp_BS, sampled_BS):
     return np.mean(np.exp(d_BS) - 1 - d_BS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_replay_brings_a_bfloat16_trainer_closer_to_its_sampler(cfg, stacks):
     requests = _requests(cfg, 32)
