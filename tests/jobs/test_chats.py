@@ -42,13 +42,14 @@ def cfg(tmp_path) -> sft.Config:
         paths=tuple(paths), weights=(1.0, 1.0), seq_len=128, batch_size=8, heldout_fraction=0.3,
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
-    base = tiny_jobs.pretraining(paths[0], data=data, mesh=config.MeshConfig(data=1))
+    base = tiny_jobs.pretraining(paths[0], data=data, mesh=config.MeshConfig())
     base = base.edited(["optimizer.name=adamw"])  # compiles faster
     return sft.Config(
         **{f.name: getattr(base, f.name) for f in dataclasses.fields(config.TrainingConfig)}
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_is_tuned_from_the_file_to_the_report(cfg, tmp_path, capsys):
     cfg = cfg.edited(["train.num_steps=24", "optimizer.lr=0.02"])

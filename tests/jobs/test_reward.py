@@ -28,7 +28,7 @@ def cfg(tmp_path) -> reward.Config:
         paths=(str(path),), seq_len=128, batch_size=8, heldout_fraction=0.2,
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
-    base = tiny_jobs.pretraining(path, data=data, mesh=config.MeshConfig(data=1))
+    base = tiny_jobs.pretraining(path, data=data, mesh=config.MeshConfig())
     base = base.edited(["optimizer.name=adamw"])  # compiles faster
     names = [field.name for field in dataclasses.fields(config.TrainingConfig)]
     given = {name: getattr(base, name) for name in names}
@@ -37,6 +37,7 @@ def cfg(tmp_path) -> reward.Config:
     return reward.Config(**given)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_learns_rewards_from_the_file_to_the_report_and_to_a_folder(cfg, tmp_path):
     cfg = cfg.edited(["train.num_steps=16"])
@@ -77,7 +78,7 @@ def test_a_model_folder_without_the_head_starts_it_at_zero(cfg, tmp_path):
 def cfg_of_text(cfg):
     """A pretraining job of that shape, without the scalar head."""
     model = dataclasses.replace(cfg.model, scalar_head=False)
-    return tiny_jobs.pretraining("text", model=model, mesh=config.MeshConfig(data=1))
+    return tiny_jobs.pretraining("text", model=model, mesh=config.MeshConfig())
 
 
 def test_a_model_without_a_scalar_head_is_refused(cfg):

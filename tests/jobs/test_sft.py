@@ -28,7 +28,7 @@ def cfg(tmp_path) -> sft.Config:
         paths=(str(path),), seq_len=64, batch_size=8, heldout_fraction=0.2,
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
-    base = tiny_jobs.pretraining(path, data=data, mesh=config.MeshConfig(data=1))
+    base = tiny_jobs.pretraining(path, data=data, mesh=config.MeshConfig())
     return sft.Config(
         **{f.name: getattr(base, f.name) for f in dataclasses.fields(config.TrainingConfig)}
     )
