@@ -1,6 +1,7 @@
 """Converts checkpoints: python -m kanana_jax.convert with two folders.
 
-    --from-hf=DIR  --to=DIR       a DeepseekV3ForCausalLM becomes a model folder
+    --from-hf=DIR  --to=DIR       a Hugging Face folder becomes a model folder: of
+                                  DeepseekV3ForCausalLM, LlamaForCausalLM or Qwen3ForCausalLM
     --from=DIR     --to-hf=DIR    and back
     --from-run=DIR --to=DIR       the newest checkpoint of a training run becomes a model folder;
                                   with --average the average of its weights does

@@ -16,7 +16,7 @@ from kanana_jax.data import DataError, tokenizer
 from kanana_jax.data import chat as formats
 from kanana_jax.generate import chat, engine, special_tokens, unstacked
 from kanana_jax.generate.unstacked import UnstackedWeights
-from kanana_jax.model import absorbed, layers
+from kanana_jax.model import decoding, layers
 from kanana_jax.weights import hf_files, hf_names, source
 
 # Larger vocabularies than this are not of bytes.
@@ -193,7 +193,7 @@ def _place(
         is_moe = stack == "moe_layers"
         block = _read_block(cfg, opened, stack, place)
         bias_E = opened.read(hf_names.ROUTER_BIAS, place) if is_moe else np.zeros(0, np.float32)
-        specs_of_layer = absorbed.describe_layer(cfg, is_moe=is_moe)
+        specs_of_layer = decoding.describe_layer(cfg, is_moe=is_moe)
         placed = jax.tree.map(put, block, specs_of_layer)
         made.append(unstacked.Layer(placed, put(bias_E, bias_spec)))
     return UnstackedWeights(top["embed"], top["final_norm"], top.get("head"), tuple(made))
@@ -207,7 +207,7 @@ def _read_block(
             return opened.read(path, place)
         return {name: read(f"{path}/{name}", inner) for name, inner in specs.items()}
 
-    return absorbed.absorb(cfg, read(stack, model.describe(cfg)[stack]))
+    return decoding.prepare(cfg, read(stack, model.describe(cfg)[stack]))
 
 
 def _tokenizer(

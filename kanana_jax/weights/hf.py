@@ -1,4 +1,4 @@
-"""Hugging Face directories of DeepseekV3ForCausalLM, in and out, tensor by tensor.
+"""Hugging Face directories in and out, tensor by tensor; `hf_config` has their architectures.
 
 Every tensor of the files must be claimed once and have the shape that config.json implies; all of
 that is checked on headers before anything is written. Block-scaled float8 becomes bfloat16:

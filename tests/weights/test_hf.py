@@ -163,7 +163,7 @@ def test_rope_fields_of_transformers_5_mean_the_same():
 
 BAD_FIELDS = {
     "attention_bias": ({"attention_bias": True}, "attention_bias must be False or absent"),
-    "architecture": ({"architectures": ["LlamaForCausalLM"]}, "expected architectures"),
+    "architecture": ({"architectures": ["GPT2LMHeadModel"]}, "expected architectures"),
     "softmax_scores": ({"scoring_func": "softmax"}, "scoring_func must be 'sigmoid'"),
     "grouped_keys": ({"num_key_value_heads": 1}, "num_key_value_heads must be 2"),
     "wrong_type": ({"n_group": "1"}, "n_group must be int, got '1'"),

@@ -88,7 +88,7 @@ CONTRADICTIONS = {
         FIELDS | {"partial_rotary_factor": 0.5},
         "partial_rotary_factor must be 1.0",
     ),
-    "other_type": (FIELDS | {"architectures": None, "model_type": "llama"}, "expected archit"),
+    "other_type": (FIELDS | {"architectures": None, "model_type": "gpt2"}, "expected archit"),
     "other_amplitude": (
         FIELDS | {"rope_scaling": YARN | {"attn_factor": 1.5}},
         "attn_factor must be 1.0",
