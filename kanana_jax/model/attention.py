@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kanana_jax.config import ModelConfig
-from kanana_jax.model import absorbed, gqa, mla
+from kanana_jax.model import absorbed, causal_attention, gqa, mla
 from kanana_jax.model.param_specs import ParamSpec
 
 
@@ -25,6 +25,7 @@ class Attention(NamedTuple):
     prepare_specs: Callable[[dict[str, ParamSpec]], dict[str, ParamSpec]]
     # (cfg, num_rows, length, dtype) -> arrays (num_rows, length, ...) of one layer, of zeros.
     init_cache: Callable[..., Any]
+    moved: Callable[[ModelConfig], causal_attention.Moved]
     # (cfg, parameters of a stack) -> A (L, _, H, K) and B (L, _, H, K): logits are a A B^T b.
     qk_factors: Callable[..., tuple[Any, Any]]
 
@@ -36,6 +37,7 @@ _LATENT = Attention(
     prepare=absorbed.absorb,
     prepare_specs=absorbed.absorb_specs,
     init_cache=absorbed.init_cache,
+    moved=mla.moved,
     qk_factors=mla.qk_factors,
 )
 _GROUPED = Attention(
@@ -45,6 +47,7 @@ _GROUPED = Attention(
     prepare=lambda cfg, params: params,
     prepare_specs=lambda specs: specs,
     init_cache=gqa.init_cache,
+    moved=gqa.moved,
     qk_factors=gqa.qk_factors,
 )
 

@@ -4,7 +4,7 @@ Letters: B batch or rows, S queries, T keys or cache length, H query heads, G ke
 key width, U value width.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,14 @@ import pallas_kernels
 from kanana_jax.config import ExecutionConfig, ModelConfig
 from kanana_jax.model import rope, xla_hints
 from kanana_jax.parallel import local
+
+
+class Moved(NamedTuple):
+    """Numbers of one token that a layer's attention moves between devices."""
+
+    over_context: int  # to the queries that come later
+    is_split_over_tensor: bool  # whether each device of tensor moves those of its heads only
+    summed_over_tensor: int  # in the gradients of what its products read
 
 
 def query_ids(segment_ids_BS: Int[Array, "B S"]) -> Int[Array, "B S"]:

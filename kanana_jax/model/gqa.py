@@ -184,6 +184,12 @@ def specs(cfg: ModelConfig, split: str, first_layer: int) -> dict[str, param_spe
     return found
 
 
+def moved(cfg: ModelConfig) -> causal_attention.Moved:
+    """Keys and values; the hidden state is read by three products."""
+    keys_and_values = 2 * num_kv_heads(cfg) * cfg.qk_head_dim
+    return causal_attention.Moved(keys_and_values, True, 3 * cfg.hidden_size)
+
+
 def qk_factors(
     cfg: ModelConfig, attention: Any
 ) -> tuple[Float[Array, "L _ H K"], Float[Array, "L _ H K"]]:

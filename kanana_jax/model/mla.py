@@ -172,6 +172,12 @@ def specs(cfg: ModelConfig, split: str, first_layer: int) -> dict[str, param_spe
     }
 
 
+def moved(cfg: ModelConfig) -> causal_attention.Moved:
+    latents = kv_lora_rank(cfg) + cfg.qk_rope_head_dim
+    summed = latents + (cfg.q_lora_rank or cfg.hidden_size)
+    return causal_attention.Moved(latents, False, summed)
+
+
 def qk_factors(
     cfg: ModelConfig, attention: Any
 ) -> tuple[Float[Array, "L _ H N"], Float[Array, "L C H N"]]:
