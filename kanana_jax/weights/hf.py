@@ -1,7 +1,8 @@
 """Hugging Face directories in and out, tensor by tensor; `hf_config` has their architectures.
 
 Every tensor of the files must be claimed once and have the shape that config.json implies; all of
-that is checked on headers before anything is written. Block-scaled float8 becomes bfloat16:
+that is checked on headers before anything is written. Float16 becomes float32, and block-scaled
+float8 bfloat16:
 
     w[i, j] = q[i, j] * scale_inv[i // 128, j // 128]
 """
@@ -185,7 +186,8 @@ def _leaf_dtype(path: str, leaf: hf_names.Leaf, entries: dict, dtype: str | None
 def _widest(path: str, tensors: Iterable[hf_names.Tensor], entries: dict) -> np.dtype:
     if path == hf_names.ROUTER_BIAS:
         return _NAMES["float32"]
-    wide = any(entries[tensor.name].dtype == np.float32 for tensor in tensors)
+    # Float32 holds what float16 does, and bfloat16 does not.
+    wide = any(entries[tensor.name].dtype in (np.float32, np.float16) for tensor in tensors)
     return _NAMES["float32" if wide else "bfloat16"]
 
 

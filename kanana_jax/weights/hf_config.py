@@ -263,12 +263,12 @@ def to_hf(cfg: config.ModelConfig, extra: dict[str, Any], dtype: str) -> dict[st
     return extra | fields
 
 
-def num_predictor_layers(fields: dict[str, Any]) -> int:
-    """Layers after the last one that only predict further tokens; this model has none."""
+def num_predictor_layers(fields: dict[str, Any]) -> int | None:
+    """Layers after the last one that only predict further tokens; None: the file does not say."""
     names = ("num_nextn_predict_layers", "num_mtp_layers")
     name = next((name for name in names if fields.get(name) is not None), None)
     if name is None:
-        return 0
+        return None
     if type(fields[name]) is not int or fields[name] < 0:
         raise CheckpointError(
             f"config.json: {name} must be a number of layers, got {shown(fields[name])}"
