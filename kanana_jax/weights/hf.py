@@ -23,7 +23,7 @@ from kanana_jax.weights import hf_checks, hf_config, hf_files, hf_names, native
 _NAMES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 DTYPES = tuple(_NAMES)
 
-_OnTensor = Callable[[int], object]  # told the bytes of each tensor done
+OnTensor = Callable[[int], object]  # told the bytes of each tensor done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def import_directory(
     target: Path,
     *,
     dtype: str | None = None,
-    on_tensor: _OnTensor = lambda num_bytes: None,
+    on_tensor: OnTensor = lambda num_bytes: None,
 ) -> list[str]:
     """Writes `target`, a folder that training starts from and generate loads.
 
@@ -87,6 +87,14 @@ def import_directory(
     the names of the tensors left out: extra predictors, which this model does not have.
     """
     opened = open_directory(source)
+    with native.new_directory(target) as folder:
+        write_native(opened, folder, dtype=dtype, on_tensor=on_tensor)
+        native.copy_tokenizer(source, folder)
+    return opened.left_out
+
+
+def write_native(opened: Opened, folder: Path, *, dtype: str | None, on_tensor: OnTensor) -> None:
+    """Writes weights and config.json of a model folder."""
 
     def stream(path: str, leaf: hf_names.Leaf) -> native.Streamed:
         def parts():
@@ -101,10 +109,7 @@ def import_directory(
     weights: dict[str, Any] = {"params": {}}
     for path, leaf in opened.leaves.items():
         insert(weights, native_path(path), stream(path, leaf))
-    with native.new_directory(target) as folder:
-        native.write(folder, native.Description(opened.cfg, opened.extra), weights)
-        native.copy_tokenizer(source, folder)
-    return opened.left_out
+    native.write(folder, native.Description(opened.cfg, opened.extra), weights)
 
 
 def export_directory(
@@ -114,7 +119,7 @@ def export_directory(
     dtype: str | None = None,
     max_position_embeddings: int | None = None,
     shard_bytes: int = 5_000_000_000,
-    on_tensor: _OnTensor = lambda num_bytes: None,
+    on_tensor: OnTensor = lambda num_bytes: None,
 ) -> None:
     """Writes `target` for transformers, vLLM and the like, from a folder of `import_directory`."""
     what = native.read_description(source)
