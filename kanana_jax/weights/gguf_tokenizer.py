@@ -69,7 +69,8 @@ def files(source: Path, metadata: dict[str, Any]) -> dict[str, str]:
     kinds = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
     found = {"tokenizer.json": json.dumps(_tokenizer(words, tokens, kinds, metadata))}
     about = _texts_of_ids(tokens, metadata)
-    about["add_bos_token"] = metadata.get("tokenizer.ggml.add_bos_token", words.adds_bos)
+    adds_bos = words.adds_bos and "bos_token" in about
+    about["add_bos_token"] = metadata.get("tokenizer.ggml.add_bos_token", adds_bos)
     if "tokenizer.chat_template" in metadata:
         about["chat_template"] = metadata["tokenizer.chat_template"]
     found["tokenizer_config.json"] = json.dumps(about, indent=2)
