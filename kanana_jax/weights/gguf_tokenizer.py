@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kanana_jax.checkpoint.errors import CheckpointError, shown
+from kanana_jax.weights import byte_level_bpe
 
 _CONTROL, _USER_DEFINED = 3, 4  # of token_type
 _WORDS = (
@@ -18,23 +19,21 @@ _WORDS = (
 
 
 class _Words(NamedTuple):
-    """How text is cut: steps of a tokenizer.json before the one that maps bytes to characters."""
+    """How text is cut, as `byte_level_bpe.tokenizer_json` takes it."""
 
     steps: tuple[dict[str, Any], ...] = ()
-    has_own_rule: bool = True  # that last step cuts by GPT-2's rule
+    has_gpt2_rule: bool = True  # after them
     is_whole_word_first: bool = False  # a word that is a token is not merged
     adds_bos: bool = False  # where the file does not say
-
-
-def _by(pattern: str) -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
 _PRE = {
     "gpt-2": _Words(),
     "smollm": _Words(({"type": "Digits", "individual_digits": True},)),
-    "llama-bpe": _Words((_by(_WORDS.format(digits="{1,3}")),), False, True, True),
-    "qwen2": _Words((_by(_WORDS.format(digits="")),), False),
+    "llama-bpe": _Words(
+        (byte_level_bpe.split_by(_WORDS.format(digits="{1,3}")),), False, True, True
+    ),
+    "qwen2": _Words((byte_level_bpe.split_by(_WORDS.format(digits="")),), False),
 }
 
 
@@ -67,7 +66,7 @@ def files(source: Path, metadata: dict[str, Any]) -> dict[str, str]:
         raise CheckpointError(f"{source} lacks tokenizer.ggml.{lacking[0]}")
     tokens = metadata["tokenizer.ggml.tokens"]
     kinds = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    found = {"tokenizer.json": json.dumps(_tokenizer(words, tokens, kinds, metadata))}
+    found = {"tokenizer.json": _tokenizer(words, tokens, kinds, metadata)}
     about = _texts_of_ids(tokens, metadata)
     adds_bos = words.adds_bos and "bos_token" in about
     about["add_bos_token"] = metadata.get("tokenizer.ggml.add_bos_token", adds_bos)
@@ -88,41 +87,18 @@ def _texts_of_ids(tokens: list[str], metadata: dict[str, Any]) -> dict[str, Any]
     return found
 
 
-def _tokenizer(
-    words: _Words, tokens: list[str], kinds: list[int], metadata: dict[str, Any]
-) -> dict[str, Any]:
+def _tokenizer(words: _Words, tokens: list[str], kinds: list[int], metadata: dict[str, Any]) -> str:
     added = [
-        {
-            "id": number,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": kind == _CONTROL,
-        }
+        byte_level_bpe.added_token(number, token, is_special=kind == _CONTROL)
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind in (_CONTROL, _USER_DEFINED)
     ]
-    of_bytes = {
-        "type": "ByteLevel",
-        "add_prefix_space": bool(metadata.get("tokenizer.ggml.add_space_prefix", False)),
-        "trim_offsets": True,
-        "use_regex": words.has_own_rule,
-    }
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*words.steps, of_bytes]},
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
-        "model": {
-            "type": "BPE",
-            "ignore_merges": words.is_whole_word_first,
-            "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": metadata["tokenizer.ggml.merges"],
-        },
-    }
+    return byte_level_bpe.tokenizer_json(
+        {token: number for number, token in enumerate(tokens)},
+        metadata["tokenizer.ggml.merges"],
+        added,
+        words.steps,
+        has_gpt2_rule=words.has_gpt2_rule,
+        is_whole_word_first=words.is_whole_word_first,
+        adds_space=bool(metadata.get("tokenizer.ggml.add_space_prefix", False)),
+    )

@@ -18,7 +18,7 @@ import numpy as np
 
 from kanana_jax import config
 from kanana_jax.checkpoint.errors import CheckpointError
-from kanana_jax.weights import hf_checks, hf_config, hf_files, hf_names, native
+from kanana_jax.weights import hf_checks, hf_config, hf_files, hf_names, native, tiktoken_file
 
 _NAMES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 DTYPES = tuple(_NAMES)
@@ -90,6 +90,8 @@ def import_directory(
     with native.new_directory(target) as folder:
         write_native(opened, folder, dtype=dtype, on_tensor=on_tensor)
         native.copy_tokenizer(source, folder)
+        if tiktoken_file.is_needed(source):
+            (folder / "tokenizer.json").write_text(tiktoken_file.tokenizer_json(source))
     return opened.left_out
 
 
