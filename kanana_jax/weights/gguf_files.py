@@ -4,10 +4,8 @@ A file is read as the Hugging Face folder that it was made of: its fields as a c
 tensors under their names there, its tokenizer as the files of one. So the same checks hold.
 """
 
-import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +99,17 @@ def import_file(
     on_tensor: hf.OnTensor = lambda num_bytes: None,
 ) -> None:
     """Writes `target`, a model folder, from a file; raises CheckpointError."""
-    with _read(source) as (metadata, tensors):
-        opened = _open(source, metadata, tensors)
-        texts = gguf_tokenizer.files(source, metadata)
-        with native.new_directory(target) as folder:
-            hf.write_native(opened, folder, dtype=dtype, on_tensor=on_tensor)
-            for name, text in texts.items():
-                (folder / name).write_text(text)
+    metadata, tensors = _read(source)
+    opened = _open(source, metadata, tensors)
+    texts = gguf_tokenizer.files(source, metadata)
+    with native.new_directory(target) as folder:
+        hf.write_native(opened, folder, dtype=dtype, on_tensor=on_tensor)
+        for name, text in texts.items():
+            (folder / name).write_text(text)
 
 
-@contextlib.contextmanager
-def _read(source: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Fields and tensors by name; the tensors' numbers are read while inside."""
+def _read(source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields and tensors by name; the tensors' numbers stay in the file."""
     with extras.needed("train", "gguf"):
         import gguf  # pyright: ignore[reportMissingImports]
     if not source.is_file():
@@ -124,7 +121,7 @@ def _read(source: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         raise CheckpointError(
             f"{source} is no GGUF file, damaged or cut short ({first_line(error)}); copy it again"
         ) from None
-    yield metadata, {tensor.name: tensor for tensor in reader.tensors}
+    return metadata, {tensor.name: tensor for tensor in reader.tensors}
 
 
 def _open(source: Path, metadata: dict[str, Any], tensors: dict[str, Any]) -> hf.Opened:
@@ -140,12 +137,11 @@ def _open(source: Path, metadata: dict[str, Any], tensors: dict[str, Any]) -> hf
             f"{source}: expected tensors of {', '.join(_TYPES)}, got {some(wrong)}"
         )
     heads = {"attn_q": cfg.num_heads, "attn_k": cfg.num_kv_heads}
-    entries: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        if name != _ROPE_FACTORS:
-            layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
-            part = layer[2] if layer is not None else ""
-            entries[_their_name(name)] = _Entry(source, tensor, heads.get(part))
+    entries: dict[str, Any] = {
+        _their_name(name): _Entry(source, tensor, heads.get(_part(name)))
+        for name, tensor in tensors.items()
+        if name != _ROPE_FACTORS
+    }
     hf_checks.check_size(cfg, entries)
     leaves = hf_names.leaves(cfg)
     hf_checks.check_tensors(leaves, entries)
@@ -155,10 +151,16 @@ def _open(source: Path, metadata: dict[str, Any], tensors: dict[str, Any]) -> hf
     return hf.Opened(cfg, extra, leaves, [], entries, is_interleaved=True)
 
 
+def _part(name: str) -> str:
+    """The part of a layer that a tensor belongs to; "" outside of layers."""
+    found = re.fullmatch(r"blk\.\d+\.(\w+)\.weight", name)
+    return "" if found is None else found[1]
+
+
 def _their_name(name: str) -> str:
-    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
-    if layer is not None and layer[2] in _OF_LAYER:
-        return f"model.layers.{layer[1]}.{_OF_LAYER[layer[2]]}.weight"
+    part = _part(name)
+    if part in _OF_LAYER:
+        return f"model.layers.{name.split('.')[1]}.{_OF_LAYER[part]}.weight"
     return _TOP.get(name, name)
 
 
@@ -178,10 +180,16 @@ def _fields(source: Path, metadata: dict[str, Any], tensors: dict[str, Any]) -> 
     fields: dict[str, Any] = {
         theirs: given[name] for name, theirs in _FIELDS.items() if name in given
     }
-    for name in ("rms_norm_eps", "rope_theta"):  # the shortest number that is this float32
-        fields[name] = float(str(np.float32(fields[name])))
-    if "head_dim" not in fields:
-        fields["head_dim"] = fields["hidden_size"] // fields["num_attention_heads"]
+    for name, value in fields.items():
+        if isinstance(value, float):  # the shortest number that is this float32
+            fields[name] = float(str(np.float32(value)))
+    hidden, heads = fields["hidden_size"], fields["num_attention_heads"]
+    if type(hidden) is not int or type(heads) is not int or heads < 1:
+        raise CheckpointError(
+            f"{source}: expected one positive {prefix}attention.head_count and "
+            f"{prefix}embedding_length, got {shown(heads)} and {shown(hidden)}"
+        )
+    fields.setdefault("head_dim", hidden // heads)
     wanted = _FIXED | {name: fields[theirs] for name, theirs in _AGAIN.items()}
     wanted["vocab_size"] = vocab_size = int(tensors["token_embd.weight"].shape[-1])
     for name in given.keys() - _FIELDS.keys():

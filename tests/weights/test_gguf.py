@@ -106,6 +106,10 @@ REFUSED = {
     "rope": ({"llama__rope__scaling__type": "linear"}, "scaling.type must be none, got 'linear'"),
     "part_of_a_head": ({"llama__rope__dimension_count": 4}, "dimension_count must be 8, got 4"),
     "missing": ({"llama__rope__freq_base": None}, "lacks llama.rope.freq_base"),
+    "heads_of_each_layer": (
+        {"llama__attention__head_count": [4, 4]},
+        r"one positive llama.attention.head_count .* got \[4, 4\]",
+    ),
     "width": ({"llama__feed_forward_length": 48}, "down_proj.weight must have shape"),
     "layers": ({"llama__block_count": 3}, "missing model.layers.2.input_layernorm"),
     "pieces": ({"tokenizer__ggml__model": "llama"}, "tokenizer.ggml.model 'gpt2'.* got 'llama'"),

@@ -17,7 +17,20 @@ class TikTokenTokenizer:
     pat_str = "|".join([r"[\\p{Hangul}]+", r" ?[\\p{L}&&[^\\p{Hangul}]]+", r"[0-9]{1,3}", r"\\s+"])
 """
 WORDS = re.compile(r"[\uac00-\ud7a3]+| ?[a-z]+|[0-9]{1,3}|\s+")
-JOINED = ["cb", "ab", "bc", "abc", " a", " ab", "12", "123", "cab", "\n\n", "\ud55c", "\ud55c\uad6d"]
+JOINED = [
+    "cb",
+    "ab",
+    "bc",
+    "abc",
+    " a",
+    " ab",
+    "12",
+    "123",
+    "cab",
+    "\n\n",
+    "\ud55c",
+    "\ud55c\uad6d",
+]
 JOINED += ["\uad6d", "abcabc"]
 
 
