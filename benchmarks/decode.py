@@ -29,7 +29,7 @@ from benchmarks import kernel_times, slices
 from kanana_jax import config, generate, model
 from kanana_jax.generate import decoder, sampling, unstacked
 from kanana_jax.generate.unstacked import UnstackedWeights
-from kanana_jax.model import absorbed, layers
+from kanana_jax.model import decoding, layers
 
 _SIZE = flags.DEFINE_string("size", "kanana_2_30b_a3b", "A function of kanana_jax.model.presets.")
 _LAYERS = flags.DEFINE_integer("layers", 4, "Layers kept, the leading dense ones first.")
@@ -83,8 +83,8 @@ def random_weights(cfg: config.ModelConfig, execution: config.ExecutionConfig) -
     made = []
     for index in range(cfg.num_layers):
         is_moe = index >= cfg.num_dense_layers
-        specs = absorbed.describe_layer(cfg, is_moe=is_moe)
-        block = jax.tree.map(one, absorbed.shapes(cfg, is_moe=is_moe), specs)
+        specs = decoding.describe_layer(cfg, is_moe=is_moe)
+        block = jax.tree.map(one, decoding.shapes(cfg, is_moe=is_moe), specs)
         made.append(unstacked.Layer(block, jnp.zeros(cfg.num_experts if is_moe else 0)))
     top = jax.eval_shape(lambda: model.init_params(cfg, jax.random.key(0)))
     specs = model.describe(cfg)

@@ -1,7 +1,9 @@
 """Converts checkpoints: python -m kanana_jax.convert with two folders.
 
-    --from-hf=DIR  --to=DIR       a DeepseekV3ForCausalLM becomes a model folder
+    --from-hf=DIR  --to=DIR       a Hugging Face folder becomes a model folder: of
+                                  DeepseekV3ForCausalLM, LlamaForCausalLM or Qwen3ForCausalLM
     --from=DIR     --to-hf=DIR    and back
+    --from-gguf=FILE --to=DIR     a GGUF file of Llama's architecture becomes a model folder
     --from-run=DIR --to=DIR       the newest checkpoint of a training run becomes a model folder;
                                   with --average the average of its weights does
     --merge DIR DIR... --to=DIR   the mean of models of one shape and tokenizer; with --base=DIR,
@@ -25,7 +27,7 @@ with extras.needed("train"):
     from absl import logging
 
     from kanana_jax.checkpoint import CheckpointError
-    from kanana_jax.weights import hf, merge, run_folder
+    from kanana_jax.weights import gguf_files, hf, merge, run_folder
 
 _PROGRAM = "kanana_jax.convert"
 
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _convert(arguments: argparse.Namespace) -> None:
     given = {name for name, value in vars(arguments).items() if value is not None}
-    for name in given & {"from_hf", "from_run", "native", "merge_run", "to", "to_hf"}:
+    for name in given & {"from_hf", "from_gguf", "from_run", "native", "merge_run", "to", "to_hf"}:
         setattr(arguments, name, paths.local(getattr(arguments, name), _flag(name)))
     for name in given & {"to", "to_hf"}:
         paths.expect_folder(getattr(arguments, name), _flag(name))
@@ -60,6 +62,12 @@ def _from_hf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
     )
     if left_out:
         bar.write(f"left out {len(left_out)} tensors of extra predictor layers")
+
+
+def _from_gguf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    gguf_files.import_file(
+        arguments.from_gguf, arguments.to, dtype=arguments.dtype, on_tensor=bar.update
+    )
 
 
 def _to_hf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
@@ -104,6 +112,7 @@ class _Way(NamedTuple):
 
 _WAYS = (
     _Way(("from_hf", "to"), ("dtype",), _from_hf),
+    _Way(("from_gguf", "to"), ("dtype",), _from_gguf),
     _Way(("native", "to_hf"), ("dtype", "max_position_embeddings"), _to_hf),
     _Way(("from_run", "to"), ("average",), _from_run),
     _Way(("merge", "to"), ("weights", "dtype"), _merge),
@@ -123,6 +132,7 @@ def _words(way: _Way) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {_PROGRAM}", allow_abbrev=False)
     parser.add_argument("--from-hf", help="Hugging Face folder to import")
+    parser.add_argument("--from-gguf", help="GGUF file to import")
     parser.add_argument("--from-run", help="folder of a training run")
     parser.add_argument(
         "--average", action="store_const", const=True, help="take the average of its weights"

@@ -11,7 +11,7 @@ from kanana_jax.config.fields import ConfigError, nearest, shown, some
 from kanana_jax.config.fields import names as setting_names
 from kanana_jax.config.job import Stage, TrainingConfig, check_allowed, edited_paths, setting
 from kanana_jax.config.mesh import BATCH_AXES, MeshConfig
-from kanana_jax.config.model import ModelConfig, YarnConfig
+from kanana_jax.config.model import Llama3RopeConfig, ModelConfig, YarnConfig
 from kanana_jax.config.optimizer import OptimizerConfig, ScheduleConfig
 from kanana_jax.config.rl import RLConfig
 from kanana_jax.config.rollouts import RolloutConfig
@@ -32,6 +32,7 @@ __all__ = [
     "ExecutionConfig",
     "GuardConfig",
     "Implementation",
+    "Llama3RopeConfig",
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",

@@ -41,8 +41,32 @@ class YarnConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Llama3RopeConfig:
+    """Context extension of Llama 3.1: slow rotary pairs turn `factor` times slower, fast ones as
+    before, those between by a mix (see `model.rope`)."""
+
+    factor: Annotated[float, Range(1.0, 1e6, "the context is extended, not shortened")]
+    original_max_positions: Count
+    low_freq_factor: Factor = 1.0  # turns over the original context, below which a pair is slow
+    high_freq_factor: Factor = 4.0  # and above which it is fast
+
+    def __post_init__(self):
+        fields.check(self, "model.llama3_rope")
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ConfigError(
+                "model.llama3_rope.low_freq_factor must be below high_freq_factor, got "
+                f"{self.low_freq_factor} and {self.high_freq_factor}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shape of a DeepSeek-V3-family decoder: multi-head latent attention and mixture of experts."""
+    """Shape of a decoder: latent or grouped-query attention, and dense or expert MLPs.
+
+    With `kv_lora_rank` attention is multi-head latent attention (DeepSeek-V3). Without, keys and
+    values of `num_kv_heads` heads are projected from the hidden state, and several query heads read
+    one of them (Llama 3, Qwen 3); all of a head is rotary then.
+    """
 
     vocab_size: CountOrZero  # 0: the tokenizer's
     hidden_size: Width
@@ -50,10 +74,12 @@ class ModelConfig:
     num_dense_layers: CountOrZero  # leading layers whose MLP is dense
     num_heads: Width
     q_lora_rank: Width | None  # None: queries are projected from the hidden state directly
-    kv_lora_rank: Width
-    qk_nope_head_dim: Width
+    kv_lora_rank: Width | None  # None: so are keys and values, for num_kv_heads heads
+    qk_nope_head_dim: WidthOrZero
     qk_rope_head_dim: Width
     v_head_dim: Width
+    num_kv_heads: Width | None = None  # a divisor of num_heads; None with kv_lora_rank
+    qk_norm: bool = False  # RMSNorm of each query and key head, one gamma each for all heads
     intermediate_size: Width  # width of the dense layers' MLP
     moe_intermediate_size: WidthOrZero = 0  # width of one expert
     num_experts: WidthOrZero = 0
@@ -65,6 +91,7 @@ class ModelConfig:
     routed_scaling_factor: Factor = 1.0
     rope_theta: RopeTheta = 50_000.0
     yarn: YarnConfig | None = None
+    llama3_rope: Llama3RopeConfig | None = None
     rms_norm_eps: Epsilon = 1e-5
     swiglu_clamp: Factor | None = None  # clips what enters SwiGLU, DeepSeek-V4's is 10; None: no
     zero_centered_gamma: bool = False  # RMSNorm multiplies by 1 + gamma instead of gamma
@@ -81,10 +108,32 @@ class ModelConfig:
                 f"model.num_dense_layers must lie in [0, num_layers = {self.num_layers}], "
                 f"got {self.num_dense_layers}"
             )
+        if self.yarn is not None and self.llama3_rope is not None:
+            raise ConfigError("model.yarn and model.llama3_rope exclude each other; give one")
+        self._check_attention()
         head_dim = max(self.qk_head_dim, self.qk_nope_head_dim + self.v_head_dim)
         expect_int32("model.num_heads x size of a head", self.num_heads, head_dim)
         if self.num_moe_layers:
             self._check_experts()
+
+    def _check_attention(self):
+        kind, wanted = "with", {"num_kv_heads": None, "qk_norm": False}
+        if self.kv_lora_rank is None:
+            kind = "without"
+            wanted = {"q_lora_rank": None, "qk_nope_head_dim": 0}
+            wanted["v_head_dim"] = self.qk_rope_head_dim
+        for name, value in wanted.items():
+            if getattr(self, name) != value:
+                raise ConfigError(
+                    f"model.{name} must be {value} {kind} kv_lora_rank, got {getattr(self, name)}"
+                )
+        if self.kv_lora_rank is not None and not self.qk_nope_head_dim:
+            raise ConfigError("model.qk_nope_head_dim must be positive with kv_lora_rank, got 0")
+        if self.kv_lora_rank is None and self.num_heads % (self.num_kv_heads or self.num_heads + 1):
+            raise ConfigError(
+                f"model.num_kv_heads must divide num_heads = {self.num_heads} without "
+                f"kv_lora_rank, got {self.num_kv_heads}"
+            )
 
     def _check_experts(self):
         for name in ("moe_intermediate_size", "num_experts", "num_experts_per_token"):

@@ -195,4 +195,5 @@ def _with_rope(model: ModelConfig, stage: StageConfig) -> ModelConfig:
         model,
         rope_theta=model.rope_theta if stage.rope_theta is None else stage.rope_theta,
         yarn=stage.yarn or model.yarn,
+        llama3_rope=None if stage.yarn else model.llama3_rope,
     )

@@ -1,4 +1,4 @@
-"""Text from a model: a cache of latents, sampling, chat templates, and a queue of requests."""
+"""Text from a model: a cache, sampling, chat templates, and a queue of requests."""
 
 from kanana_jax import extras
 

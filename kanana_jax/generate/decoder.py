@@ -1,16 +1,16 @@
-"""The forward pass over a cache of latents: a prompt in chunks, then one token at a time.
+"""The forward pass over a cache: a prompt in chunks, then one token at a time.
 
 A cache row belongs to one sequence and holds position t at index t. What lies past a row's position
 is from padding or an earlier sequence; it is overwritten before a query may see it.
 
-Letters: B rows, S new tokens of a row, T cache length, J latent and rotary key (see
-model.absorbed), D hidden, V vocabulary, L MoE layers, K experts of a token, N steps.
+Letters: B rows, S new tokens of a row, T cache length, D hidden, V vocabulary, L MoE layers,
+K experts of a token, N steps.
 """
 
 import contextlib
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ from jaxtyping import Array, Float, Int
 from kanana_jax import config, model
 from kanana_jax.generate import sampling, unstacked
 from kanana_jax.generate.unstacked import AnyWeights, UnstackedWeights
-from kanana_jax.model import absorbed, layers, moe, rope
+from kanana_jax.model import attention, decoding, layers, moe, rope
 
-Cache = tuple[Float[Array, "B T J"], ...]  # one array per layer
+Cache = tuple[Any, ...]  # of each layer what its attention keeps: arrays (B, T, ...)
 
 _SMALLEST_CHUNK = 32
 
@@ -57,8 +57,8 @@ def init_cache(
     cfg: config.ModelConfig, execution: config.ExecutionConfig, num_rows: int, length: int
 ) -> Cache:
     """A cache of zeros in the dtype that the model computes in."""
-    shape = (num_rows, length, cfg.kv_lora_rank + cfg.qk_rope_head_dim)
-    return tuple(jnp.zeros(shape, layers.compute_dtype(execution)) for _ in range(cfg.num_layers))
+    init_layer, dtype = attention.of(cfg).init_cache, layers.compute_dtype(execution)
+    return tuple(init_layer(cfg, num_rows, length, dtype) for _ in range(cfg.num_layers))
 
 
 def forward(
@@ -80,17 +80,19 @@ def forward(
     x_BSD = weights.embed_VD[tokens_BS].astype(layers.compute_dtype(execution))
     is_token_BS = jnp.ones(tokens_BS.shape, bool)
     written, stats_of_layers = [], []
-    for index, (layer, cache_BTJ) in enumerate(zip(weights.layers, cache, strict=True)):
-        block = absorbed.bind(cfg, execution, layer.block, is_moe=index >= cfg.num_dense_layers)
+    for index, (layer, cache_of_layer) in enumerate(zip(weights.layers, cache, strict=True)):
+        block = decoding.bind(cfg, execution, layer.block, is_moe=index >= cfg.num_dense_layers)
         attend = functools.partial(
             block.attention,
             rotation=rotation,
             positions_BS=positions_BS,
-            cache=cache_BTJ,
+            cache=cache_of_layer,
             row_B=row_B,
         )
-        x_BSD, (cache_BTJ, stats) = block.with_attention(attend, x_BSD, layer.bias_E, is_token_BS)
-        written.append(cache_BTJ)
+        x_BSD, (cache_of_layer, stats) = block.with_attention(
+            attend, x_BSD, layer.bias_E, is_token_BS
+        )
+        written.append(cache_of_layer)
         if stats is not None:
             stats_of_layers.append(stats)
     hidden_BSD = layers.rms_norm(
@@ -150,11 +152,11 @@ def copy_rows(
     """The cache in which the first `num_copies` of the rows `to` hold what those of `from` do."""
 
     def copy(place, cache: Cache) -> Cache:
-        def of_layer(layer_BTJ: Array) -> Array:
-            row_TJ = jax.lax.dynamic_index_in_dim(layer_BTJ, from_P[place], keepdims=False)
-            return jax.lax.dynamic_update_index_in_dim(layer_BTJ, row_TJ, to_P[place], 0)
+        def of_array(x_BT: Array) -> Array:
+            row_T = jax.lax.dynamic_index_in_dim(x_BT, from_P[place], keepdims=False)
+            return jax.lax.dynamic_update_index_in_dim(x_BT, row_T, to_P[place], 0)
 
-        return tuple(map(of_layer, cache))
+        return jax.tree.map(of_array, cache)
 
     return jax.lax.fori_loop(0, num_copies, copy, cache)
 

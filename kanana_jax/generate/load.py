@@ -16,8 +16,8 @@ from kanana_jax.data import DataError, tokenizer
 from kanana_jax.data import chat as formats
 from kanana_jax.generate import chat, engine, special_tokens, unstacked
 from kanana_jax.generate.unstacked import UnstackedWeights
-from kanana_jax.model import absorbed, layers
-from kanana_jax.weights import hf_files, hf_names, source
+from kanana_jax.model import decoding, layers
+from kanana_jax.weights import hf_files, hf_names, source, tiktoken_file
 
 # Larger vocabularies than this are not of bytes.
 _MAX_BYTE_VOCAB = 512
@@ -193,7 +193,7 @@ def _place(
         is_moe = stack == "moe_layers"
         block = _read_block(cfg, opened, stack, place)
         bias_E = opened.read(hf_names.ROUTER_BIAS, place) if is_moe else np.zeros(0, np.float32)
-        specs_of_layer = absorbed.describe_layer(cfg, is_moe=is_moe)
+        specs_of_layer = decoding.describe_layer(cfg, is_moe=is_moe)
         placed = jax.tree.map(put, block, specs_of_layer)
         made.append(unstacked.Layer(placed, put(bias_E, bias_spec)))
     return UnstackedWeights(top["embed"], top["final_norm"], top.get("head"), tuple(made))
@@ -207,24 +207,28 @@ def _read_block(
             return opened.read(path, place)
         return {name: read(f"{path}/{name}", inner) for name, inner in specs.items()}
 
-    return absorbed.absorb(cfg, read(stack, model.describe(cfg)[stack]))
+    return decoding.prepare(cfg, read(stack, model.describe(cfg)[stack]))
 
 
 def _tokenizer(
     directory: Path, cfg: config.ModelConfig, *, is_described: bool
 ) -> tokenizer.Tokenizer:
     path = directory / "tokenizer.json"
-    if not path.exists():
-        if cfg.vocab_size > _MAX_BYTE_VOCAB:
-            raise CheckpointError(
-                f"expected {path}, which does not exist: {cfg.vocab_size} tokens are not bytes; "
-                "write the model's tokenizer in this form there, the only one that is read"
-            )
+    if tiktoken_file.is_needed(directory):
+        content = tiktoken_file.tokenizer_json(directory)
+    elif path.exists():
+        content = hf_files.read_text(path)
+    elif cfg.vocab_size > _MAX_BYTE_VOCAB:
+        raise CheckpointError(
+            f"expected {path}, which does not exist: {cfg.vocab_size} tokens are not bytes; "
+            f"write the model's tokenizer there in this form, or as {tiktoken_file.NAME}"
+        )
+    else:
         return _fitting(directory, cfg, tokenizer.byte_tokenizer())
     # A model trained here from nothing is described by no file but its tokenizer.
     needs_ends = not (is_described or special_tokens.is_described(directory))
     try:
-        used = tokenizer.from_json(hf_files.read_text(path), str(path), needs_ends=needs_ends)
+        used = tokenizer.from_json(content, str(path), needs_ends=needs_ends)
     except DataError as error:
         raise CheckpointError(str(error).removeprefix("data.tokenizer: ")) from error
     return _fitting(directory, cfg, used)

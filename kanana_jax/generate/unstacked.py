@@ -1,4 +1,4 @@
-"""A model as decoding reads it: each layer's weights by themselves, key and value absorbed.
+"""A model as decoding reads it: each layer's weights by themselves, as its attention decodes.
 
 Decoding also takes training's own weights, whose stacks it slices inside its compiled functions:
 handing them over copies nothing, and their copy exists only while a function runs.
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kanana_jax import config, model
-from kanana_jax.model import absorbed, layers, xla_hints
+from kanana_jax.model import decoding, layers, xla_hints
 
 
 class Layer(NamedTuple):
-    block: dict[str, Any]  # as `absorbed.absorb` returns it
+    block: dict[str, Any]  # as `decoding.prepare` returns it
     bias_E: Float[Array, "E"]  # empty in a dense layer
 
 
@@ -61,9 +61,9 @@ def from_stacks(
     def layers_of(stack: str) -> list[dict[str, Any]]:
         leaves, structure = jax.tree.flatten(weights.params[stack])
         by_layer = zip(*map(xla_hints.unstack_layers, leaves), strict=True)
-        described = absorbed.describe_layer(cfg, is_moe=stack == "moe_layers")
+        described = decoding.describe_layer(cfg, is_moe=stack == "moe_layers")
         return [
-            jax.tree.map(cast, absorbed.absorb(cfg, jax.tree.unflatten(structure, one)), described)
+            jax.tree.map(cast, decoding.prepare(cfg, jax.tree.unflatten(structure, one)), described)
             for one in by_layer
         ]
 

@@ -24,16 +24,21 @@ def of_seed(train: config.TrainConfig) -> config.TrainConfig:
 def with_shape[Config: config.TrainingConfig](cfg: Config) -> Config:
     """`cfg` with the model that train.init_from holds; raises CheckpointError if there is none.
 
-    A YaRN extension of its context, a clamp of SwiGLU and a scalar head stay as the settings have
-    them.
+    An extension of its context, a clamp of SwiGLU and a scalar head stay as the settings have them.
     """
     if not cfg.train.init_from:
         return cfg
     shape = native.read_description(Path(of_seed(cfg.train).init_from)).cfg
-    yarn = cfg.model.yarn or shape.yarn
+    rope = cfg.model if cfg.model.yarn or cfg.model.llama3_rope else shape
     clamp = cfg.model.swiglu_clamp or shape.swiglu_clamp
     has_scalars = cfg.model.scalar_head or shape.scalar_head
-    shape = dataclasses.replace(shape, yarn=yarn, swiglu_clamp=clamp, scalar_head=has_scalars)
+    shape = dataclasses.replace(
+        shape,
+        yarn=rope.yarn,
+        llama3_rope=rope.llama3_rope,
+        swiglu_clamp=clamp,
+        scalar_head=has_scalars,
+    )
     return dataclasses.replace(cfg, model=shape)
 
 

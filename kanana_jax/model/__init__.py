@@ -1,7 +1,7 @@
-"""DeepSeek-V3-family decoders in Flax NNX, used through functions over plain dicts of arrays."""
+"""Decoders with latent or grouped-query attention, used through functions over plain dicts."""
 
 from kanana_jax.batch import Inputs
-from kanana_jax.model import absorbed, presets
+from kanana_jax.model import attention, decoding, presets
 from kanana_jax.model.balance import (
     Routing,
     init_router_bias,
@@ -9,7 +9,8 @@ from kanana_jax.model.balance import (
     quantile_router_bias,
     update_router_bias,
 )
-from kanana_jax.model.describe import ParamSpec, describe
+from kanana_jax.model.describe import describe
+from kanana_jax.model.param_specs import ParamSpec
 from kanana_jax.model.transformer import (
     Aux,
     Params,
@@ -34,9 +35,10 @@ __all__ = [
     "Routing",
     "Transformer",
     "Weights",
-    "absorbed",
     "apply",
+    "attention",
     "bind",
+    "decoding",
     "describe",
     "hidden_states",
     "init",

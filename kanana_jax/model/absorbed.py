@@ -1,27 +1,24 @@
-"""Blocks that decode: attention over cached latents, key and value projections absorbed.
+"""Decoding's latent attention: over cached latents, key and value projections absorbed.
 
     cached per layer and token: [norm(c), rope(k_R)]               kv_lora_rank + rotary numbers
     score_h = scale [q_nope W_uk_h, rope(q_rope)] . cached         W_uk absorbed into the query
     out_h   = (softmax(score_h) c) W_uv_h                          W_uv absorbed into the output
 
-Keys and values of single heads are never formed. Every layer has arrays of its own: kernels would
-be handed copies of what is sliced from a stack, which for experts is most of the model.
+Keys and values of single heads are never formed.
 
 Letters: B rows, S new tokens of a row, T cache length, H heads, N qk_nope_head_dim, R rotary,
-C kv_lora_rank, J = C + R, U v_head_dim, D hidden, E experts.
+C kv_lora_rank, J = C + R, U v_head_dim, D hidden.
 """
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import layers, mla, rope, transformer, xla_hints
-from kanana_jax.model.describe import ParamSpec, describe
+from kanana_jax.model import causal_attention, layers, mla, rope, xla_hints
+from kanana_jax.model.param_specs import ParamSpec
 
 Params = dict[str, Any]
 
@@ -31,7 +28,7 @@ class AbsorbedAttention(mla.Projections):
 
     def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs):
         super().__init__(cfg, execution, rngs=rngs)
-        heads, latent, value_dim = cfg.num_heads, cfg.kv_lora_rank, cfg.v_head_dim
+        heads, latent, value_dim = cfg.num_heads, mla.kv_lora_rank(cfg), cfg.v_head_dim
         self.w_key = layers.normal(rngs, cfg, heads, cfg.qk_nope_head_dim, latent)
         self.w_value = layers.normal(rngs, cfg, heads, latent, value_dim)
         self.wo = layers.normal(rngs, cfg, heads, value_dim, cfg.hidden_size)
@@ -44,19 +41,13 @@ class AbsorbedAttention(mla.Projections):
         cache: Float[Array, "rows T J"],
         row_B: Int[Array, "B"] | None,
     ) -> tuple[Float[Array, "B S D"], Float[Array, "rows T J"]]:
-        """Writes the new tokens' latents and attends over all that the cache then holds of a row.
-
-        Returns the output and the cache. `row_B` says which row each sequence has; None: its own.
-        A position beyond the cache is not written.
-        """
+        """Output and cache, as `causal_attention.store` writes and reads it."""
         cfg, dtype = self.cfg, x_BSD.dtype
-        nope, latent = cfg.qk_nope_head_dim, cfg.kv_lora_rank
+        nope, latent = cfg.qk_nope_head_dim, mla.kv_lora_rank(cfg)
         new_BSJ = xla_hints.pad_single_row(
             lambda x: jnp.concatenate(self.latents(x, rotation), axis=-1), x_BSD
         )
-        to_B = jnp.arange(x_BSD.shape[0]) if row_B is None else row_B
-        cache = cache.at[to_B[:, None], positions_BS].set(new_BSJ, unique_indices=True)
-        cached_BTJ = cache if row_B is None else cache[row_B]
+        cache, cached_BTJ = causal_attention.store(cache, new_BSJ, positions_BS, row_B)
 
         q_BSHK = xla_hints.pad_single_row(lambda x: self.queries(x, rotation), x_BSD)
         w_key_HNC = self.w_key[...].astype(dtype)
@@ -66,10 +57,7 @@ class AbsorbedAttention(mla.Projections):
         score_BHST = jnp.einsum(
             "BSHJ,BTJ->BHST", q_BSHJ, cached_BTJ, preferred_element_type=jnp.float32
         )
-        score_BHST = xla_hints.keep_score_layout(score_BHST)
-        is_seen_BST = jnp.arange(cached_BTJ.shape[1]) <= positions_BS[..., None]
-        score_BHST = jnp.where(is_seen_BST[:, None], score_BHST * rope.softmax_scale(cfg), -jnp.inf)
-        weight_BHST = jax.nn.softmax(score_BHST, axis=-1).astype(dtype)
+        weight_BHST = causal_attention.cached_weights(cfg, score_BHST, positions_BS, dtype)
         mean_BSHC = xla_hints.weighted_latents(weight_BHST, cached_BTJ, latent)
         out_BSHU = jnp.einsum("BSHC,HCU->BSHU", mean_BSHC, self.w_value[...].astype(dtype))
         wo_HUD = self.wo[...].astype(dtype)
@@ -79,9 +67,15 @@ class AbsorbedAttention(mla.Projections):
         return out_BSD, cache
 
 
+def init_cache(
+    cfg: ModelConfig, num_rows: int, length: int, dtype: jnp.dtype
+) -> Float[Array, "rows T J"]:
+    return jnp.zeros((num_rows, length, mla.kv_lora_rank(cfg) + cfg.qk_rope_head_dim), dtype)
+
+
 def absorb(cfg: ModelConfig, params: Params) -> Params:
-    """Parameters of a decoding block from those of one layer, arrays of numpy or jax."""
-    nope, wkv_b_CHM = cfg.qk_nope_head_dim, params["attention"]["wkv_b"]
+    """Parameters of `AbsorbedAttention` from those of one layer, arrays of numpy or jax."""
+    nope, wkv_b_CHM = cfg.qk_nope_head_dim, params["wkv_b"]
     return _with_absorbed(
         params,
         w_key=wkv_b_CHM[..., :nope].transpose(1, 2, 0),
@@ -89,51 +83,15 @@ def absorb(cfg: ModelConfig, params: Params) -> Params:
     )
 
 
-def _with_absorbed(layer: Params, **absorbed: Any) -> Params:
-    """A tree of one layer with these leaves in the place of wkv_b."""
-    kept = {name: leaf for name, leaf in layer["attention"].items() if name != "wkv_b"}
-    return layer | {"attention": kept | absorbed}
-
-
-def describe_layer(cfg: ModelConfig, *, is_moe: bool) -> Params:
-    """A ParamSpec for each parameter of a decoding block: its role and axes, no matrices."""
-    stack = describe(cfg)["moe_layers" if is_moe else "dense_layers"]
-    layer = jax.tree.map(
-        lambda spec: ParamSpec(role=spec.role, logical_axes=spec.logical_axes[1:]),
-        stack,
-        is_leaf=lambda x: isinstance(x, ParamSpec),
-    )
+def absorb_specs(specs: dict[str, ParamSpec]) -> dict[str, ParamSpec]:
+    """What they are then: roles and axes, no matrices."""
     return _with_absorbed(
-        layer,
+        specs,
         w_key=ParamSpec(role="matrix", logical_axes=("heads", "head_dim", "kv_lora")),
         w_value=ParamSpec(role="matrix", logical_axes=("heads", "kv_lora", "head_dim")),
     )
 
 
-def bind(
-    cfg: ModelConfig, execution: ExecutionConfig, params: Params, *, is_moe: bool
-) -> transformer.Block:
-    """The block that holds `params`, arrays or tracers; its attention is `AbsorbedAttention`."""
-    graph, abstract = _skeleton(cfg, execution, is_moe)
-    expected, got = jax.tree.structure(nnx.to_pure_dict(abstract)), jax.tree.structure(params)
-    if expected != got:
-        raise ValueError(
-            f"a layer must have the structure of absorb(cfg, params), {expected}; got {got}"
-        )
-    state = jax.tree.unflatten(jax.tree.structure(abstract), jax.tree.leaves(params))
-    return nnx.merge(graph, state)
-
-
-@functools.lru_cache(maxsize=64)
-def _skeleton(cfg: ModelConfig, execution: ExecutionConfig, is_moe: bool):
-    def make():
-        rngs = nnx.Rngs(0)
-        attention = AbsorbedAttention(cfg, execution, rngs=rngs)
-        return transformer.Block(cfg, execution, attention, is_moe=is_moe, rngs=rngs)
-
-    return nnx.split(jax.eval_shape(make))
-
-
-def shapes(cfg: ModelConfig, *, is_moe: bool) -> Params:
-    """Shapes of a decoding block's parameters, float32."""
-    return nnx.to_pure_dict(_skeleton(cfg, ExecutionConfig(), is_moe)[1])
+def _with_absorbed(params: dict[str, Any], **absorbed: Any) -> dict[str, Any]:
+    """A layer's attention with these leaves in the place of wkv_b."""
+    return {name: leaf for name, leaf in params.items() if name != "wkv_b"} | absorbed

@@ -6,16 +6,18 @@
     out      = concat_h softmax(scale q_h k_h^T) v_h W_o
 
 Letters: B batch, S sequence, D hidden, H heads, N qk_nope_head_dim, R qk_rope_head_dim,
-U v_head_dim, M = N + U, K = N + R, C kv_lora_rank, Q q_lora_rank.
+U v_head_dim, M = N + U, K = N + R, C kv_lora_rank, Q q_lora_rank, L layers.
 """
+
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-import pallas_kernels
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import layers, rope, xla_hints
+from kanana_jax.model import causal_attention, layers, param_specs, rope, xla_hints
+from kanana_jax.optim.specs import QKClipSpec
 from kanana_jax.parallel import local
 
 # The family's published code builds the latent norms with this default, whatever rms_norm_eps is.
@@ -27,7 +29,7 @@ class Projections(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs):
         self.cfg, self.execution = cfg, execution
-        hidden, heads, latent = cfg.hidden_size, cfg.num_heads, cfg.kv_lora_rank
+        hidden, heads, latent = cfg.hidden_size, cfg.num_heads, kv_lora_rank(cfg)
         if cfg.q_lora_rank is None:
             self.wq = layers.normal(rngs, cfg, hidden, heads, cfg.qk_head_dim)
         else:
@@ -55,7 +57,7 @@ class Projections(nnx.Module):
         self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
     ) -> tuple[Float[Array, "B S C"], Float[Array, "B S R"]]:
         """What all heads share, and all that decoding has to remember: latent and rotary key."""
-        latent = self.cfg.kv_lora_rank
+        latent = kv_lora_rank(self.cfg)
         kv_a = jnp.einsum("BSD,DC->BSC", x_BSD, self.wkv_a[...].astype(x_BSD.dtype))
         kv_a = local.constrain(kv_a, ("batch", "sequence", "whole"))
         c_BSC = self._latent_norm(kv_a[..., :latent], self.kv_norm)
@@ -67,13 +69,18 @@ class Projections(nnx.Module):
         )
 
 
+def kv_lora_rank(cfg: ModelConfig) -> int:
+    assert cfg.kv_lora_rank is not None  # else the model has another attention
+    return cfg.kv_lora_rank
+
+
 class LatentAttention(Projections):
     """Attention of whole sequences, over keys and values of every head."""
 
     def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs):
         super().__init__(cfg, execution, rngs=rngs)
         kv_dim = cfg.qk_nope_head_dim + cfg.v_head_dim
-        self.wkv_b = layers.normal(rngs, cfg, cfg.kv_lora_rank, cfg.num_heads, kv_dim)
+        self.wkv_b = layers.normal(rngs, cfg, kv_lora_rank(cfg), cfg.num_heads, kv_dim)
         self.wo = layers.normal(rngs, cfg, cfg.num_heads, cfg.v_head_dim, cfg.hidden_size)
 
     def __call__(
@@ -86,10 +93,6 @@ class LatentAttention(Projections):
 
         A sequence of padding only has -inf as its largest logit.
         """
-        # Padding asks with an id that no key has, so that it sees nothing; a large one, because
-        # kernels skip blocks by the smallest and largest ids in them, and padding comes last.
-        no_id = jnp.iinfo(jnp.int32).max
-        query_ids_BS = jnp.where(segment_ids_BS == 0, no_id, segment_ids_BS)
         tokens = ("batch", "sequence")
         out_BSHU, max_logits_BH = local.on_parts(
             self._attend,
@@ -97,7 +100,7 @@ class LatentAttention(Projections):
                 self.queries(x_BSD, rotation),
                 *self.latents(x_BSD, rotation),
                 self.wkv_b[...].astype(x_BSD.dtype),
-                query_ids_BS,
+                causal_attention.query_ids(segment_ids_BS),
                 segment_ids_BS,
             ),
             (
@@ -117,25 +120,16 @@ class LatentAttention(Projections):
         """One device's queries and heads, on the keys of the whole sequence.
 
         Over the context axis latents travel, which are small, and each device makes its heads'
-        keys and values of them. The last device's causal work is every device's: keys that come
-        later are there but carry the id of padding.
+        keys and values of them.
         """
         wkv_b_CHM = local.gather_weight(wkv_b_CHM, 0, like=q_BSHK)
-        c_BTC, num_later = local.gather_past(c_BSC, "context", 1)
+        c_BTC, _ = local.gather_past(c_BSC, "context", 1)
         c_BTC = local.vary(c_BTC, "tensor")  # gradients of both its products are summed at once
         k_rope_BTR, _ = local.gather_past(k_rope_BSR, "context", 1)
-        key_ids_BT, _ = local.gather_past(key_ids_BS, "context", 1)
-        key_ids_BT = jnp.where(jnp.arange(key_ids_BT.shape[1]) < num_later, 0, key_ids_BT)
-        out_BSHU, max_logits_BH = pallas_kernels.flash_attention(
-            q_BSHK,
-            *self.keys_and_values(c_BTC, k_rope_BTR, wkv_b_CHM),
-            segment_ids=(query_ids_BS, key_ids_BT),
-            causal=True,
-            scale=rope.softmax_scale(self.cfg),
-            implementation=self.execution.attention_implementation,
-            deterministic=self.execution.deterministic,
+        k_BTHK, v_BTHU = self.keys_and_values(c_BTC, k_rope_BTR, wkv_b_CHM)
+        return causal_attention.attend(
+            self.cfg, self.execution, q_BSHK, k_BTHK, v_BTHU, query_ids_BS, key_ids_BS
         )
-        return out_BSHU, local.largest(max_logits_BH, "context")
 
     def keys_and_values(
         self,
@@ -148,3 +142,49 @@ class LatentAttention(Projections):
         shape_BSHR = (*k_nope_BSHN.shape[:3], self.cfg.qk_rope_head_dim)
         k_rope_BSHR = jnp.broadcast_to(k_rope_BSR[:, :, None], shape_BSHR)
         return jnp.concatenate([k_nope_BSHN, k_rope_BSHR], axis=-1), v_BSHU
+
+
+def specs(cfg: ModelConfig, split: str, first_layer: int) -> dict[str, param_specs.ParamSpec]:
+    """See `describe.describe`."""
+    nope, rotary, value = cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim
+    heads = param_specs.of_heads(split)
+    parts = {} if split == "none" else {"split_axis": 3, "split_sizes": (nope, value)}
+    plain: dict[str, Any] = {"rows": (1,), "cols": (2,), "batch": (0,)}
+
+    def clip(*segments: tuple[int, float]) -> QKClipSpec:
+        return QKClipSpec(layer_axis=0, head_axis=2, segments=segments, first_layer=first_layer)
+
+    # The rope key is shared by all heads, so the query's rope part takes all of gamma.
+    query_clip, kv_clip = clip((nope, 0.5), (rotary, 1.0)), clip((nope, 0.5), (value, 0.0))
+    matrix, norm = param_specs.matrix, param_specs.norm
+    found = {
+        "wkv_a": matrix("embed", "latent", **plain),
+        "kv_norm": norm(),
+        "wkv_b": matrix("kv_lora", "heads", "head_dim", qk_clip=kv_clip, **heads, **parts),
+        "wo": param_specs.output("heads", "head_dim", "embed"),
+    }
+    if cfg.q_lora_rank is None:
+        return found | {"wq": matrix("embed", "heads", "head_dim", qk_clip=query_clip, **heads)}
+    return found | {
+        "wq_a": matrix("embed", "latent", **plain),
+        "q_norm": norm(),
+        "wq_b": matrix("q_lora", "heads", "head_dim", qk_clip=query_clip, **heads),
+    }
+
+
+def moved(cfg: ModelConfig) -> causal_attention.Moved:
+    latents = kv_lora_rank(cfg) + cfg.qk_rope_head_dim
+    summed = latents + (cfg.q_lora_rank or cfg.hidden_size)
+    return causal_attention.Moved(latents, False, summed)
+
+
+def qk_factors(
+    cfg: ModelConfig, attention: Any
+) -> tuple[Float[Array, "L _ H N"], Float[Array, "L C H N"]]:
+    """Matrices A and B of every layer and head: logits are a A B^T b without their rotary part.
+
+    a is the hidden state or its latent, b the latent of keys and values.
+    """
+    wq = attention["wq"] if cfg.q_lora_rank is None else attention["wq_b"]
+    nope = cfg.qk_nope_head_dim
+    return wq[..., :nope], attention["wkv_b"][..., :nope]

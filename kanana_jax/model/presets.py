@@ -4,6 +4,9 @@ A vocab_size of 0 stands for the tokenizer's. init_std is ours everywhere: no ba
 published for these runs.
 """
 
+import dataclasses
+from typing import Any
+
 from kanana_jax.config import ConfigError, ExecutionConfig, ModelConfig, YarnConfig
 
 # CPUs emulate bfloat16, which takes longer than float32 there.
@@ -201,5 +204,69 @@ def deepseek_v3() -> ModelConfig:
         routed_scaling_factor=2.5,
         rope_theta=10_000.0,
         yarn=YarnConfig(factor=40.0, original_max_positions=4096),
+        rms_norm_eps=1e-6,
+    )
+
+
+def kanana_nano_2_1b() -> ModelConfig:
+    """Kanana-Nano-2.1B (arXiv:2502.18934, sec. 2.4): Kanana-8B pruned in width, embeddings tied.
+
+    2,086,979,328 parameters with the released widths, where 2.1B is published.
+    """
+    return _llama_3(
+        hidden_size=1792, num_layers=32, num_heads=24, intermediate_size=8064, tie_embeddings=True
+    )
+
+
+def kanana_8b() -> ModelConfig:
+    """Kanana-8B (arXiv:2502.18934): the architecture and tokenizer of Llama-3-8B."""
+    return _llama_3(hidden_size=4096, num_layers=32, num_heads=32, intermediate_size=14_336)
+
+
+def kanana_9_8b() -> ModelConfig:
+    """Kanana-9.8B (arXiv:2502.18934): Kanana-8B with more layers.
+
+    Their number is ours: it was not published, and 40 are what 9.8B parameters come to.
+    """
+    return dataclasses.replace(kanana_8b(), num_layers=40, num_dense_layers=40)
+
+
+def _llama_3(**sizes: Any) -> ModelConfig:
+    """Llama 3 (arXiv:2407.21783, Table 3) with 8 key heads of 128, before any context extension."""
+    return ModelConfig(
+        vocab_size=128_256,
+        num_dense_layers=sizes["num_layers"],
+        num_kv_heads=8,
+        q_lora_rank=None,
+        kv_lora_rank=None,
+        qk_nope_head_dim=0,
+        qk_rope_head_dim=128,
+        v_head_dim=128,
+        rope_theta=500_000.0,
+        rms_norm_eps=1e-5,
+        **sizes,
+    )
+
+
+def kanana_2_3b() -> ModelConfig:
+    """Kanana-2-3B, of Qwen 3's architecture: 3,508,972,032 parameters where 3,509M are published.
+
+    The vocabulary and the per-head norms are published too; every width is ours.
+    """
+    return ModelConfig(
+        vocab_size=128_256,
+        hidden_size=2560,  # ours
+        num_layers=32,  # ours
+        num_dense_layers=32,
+        num_heads=32,  # ours
+        num_kv_heads=8,  # ours
+        qk_norm=True,
+        q_lora_rank=None,
+        kv_lora_rank=None,
+        qk_nope_head_dim=0,
+        qk_rope_head_dim=128,  # ours: Qwen 3's
+        v_head_dim=128,
+        intermediate_size=8192,  # ours
+        rope_theta=1_000_000.0,  # ours: Qwen 3's, as is the next
         rms_norm_eps=1e-6,
     )

@@ -1,12 +1,15 @@
-"""Rotary positions with DeepSeek's pairing, and YaRN (arXiv:2309.00071, sec. 3.2).
+"""Rotary positions, YaRN (arXiv:2309.00071, sec. 3.2) and the extension of Llama 3.1.
 
-    (x_2i, x_2i+1) at position p turns by the angle p f_i,      f_i = theta^(-2i / R)
-    YaRN: f_i <- f_i ((1 - r_i) + r_i / factor),    r_i = 0 for fast turns, 1 for slow ones
+    pair i of a head's numbers at position p turns by the angle p f_i,      f_i = theta^(-2i / R)
+    both:  f_i <- f_i ((1 - r_i) + r_i / factor),    r_i = 0 for fast turns, 1 for slow ones
     softmax scale = qk_head_dim^(-1/2) mscale(factor, mscale_all_dim)^2
 
-Neighbouring numbers form a pair, but the result holds all first halves and then all second ones, as
-in Hugging Face's DeepSeek-V3 (`rope_interleave`). Queries and keys are permuted alike, so no score
-changes, and a cache of rotated keys has the same layout there and here.
+YaRN's r is a ramp over the index i, Llama's over the turns in the original context.
+
+DeepSeek pairs neighbours, but the result holds all first halves and then all second ones, as in
+Hugging Face's DeepSeek-V3 (`rope_interleave`). Queries and keys are permuted alike, so no score
+changes, and a cache of rotated keys has the same layout there and here. Llama and Qwen pair the
+two halves.
 
 Letters: B batch, S sequence, R rotary size of a head.
 """
@@ -18,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from kanana_jax.config import ModelConfig, YarnConfig
+from kanana_jax.config import Llama3RopeConfig, ModelConfig, YarnConfig
 
 
 class Rotation(NamedTuple):
@@ -32,10 +35,13 @@ def frequencies(cfg: ModelConfig) -> np.ndarray:
     """Radians per position of each pair, fast ones first, (R / 2,) float64."""
     size = cfg.qk_rope_head_dim
     plain_r = cfg.rope_theta ** (-np.arange(0, size, 2) / size)
-    if cfg.yarn is None:
+    if cfg.yarn is not None:
+        factor, slowness_r = cfg.yarn.factor, _slowness(cfg.yarn, size, cfg.rope_theta)
+    elif cfg.llama3_rope is not None:
+        factor, slowness_r = cfg.llama3_rope.factor, _llama3_slowness(cfg.llama3_rope, plain_r)
+    else:
         return plain_r
-    slowness_r = _slowness(cfg.yarn, size, cfg.rope_theta)
-    return plain_r * (1.0 - slowness_r) + plain_r / cfg.yarn.factor * slowness_r
+    return plain_r * (1.0 - slowness_r) + plain_r / factor * slowness_r
 
 
 def _slowness(yarn: YarnConfig, size: int, theta: float) -> np.ndarray:
@@ -49,6 +55,13 @@ def _slowness(yarn: YarnConfig, size: int, theta: float) -> np.ndarray:
     high = min(math.ceil(pair_turning(yarn.beta_slow)), size - 1)
     # Equal betas may give an empty ramp; 0.001 is what the published code uses.
     return np.clip((np.arange(size // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
+
+
+def _llama3_slowness(llama3: Llama3RopeConfig, frequency_r: np.ndarray) -> np.ndarray:
+    """0 for pairs that turn over high_freq_factor times in the original context, 1 under low."""
+    turns_r = llama3.original_max_positions * frequency_r / (2.0 * math.pi)
+    low, high = llama3.low_freq_factor, llama3.high_freq_factor
+    return np.clip((high - turns_r) / (high - low), 0.0, 1.0)
 
 
 def mscale(factor: float, weight: float) -> float:
@@ -81,9 +94,17 @@ def rotation(cfg: ModelConfig, positions_BS: Int[Array, "B S"]) -> Rotation:
 
 
 def rotate(x_BSHR: Float[Array, "B S H R"], by: Rotation) -> Float[Array, "B S H R"]:
-    """Turns each pair in float32; the result has the dtype of `x_BSHR`."""
+    """Turns neighbours as pairs, in float32; the result has the dtype of `x_BSHR`."""
     wide = x_BSHR.astype(jnp.float32)
-    first, second = wide[..., 0::2], wide[..., 1::2]
+    return _turned(wide[..., 0::2], wide[..., 1::2], by).astype(x_BSHR.dtype)
+
+
+def rotate_halves(x_BSHR: Float[Array, "B S H R"], by: Rotation) -> Float[Array, "B S H R"]:
+    """The same with pairs (i, i + R / 2)."""
+    first, second = jnp.split(x_BSHR.astype(jnp.float32), 2, axis=-1)
+    return _turned(first, second, by).astype(x_BSHR.dtype)
+
+
+def _turned(first: Array, second: Array, by: Rotation) -> Array:
     cos, sin = by.cos_BSr[:, :, None, :], by.sin_BSr[:, :, None, :]
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate(turned, axis=-1).astype(x_BSHR.dtype)
+    return jnp.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kanana_jax.batch import Inputs
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import balance, layers, mla, moe, rope, xla_hints
+from kanana_jax.model import attention, balance, layers, moe, rope, xla_hints
 from kanana_jax.parallel import local
 from pallas_kernels import maxima
 
@@ -72,7 +72,7 @@ class Context(NamedTuple):
 
 
 class Block(nnx.Module):
-    """A layer around `attention`: training's, or decoding's of `absorbed`."""
+    """A layer around an attention: of whole sequences in training, over a cache in `decoding`."""
 
     def __init__(
         self,
@@ -157,8 +157,8 @@ def _stack(
 
     def make(key):
         rngs = nnx.Rngs(key)
-        attention = mla.LatentAttention(cfg, execution, rngs=rngs)
-        return Block(cfg, execution, attention, is_moe=is_moe, rngs=rngs)
+        of_sequences = attention.of(cfg).of_sequences(cfg, execution, rngs=rngs)
+        return Block(cfg, execution, of_sequences, is_moe=is_moe, rngs=rngs)
 
     return jax.vmap(make)(jax.random.split(rngs.params(), num_layers))
 
@@ -194,7 +194,7 @@ def _run_stack(
 
 
 class Transformer(nnx.Module):
-    """A DeepSeek-V3-family language model; `model(inputs)` gives logits and statistics.
+    """A language model of either attention; `model(inputs)` gives logits and statistics.
 
     Float32 parameters; activations in `execution.compute_dtype`; router, norms and logits in
     float32.

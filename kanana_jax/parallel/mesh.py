@@ -86,10 +86,11 @@ def check(
         ("data.seq_len", seq_len, rules.mesh_axes("head_sequence"), 1),
         ("model.num_heads", model.num_heads, rules.mesh_axes("heads"), 1),
         ("model.hidden_size", model.hidden_size, rules.mesh_axes("embed"), 1),
-        ("model.kv_lora_rank", model.kv_lora_rank, rules.mesh_axes("kv_lora"), 1),
     ]
-    if model.q_lora_rank is not None:
-        needs.append(("model.q_lora_rank", model.q_lora_rank, rules.mesh_axes("q_lora"), 1))
+    of_attention = {"q_lora_rank": "q_lora", "kv_lora_rank": "kv_lora", "num_kv_heads": "kv_heads"}
+    for name, logical in of_attention.items():
+        if (number := getattr(model, name)) is not None:
+            needs.append((f"model.{name}", number, rules.mesh_axes(logical), 1))
     if model.num_dense_layers:
         needs.append(("model.intermediate_size", model.intermediate_size, mlp_axes, 1))
     if model.num_moe_layers:

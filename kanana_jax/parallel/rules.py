@@ -3,7 +3,7 @@
     fsdp      shards every weight; a layer gathers its own before it runs
     expert    holds different experts; tokens travel to them
     tensor    holds different heads and columns of the MLPs; activations are summed
-    context   holds different parts of the sequence; attention gathers the latents
+    context   holds different parts of the sequence; attention gathers latents, or keys and values
     data      replicates; only gradients are summed
 
 Experts are whole on their devices, so that Muon needs no communication for them: fsdp shards them
@@ -28,6 +28,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "vocab": (),
     "embed": ("fsdp",),
     "heads": ("tensor",),
+    "kv_heads": ("tensor",),
     "head_dim": (),
     "latent": (),
     "q_lora": ("fsdp",),

@@ -6,7 +6,8 @@ layer recomputed in the backward pass:
     fsdp      all-gather of a layer's weights (n - 1)/n, twice; reduce-scatter of their gradients
     expert    all-gather t (n - 1) tokens of D, thrice; reduce-scatter them, twice; or a ragged
               all-to-all of t (n - 1) p, five times (p: `model.exchange.share_sent`)
-    context   all-gather t (n - 1) latents of C + R, twice; reduce-scatter them, once
+    context   all-gather t (n - 1) latents of C + R, or keys and values of the device's heads,
+              twice; reduce-scatter them, once
     tensor    all-reduce t activations of D: attention's output twice, an MLP's once; backward
               once per product that reads them, of Q and C + R where it reads latents
     all       all-reduce of each gradient over the batch axes that do not split its weight
@@ -138,15 +139,16 @@ def _add_activations(add, cfg: StepConfig, sizes: Mapping[str, int], platform: s
         add("all-gather", ("expert",), on_axis * 2 * choices, 2 * moe_times)
         add("reduce-scatter", ("expert",), on_axis * hidden * item, 2 * moe_times)
         add("reduce-scatter", ("expert",), on_axis * choices, moe_times)
-    latent = tokens * (shape.kv_lora_rank + shape.qk_rope_head_dim) * item
-    add("all-gather", ("context",), latent * sizes["context"], 2 * times)
-    add("reduce-scatter", ("context",), latent * sizes["context"], times)
+    moved = model.attention.of(shape).moved(shape)
+    keys = tokens * moved.over_context * item
+    keys /= sizes["tensor"] if moved.is_split_over_tensor else 1
+    add("all-gather", ("context",), keys * sizes["context"], 2 * times)
+    add("reduce-scatter", ("context",), keys * sizes["context"], times)
     stream = tokens * hidden * item
     num_plain = shape.num_dense_layers + shape.num_moe_layers * (shape.num_shared_experts > 0)
     num_streams = 2 * (shape.num_layers + num_plain + shape.num_moe_layers)
     add("all-reduce", ("tensor",), stream, num_streams * micro_batches)
-    query = tokens * (shape.q_lora_rank or hidden) * item
-    add("all-reduce", ("tensor",), latent + query, times)
+    add("all-reduce", ("tensor",), tokens * moved.summed_over_tensor * item, times)
     add("all-reduce", ("tensor",), tokens * shape.num_experts_per_token * 4, moe_times)
     add("all-gather", ("tensor",), stream, micro_batches)
 
@@ -181,10 +183,10 @@ def temporary_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
 def _block_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
     """The larger kind of block, backward: gathered weights and gradients, rows of experts."""
     shape, item, tokens = cfg.model, _itemsize(cfg), tokens_per_device(cfg, sizes)
-    tensor = sizes["tensor"]
-    attention = (
-        4 * tokens * shape.num_heads / tensor * (2 * shape.qk_head_dim + shape.v_head_dim) * item
-    )
+    tensor, kv_heads = sizes["tensor"], shape.num_kv_heads or shape.num_heads
+    of_heads = shape.num_heads * shape.qk_head_dim
+    of_heads += kv_heads * (shape.qk_head_dim + shape.v_head_dim)
+    attention = 4 * tokens * of_heads / tensor * item
     dense = 3 * shape.hidden_size * shape.intermediate_size / tensor * item * 2
     dense += 6 * tokens * shape.intermediate_size / tensor * item
     if not shape.num_moe_layers:

@@ -94,7 +94,8 @@ def _token_bytes(execution: config.ExecutionConfig, shape: config.ModelConfig) -
     hidden = shape.hidden_size
     if execution.remat == "full":
         return item * shape.num_layers * hidden
-    heads = 2 * shape.num_heads * (shape.qk_head_dim + shape.v_head_dim)
+    num_heads = shape.num_heads + (shape.num_kv_heads or shape.num_heads)
+    heads = num_heads * (shape.qk_head_dim + shape.v_head_dim)
     experts = shape.num_experts_per_token * (3 * shape.moe_intermediate_size + hidden)
     shared = 3 * shape.num_shared_experts * shape.moe_intermediate_size
     each = 8 * hidden + heads

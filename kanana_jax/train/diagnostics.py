@@ -3,7 +3,7 @@
     spectral norm of W_q W_k^T per head      the factor by which logits can grow with their inputs
     |U U^T - I|_F / sqrt(M)                  how far Muon's update is from orthogonal
 
-Letters: L layers, H heads, D inputs of the query, C kv_lora_rank, N qk_nope_head_dim.
+Letters: L layers, H heads, D and C inputs of query and key, N width of a query or key head.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from kanana_jax import config, optim
+from kanana_jax import config, model, optim
 from kanana_jax.train import optimizers
 
 _POWER_ITERATIONS = 24
@@ -36,14 +36,12 @@ def diagnose(
 
 
 def qk_spectral_norms(attention: Any, cfg: config.ModelConfig) -> Float[Array, "L H"]:
-    """Largest singular value of W_q W_k^T, no-position part, of every layer and head.
+    """Largest singular value of W_q W_k^T of every layer and head, as the attention factors them.
 
     The matrix is D x C but of rank N: with the Gram matrices A = W_q^T W_q and B = W_k^T W_k, its
     squared singular values are the eigenvalues of A B, found by power iteration.
     """
-    wq = attention["wq"] if cfg.q_lora_rank is None else attention["wq_b"]
-    q_LDHN = wq[..., : cfg.qk_nope_head_dim]
-    k_LCHN = attention["wkv_b"][..., : cfg.qk_nope_head_dim]
+    q_LDHN, k_LCHN = model.attention.of(cfg).qk_factors(cfg, attention)
     a_LHNN = jnp.einsum("LDHN,LDHM->LHNM", q_LDHN, q_LDHN)
     b_LHNN = jnp.einsum("LCHN,LCHM->LHNM", k_LCHN, k_LCHN)
 

@@ -1,7 +1,7 @@
 """A model's weights in files, without optimizer state: model folders and Hugging Face's.
 
 `native` defines the folder that training starts from and `generate` loads, `hf` converts it from
-and to DeepseekV3ForCausalLM, `run_folder` makes one of a training run, `merge` of several models,
+and to Hugging Face folders, `run_folder` makes one of a training run, `merge` of several models,
 and `source` reads either kind one layer at a time. Whatever cannot be used raises
 `kanana_jax.checkpoint.CheckpointError`.
 """

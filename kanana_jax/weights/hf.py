@@ -1,7 +1,8 @@
-"""Hugging Face directories of DeepseekV3ForCausalLM, in and out, tensor by tensor.
+"""Hugging Face directories in and out, tensor by tensor; `hf_config` has their architectures.
 
 Every tensor of the files must be claimed once and have the shape that config.json implies; all of
-that is checked on headers before anything is written. Block-scaled float8 becomes bfloat16:
+that is checked on headers before anything is written. Float16 becomes float32, and block-scaled
+float8 bfloat16:
 
     w[i, j] = q[i, j] * scale_inv[i // 128, j // 128]
 """
@@ -17,12 +18,12 @@ import numpy as np
 
 from kanana_jax import config
 from kanana_jax.checkpoint.errors import CheckpointError
-from kanana_jax.weights import hf_checks, hf_config, hf_files, hf_names, native
+from kanana_jax.weights import hf_checks, hf_config, hf_files, hf_names, native, tiktoken_file
 
 _NAMES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 DTYPES = tuple(_NAMES)
 
-_OnTensor = Callable[[int], object]  # told the bytes of each tensor done
+OnTensor = Callable[[int], object]  # told the bytes of each tensor done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ def import_directory(
     target: Path,
     *,
     dtype: str | None = None,
-    on_tensor: _OnTensor = lambda num_bytes: None,
+    on_tensor: OnTensor = lambda num_bytes: None,
 ) -> list[str]:
     """Writes `target`, a folder that training starts from and generate loads.
 
@@ -86,6 +87,16 @@ def import_directory(
     the names of the tensors left out: extra predictors, which this model does not have.
     """
     opened = open_directory(source)
+    with native.new_directory(target) as folder:
+        write_native(opened, folder, dtype=dtype, on_tensor=on_tensor)
+        native.copy_tokenizer(source, folder)
+        if tiktoken_file.is_needed(source):
+            (folder / "tokenizer.json").write_text(tiktoken_file.tokenizer_json(source))
+    return opened.left_out
+
+
+def write_native(opened: Opened, folder: Path, *, dtype: str | None, on_tensor: OnTensor) -> None:
+    """Writes weights and config.json of a model folder."""
 
     def stream(path: str, leaf: hf_names.Leaf) -> native.Streamed:
         def parts():
@@ -100,10 +111,7 @@ def import_directory(
     weights: dict[str, Any] = {"params": {}}
     for path, leaf in opened.leaves.items():
         insert(weights, native_path(path), stream(path, leaf))
-    with native.new_directory(target) as folder:
-        native.write(folder, native.Description(opened.cfg, opened.extra), weights)
-        native.copy_tokenizer(source, folder)
-    return opened.left_out
+    native.write(folder, native.Description(opened.cfg, opened.extra), weights)
 
 
 def export_directory(
@@ -113,7 +121,7 @@ def export_directory(
     dtype: str | None = None,
     max_position_embeddings: int | None = None,
     shard_bytes: int = 5_000_000_000,
-    on_tensor: _OnTensor = lambda num_bytes: None,
+    on_tensor: OnTensor = lambda num_bytes: None,
 ) -> None:
     """Writes `target` for transformers, vLLM and the like, from a folder of `import_directory`."""
     what = native.read_description(source)
@@ -185,7 +193,8 @@ def _leaf_dtype(path: str, leaf: hf_names.Leaf, entries: dict, dtype: str | None
 def _widest(path: str, tensors: Iterable[hf_names.Tensor], entries: dict) -> np.dtype:
     if path == hf_names.ROUTER_BIAS:
         return _NAMES["float32"]
-    wide = any(entries[tensor.name].dtype == np.float32 for tensor in tensors)
+    # Float32 holds what float16 does, and bfloat16 does not.
+    wide = any(entries[tensor.name].dtype in (np.float32, np.float16) for tensor in tensors)
     return _NAMES["float32" if wide else "bfloat16"]
 
 

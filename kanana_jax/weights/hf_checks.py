@@ -36,14 +36,22 @@ def check_quantization(fields: dict[str, Any]) -> None:
 
 
 def predictor_names(entries: _Entries, fields: dict[str, Any], num_layers: int) -> list[str]:
-    """Tensors of the layers after the last one, as far as config.json counts such layers."""
-    end = num_layers + hf_config.num_predictor_layers(fields)
-    found = []
-    for name in entries:
-        layer = re.match(r"model\.layers\.(\d{1,9})\.", name)
-        if layer is not None and num_layers <= int(layer[1]) < end:
-            found.append(name)
-    return found
+    """Tensors of the layers after the last one, as far as config.json counts such layers.
+
+    Where it does not count them, those with the projection that only predictors have.
+    """
+    counted = hf_config.num_predictor_layers(fields)
+    after = {name: layer for name in entries if (layer := _layer(name)) >= num_layers}
+    if counted is None:
+        predictors = {layer for name, layer in after.items() if ".eh_proj." in name}
+    else:
+        predictors = range(num_layers, num_layers + counted)
+    return [name for name, layer in after.items() if layer in predictors]
+
+
+def _layer(name: str) -> int:
+    found = re.match(r"model\.layers\.(\d{1,9})\.", name)
+    return -1 if found is None else int(found[1])
 
 
 def check_size(cfg: config.ModelConfig, entries: _Entries) -> None:

@@ -25,6 +25,10 @@ _TOP = {
 _ATTENTION = {
     "attention_norm": "input_layernorm",
     "attention/wq": "self_attn.q_proj",
+    "attention/wk": "self_attn.k_proj",
+    "attention/wv": "self_attn.v_proj",
+    "attention/q_head_norm": "self_attn.q_norm",
+    "attention/k_head_norm": "self_attn.k_norm",
     "attention/wq_a": "self_attn.q_a_proj",
     "attention/q_norm": "self_attn.q_a_layernorm",
     "attention/wq_b": "self_attn.q_b_proj",

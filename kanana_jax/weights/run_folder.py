@@ -181,6 +181,8 @@ def _in_last_stage(exp: dict[str, Any]) -> dict[str, Any]:
         return exp
     rope = {name: exp["stages"][-1][name] for name in ("rope_theta", "yarn")}
     changed = {name: value for name, value in rope.items() if value is not None}
+    if "yarn" in changed:
+        changed["llama3_rope"] = None
     return exp | {"model": exp["model"] | changed}
 
 

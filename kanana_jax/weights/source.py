@@ -14,7 +14,7 @@ class Source(NamedTuple):
     """`read(path, layer)` gives a layer of the leaf "moe_layers/mlp/w_down", counted in its stack.
 
     "router_bias" is a leaf too. A leaf outside the stacks is read with None. Numbers have the
-    widest dtype that the files have for that leaf; float8 becomes bfloat16. `dtype(path)` is that
+    widest dtype that the files have for that leaf, as `hf` reads them. `dtype(path)` is that
     of all its layers.
     """
 

@@ -46,8 +46,8 @@ ROOMS = {
         {"config", "errors", "parallel"}, {"jax", "numpy", "tensorstore"}
     ),
     "kanana_jax/weights": Room(
-        {"checkpoint", "config", "model"},
-        {"jax", "numpy", "orbax", "ml_dtypes", "safetensors", "tensorstore"},
+        {"checkpoint", "config", "extras", "model"},
+        {"gguf", "jax", "numpy", "orbax", "ml_dtypes", "safetensors", "tensorstore"},
     ),
     "kanana_jax/train": Room(
         {"batch", "config", "model", "objectives", "optim", "parallel", "pallas_kernels"},

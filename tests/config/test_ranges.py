@@ -49,6 +49,13 @@ def _training(kind: type, **blocks: Any) -> Any:
     return kind(name="test", question="?", model=model, data=data, **blocks)
 
 
+GROUPED = {
+    "q_lora_rank": None,
+    "kv_lora_rank": None,
+    "num_kv_heads": 2,
+    "qk_nope_head_dim": 0,
+    "v_head_dim": 16,
+}
 YARN = config.YarnConfig(factor=4.0, original_max_positions=8)
 PART = config.StageConfig(name="part", tokens=2048, yarn=YARN)
 PRETRAIN = _training(pretrain.Config)
@@ -82,7 +89,8 @@ def below(group: Any) -> list[Any]:
     return [group, *(one for value in inner for one in below(value))]
 
 
-EXAMPLES = (*TRAININGS, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
+LLAMA3_ROPE = config.Llama3RopeConfig(factor=8.0, original_max_positions=8)
+EXAMPLES = (*TRAININGS, LLAMA3_ROPE, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
 BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}
 
@@ -221,6 +229,24 @@ def test_no_field_takes_none_or_an_object_unless_it_may_be_none(owner, field):
         (config.ExecutionConfig, {"scan_layers": "no"}, "scan_layers must be of type bool"),
         (config.ExecutionConfig, {"accumulation_steps": "all"}, "type int.*; or give auto"),
         (config.YarnConfig, {"beta_fast": 0.5}, "beta_fast must be at least beta_slow"),
+        (config.Llama3RopeConfig, {"low_freq_factor": 4.0}, "low_freq_factor must be below high"),
+        (
+            config.ModelConfig,
+            {"llama3_rope": LLAMA3_ROPE, "yarn": YARN},
+            "yarn and .* exclude each other",
+        ),
+        (config.ModelConfig, {"num_kv_heads": 2}, "num_kv_heads must be None with kv_lora_rank"),
+        (config.ModelConfig, {"qk_norm": True}, "qk_norm must be False with kv_lora_rank"),
+        (config.ModelConfig, {"qk_nope_head_dim": 0}, "must be positive with kv_lora_rank, got 0"),
+        (
+            config.ModelConfig,
+            GROUPED | {"q_lora_rank": 8},
+            "q_lora_rank must be None without kv_lora",
+        ),
+        (config.ModelConfig, GROUPED | {"num_kv_heads": 3}, "must divide num_heads = 4 .*got 3"),
+        (config.ModelConfig, GROUPED | {"num_kv_heads": None}, "num_heads = 4 .*got None"),
+        (config.ModelConfig, GROUPED | {"qk_nope_head_dim": 8}, "qk_nope_head_dim must be 0 with"),
+        (config.ModelConfig, GROUPED | {"v_head_dim": 8}, "v_head_dim must be 16 without kv_lora"),
     ],
 )
 def test_values_of_another_kind_are_refused_by_name(owner, changes, message):

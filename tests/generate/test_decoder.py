@@ -1,4 +1,4 @@
-"""Decoding over the latent cache against the full forward pass."""
+"""Decoding over the cache against the full forward pass."""
 
 import dataclasses
 import functools
@@ -14,6 +14,15 @@ from kanana_jax.generate import decoder, unstacked
 from kanana_jax.model import presets
 
 EXECUTION = presets.LAPTOP
+GROUPED = {
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "q_lora_rank": None,
+    "kv_lora_rank": None,
+    "qk_nope_head_dim": 0,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+}
 
 
 @functools.lru_cache
@@ -65,6 +74,8 @@ def test_prefill_and_decode_equal_the_full_forward(cfg, stacks, weights, prompt_
         {"num_dense_layers": 3},
         {"num_dense_layers": 0, "zero_centered_gamma": True, "num_shared_experts": 0},
         {"swiglu_clamp": 0.02},
+        GROUPED,
+        GROUPED | {"num_kv_heads": 4, "qk_norm": True, "num_dense_layers": 3},
     ],
 )
 def test_every_part_of_the_family_decodes(cfg, changes):

@@ -12,7 +12,7 @@ import small_engine
 from kanana_jax import config
 from kanana_jax.errors import UserError
 from kanana_jax.generate import answers, unstacked
-from kanana_jax.model import absorbed, presets
+from kanana_jax.model import decoding, presets
 
 
 def _other(weights):
@@ -80,7 +80,7 @@ def test_stacks_in_bfloat16_give_what_layers_in_bfloat16_do(cfg, tie_embeddings)
 def test_matrices_are_cast_and_norms_and_routers_are_not(cfg, stacks):
     made = unstacked.from_stacks(cfg, stacks, jnp.bfloat16)
     for index, layer in enumerate(made.layers):
-        specs = absorbed.describe_layer(cfg, is_moe=index >= cfg.num_dense_layers)
+        specs = decoding.describe_layer(cfg, is_moe=index >= cfg.num_dense_layers)
         for leaf, spec in zip(jax.tree.leaves(layer.block), jax.tree.leaves(specs), strict=True):
             is_wide = spec.role in ("norm", "router")
             assert leaf.dtype == (jnp.float32 if is_wide else jnp.bfloat16), spec
@@ -92,7 +92,7 @@ def test_layers_are_those_of_the_stacks(cfg, stacks):
     made = unstacked.from_stacks(cfg, stacks)
     for index, layer in enumerate(made.layers):
         stack, place = unstacked.locate(cfg, index)
-        want = absorbed.absorb(cfg, jax.tree.map(lambda x, p=place: x[p], stacks.params[stack]))
+        want = decoding.prepare(cfg, jax.tree.map(lambda x, p=place: x[p], stacks.params[stack]))
         jax.tree.map(np.testing.assert_array_equal, layer.block, want)
         if stack == "moe_layers":
             np.testing.assert_array_equal(layer.bias_E, stacks.buffers["router_bias"][place])

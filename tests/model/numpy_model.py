@@ -3,6 +3,7 @@
 Rotary pairs are complex numbers here, neighbours stay neighbours; scores must not notice.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -30,6 +31,16 @@ SMALL = ModelConfig(
     num_shared_experts=2,
     routed_scaling_factor=2.5,
     init_std=0.2,
+)
+# SMALL with grouped-query attention: four query heads, two of them for each key head.
+GROUPED = dataclasses.replace(
+    SMALL,
+    num_heads=4,
+    num_kv_heads=2,
+    kv_lora_rank=None,
+    qk_nope_head_dim=0,
+    qk_rope_head_dim=8,
+    v_head_dim=8,
 )
 
 
@@ -91,8 +102,21 @@ def frequencies(cfg):
             low, high = max(math.floor(bounds[0]), 0), min(math.ceil(bounds[1]), size - 1)
             ramp = min(max((pair - low) / ((high - low) or 0.001), 0.0), 1.0)
             f = f / yarn.factor * ramp + f * (1.0 - ramp)
+        if cfg.llama3_rope is not None:
+            f = llama3_frequency(f, cfg.llama3_rope)
         out.append(f)
     return np.array(out)
+
+
+def llama3_frequency(f, rope):
+    wavelength = 2 * math.pi / f
+    if wavelength < rope.original_max_positions / rope.high_freq_factor:
+        return f
+    if wavelength > rope.original_max_positions / rope.low_freq_factor:
+        return f / rope.factor
+    share = rope.original_max_positions / wavelength - rope.low_freq_factor
+    share /= rope.high_freq_factor - rope.low_freq_factor
+    return (1 - share) * f / rope.factor + share * f
 
 
 def turn(x, position, cfg):
@@ -105,13 +129,57 @@ def turn(x, position, cfg):
     return amplitude * np.stack([turned.real, turned.imag], axis=-1).reshape(-1)
 
 
+def turn_halves(x, position, cfg):
+    """As `turn`, of pairs (i, i + half)."""
+    turned = turn(x.reshape(2, -1).T.reshape(-1), position, cfg)
+    return turned.reshape(-1, 2).T.reshape(-1)
+
+
 def attention(p, x_SD, positions, segments, cfg):
     """One sequence. Returns its output and each head's largest logit."""
-    nope, latent = cfg.qk_nope_head_dim, cfg.kv_lora_rank
-    length, heads = len(x_SD), cfg.num_heads
+    of = latent_heads if cfg.kv_lora_rank is not None else grouped_heads
     scale = cfg.qk_head_dim**-0.5
     if cfg.yarn is not None:
         scale *= yarn_mscale(cfg.yarn.factor, cfg.yarn.mscale_all_dim) ** 2
+    out, largest = np.zeros_like(x_SD), np.full(cfg.num_heads, -np.inf)
+    for head, (queries, keys, values) in enumerate(of(p, x_SD, positions, cfg)):
+        for i, query in enumerate(queries):
+            seen = [t for t in range(i + 1) if segments[t] == segments[i] != 0]
+            if not seen:
+                continue
+            score = np.array([scale * query @ keys[t] for t in seen])
+            largest[head] = max(largest[head], score.max())
+            weight = np.exp(score - score.max())
+            out[i] += (weight / weight.sum()) @ values[seen] @ p["wo"][head]
+    return out, largest
+
+
+def grouped_heads(p, x_SD, positions, cfg):
+    """(queries, keys, values) of every query head."""
+
+    def heads_of(name):
+        x = np.einsum("sd,dhk->hsk", x_SD, p[name])
+        if cfg.qk_norm and name != "wv":
+            norm = {"wq": "q_head_norm", "wk": "k_head_norm"}[name]
+            x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + cfg.rms_norm_eps) * p[norm]
+        if name == "wv":
+            return x
+        return np.array(
+            [
+                [turn_halves(row, at, cfg) for row, at in zip(head, positions, strict=True)]
+                for head in x
+            ]
+        )
+
+    q, k, v = map(heads_of, ("wq", "wk", "wv"))
+    readers = cfg.num_heads // cfg.num_kv_heads
+    return [(q[head], k[head // readers], v[head // readers]) for head in range(cfg.num_heads)]
+
+
+def latent_heads(p, x_SD, positions, cfg):
+    """(queries, keys, values) of every head."""
+    nope, latent = cfg.qk_nope_head_dim, cfg.kv_lora_rank
+    length = len(x_SD)
     if cfg.q_lora_rank is None:
         q = np.einsum("sd,dhk->shk", x_SD, p["wq"])
     else:
@@ -119,23 +187,22 @@ def attention(p, x_SD, positions, segments, cfg):
     kv_a = x_SD @ p["wkv_a"]
     c = rms_norm(kv_a[:, :latent], p["kv_norm"], 1e-6, cfg)
     kv = np.einsum("sc,chm->shm", c, p["wkv_b"])
-    out, largest = np.zeros_like(x_SD), np.full(heads, -np.inf)
-    for head in range(heads):
-        keys = [
-            np.concatenate([kv[t, head, :nope], turn(kv_a[t, latent:], positions[t], cfg)])
-            for t in range(length)
-        ]
-        for i in range(length):
-            query = np.concatenate([q[i, head, :nope], turn(q[i, head, nope:], positions[i], cfg)])
-            seen = [t for t in range(i + 1) if segments[t] == segments[i] != 0]
-            if not seen:
-                continue
-            score = np.array([scale * query @ keys[t] for t in seen])
-            largest[head] = max(largest[head], score.max())
-            weight = np.exp(score - score.max())
-            value = (weight / weight.sum()) @ kv[seen, head, nope:]
-            out[i] += value @ p["wo"][head]
-    return out, largest
+    found = []
+    for head in range(cfg.num_heads):
+        queries, keys = (
+            np.array(
+                [
+                    np.concatenate([plain[t], turn(rotary[t], positions[t], cfg)])
+                    for t in range(length)
+                ]
+            )
+            for plain, rotary in (
+                (q[:, head, :nope], q[:, head, nope:]),
+                (kv[:, head, :nope], kv_a[:, latent:]),
+            )
+        )
+        found.append((queries, keys, kv[:, head, nope:]))
+    return found
 
 
 def swiglu(p, x, cfg):

@@ -4,10 +4,12 @@ import math
 import jax
 import numpy as np
 import pytest
-from numpy_model import SMALL, init, jit
+from numpy_model import GROUPED, SMALL, init, jit
 
 from kanana_jax import model
 from kanana_jax.model import presets, rope
+from kanana_jax.optim import qk_clip
+from kanana_jax.optim.specs import viewed_shape
 
 VARIANTS = {
     "small": SMALL,
@@ -15,6 +17,9 @@ VARIANTS = {
     "tied_without_shared": dataclasses.replace(SMALL, tie_embeddings=True, num_shared_experts=0),
     "all_dense": dataclasses.replace(SMALL, num_dense_layers=3),
     "all_moe": dataclasses.replace(SMALL, num_dense_layers=0),
+    "grouped": GROUPED,
+    "own_key_heads": dataclasses.replace(GROUPED, num_kv_heads=4),
+    "head_norms": dataclasses.replace(GROUPED, qk_norm=True),
 }
 
 
@@ -32,7 +37,8 @@ def shapes_and_specs(cfg, split):
 @pytest.mark.parametrize("split", ["none", "parts", "heads"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_leaf_is_described_in_its_own_shape(name, split):
-    for path, shape, spec in shapes_and_specs(VARIANTS[name], split):
+    cfg = VARIANTS[name]
+    for path, shape, spec in shapes_and_specs(cfg, split):
         assert len(spec.logical_axes) == len(shape), path
         assert (spec.logical_axes[0] == "layers") == ("layers" in path), path
         if spec.matrix is not None:
@@ -40,9 +46,12 @@ def test_every_leaf_is_described_in_its_own_shape(name, split):
             if spec.matrix.split_axis is not None:
                 assert sum(spec.matrix.split_sizes) == shape[spec.matrix.split_axis], path
         if spec.qk_clip is not None:
-            assert shape[spec.qk_clip.head_axis] == SMALL.num_heads, path
+            viewed = viewed_shape(shape, spec.qk_clip)
+            heads = spec.qk_clip.heads or [(head,) for head in range(cfg.num_heads)]
+            assert viewed[spec.qk_clip.head_axis] == len(heads), path
+            assert [head for entry in heads for head in entry] == list(range(cfg.num_heads)), path
             sizes = [size for size, _ in spec.qk_clip.segments]
-            assert sum(sizes) == shape[spec.qk_clip.segment_axis], path
+            assert sum(sizes) == viewed[spec.qk_clip.segment_axis], path
         is_vector = spec.role in ("norm", "embedding", "head")
         assert (spec.matrix is None) == is_vector, path
 
@@ -105,6 +114,37 @@ def test_scaling_by_the_exponents_scales_one_heads_logits_by_gamma(q_lora_rank):
         after[1], gamma * before[1], rtol=0, atol=1e-5 * np.abs(before).max()
     )
     assert sum(spec.qk_clip is not None for spec in jax.tree.leaves(specs)) == 4
+
+
+@pytest.mark.parametrize("name", ["grouped", "own_key_heads", "head_norms"])
+def test_qk_clip_scales_the_logits_of_grouped_queries_by_gamma(name):
+    """A head's own where the head's weights are scaled, the smallest of its layer behind norms."""
+    cfg = VARIANTS[name]
+    params, clip_specs = init(cfg), jax.tree.map(lambda spec: spec.qk_clip, model.describe(cfg))
+    layer = 2  # the second MoE layer
+    max_logits = np.ones((cfg.num_layers, cfg.num_heads), np.float32)
+    max_logits[layer] = [4.0, 1.0, 0.5, 2.0]
+    clip = qk_clip(1.0, clip_specs)
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = jit(clip.update)(zeros, clip.init(params), params, max_logits=max_logits)
+    clipped = jax.tree.map(np.add, params, updates)
+
+    @jit
+    def scores(params):
+        stack = model.bind(cfg, params, presets.LAPTOP).moe_layers.attention
+        attention = jax.tree.map(lambda leaf: leaf[layer - cfg.num_dense_layers], stack)
+        x = jax.random.normal(jax.random.key(1), (1, 5, cfg.hidden_size))
+        by = rope.rotation(cfg, jax.numpy.arange(5)[None])
+        k = jax.numpy.repeat(attention.keys(x, by), cfg.num_heads // cfg.num_kv_heads, axis=2)
+        return jax.numpy.einsum("bshk,bthk->hst", attention.queries(x, by), k)
+
+    before, after = scores(params), scores(clipped)
+    gamma = np.array([0.25, 1.0, 1.0, 0.5]) if not cfg.qk_norm else np.full(4, 0.25)
+    want = gamma[:, None, None] * before
+    np.testing.assert_allclose(after, want, rtol=0, atol=1e-5 * np.abs(before).max())
+    np.testing.assert_array_equal(
+        clipped["dense_layers"]["attention"]["wq"], params["dense_layers"]["attention"]["wq"]
+    )
 
 
 def test_an_unknown_split_raises():

@@ -6,10 +6,10 @@ import functools
 import jax
 import numpy as np
 import pytest
-from numpy_model import SMALL, forward, init, jit
+from numpy_model import GROUPED, SMALL, forward, init, jit
 
 from kanana_jax import model
-from kanana_jax.config import YarnConfig
+from kanana_jax.config import Llama3RopeConfig, YarnConfig
 from kanana_jax.model import presets
 
 YARN = YarnConfig(factor=4.0, original_max_positions=8, beta_fast=2.0, mscale=0.7)
@@ -35,9 +35,37 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+LLAMA3_ROPE = Llama3RopeConfig(factor=8.0, original_max_positions=16)
+GROUPED_VARIANTS = {
+    "grouped_with_experts": {},
+    "grouped_llama3_rope_tied": {
+        "num_dense_layers": 3,
+        "llama3_rope": LLAMA3_ROPE,
+        "rope_theta": 100.0,
+        "tie_embeddings": True,
+    },
+    "grouped_head_norms_yarn": {
+        "num_dense_layers": 3,
+        "qk_norm": True,
+        "num_kv_heads": 1,
+        "yarn": YARN,
+        "rope_theta": 100.0,
+    },
+    "own_key_heads_zero_centred": {
+        "num_kv_heads": 4,
+        "num_dense_layers": 3,
+        "qk_norm": True,
+        "zero_centered_gamma": True,
+    },
+}
+CONFIGS = {name: dataclasses.replace(SMALL, **edits) for name, edits in VARIANTS.items()} | {
+    name: dataclasses.replace(GROUPED, **edits) for name, edits in GROUPED_VARIANTS.items()
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_logits_and_max_logits_equal_the_numpy_model(name):
-    cfg = dataclasses.replace(SMALL, **VARIANTS[name])
+    cfg = CONFIGS[name]
     rng = np.random.default_rng(1)
     params = init(cfg)
     bias = rng.normal(0, 0.2, (cfg.num_moe_layers, cfg.num_experts)).astype(np.float32)

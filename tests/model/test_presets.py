@@ -19,6 +19,10 @@ from kanana_jax.model import presets
         (presets.moonlight_16b_a3b(), 15_960_108_544, 2_914_774_528),
         (presets.kimi_k2_1t_a32b(), 1_026_408_209_408, 32_861_477_888),
         (presets.deepseek_v3(), 671_026_404_352, 37_552_282_624),
+        (presets.kanana_nano_2_1b(), 2_086_979_328, 2_086_979_328),
+        (presets.kanana_8b(), 8_030_261_248, 8_030_261_248),
+        (presets.kanana_9_8b(), 9_775_157_248, 9_775_157_248),
+        (presets.kanana_2_3b(), 3_508_972_032, 3_508_972_032),
     ],
     ids=lambda value: f"{value.num_layers}x{value.hidden_size}" if hasattr(value, "yarn") else "",
 )

@@ -15,6 +15,13 @@ from kanana_jax.objectives import NextToken
 from kanana_jax.parallel import rules
 from kanana_jax.train import state, step
 
+GROUPED = {
+    "model.kv_lora_rank": "none",
+    "model.num_kv_heads": 2,
+    "model.qk_nope_head_dim": 0,
+    "model.v_head_dim": 16,
+}
+
 
 def configuration(*edits: str) -> config.TrainingConfig:
     return config.TrainingConfig(name="test", question="", model=presets.tiny(64)).edited(edits)
@@ -59,6 +66,7 @@ def test_a_mesh_that_does_not_use_up_the_devices_is_refused(data, fsdp):
         ),
         ({"mesh.fsdp": 8, "model.kv_lora_rank": 12}, "model.kv_lora_rank = 12 .* fsdp=8"),
         ({"mesh.fsdp": 8, "model.q_lora_rank": 12}, "model.q_lora_rank = 12 .* fsdp=8"),
+        ({"mesh.data": 2, "mesh.tensor": 4, **GROUPED}, "model.num_kv_heads = 2 .* tensor=4"),
         (
             {"mesh.data": 2, "mesh.tensor": 4, "model.intermediate_size": 6},
             "model.intermediate_size = 6 .* tensor",
@@ -79,6 +87,7 @@ def test_numbers_that_clash_with_the_mesh_are_named(edits, clash):
     "name",
     [
         "q_lora_rank",
+        "kv_lora_rank",
         *(
             name
             for name, kind in typing.get_type_hints(config.ModelConfig).items()

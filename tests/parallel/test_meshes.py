@@ -19,6 +19,15 @@ from pallas_kernels.symmetric_matmul.gpu import dispatch as symmetric_on_gpu
 BATCH, SEQ_LEN, VOCAB = 8, 32, 64
 
 
+GROUPED = {
+    "num_kv_heads": 4,
+    "q_lora_rank": None,
+    "kv_lora_rank": None,
+    "qk_nope_head_dim": 0,
+    "qk_rope_head_dim": 8,
+}
+
+
 def configuration(**mesh) -> config.TrainingConfig:
     model = dataclasses.replace(
         presets.tiny(VOCAB),
@@ -126,6 +135,30 @@ EXCHANGED = [
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_eight_devices_train_as_one(mesh, on_one_device):
     assert_same(run(configuration(**mesh), 8), on_one_device)
+
+
+def grouped(*, qk_norm: bool, **mesh) -> config.TrainingConfig:
+    """Dense layers with two query heads for each key head."""
+    cfg = configuration(**mesh)
+    edits = GROUPED | {"qk_norm": qk_norm, "num_dense_layers": 2, "tie_embeddings": True}
+    return dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, **edits))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mesh", "qk_norm"),
+    [
+        ({"fsdp": 2, "context": 2, "tensor": 2}, False),
+        ({"data": 2, "tensor": 4}, True),
+        pytest.param({"fsdp": 8}, False, marks=long),
+        pytest.param({"context": 8}, True, marks=long),
+    ],
+    ids=str,
+)
+def test_grouped_queries_train_on_eight_devices_as_on_one(mesh, qk_norm):
+    one = run(grouped(qk_norm=qk_norm), 1)
+    assert one[0][0]["clip_count"] > 0
+    assert_same(run(grouped(qk_norm=qk_norm, **mesh), 8), one)
 
 
 @pytest.mark.parametrize("mesh", EXCHANGED, ids=str)

@@ -45,6 +45,20 @@ def step_config(**execution) -> step_lib.StepConfig:
     )
 
 
+def grouped(cfg: step_lib.StepConfig) -> step_lib.StepConfig:
+    """The same with grouped-query attention, two query heads for each key head."""
+    model = dataclasses.replace(
+        cfg.model,
+        num_heads=16,
+        num_kv_heads=8,
+        q_lora_rank=None,
+        kv_lora_rank=None,
+        qk_nope_head_dim=0,
+        qk_rope_head_dim=8,
+    )
+    return dataclasses.replace(cfg, model=model)
+
+
 def mesh_of(**axes) -> jax.sharding.Mesh:
     return parallel.make_mesh(config.MeshConfig(**({"data": 1} | axes)))
 
@@ -72,9 +86,10 @@ def gathered_and_added(traffic) -> tuple[float, float]:
 
 @pytest.mark.long
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [lambda cfg: cfg, grouped], ids=["latent", "grouped"])
 @pytest.mark.parametrize("axis", ["data", "fsdp", "expert", "context", "tensor"])
-def test_gradients_move_the_bytes_of_the_cost_model(axis):
-    cfg, mesh = step_config(expert_exchange="gather"), mesh_of(**{axis: 8})
+def test_gradients_move_the_bytes_of_the_cost_model(axis, kind):
+    cfg, mesh = kind(step_config(expert_exchange="gather")), mesh_of(**{axis: 8})
     found = compiled_gradients(cfg, mesh)
     assert {axes for _, axes in found} == {axis}
     gathered, added = gathered_and_added(found)

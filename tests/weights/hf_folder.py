@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 
 def shapes(fields: dict) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a released DeepseekV3ForCausalLM, in the order of its layers."""
+    """Every tensor of a released model, in the order of its layers."""
     hidden, vocab = fields["hidden_size"], fields["vocab_size"]
     found = {"model.embed_tokens.weight": (vocab, hidden)}
     for layer in range(fields["num_hidden_layers"]):
@@ -18,7 +18,7 @@ def shapes(fields: dict) -> dict[str, tuple[int, ...]]:
             "input_layernorm.weight": (hidden,),
             "post_attention_layernorm.weight": (hidden,),
             **{f"self_attn.{name}.weight": s for name, s in _attention(fields).items()},
-            **_mlp(fields, is_moe=layer >= fields["first_k_dense_replace"]),
+            **_mlp(fields, is_moe=layer >= fields.get("first_k_dense_replace", layer + 1)),
         }
         found |= {f"model.layers.{layer}.{name}": shape for name, shape in inside.items()}
     found["model.norm.weight"] = (hidden,)
@@ -28,6 +28,24 @@ def shapes(fields: dict) -> dict[str, tuple[int, ...]]:
 
 
 def _attention(fields: dict) -> dict[str, tuple[int, ...]]:
+    return _latent(fields) if "kv_lora_rank" in fields else _grouped(fields)
+
+
+def _grouped(fields: dict) -> dict[str, tuple[int, ...]]:
+    hidden, heads = fields["hidden_size"], fields["num_attention_heads"]
+    size, shared = fields.get("head_dim", hidden // heads), fields.get("num_key_value_heads", heads)
+    found = {
+        "q_proj": (heads * size, hidden),
+        "k_proj": (shared * size, hidden),
+        "v_proj": (shared * size, hidden),
+        "o_proj": (hidden, heads * size),
+    }
+    if fields["model_type"] == "qwen3":
+        found |= {"q_norm": (size,), "k_norm": (size,)}
+    return found
+
+
+def _latent(fields: dict) -> dict[str, tuple[int, ...]]:
     hidden, heads = fields["hidden_size"], fields["num_attention_heads"]
     nope, rotary = fields["qk_nope_head_dim"], fields["qk_rope_head_dim"]
     value, latent, rank = fields["v_head_dim"], fields["kv_lora_rank"], fields["q_lora_rank"]

@@ -1,4 +1,6 @@
-"""Runs every case through Hugging Face transformers and keeps the logits in parity_golden.npz.
+"""Runs every case through Hugging Face transformers; logits go to parity_golden.npz.
+
+Beside them, as `NAME/greedy`, the greedy continuations of the tokens' beginnings.
 
 python -m pip install -e '.[parity]'        in an environment of its own
 python tests/weights/make_golden.py
@@ -12,13 +14,30 @@ import torch
 import transformers
 
 
-def logits(fields: dict) -> np.ndarray:
-    wanted = transformers.DeepseekV3Config(**fields)
-    network = transformers.DeepseekV3ForCausalLM(wanted).eval().float()
+def network(fields: dict) -> transformers.PreTrainedModel:
+    (name,) = fields["architectures"]
+    made = getattr(transformers, name)
+    network = made(made.config_class(**fields)).eval().float()
     with torch.no_grad():
         for name, x in _released_tensors(network):
             x.copy_(torch.from_numpy(cases.weight(name, tuple(x.shape))))
+    return network
+
+
+def logits(network: transformers.PreTrainedModel) -> np.ndarray:
+    with torch.no_grad():
         return network(torch.from_numpy(cases.TOKENS)).logits.numpy()
+
+
+def greedy(network: transformers.PreTrainedModel) -> np.ndarray:
+    """Of each row the next NUM_GREEDY tokens after its first PROMPT_LENGTH."""
+    tokens = torch.from_numpy(cases.TOKENS[:, : cases.PROMPT_LENGTH])
+    with torch.no_grad():
+        for _ in range(cases.NUM_GREEDY):
+            best = network(tokens).logits[:, -1].topk(2)
+            assert (best.values[:, 0] - best.values[:, 1]).min() > 1e-3, "too near to a tie"
+            tokens = torch.cat([tokens, best.indices[:, :1]], dim=1)
+    return tokens[:, cases.PROMPT_LENGTH :].numpy()
 
 
 def _released_tensors(network):
@@ -40,7 +59,12 @@ def _released_tensors(network):
 
 
 if __name__ == "__main__":
-    golden = {name: np.float32(logits(fields)) for name, fields in cases.CASES.items()}
+    golden = {}
+    for name, fields in cases.CASES.items():
+        made = network(fields)
+        golden[name] = np.float32(logits(made))
+        if name in cases.GREEDY:
+            golden[f"{name}/greedy"] = greedy(made).astype(np.int32)
     path = Path(__file__).with_name("parity_golden.npz")
     np.savez_compressed(path, **golden)
-    print(f"{path}: {len(golden)} cases, transformers {transformers.__version__}")
+    print(f"{path}: {len(cases.CASES)} cases, transformers {transformers.__version__}")

@@ -1,4 +1,4 @@
-"""Tiny DeepseekV3ForCausalLM configurations that turn every switch, and weights by a formula.
+"""Tiny configurations of every architecture that turn every switch, and weights by a formula.
 
 Needs only numpy, so that the process that runs transformers and the tests both read it.
 """
@@ -100,8 +100,67 @@ _SWITCHES = {
         **_yarn(mscale=0.8),
     },
 }
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 40,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "torch_dtype": "float32",
+}
+QWEN3 = LLAMA | {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "rms_norm_eps": 1e-6,
+    "use_sliding_window": False,
+    "sliding_window": None,
+    "max_window_layers": 2,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+_DENSE_SWITCHES = {
+    "plain": {},
+    "tied": {"tie_word_embeddings": True},
+    "head_of_its_own": {"num_key_value_heads": 4},
+    "one_key_head": {"num_key_value_heads": 1},
+    "three_readers": {"num_attention_heads": 6, "hidden_size": 24},
+    "wide_heads": {"head_dim": 16},
+    "eps": {"rms_norm_eps": 1e-2},
+    "theta": {"rope_theta": 50.0},
+    "llama3_rope": {"rope_scaling": LLAMA3_ROPE, "rope_theta": 100.0},
+    "llama3_rope_narrow_ramp": {
+        "rope_scaling": LLAMA3_ROPE | {"low_freq_factor": 0.5, "high_freq_factor": 0.75},
+        "rope_theta": 100.0,
+        "tie_word_embeddings": True,
+    },
+    "yarn": _yarn(mscale=None, mscale_all_dim=None),
+}
 CASES = {name: BASE | changes for name, changes in _SWITCHES.items()}
+CASES |= {f"llama_{name}": LLAMA | changes for name, changes in _DENSE_SWITCHES.items()}
+CASES |= {f"qwen3_{name}": QWEN3 | changes for name, changes in _DENSE_SWITCHES.items()}
+CASES["llama_old_file"] = {
+    name: x for name, x in LLAMA.items() if name not in ("head_dim", "num_key_value_heads")
+}
 TOKENS = np.random.default_rng(7).integers(0, BASE["vocab_size"], (2, 24))
+GREEDY = ("llama_llama3_rope", "llama_three_readers", "qwen3_tied", "qwen3_yarn")
+PROMPT_LENGTH, NUM_GREEDY = 9, 12
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:

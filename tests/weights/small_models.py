@@ -25,9 +25,9 @@ EXPERIMENT = {
 }
 
 
-def random_weights(seed: int = 0) -> model.Weights:
+def random_weights(seed: int = 0, cfg=CFG) -> model.Weights:
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: model.init(CFG, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))
     return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape, np.float32)), shapes)
 
 

@@ -88,7 +88,7 @@ CONTRADICTIONS = {
         FIELDS | {"partial_rotary_factor": 0.5},
         "partial_rotary_factor must be 1.0",
     ),
-    "other_type": (FIELDS | {"architectures": None, "model_type": "llama"}, "expected archit"),
+    "other_type": (FIELDS | {"architectures": None, "model_type": "gpt2"}, "expected archit"),
     "other_amplitude": (
         FIELDS | {"rope_scaling": YARN | {"attn_factor": 1.5}},
         "attn_factor must be 1.0",
@@ -173,6 +173,32 @@ def test_layers_of_extra_predictors_are_left_out_as_far_as_they_are_counted(tmp_
     (source / "config.json").write_text(json.dumps(FIELDS | {"num_nextn_predict_layers": 1}))
     with pytest.raises(CheckpointError, match=f"not of this architecture: {names[1]}"):
         hf.open_directory(source)
+
+
+def test_layers_of_extra_predictors_need_not_be_counted(plain, tmp_path):
+    """Nor may they be where the file counts none; and what has no such projection is refused."""
+    fields = {k: v for k, v in FIELDS.items() if k != "num_nextn_predict_layers"}
+    names = [f"model.layers.3.{name}.weight" for name in ("eh_proj", "mlp.gate")]
+    weights = WEIGHTS | dict.fromkeys(names, FREQUENCIES)
+    opened = hf.open_directory(hf_folder.write(tmp_path / "hf", fields, weights))
+    assert sorted(opened.left_out) == names
+    _assert_same(opened, plain)
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(FIELDS))
+    with pytest.raises(CheckpointError, match=f"not of this architecture: {names[0]}"):
+        hf.open_directory(tmp_path / "hf")
+    del weights[names[0]]
+    with pytest.raises(CheckpointError, match=f"not of this architecture: {names[1]}"):
+        hf.open_directory(hf_folder.write(tmp_path / "other", fields, weights))
+
+
+def test_float16_is_read_without_a_change(tmp_path):
+    weights = {name: x if "bias" in name else x.astype(np.float16) for name, x in WEIGHTS.items()}
+    source = hf_folder.write(tmp_path / "hf", FIELDS, weights)
+    hf.import_directory(source, tmp_path / "native")
+    hf.export_directory(tmp_path / "native", tmp_path / "back")
+    for name, x in hf_folder.read(tmp_path / "back").items():
+        assert x.dtype == np.float32
+        np.testing.assert_array_equal(x, weights[name].astype(np.float32), name)
 
 
 def test_a_tied_head_may_be_stored_twice_but_not_differently(tmp_path):
