@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from kanana_jax import extras
-from kanana_jax.data.chat.dialects import Dialect, Part
+from kanana_jax.data.chat.dialects import Dialect, Part, Thinking
 from kanana_jax.data.tokenizer import Tokenizer
 from kanana_jax.errors import UserError
 from kanana_jax.generate.processors import num_words
@@ -27,6 +27,8 @@ with extras.needed("train", "serve"):
 
 # Between the tokens of JSON: room to indent, and an end to it.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
+# All but those by number, which may be halves of surrogate pairs and are never needed.
+_ESCAPES = 'nrbtf\\"'
 _ANYTHING = "(?s:.*)"
 
 
@@ -64,11 +66,11 @@ class Grammars:
         )
 
     def constraint(
-        self, wanted: Wanted, dialect: Dialect | None, *, is_thinking: bool
+        self, wanted: Wanted, dialect: Dialect | None, thinking: Thinking
     ) -> Callable[[], Matcher]:
         """Makes a matcher for each answer. GrammarError where the schema cannot be kept to."""
         source = _Source(self._used, dialect, wanted)
-        grammar = llguidance.LLMatcher.grammar_from_lark(source.lark(is_thinking=is_thinking))
+        grammar = llguidance.LLMatcher.grammar_from_lark(source.lark(thinking))
         compiled = llguidance.LLMatcher(self._tokens, grammar, log_level=0)
         if compiled.is_error():
             raise GrammarError(f"the schema cannot be kept to: {compiled.get_error().strip()}")
@@ -115,16 +117,16 @@ class _Source:
     dialect: Dialect | None
     wanted: Wanted
 
-    def lark(self, *, is_thinking: bool) -> str:
-        thought = self._thought(is_thinking)
-        first = "" if not thought else "thought " if is_thinking else "thought? "
+    def lark(self, thinking: Thinking) -> str:
+        thought = self._thought(thinking)
+        first = "" if not thought else "thought " if thinking == "open" else "thought? "
         return "\n".join([f"start: {first}body", *thought, f"TEXT: /{_ANYTHING}/", *self._body()])
 
-    def _thought(self, is_thinking: bool) -> list[str]:
-        if self.dialect is None:
+    def _thought(self, thinking: Thinking) -> list[str]:
+        if self.dialect is None or thinking == "over":
             return []
         opening, closing = self.dialect.thought
-        begin = "" if is_thinking else self._symbol(opening)
+        begin = "" if thinking == "open" else self._symbol(opening)
         return [
             f"thought: {begin} inside gap",
             self._up_to("inside", closing),
@@ -191,5 +193,5 @@ def _arguments(tool: Mapping[str, Any], *, is_compact: bool) -> str:
 def _json(schema: Mapping[str, Any], *, is_compact: bool = False, is_lenient: bool = False) -> str:
     """The schema as it stands in a grammar; a lenient one may have words that are not known."""
     spaces = {"whitespace_flexible": False} if is_compact else {"whitespace_pattern": _WHITESPACE}
-    options = {**spaces, "lenient": is_lenient}
+    options = {**spaces, "json_allowed_escapes": _ESCAPES, "lenient": is_lenient}
     return json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)

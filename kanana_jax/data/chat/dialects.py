@@ -12,12 +12,14 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from kanana_jax.data.chat import hermes, plain
 from kanana_jax.data.chat.format import FormatError
 from kanana_jax.data.chat.messages import NAME, call
 
+# Whether a prompt has opened the reasoning, has closed it, or says nothing of it.
+Thinking = Literal["open", "over", "possible"]
 # Parts of a written call: text, marks among it by themselves, and what digits stand for.
 Part = str | re.Pattern[str]
 

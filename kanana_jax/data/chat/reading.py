@@ -8,7 +8,7 @@ it is marked as one, is content.
 
 from typing import Any, Literal, NamedTuple
 
-from kanana_jax.data.chat.dialects import Dialect
+from kanana_jax.data.chat.dialects import Dialect, Thinking
 from kanana_jax.data.chat.format import FormatError
 
 
@@ -21,15 +21,18 @@ class Said(NamedTuple):
 
 
 class Reader:
-    """Reads one turn. `is_thinking`: the prompt has opened the reasoning already."""
+    """Reads one turn behind a prompt that has brought the reasoning to `thinking`."""
 
-    def __init__(self, dialect: Dialect, *, is_thinking: bool, reads_calls: bool):
+    def __init__(self, dialect: Dialect, thinking: Thinking, *, reads_calls: bool):
         self._dialect, self._reads_calls = dialect, reads_calls
-        self._state: Literal["start", "thought", "content", "call", "between"] = (
-            "thought" if is_thinking else "start"
-        )
+        self._state: Literal["start", "thought", "content", "call", "between"] = {
+            "open": "thought",
+            "over": "content",
+            "possible": "start",
+        }[thinking]
         self._held = ""
-        self._num_skipped = self._padding(1) if is_thinking else 0  # new lines that may be a mark's
+        # New lines that may belong to a mark.
+        self._num_skipped = self._padding(1) if thinking == "open" else 0
         self._is_at_line = True
         self._said = Said()
 

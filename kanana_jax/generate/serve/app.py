@@ -24,6 +24,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from kanana_jax.data.chat.dialects import Thinking
 from kanana_jax.data.chat.reading import Reader
 from kanana_jax.generate.chat import ChatError
 from kanana_jax.generate.grammar import GrammarError, Grammars
@@ -139,21 +140,19 @@ class _Server:
             prompt = (text, ids) if ask.is_echoed else None
             return replies.Completion(used, ask.num_top_logprobs, prompt, has_answer=is_drawn)
 
-        constraint = await self._constraint(ask, is_thinking=False)
+        constraint = await self._constraint(ask, "over")
         return await self._answer(http, ask, prompts, constraint, replies.COMPLETION, choice)
 
     async def chat_completions(self, http: HttpRequest) -> Response:
         ask = protocol.parse_chat(await self._read_json(http))
         self._check(ask)
         ids = await self._chat_ids(ask)
-        is_thinking = self._is_thinking(ids)
-        constraint = await self._constraint(ask, is_thinking=is_thinking)
+        thinking = self._thinking(ids)
+        constraint = await self._constraint(ask, thinking)
         reads_calls = ask.tooling.reads_calls
 
         def choice(place: int) -> replies.Choice:
-            reader = self._dialect and Reader(
-                self._dialect, is_thinking=is_thinking, reads_calls=reads_calls
-            )
+            reader = self._dialect and Reader(self._dialect, thinking, reads_calls=reads_calls)
             max_calls = None if ask.tooling.wanted.is_parallel else 1
             used = self._loaded.tokenizer
             return replies.Message(used, ask.num_top_logprobs, reader, max_calls=max_calls)
@@ -221,14 +220,15 @@ class _Server:
         except ChatError as error:
             raise ApiError(400, str(error), param="messages") from None
 
-    def _is_thinking(self, prompt: Sequence[int]) -> bool:
-        """Whether the template has opened the reasoning."""
+    def _thinking(self, prompt: Sequence[int]) -> Thinking:
+        """Where the template has left the reasoning."""
         if self._dialect is None or self._dialect.is_line:
-            return False
-        end = self._loaded.tokenizer.decode_marked(prompt[-16:])
-        return end.rstrip().endswith(self._dialect.thought[0])
+            return "possible"
+        end = self._loaded.tokenizer.decode_marked(prompt[-16:]).rstrip()
+        opening, closing = self._dialect.thought
+        return "open" if end.endswith(opening) else "over" if end.endswith(closing) else "possible"
 
-    async def _constraint(self, ask: Ask, *, is_thinking: bool) -> Callable[[], Matcher] | None:
+    async def _constraint(self, ask: Ask, thinking: Thinking) -> Callable[[], Matcher] | None:
         wanted = ask.tooling.wanted
         if wanted.is_free:
             return None
@@ -237,7 +237,7 @@ class _Server:
             raise ApiError(400, f"{param} needs a model that names its end of a text", param=param)
         try:
             return await asyncio.to_thread(
-                self._grammars.constraint, wanted, self._dialect, is_thinking=is_thinking
+                self._grammars.constraint, wanted, self._dialect, thinking
             )
         except GrammarError as error:
             raise ApiError(400, str(error), param=param) from None
