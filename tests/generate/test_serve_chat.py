@@ -5,7 +5,6 @@ import json
 
 import http_client
 import pytest
-import schemas
 from scripted import ADD, NOW, SAYS, Scripted, say, with_template
 from served import Served
 
@@ -269,41 +268,6 @@ def test_logprobs_of_a_message_are_told_token_by_token(hermes):
     streamed = [one for part in parts if part for one in part["content"]]
     assert streamed == content
     assert _choice(hermes.fetch(PATH, ask("hello")))["logprobs"] is None
-
-
-def test_a_random_model_does_what_it_must(loaded):
-    """Over a model that knows nothing: constraints of choice and form are kept to."""
-    with Served(with_template(loaded, chat.PLAIN.template), length=768) as server:
-        # No reasoning: a random model never ends it.
-        asked = ask("x", logit_bias={"126": -100}, tools=TOOLS[:1])
-        del asked["max_tokens"]
-        parameters = {
-            "type": "object",
-            "properties": {"a": {"enum": [1, 2]}},
-            "required": ["a"],
-            "additionalProperties": False,
-        }
-        function = {"name": "add", "parameters": parameters}
-        asked["tools"] = [{"type": "function", "function": function}]
-        for seed in range(3):
-            body = asked | {"tool_choice": "required", "seed": seed, "parallel_tool_calls": False}
-            choice = _choice(server.fetch(PATH, body))
-            (call,) = choice["message"]["tool_calls"]
-            assert choice["finish_reason"] == "tool_calls"
-            assert json.loads(call["function"]["arguments"])["a"] in (1, 2)
-            streamed, _ = _joined(server.fetch(PATH, body | {"stream": True}).body)
-            assert streamed["tool_calls"][0]["function"] == call["function"]
-        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": parameters}}
-        body = asked | {"response_format": wanted, "tool_choice": "none"}
-        content = _choice(server.fetch(PATH, body))["message"]["content"]
-        assert json.loads(content)["a"] in (1, 2)
-        alone = {"prompt": "x", "response_format": wanted, "max_tokens": 500}
-        text = server.fetch("/v1/completions", alone).body["choices"][0]["text"]
-        assert json.loads(text)["a"] in (1, 2)
-        schema = {"type": "array", "items": {"type": "null"}, "minItems": 2, "maxItems": 2}
-        wanted["json_schema"] = {"name": "x", "schema": schema}
-        content = _choice(server.fetch(PATH, body))["message"]["content"]
-        assert schemas.fits(json.loads(content), schema)
 
 
 def test_a_client_that_hangs_up_within_a_call_frees_its_row(hermes):

@@ -5,8 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from served import text_of
+from scripted import with_template
+from served import Served, text_of
 
+from kanana_jax.data import chat
 from kanana_jax.evaluate import scoring
 
 PATH = "/v1/completions"
@@ -115,3 +117,41 @@ def test_a_prompt_may_fill_the_server_where_nothing_is_drawn(served):
     asked = {"prompt": [[5] * 63], "echo": True, "logprobs": 0, "max_tokens": 0}
     assert len(_logprobs(served, **asked)["tokens"]) == 63
     assert served.fetch(PATH, asked | {"prompt": [[5] * 64]}).status == 400
+
+
+CHOICE = {
+    "type": "object",
+    "properties": {"a": {"enum": [1, 2]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+def test_a_random_model_does_what_it_must(loaded):
+    """Constraints of form and of choice are kept to by a model that knows nothing."""
+    asked = {"messages": [{"role": "user", "content": "x"}]}
+    # No reasoning, which a random model never ends.
+    asked |= {"logit_bias": {"126": -100}, "parallel_tool_calls": False}
+    asked["tools"] = [{"type": "function", "function": {"name": "f", "parameters": CHOICE}}]
+    with Served(with_template(loaded, chat.PLAIN.template)) as server:
+
+        def message(**more):
+            answer = server.fetch("/v1/chat/completions", asked | more)
+            assert answer.status == 200, answer.body
+            return answer.body["choices"][0]
+
+        for seed in range(3):
+            choice = message(tool_choice="required", seed=seed)
+            (call,) = choice["message"]["tool_calls"]
+            assert (choice["finish_reason"], call["function"]["name"]) == ("tool_calls", "f")
+            assert json.loads(call["function"]["arguments"])["a"] in (1, 2)
+        schema = {"type": "array", "items": {"type": "null"}, "minItems": 2, "maxItems": 2}
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        # Little space, so that the answer fits in what the server holds.
+        spaces = {str(byte): -100 for byte in b"\t\n\r "}
+        content = message(
+            tool_choice="none", response_format=wanted, logit_bias={"126": -100} | spaces
+        )["message"]["content"]
+        assert json.loads(content) == [None, None]
+        alone = {"prompt": "x", "response_format": wanted, "max_tokens": 50, "logit_bias": spaces}
+        assert json.loads(text_of(server.fetch(PATH, alone))) == [None, None]
