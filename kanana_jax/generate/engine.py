@@ -11,68 +11,18 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt32
 
 from kanana_jax import config
 from kanana_jax.errors import UserError
 from kanana_jax.generate import decoder, device, processors, text
 from kanana_jax.generate.logprobs import Logprobs
-from kanana_jax.generate.requests import Matcher, Piece, Request, RequestError
+from kanana_jax.generate.requests import Piece, Request, RequestError
+from kanana_jax.generate.running import Anything, Running, forced
 from kanana_jax.generate.sampling import Sampling
 from kanana_jax.generate.unstacked import AnyWeights
-
-
-@dataclasses.dataclass
-class _Running:
-    """A request from when it is submitted."""
-
-    number: int
-    request: Request
-    stream: text.TextStream
-    token: int = 0  # that was drawn last
-    num_drawn: int = 0
-    routes: list[np.ndarray] = dataclasses.field(default_factory=list)  # since the last piece
-    matcher: Matcher | None = None
-    allowed_W: np.ndarray | None = None  # as the matcher says now
-
-    @property
-    def position(self) -> int:
-        """Of the token that was drawn last."""
-        return len(self.request.prompt) + self.num_drawn - 1
-
-    @property
-    def is_forced(self) -> bool:
-        """Whether the next token was drawn before the answer was cut off."""
-        return self.num_drawn < len(self.request.drawn)
-
-    def begin(self) -> None:
-        if self.request.constraint is not None:
-            self.matcher = self.request.constraint()
-            self.allowed_W = self.matcher.allowed()
-
-    def match(self, token: int) -> Literal["stop", "length"] | None:
-        """Why the constraint ends the answer behind `token`."""
-        if self.matcher is None:
-            return None
-        self.matcher.push(token)
-        if self.matcher.is_whole:
-            return "stop"
-        self.allowed_W = self.matcher.allowed()
-        return None if self.allowed_W.any() else "length"
-
-    def is_end(self, token: int, eos_ids: frozenset[int]) -> bool:
-        return token in self.request.stop_ids or (token in eos_ids and not self.request.ignores_eos)
-
-    def processing(self, eos_ids: frozenset[int]) -> device.Processing | None:
-        request = self.request
-        if not request.is_processed:
-            return None
-        ends = (frozenset() if request.ignores_eos else eos_ids).union(request.stop_ids)
-        return device.Processing(request.processors, ends, self.allowed_W)
 
 
 class Engine:
@@ -125,8 +75,8 @@ class Engine:
         self._decode, self._decode_marked = decode, decode_marked or decode
         self._eos_ids = frozenset(eos_ids)
         self._vocab_size, self._shape = cfg.vocab_size, shape
-        self._rows: list[_Running | None] = [None] * num_rows
-        self._waiting: collections.deque[_Running] = collections.deque()
+        self._rows: list[Running | None] = [None] * num_rows
+        self._waiting: collections.deque[Running] = collections.deque()
         self._num_submitted = 0
 
     @property
@@ -180,20 +130,11 @@ class Engine:
             for how in (Sampling(), Sampling(top_k=1))
         ]
         scored = [
-            Request(
-                prompt=one.prompt,
-                max_tokens=one.max_tokens,
-                num_top_logprobs=0,
-                has_prompt_logprobs=True,
-            )
+            dataclasses.replace(one, num_top_logprobs=0, has_prompt_logprobs=True)
             for one in requests[::2]
         ]
-        requests += [
-            *scored,
-            dataclasses.replace(
-                scored[-1], constraint=lambda: _Anything(processors.num_words(self._vocab_size))
-            ),
-        ]
+        anything = Anything(processors.num_words(self._vocab_size))
+        requests += [*scored, dataclasses.replace(scored[-1], constraint=lambda: anything)]
         eos_ids, self._eos_ids = self._eos_ids, frozenset()  # none may end at its first token
         # One by one: rows together are all filtered if one of them is. Two for the copy of a row.
         for some in [*([one] for one in requests), requests[:1] * 2]:
@@ -213,7 +154,7 @@ class Engine:
         """Draws tokens of every running request, and starts what can start."""
         return self._draw_running() + self._start_waiting()
 
-    def _begun(self, number: int, request: Request) -> _Running:
+    def _begun(self, number: int, request: Request) -> Running:
         room = self.length - len(request.prompt)
         if not len(request.prompt) > 0 or not 0 < request.max_tokens <= room:
             raise RequestError(
@@ -230,7 +171,7 @@ class Engine:
         for token in request.drawn:
             if not stream.is_stopped:
                 stream.push(token)
-        running = _Running(number, request, stream)
+        running = Running(number, request, stream)
         is_ended = stream.is_stopped or any(
             running.is_end(token, self._eos_ids) for token in request.drawn
         )
@@ -252,7 +193,7 @@ class Engine:
             np.array([one.position if one else 0 for one in rows], np.int32),
             [one.request.sampling if one else device.UNUSED for one in rows],
             [one.num_drawn if one else 0 for one in rows],
-            _forced(rows, 1 if is_constrained else self._shape.tokens_per_step),
+            forced(rows, 1 if is_constrained else self._shape.tokens_per_step),
             [one and one.processing(self._eos_ids) for one in rows],
         )
         tokens_MB, logp_MB = drawn.tokens_NB.tolist(), drawn.logp_NB.tolist()
@@ -317,28 +258,3 @@ class Engine:
                 prompt_logprobs=drawn.prompt_logprobs if request.has_prompt_logprobs else None,
             )
         ]
-
-
-class _Anything:
-    """A matcher that allows all."""
-
-    is_whole = False
-
-    def __init__(self, num_words: int):
-        self._allowed_W = np.full(num_words, 2**32 - 1, np.uint32)
-
-    def allowed(self) -> UInt32[np.ndarray, "W"]:
-        return self._allowed_W
-
-    def push(self, token: int) -> None:
-        pass
-
-
-def _forced(rows: Sequence[_Running | None], num_tokens: int) -> Int[np.ndarray, "M B"]:
-    """The next tokens of each row that were drawn before its answer was cut off; then -1."""
-    forced_MB = np.full((num_tokens, len(rows)), -1, np.int32)
-    for row, one in enumerate(rows):
-        if one and one.is_forced:
-            known = one.request.drawn[one.num_drawn : one.num_drawn + num_tokens]
-            forced_MB[: len(known), row] = known
-    return forced_MB

@@ -92,11 +92,15 @@ def test_prompts_and_chats_are_tokenized_as_they_are_read(loaded):
         asked = {"messages": messages, "tools": tools, "max_tokens": 1}
         server.fetch("/v1/chat/completions", asked)
         assert found["tokens"] == server.engine.asked[-1].prompt
+        bare = server.fetch("/tokenize", {"prompt": "a", "add_special_tokens": False}).body
+        assert bare["tokens"] == [97]
+        info = server.fetch("/tokenizer_info").body
+        assert (info["bos_token"], info["chat_template"]) == ("<|bos|>", chat.HERMES.template)
         back = server.fetch("/detokenize", {"tokens": [256, 97, 0xEA, 0xB0, 0x80]}).body
         assert back == {"prompt": "<|bos|>a\uac00"}
         for path, body in (
             ("/tokenize", {"prompt": ["a", "b"]}),
-            ("/tokenize", {"prompt": "a", "add_special_tokens": False}),
+            ("/tokenize", {"prompt": "a", "add_special_tokens": 0}),
             ("/tokenize", {"messages": []}),
             ("/tokenize", {"messages": messages, "x": 1}),
             ("/detokenize", {"tokens": [258]}),

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import reprlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -33,6 +33,7 @@ from kanana_jax.generate.requests import Matcher, Request, RequestError
 from kanana_jax.generate.serve import access, fields, metrics, protocol, replies, streaming
 from kanana_jax.generate.serve.fields import ApiError
 from kanana_jax.generate.serve.protocol import Ask
+from kanana_jax.generate.serve.tools import Tooling
 from kanana_jax.generate.serve.worker import QueueFullError, StoppedError, Worker
 
 _MANY_CHARACTERS = 20_000  # more text is tokenized in a thread
@@ -65,6 +66,7 @@ def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
         Route("/health", server.health),
         Route("/metrics", server.shown_metrics),
         Route("/tokenize", server.tokenize, methods=["POST"]),
+        Route("/tokenizer_info", server.tokenizer_info),
         Route("/detokenize", server.detokenize, methods=["POST"]),
         Route("/v1/models", server.models),
         Route("/v1/models/{name:path}", server.one_model),
@@ -117,11 +119,23 @@ class _Server:
     async def tokenize(self, http: HttpRequest) -> Response:
         ask = protocol.parse_prompt(await self._read_json(http))
         self._check_model(ask.model)
-        (given,) = ask.inputs
-        ids = await (self._chat_ids(ask) if isinstance(given, list) else self._prompt_ids(given))
+        if not isinstance(ask.given, str):
+            ids = await self._chat_ids(ask.given, ask.tooling, ask.variables)
+        elif ask.is_whole:
+            ids = await self._prompt_ids(ask.given)
+        else:
+            ids = await asyncio.to_thread(self._loaded.tokenizer.encode_marked, ask.given)
         return JSONResponse(
             {"tokens": ids, "count": len(ids), "max_model_len": self._limits.length}
         )
+
+    async def tokenizer_info(self, http: HttpRequest) -> Response:
+        used, template = self._loaded.tokenizer, self._loaded.template
+        ends = {"bos_token": used.bos_id, "eos_token": used.eos_id}
+        info: dict[str, Any] = {
+            name: None if one is None else used.decode_marked([one]) for name, one in ends.items()
+        }
+        return JSONResponse(info | {"chat_template": template and template.source})
 
     async def detokenize(self, http: HttpRequest) -> Response:
         name, ids = protocol.parse_ids(await self._read_json(http), self._loaded.cfg.vocab_size)
@@ -146,7 +160,7 @@ class _Server:
     async def chat_completions(self, http: HttpRequest) -> Response:
         ask = protocol.parse_chat(await self._read_json(http))
         self._check(ask)
-        ids = await self._chat_ids(ask)
+        ids = await self._chat_ids(ask.inputs[0], ask.tooling, ask.variables)
         thinking = self._thinking(ids)
         constraint = await self._constraint(ask, thinking)
         reads_calls = ask.tooling.reads_calls
@@ -194,8 +208,10 @@ class _Server:
         prompt_ids = self._loaded.prompt_ids
         return await asyncio.to_thread(prompt_ids, prompt) if is_long else prompt_ids(prompt)
 
-    async def _chat_ids(self, ask: Ask) -> list[int]:
-        template, tooling = self._loaded.template, ask.tooling
+    async def _chat_ids(
+        self, conversation: list[dict[str, Any]], tooling: Tooling, variables: Mapping[str, Any]
+    ) -> list[int]:
+        template = self._loaded.template
         if template is not None:
             if tooling.told and (self._dialect is None or not template.reads("tools")):
                 raise ApiError(
@@ -205,7 +221,7 @@ class _Server:
                     param="tools",
                     code="unsupported_parameter",
                 )
-            if "documents" in ask.variables and not template.reads("documents"):
+            if "documents" in variables and not template.reads("documents"):
                 raise ApiError(
                     400,
                     "documents are not supported here: the chat template of this model does not "
@@ -215,7 +231,7 @@ class _Server:
                 )
         try:
             return await asyncio.to_thread(
-                self._loaded.chat_ids, ask.inputs[0], tooling.told or None, **ask.variables
+                self._loaded.chat_ids, conversation, tooling.told or None, **variables
             )
         except ChatError as error:
             raise ApiError(400, str(error), param="messages") from None

@@ -85,22 +85,31 @@ def parse_chat(body: Any) -> Ask:
     )
 
 
-def parse_prompt(body: Any) -> Ask:
-    """The fields of /tokenize: a prompt, or what of a chat makes its prompt."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AskTokens:
+    """What /tokenize is asked for: a prompt's tokens, or those of a chat's prompt."""
+
+    model: str | None
+    given: Any
+    is_whole: bool = True  # with what the tokenizer puts around a prompt
+    tooling: Tooling = dataclasses.field(default_factory=Tooling)
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def parse_prompt(body: Any) -> AskTokens:
+    """The fields of /tokenize; raises ApiError with status 400."""
     left = _object(body)
     model = take(left, "model", str, None)
     if "messages" not in left:
-        prompts = _prompts(left)
-        if len(prompts) != 1 or not isinstance(prompts[0], str):
-            raise bad("prompt", "must be a string")
-        fields.refuse_others(left, {"add_special_tokens": (True,)})
-        return _only_input(model, prompts[0])
+        prompt, is_whole = left.pop("prompt", None), take(left, "add_special_tokens", bool, True)
+        if not isinstance(prompt, str):
+            raise bad("prompt", f"must be a string, got {kind_of(prompt)}")
+        fields.refuse_others(left, {})
+        return AskTokens(model=model, given=prompt, is_whole=is_whole)
     conversation = messages.parse(left.pop("messages"))
     tooling, variables = tools.parse(left), _variables(left)
     fields.refuse_others(left, neutral.PROMPT)
-    return dataclasses.replace(
-        _only_input(model, conversation), tooling=tooling, variables=variables
-    )
+    return AskTokens(model=model, given=conversation, tooling=tooling, variables=variables)
 
 
 def parse_ids(body: Any, vocab_size: int) -> tuple[str | None, list[int]]:
@@ -111,18 +120,6 @@ def parse_ids(body: Any, vocab_size: int) -> tuple[str | None, list[int]]:
         raise bad("tokens", f"must be a list of token ids in [0, {vocab_size}), got {shown(ids)}")
     fields.refuse_others(left, {})
     return model, ids
-
-
-def _only_input(model: str | None, given: Any) -> Ask:
-    return Ask(
-        model=model,
-        inputs=[given],
-        num_choices=1,
-        max_tokens=1,
-        options=options.parse({}),
-        is_streamed=False,
-        has_usage=False,
-    )
 
 
 def _object(body: Any) -> dict[str, Any]:
