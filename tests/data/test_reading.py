@@ -44,6 +44,7 @@ def written(dialect, name, arguments):
     return "".join(part if isinstance(part, str) else "7" for part in parts)
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(turns(CALM), st.sampled_from([*OWN]), st.lists(st.integers(0, 300), max_size=8))
 def test_what_a_format_writes_is_read_as_its_parser_reads_it(messages, name, cuts):
     fmt, dialect = OWN[name]
@@ -56,6 +57,7 @@ def test_what_a_format_writes_is_read_as_its_parser_reads_it(messages, name, cut
 MARKS = sorted({mark for one in ALL for mark in one.marks} | {"\n", "{", "}", '"', "@add {}"})
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(
     st.sampled_from(ALL),
     st.lists(st.sampled_from(MARKS) | WILD, max_size=6).map("".join),

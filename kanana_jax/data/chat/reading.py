@@ -11,6 +11,9 @@ from typing import Any, Literal, NamedTuple
 from kanana_jax.data.chat.dialects import Dialect, Thinking
 from kanana_jax.data.chat.format import FormatError
 
+_State = Literal["start", "thought", "content", "call", "between"]
+_FIRST: dict[Thinking, _State] = {"open": "thought", "over": "content", "possible": "start"}
+
 
 class Said(NamedTuple):
     """What a piece of text adds to a message."""
@@ -25,11 +28,7 @@ class Reader:
 
     def __init__(self, dialect: Dialect, thinking: Thinking, *, reads_calls: bool):
         self._dialect, self._reads_calls = dialect, reads_calls
-        self._state: Literal["start", "thought", "content", "call", "between"] = {
-            "open": "thought",
-            "over": "content",
-            "possible": "start",
-        }[thinking]
+        self._state: _State = _FIRST[thinking]
         self._held = ""
         # New lines that may belong to a mark.
         self._num_skipped = self._padding(1) if thinking == "open" else 0
