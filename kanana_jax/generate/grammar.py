@@ -30,6 +30,7 @@ _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 # All but those by number, which may be halves of surrogate pairs and are never needed.
 _ESCAPES = 'nrbtf\\"'
 _ANYTHING = "(?s:.*)"
+_MAX_CHARACTERS = 2**18  # compiled in about a second
 
 
 class GrammarError(UserError, ValueError):
@@ -69,8 +70,13 @@ class Grammars:
         self, wanted: Wanted, dialect: Dialect | None, thinking: Thinking
     ) -> Callable[[], Matcher]:
         """Makes a matcher for each answer. GrammarError where the schema cannot be kept to."""
-        source = _Source(self._used, dialect, wanted)
-        grammar = llguidance.LLMatcher.grammar_from_lark(source.lark(thinking))
+        source = _Source(self._used, dialect, wanted).lark(thinking)
+        if len(source) > _MAX_CHARACTERS:
+            raise GrammarError(
+                f"schemas may have {_MAX_CHARACTERS} characters together, got {len(source)}; give "
+                "smaller ones"
+            )
+        grammar = llguidance.LLMatcher.grammar_from_lark(source)
         compiled = llguidance.LLMatcher(self._tokens, grammar, log_level=0)
         if compiled.is_error():
             raise GrammarError(f"the schema cannot be kept to: {compiled.get_error().strip()}")

@@ -1,7 +1,9 @@
 """Turns read while they are written: the same message whatever pieces they come in."""
 
+import importlib
 import itertools
 import json
+import re
 
 import hypothesis
 import pytest
@@ -159,3 +161,59 @@ def test_a_template_tells_its_dialect(source, want):
 def test_a_line_that_is_no_call_is_refused():
     with pytest.raises(FormatError, match="expected JSON behind @f"):
         plain.call_of("@f {x}")
+
+
+class _Tokens:
+    """A tokenizer of bytes and of whatever looks like a mark, as `renderers` asks for one."""
+
+    unk_token_id = None
+    _MARK = re.compile("(<[|\uff5c][^|\uff5c<>]+[|\uff5c]>)")
+
+    def __init__(self):
+        self._marks = []
+
+    def convert_tokens_to_ids(self, token):
+        if token not in self._marks:
+            self._marks.append(token)
+        return 256 + self._marks.index(token)
+
+    def encode(self, text, add_special_tokens=False):
+        ids = []
+        for part in filter(None, self._MARK.split(text)):
+            is_mark = self._MARK.fullmatch(part)
+            ids += [self.convert_tokens_to_ids(part)] if is_mark else part.encode()
+        return ids
+
+    def decode(self, ids):
+        parts = [self._marks[i - 256].encode() if i > 255 else bytes([i]) for i in ids]
+        return b"".join(parts).decode()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("module", "name", "dialect"),
+    [
+        ("kimi_k2", "KimiK2Renderer", dialects.KIMI_K2),
+        ("deepseek_v3", "DeepSeekV3Renderer", dialects.DEEPSEEK_V3),
+    ],
+)
+def test_what_renderers_has_models_write_is_read(module, name, dialect):
+    pytest.importorskip("renderers")
+    used = _Tokens()
+    made = getattr(importlib.import_module(f"renderers.{module}"), name)(used)
+    calls = [
+        {"id": f"functions.{one}:{place}", "type": "function",
+         "function": {"name": one, "arguments": {"a": [place, "\ud55c\n"]}}}
+        for place, one in enumerate(["add", "get.it"])
+    ]  # fmt: skip
+    for content in ("", "I ask."):
+        answer = {"role": "assistant", "content": content, "tool_calls": calls}
+        found = made.render([{"role": "user", "content": "?"}, answer])
+        pairs = zip(found.token_ids, found.sampled_mask, strict=True)
+        *said, _ = [token for token, is_model in pairs if is_model]
+        message = read(dialect, used.decode(said))
+        assert message["content"] == content
+        read_calls = [one["function"] for one in message["tool_calls"]]
+        assert read_calls == [one["function"] for one in calls]
+        if dialect is dialects.KIMI_K2:
+            assert [one["id"] for one in message["tool_calls"]] == [one["id"] for one in calls]

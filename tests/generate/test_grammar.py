@@ -165,6 +165,11 @@ def test_a_schema_that_cannot_be_kept_to_is_refused(grammars, schema):
         grammars.constraint(Wanted(schema=schema), None, "over")
 
 
+def test_a_schema_that_takes_long_to_compile_is_refused(grammars):
+    with pytest.raises(GrammarError, match="may have 262144 characters together, got 3000"):
+        grammars.constraint(Wanted(schema={"enum": ["x" * 300_000]}), None, "over")
+
+
 def test_a_client_cannot_set_the_librarys_own_options(grammars):
     schema = {"x-guidance": {"lenient": True}, "type": "string", "format": "unheard"}
     with pytest.raises(GrammarError):

@@ -161,7 +161,7 @@ DEEPSEEK_V3 = dataclasses.replace(
 
 def of(source: str) -> Dialect | None:
     """The dialect of a template, by the marks that it writes; None: calls are written otherwise."""
-    if source in (plain.TEMPLATE,):
+    if source == plain.TEMPLATE:
         return PLAIN
     if KIMI_K2.opening in source:
         return KIMI_K2

@@ -72,7 +72,7 @@ def _with_strict(tool: formats.Tool, strict: set[str]) -> formats.Tool:
 
 def _named(choice: Any, told: Sequence[formats.Tool]) -> formats.Tool | None:
     """The one tool that must be called."""
-    if choice in _CHOICES if isinstance(choice, str) else False:
+    if isinstance(choice, str) and choice in _CHOICES:
         if choice == "required" and not told:
             raise bad("tool_choice", "is required where there are no tools; give tools")
         return None
