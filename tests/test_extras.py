@@ -39,6 +39,7 @@ _OF_EXTRAS = {
 }
 
 
+@pytest.mark.slow
 def test_every_command_says_in_one_line_which_extra_it_needs():
     cases = [(module, _OF_EXTRAS[names]) for module, names in _COMMANDS.items()]
     program = _PROGRAM.format(cases=cases)
