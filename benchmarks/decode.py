@@ -164,7 +164,7 @@ def decode(setup: Setup, batch: int) -> dict[str, Any]:
 
     def call():
         nonlocal cache
-        drawn, cache = decoder.draw(
+        drawn, cache, _ = decoder.draw(
             *setup,
             cache,
             tokens_B,
@@ -236,7 +236,7 @@ def prefill(setup: Setup) -> dict[str, Any]:
         nonlocal cache
         out = None
         for start in starts:
-            out, cache, _ = decoder.prefill(
+            out, cache, *_ = decoder.prefill(
                 *setup, cache, zero, tokens_1S, zero + start, zero + size - 1
             )
         return np.asarray(out)

@@ -58,7 +58,7 @@ def draw(
     with_routes: bool,
 ) -> tuple[decoder.Drawn, decoder.Cache]:
     """`decoder.draw`; log-probabilities that are not returned are not computed."""
-    drawn, cache = decoder.draw(
+    drawn, cache, _ = decoder.draw(
         asked.model,
         asked.execution,
         weights,

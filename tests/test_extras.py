@@ -32,7 +32,11 @@ for module, absent in {cases!r}:
         del sys.modules[name]
 """
 _ALL = "flax orbax grain tensorstore jinja2 tqdm jaxtyping safetensors tokenizers absl"
-_OF_EXTRAS = {"train": _ALL, "train,serve": "starlette uvicorn", "train,evaluate": "lm_eval"}
+_OF_EXTRAS = {
+    "train": _ALL,
+    "train,serve": "starlette uvicorn llguidance",
+    "train,evaluate": "lm_eval",
+}
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from kanana_jax.data import token_spelling
 from kanana_jax.data.errors import DataError, first_line, listed
 
 BOS, EOS = "<|bos|>", "<|eos|>"
@@ -53,6 +54,8 @@ class Tokenizer:
     decode: Callable[[Sequence[int]], str]
     encode_marked: Callable[[str], list[int]]  # the ids of special tokens where they are spelled
     token_id: Callable[[str], int | None]  # of the token that is spelled so, special or not
+    decode_marked: Callable[[Sequence[int]], str]  # with the text of special tokens
+    spelled: Callable[[int], bytes]  # the bytes of one token, which may be a part of a character
     # What the tokenizer.json puts before and after a text.
     around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     json: str = ""
@@ -67,6 +70,15 @@ class Tokenizer:
         """Ids of each document between BOS and EOS."""
         bos, eos = np.array([[self.bos_id], [self.eos_id]], np.int32)
         return [np.concatenate([bos, ids, eos]) for ids in self.encode_batch(texts)]
+
+    def is_text(self, index: int) -> bool:
+        """Whether a token stands for text: it is no special one, and none that is not used."""
+        return index < len(self.token_bytes_V) and bool(self.token_bytes_V[index])
+
+    def is_special(self, text: str) -> bool:
+        """Whether a token is spelled so that `decode` leaves out."""
+        token = self.token_id(text)
+        return token is not None and not self.is_text(token)
 
     @property
     def digest(self) -> str:
@@ -88,7 +100,13 @@ def byte_tokenizer() -> Tokenizer:
         decode=lambda ids: bytes(i for i in ids if i < 256).decode("utf-8", errors="replace"),
         encode_marked=_encode_marked_bytes,
         token_id={BOS: 256, EOS: 257}.get,
+        decode_marked=lambda ids: b"".join(map(_byte_spelled, ids)).decode(errors="replace"),
+        spelled=_byte_spelled,
     )
+
+
+def _byte_spelled(index: int) -> bytes:
+    return {256: BOS, 257: EOS}.get(index, "").encode() if index > 255 else bytes([index])
 
 
 def _encode_marked_bytes(text: str) -> list[int]:
@@ -172,12 +190,12 @@ def from_json(
         if index is not None and index not in marked:
             for one in (library, marking):
                 one.add_special_tokens([library.id_to_token(index)])
-    token_bytes = _token_bytes(library)
+    token_bytes_V = token_spelling.sizes(library)
     return Tokenizer(
-        vocab_size=len(token_bytes),
+        vocab_size=len(token_bytes_V),
         bos_id=first,
         eos_id=last,
-        token_bytes_V=token_bytes,
+        token_bytes_V=token_bytes_V,
         encode_batch=functools.partial(_encode_batch, library, name),
         decode=lambda ids: library.decode([int(i) for i in ids]),
         # Encoded before: the library says TypeError where text is no Unicode.
@@ -185,6 +203,8 @@ def from_json(
             marking.encode(text.encode().decode(), add_special_tokens=False).ids
         ),
         token_id=library.token_to_id,
+        decode_marked=lambda ids: library.decode([int(i) for i in ids], skip_special_tokens=False),
+        spelled=token_spelling.spelling(library),
         around=_around(library),
         json=content,
         names_itself=_at_both_ends(*own) == (first, last),
@@ -276,24 +296,3 @@ def _around(library: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     num_inside = encoding.special_tokens_mask.count(0)
     ids = tuple(encoding.ids)
     return ids[:num_before], ids[num_before + num_inside :]
-
-
-def _token_bytes(library: Any) -> Int32[np.ndarray, "V"]:
-    vocab = library.get_vocab(with_added_tokens=True)
-    added = library.get_added_tokens_decoder()
-    # In a byte-level vocabulary each character is one byte (GPT-2's printable alphabet).
-    decoder = json.dumps(json.loads(library.to_str())["decoder"])
-    spelled_bytes = len if '"ByteLevel"' in decoder else _spelled_bytes
-    sizes = np.zeros(max(vocab.values(), default=-1) + 1, np.int32)
-    for token, index in vocab.items():
-        if index not in added:
-            sizes[index] = spelled_bytes(token)
-        elif not added[index].special:
-            sizes[index] = len(token.encode())
-    return sizes
-
-
-def _spelled_bytes(token: str) -> int:
-    if re.fullmatch("<0x[0-9A-F]{2}>", token):
-        return 1
-    return len(token.replace("\u2581", " ").removeprefix("##").encode())

@@ -7,6 +7,7 @@ with extras.needed("train"):
     from kanana_jax.generate.chat import ChatError
     from kanana_jax.generate.engine import Engine
     from kanana_jax.generate.load import Loaded, load
+    from kanana_jax.generate.processors import Processors
     from kanana_jax.generate.requests import Piece, Request, RequestError
     from kanana_jax.generate.sampling import Sampling
 
@@ -16,6 +17,7 @@ __all__ = [
     "Engine",
     "Loaded",
     "Piece",
+    "Processors",
     "Request",
     "RequestError",
     "Sampling",

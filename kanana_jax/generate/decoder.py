@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kanana_jax import config, model
-from kanana_jax.generate import sampling, unstacked
+from kanana_jax.generate import logprobs, processors, sampling, unstacked
+from kanana_jax.generate.logprobs import Logprobs
 from kanana_jax.generate.unstacked import AnyWeights, UnstackedWeights
 from kanana_jax.model import attention, decoding, layers, moe, rope
 
@@ -34,6 +35,7 @@ class Drawn(NamedTuple):
     logp_NB: Float[Array | np.ndarray, "N B"]  # see `sampling.sample`
     # The experts of the tokens that were read to draw these; None: not asked for.
     routes_NBLK: Int[Array | np.ndarray, "N B L K"] | None
+    logprobs: Logprobs | None = None  # of (N, B) tokens, where rows are processed
 
 
 def on_mesh(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
@@ -127,19 +129,34 @@ def prefill(
     tokens_BS: Int[Array, "B S"],
     start_B: Int[Array, "B"],
     last_B: Int[Array, "B"],
+    targets_BS: Int[Array, "B S"] | None = None,
     *,
     with_routes: bool = False,
-) -> tuple[Float[Array, "B V"], Cache, Int[Array, "B S L K"] | None]:
+) -> tuple[Float[Array, "B V"], Cache, Int[Array, "B S L K"] | None, Logprobs | None]:
     """Chunks of prompts, each from position `start` of its row; the logits after its token `last`.
 
     Rows differ. Those that are not in the cache are read for nothing and written nowhere. Third,
-    the experts of the tokens, with `with_routes`.
+    the experts of the tokens, with `with_routes`; fourth, the log-probability of each target after
+    its token, where there are targets.
     """
     weights = unstacked.ready(cfg, execution, weights)
     hidden_BSD, cache, stats = forward(cfg, execution, weights, cache, tokens_BS, start_B, row_B)
     hidden_BD = hidden_BSD[jnp.arange(len(hidden_BSD)), last_B]
     found_BSLK = routes(cfg, stats, tokens_BS.shape) if with_routes else None
-    return logits(cfg, weights, hidden_BD), cache, found_BSLK
+    found = None if targets_BS is None else _logprobs(cfg, weights, hidden_BSD, targets_BS)
+    return logits(cfg, weights, hidden_BD), cache, found_BSLK, found
+
+
+def _logprobs(
+    cfg: config.ModelConfig,
+    weights: UnstackedWeights,
+    hidden_BSD: Float[Array, "B S D"],
+    targets_BS: Int[Array, "B S"],
+) -> Logprobs:
+    """Logits of one row at a time: they are the largest array."""
+    return jax.lax.map(
+        lambda row: logprobs.of(logits(cfg, weights, row[0]), row[1]), (hidden_BSD, targets_BS)
+    )
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -181,7 +198,7 @@ def decode(
 @functools.partial(
     jax.jit,
     static_argnames=("cfg", "execution", "is_filtered", "with_routes"),
-    donate_argnames="cache",
+    donate_argnames=("cache", "state"),
 )
 def draw(
     cfg: config.ModelConfig,
@@ -192,29 +209,37 @@ def draw(
     positions_B: Int[Array, "B"],
     how: sampling.Rows,
     forced_NB: Int[Array, "N B"],
+    state: processors.State | None = None,
+    processing: processors.Rows | None = None,
     *,
     is_filtered: bool,
     with_routes: bool = False,
-) -> tuple[Drawn, Cache]:
+) -> tuple[Drawn, Cache, processors.State | None]:
     """The next tokens of every row, without a word to the host between the N steps.
 
     A token of `forced_NB` that is not negative takes the place of the one that is drawn there.
-    `is_filtered` is that of `sampling.sample`.
+    `is_filtered` is that of `sampling.sample`. With `processing` logits are processed; the state
+    counts the tokens that are read.
     """
     weights = unstacked.ready(cfg, execution, weights)
 
     def step(carry, forced_B):
-        cache, tokens_B, positions_B, how = carry
+        cache, tokens_B, positions_B, how, state = carry
         logits_BV, cache, routes_BLK = decode(cfg, execution, weights, cache, tokens_B, positions_B)
-        tokens_B, logp_B = sampling.sample(logits_BV, how, is_filtered=is_filtered)
+        found = None
+        if state is None or processing is None:
+            tokens_B, logp_B = sampling.sample(logits_BV, how, is_filtered=is_filtered)
+        else:
+            state = processors.counted(state, tokens_B)
+            tokens_B, logp_B, found = processors.sample(logits_BV, state, processing, how)
         tokens_B = jnp.where(forced_B < 0, tokens_B, forced_B)
         how = how._replace(num_drawn_B=how.num_drawn_B + 1)
-        seen = Drawn(tokens_B, logp_B, routes_BLK if with_routes else None)
-        return (cache, tokens_B, positions_B + 1, how), seen
+        seen = Drawn(tokens_B, logp_B, routes_BLK if with_routes else None, found)
+        return (cache, tokens_B, positions_B + 1, how, state), seen
 
-    first = (cache, tokens_B, positions_B, how)
-    (cache, *_), drawn = jax.lax.scan(step, first, forced_NB)
-    return drawn, cache
+    first = (cache, tokens_B, positions_B, how, state)
+    (cache, *_, state), drawn = jax.lax.scan(step, first, forced_NB)
+    return drawn, cache, state
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)

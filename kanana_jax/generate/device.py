@@ -10,16 +10,18 @@ layers, K experts of a token.
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from kanana_jax import config
-from kanana_jax.generate import decoder, prompts, sampling
+from kanana_jax.generate import decoder, processors, prompts, sampling
 from kanana_jax.generate.decoder import Drawn
+from kanana_jax.generate.logprobs import Logprobs
+from kanana_jax.generate.processors import NOTHING, Processors
 from kanana_jax.generate.sampling import Sampling
 from kanana_jax.generate.unstacked import AnyWeights
 
@@ -43,17 +45,29 @@ class Shape:
         decoder.check_sizes(**sizes)
 
 
+class Processing(NamedTuple):
+    """How the next token of a row is processed."""
+
+    processors: Processors
+    end_ids: frozenset[int]
+    allowed_W: UInt32[np.ndarray, "W"] | None  # None: all
+
+
 class Start(NamedTuple):
     prompt: tuple[int, ...]
     sampling: Sampling
+    processing: Processing | None = None
+    has_prompt_logprobs: bool = False
 
 
-class First(NamedTuple):
-    """The first token after a prompt."""
+class Token(NamedTuple):
+    """One that was drawn for a row."""
 
     token: int
     logp: float
-    routes: Int[np.ndarray, "S L K"] | None  # of the prompt
+    routes: Int[np.ndarray, "S L K"] | None  # of what was read to draw it
+    logprobs: Logprobs | None
+    prompt_logprobs: Logprobs | None = None  # behind a prompt, of its tokens but the first
 
 
 class Device:
@@ -71,6 +85,7 @@ class Device:
         self._cfg, self._execution, self._shape, self._mesh = cfg, execution, shape, mesh
         with decoder.on_mesh(mesh):
             self._cache = decoder.init_cache(cfg, execution, shape.num_rows, shape.length)
+        self._state: processors.State | None = None  # until the first row is processed
 
     def draw(
         self,
@@ -79,10 +94,12 @@ class Device:
         how: Sequence[Sampling],
         num_drawn: Sequence[int],
         forced_MB: Int[np.ndarray, "M B"],
+        processing: Sequence[Processing | None],
     ) -> Drawn:
         """The next tokens of all rows; see `decoder.draw`."""
+        is_processed = any(one is not None for one in processing)
         with decoder.on_mesh(self._mesh):
-            drawn, self._cache = decoder.draw(
+            drawn, self._cache, state = decoder.draw(
                 self._cfg,
                 self._execution,
                 self.weights,
@@ -91,49 +108,73 @@ class Device:
                 positions_B,
                 sampling.rows(how, num_drawn),
                 forced_MB,
-                is_filtered=sampling.is_filtered(how),
+                self._state if is_processed else None,
+                self._rows(processing) if is_processed else None,
+                is_filtered=is_processed or sampling.is_filtered(how),
                 with_routes=self._shape.with_routes,
             )
+        self._state = state if is_processed else self._state
         return jax.tree.map(np.asarray, drawn)
 
-    def start(self, starts: Mapping[int, Start]) -> dict[int, First]:
+    def start(self, starts: Mapping[int, Start]) -> dict[int, Token]:
         """Reads prompts into these rows of the cache, and draws the first token of each."""
         readers: dict[tuple[int, ...], int] = {}  # by prompt: the row that it is read into
         sharers = collections.defaultdict(list)  # by that row: all rows of this prompt
         for row, one in starts.items():
             sharers[readers.setdefault(one.prompt, row)].append(row)
-        routes, drawn = collections.defaultdict(list), []
+        scored = {readers[one.prompt] for one in starts.values() if one.has_prompt_logprobs}
+        read, drawn = collections.defaultdict(list), []
         with decoder.on_mesh(self._mesh):
-            for part, logits_NV, routes_NSLK in self._read(readers):
+            self._begin(starts)
+            for part, logits_NV, routes_NSLK, found in self._read(readers, scored):
                 ended = []
                 for place, reader in enumerate(part.rows):
-                    if routes_NSLK is not None:
-                        routes[reader].append((routes_NSLK, place, part.lengths[place]))
+                    read[reader].append(_Read(place, part.lengths[place], routes_NSLK, found))
                     if part.is_end[place]:
                         ended += [(place, row) for row in sharers[reader]]
                 drawn += self._draw_first(logits_NV, ended, starts)
             self._copy([(rows[0], row) for rows in sharers.values() for row in rows[1:]])
-        read = {row: _joined(routes[rows[0]]) for rows in sharers.values() for row in rows}
-        return {
-            row: First(token, logp, read[row])
-            for rows, tokens_N, logp_N in drawn
-            for row, token, logp in zip(
-                rows, np.asarray(tokens_N).tolist(), np.asarray(logp_N).tolist(), strict=False
-            )
-        }
+        of_prompts = {reader: (_routes(parts), _logprobs(parts)) for reader, parts in read.items()}
+        firsts = {}
+        for rows, *on_device in drawn:
+            tokens, logps, found = jax.tree.map(np.asarray, on_device)
+            for place, row in enumerate(rows):
+                routes, prompt_logprobs = of_prompts[readers[starts[row].prompt]]
+                of_token = found and Logprobs(*(x[place] for x in found))
+                firsts[row] = Token(
+                    int(tokens[place]), float(logps[place]), routes, of_token, prompt_logprobs
+                )
+        return firsts
+
+    def _begin(self, starts: Mapping[int, Start]) -> None:
+        """Sets what rows that are processed need of their requests."""
+        for row, one in starts.items():
+            if one.processing is None:
+                continue
+            if self._state is None:
+                self._state = processors.init(self._shape.num_rows, self._cfg.vocab_size)
+            how, ends, _ = one.processing
+            self._state = processors.begin(self._state, row, how, one.prompt, ends)
+
+    def _rows(self, processing: Sequence[Processing | None]) -> processors.Rows:
+        return processors.rows(
+            [one.processors if one else NOTHING for one in processing],
+            [one.allowed_W if one else None for one in processing],
+            self._cfg.vocab_size,
+        )
 
     def _read(
-        self, readers: Mapping[tuple[int, ...], int]
-    ) -> Iterator[tuple[prompts.Part, Array, Array | None]]:
-        """Parts of these prompts; the logits after each, and the experts of its tokens."""
+        self, readers: Mapping[tuple[int, ...], int], scored: Set[int]
+    ) -> Iterator[tuple[prompts.Part, Array, Array | None, Logprobs | None]]:
+        """Parts of these prompts; the logits after each, the experts of its tokens, and the
+        log-probabilities of those that follow them, for the rows `scored`."""
         shape = self._shape
+        by_row = {row: np.array(prompt, np.int32) for prompt, row in readers.items()}
         for part in prompts.parts(
-            {row: np.array(prompt, np.int32) for prompt, row in readers.items()},
-            chunk=shape.chunk,
-            at_once=shape.prompts_at_once,
-            num_rows=shape.num_rows,
+            by_row, chunk=shape.chunk, at_once=shape.prompts_at_once, num_rows=shape.num_rows
         ):
-            logits_NV, self._cache, routes_NSLK = decoder.prefill(
+            is_scored = not scored.isdisjoint(part.rows)
+            logits_NV, self._cache, routes_NSLK, found = decoder.prefill(
                 self._cfg,
                 self._execution,
                 self.weights,
@@ -142,29 +183,37 @@ class Device:
                 part.tokens_NS,
                 part.start_N,
                 part.last_N,
+                prompts.targets(part, by_row) if is_scored else None,
                 with_routes=shape.with_routes,
             )
-            yield part, logits_NV, routes_NSLK
+            yield part, logits_NV, routes_NSLK, found
 
     def _draw_first(
         self,
         logits_NV: Float[Array, "N V"],
         ended: Sequence[tuple[int, int]],
         starts: Mapping[int, Start],
-    ) -> Iterator[tuple[list[int], Array, Array]]:
+    ) -> Iterator[tuple[list[int], Array, Array, Logprobs | None]]:
         """First tokens of rows, each from the logits at a place; N rows at a time."""
         size = self._shape.prompts_at_once
         for few in itertools.batched(ended, size):
             places, rows = map(list, zip(*few, strict=True))
             num_unused = size - len(few)
             how = [starts[row].sampling for row in rows] + [UNUSED] * num_unused
-            token_N, logp_N = sampling.sample(
-                logits_NV,
-                sampling.rows(how, [0] * size),
-                np.array(places + [0] * num_unused, np.int32),
-                is_filtered=sampling.is_filtered(how),
-            )
-            yield rows, token_N, logp_N
+            sampled = sampling.rows(how, [0] * size)
+            place_N = np.array(places + [0] * num_unused, np.int32)
+            processing = [starts[row].processing for row in rows] + [None] * num_unused
+            if self._state is None or not any(processing):
+                token_N, logp_N = sampling.sample(
+                    logits_NV, sampled, place_N, is_filtered=sampling.is_filtered(how)
+                )
+                found = None
+            else:
+                row_N = np.array(rows + [0] * num_unused, np.int32)
+                token_N, logp_N, found = processors.sample_first(
+                    logits_NV, place_N, self._state, row_N, self._rows(processing), sampled
+                )
+            yield rows, token_N, logp_N, found
 
     def _copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Rows of the cache, each from one that is not overwritten here."""
@@ -174,8 +223,32 @@ class Device:
             self._cache = decoder.copy_rows(self._cache, *ends, np.int32(len(pairs)))
 
 
-def _joined(parts: Sequence[tuple[Array, int, int]]) -> Int[np.ndarray, "S L K"] | None:
-    """The experts of a prompt's tokens from (experts of several prompts, its place, tokens)."""
-    if not parts:
-        return None
-    return np.concatenate([np.asarray(found)[place, :length] for found, place, length in parts])
+class _Read(NamedTuple):
+    """What is known of a prompt's chunk, among those that were read with it."""
+
+    place: int
+    length: int
+    routes_NSLK: Array | None
+    logprobs: Logprobs | None
+
+
+def _routes(parts: Sequence[_Read]) -> Int[np.ndarray, "S L K"] | None:
+    """The experts of a prompt's tokens."""
+    found = [
+        np.asarray(one.routes_NSLK)[one.place, : one.length]
+        for one in parts
+        if one.routes_NSLK is not None
+    ]
+    return np.concatenate(found) if found else None
+
+
+def _logprobs(parts: Sequence[_Read]) -> Logprobs | None:
+    """Those of a prompt's tokens but the first, which nothing precedes."""
+    found = [
+        [np.asarray(x)[one.place, : one.length] for x in one.logprobs]
+        for one in parts
+        if one.logprobs is not None
+    ]
+    return (
+        Logprobs(*(np.concatenate(xs)[:-1] for xs in zip(*found, strict=True))) if found else None
+    )

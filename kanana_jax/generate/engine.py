@@ -14,44 +14,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from kanana_jax import config
 from kanana_jax.errors import UserError
-from kanana_jax.generate import decoder, device, text
+from kanana_jax.generate import decoder, device, processors, text
+from kanana_jax.generate.logprobs import Logprobs
 from kanana_jax.generate.requests import Piece, Request, RequestError
+from kanana_jax.generate.running import Anything, Running, forced
 from kanana_jax.generate.sampling import Sampling
 from kanana_jax.generate.unstacked import AnyWeights
 
 
-@dataclasses.dataclass
-class _Running:
-    """A request from when it is submitted."""
-
-    number: int
-    request: Request
-    stream: text.TextStream
-    token: int = 0  # that was drawn last
-    num_drawn: int = 0
-    routes: list[np.ndarray] = dataclasses.field(default_factory=list)  # since the last piece
-
-    @property
-    def position(self) -> int:
-        """Of the token that was drawn last."""
-        return len(self.request.prompt) + self.num_drawn - 1
-
-    @property
-    def is_forced(self) -> bool:
-        """Whether the next token was drawn before the answer was cut off."""
-        return self.num_drawn < len(self.request.drawn)
-
-
 class Engine:
-    """Generates for many requests at once; `decode` turns ids into text. Not for several threads.
+    """Generates for many requests at once; `decode` turns ids into text, `decode_marked` with the
+    text of special tokens. Not for several threads.
 
     num_rows requests run at a time, each with `length` positions of cache; prompts are read
     `prompts_at_once` by `chunk` tokens; a step draws `tokens_per_step` tokens before the host looks
-    at them. With `with_routes` pieces say which experts tokens went to.
+    at them, but one where a constraint follows. With `with_routes` pieces say which experts tokens
+    went to.
 
     `weights` are decoding's or training's own and are not copied, but by each call that computes,
     for as long as it runs, where they are training's. `version` numbers them.
@@ -70,6 +51,7 @@ class Engine:
         weights: AnyWeights,
         *,
         decode: Callable[[Sequence[int]], str],
+        decode_marked: Callable[[Sequence[int]], str] | None = None,
         eos_ids: Iterable[int],
         num_rows: int = 8,
         length: int = 2048,
@@ -90,10 +72,11 @@ class Engine:
         )
         self.length, self.version = length, version
         self._device = device.Device(cfg, execution, weights, shape, mesh)
-        self._decode, self._eos_ids = decode, frozenset(eos_ids)
+        self._decode, self._decode_marked = decode, decode_marked or decode
+        self._eos_ids = frozenset(eos_ids)
         self._vocab_size, self._shape = cfg.vocab_size, shape
-        self._rows: list[_Running | None] = [None] * num_rows
-        self._waiting: collections.deque[_Running] = collections.deque()
+        self._rows: list[Running | None] = [None] * num_rows
+        self._waiting: collections.deque[Running] = collections.deque()
         self._num_submitted = 0
 
     @property
@@ -146,6 +129,12 @@ class Engine:
             for n in lengths.values()
             for how in (Sampling(), Sampling(top_k=1))
         ]
+        scored = [
+            dataclasses.replace(one, num_top_logprobs=0, has_prompt_logprobs=True)
+            for one in requests[::2]
+        ]
+        anything = Anything(processors.num_words(self._vocab_size))
+        requests += [*scored, dataclasses.replace(scored[-1], constraint=lambda: anything)]
         eos_ids, self._eos_ids = self._eos_ids, frozenset()  # none may end at its first token
         # One by one: rows together are all filtered if one of them is. Two for the copy of a row.
         for some in [*([one] for one in requests), requests[:1] * 2]:
@@ -165,46 +154,59 @@ class Engine:
         """Draws tokens of every running request, and starts what can start."""
         return self._draw_running() + self._start_waiting()
 
-    def _begun(self, number: int, request: Request) -> _Running:
+    def _begun(self, number: int, request: Request) -> Running:
         room = self.length - len(request.prompt)
         if not len(request.prompt) > 0 or not 0 < request.max_tokens <= room:
             raise RequestError(
                 f"prompt and max_tokens must be positive and fit in {self.length} positions, got "
                 f"{len(request.prompt)} and {request.max_tokens}; shorten them or raise the length"
             )
-        for ids in map(np.asarray, filter(len, (request.prompt, request.drawn))):
+        biased = [token for token, _ in request.processors.logit_bias]
+        named = (request.prompt, request.drawn, request.stop_ids, biased)
+        for ids in map(np.asarray, filter(len, named)):
             if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self._vocab_size:
                 raise RequestError(f"token ids must lie in [0, {self._vocab_size})")
-        stream = text.TextStream(self._decode, request.stop)
+        decode = self._decode_marked if request.has_special_tokens else self._decode
+        stream = text.TextStream(decode, request.stop)
         for token in request.drawn:
             if not stream.is_stopped:
                 stream.push(token)
-        is_ended = stream.is_stopped or not self._eos_ids.isdisjoint(request.drawn)
+        running = Running(number, request, stream)
+        is_ended = stream.is_stopped or any(
+            running.is_end(token, self._eos_ids) for token in request.drawn
+        )
         if is_ended or len(request.drawn) >= request.max_tokens:
             raise RequestError(
                 f"drawn must be the beginning of an answer of {request.max_tokens} tokens, got "
                 f"{len(request.drawn)} tokens of one that has ended; there is no more of it"
             )
-        return _Running(number, request, stream)
+        return running
 
     def _draw_running(self) -> list[Piece]:
         rows = self._rows
         if not any(rows):
             return []
+        # What a constraint allows is known when the token before it is.
+        is_constrained = any(one and one.matcher for one in rows)
         drawn = self._device.draw(
             np.array([one.token if one else 0 for one in rows], np.int32),
             np.array([one.position if one else 0 for one in rows], np.int32),
             [one.request.sampling if one else device.UNUSED for one in rows],
             [one.num_drawn if one else 0 for one in rows],
-            _forced(rows, self._shape.tokens_per_step),
+            forced(rows, 1 if is_constrained else self._shape.tokens_per_step),
+            [one and one.processing(self._eos_ids) for one in rows],
         )
         tokens_MB, logp_MB = drawn.tokens_NB.tolist(), drawn.logp_NB.tolist()
         routes_MBLK = None if drawn.routes_NBLK is None else np.asarray(drawn.routes_NBLK)
         pieces = []
-        for place, row in itertools.product(range(self._shape.tokens_per_step), range(len(rows))):
+        for place, row in itertools.product(range(len(tokens_MB)), range(len(rows))):
             if rows[row]:
                 read_1LK = None if routes_MBLK is None else routes_MBLK[place, row : row + 1]
-                pieces += self._push(row, tokens_MB[place][row], logp_MB[place][row], read_1LK)
+                found = drawn.logprobs and Logprobs(*(x[place, row] for x in drawn.logprobs))
+                logp = logp_MB[place][row]
+                pieces += self._push(
+                    row, device.Token(tokens_MB[place][row], logp, read_1LK, found)
+                )
         return pieces
 
     def _start_waiting(self) -> list[Piece]:
@@ -212,45 +214,47 @@ class Engine:
         for row, running in enumerate(self._rows):
             if running is None and self._waiting:
                 self._rows[row] = one = self._waiting.popleft()
-                starts[row] = device.Start(tuple(one.request.prompt), one.request.sampling)
+                one.begin()
+                starts[row] = device.Start(
+                    tuple(one.request.prompt),
+                    one.request.sampling,
+                    one.processing(self._eos_ids),
+                    one.request.has_prompt_logprobs,
+                )
         firsts = self._device.start(starts) if starts else {}
-        return [piece for row in starts for piece in self._push(row, *firsts[row])]
+        return [piece for row in starts for piece in self._push(row, firsts[row])]
 
-    def _push(
-        self, row: int, token: int, logp: float, routes_SLK: Int[np.ndarray, "S L K"] | None
-    ) -> list[Piece]:
+    def _push(self, row: int, drawn: device.Token) -> list[Piece]:
         """Books a token of a row, and frees the row if it was the last one."""
         running = self._rows[row]
         assert running is not None
-        if routes_SLK is not None:
-            running.routes.append(routes_SLK)
-        if running.is_forced:
-            running.token = running.request.drawn[running.num_drawn]
-            running.num_drawn += 1
-            return []
+        if drawn.routes is not None:
+            running.routes.append(drawn.routes)
+        request, is_forced = running.request, running.is_forced
+        token = request.drawn[running.num_drawn] if is_forced else drawn.token
         running.token = token
         running.num_drawn += 1
-        reason = None
-        if token in self._eos_ids:
+        reason = running.match(token)
+        if is_forced:
+            return []
+        if running.is_end(token, self._eos_ids):
             reason, new = "stop", running.stream.finish()
         else:
             new = running.stream.push(token)
             if running.stream.is_stopped:
                 reason = "stop"
-            elif running.num_drawn == running.request.max_tokens:
-                reason, new = "length", new + running.stream.finish()
+            elif running.num_drawn == request.max_tokens:
+                reason = reason or "length"
+            if reason:
+                new += running.stream.finish()
         if reason:
             self._rows[row] = None
         routes, running.routes = running.routes, []
-        read_SLK = np.concatenate(routes) if routes else None
-        return [Piece(running.number, new, token, reason, logp, self.version, read_SLK)]
-
-
-def _forced(rows: Sequence[_Running | None], num_tokens: int) -> Int[np.ndarray, "M B"]:
-    """The next tokens of each row that were drawn before its answer was cut off; then -1."""
-    forced_MB = np.full((num_tokens, len(rows)), -1, np.int32)
-    for row, one in enumerate(rows):
-        if one and one.is_forced:
-            known = one.request.drawn[one.num_drawn : one.num_drawn + num_tokens]
-            forced_MB[: len(known), row] = known
-    return forced_MB
+        piece = Piece(running.number, new, token, reason, drawn.logp, self.version)
+        return [
+            piece._replace(
+                routes=np.concatenate(routes) if routes else None,
+                logprobs=None if request.num_top_logprobs is None else drawn.logprobs,
+                prompt_logprobs=drawn.prompt_logprobs if request.has_prompt_logprobs else None,
+            )
+        ]

@@ -14,6 +14,7 @@ from kanana_jax.checkpoint import CheckpointError
 from kanana_jax.config import paths
 from kanana_jax.data import DataError, tokenizer
 from kanana_jax.data import chat as formats
+from kanana_jax.data.chat import dialects
 from kanana_jax.generate import chat, engine, special_tokens, unstacked
 from kanana_jax.generate.unstacked import UnstackedWeights
 from kanana_jax.model import decoding, layers
@@ -52,6 +53,13 @@ class Loaded(NamedTuple):
         has_bos = tuple(ids[: len(self.bos_ids)]) == self.bos_ids
         return [*(() if has_bos else self.bos_ids), *ids, *self.closing_ids]
 
+    @property
+    def dialect(self) -> dialects.Dialect | None:
+        """How the model writes reasoning and calls, by the template that it has for them."""
+        if self.template is None:
+            return None
+        return dialects.of(self.template.tool_source or self.template.source)
+
     def chat_ids(
         self,
         messages: list[dict[str, Any]],
@@ -60,9 +68,11 @@ class Loaded(NamedTuple):
     ) -> list[int]:
         """Ids of a conversation; ChatError where the checkpoint has no template or it refuses.
 
-        Of a format of ours they are those of training. `variables` are further ones of a template.
-        No token is put around what it writes.
+        Of a format of ours they are those of training. `variables` are further ones of a template;
+        those that it does not name change nothing. No token is put around what it writes.
         """
+        if self.template is not None:
+            variables = {k: value for k, value in variables.items() if self.template.reads(k)}
         if self.own_format is not None and not variables:
             return self._own_ids(self.own_format, messages, tools)
         if self.template is None:
@@ -84,6 +94,7 @@ class Loaded(NamedTuple):
                 "the request",
                 last=("user", "tool"),
                 tools=known,
+                is_of_model=True,
             )
             return formats.encode(*own, said, known, add_generation_prompt=True).ids
         except DataError as error:
@@ -96,6 +107,7 @@ class Loaded(NamedTuple):
             self.execution,
             self.weights,
             decode=self.tokenizer.decode,
+            decode_marked=self.tokenizer.decode_marked,
             eos_ids=self.eos_ids,
             num_rows=num_rows,
             length=length,
@@ -149,8 +161,10 @@ def load(
 
 
 def _renamed(message: dict[str, Any]) -> dict[str, Any]:
-    """A message with its reasoning under one name, of the two that clients have."""
+    """A message with its role and reasoning under one name, of the two that clients have."""
     rest = {key: value for key, value in message.items() if key != "reasoning"}
+    if message.get("role") == "developer":
+        rest["role"] = "system"
     return {"reasoning_content": message["reasoning"], **rest} if "reasoning" in message else rest
 
 

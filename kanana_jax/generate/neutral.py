@@ -1,8 +1,7 @@
 """Settings that do nothing here, and with which values they ask for nothing.
 
 Clients send them by default or echo what they got. Null is neutral for every setting; another
-value must be refused by name. A type stands for all its values: notes about the caller, and
-choices between things that do not arise, such as calling tools in parallel where there are none.
+value must be refused by name. A type stands for all its values: notes about the caller.
 """
 
 from collections.abc import Mapping
@@ -47,19 +46,20 @@ GENERATION: Table = {
     "use_cache": bool,
     "xtc_probability": (0,),
 }
+# Of these the server does what they ask for.
+_SERVED = {
+    *("frequency_penalty", "ignore_eos", "min_tokens", "presence_penalty", "repetition_penalty"),
+    *("skip_special_tokens", "stop_token_ids"),
+}
 # Of both of OpenAI's endpoints.
-REQUEST: Table = GENERATION | {
+REQUEST: Table = {name: value for name, value in GENERATION.items() if name not in _SERVED} | {
     "cache_prompt": bool,
     "cache_salt": str,
-    "echo": (False,),
-    "logit_bias": ({}, []),
-    "logprobs": (False,),
     "metadata": dict,
     "priority": (0,),
     "prompt_cache_key": str,
     "prompt_cache_retention": str,
     "request_id": str,
-    "response_format": ({"type": "text"},),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "safety_identifier": str,
@@ -71,20 +71,17 @@ COMPLETION: Table = REQUEST | {"add_special_tokens": (True,), "suffix": ("",)}
 CHAT: Table = REQUEST | {
     "add_generation_prompt": (True,),
     "add_special_tokens": (False,),
-    "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
-    "documents": ([],),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "include_reasoning": bool,
+    "include_reasoning": (True,),
     "modalities": (["text"],),
-    "parallel_tool_calls": bool,
     "reasoning_effort": ("none",),
-    "separate_reasoning": bool,
-    "tool_choice": ("none", "auto"),
-    "top_logprobs": (0,),
+    "separate_reasoning": (True,),
     "verbosity": ("medium",),
 }
+# Of a prompt that is only tokenized.
+PROMPT: Table = {name: CHAT[name] for name in ("add_generation_prompt", "add_special_tokens")}
 STREAM_OPTIONS: Table = {"continuous_usage_stats": (False,), "include_obfuscation": (False,)}
 # Of a message, as answers have it; and of a part of its content.
 MESSAGE: Table = {

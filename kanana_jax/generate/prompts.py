@@ -44,6 +44,15 @@ def parts(
                 yield _part({row: prompts[row] for row in few}, start, width, at_once, num_rows)
 
 
+def targets(part: Part, prompts: Mapping[int, Int[np.ndarray, "T"]]) -> Int[np.ndarray, "N S"]:
+    """The token that follows each of a part's; 0 where none does."""
+    targets_NS = np.zeros_like(part.tokens_NS)
+    for targets_S, row, start in zip(targets_NS, part.rows, part.start_N.tolist(), strict=False):
+        following = prompts[row][start + 1 : start + 1 + len(targets_S)]
+        targets_S[: len(following)] = following
+    return targets_NS
+
+
 def _part(
     prompts: Mapping[int, np.ndarray], start: int, width: int, at_once: int, num_rows: int
 ) -> Part:

@@ -1,18 +1,35 @@
 """What an engine is asked for, and what it hands out."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt32
 
 from kanana_jax.errors import UserError
+from kanana_jax.generate.logprobs import Logprobs
+from kanana_jax.generate.processors import NOTHING, Processors
 from kanana_jax.generate.sampling import Sampling
 
 
 class RequestError(UserError, ValueError):
     """A request that can never be served, with the settings that there are."""
+
+
+class Matcher(Protocol):
+    """Follows one answer, and says what may come next."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing can follow."""
+        ...
+
+    def allowed(self) -> UInt32[np.ndarray, "W"]:
+        """A bit per token; none is set where the matcher has given up."""
+        ...
+
+    def push(self, token: int) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +39,9 @@ class Request:
     `drawn` is what an answer that was cut off holds already. Under the same weights it goes on as
     if it had not been cut: places of the seed, stop strings and `max_tokens` count from its
     beginning. What is handed out begins after it.
+
+    Of the model's ends and `stop_ids` the first one ends the answer; `ignores_eos` leaves the
+    former out. `constraint` makes a matcher for each answer, to which its tokens keep.
     """
 
     prompt: Sequence[int]
@@ -29,6 +49,22 @@ class Request:
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     drawn: Sequence[int] = ()
+    processors: Processors = NOTHING
+    stop_ids: Sequence[int] = ()
+    ignores_eos: bool = False
+    constraint: Callable[[], Matcher] | None = None
+    num_top_logprobs: int | None = None  # most likely tokens beside each; None: no logprobs at all
+    has_prompt_logprobs: bool = False
+    has_special_tokens: bool = False  # whether their text is shown
+
+    @property
+    def is_processed(self) -> bool:
+        """Whether its tokens need more than sampling."""
+        return (
+            self.processors != NOTHING
+            or self.constraint is not None
+            or self.num_top_logprobs is not None
+        )
 
 
 class Piece(NamedTuple):
@@ -44,3 +80,5 @@ class Piece(NamedTuple):
     # Experts of the tokens read since the last piece, if the engine keeps them: of the prompt and
     # what was drawn already for the first, of one token for each later one.
     routes: Int[np.ndarray, "S L K"] | None = None
+    logprobs: Logprobs | None = None  # of the token, where they were asked for
+    prompt_logprobs: Logprobs | None = None  # of all tokens of the prompt but the first

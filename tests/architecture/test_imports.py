@@ -82,7 +82,7 @@ ROOMS = {
     ),
     "kanana_jax/generate": Room(
         {"checkpoint", "config", "data", "errors", "extras", "model", "parallel", "weights"},
-        {*_ARRAYS, *_SERVER, "absl"},
+        {*_ARRAYS, *_SERVER, "absl", "llguidance"},
     ),
     "kanana_jax/evaluate": Room(
         {

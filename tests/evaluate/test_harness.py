@@ -2,7 +2,11 @@
 
 import json
 import os
+import shutil
+import socket
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -42,33 +46,51 @@ TASKS = {
 }
 
 
+class Harness:
+    """The harness's command with three tasks, one of each kind of request."""
+
+    def __init__(self, python, folder):
+        self._python, self._folder = python, folder
+        (folder / "docs.jsonl").write_text("\n".join(map(json.dumps, DOCS)))
+        data = {"data_files": {"test": str(folder / "docs.jsonl")}}
+        for name, fields in TASKS.items():
+            task = {"task": name, "dataset_path": "json", "dataset_kwargs": data}
+            task |= {"test_split": "test"} | fields
+            (folder / f"{name}.yaml").write_text(json.dumps(task))  # JSON is YAML
+
+    def run(self, module, model, model_args, *more, tasks=TASKS):
+        """(results, samples by task) that the command writes."""
+        out = self._folder / f"out-{model}-{len(more)}"
+        command = [self._python, "-m", module, "run", "--model", model]
+        command += ["--model_args", model_args, "--batch_size", "2", "--log_samples", *more]
+        command += ["--tasks", ",".join(tasks), "--include_path", self._folder]
+        command += ["--output_path", out]
+        offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self._folder / "cache")}
+        offline |= {"JAX_PLATFORMS": "cpu", "OPENAI_API_KEY": "x"}
+        answer = subprocess.run(
+            command, cwd=ROOT, env=os.environ | offline, capture_output=True, text=True, timeout=500
+        )
+        assert answer.returncode == 0, answer.stderr[-3000:]
+        (path,) = out.rglob("results_*.json")
+        samples = {}
+        for file in out.rglob("samples_*.jsonl"):
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            samples[file.name.split("_")[1]] = sorted(lines, key=lambda line: line["doc_id"])
+        return json.loads(path.read_text())["results"], samples
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """What the harness's command writes for three tasks, one of each kind of request."""
+def harness(tmp_path_factory):
     python = Path(os.environ.get("HARNESS_PYTHON", ROOT / ".venv-harness/bin/python"))
     if not python.exists():
         pytest.skip(f"no lm_eval: set HARNESS_PYTHON, or make {python} (BUILD.md)")
-    folder = tmp_path_factory.mktemp("harness")
-    (folder / "docs.jsonl").write_text("\n".join(map(json.dumps, DOCS)))
-    data = {"data_files": {"test": str(folder / "docs.jsonl")}}
-    for name, fields in TASKS.items():
-        task = {"task": name, "dataset_path": "json", "dataset_kwargs": data, "test_split": "test"}
-        (folder / f"{name}.yaml").write_text(json.dumps(task | fields))  # JSON is YAML
-    command = [python, "-m", "kanana_jax.evaluate.harness", "run", "--model", "kanana_jax"]
-    command += ["--model_args", f"checkpoint={TRAINED},dtype=float32,length=64"]
-    command += ["--tasks", ",".join(TASKS), "--include_path", folder, "--batch_size", "2"]
-    command += ["--output_path", folder / "out", "--log_samples"]
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
-    answer = subprocess.run(
-        command, cwd=ROOT, env=os.environ | offline, capture_output=True, text=True, timeout=500
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    (path,) = (folder / "out").rglob("results_*.json")
-    samples = {}
-    for file in (folder / "out").rglob("samples_*.jsonl"):
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        samples[file.name.split("_")[1]] = sorted(lines, key=lambda line: line["doc_id"])
-    return json.loads(path.read_text())["results"], samples
+    return Harness(python, tmp_path_factory.mktemp("harness"))
+
+
+@pytest.fixture(scope="module")
+def results(harness):
+    model_args = f"checkpoint={TRAINED},dtype=float32,length=64"
+    return harness.run("kanana_jax.evaluate.harness", "kanana_jax", model_args)
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +127,68 @@ def test_generation_is_greedy_and_stops(results):
     found, samples = results
     assert [sample["resps"][0][0] for sample in samples["until"]] == ["_jax", "i"]
     assert found["until"]["exact_match,none"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory):
+    """(folder, URL) of the model behind the server, its prompts without a beginning token."""
+    folder = tmp_path_factory.mktemp("door") / "small"
+    shutil.copytree(TRAINED, folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False}))
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "kanana_jax.generate.serve", f"--checkpoint={folder}"]
+    command += [f"--port={port}", "--length=64", "--batch-size=4", "--dtype=float32"]
+    server = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    try:
+        while True:
+            assert server.poll() is None
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield folder, f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def _answers(samples):
+    """What a model said to each request, numbers as numbers."""
+    found = []
+    for sample in samples:
+        for answer in sample["resps"]:
+            first = answer[0]
+            found.append([float(first[0]), str(first[1])] if isinstance(first, list) else first)
+    return found
+
+
+@pytest.mark.parity
+def test_the_harness_finds_the_same_through_the_server(harness, door):
+    folder, url = door
+    own = f"checkpoint={folder},dtype=float32,length=64"
+    _, want = harness.run("kanana_jax.evaluate.harness", "kanana_jax", own, "--seed=1")
+    through = f"model=small,base_url={url}/completions,num_concurrent=4,max_length=63"
+    _, got = harness.run("lm_eval", "local-completions", through)
+    for name in TASKS:
+        for one, other in zip(_answers(got[name]), _answers(want[name]), strict=True):
+            if isinstance(one, list):
+                # Sums of float32 in other orders.
+                np.testing.assert_allclose(one[0], other[0], rtol=1e-5, atol=1e-5)
+                assert one[1] == other[1]
+            else:
+                assert one == other
+
+
+@pytest.mark.parity
+def test_chats_say_the_same_through_the_server(harness, door):
+    folder, url = door
+    own = f"checkpoint={folder},dtype=float32,length=64"
+    chat = ("--apply_chat_template", "--seed=1")
+    _, want = harness.run("kanana_jax.evaluate.harness", "kanana_jax", own, *chat, tasks=["until"])
+    through = f"model=small,base_url={url}/chat/completions"
+    _, got = harness.run("lm_eval", "local-chat-completions", through, *chat, tasks=["until"])
+    assert _answers(got["until"]) == _answers(want["until"]) != [""] * len(DOCS)

@@ -2,8 +2,8 @@
 
 Valid requests with fields changed, random JSON, raw bytes, clients that hang up or are slow, and
 several requests in one connection. The command starts a server of a tiny model, and exits with 1
-when a plain request is no longer answered as before, a request gets no answer or a 5xx, a traceback
-is on stderr, or memory grows.
+when a plain request is no longer answered as before, a request gets no answer, one that is no JSON
+or a status that is not documented, a traceback is on stderr, or memory grows.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from typing import Any
 import http_client
 import served
 
+from kanana_jax.data import chat
+
 ANSWER_SECONDS = 60
 _AT_ONCE = 16
 _STRANGE = [
@@ -33,12 +35,54 @@ _STRANGE = [
     "x", "\x00", "\uac00" * 40, "x" * 5000, [], {}, [[]], [None], [1, "a"], [[1], "b"], {"a": 1},
     {"type": "text"}, ["\n"], list(range(300)), [[[[[[]]]]]],
 ]  # fmt: skip
-_NUMBERS = ["temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "top_k"]
-_INTEGERS = ["n", "best_of", "max_tokens", "max_completion_tokens", "seed", "logprobs"]
-_OTHERS = [
-    "stop", "stream", "stream_options", "logit_bias", "user", "metadata", "echo", "suffix", "model",
-    "response_format", "tools", "tool_choice", "prompt", "messages", "ignore_eos", "unknown",
+_NUMBERS = [
+    "temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "top_k",
+    "repetition_penalty",
 ]  # fmt: skip
+_INTEGERS = [
+    "n", "best_of", "max_tokens", "max_completion_tokens", "seed", "logprobs", "top_logprobs",
+    "min_tokens",
+]  # fmt: skip
+_OTHERS = [
+    "stop",
+    "stream",
+    "stream_options",
+    "logit_bias",
+    "user",
+    "metadata",
+    "echo",
+    "suffix",
+    "model",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "prompt",
+    "messages",
+    "ignore_eos",
+    "unknown",
+    "stop_token_ids",
+    "parallel_tool_calls",
+    "documents",
+    "chat_template_kwargs",
+    "skip_special_tokens",
+]
+_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+_SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+# Fields that the server does something for.
+_DONE = [
+    ("logit_bias", {"65": 100, "66": -100}), ("logit_bias", {"258": 1}), ("logprobs", 3),
+    ("logprobs", True), ("top_logprobs", 2), ("echo", True), ("stop_token_ids", [65, 257]),
+    ("stop_token_ids", [258]), ("tools", [_TOOL]), ("tools", [_TOOL] * 2), ("ignore_eos", True),
+    ("tool_choice", "required"), ("tool_choice", "none"), ("parallel_tool_calls", False),
+    ("tool_choice", {"type": "function", "function": {"name": "f"}}),
+    ("response_format", {"type": "json_object"}), ("documents", [{"text": "x"}]),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": _SCHEMA}}),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}),
+    ("response_format", {"type": "json_schema", "json_schema": {"schema": {"pattern": "(a+)+$"}}}),
+    ("chat_template_kwargs", {"enable_thinking": False}), ("chat_template_kwargs", {"self": 1}),
+    ("skip_special_tokens", False), ("min_tokens", 3), ("repetition_penalty", 1e-40),
+]  # fmt: skip
+_STATUSES = {"200", "400", "404", "405", "413", "429"}
 _RAW = [
     b"", b"\r\n\r\n", b"GET", b"GET / HTTP/9.9\r\n\r\n", b"\x00\xff\x16\x03",
     b"GET /\xff HTTP/1.1",
@@ -129,14 +173,25 @@ class Fuzzer:
             self.counts["no status"] += 1
             if is_http:
                 self.problems.append(f"no answer to {sent[:300]!r}")
-        for status in statuses:
-            self.counts[status.decode()] += 1
-            if status.startswith(b"5"):
+        for status in map(bytes.decode, statuses):
+            self.counts[status] += 1
+            if status not in _STATUSES or not self._is_sound(answer, len(statuses)):
                 self.problems.append(f"{answer[:500]!r} to {sent[:300]!r}")
+
+    def _is_sound(self, answer: bytes, num_answers: int) -> bool:
+        """Whether an answer by itself is JSON, or events of it."""
+        head, _, content = answer.partition(b"\r\n\r\n")
+        if num_answers > 1 or b"text/plain" in head or head.startswith(b"HTTP/1.1 100"):
+            return True  # several in one connection, HTTP that is none, metrics
+        if b"text/event-stream" not in head:
+            return not content or http_client.is_json(content)
+        events = http_client.unchunked(content).split(b"\n\n")[:-1]
+        return all(one == b"data: [DONE]" or http_client.is_json(one[6:]) for one in events)
 
     def _request(self) -> bytes:
         pick = self._random.random()
         path = self._random.choice(["/v1/completions", "/v1/chat/completions"])
+        path = "/tokenize" if self._random.random() < 0.03 else path
         if pick < 0.70:
             body = json.dumps(self._mutated(path)).encode()
         elif pick < 0.80:
@@ -154,7 +209,7 @@ class Fuzzer:
             )  # fmt: skip
         method = self._random.choice(["POST"] * 30 + ["GET", "PUT", "DELETE", "OPTIONS", "BREW"])
         path = self._random.choice(
-            [path] * 20 + ["/v1/models", "/health", "/", "//", "/v1/x?y=%00"]
+            [path] * 20 + ["/v1/models", "/health", "/metrics", "/", "//", "/v1/x?y=%00"]
         )
         kind = self._random.choice(["application/json"] * 9 + ["text/plain", "multipart/form-data"])
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
@@ -162,7 +217,9 @@ class Fuzzer:
 
     def _mutated(self, path: str) -> dict[str, Any]:
         body: dict[str, Any] = {"max_tokens": self._random.randint(1, 8)}
-        if path == "/v1/completions":
+        if path == "/tokenize":
+            body = {}
+        if path != "/v1/chat/completions":
             body["prompt"] = self._random.choice(["a", "<|bos|>\uac00", [1, 2], ["a", "b"], [[5]]])
         else:
             message = {"role": "user", "content": "hi"}
@@ -178,6 +235,8 @@ class Fuzzer:
 
     def _field(self) -> tuple[str, Any]:
         """Often of the field's own kind, in and out of its range."""
+        if self._random.random() < 0.3:
+            return self._random.choice(_DONE)
         if self._random.random() < 0.3:
             return self._random.choice(_NUMBERS + _INTEGERS + _OTHERS), self._value(0)
         if self._random.random() < 0.6:
@@ -254,7 +313,7 @@ def _attack(port: int, process: subprocess.Popen, arguments: argparse.Namespace)
 @contextlib.contextmanager
 def _server(folder: Path, log: Path):
     """(port, process) of the server's own command over a tiny model."""
-    served.write_model(folder)
+    served.write_model(folder, chat.PLAIN.template)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "kanana_jax.generate.serve", f"--checkpoint={folder}"]

@@ -30,14 +30,28 @@ async def fetch(port: int, path: str, body: Any = None, *, method: str | None = 
         await writer.wait_closed()
     status = int(head.split()[1])
     if b"transfer-encoding: chunked" in head.lower():
-        content = _unchunked(content)
+        content = unchunked(content)
     if b"text/event-stream" in head:
         events = [line[6:] for line in content.decode().split("\n\n") if line]
         return Answer(status, [x if x == "[DONE]" else json.loads(x) for x in events])
     return Answer(status, json.loads(content))
 
 
-def _unchunked(content: bytes) -> bytes:
+def is_json(content: bytes) -> bool:
+    """Of JSON's own numbers, in UTF-8."""
+
+    def refuse(name):
+        raise ValueError(name)
+
+    try:
+        json.loads(content.decode(), parse_constant=refuse)
+    except ValueError:
+        return False
+    return True
+
+
+def unchunked(content: bytes) -> bytes:
+    """The body of a chunked answer."""
     parts = []
     while content:
         size, _, rest = content.partition(b"\r\n")

@@ -23,23 +23,29 @@ def text_of(answer, place=0):
     return answer.body["choices"][place]["text"]
 
 
-def write_model(folder):
+def write_model(folder, template=TEMPLATE):
     """A model of bytes with a chat template."""
     weights = small_decoder.random_weights(small_decoder.CFG)
     stored = jax.tree.map(lambda x: native.streamed(np.asarray(x)), native.stored(weights))
     with native.new_directory(folder) as temporary:
         native.write(temporary, native.Description(small_decoder.CFG, {}, "float32"), stored)
-        (temporary / "chat_template.jinja").write_text(TEMPLATE)
+        (temporary / "chat_template.jinja").write_text(template)
 
 
 class Served:
     """A server in a thread, and its parts to look into."""
 
-    def __init__(self, loaded, *, num_rows=NUM_ROWS, length=LENGTH, max_waiting=2000):
-        self.engine = loaded.engine(num_rows=num_rows, length=length)
+    def __init__(
+        self, loaded, *, num_rows=NUM_ROWS, length=LENGTH, max_waiting=2000, engine=None, **limits
+    ):
+        self.engine = engine or loaded.engine(num_rows=num_rows, length=length)
         self.worker = serve.Worker(self.engine, num_rows=num_rows, max_waiting=max_waiting)
         limits = serve.Limits(
-            model_name="small", num_rows=num_rows, length=length, max_waiting=max_waiting
+            model_name="small",
+            num_rows=num_rows,
+            length=length,
+            max_waiting=max_waiting,
+            **limits,
         )
         app = serve.make_app(loaded, self.worker, limits)
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=2048)

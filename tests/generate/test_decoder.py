@@ -47,7 +47,7 @@ def test_prefill_and_decode_equal_the_full_forward(cfg, stacks, weights, prompt_
     for start in range(0, prompt_length, 8):
         part = tokens[start : min(start + 8, prompt_length)]
         padded = np.pad(part, (0, 8 - len(part)))
-        logits, cache, _ = decoder.prefill(
+        logits, cache, *_ = decoder.prefill(
             cfg,
             EXECUTION,
             weights,
@@ -123,7 +123,7 @@ def test_a_position_beyond_the_cache_is_not_written(cfg, weights):
     cache = decoder.init_cache(cfg, EXECUTION, 1, 8)
     tokens = np.arange(8, dtype=np.int32)
     zero = np.zeros(1, np.int32)
-    _, cache, _ = decoder.prefill(
+    _, cache, *_ = decoder.prefill(
         cfg, EXECUTION, weights, cache, zero, tokens[None], zero, zero + 7
     )
     before = [np.asarray(layer) for layer in cache]

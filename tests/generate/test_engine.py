@@ -149,12 +149,16 @@ def test_after_the_warm_up_no_request_compiles_anything(cfg, caplog):
     engine = Engine(cfg, presets.LAPTOP, weights, decode=DECODE, eos_ids=range(258), **sizes)
     with jax.log_compiles():
         engine.warm_up()
-        assert len(_compiled(caplog, "draw")) == len(_compiled(caplog, "prefill")) == 2
+        assert len(_compiled(caplog, "draw")) == len(_compiled(caplog, "prefill")) == 4
         caplog.clear()
         requests = [
             Request(prompt=[5] * length, max_tokens=9, sampling=how)
             for length in (1, 31, 33, 65, 100, 141)
             for how in (Sampling(), Sampling(temperature=0.0), Sampling(top_p=0.9, top_k=4))
+        ]
+        requests += [
+            dataclasses.replace(one, num_top_logprobs=2, has_prompt_logprobs=True)
+            for one in requests[::3]
         ]
         engine._eos_ids = frozenset()
         assert sum(map(len, _tokens(engine, requests))) == 9 * len(requests)

@@ -38,8 +38,8 @@ def test_only_values_that_ask_for_nothing_are_accepted(table, name):
 
 
 def test_a_float_may_stand_for_a_whole_number_and_a_bool_may_not():
-    for value, other in ((0.0, None), (-0.0, None), (False, ("presence_penalty", "0"))):
-        assert neutral.find_other({"presence_penalty": value}, neutral.CHAT) == other
+    for value, other in ((0.0, None), (-0.0, None), (False, ("priority", "0"))):
+        assert neutral.find_other({"priority": value}, neutral.CHAT) == other
 
 
 def test_an_unknown_field_is_told_apart_and_the_first_by_name_is_taken():

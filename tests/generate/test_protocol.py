@@ -25,6 +25,26 @@ NEUTRAL = [
     for name in table
     for value in [None, *accepted_values(table, name)]
 ]
+# What asks for nothing of what the server does.
+NEUTRAL += [
+    (parse, base, name, value)
+    for parse, base in (
+        (protocol.parse_completion, COMPLETION),
+        (protocol.parse_chat, CHAT),
+    )
+    for name, value in {
+        "repetition_penalty": 1,
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "logit_bias": [],
+        "min_tokens": 0,
+        "ignore_eos": False,
+        "skip_special_tokens": True,
+        "stop_token_ids": [],
+        "logprobs": False,
+        "response_format": {"type": "text"},
+    }.items()
+]
 
 
 def _refused(parse, body):
@@ -97,10 +117,31 @@ def test_defaults_said_aloud_change_nothing(extra):
 @pytest.mark.parametrize(
     ("extra", "param"),
     [
-        ({"logprobs": 0}, "logprobs"),
-        ({"logprobs": 1}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": -1}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
-        ({"echo": True}, "echo"),
+        ({"echo": 1}, "echo"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-320}, "repetition_penalty"),
+        ({"frequency_penalty": 2.1}, "frequency_penalty"),
+        ({"presence_penalty": -(10**400)}, "presence_penalty"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"9" * 10: 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": {"1": True}}, "logit_bias"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"stop_token_ids": [2**31]}, "stop_token_ids"),
+        ({"stop_token_ids": [1.0]}, "stop_token_ids"),
+        ({"min_tokens": 17}, "min_tokens"),
+        ({"min_tokens": 2**31, "max_tokens": 2**40}, "min_tokens"),
+        ({"ignore_eos": 1}, "ignore_eos"),
+        ({"skip_special_tokens": "no"}, "skip_special_tokens"),
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
         ({"n": 2, "best_of": 1}, "best_of"),
@@ -169,7 +210,7 @@ def test_seeds_of_any_size_are_taken_and_minus_one_means_any():
         asks = [protocol.parse_completion(COMPLETION | {"seed": seed}) for _ in "ab"]
         assert asks[0] == asks[1]
     seeds = {
-        protocol.parse_completion(COMPLETION | {"seed": seed}).sampling.seed
+        protocol.parse_completion(COMPLETION | {"seed": seed}).options.sampling.seed
         for seed in (-1, -1, None, None)
     }
     assert len(seeds) > 2
@@ -293,7 +334,7 @@ def test_calls_and_results_of_tools_are_taken_with_arguments_as_objects():
         {"role": "tool", "content": "2", "tool_call_id": "x"},
     ]
     ask = protocol.parse_chat(CHAT | {"messages": messages, "tools": [tool]})
-    assert ask.tools == (tool,)
+    assert ask.tooling.told == (tool,)
     (call,) = ask.inputs[0][1]["tool_calls"]
     assert call == made | {"function": {"name": "add", "arguments": {"a": 1}}}
     assert ask.inputs[0][2] == messages[2]

@@ -19,7 +19,10 @@ BAD = {
     "n": ("completions", {"prompt": "a", "n": 1000}, "at most 128"),
     "stop": ("completions", {"prompt": "a", "stop": [""]}, "stop must be at most"),
     "bool_seed": ("completions", {"prompt": "a", "seed": True}, "seed must be an integer"),
-    "logprobs": ("completions", {"prompt": "a", "logprobs": 5}, "logprobs = 5 is not supported"),
+    "logprobs": ("completions", {"prompt": "a", "logprobs": 21}, "at least 0 and at most 20"),
+    "stop_ids": ("completions", {"prompt": "a", "stop_token_ids": [258]}, "token ids must lie in"),
+    "bias": ("completions", {"prompt": "a", "logit_bias": {"258": 1}}, "token ids must lie in"),
+    "suffix": ("completions", {"prompt": "a", "suffix": "b"}, "suffix = 'b' is not supported"),
     "unknown": ("completions", {"prompt": "a", "temprature": 1}, "unknown field temprature"),
     "options": (
         "completions",

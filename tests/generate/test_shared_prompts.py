@@ -103,10 +103,10 @@ def test_a_prompt_beyond_the_cache_is_written_nowhere(cfg, weights):
     def zeros():
         return decoder.init_cache(cfg, presets.LAPTOP, 3, 48)
 
-    logits, cache, routes = prefill(zeros(), [1, 3, 4, 5])
+    logits, cache, routes, _ = prefill(zeros(), [1, 3, 4, 5])
     for layer in cache:
         assert [bool(np.asarray(row).any()) for row in layer] == [False, True, False]
-    both, full, both_routes = prefill(zeros(), [1, 0, 2, 3])
+    both, full, both_routes, _ = prefill(zeros(), [1, 0, 2, 3])
     np.testing.assert_array_equal(logits[0], both[0])
     np.testing.assert_array_equal(routes[0], both_routes[0])
     for layer, other in zip(cache, full, strict=True):

@@ -157,18 +157,27 @@ def _call(text: str) -> tuple[dict[str, Any], str]:
     """A call, and what stands behind its closing mark."""
     text = text.lstrip()
     try:
-        found, size = json.JSONDecoder().raw_decode(text)
+        _, size = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"expected JSON in <tool_call>, got {error}") from None
     _, mark, rest = text[size:].partition("</tool_call>")
     if not mark or text[size:].lstrip().find("</tool_call>"):
         raise FormatError(f"expected </tool_call> behind the JSON, got {text[size:][:80]!r}")
+    return call_of(text[:size]), rest
+
+
+def call_of(text: str) -> dict[str, Any]:
+    """The call that stands between <tool_call> and </tool_call>; raises FormatError."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"expected JSON in <tool_call>, got {error}") from None
     if not isinstance(found, dict) or found.keys() != {"name", "arguments"}:
-        raise FormatError(f"expected name and arguments in <tool_call>, got {text[:size][:80]!r}")
+        raise FormatError(f"expected name and arguments in <tool_call>, got {text[:80]!r}")
     name, arguments = found["name"], found["arguments"]
     if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise FormatError(f"expected a name and an object of arguments, got {text[:size][:80]!r}")
-    return call(name, arguments), rest
+        raise FormatError(f"expected a name and an object of arguments, got {text[:80]!r}")
+    return call(name, arguments)
 
 
 HERMES = Format(name="hermes", render=_render, parse=parse, template=TEMPLATE, end=END)

@@ -83,12 +83,18 @@ def _checked_tool(value: Any, where: str) -> Tool:
 
 
 def checked_messages(
-    value: Any, name: str, where: str, *, last: Collection[str], tools: Sequence[Tool] = ()
+    value: Any,
+    name: str,
+    where: str,
+    *,
+    last: Collection[str],
+    tools: Sequence[Tool] = (),
+    is_of_model: bool = False,
 ) -> list[dict[str, Any]]:
     """The messages of a record's field `name`, of which the last is of one of those roles.
 
-    Raises DataError on other roles, another order, what is no text, an assistant that says nothing,
-    and calls of what is not one of `tools`.
+    Raises DataError on other roles, another order, what is no text, and, unless a model may have
+    written the answers, an assistant that says nothing, and calls of what is not one of `tools`.
     """
     if not isinstance(value, list) or not value:
         got = "none" if value == [] else jsonl.kind(value)
@@ -98,16 +104,29 @@ def checked_messages(
     _expect_turns([message["role"] for message in messages], name, where, last)
     known = [tool["function"]["name"] for tool in tools]
     _expect_results(messages, places)
-    for message, place in zip(messages, places, strict=True):
+    if not is_of_model:
+        _expect_sense(messages, places, known)
+    for message in messages:
         message.pop("tool_call_id", None)
         for one in message.get("tool_calls", ()):
             one.pop("id", None)
+    return messages
+
+
+def _expect_sense(
+    messages: Sequence[dict[str, Any]], places: Sequence[str], known: Sequence[str]
+) -> None:
+    """What is to be learned: something that is said, and calls of tools that there are."""
+    for message, where in zip(messages, places, strict=True):
+        calls = message.get("tool_calls", ())
+        if message["role"] == "assistant" and not (message["content"].strip() or calls):
+            raise DataError(f"{where}: expected text from the assistant, got none.")
+        for one in calls:
             if one["function"]["name"] not in known:
                 raise DataError(
-                    f"{place}: expected calls of the record's tools, {listed(known)}, got "
+                    f"{where}: expected calls of the record's tools, {listed(known)}, got "
                     f"{one['function']['name']!r}; list it in 'tools'."
                 )
-    return messages
 
 
 def _checked_message(value: Any, where: str) -> dict[str, Any]:
@@ -129,8 +148,6 @@ def _checked_message(value: Any, where: str) -> dict[str, Any]:
         if not isinstance(text, str):
             raise DataError(f"{where}: expected a string in {key!r}, got {jsonl.kind(text)}.")
         utf8.encode(text, where)
-    if role == "assistant" and not (texts["content"].strip() or calls):
-        raise DataError(f"{where}: expected text from the assistant, got none.")
     return {"role": role, **texts, **({"tool_calls": calls} if calls else {})}
 
 

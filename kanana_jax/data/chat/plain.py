@@ -13,6 +13,7 @@ What the assistant thought stands first, between ~~ and ~~; a call is a line of 
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from kanana_jax.data.chat.format import Format, FormatError
 from kanana_jax.data.chat.messages import NAME, Message, Tool, assistant, call
@@ -100,11 +101,12 @@ def _parse(text: str) -> Message:
     lines = text.split("\n")
     places = [place for place, line in enumerate(lines) if _CALL.fullmatch(line)]
     first = places[0] if places else len(lines)
-    calls = [_call(line) for line in lines[first:]]
+    calls = [call_of(line) for line in lines[first:]]
     return assistant("\n".join(lines[:first]), thought, calls)
 
 
-def _call(line: str) -> dict:
+def call_of(line: str) -> dict[str, Any]:
+    """The call of a line; raises FormatError."""
     found = _CALL.fullmatch(line)
     if not found:
         raise FormatError(f"expected nothing but calls behind a call, got the line {line[:80]!r}")

@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -67,6 +68,11 @@ class Template:
     def source_for(self, tools: Sequence[Mapping[str, Any]] | None) -> str:
         """The template that conversations with these tools are rendered by."""
         return self.source if tools is None or self.tool_source is None else self.tool_source
+
+    def reads(self, name: str) -> bool:
+        """Whether a template names this variable."""
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        return any(word.search(one) for one in (self.source, self.tool_source or ""))
 
 
 class _Generation(jinja2.ext.Extension):

@@ -1,9 +1,10 @@
 """Serves a model: python -m kanana_jax.generate.serve --checkpoint=DIR --port=8000.
 
-The interface is OpenAI's: /v1/models, /v1/completions, /v1/chat/completions. The folder is one of
-`kanana_jax.convert` or a Hugging Face one. SIGTERM or SIGINT ends it when the answers under way are
-done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be used; 1: the engine
-has failed, and a supervisor should start the server again.
+The interface is OpenAI's: /v1/models, /v1/completions, /v1/chat/completions; beside it are /health,
+/metrics, /tokenize and /detokenize. The folder is one of `kanana_jax.convert` or a Hugging Face
+one. SIGTERM or SIGINT ends it when the answers under way are done, SHUTDOWN_SECONDS at most. Exit
+code 2: the folder or a setting cannot be used; 1: the engine has failed, and a supervisor should
+start the server again.
 """
 
 import argparse
@@ -49,6 +50,9 @@ def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, serve.W
         num_rows=arguments.batch_size,
         length=arguments.length,
         max_waiting=arguments.max_waiting,
+        max_body_bytes=arguments.max_body_bytes,
+        api_key=arguments.api_key,
+        origins=tuple(arguments.allow_origin),
     )
 
     def end() -> None:
@@ -76,12 +80,15 @@ def _check(arguments: argparse.Namespace, model_name: str) -> None:
             "--batch-size": arguments.batch_size,
             "--length": arguments.length,
             "--tokens-per-step": arguments.tokens_per_step,
+            "--max-body-bytes": arguments.max_body_bytes,
         }
     )
     for name in ("max-waiting", "shutdown-seconds"):
         value = getattr(arguments, name.replace("-", "_"))
         if value < 0:
             raise config.ConfigError(f"--{name} must not be negative, got {value}")
+    if arguments.api_key is not None and not arguments.api_key.strip():
+        raise config.ConfigError("--api-key must not be empty; leave it out to ask for none")
     if not model_name.isprintable():
         raise config.ConfigError(
             f"--model-name must be printable, got {model_name!a}; give another"
@@ -112,6 +119,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-waiting", type=int, default=1024, help="requests that may wait")
     parser.add_argument(
         "--tokens-per-step", type=int, default=4, help="drawn before the host looks at them"
+    )
+    parser.add_argument("--max-body-bytes", type=int, default=8 * 2**20, help="of a request")
+    parser.add_argument("--api-key", help="that requests must have; default: none")
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        help="of web pages that may ask, or *; may be repeated",
     )
     parser.add_argument("--shutdown-seconds", type=int, default=30)
     return parser

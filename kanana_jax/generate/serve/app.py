@@ -1,8 +1,9 @@
-"""The HTTP side: /v1/models, /v1/completions and /v1/chat/completions, streaming by SSE.
+"""The HTTP side: OpenAI's endpoints, /tokenize, /metrics; streaming by SSE.
 
-400 a field or a prompt that can never be served   404 another model or path
-413 a body that is too large                       429 the queue is full: try again later
-500 a fault of ours                                503 shutting down, or the engine has failed
+400 a field or a prompt that can never be served   401 no API key, where there is one
+404 another model or path                          413 a body that is too large
+429 the queue is full: try again later             500 a fault of ours
+503 shutting down, or the engine has failed
 
 The body is JSON whatever its content type says.
 """
@@ -10,32 +11,32 @@ The body is JSON whatever its content type says.
 import asyncio
 import contextlib
 import dataclasses
-import json
 import reprlib
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
+from kanana_jax.data.chat.dialects import Thinking
+from kanana_jax.data.chat.reading import Reader
 from kanana_jax.generate.chat import ChatError
+from kanana_jax.generate.grammar import GrammarError, Grammars
 from kanana_jax.generate.load import Loaded
-from kanana_jax.generate.requests import Piece, Request, RequestError
-from kanana_jax.generate.serve import fields, protocol
+from kanana_jax.generate.requests import Matcher, Request, RequestError
+from kanana_jax.generate.serve import access, fields, metrics, protocol, replies, streaming
 from kanana_jax.generate.serve.fields import ApiError
 from kanana_jax.generate.serve.protocol import Ask
-from kanana_jax.generate.serve.worker import Job, QueueFullError, StoppedError, Worker
+from kanana_jax.generate.serve.tools import Tooling
+from kanana_jax.generate.serve.worker import QueueFullError, StoppedError, Worker
 
-_MAX_BODY_BYTES = 8 * 2**20
 _MANY_CHARACTERS = 20_000  # more text is tokenized in a thread
-_CLIENT_IS_GONE = 499
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,9 @@ class Limits:
     num_rows: int  # requests that run at a time
     length: int  # prompt and answer together, tokens
     max_waiting: int  # further requests that may wait
+    max_body_bytes: int = 8 * 2**20
+    api_key: str | None = None  # None: whoever can connect may ask
+    origins: tuple[str, ...] = ()  # of web pages that may ask, "*" for all
 
 
 def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
@@ -58,13 +62,23 @@ def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
         yield
         await asyncio.to_thread(worker.stop)
 
+    routes = [
+        Route("/health", server.health),
+        Route("/metrics", server.shown_metrics),
+        Route("/tokenize", server.tokenize, methods=["POST"]),
+        Route("/tokenizer_info", server.tokenizer_info),
+        Route("/detokenize", server.detokenize, methods=["POST"]),
+        Route("/v1/models", server.models),
+        Route("/v1/models/{name:path}", server.one_model),
+        Route("/v1/completions", server.completions, methods=["POST"]),
+        Route("/v1/chat/completions", server.chat_completions, methods=["POST"]),
+    ]
+    paths = frozenset(route.path for route in routes)
     return Starlette(
-        routes=[
-            Route("/health", server.health),
-            Route("/v1/models", server.models),
-            Route("/v1/models/{name:path}", server.one_model),
-            Route("/v1/completions", server.completions, methods=["POST"]),
-            Route("/v1/chat/completions", server.chat_completions, methods=["POST"]),
+        routes=routes,
+        middleware=[
+            Middleware(metrics.Counted, server.metrics, paths),
+            *access.middleware(limits.api_key, limits.origins),
         ],
         exception_handlers={
             ApiError: _api_error,
@@ -79,12 +93,21 @@ def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
 class _Server:
     def __init__(self, loaded: Loaded, worker: Worker, limits: Limits):
         self._loaded, self._worker, self._limits = loaded, worker, limits
+        self._dialect = loaded.dialect
+        self._grammars = Grammars(loaded.tokenizer, loaded.cfg.vocab_size, loaded.eos_ids)
         self._started = int(time.time())
+        self.metrics = metrics.Metrics()
 
     async def health(self, http: HttpRequest) -> Response:
         if not self._worker.is_running:
             raise ApiError(503, "the engine does not run", kind="server_error")
         return JSONResponse({"status": "ok", "open_requests": self._worker.num_open})
+
+    async def shown_metrics(self, http: HttpRequest) -> Response:
+        num_open = self._worker.num_open
+        num_running = min(num_open, self._limits.num_rows)
+        text = self.metrics.text(num_running=num_running, num_waiting=num_open - num_running)
+        return Response(text, media_type=metrics.CONTENT_TYPE)
 
     async def models(self, http: HttpRequest) -> Response:
         return JSONResponse({"object": "list", "data": [self._model()]})
@@ -93,21 +116,62 @@ class _Server:
         self._check_model(http.path_params["name"])
         return JSONResponse(self._model())
 
+    async def tokenize(self, http: HttpRequest) -> Response:
+        ask = protocol.parse_prompt(await self._read_json(http))
+        self._check_model(ask.model)
+        if not isinstance(ask.given, str):
+            ids = await self._chat_ids(ask.given, ask.tooling, ask.variables)
+        elif ask.is_whole:
+            ids = await self._prompt_ids(ask.given)
+        else:
+            ids = await asyncio.to_thread(self._loaded.tokenizer.encode_marked, ask.given)
+        return JSONResponse(
+            {"tokens": ids, "count": len(ids), "max_model_len": self._limits.length}
+        )
+
+    async def tokenizer_info(self, http: HttpRequest) -> Response:
+        used, template = self._loaded.tokenizer, self._loaded.template
+        ends = {"bos_token": used.bos_id, "eos_token": used.eos_id}
+        info: dict[str, Any] = {
+            name: None if one is None else used.decode_marked([one]) for name, one in ends.items()
+        }
+        return JSONResponse(info | {"chat_template": template and template.source})
+
+    async def detokenize(self, http: HttpRequest) -> Response:
+        name, ids = protocol.parse_ids(await self._read_json(http), self._loaded.cfg.vocab_size)
+        self._check_model(name)
+        return JSONResponse({"prompt": self._loaded.tokenizer.decode_marked(ids)})
+
     async def completions(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_completion(await _read_json(http))
+        ask = protocol.parse_completion(await self._read_json(http))
         self._check(ask)
-        prompts = await self._prompts_ids(ask.inputs)
-        return await self._answer(http, ask, prompts, _COMPLETION)
+        used, is_drawn = self._loaded.tokenizer, ask.max_tokens != 0
+        prompts = [await self._prompt_ids(one) for one in ask.inputs]
+
+        def choice(place: int) -> replies.Choice:
+            given, ids = ask.inputs[place], prompts[place]
+            text = given if isinstance(given, str) else used.decode(ids)
+            prompt = (text, ids) if ask.is_echoed else None
+            return replies.Completion(used, ask.num_top_logprobs, prompt, has_answer=is_drawn)
+
+        constraint = await self._constraint(ask, "over")
+        return await self._answer(http, ask, prompts, constraint, replies.COMPLETION, choice)
 
     async def chat_completions(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_chat(await _read_json(http))
+        ask = protocol.parse_chat(await self._read_json(http))
         self._check(ask)
-        try:
-            chat_ids = self._loaded.chat_ids
-            prompt = await asyncio.to_thread(chat_ids, ask.inputs[0], ask.tools or None)
-        except ChatError as error:
-            raise ApiError(400, str(error), param="messages") from None
-        return await self._answer(http, ask, [prompt], _CHAT)
+        ids = await self._chat_ids(ask.inputs[0], ask.tooling, ask.variables)
+        thinking = self._thinking(ids)
+        constraint = await self._constraint(ask, thinking)
+        reads_calls = ask.tooling.reads_calls
+
+        def choice(place: int) -> replies.Choice:
+            reader = self._dialect and Reader(self._dialect, thinking, reads_calls=reads_calls)
+            max_calls = None if ask.tooling.wanted.is_parallel else 1
+            used = self._loaded.tokenizer
+            return replies.Message(used, ask.num_top_logprobs, reader, max_calls=max_calls)
+
+        return await self._answer(http, ask, [ids], constraint, replies.CHAT, choice)
 
     def _model(self) -> dict[str, Any]:
         return {
@@ -137,19 +201,74 @@ class _Server:
                 code="model_not_found",
             )
 
-    async def _prompts_ids(self, prompts: list[str | list[int]]) -> list[list[int]]:
-        def read() -> list[list[int]]:
-            return [self._loaded.prompt_ids(x) if isinstance(x, str) else x for x in prompts]
+    async def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
+        if not isinstance(prompt, str):
+            return prompt
+        is_long = len(prompt) > _MANY_CHARACTERS
+        prompt_ids = self._loaded.prompt_ids
+        return await asyncio.to_thread(prompt_ids, prompt) if is_long else prompt_ids(prompt)
 
-        is_long = sum(map(len, prompts)) > _MANY_CHARACTERS
-        return await asyncio.to_thread(read) if is_long else read()
+    async def _chat_ids(
+        self, conversation: list[dict[str, Any]], tooling: Tooling, variables: Mapping[str, Any]
+    ) -> list[int]:
+        template = self._loaded.template
+        if template is not None:
+            if tooling.told and (self._dialect is None or not template.reads("tools")):
+                raise ApiError(
+                    400,
+                    "tools are not supported here: the chat template of this model does not tell "
+                    "them, or writes calls in a form that this server does not read",
+                    param="tools",
+                    code="unsupported_parameter",
+                )
+            if "documents" in variables and not template.reads("documents"):
+                raise ApiError(
+                    400,
+                    "documents are not supported here: the chat template of this model does not "
+                    "read them; put their text into a message",
+                    param="documents",
+                    code="unsupported_parameter",
+                )
+        try:
+            return await asyncio.to_thread(
+                self._loaded.chat_ids, conversation, tooling.told or None, **variables
+            )
+        except ChatError as error:
+            raise ApiError(400, str(error), param="messages") from None
+
+    def _thinking(self, prompt: Sequence[int]) -> Thinking:
+        """Where the template has left the reasoning."""
+        if self._dialect is None or self._dialect.is_line:
+            return "possible"
+        end = self._loaded.tokenizer.decode_marked(prompt[-16:]).rstrip()
+        opening, closing = self._dialect.thought
+        return "open" if end.endswith(opening) else "over" if end.endswith(closing) else "possible"
+
+    async def _constraint(self, ask: Ask, thinking: Thinking) -> Callable[[], Matcher] | None:
+        wanted = ask.tooling.wanted
+        if wanted.is_free:
+            return None
+        param = "response_format" if wanted.schema is not None else "tools"
+        if not self._loaded.eos_ids:
+            raise ApiError(400, f"{param} needs a model that names its end of a text", param=param)
+        try:
+            return await asyncio.to_thread(
+                self._grammars.constraint, wanted, self._dialect, thinking
+            )
+        except GrammarError as error:
+            raise ApiError(400, str(error), param=param) from None
 
     async def _answer(
-        self, http: HttpRequest, ask: Ask, prompts: list[list[int]], form: "_Form"
+        self,
+        http: HttpRequest,
+        ask: Ask,
+        prompts: list[list[int]],
+        constraint: Callable[[], Matcher] | None,
+        form: replies.Form,
+        choice: Callable[[int], replies.Choice],
     ) -> Response:
-        requests = self._requests(ask, prompts)
         try:
-            job = self._worker.open(requests)
+            job = self._worker.open(self._requests(ask, prompts, constraint))
         except RequestError as error:
             raise ApiError(400, str(error), param="prompt") from None
         except QueueFullError as error:
@@ -157,27 +276,49 @@ class _Server:
         except StoppedError as error:
             raise ApiError(503, str(error), kind="server_error") from None
         num_prompt_tokens = sum(map(len, prompts))
-        head = form.head(self._limits.model_name)
+        self.metrics.num_prompt_tokens += num_prompt_tokens
+        answering = streaming.Answering(
+            job,
+            [choice(place) for place in range(len(prompts)) for _ in range(ask.num_choices)],
+            form,
+            self._limits.model_name,
+            num_prompt_tokens,
+            self.metrics,
+            counts_drawn=ask.max_tokens != 0,
+        )
         if ask.is_streamed:
-            events = _events(job, ask, form, head, num_prompt_tokens)
-            return _EventStream(events, on_end=lambda: self._worker.close(job))
+            events = answering.events(has_usage=ask.has_usage)
+            return streaming.EventStream(events, on_end=lambda: self._worker.close(job))
         try:
-            return await _until_the_client_goes(
-                http, _whole_answer(job, form, head, num_prompt_tokens)
-            )
+            return await streaming.until_the_client_goes(http, answering.whole())
         finally:
             self._worker.close(job)
 
-    def _requests(self, ask: Ask, prompts: list[list[int]]) -> list[Request]:
-        requests = []
+    def _requests(
+        self, ask: Ask, prompts: list[list[int]], constraint: Callable[[], Matcher] | None
+    ) -> list[Request]:
+        asked, requests = ask.options, []
+        # Marks that are special tokens must be seen to be read.
+        marks = self._dialect.marks if self._dialect and ask.tooling.reads_calls else ()
+        has_marks = any(map(self._loaded.tokenizer.is_special, marks))
         for prompt in prompts:
             room = self._limits.length - len(prompt)
             self._check_prompt(ask, prompt, room)
-            wanted = room if ask.max_tokens is None else ask.max_tokens
             for _ in range(ask.num_choices):
-                sampling = ask.sampling.at_place(len(requests))
                 requests.append(
-                    Request(prompt=prompt, max_tokens=wanted, sampling=sampling, stop=ask.stop)
+                    Request(
+                        prompt=prompt,
+                        max_tokens=room if ask.max_tokens is None else ask.max_tokens or 1,
+                        sampling=asked.sampling.at_place(len(requests)),
+                        stop=asked.stop,
+                        processors=asked.processors,
+                        stop_ids=asked.stop_ids,
+                        ignores_eos=asked.ignores_eos,
+                        constraint=constraint,
+                        num_top_logprobs=ask.num_top_logprobs,
+                        has_prompt_logprobs=ask.is_echoed and ask.num_top_logprobs is not None,
+                        has_special_tokens=asked.has_special_tokens or has_marks,
+                    )
                 )
         return requests
 
@@ -192,144 +333,15 @@ class _Server:
                 code="context_length_exceeded",
             )
 
-
-@dataclasses.dataclass(frozen=True)
-class _Form:
-    """How an endpoint spells the same answer."""
-
-    prefix: str
-    kind: str
-    chunk_kind: str
-    whole: Callable[[str], dict[str, Any]]
-    part: Callable[[str], dict[str, Any]]
-    opening: dict[str, Any] | None  # of every choice of a stream, before its text
-
-    def head(self, model: str) -> dict[str, Any]:
-        number = uuid.uuid4().hex
-        return {"id": f"{self.prefix}-{number}", "created": int(time.time()), "model": model}
-
-    def choice(self, place: int, body: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-        return {"index": place, **body, "logprobs": None, "finish_reason": finish_reason}
-
-
-_COMPLETION = _Form(
-    prefix="cmpl",
-    kind="text_completion",
-    chunk_kind="text_completion",
-    whole=lambda text: {"text": text},
-    part=lambda text: {"text": text},
-    opening=None,
-)
-_CHAT = _Form(
-    prefix="chatcmpl",
-    kind="chat.completion",
-    chunk_kind="chat.completion.chunk",
-    whole=lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
-    part=lambda text: {"delta": {"content": text} if text else {}},
-    opening={"delta": {"role": "assistant", "content": ""}},
-)
-
-
-async def _whole_answer(
-    job: Job, form: _Form, head: dict[str, Any], num_prompt_tokens: int
-) -> Response:
-    texts = [""] * len(job.requests)
-    reasons: list[str | None] = [None] * len(job.requests)
-    num_drawn = 0
-    try:
-        async for place, pieces in job.batches():
-            texts[place] += _text(pieces)
-            reasons[place] = pieces[-1].finish_reason
-            num_drawn += len(pieces)
-    except StoppedError as error:
-        raise ApiError(503, str(error), kind="server_error") from None
-    choices = [
-        form.choice(place, form.whole(text), reason)
-        for place, (text, reason) in enumerate(zip(texts, reasons, strict=True))
-    ]
-    usage = _usage(num_prompt_tokens, num_drawn)
-    return JSONResponse(head | {"object": form.kind, "choices": choices, "usage": usage})
-
-
-async def _events(
-    job: Job, ask: Ask, form: _Form, head: dict[str, Any], num_prompt_tokens: int
-) -> AsyncIterator[str]:
-    head = head | {"object": form.chunk_kind}
-    if form.opening is not None:
-        for place in range(len(job.requests)):
-            yield _event(head | {"choices": [form.choice(place, form.opening, None)]})
-    num_drawn = 0
-    try:
-        async for place, pieces in job.batches():
-            num_drawn += len(pieces)
-            text, reason = _text(pieces), pieces[-1].finish_reason
-            if text or reason:
-                yield _event(head | {"choices": [form.choice(place, form.part(text), reason)]})
-    except StoppedError as error:
-        yield _event(ApiError(503, str(error), kind="server_error").body)
-        return
-    if ask.has_usage:
-        yield _event(head | {"choices": [], "usage": _usage(num_prompt_tokens, num_drawn)})
-    yield "data: [DONE]\n\n"
-
-
-class _EventStream(StreamingResponse):
-    """Server-sent events; `on_end` is called however the stream ends."""
-
-    def __init__(self, events: AsyncIterator[str], *, on_end: Callable[[], None]):
-        super().__init__(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
-        self._on_end = on_end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._on_end()
-
-
-async def _until_the_client_goes(http: HttpRequest, answer: Any) -> Response:
-    answering = asyncio.ensure_future(answer)
-    watching = asyncio.ensure_future(_disconnected(http))
-    try:
-        await asyncio.wait({answering, watching}, return_when=asyncio.FIRST_COMPLETED)
-        return answering.result() if answering.done() else Response(status_code=_CLIENT_IS_GONE)
-    finally:
-        answering.cancel()
-        watching.cancel()
-
-
-async def _disconnected(http: HttpRequest) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _read_json(http: HttpRequest) -> Any:
-    body, num_bytes = bytearray(), 0
-    async for part in http.stream():
-        num_bytes += len(part)
-        if num_bytes <= _MAX_BODY_BYTES:  # clients hear an answer when all is sent
-            body += part
-    if num_bytes > _MAX_BODY_BYTES:
-        raise ApiError(413, f"expected at most {_MAX_BODY_BYTES} bytes, got {num_bytes}")
-    return fields.read_json(bytes(body))
-
-
-def _text(pieces: list[Piece]) -> str:
-    return "".join(piece.text for piece in pieces)
-
-
-def _usage(num_prompt_tokens: int, num_drawn: int) -> dict[str, int]:
-    return {
-        "prompt_tokens": num_prompt_tokens,
-        "completion_tokens": num_drawn,
-        "total_tokens": num_prompt_tokens + num_drawn,
-    }
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    async def _read_json(self, http: HttpRequest) -> Any:
+        body, num_bytes, most = bytearray(), 0, self._limits.max_body_bytes
+        async for part in http.stream():
+            num_bytes += len(part)
+            if num_bytes <= most:  # clients hear an answer when all is sent
+                body += part
+        if num_bytes > most:
+            raise ApiError(413, f"expected at most {most} bytes, got {num_bytes}")
+        return fields.read_json(bytes(body))
 
 
 async def _api_error(http: HttpRequest, error: Exception) -> Response:
@@ -339,7 +351,7 @@ async def _api_error(http: HttpRequest, error: Exception) -> Response:
 
 
 async def _client_is_gone(http: HttpRequest, error: Exception) -> Response:
-    return Response(status_code=_CLIENT_IS_GONE)
+    return Response(status_code=streaming.CLIENT_IS_GONE)
 
 
 async def _http_error(http: HttpRequest, error: Exception) -> Response:

@@ -13,14 +13,6 @@ _ROLES = ("assistant", "developer", "system", "tool", "user")
 _TEXTS = ("name", "reasoning", "reasoning_content", "tool_call_id")
 
 
-def parse_tools(value: Any) -> list[formats.Tool]:
-    """The tools that the model is told of."""
-    try:
-        return formats.checked_tools(value, "tools")
-    except DataError as error:
-        raise bad("tools", str(error)) from None
-
-
 def parse(value: Any) -> list[dict[str, Any]]:
     """Messages {"role", "content"} and what else a template may read: text, and calls of tools."""
     if not isinstance(value, list) or not value:

@@ -5,19 +5,22 @@ A field that would do nothing here is refused unless it has a value that asks fo
 """
 
 import dataclasses
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from kanana_jax.generate import neutral
-from kanana_jax.generate.sampling import NUM_SEEDS, Sampling
-from kanana_jax.generate.serve import fields, messages
-from kanana_jax.generate.serve.fields import ApiError, bad, kind_of, number, shown, take, whole
+from kanana_jax.generate.grammar import Wanted
+from kanana_jax.generate.serve import fields, messages, options, tools
+from kanana_jax.generate.serve.fields import ApiError, bad, kind_of, shown, take, whole
+from kanana_jax.generate.serve.options import Options
+from kanana_jax.generate.serve.tools import Tooling
 
-_MAX_STOPS, _MAX_STOP_LENGTH, _MAX_CHOICES = 16, 256, 128
+_MAX_CHOICES = 128
+# What a template is given beside its variables.
+_RESERVED = {"add_generation_prompt", "documents", "is_marked", "messages", "self", "tools"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Ask:
     """A request's fields, checked, except for what needs the tokenizer."""
 
@@ -25,11 +28,13 @@ class Ask:
     inputs: list[Any]  # each a prompt, text or ids; or of chat one list of messages
     num_choices: int  # of each input
     max_tokens: int | None
-    sampling: Sampling
-    stop: tuple[str, ...]
+    options: Options
     is_streamed: bool
     has_usage: bool  # of a stream: whether a last chunk counts tokens
-    tools: tuple[Mapping[str, Any], ...] = ()  # of chat
+    num_top_logprobs: int | None = None  # None: no logprobs
+    is_echoed: bool = False
+    tooling: Tooling = dataclasses.field(default_factory=Tooling)  # of chat
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the template
 
     @property
     def num_requests(self) -> int:
@@ -38,40 +43,107 @@ class Ask:
 
 def parse_completion(body: Any) -> Ask:
     """The fields of /v1/completions; raises ApiError with status 400."""
-    return _parse(body, _prompts, ("max_tokens",), neutral.COMPLETION, default_max_tokens=16)
+    left = _object(body)
+    prompts = _prompts(left)
+    is_echoed = take(left, "echo", bool, False)
+    num_top = None
+    if left.get("logprobs", False) is not False:
+        num_top = options.top_logprobs(left, "logprobs")
+    left.pop("logprobs", None)
+    # Nothing to draw is something to score.
+    max_tokens = whole(left, "max_tokens", 16, 0 if is_echoed else 1)
+    tooling = Tooling(wanted=Wanted(schema=tools.schema(left)))
+    common = _common(left, max_tokens, neutral.COMPLETION)
+    return Ask(
+        inputs=prompts,
+        is_echoed=is_echoed,
+        num_top_logprobs=num_top,
+        tooling=tooling,
+        **common,
+    )
 
 
 def parse_chat(body: Any) -> Ask:
     """The fields of /v1/chat/completions; raises ApiError with status 400."""
+    left = _object(body)
+    conversation = messages.parse(left.pop("messages", None))
+    max_tokens = None
     # Clients send the old name beside the new one, which counts.
-    names = ("max_tokens", "max_completion_tokens")
-    tools = messages.parse_tools(body.get("tools")) if isinstance(body, dict) else []
-    rest = {key: body[key] for key in body if key != "tools"} if isinstance(body, dict) else body
-    ask = _parse(rest, _conversation, names, neutral.CHAT, default_max_tokens=None)
-    return dataclasses.replace(ask, tools=tuple(tools))
+    for name in ("max_tokens", "max_completion_tokens"):
+        max_tokens = whole(left, name, max_tokens, 1)
+    has_logprobs = take(left, "logprobs", bool, False)
+    if left.get("top_logprobs") and not has_logprobs:
+        raise bad("top_logprobs", "needs logprobs: set it to true, or leave this out")
+    num_top = options.top_logprobs(left, "top_logprobs")
+    tooling, variables = tools.parse(left), _variables(left)
+    return Ask(
+        inputs=[conversation],
+        num_top_logprobs=num_top if has_logprobs else None,
+        tooling=tooling,
+        variables=variables,
+        **_common(left, max_tokens, neutral.CHAT),
+    )
 
 
-def _parse(
-    body: Any,
-    inputs: Callable[[dict[str, Any]], list[Any]],
-    max_tokens_names: tuple[str, ...],
-    table: neutral.Table,
-    *,
-    default_max_tokens: int | None,
-) -> Ask:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AskTokens:
+    """What /tokenize is asked for: a prompt's tokens, or those of a chat's prompt."""
+
+    model: str | None
+    given: Any
+    is_whole: bool = True  # with what the tokenizer puts around a prompt
+    tooling: Tooling = dataclasses.field(default_factory=Tooling)
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def parse_prompt(body: Any) -> AskTokens:
+    """The fields of /tokenize; raises ApiError with status 400."""
+    left = _object(body)
+    model = take(left, "model", str, None)
+    if "messages" not in left:
+        prompt, is_whole = left.pop("prompt", None), take(left, "add_special_tokens", bool, True)
+        if not isinstance(prompt, str):
+            raise bad("prompt", f"must be a string, got {kind_of(prompt)}")
+        fields.refuse_others(left, {})
+        return AskTokens(model=model, given=prompt, is_whole=is_whole)
+    conversation = messages.parse(left.pop("messages"))
+    tooling, variables = tools.parse(left), _variables(left)
+    fields.refuse_others(left, neutral.PROMPT)
+    return AskTokens(model=model, given=conversation, tooling=tooling, variables=variables)
+
+
+def parse_ids(body: Any, vocab_size: int) -> tuple[str | None, list[int]]:
+    """The fields of /detokenize: (model, token ids)."""
+    left = _object(body)
+    model, ids = take(left, "model", str, None), left.pop("tokens", None)
+    if not _is_ids(ids) or not all(0 <= one < vocab_size for one in ids):
+        raise bad("tokens", f"must be a list of token ids in [0, {vocab_size}), got {shown(ids)}")
+    fields.refuse_others(left, {})
+    return model, ids
+
+
+def _object(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ApiError(400, f"expected a JSON object, got {kind_of(body)}")
-    left = fields.without_nulls(body)
-    found = inputs(left)
-    model = take(left, "model", str, None)
-    max_tokens = default_max_tokens
-    for name in max_tokens_names:
-        max_tokens = whole(left, name, max_tokens, 1)
-    num_choices = _num_choices(left)
+    return fields.without_nulls(body)
+
+
+def _common(left: dict[str, Any], max_tokens: int | None, table: neutral.Table) -> dict[str, Any]:
+    """What both endpoints have; refuses what is left."""
     is_streamed, has_usage = _stream(left)
-    sampling, stop = _sampling(left), _stop(left)
+    found = {
+        "model": take(left, "model", str, None),
+        "num_choices": _num_choices(left),
+        "max_tokens": max_tokens,
+        "options": options.parse(left),
+        "is_streamed": is_streamed,
+        "has_usage": has_usage,
+    }
+    min_tokens = found["options"].processors.min_tokens
+    if max_tokens is not None and min_tokens > max_tokens:
+        raise bad("min_tokens", f"must be at most max_tokens = {max_tokens}, got {min_tokens}")
     fields.refuse_others(left, table)
-    return Ask(model, found, num_choices, max_tokens, sampling, stop, is_streamed, has_usage)
+    return found
 
 
 def _num_choices(left: dict[str, Any]) -> int:
@@ -85,40 +157,27 @@ def _num_choices(left: dict[str, Any]) -> int:
 def _stream(left: dict[str, Any]) -> tuple[bool, bool]:
     """(whether the answer is streamed, whether tokens are counted at its end)"""
     is_streamed = take(left, "stream", bool, False)
-    options = take(left, "stream_options", dict, {})
-    if options and not is_streamed:
+    given = take(left, "stream_options", dict, {})
+    if given and not is_streamed:
         raise bad("stream_options", "is for streams: set stream to true, or leave it out")
-    options = fields.without_nulls(options)
-    has_usage = options.pop("include_usage", False)
+    given = fields.without_nulls(given)
+    has_usage = given.pop("include_usage", False)
     if not isinstance(has_usage, bool):
         raise bad("stream_options.include_usage", f"must be bool, got {kind_of(has_usage)}")
-    fields.refuse_others(options, neutral.STREAM_OPTIONS, "stream_options.")
+    fields.refuse_others(given, neutral.STREAM_OPTIONS, "stream_options.")
     return is_streamed, has_usage
 
 
-def _sampling(left: dict[str, Any]) -> Sampling:
-    seed = whole(left, "seed", -1)
-    return Sampling(
-        temperature=number(left, "temperature", 1.0, 0.0, 2.0),
-        top_k=whole(left, "top_k", 0, -1),
-        top_p=number(left, "top_p", 1.0, 0.0, 1.0, is_above_low=True),
-        min_p=number(left, "min_p", 0.0, 0.0, 1.0),
-        # -1 means any, as for vLLM and llama.cpp.
-        seed=secrets.randbelow(NUM_SEEDS) if seed == -1 else seed % NUM_SEEDS,
-    )
-
-
-def _stop(left: dict[str, Any]) -> tuple[str, ...]:
-    stop = left.pop("stop", [])
-    stops = [stop] if isinstance(stop, str) else stop
-    if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
-        raise bad("stop", f"must be a string or a list of them, got {kind_of(stop)}")
-    if len(stops) > _MAX_STOPS or any(not 0 < len(one) <= _MAX_STOP_LENGTH for one in stops):
-        raise bad(
-            "stop",
-            f"must be at most {_MAX_STOPS} strings of 1 to {_MAX_STOP_LENGTH} characters",
-        )
-    return tuple(stops)
+def _variables(left: dict[str, Any]) -> dict[str, Any]:
+    """Of the template: chat_template_kwargs and documents."""
+    variables = dict(take(left, "chat_template_kwargs", dict, {}))
+    reserved = sorted(_RESERVED.intersection(variables))
+    if reserved:
+        raise bad(f"chat_template_kwargs.{reserved[0]}", "has a field of its own, or is not given")
+    documents = left.pop("documents", [])
+    if not isinstance(documents, list) or not all(isinstance(one, dict) for one in documents):
+        raise bad("documents", f"must be a list of objects, got {kind_of(documents)}")
+    return variables | ({"documents": documents} if documents else {})
 
 
 def _prompts(left: dict[str, Any]) -> list[Any]:
@@ -134,7 +193,3 @@ def _prompts(left: dict[str, Any]) -> list[Any]:
 
 def _is_ids(value: Any) -> bool:
     return isinstance(value, list) and all(map(fields.is_integer, value))
-
-
-def _conversation(left: dict[str, Any]) -> list[Any]:
-    return [messages.parse(left.pop("messages", None))]
