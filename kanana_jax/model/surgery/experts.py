@@ -58,7 +58,7 @@ def duplicate_experts(
 ) -> tuple[ModelConfig, Weights]:
     """Every expert `times` times, and as many times the experts a token.
 
-    `noise` is that of the copies' weights, against the standard deviation of a layer's. Groups of
+    `noise` is that of the copies' weights, against the standard deviation of a leaf's. Groups of
     experts are repeated whole, so that those that a token had are still its best.
     """
     if times < 2 or not cfg.num_moe_layers:
@@ -95,7 +95,8 @@ def _with_noise(
             return x
         by_expert = np.moveaxis(x, axes[0], 0).copy()
         copies = by_expert[cfg.num_experts :]
-        copies += (noise * x.std() * rng.standard_normal(copies.shape, np.float32)).astype(x.dtype)
+        size = noise * x.astype(np.float32).std()
+        copies += (size * rng.standard_normal(copies.shape, np.float32)).astype(x.dtype)
         return np.moveaxis(by_expert, 0, axes[0])
 
     return jax.tree.map(disturbed, grown.params, resizing.shapes(cfg).params)

@@ -45,4 +45,5 @@ def cut_hidden(cfg: ModelConfig, weights: Weights, seen: Activations, size: int)
 def scaled_gamma(cfg: ModelConfig, gamma: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """The gamma whose gain is `factor` times that of `gamma`."""
     centre = 1.0 if cfg.zero_centered_gamma else 0.0
-    return ((gamma + centre) * factor - centre).astype(gamma.dtype)
+    wide = np.asarray(gamma, np.float64)
+    return ((wide + centre) * factor - centre).astype(gamma.dtype)

@@ -60,9 +60,11 @@ def _rotated(
     share_L = energy_LC[:, :size].sum(axis=1) / energy_LC.sum(axis=1)
     rank, v_LCr = gamma.shape[1], v_LCC[:, :, :size]
     gain_LC = np.asarray(gamma, np.float64) + (1.0 if cfg.zero_centered_gamma else 0.0)
-    new_a = np.concatenate([w_a[..., :rank] @ v_LCr, w_a[..., rank:]], axis=-1)
-    new_b = np.einsum("LCr,LC,LCHK->LrHK", v_LCr, gain_LC, w_b, optimize=True)
+    turned_a = w_a[..., :rank].astype(np.float32) @ v_LCr
+    new_a = np.concatenate([turned_a.astype(w_a.dtype), w_a[..., rank:]], axis=-1)
+    wide_b = w_b.astype(np.float32)
+    new_b = np.einsum("LCr,LC,LCHK->LrHK", v_LCr, gain_LC, wide_b, optimize=True)
     unit = np.full((len(gamma), size), 0.0 if cfg.zero_centered_gamma else 1.0, gamma.dtype)
     new_gamma = scaled_gamma(cfg, unit, np.sqrt(share_L * rank / size)[:, None])
-    made = (new_a.astype(w_a.dtype), new_gamma, new_b.astype(w_b.dtype))
+    made = (new_a, new_gamma, new_b.astype(w_b.dtype))
     return attention | dict(zip(leaves, made, strict=True)), share_L
