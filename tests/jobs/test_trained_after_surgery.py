@@ -1,4 +1,4 @@
-"""A grown and a pruned model train, and decode."""
+"""A grown and a pruned model train on a mesh, and decode."""
 
 import dataclasses
 
@@ -30,6 +30,7 @@ def test_what_is_made_of_a_model_trains_and_decodes(change, cfg, tmp_path, capsy
     made = tmp_path / "made"
     convert.main([*change, f"--from={tmp_path / 'start'}", f"--to={made}"])
     edits = [f"train.init_from={made}", "train.num_steps=1", "data.tokenizer=bytes"]
+    edits += ["mesh.data=4", "mesh.fsdp=2"]
     pretrain.run(cfg.edited(edits), tmp_path / "run")
     convert.main([f"--from-run={tmp_path / 'run' / 'run'}", f"--to={tmp_path / 'trained'}"])
     assert native.read_description(tmp_path / "trained").cfg == native.read_description(made).cfg

@@ -1,5 +1,6 @@
 """Growth that adds nothing and cuts of what is dead leave logits as they were."""
 
+import collections
 import dataclasses
 import functools
 
@@ -155,6 +156,92 @@ def assert_shapes(cfg, made):
     assert resizing.shapes(cfg) == jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made
     )
+
+
+def _last_layer(cfg, made, row):
+    """(block, what attention reads, each head's output, what the MLP reads, before, behind)."""
+    tokens, positions, segments = row
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), made.params)
+    x = params["embed"][tokens]
+    for layer in range(cfg.num_layers):
+        index = layer - cfg.num_dense_layers
+        name, index = ("moe_layers", index) if index >= 0 else ("dense_layers", layer)
+        block = numpy_model._layer(params[name], index)
+        norm = functools.partial(numpy_model.rms_norm, eps=cfg.rms_norm_eps, cfg=cfg)
+        normed, p = norm(x, block["attention_norm"]), block["attention"]
+        one_head = np.eye(cfg.num_heads)[:, :, None, None] * p["wo"]
+        heads = [
+            numpy_model.attention(p | {"wo": wo}, normed, positions, segments, cfg)[0]
+            for wo in one_head
+        ]
+        read = norm(x + sum(heads), block["mlp_norm"])
+        if name == "moe_layers":
+            bias_E = made.buffers["router_bias"][index]
+            added = numpy_model.experts(block["mlp"], read, bias_E, cfg)[0]
+        else:
+            added = numpy_model.swiglu(block["mlp"], read, cfg)
+        x, before = x + sum(heads) + added, x
+    is_token = segments != 0
+    return block, *(one[is_token] for one in (normed, np.stack(heads, 1), read, before, x))
+
+
+def _activated(p, x):
+    gate, up = (x @ w.T for w in p["w_gate_up"])
+    return np.abs(numpy_model.silu(gate) * up)
+
+
+def _unit(x):
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True))
+
+
+def _expert_sums(cfg, mlp, read, bias_E, sums):
+    for x in read:
+        score = numpy_model.sigmoid(x @ mlp["router"])
+        for e in numpy_model.choose(score, bias_E, cfg):
+            one = {name: mlp[name][e] for name in ("w_gate_up", "w_down")}
+            out = numpy_model.swiglu(one, x, cfg)
+            sums["expert_tokens"][e] += 1
+            sums["expert_added"][e] += (
+                cfg.routed_scaling_factor * score[e] * np.sqrt((out**2).sum())
+            )
+            sums["experts"][e] += _activated(one, x)
+
+
+@pytest.mark.parametrize("cfg", [LATENT, DENSE], ids=["latent", "grouped"])
+def test_the_sums_are_those_that_a_slow_model_adds_up(cfg):
+    made, wanted = dead(cfg), collections.defaultdict(float)
+    wanted["expert_tokens"], wanted["expert_added"] = np.zeros((2, cfg.num_experts))
+    wanted["experts"] = np.zeros((cfg.num_experts, cfg.moe_intermediate_size))
+    rows = zip(inputs().tokens, inputs().positions, inputs().segment_ids, strict=True)
+    for row in rows:
+        block, normed, heads, read, before, after = _last_layer(cfg, made, row)
+        sizes = {
+            "heads": np.linalg.norm(heads, axis=-1),
+            "attention_norm.size": np.abs(normed),
+            "mlp_norm.size": np.abs(read),
+        }
+        cosine = (_unit(before) * _unit(after)).mean(axis=-1)
+        wanted["turned"] += (1 - cosine).sum()
+        wanted["attention_norm.energy"] += (_unit(before) ** 2).sum(axis=0)
+        if cfg is LATENT:
+            sizes["shared"] = _activated(block["mlp"]["shared"], read)
+            _expert_sums(cfg, block["mlp"], read, made.buffers["router_bias"][-1], wanted)
+            for name, leaf in (("kv_norm", "wkv_a"), ("q_norm", "wq_a")):
+                rank = len(block["attention"][name])
+                c = normed @ block["attention"][leaf][:, :rank]
+                u = c / np.sqrt((c**2).mean(axis=-1, keepdims=True) + 1e-6)
+                wanted[name] += u.T @ u
+        else:
+            sizes["mlp"] = _activated(block["mlp"], read)
+        for name, one in sizes.items():
+            wanted[name] += one.mean(axis=0) ** 2
+    found = list(seen(cfg).stacks.values())[-1]
+    for name, value in wanted.items():
+        if cfg is DENSE and name.startswith("expert"):
+            continue
+        key, _, field = name.partition(".")
+        got = getattr(found[key], field)[-1] if field else found[key][-1]
+        np.testing.assert_allclose(got, value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("field", ["kv_lora_rank", "q_lora_rank"])
