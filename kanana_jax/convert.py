@@ -10,9 +10,16 @@
                                   from which all were trained, their changes are merged by TIES
     --merge-run=DIR --last=K --to=DIR    the mean of the K newest checkpoints of a training run
 
---weights=0.2,0.3,0.5 weighs the models of a mean, checkpoints from the oldest on. A model folder is
-what training starts from and what `kanana_jax.generate` loads. Exit code 2: the files cannot be
-used, and nothing was written. 4: the disk takes nothing.
+    --grow WHAT=N... --from=DIR --to=DIR     a larger model of one: stack=N, two copies without N
+                                  layers each; interpose=N or interpose_zero=N, copies of N layers,
+                                  which add nothing yet; experts=N, each N times, with --noise=X
+    --prune FIELD=N... --from=DIR --to=DIR --calibrate PATH...    a smaller one: fields of its
+                                  config, cut by what they do with --samples of --length tokens
+
+The last two print what a model has after each change, and with --dry-run they write nothing. Their
+--from may be a Hugging Face folder. --weights=0.2,0.3,0.5 weighs the models of a mean, checkpoints
+from the oldest on. A model folder is what training starts from and what `kanana_jax.generate`
+loads. Exit code 2: the files cannot be used, and nothing was written. 4: the disk takes nothing.
 """
 
 import argparse
@@ -26,6 +33,7 @@ with extras.needed("train"):
     import tqdm
     from absl import logging
 
+    from kanana_jax import surgery
     from kanana_jax.checkpoint import CheckpointError
     from kanana_jax.weights import gguf_files, hf, merge, run_folder
 
@@ -102,6 +110,31 @@ def _merge_run(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
     )
 
 
+def _grow(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    surgery.grow(
+        arguments.native,
+        arguments.to,
+        arguments.grow,
+        noise=arguments.noise or 0.0,
+        is_dry=bool(arguments.dry_run),
+        report=bar.write,
+    )
+
+
+def _prune(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    surgery.prune(
+        arguments.native,
+        arguments.to,
+        arguments.prune,
+        paths=arguments.calibrate,
+        num_samples=arguments.samples or 512,
+        length=arguments.length or 2048,
+        expert_score=arguments.expert_score or "reap",
+        is_dry=bool(arguments.dry_run),
+        report=bar.write,
+    )
+
+
 class _Way(NamedTuple):
     """Flags by the names that arguments have, and what is done with them."""
 
@@ -118,6 +151,12 @@ _WAYS = (
     _Way(("merge", "to"), ("weights", "dtype"), _merge),
     _Way(("merge", "base", "to"), ("density", "weights", "dtype"), _merge),
     _Way(("merge_run", "last", "to"), ("weights",), _merge_run),
+    _Way(("grow", "native", "to"), ("noise", "dry_run"), _grow),
+    _Way(
+        ("prune", "native", "to", "calibrate"),
+        ("samples", "length", "expert_score", "dry_run"),
+        _prune,
+    ),
 )
 
 
@@ -147,6 +186,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=_numbers, help="of its models, e.g. 1,1,2; default: equal"
     )
+    parser.add_argument("--grow", nargs="+", type=_change, help="what to repeat, e.g. stack=12")
+    parser.add_argument("--noise", type=float, help="of copied experts, relative; default: none")
+    parser.add_argument("--prune", nargs="+", type=_change, help="what to cut, e.g. num_heads=24")
+    parser.add_argument("--calibrate", nargs="+", help="text that shows what matters")
+    parser.add_argument("--samples", type=_count, help="documents of it; default: 512")
+    parser.add_argument("--length", type=_count, help="tokens of a document; default: 2048")
+    parser.add_argument(
+        "--expert-score", choices=surgery.EXPERT_SCORES, help="of --prune num_experts=N"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_const", const=True, help="print the figures, write nothing"
+    )
     parser.add_argument("--to", help="new folder for the model")
     parser.add_argument("--from", dest="native", help="folder to export")
     parser.add_argument("--to-hf", help="new Hugging Face folder")
@@ -155,6 +206,19 @@ def _parser() -> argparse.ArgumentParser:
         "--max-position-embeddings", type=int, help="longest context, where it is not known"
     )
     return parser
+
+
+def _change(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a name, = and a number, got {text!r}")
+    return name, int(number)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _numbers(text: str) -> list[float]:

@@ -85,9 +85,19 @@ class GroupedQueryAttention(Projections):
 
         A sequence of padding only has -inf as its largest logit.
         """
+        out_BSHK, max_logits_BH = self.by_head(x_BSD, rotation, segment_ids_BS)
+        return self.output(out_BSHK), max_logits_BH
+
+    def by_head(
+        self,
+        x_BSD: Float[Array, "B S D"],
+        rotation: rope.Rotation,
+        segment_ids_BS: Int[Array, "B S"],
+    ) -> tuple[Float[Array, "B S H K"], Float[Array, "B H"]]:
+        """What each head found, and its largest logit."""
         tokens = ("batch", "sequence")
         of_queries, of_keys = (*tokens, "heads", "head_dim"), (*tokens, "kv_heads", "head_dim")
-        out_BSHK, max_logits_BH = local.on_parts(
+        return local.on_parts(
             self._attend,
             (
                 self.queries(x_BSD, rotation),
@@ -99,7 +109,6 @@ class GroupedQueryAttention(Projections):
             (of_queries, of_keys, of_keys, tokens, tokens),
             [of_queries, ("batch", "heads")],
         )
-        return self.output(out_BSHK), max_logits_BH
 
     def _attend(self, q_BSHK, k_BSGK, v_BSGK, query_ids_BS, key_ids_BS):
         """One device's queries and heads; over the context axis keys and values travel."""

@@ -50,7 +50,11 @@ class SwiGLU(nnx.Module):
         self.w_down = normal(rngs, cfg, width, cfg.hidden_size)
 
     def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        w_GID = self.w_gate_up[...].astype(x_BSD.dtype)
         w_down_ID = self.w_down[...].astype(x_BSD.dtype)
+        return jnp.einsum("BSI,ID->BSD", self.activated(x_BSD), w_down_ID)
+
+    def activated(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S I"]:
+        """What W_down reads."""
+        w_GID = self.w_gate_up[...].astype(x_BSD.dtype)
         gate_BSI, up_BSI = xla_hints.joint_product(x_BSD, w_GID)
-        return jnp.einsum("BSI,ID->BSD", swiglu(gate_BSI, up_BSI, self.clamp), w_down_ID)
+        return swiglu(gate_BSI, up_BSI, self.clamp)

@@ -93,8 +93,18 @@ class LatentAttention(Projections):
 
         A sequence of padding only has -inf as its largest logit.
         """
+        out_BSHU, max_logits_BH = self.by_head(x_BSD, rotation, segment_ids_BS)
+        return self.output(out_BSHU), max_logits_BH
+
+    def by_head(
+        self,
+        x_BSD: Float[Array, "B S D"],
+        rotation: rope.Rotation,
+        segment_ids_BS: Int[Array, "B S"],
+    ) -> tuple[Float[Array, "B S H U"], Float[Array, "B H"]]:
+        """What each head found, and its largest logit."""
         tokens = ("batch", "sequence")
-        out_BSHU, max_logits_BH = local.on_parts(
+        return local.on_parts(
             self._attend,
             (
                 self.queries(x_BSD, rotation),
@@ -113,8 +123,9 @@ class LatentAttention(Projections):
             ),
             [(*tokens, "heads", "head_dim"), ("batch", "heads")],
         )
-        wo_HUD = self.wo[...].astype(x_BSD.dtype)
-        return jnp.einsum("BSHU,HUD->BSD", out_BSHU, wo_HUD), max_logits_BH
+
+    def output(self, out_BSHU: Float[Array, "B S H U"]) -> Float[Array, "B S D"]:
+        return jnp.einsum("BSHU,HUD->BSD", out_BSHU, self.wo[...].astype(out_BSHU.dtype))
 
     def _attend(self, q_BSHK, c_BSC, k_rope_BSR, wkv_b_CHM, query_ids_BS, key_ids_BS):
         """One device's queries and heads, on the keys of the whole sequence.

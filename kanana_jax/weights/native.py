@@ -181,7 +181,8 @@ def stored(weights: model.Weights) -> dict[str, Any]:
     return {"params": weights.params, **weights.buffers}
 
 
-def _from_stored(tree: dict[str, Any]) -> model.Weights:
+def from_stored(tree: dict[str, Any]) -> model.Weights:
+    """The inverse of `stored`."""
     return model.Weights(tree["params"], {k: v for k, v in tree.items() if k != "params"})
 
 
@@ -265,7 +266,7 @@ def restore(directory: Path, like: model.Weights) -> model.Weights:
                 "config.json and weights are of different models"
             )
     with ocp.StandardCheckpointer() as checkpointer:
-        return _from_stored(checkpointer.restore(weights, wanted))
+        return from_stored(checkpointer.restore(weights, wanted))
 
 
 def tokenizer_files(directory: Path) -> list[Path]:

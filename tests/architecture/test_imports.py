@@ -92,8 +92,9 @@ ROOMS = {
         {*_ARRAYS, "scipy", "lm_eval", "tqdm"},
     ),
     "kanana_jax/convert.py": Room(
-        {"checkpoint", "config", "errors", "extras", "weights"}, {"absl", "tqdm"}
+        {"checkpoint", "config", "errors", "extras", "surgery", "weights"}, {"absl", "tqdm"}
     ),
+    "kanana_jax/surgery.py": Room({"batch", "config", "data", "model", "plan", "weights"}, {"jax"}),
     "kanana_jax/main.py": Room(
         {"config", "errors", "extras", "jobs", "model", "parallel", "workdir"}, {"absl"}
     ),
