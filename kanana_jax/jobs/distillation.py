@@ -92,7 +92,8 @@ def _frozen(built: training.Built, start: training.Start) -> Mapping[str, model.
     return {teacher.NAME: _restored(built.own, built, start)}
 
 
-def _check(corpus: Any, cfg: Config) -> None:
+def check(corpus: Any, cfg: Config) -> None:
+    """Raises ConfigError where nobody is named who could teach."""
     if cfg.distill.weight and not cfg.distill.teacher and not cfg.train.init_from:
         raise config.ConfigError(
             "distill.teacher must name a model folder, got nothing; only a student with "
@@ -114,16 +115,16 @@ def over(job: training.Job) -> training.Job:
         if teaching is None or teaching.is_live:
             return found
         assert start is not None
-        whose = stored_teacher.Whose(
+        unheld = stored_teacher.Teacher(
             shape_of_teacher(built.own), lambda: _restored(built.own, built, start)
         )
-        return stored_teacher.source(found, cfg, stages[0].num_batches, built, start, whose)
+        return stored_teacher.source(found, cfg, stages[0].num_batches, built, start, unheld)
 
     return job._replace(
         objective=objective,
         teacher=_of_step,
         source=source,
-        check=_check,
+        check=check,
         own=lambda cfg: cfg,
         frozen=_frozen,
         pictures=(DIVERGENCE, *job.pictures),

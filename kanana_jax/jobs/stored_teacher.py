@@ -42,7 +42,7 @@ class TaughtSource:
         return batch._replace(extra={**batch.extra, **self._store.batch(number)})
 
 
-class Whose(NamedTuple):
+class Teacher(NamedTuple):
     """A teacher that is not held."""
 
     shape: config.ModelConfig
@@ -55,7 +55,7 @@ def source(
     num_batches: int,
     built: Built,
     start: Start,
-    teacher: Whose,
+    teacher: Teacher,
 ) -> TaughtSource:
     """`of_text` with what is read of the teacher. All processes call it together."""
     weights = teacher.load()

@@ -48,7 +48,7 @@ class Divergence(Protocol):
         """What `values` reads of the teacher, in the order of `columns`."""
         ...
 
-    def values(self, student_BSV: Logits, /, *read: Array) -> Float[Array, "B S"]: ...
+    def values(self, student_BSV: Logits, read: tuple[Array, ...], /) -> Float[Array, "B S"]: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class ForwardKL:
     def read(self, teacher_BSV, uniform_BSK):
         return (teacher_BSV,)
 
-    def values(self, student_BSV, teacher_BSV):
+    def values(self, student_BSV, read):
+        (teacher_BSV,) = read
         return _kl(jax.nn.log_softmax(teacher_BSV), jax.nn.log_softmax(student_BSV))
 
 
@@ -75,7 +76,8 @@ class ReverseKL:
     def read(self, teacher_BSV, uniform_BSK):
         return (teacher_BSV,)
 
-    def values(self, student_BSV, teacher_BSV):
+    def values(self, student_BSV, read):
+        (teacher_BSV,) = read
         return _kl(jax.nn.log_softmax(student_BSV), jax.nn.log_softmax(teacher_BSV))
 
 
@@ -99,7 +101,8 @@ class TopK:
         _, ids_BSK = jax.lax.top_k(teacher_BSV, self.num_tokens)
         return ids_BSK, _buckets(teacher_BSV, ids_BSK)
 
-    def values(self, student_BSV, ids_BSK, logp_BSN):
+    def values(self, student_BSV, read):
+        ids_BSK, logp_BSN = read
         _expect_fewer(self.num_tokens, student_BSV)
         return _kl(logp_BSN, _buckets(student_BSV, ids_BSK))
 
@@ -134,7 +137,8 @@ class Sampled:
         logp_BSK, logr_BSK = _at(logp_BSV, ids_BSK), _at(logr_BSV, ids_BSK)
         return ids_BSK, logp_BSK, jnp.exp(logp_BSK - logr_BSK) / self.num_tokens
 
-    def values(self, student_BSV, ids_BSK, logp_BSK, weights_BSK):
+    def values(self, student_BSV, read):
+        ids_BSK, logp_BSK, weights_BSK = read
         logq_BSK = _at(jax.nn.log_softmax(student_BSV), ids_BSK)
         return jnp.sum(weights_BSK * (logp_BSK - logq_BSK), axis=-1)
 

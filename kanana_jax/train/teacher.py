@@ -84,7 +84,7 @@ def _of_chunk(logits_BSV, other_BSV, parts, with_grads, *, divergence, z_weight)
         columns = divergence.read(other_BSV, no_draws_BSK)
 
     def term(logits_BSV):
-        value_BS = divergence.values(logits_BSV, *columns)
+        value_BS = divergence.values(logits_BSV, tuple(columns))
         return jnp.sum(of_divergence_BS * value_BS), value_BS
 
     if not with_grads:

@@ -49,7 +49,7 @@ def test_values_and_gradients_are_those_of_float64(divergence, by_hand):
     read = divergence.read(jnp.asarray(teacher), NO_DRAWS)
 
     def total(x):
-        value = divergence.values(x, *read)
+        value = divergence.values(x, read)
         return value.sum(), value
 
     (_, value), grad = jax.value_and_grad(total, has_aux=True)(jnp.asarray(student))
@@ -69,7 +69,7 @@ def test_draws_have_the_mean_of_the_whole_distribution(temperature):
     assert [(x.dtype, x.shape[-1]) for x in read] == list(divergence.columns.values())
 
     def total(x):
-        value = divergence.values(x, *read)
+        value = divergence.values(x, read)
         return value.sum(), value
 
     (_, value), grad = jax.value_and_grad(total, has_aux=True)(jnp.asarray(student))
@@ -98,7 +98,7 @@ def test_the_likeliest_tokens_keep_the_mass_of_all_others():
     teacher = jnp.log(1.0 / jnp.arange(1.0, 65.0))[None, None]  # Zipf's law
     read = TopK(4).read(teacher, NO_DRAWS)
     student = jnp.zeros_like(teacher)
-    slope = jax.jit(jax.grad(lambda x: TopK(4).values(x, *read).sum()))
+    slope = jax.jit(jax.grad(lambda x: TopK(4).values(x, read).sum()))
     for _ in range(300):
         student -= 2.0 * slope(student)
     of_top = [float(jax.nn.softmax(x)[..., :4].sum()) for x in (student, teacher)]
