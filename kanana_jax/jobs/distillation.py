@@ -7,16 +7,14 @@ keeps what is read of it. The data are those of pretraining; `over` takes anothe
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kanana_jax import config, data, model
-from kanana_jax.jobs import initial, pretrain, stored_teacher, training
+from kanana_jax.jobs import pretrain, stored_teacher, teachers, training
 from kanana_jax.objectives import soft_targets
 from kanana_jax.objectives.distillation import Distillation, Teaching
 from kanana_jax.report.curves import Curve, Row
-from kanana_jax.train import fit, state, teacher
-from kanana_jax.weights import native
+from kanana_jax.train import fit, teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +34,14 @@ class Config(config.TrainingConfig):
             )
 
 
-def objective(cfg: Config) -> Distillation:
+def known(cfg: Config) -> teachers.Known:
+    return teachers.Known(
+        distill=cfg.distill, train=cfg.train, student=cfg.model, tokenizer=cfg.data.tokenizer
+    )
+
+
+def objective(chosen: config.DistillConfig, z_weight: float) -> Distillation:
     """The loss of the settings."""
-    chosen = cfg.distill
     made: dict[str, soft_targets.Divergence] = {
         "forward_kl": soft_targets.ForwardKL(),
         "reverse_kl": soft_targets.ReverseKL(),
@@ -48,57 +51,13 @@ def objective(cfg: Config) -> Distillation:
     teaching = None
     if chosen.weight:
         teaching = Teaching(made[chosen.divergence], chosen.weight, chosen.outputs == "live")
-    return Distillation(teaching, chosen.ce_weight, cfg.train.z_loss_weight)
-
-
-def shape_of_teacher(cfg: Config) -> config.ModelConfig:
-    """Raises ConfigError where it reads other tokens, CheckpointError where it is no folder."""
-    folder = _folder(cfg)
-    if not folder:
-        return cfg.model
-    initial.check_tokenizer(folder, cfg.data.tokenizer, "distill.teacher")
-    shape = native.read_description(Path(folder)).cfg
-    if shape.vocab_size != cfg.model.vocab_size:
-        raise config.ConfigError(
-            f"distill.teacher: expected {cfg.model.vocab_size} tokens, as the student has, got "
-            f"{shape.vocab_size} in {folder}; a teacher needs the student's tokenizer"
-        )
-    return shape
-
-
-def _folder(cfg: Config) -> str:
-    return cfg.distill.teacher.replace("{seed}", str(cfg.train.seed))
-
-
-def _of_step(cfg: Config) -> config.ModelConfig | None:
-    """The shape of the teacher that a step runs."""
-    if not cfg.distill.weight:
-        return None
-    shape = shape_of_teacher(cfg)
-    return shape if cfg.distill.outputs == "live" else None
-
-
-def _restored(cfg: Config, built: training.Built, start: training.Start) -> model.Weights:
-    folder = _folder(cfg)
-    if not folder:
-        return start.first_weights()
-    like = state.abstract_weights(shape_of_teacher(cfg), built.mesh)
-    return native.restore(Path(folder), like)
+    return Distillation(teaching, chosen.ce_weight, z_weight)
 
 
 def _frozen(built: training.Built, start: training.Start) -> Mapping[str, model.Weights]:
     if built.steps.cfg.teacher is None:
         return {}
-    return {teacher.NAME: _restored(built.own, built, start)}
-
-
-def check(corpus: Any, cfg: Config) -> None:
-    """Raises ConfigError where nobody is named who could teach."""
-    if cfg.distill.weight and not cfg.distill.teacher and not cfg.train.init_from:
-        raise config.ConfigError(
-            "distill.teacher must name a model folder, got nothing; only a student with "
-            "train.init_from can be its own teacher"
-        )
+    return {teacher.NAME: teachers.restored(built.own, built, start)}
 
 
 def over(job: training.Job) -> training.Job:
@@ -116,16 +75,16 @@ def over(job: training.Job) -> training.Job:
             return found
         assert start is not None
         unheld = stored_teacher.Teacher(
-            shape_of_teacher(built.own), lambda: _restored(built.own, built, start)
+            teachers.shape(built.own), lambda: teachers.restored(built.own, built, start)
         )
         return stored_teacher.source(found, cfg, stages[0].num_batches, built, start, unheld)
 
     return job._replace(
-        objective=objective,
-        teacher=_of_step,
+        objective=lambda cfg: objective(cfg.distill, cfg.train.z_loss_weight),
+        teacher=lambda cfg: teachers.shape_in_step(known(cfg)),
         source=source,
-        check=check,
-        own=lambda cfg: cfg,
+        check=lambda corpus, cfg: teachers.expect(known(cfg)),
+        own=known,
         frozen=_frozen,
         pictures=(DIVERGENCE, *job.pictures),
     )

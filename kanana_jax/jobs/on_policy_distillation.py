@@ -16,7 +16,7 @@ from kanana_jax import config, data, model
 from kanana_jax.config import fields
 from kanana_jax.config.ranges import Count, Share
 from kanana_jax.data.whole_documents import WholeDocuments
-from kanana_jax.jobs import distillation, playing, rounds, sft, training
+from kanana_jax.jobs import distillation, playing, rounds, sft, teachers, training
 from kanana_jax.rollouts import rejection, store
 from kanana_jax.train import fit
 
@@ -49,6 +49,11 @@ class Config(distillation.Config):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Own(teachers.Known):
+    on_policy: OnPolicyConfig
+
+
 def _source(
     corpus: WholeDocuments,
     cfg: config.DataConfig,
@@ -78,10 +83,19 @@ def _evaluators(
     return (*found, rounds.figures(built.directory, every))
 
 
-def _check(corpus: Any, cfg: Config) -> None:
-    distillation.check(corpus, cfg)
-    playing.expect_sound(cfg.on_policy.rollouts)
+def _own(cfg: Any) -> _Own:
+    return _Own(**vars(distillation.known(cfg)), on_policy=cfg.on_policy)
 
 
-JOB = distillation.over(sft.JOB)._replace(source=_source, evaluators=_evaluators, check=_check)
+def _expect(own: _Own) -> None:
+    teachers.expect(own)
+    playing.expect_sound(own.on_policy.rollouts)
+
+
+JOB = distillation.over(sft.JOB)._replace(
+    source=_source,
+    evaluators=_evaluators,
+    check=lambda corpus, cfg: _expect(_own(cfg)),
+    own=_own,
+)
 run = training.of(JOB)

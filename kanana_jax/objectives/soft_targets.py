@@ -13,6 +13,7 @@ and gradients (arXiv:2503.16870), which the likeliest tokens have not.
 Letters: B sequences, S positions, V vocabulary, K tokens of the teacher that are read.
 """
 
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -29,6 +30,9 @@ class Column(NamedTuple):
 
     dtype: Any
     size: int
+
+
+_NONE: Mapping[str, Column] = types.MappingProxyType({})
 
 
 class Divergence(Protocol):
@@ -55,7 +59,7 @@ class Divergence(Protocol):
 class ForwardKL:
     """The student covers what the teacher says: the mean of cross-entropies to its draws."""
 
-    columns = {}  # noqa: RUF012
+    columns = _NONE
     num_draws = 0
 
     def read(self, teacher_BSV, uniform_BSK):
@@ -70,7 +74,7 @@ class ForwardKL:
 class ReverseKL:
     """The student keeps to what the teacher says too; it may leave some of it out."""
 
-    columns = {}  # noqa: RUF012
+    columns = _NONE
     num_draws = 0
 
     def read(self, teacher_BSV, uniform_BSK):

@@ -1,11 +1,12 @@
-"""Next-token losses of the head, and their gradients in the same pass.
+"""Losses of the head's logits, and their gradients in the same pass.
 
     loss = sum_t w_t (nll_t + z logz_t^2)    logz = log sum exp logits    nll = logz - logit[target]
 
 The logits (B, S, V) are the largest array of a small model and of a large vocabulary. They are
 formed for a slice of the sequence at a time, and the gradients of the hidden states and of the head
 are taken before the next slice, so that logits are neither kept nor formed again: what comes back
-from the total loss is only a factor.
+from the total loss is only a factor. `losses` is the loss above; `over_chunks` takes any that can
+be said slice by slice.
 Letters: B sequences, S positions, D hidden, V vocabulary.
 """
 

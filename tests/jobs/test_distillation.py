@@ -56,8 +56,8 @@ def test_a_cached_teacher_gives_the_losses_of_a_live_one_and_a_resumed_run_those
     whole = _columns(cfg, tmp_path / "whole")
     for name in ("loss", "divergence", "nll", "grad_rms", "heldout_bpb"):
         one, other = live[name].values_N, whole[name].values_N
-        np.testing.assert_allclose(one, other, rtol=1e-4, err_msg=name)
-    assert live["divergence"].values_N[0] > 0.1
+        np.testing.assert_allclose(one, other, rtol=1e-5, err_msg=name)
+    assert live["divergence"].values_N[0] > 0.01  # else a teacher of nothing would do
     # The teacher is in no checkpoint: they hold what those of a student without one do.
     assert _checkpointed(tmp_path / "live") == _checkpointed(tmp_path / "whole") != []
     monkeypatch.setattr(stored_teacher, "_read", lambda *args: pytest.fail("made again"))
@@ -161,8 +161,8 @@ def test_a_teacher_of_other_tokens_is_refused_before_anything_is_written(cfg, fo
 def test_a_student_without_weights_cannot_be_its_own_teacher(cfg):
     nobody = cfg.edited(['distill.teacher=""'])
     with pytest.raises(config.ConfigError, match=r"distill.teacher must name a model folder"):
-        distillation.check(None, nobody)
-    distillation.check(None, nobody.edited(["train.init_from=somewhere"]))
+        distillation.JOB.check(None, nobody)
+    distillation.JOB.check(None, nobody.edited(["train.init_from=somewhere"]))
 
 
 def test_settings_come_back_from_json(cfg):
