@@ -6,9 +6,7 @@ rates and is judged at its own best. A fourth arm clips the query and key weight
 the usual threshold, to show what QK-Clip, which no gradient asked for, does to a policy.
 """
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from experiments.rl_logic import jobs, settings
 from kanana_jax.jobs import pipeline, sweep
@@ -30,8 +28,8 @@ _ARMS = (
 )
 
 
-def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
-    """The headline and the claims, whatever came out."""
+def judge(runs: Sequence[Run]) -> list[Claim]:
+    """The claims, whatever came out."""
 
     def best(name: str) -> dict[int, float]:
         """By seed, at the rate whose mean over the seeds is the highest."""
@@ -54,18 +52,13 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         claims.rises("Is Muon ahead of AdamW?", best(MUON), best(ADAMW)),
         claims.rises("Does a low threshold of QK-Clip cost reward?", best(MUONCLIP), best(CLIPPED)),
     ]
-    num_held = sum(claim.holds is True for claim in found)
-    num_against = sum(claim.holds is False for claim in found)
-    return f"{num_held} of {len(found)} answers are yes, {num_against} are no.", found
-
-
-def _write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:
-    headline, found = judge(runs)
-    return stages.write(runs, about, path, headline=headline, claims_found=found, keys=_SHOWN)
+    return found
 
 
 _READING, _REWARDED = jobs.of_texts(settings.world.TEXTS, {"longer": jobs.SETS["longer"]})
-run = pipeline.of({"base": sweep.of(_READING), "rl": sweep.of(_REWARDED)}, _write)
+run = pipeline.of(
+    {"base": sweep.of(_READING), "rl": sweep.of(_REWARDED)}, stages.judged(judge, _SHOWN)
+)
 
 
 def experiment() -> pipeline.Pipeline:

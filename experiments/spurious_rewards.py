@@ -9,9 +9,7 @@ to help a leaky base, it helps it to remember.
 """
 
 import functools
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from experiments.rl_logic import jobs, settings, world
 from kanana_jax.jobs import pipeline, sweep
@@ -57,8 +55,8 @@ def _arms(*names: str) -> tuple[Arm, ...]:
     return tuple(Arm(name=name, edits=(f"rl.reward={name}",)) for name in names)
 
 
-def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
-    """The headline and the claims, whatever came out."""
+def judge(runs: Sequence[Run]) -> list[Claim]:
+    """The claims, whatever came out."""
 
     def of(arm: str, key: str = _PASS) -> dict[int, float]:
         return {run.seed: run.value(key) for run in results.select(runs, arm=arm)}
@@ -70,7 +68,7 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
     truth, form, chance, inverted = (
         f"{OF_CLEAN}: {name}" for name in (TRUTH, FORMAT, RANDOM, INVERTED)
     )
-    found = [
+    return [
         claims.rises("Does the truth teach?", of(truth), of(CLEAN)),
         claims.rises(
             f"Does a reward for the form alone give {SHARE:.0%} of that?",
@@ -91,18 +89,12 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
             gained(chance, CLEAN),
         ),
     ]
-    num_held = sum(claim.holds is True for claim in found)
-    num_against = sum(claim.holds is False for claim in found)
-    return f"{num_held} of {len(found)} answers are yes, {num_against} are no.", found
 
 
-def _write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:
-    headline, found = judge(runs)
-    keys = [f"heldout_longer_{name}" for name in _SHOWN]
-    return stages.write(runs, about, path, headline=headline, claims_found=found, keys=keys)
-
-
-run = pipeline.of({name: sweep.of(job) for name, job in _JOBS.items()}, _write)
+run = pipeline.of(
+    {name: sweep.of(job) for name, job in _JOBS.items()},
+    stages.judged(judge, [f"heldout_longer_{name}" for name in _SHOWN]),
+)
 
 
 def experiment() -> pipeline.Pipeline:

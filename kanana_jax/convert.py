@@ -4,7 +4,8 @@
     --from=DIR     --to-hf=DIR    and back
     --from-run=DIR --to=DIR       the newest checkpoint of a training run becomes a model folder;
                                   with --average the average of its weights does
-    --merge DIR DIR... --to=DIR   the mean of models of one shape and tokenizer
+    --merge DIR DIR... --to=DIR   the mean of models of one shape and tokenizer; with --base=DIR,
+                                  from which all were trained, their changes are merged by TIES
     --merge-run=DIR --last=K --to=DIR    the mean of the K newest checkpoints of a training run
 
 --weights=0.2,0.3,0.5 weighs the models of a mean, checkpoints from the oldest on. A model folder is
@@ -80,6 +81,8 @@ def _merge(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
         [paths.local(one, "--merge") for one in arguments.merge],
         arguments.to,
         weights=arguments.weights,
+        base=arguments.base and paths.local(arguments.base, "--base"),
+        density=merge.DENSITY if arguments.density is None else arguments.density,
         dtype=arguments.dtype,
         on_part=bar.update,
     )
@@ -104,6 +107,7 @@ _WAYS = (
     _Way(("native", "to_hf"), ("dtype", "max_position_embeddings"), _to_hf),
     _Way(("from_run", "to"), ("average",), _from_run),
     _Way(("merge", "to"), ("weights", "dtype"), _merge),
+    _Way(("merge", "base", "to"), ("density", "weights", "dtype"), _merge),
     _Way(("merge_run", "last", "to"), ("weights",), _merge_run),
 )
 
@@ -124,6 +128,10 @@ def _parser() -> argparse.ArgumentParser:
         "--average", action="store_const", const=True, help="take the average of its weights"
     )
     parser.add_argument("--merge", nargs="+", help="folders of models, converted or Hugging Face")
+    parser.add_argument("--base", help="folder of the model that those of --merge began as")
+    parser.add_argument(
+        "--density", type=float, help="share of every array's changes that count; default: 0.2"
+    )
     parser.add_argument("--merge-run", help="folder of a training run")
     parser.add_argument("--last", type=int, help="how many of its newest checkpoints to merge")
     parser.add_argument(

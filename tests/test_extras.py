@@ -35,6 +35,7 @@ _ALL = "flax orbax grain tensorstore jinja2 tqdm jaxtyping safetensors tokenizer
 _OF_EXTRAS = {"train": _ALL, "train,serve": "starlette uvicorn", "train,evaluate": "lm_eval"}
 
 
+@pytest.mark.slow
 def test_every_command_says_in_one_line_which_extra_it_needs():
     cases = [(module, _OF_EXTRAS[names]) for module, names in _COMMANDS.items()]
     program = _PROGRAM.format(cases=cases)

@@ -338,6 +338,9 @@ _NUM_STEPS = {
     "spurious_rewards": 2,  # bases, and all that are rewarded
     "muon_rl": 5,  # the base, and four arms
     "distill_small": 6,  # the teacher, and five arms
+    "rl_tracks": 3,  # the base, all that are rewarded, and what is only measured
+    "rl_routing": 11,  # the base, and ten arms
+    "trace_mismatch": 3,  # bases, their text, and all that are rewarded
 }
 
 
@@ -356,12 +359,16 @@ def _runs(made, folder):
     return sweep.plan(made, folder) if isinstance(made, sweep.Sweep) else [Run({}, made, folder)]
 
 
+def _marks(name):
+    """Those of large machines take the steps of their small siblings at other sizes."""
+    if name.endswith("_h100"):
+        return pytest.mark.long
+    return [] if name == "muon_stress" else pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name == "muon_stress" else pytest.mark.slow)
-        for name in main.experiment_names()
-    ],
+    [pytest.param(name, marks=_marks(name)) for name in main.experiment_names()],
 )
 def test_every_experiment_can_take_a_step(name, tmp_path):
     """Traced with every arm's optimizer, without arrays."""

@@ -13,7 +13,7 @@ from kanana_jax.jobs.sweep import Arm, Axis, Sweep
 from kanana_jax.model import presets
 
 SEQ_LEN, BATCH_SIZE = 128, 16
-NUM_PROMPTS, NUM_ROUNDS = 16, 24
+NUM_PROMPTS, NUM_ROUNDS = 16, 16
 NUM_TRIES = NUM_PROMPTS * jobs.NUM_TRIES  # of a round
 NUM_STORED = 16  # rows of stored text beside them
 NUM_ROWS = NUM_TRIES + NUM_STORED
@@ -30,7 +30,7 @@ ARMS = (
 )
 
 _MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
-_STEPS, _ANSWERS = 400, 150  # steps of the two stages of a base
+_STEPS, _ANSWERS = 750, 150  # steps of the two stages of a base
 
 
 def stages() -> tuple[Stage, ...]:
@@ -62,30 +62,41 @@ def _part(name: str, num_steps: int, weights: tuple[float, ...]) -> config.Stage
 
 def rewarded(
     name: str,
-    arms: tuple[Arm, ...],
+    arms: tuple[Arm, ...] = (),
     init_from: str = "base",
     num_rounds: int = NUM_ROUNDS,
     axes: tuple[Axis, ...] = (),
+    families: tuple[str, ...] = (world.REWARDED,),
 ) -> Stage:
-    """Rounds of tries of problems that are longer than those of the base's text."""
+    """Rounds of tries; of problems that are longer than those of the base's text, if not others."""
     made = rl.Config(
         **_settings(name, "What does a reward teach?", num_rounds, RATE, NUM_ROWS, is_still=True),
         data=_data(NUM_ROWS),
         rl=config.RLConfig(
-            rollouts=jobs.rollouts(world.REWARDED, num_prompts=NUM_PROMPTS),
+            rollouts=jobs.rollouts(*families, num_prompts=NUM_PROMPTS),
             stored_share=NUM_STORED / NUM_ROWS,
+            stored_weight=0.3,
         ),
     )
     return Stage(name, Sweep(base=made, arms=arms, axes=axes), init_from=init_from)
 
 
-def more(name: str, num_steps: int) -> Stage:
+def more(name: str, num_steps: int, init_from: str = "base") -> Stage:
     """More of the base's text."""
     made = pretrain.Config(
         **_settings(name, "What do as many tokens of text?", num_steps, RATE, BATCH_SIZE),
         data=_data(BATCH_SIZE),
     )
-    return Stage(name, Sweep(base=made), init_from="base")
+    return Stage(name, Sweep(base=made), init_from=init_from)
+
+
+def measured(name: str, merges: tuple[str, ...], density: float = 0.0) -> Stage:
+    """Stages of the base merged, and trained no further."""
+    made = pretrain.Config(
+        **_settings(name, "What is left of each in one model?", 0, RATE, BATCH_SIZE),
+        data=_data(BATCH_SIZE),
+    )
+    return Stage(name, Sweep(base=made), init_from="base", merges=merges, density=density)
 
 
 def _settings(
@@ -114,9 +125,9 @@ def _settings(
         ),
         "train": config.TrainConfig(
             num_steps=num_steps,
-            eval_interval_steps=num_steps,
+            eval_interval_steps=max(num_steps, 1),
             eval_batches=NUM_ROWS // batch_size,
-            diagnostics_interval_steps=num_steps,
+            diagnostics_interval_steps=max(num_steps, 1),
             checkpoint_interval_steps=max(num_steps // 4, 1),
             **still,
         ),

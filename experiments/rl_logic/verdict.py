@@ -1,8 +1,6 @@
 """Did the reward teach reasoning, beyond what more text does, and at what price?"""
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from experiments.rl_logic import settings
 from kanana_jax.report import claims, pairs, results, stages
@@ -23,8 +21,8 @@ def arm(name: str) -> str:
     return f"rl: {name}"
 
 
-def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
-    """The headline and the claims, whatever came out."""
+def judge(runs: Sequence[Run]) -> list[Claim]:
+    """The claims, whatever came out."""
 
     def of(name: str, key: str) -> dict[int, float]:
         return {run.seed: run.value(key) for run in results.select(runs, arm=name)}
@@ -52,9 +50,7 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         _seldom(of(first, "heldout_longer_over_length")),
         _listed("How far did the policies move (KL to the base, nats per token)?", runs, rewarded),
     ]
-    num_held = sum(claim.holds is True for claim in found)
-    num_against = sum(claim.holds is False for claim in found)
-    return f"{num_held} of {len(found)} claims hold, {num_against} do not.", found
+    return found
 
 
 def _text(question: str, runs: Sequence[Run], name: str) -> Claim:
@@ -80,7 +76,4 @@ def _listed(question: str, runs: Sequence[Run], names: Sequence[str]) -> Claim:
     return Claim(question, None, "Below." if details else "Not measured.", tuple(details))
 
 
-def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:
-    headline, found = judge(runs)
-    keys = [f"heldout_{name}" for name in _SHOWN]
-    return stages.write(runs, about, path, headline=headline, claims_found=found, keys=keys)
+write = stages.judged(judge, [f"heldout_{name}" for name in _SHOWN])

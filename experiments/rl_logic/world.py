@@ -21,7 +21,7 @@ from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.task import Message, Task
 
 SEEN, LONGER, LONGEST = "digit_sum@3,4,5", "digit_sum@6,7", "digit_sum@8,9"
-REWARDED = "digit_sum@4,5,6,7"
+REWARDED = "digit_sum@5,6,7"
 OTHER = "largest@3,4"
 
 

@@ -29,7 +29,7 @@ class AverageConfig:
 class TrainConfig:
     """Length, losses, and how often to look and save."""
 
-    num_steps: Count = 1000
+    num_steps: CountOrZero = 1000  # 0: nothing is trained, and evaluators measure the start
     # Folder of a converted model to start from, which then gives the shape; {seed} stands for
     # train.seed, here and in optimizer_from.
     init_from: Annotated[str, Location(may_be_empty=True)] = ""

@@ -32,8 +32,9 @@ def ahead(
 ) -> Iterator[Callable[[step.StepConfig, Mesh], tuple[step.Steps, float]]]:
     """Compiles every step once, in threads; yields a function that gives one when it is ready.
 
-    Beside the step it returns the seconds that it had to wait. One at a time for every four cores:
-    compilation keeps more than one busy.
+    One that is not needed is compiled where it is first called. Beside the step it returns the
+    seconds that it had to wait. One at a time for every four cores: compilation keeps more than
+    one busy.
     """
 
     def compile(cfg: step.StepConfig, mesh: Mesh) -> step.Steps:
@@ -47,7 +48,9 @@ def ahead(
 
         def wait(cfg: step.StepConfig, mesh: Mesh) -> tuple[step.Steps, float]:
             begin_s = time.monotonic()
-            return compiled[cfg, mesh].result(), time.monotonic() - begin_s
+            is_needed = (cfg, mesh) in compiled
+            made = compiled[cfg, mesh].result() if is_needed else step.build(cfg, mesh)
+            return made, time.monotonic() - begin_s
 
         yield wait
     finally:

@@ -28,7 +28,13 @@ def write(folder: Workdir, ended: fit.Outcome, one: Run, corpus: str) -> None:
     losses_N = columns["loss"].values_N if "loss" in columns else np.zeros(0)
     if cfg.guard.enabled and np.any(np.isfinite(losses_N)):
         losses_N = losses_N[np.isfinite(losses_N)]  # the others' steps changed nothing
-    if diverged_step is None and is_diverged(losses_N, cfg.model.vocab_size):
+    # Each round has data of its own, so that its losses are above or below those of another.
+    has_rounds = any(name.startswith("round_") for name in columns)
+    if has_rounds:
+        is_lost = not np.all(np.isfinite(losses_N[-_WINDOW:]))
+    else:
+        is_lost = is_diverged(losses_N, cfg.model.vocab_size)
+    if diverged_step is None and is_lost:
         diverged_step = cfg.train.num_steps
     values: dict[str, float | str | None] = {
         "initial_loss": float(losses_N[0]) if losses_N.size else None,

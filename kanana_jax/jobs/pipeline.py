@@ -9,6 +9,7 @@
                 pipeline.Stage("base", pretrain.Config(...)),
                 pipeline.Stage("mid", sweep.Sweep(...), init_from="base"),
                 pipeline.Stage("chat", sft.Config(...), init_from="base"),
+                pipeline.Stage("both", sft.Config(...), init_from="base", merges=("mid", "chat")),
             ),
         )
 
@@ -31,16 +32,18 @@ from kanana_jax import config, parallel
 from kanana_jax.config import TrainingConfig, fields
 from kanana_jax.config.fields import ConfigError, shown
 from kanana_jax.config.paths import folder_name
+from kanana_jax.config.ranges import Range
 from kanana_jax.jobs import initial, sweep
 from kanana_jax.report import results
 from kanana_jax.report import stages as of_stages
-from kanana_jax.weights import run_folder
+from kanana_jax.weights import merge, run_folder
 from kanana_jax.workdir import Run, provenance, run_record
 
 RunStage = Callable[[Any, Path], None]
 # Of the runs of all stages, whose arms are named by stage, and the record of how they were made.
 WriteReport = Callable[[list[results.Run], Mapping[str, Any], Path], str]
 MODEL = "model"  # the folder of a finished stage's weights
+MERGED = "merged"  # that of the weights that a stage of merges starts from
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Stage:
     config: Any  # a job's configuration, or a comparison
     init_from: str = ""  # the stage whose weights it starts from; empty: its own settings
     keeps_optimizer: bool = False  # goes on with the optimizer state of that stage too
+    # Stages whose models it starts from in one; all of them began where init_from says.
+    merges: tuple[str, ...] = ()
+    density: Annotated[float, Range(0.0, 1.0, "a share")] = 0.0  # of TIES; 0: their mean
     # Settings that name a model folder, each with the stage whose model it is to be.
     uses: tuple[tuple[str, str], ...] = ()
 
@@ -63,6 +69,17 @@ class Stage:
                 f"stage {self.name!r} keeps the optimizer of the stage that init_from names, which "
                 "is empty; name one"
             )
+
+        if self.merges and not self.init_from:
+            raise ConfigError(
+                f"stage {self.name!r} merges {', '.join(self.merges)}, which init_from must name "
+                "the start of; it is empty"
+            )
+
+    @property
+    def starts(self) -> list[str]:
+        """The stages whose models it needs."""
+        return [one for one in (self.init_from, *self.merges, *(x for _, x in self.uses)) if one]
 
     @property
     def base(self) -> TrainingConfig:
@@ -113,13 +130,12 @@ class Pipeline:
         for stage in self.stages:
             if stage.name in earlier:
                 raise ConfigError(f"stages must have names of their own, got {stage.name!r} twice")
-            for name in (stage.init_from, *(one for _, one in stage.uses)):
-                if name and name not in earlier:
+            for name in stage.starts:
+                if name not in earlier:
                     raise ConfigError(
                         f"stage {stage.name!r} starts from {shown(name)}, which is none of "
                         f"the stages before it: {', '.join(earlier) or 'there are none'}"
                     )
-            for name in filter(None, [stage.init_from, *(one for _, one in stage.uses)]):
                 _expect_same_seeds(stage, earlier[name])
             earlier[stage.name] = stage
 
@@ -183,6 +199,7 @@ def of(
             folder = workdir / stage.name
             if parallel.everyones(_is_finished(stage, folder))[0]:
                 continue
+            parallel.on_first(lambda stage=stage: _merge(stage, pipeline.stages, workdir))
             runs[stage.name](_started(stage, pipeline.stages, workdir), folder)
             parallel.on_first(lambda stage=stage, folder=folder: _keep_models(stage, folder))
         if parallel.is_first():
@@ -204,10 +221,11 @@ def _check(stages: Sequence[Stage], workdir: Path) -> None:
     waiting: set[str] = set()
     for stage in stages:
         folder = workdir / stage.name
-        if stage.init_from in waiting and folder.exists():
+        again = next((one for one in stage.starts if one in waiting), None)
+        if again and folder.exists():
             raise ConfigError(
-                f"{folder} was made from an earlier {stage.init_from!r}, which is to be trained "
-                f"again; remove it too, or put {workdir / stage.init_from} back"
+                f"{folder} was made from an earlier {again!r}, which is to be trained "
+                f"again; remove it too, or put {workdir / again} back"
             )
         if not _is_finished(stage, folder):
             waiting.add(stage.name)
@@ -239,7 +257,8 @@ def _started(stage: Stage, stages: Sequence[Stage], workdir: Path) -> Any:
     start = by_name[stage.init_from]
     folder = workdir / start.name
     model, seed = start.models(folder)[0], "{seed}" if start.seeds else ""
-    edits.append(f"train.init_from={_model_of(start, workdir)}")
+    source = _merged_of(stage, workdir) if stage.merges else _model_of(start, workdir)
+    edits.append(f"train.init_from={source}")
     if stage.keeps_optimizer:
         run = start.runs(folder)[0].directory
         name = run.name.removesuffix(f"seed{start.base.train.seed}") + f"seed{seed}"
@@ -253,6 +272,30 @@ def _model_of(start: Stage, workdir: Path) -> Path:
     """The model folder of a stage; of a comparison with seeds, {seed} stands for each."""
     folder = workdir / start.name
     return folder / MODEL / "seed{seed}" if start.seeds else start.models(folder)[0]
+
+
+def _merged_of(stage: Stage, workdir: Path) -> Path:
+    """The folder of what it merges, of each seed; in a comparison {seed} stands for it."""
+    folder = workdir / stage.name / MERGED
+    return folder / "seed{seed}" if isinstance(stage.config, sweep.Sweep) else folder
+
+
+def _merge(stage: Stage, stages: Sequence[Stage], workdir: Path) -> None:
+    """Makes the models that a stage of merges starts from."""
+    if not stage.merges:
+        return
+    by_name = {one.name: one for one in stages}
+    of_stages = [_model_of(by_name[one], workdir) for one in (stage.init_from, *stage.merges)]
+    first = stage.base.train.seed
+    for seed in range(first, first + getattr(stage.config, "seeds", 1)):
+        target, base, *models = (
+            Path(str(one).replace("{seed}", str(seed)))
+            for one in (_merged_of(stage, workdir), *of_stages)
+        )
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            ties = {"base": base, "density": stage.density} if stage.density else {}
+            merge.merge_folders(models, target, **ties)
 
 
 def _keep_models(stage: Stage, folder: Path) -> None:

@@ -68,6 +68,7 @@ def train(
     keys = [
         (step, meshes[one.config.mesh])
         for one, steps in zip(waiting, needed, strict=True)
+        if one.config.train.num_steps
         for step in steps
     ]
     with compiling.ahead(keys) as compiled:

@@ -33,6 +33,13 @@ def text(headline: str, claims: Sequence[Claim]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def counted(claims: Sequence[Claim]) -> str:
+    """A headline that says how many hold."""
+    num_held = sum(claim.holds is True for claim in claims)
+    num_against = sum(claim.holds is False for claim in claims)
+    return f"Of {len(claims)} questions {num_held} are answered by yes, {num_against} by no."
+
+
 def against_first(runs: Sequence[Run], noun: str) -> list[Claim]:
     """Each arm against the first, at every place; `noun` is what places differ in."""
     first, *others = results.arms(runs)

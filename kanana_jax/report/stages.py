@@ -6,7 +6,7 @@ A run's arm is its stage, "mid", or the arm of a comparison that is one, "mid: 2
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,20 @@ def write(
         facts=_facts(cells),
     )
     return f"{tables.text(table)}\n{claims.text(first_words, found)}"
+
+
+def judged(
+    judge: Callable[[Sequence[Run]], list[Claim]], keys: Sequence[str]
+) -> Callable[[Sequence[Run], Mapping[str, Any], str | os.PathLike], str]:
+    """What writes a report of the claims of `judge`, under a headline that counts them."""
+
+    def write_judged(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:
+        found = judge(runs)
+        return write(
+            runs, about, path, headline=claims.counted(found), claims_found=found, keys=keys
+        )
+
+    return write_judged
 
 
 def measured(runs: Sequence[Run]) -> list[str]:

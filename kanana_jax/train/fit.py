@@ -121,6 +121,8 @@ def fit(workdir: Folder, run: Run) -> Outcome:
     """Trains in `workdir` until done, stopped or diverged."""
     at = _latest(workdir, run)
     workdir.begin(at.step)
+    if not run.train.num_steps:
+        return _measure(workdir, run, at)
     max_rewinds = run.guard.max_rewinds if run.guard.enabled else 0
     while True:
         outcome = _advance(workdir, run, at)
@@ -133,6 +135,15 @@ def fit(workdir: Folder, run: Run) -> Outcome:
             f"of steps {at.step + 1} to {outcome.step} are left out ({at.skipped_batches} so far)",
         )
         workdir.rewind(at.step)
+
+
+def _measure(workdir: Folder, run: Run, at: Position) -> Outcome:
+    """What the evaluators find of weights that are not trained, recorded as step 0."""
+    has_average = run.train.average.every_tokens > 0
+    entry = _evaluate(run.stages[0].evaluators, at.state, True, workdir.clock, has_average)
+    workdir.record(0, entry)
+    workdir.save(0, at.state, at.notes(run.mesh), is_last=True)
+    return Outcome("ok", 0)
 
 
 def _latest(workdir: Folder, run: Run) -> Position:

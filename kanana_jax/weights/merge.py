@@ -1,11 +1,11 @@
-"""The weighted mean of models of one shape, from model folders or from checkpoints of one run.
+"""Models of one shape made one, from model folders or from checkpoints of one run.
 
     M <- M + w_i / (w_1 + ... + w_i) (W_i - M)        so that M = sum_i w_i W_i / sum_i w_i
 
-It is summed in float32, and models that are alike give themselves, bit for bit. With the weights
-w_1 = d^(n - 1) and w_i = (1 - d) d^(n - i) it is the moving average that begins at the first of n.
-Model folders are read by the layer of a leaf and checkpoints by the leaf; three of these are in
-memory, in float32.
+The weighted mean is summed in float32, and models that are alike give themselves, bit for bit. With
+the weights w_1 = d^(n - 1) and w_i = (1 - d) d^(n - i) it is the moving average that begins at the
+first of n. Model folders are read by the layer of a leaf and checkpoints by the leaf; three of
+these are in memory, in float32, and for `ties` those of all models.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from kanana_jax import config
 from kanana_jax.checkpoint.errors import CheckpointError, some
 from kanana_jax.weights import hf, hf_names, native, run_folder
 from kanana_jax.weights.source import Source, open_source
+from kanana_jax.weights.ties import DENSITY, ties
 
 
 def mean(arrays: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarray:
@@ -44,25 +45,39 @@ def merge_folders(
     target: Path,
     *,
     weights: Sequence[float] | None = None,
+    base: Path | None = None,
+    density: float = DENSITY,
     dtype: str | None = None,
     on_part: Callable[[int], object] = lambda num_bytes: None,
 ) -> None:
     """Writes `target`, the mean of folders of one shape and one tokenizer.
 
-    Weights keep their dtype (the widest in a leaf) unless `dtype` names another; the router bias is
-    float32. What is neither shape nor tokenizer, such as fields for an export, is the first
-    folder's. Raises CheckpointError before anything is written. `on_part` is told of bytes written.
+    With `base`, the folder that all of them were trained from, their changes are merged as in
+    `ties` instead. Weights keep their dtype (the widest in a leaf) unless `dtype` names another;
+    the router bias is float32. What is neither shape nor tokenizer, such as fields for an export,
+    is the first folder's. Raises CheckpointError before anything is written. `on_part` is told of
+    bytes written.
     """
     numbers = _checked(weights, len(folders))
-    sources = [open_source(folder) for folder in folders]
-    for folder, opened in zip(folders, sources, strict=True):
+    if not 0.0 < density <= 1.0:
+        raise CheckpointError(f"the density of a merge must be over 0 and at most 1; got {density}")
+    every = [*folders, *([] if base is None else [base])]
+    sources = [open_source(folder) for folder in every]
+    for folder, opened in zip(every, sources, strict=True):
         _expect_alike(folders[0], sources[0], folder, opened)
     first = sources[0]
+
+    def combined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+        if base is None:
+            return mean(arrays, numbers)
+        *trained, start = arrays
+        return ties(start, trained, numbers, density)
+
     tree: dict[str, Any] = {}
     for path, leaf in hf_names.leaves(first.cfg).items():
         widest = functools.reduce(np.promote_types, [one.dtype(path) for one in sources])
         kept = widest if dtype is None or path == hf_names.ROUTER_BIAS else np.dtype(dtype)
-        hf.insert(tree, hf.native_path(path), _stream(path, leaf, sources, numbers, kept, on_part))
+        hf.insert(tree, hf.native_path(path), _stream(path, leaf, sources, combined, kept, on_part))
     with native.new_directory(target) as folder:
         native.write(folder, native.Description(first.cfg, first.extra, first.compute_dtype), tree)
         native.copy_tokenizer(folders[0], folder)
@@ -126,16 +141,16 @@ def _stream(
     path: str,
     leaf: hf_names.Leaf,
     sources: Sequence[Source],
-    weights: Sequence[float],
+    combined: Callable[[Iterable[np.ndarray]], np.ndarray],
     dtype: np.dtype,
     on_part: Callable[[int], object],
 ) -> native.Streamed:
-    """The mean of a leaf, read by the layer and written by the matrix."""
+    """A leaf of the merged model, read by the layer and written by the matrix."""
 
     def parts():
         by_layer = itertools.groupby(leaf.tensors, lambda one: one.index[0] if one.index else None)
         for layer, tensors in by_layer:
-            x = mean((one.read(path, layer) for one in sources), weights).astype(dtype, copy=False)
+            x = combined(one.read(path, layer) for one in sources).astype(dtype, copy=False)
             for tensor in tensors:
                 part = x[tensor.index[1:]]
                 yield tensor.index, part

@@ -113,6 +113,8 @@ class Recorder:
         return found
 
     def _judge(self, number: int, entry: dict) -> None:
+        if "loss" not in entry:  # nothing was trained
+            return
         error = self._storage_error
         if error is not None and not self._is_storage_failing:
             self._log.report(

@@ -92,7 +92,7 @@ def test_an_edit_is_read_by_the_type_of_its_field(cfg, text, value):
         ("optimizer.lr.x=1", "lr is a value"),
         ("train.num_steps=1.5", "must be of type int"),
         ("train.num_steps=many", "must be of type int"),
-        ("train.num_steps=0", r"must lie in \[1, 2147483647\] .*got 0"),
+        ("train.eval_batches=0", r"must lie in \[1, 2147483647\] .*got 0"),
         ("optimizer.lr=nan", "optimizer.lr must lie in .*got nan"),
         ("optimizer.lr=inf", "must lie in"),
         ("mesh.fsdp=0", "or be -1 .*got 0"),

@@ -51,7 +51,7 @@ def drawn(cfg, weights):
     return requests, answers(small_engine.make(cfg, weights), requests)
 
 
-@pytest.mark.parametrize("replay", [False, True])
+@pytest.mark.parametrize("replay", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_trainer_and_sampler_agree_in_float32(cfg, stacks, drawn, replay):
     assert np.abs(stacks.buffers["router_bias"]).max() > 0.1
     batch = _batch(*drawn, replay=replay)
@@ -62,6 +62,7 @@ def test_trainer_and_sampler_agree_in_float32(cfg, stacks, drawn, replay):
     np.testing.assert_array_equal(routes_BSLK, [one.routes for one in drawn[1]])
 
 
+@pytest.mark.slow
 def test_other_routes_than_those_replayed_would_be_seen(cfg, stacks, drawn):
     batch = _batch(*drawn, replay=True)
     moved = batch._replace(routes=(batch.routes + 1) % cfg.num_experts)
@@ -77,6 +78,7 @@ def _k3(logp_BS, sampled_BS):
     return np.mean(np.exp(d_BS) - 1 - d_BS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_replay_brings_a_bfloat16_trainer_closer_to_its_sampler(cfg, stacks):
     requests = _requests(cfg, 32)

@@ -65,7 +65,7 @@ def test_trainings_stacks_give_the_same_bits(cfg, stacks, weights):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tie_embeddings", [False, True])
+@pytest.mark.parametrize("tie_embeddings", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_stacks_in_bfloat16_give_what_layers_in_bfloat16_do(cfg, tie_embeddings):
     cfg = dataclasses.replace(cfg, num_layers=2, tie_embeddings=tie_embeddings)
     stacks = small_decoder.random_weights(cfg)

@@ -49,6 +49,7 @@ def cfg(tmp_path) -> sft.Config:
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_is_tuned_from_the_file_to_the_report(cfg, tmp_path, capsys):
     cfg = cfg.edited(["train.num_steps=24", "optimizer.lr=0.02"])

@@ -116,6 +116,15 @@ def test_losses_of_skipped_steps_are_no_divergence(written, cfg):
     assert not found.diverged and found.value("final_loss") == 2.0
 
 
+@pytest.mark.parametrize(
+    ("beside", "status"), [({}, "diverged"), ({"round_reward": 0.5}, "ok")], ids=["text", "rounds"]
+)
+def test_losses_of_rounds_are_of_other_data_each(written, beside, status):
+    losses = np.linspace(0.1, 2.0, 24)
+    found = written(fit.Outcome("ok", 12), [{"loss": float(x), **beside} for x in losses])
+    assert found.status == status
+
+
 def test_held_out_bits_per_byte_are_nats_over_bytes():
     nats, num_bytes = np.array([2.0, 4.0, 6.0]), np.array([2.0, 2.0, 4.0])
     found = heldout.summarize([(nats[:2], num_bytes[:2]), (nats[2:], num_bytes[2:])])

@@ -144,6 +144,46 @@ def test_an_interrupted_pipeline_goes_on(short, tmp_path, stopped_at):
         assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
+@pytest.mark.slow
+def test_a_stage_without_steps_measures_what_it_merges(short, tmp_path, capsys):
+    def stage(name, *edits, **places):
+        return pipeline.Stage(name, sweep.Sweep(base=short.edited(edits), seeds=2), **places)
+
+    still = "train.num_steps=0", "train.average.every_tokens=256"
+    made = pipeline.Pipeline(
+        name="merged",
+        question="?",
+        stages=(
+            stage("base"),
+            stage("left", init_from="base"),
+            stage("right", "data.seed=5", init_from="base"),
+            stage("mean", *still, init_from="base", merges=("left", "right")),
+            stage("ties", *still, init_from="base", merges=("left", "right"), density=0.2),
+        ),
+    )
+    job = sweep.of(pretrain.JOB)
+    pipeline.of(dict.fromkeys(("base", "left", "right", "mean", "ties"), job))(made, tmp_path)
+    for seed in range(2):
+        base, left, right, mean, ties = (
+            _weights(tmp_path / stage.name / "model" / f"seed{seed}") for stage in made.stages
+        )
+        assert np.any(left.params["embed"] != right.params["embed"])
+        jax.tree.map(
+            lambda x, y, z: np.testing.assert_allclose(x, (y + z) / 2, rtol=1e-5, atol=1e-7),
+            mean,
+            left,
+            right,
+        )
+        moved = (np.asarray(ties.params["embed"]) != base.params["embed"]).mean()
+        assert 0.1 < moved <= 0.41  # a fifth of each
+    runs = [results.load(path.parent) for path in tmp_path.glob("mean/runs/*/result.json")]
+    assert len(runs) == 2
+    for run in runs:
+        assert (run.status, run.steps) == ("ok", 0)
+        assert run.value("heldout_bpb") == run.value("heldout_bpb_average") > 0
+    assert "mean" in capsys.readouterr().out
+
+
 def test_edits_are_those_of_the_stages_they_name(staged):
     edited = staged.edited(
         ["chat.train.num_steps=7", " more.optimizer.lr = 0.5", "chat.data.paths=a.b,c"]

@@ -101,6 +101,7 @@ def test_an_answer_that_is_cut_off_is_none(learnt):
     )  # that without a trace
 
 
+@pytest.mark.long
 def test_weights_on_several_devices_solve_the_same(learnt):
     cfg, built, weights = learnt
     on = dataclasses.replace(cfg, mesh=config.MeshConfig(data=2, fsdp=2, expert=2))

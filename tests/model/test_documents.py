@@ -70,6 +70,7 @@ def test_padding_counts_nowhere(apply):
     np.testing.assert_allclose(seen.balance_loss, alone.balance_loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_gets_no_gradient_and_none_is_nan():
     tokens, positions, segments = row((8,), num_padding=8)
 

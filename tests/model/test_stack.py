@@ -67,9 +67,10 @@ def unrolled():
     [
         ("none", False),
         *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("dots", True), ("full", True), ("full", False))
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("dots", True), ("full", False))
         ),
+        pytest.param("full", True, marks=pytest.mark.slow),
     ],
 )
 def test_scan_and_checkpoint_give_the_gradients_of_a_loop(unrolled, remat, scan_layers):

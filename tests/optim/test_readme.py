@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from kanana_jax import optim
 
 README = Path(optim.__file__).with_name("README.md")
@@ -18,6 +20,7 @@ def test_readme_examples_run_from_top_to_bottom():
         exec(compile(block, README.name, "exec"), variables)
 
 
+@pytest.mark.slow
 def test_plain_dictionary_example_needs_base_dependencies_only():
     example = README.read_text().split("### A plain dictionary")[1].split("```")[1]
     code = example.removeprefix("python\n") + (

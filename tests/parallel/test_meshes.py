@@ -112,7 +112,7 @@ MESHES = [
     pytest.param({"context": 8}, marks=long),
     pytest.param({"tensor": 8}, marks=long),
     pytest.param({"data": 2, "fsdp": 2, "expert": 2}, marks=long),
-    pytest.param({"expert": 2, "context": 2, "tensor": 2}, marks=pytest.mark.slow),
+    pytest.param({"expert": 2, "context": 2, "tensor": 2}, marks=long),
     {"fsdp": 2, "expert": 2, "tensor": 2},
 ]
 EXCHANGED = [

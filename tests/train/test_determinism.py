@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny_jobs
+from jax.experimental.compilation_cache import compilation_cache
 
 import pallas_kernels
 from kanana_jax import data
@@ -56,6 +57,8 @@ def test_attention_is_told(cfg, wanted, monkeypatch):
 
 
 def test_what_is_compiled_is_kept_for_later_processes(tmp_path, restored_cache):
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
     jax.jit(lambda x: x * 3)(jnp.ones(2))  # decides, once, that there is no cache
     compiling.keep(tmp_path / "compiled")
     jax.jit(lambda x: jnp.sin(x) * 5)(jnp.ones(2))

@@ -107,7 +107,7 @@ def loss_with_logits(made, batch, params, buffers):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_micro", [1, 2])
+@pytest.mark.parametrize("num_micro", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_gradients_are_those_of_the_loss_written_with_logits(weights, num_micro):
     made = config.edit(made_with(PPO), [f"execution.accumulation_steps={num_micro}"])
     batch = jax.tree.map(jnp.asarray, batch_of_rollouts(made, weights))
@@ -129,9 +129,8 @@ def test_log_probabilities_are_at_the_temperature_of_the_batch(weights):
     made = made_with(PPO)
     batch = jax.tree.map(jnp.asarray, batch_of_rollouts(made, weights))
     logits_BSV, _ = logits_and_values(made, *weights, batch)
-    found = functools.partial(
-        step_lib.log_probabilities, weights, cfg=made.model, execution=made.execution
-    )
+    logp = functools.partial(step_lib.log_probabilities, cfg=made.model, execution=made.execution)
+    found = functools.partial(jax.jit(logp), weights)
     wanted_BS = log_probabilities(logits_BSV, batch)
     np.testing.assert_allclose(found(batch), wanted_BS, rtol=1e-4, atol=1e-4)
     plain = batch._replace(extra={"temperature": jnp.ones((B, S))})

@@ -176,6 +176,7 @@ def test_quantile_balancing_sends_the_bias_where_the_batch_is_even(cfg, corpus):
     np.testing.assert_array_equal(after.weights.buffers["router_bias"], bias)
 
 
+@pytest.mark.slow
 def test_histograms_of_micro_batches_are_those_of_the_batch(cfg, corpus):
     cfg = cfg.edited(QUANTILE)
     weights = tiny_jobs.build(cfg).steps.init(0).weights
