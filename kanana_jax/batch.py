@@ -37,6 +37,7 @@ class Batch(NamedTuple):
     loss_mask: Any  # (B, S) float32: 1 where the target counts
     target_bytes: Any  # (B, S) float32: UTF-8 bytes of the target, 0 where it does not count
     # Further columns (B, S) float32 that an objective reads, by name; `Objective.columns` has them.
+    # Of a stored teacher (B, S, K); `soft_targets.Divergence.columns` has those.
     extra: Mapping[str, Any] = {}
     routes: Any = None  # see `Inputs`
 

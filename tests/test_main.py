@@ -19,6 +19,7 @@ from kanana_jax import config, main, parallel
 from kanana_jax.config import listing, ranges
 from kanana_jax.jobs import (
     calibration,
+    distillation,
     online_preference,
     pipeline,
     preference,
@@ -318,6 +319,7 @@ _JOBS = {
     online_preference.Config: online_preference.JOB,
     calibration.Config: calibration.JOB,
     rl.Config: rl.JOB,
+    distillation.Config: distillation.JOB,
 }
 
 
@@ -335,6 +337,7 @@ _NUM_STEPS = {
     "rl_logic": 5,  # base, more, and three arms with losses of their own
     "spurious_rewards": 2,  # bases, and all that are rewarded
     "muon_rl": 5,  # the base, and four arms
+    "distill_small": 6,  # the teacher, and five arms
     "rl_tracks": 3,  # the base, all that are rewarded, and what is only measured
     "rl_routing": 11,  # the base, and ten arms
     "trace_mismatch": 3,  # bases, their text, and all that are rewarded

@@ -19,6 +19,7 @@ from kanana_jax.model import presets
 from kanana_jax.report import metrics, progress
 from kanana_jax.train import fit, state
 from kanana_jax.train import step as step_lib
+from kanana_jax.weights import native
 from kanana_jax.workdir import Run, StopRequest, Work, opened
 
 _WORDS = ("muon", "clip", "polar", "express", "latent", "expert", "router", "logit", "\n")
@@ -62,6 +63,21 @@ def pretraining(text: Path, **blocks: Any) -> pretrain.Config:
         "mesh": config.MeshConfig(data=1, fsdp=1),
     } | blocks
     return pretrain.Config(**blocks)
+
+
+def write_model(path: Path, shape: config.ModelConfig, tokenizer: str = "") -> Path:
+    """A model folder of random numbers, with the content of a tokenizer.json."""
+    rng = np.random.default_rng(0)
+
+    def of_leaf(x):
+        return native.streamed(rng.normal(0, 0.3, x.shape).astype(x.dtype))
+
+    weights = jax.tree.map(of_leaf, native.stored(native.abstract(shape, jax.numpy.float32)))
+    with native.new_directory(path) as folder:
+        native.write(folder, native.Description(shape, {}), weights)
+        if tokenizer:
+            (folder / "tokenizer.json").write_text(tokenizer)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ is a function that edits another. Nothing here needs anything but the standard l
 """
 
 from kanana_jax.config.data import DataConfig
+from kanana_jax.config.distill import DistillConfig
 from kanana_jax.config.edits import diff, edit, from_json, parse, to_json
 from kanana_jax.config.execution import ExecutionConfig, Implementation
 from kanana_jax.config.fields import ConfigError, nearest, shown, some
@@ -29,6 +30,7 @@ __all__ = [
     "AverageConfig",
     "ConfigError",
     "DataConfig",
+    "DistillConfig",
     "ExecutionConfig",
     "GuardConfig",
     "Implementation",

@@ -23,12 +23,12 @@ import tensorstore
 from jaxtyping import Int64, Shaped
 
 from kanana_jax.data import tokenizer as tokenizers
+from kanana_jax.data import zarr_arrays
 from kanana_jax.data.errors import StoreError
 from kanana_jax.data.split import Piece
 
 FORMAT = 1
 _SIDES = ("train", "heldout")
-_SHARD, _CHUNK = 2**22, 2**15  # elements in a file, and in the smallest part that is decoded
 _MEMORY_BYTES = 2**30
 _BATCH_DOCUMENTS = 64
 
@@ -94,7 +94,7 @@ def write_store(
     if not tokenizer.names_itself:
         manifest["special_ids"] = [tokenizer.bos_id, tokenizer.eos_id]
     (path / "tokenizer.json").write_text(tokenizer.json, encoding="utf-8")
-    sealed = {**manifest, "checksum": _json_checksum(manifest)}
+    sealed = {**manifest, "checksum": zarr_arrays.checksum(manifest)}
     (path / "manifest.json").write_text(json.dumps(sealed, indent=1), encoding="utf-8")
 
 
@@ -111,7 +111,7 @@ def open_store(path: pathlib.Path, memory_bytes: int = _MEMORY_BYTES) -> Store:
 def _open(path: pathlib.Path, memory_bytes: int) -> Store:
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     checksum = manifest.pop("checksum")
-    _expect(path, "manifest checksum", _json_checksum(manifest), checksum)
+    _expect(path, "manifest checksum", zarr_arrays.checksum(manifest), checksum)
     _expect(path, "store format", manifest["format"], FORMAT)
     content = (path / "tokenizer.json").read_text(encoding="utf-8")
     bos, eos = manifest.get("special_ids", (None, None))
@@ -135,18 +135,12 @@ def _open(path: pathlib.Path, memory_bytes: int) -> Store:
 
 def _open_side(path: pathlib.Path, entry: dict[str, Any], memory_bytes: int) -> TokenArray:
     tokens_path, ends_path = f"{path}-tokens", f"{path}-ends"
-    ends = _open_array(ends_path, entry["ends"])
-    tokens = _open_array(tokens_path, entry["tokens"])
+    ends = zarr_arrays.opened(ends_path, entry["ends"])
+    tokens = zarr_arrays.opened(tokens_path, entry["tokens"])
     ends_N = _verified(ends_path, ends, entry["ends"])
     if tokens.dtype.numpy_dtype.itemsize * tokens.size <= memory_bytes:
         tokens = _verified(tokens_path, tokens, entry["tokens"])
     return TokenArray(tokens=tokens, ends_N=ends_N, num_bytes=entry["num_bytes"], path=tokens_path)
-
-
-def _open_array(path: str, entry: dict[str, Any]) -> tensorstore.TensorStore:
-    return tensorstore.open(
-        _location(path), open=True, read=True, dtype=entry["dtype"], shape=[entry["length"]]
-    ).result()
 
 
 def _verified(path: str, array: tensorstore.TensorStore, entry: dict[str, Any]) -> np.ndarray:
@@ -166,28 +160,14 @@ def _damaged(path: str, reason: object) -> StoreError:
     return StoreError(f"token store {path} is damaged: {line}")
 
 
-def _json_checksum(manifest: dict[str, Any]) -> str:
-    canonical = json.dumps(manifest, sort_keys=True).encode()
-    return hashlib.blake2b(canonical, digest_size=16).hexdigest()
-
-
-def _location(path: str) -> dict[str, Any]:
-    return {
-        "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": path},
-        "fill_missing_data_reads": False,
-        "store_data_equal_to_fill_value": True,
-    }
-
-
 class _SideWriter:
     """Encodes documents in batches and appends them to the two arrays of a side."""
 
     def __init__(self, path: pathlib.Path, tokenizer: tokenizers.Tokenizer):
         self.tokenizer = tokenizer
         dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-        self.tokens = _ArrayWriter(f"{path}-tokens", np.dtype(dtype))
-        self.ends = _ArrayWriter(f"{path}-ends", np.dtype(np.int64))
+        self.tokens = zarr_arrays.Writer(f"{path}-tokens", np.dtype(dtype))
+        self.ends = zarr_arrays.Writer(f"{path}-ends", np.dtype(np.int64))
         self.waiting: list[bytes] = []
         self.end = self.num_bytes = 0
 
@@ -211,54 +191,3 @@ class _SideWriter:
             "ends": self.ends.close(),
             "num_bytes": self.num_bytes,
         }
-
-
-class _ArrayWriter:
-    """Appends to a one-dimensional zarr3 array, a whole shard at a time."""
-
-    def __init__(self, path: str, dtype: np.dtype):
-        self.dtype = dtype
-        self.array = tensorstore.open(
-            {**_location(path), "metadata": _metadata(dtype)}, create=True
-        ).result()
-        self.waiting: list[np.ndarray] = []
-        self.num_waiting = self.length = 0
-        self.checksum = hashlib.blake2b(digest_size=16)
-
-    def append(self, values: np.ndarray) -> None:
-        self.waiting.append(values.astype(self.dtype))
-        self.num_waiting += len(values)
-        if self.num_waiting >= _SHARD:
-            self.flush(self.num_waiting // _SHARD * _SHARD)
-
-    def flush(self, count: int) -> None:
-        values = np.concatenate([np.zeros(0, self.dtype), *self.waiting])
-        begin, self.length = self.length, self.length + count
-        self.array = self.array.resize(exclusive_max=[self.length]).result()
-        self.array[begin : self.length].write(values[:count]).result()
-        self.checksum.update(values[:count].tobytes())
-        self.waiting, self.num_waiting = [values[count:]], len(values) - count
-
-    def close(self) -> dict[str, Any]:
-        self.flush(self.num_waiting)
-        return {
-            "length": self.length,
-            "dtype": self.dtype.name,
-            "checksum": self.checksum.hexdigest(),
-        }
-
-
-def _metadata(dtype: np.dtype) -> dict[str, Any]:
-    little = {"name": "bytes", "configuration": {"endian": "little"}}
-    zstd = {"name": "zstd", "configuration": {"level": 1}}
-    sharding = {
-        "chunk_shape": [_CHUNK],
-        "codecs": [little, zstd, {"name": "crc32c"}],
-        "index_codecs": [little, {"name": "crc32c"}],
-    }
-    return {
-        "shape": [0],
-        "data_type": dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [_SHARD]}},
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-    }

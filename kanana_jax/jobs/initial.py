@@ -42,15 +42,15 @@ def with_shape[Config: config.TrainingConfig](cfg: Config) -> Config:
     return dataclasses.replace(cfg, model=shape)
 
 
-def check_tokenizer(init_from: str, tokenizer: str) -> None:
-    """Raises ConfigError when data.tokenizer is another than the model's to start from."""
-    path = Path(init_from, "tokenizer.json")
-    if not init_from or not path.exists():
+def check_tokenizer(folder: str, tokenizer: str, whose: str = "the model to start from") -> None:
+    """Raises ConfigError when data.tokenizer is another than that of a model folder, if any."""
+    path = Path(folder, "tokenizer.json")
+    if not folder or not path.exists():
         return
     given = Path(tokenizer)
     if not given.is_file() or given.read_bytes() != path.read_bytes():
         raise config.ConfigError(
-            f"the model to start from reads the tokens of {path}, got "
+            f"{whose} reads the tokens of {path}, got "
             f"data.tokenizer={tokenizer}; set data.tokenizer={path}"
         )
 

@@ -38,6 +38,14 @@ class Text(Protocol):
     def open(self) -> Callable[[], Any]: ...
 
 
+class Start(NamedTuple):
+    """What is known of a run before its first step."""
+
+    first_weights: Callable[[], model.Weights]  # makes them anew at each call
+    cache_dir: Path  # of its data
+    report: Callable[[str, str], None]  # an event: its kind and what happened
+
+
 class Built(NamedTuple):
     """What is needed beside settings and corpus to make sources and evaluators."""
 
@@ -47,6 +55,7 @@ class Built(NamedTuple):
     frozen: Mapping[str, model.Weights] = {}
     own: Any = None  # what `Job.own` gives of the settings
     directory: Path = Path()  # of the run
+    start: Start | None = None  # of the run, once it is about to begin
 
     def rows(self, batch_size: int) -> list[int]:
         """Those of a batch that this process loads."""
@@ -54,14 +63,6 @@ class Built(NamedTuple):
 
     def place(self, batch: Any, batch_size: int) -> Any:
         return parallel.shard_batch(self.mesh, batch, batch_size)
-
-
-class Start(NamedTuple):
-    """What is known of a run before its first step."""
-
-    first_weights: Callable[[], model.Weights]  # makes them anew at each call
-    cache_dir: Path  # of its data
-    report: Callable[[str, str], None]  # an event: its kind and what happened
 
 
 class Job(NamedTuple):
@@ -87,11 +88,10 @@ class Job(NamedTuple):
     prepared: Callable[[Any, config.DataConfig, "Built", "Start"], Any] = lambda corpus, *others: (
         corpus
     )
-    # Weights that are not trained, by name; its argument gives those before the first step. It is
-    # asked where the objective reads some.
-    frozen: Callable[[Callable[[], model.Weights]], Mapping[str, model.Weights]] = (
-        lambda first_weights: {}
-    )
+    # Weights that are not trained and that the step reads, by name.
+    frozen: Callable[["Built", "Start"], Mapping[str, model.Weights]] = lambda built, start: {}
+    # The shape of a live teacher, of the whole configuration; raises where that cannot teach.
+    teacher: Callable[[Any], config.ModelConfig | None] = lambda cfg: None
 
 
 def stored(

@@ -7,7 +7,7 @@ it is. `kanana_jax.data.preferences` says what a line holds.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -67,8 +67,8 @@ def _objective(cfg: Config) -> Preference:
     return make(chosen.beta, chosen.label_smoothing, **options)
 
 
-def _frozen(first_weights: Callable[[], model.Weights]) -> Mapping[str, model.Weights]:
-    return {"reference": first_weights()}
+def _frozen(built: training.Built, start: training.Start) -> Mapping[str, model.Weights]:
+    return {"reference": start.first_weights()} if built.objective.frozen else {}
 
 
 def _prepared(

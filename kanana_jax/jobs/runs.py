@@ -32,7 +32,12 @@ def step_configs(job: Job, one: Run) -> list[step_lib.StepConfig]:
     """What the compiled step of each stage depends on."""
     rates = one.config.rate_segments()
     return [
-        step_lib.step_config(stage.config, job.objective(stage.config), rates=rates)
+        step_lib.step_config(
+            stage.config,
+            job.objective(stage.config),
+            rates=rates,
+            teacher=job.teacher(stage.config),
+        )
         for stage in one.config.in_stages()
     ]
 
@@ -113,12 +118,13 @@ def _train_one(
         kept = initial.optimizer_state(Path(cfg.train.optimizer_from), first.steps.like)
         return fresh._replace(opt_state=kept)
 
-    corpus = job.prepared(corpus, cfg.data, first, Start(first_weights, kept, folder.report))
-    frozen = job.frozen(first_weights) if first.objective.frozen else {}
+    known = Start(first_weights, kept, folder.report)
+    corpus = job.prepared(corpus, cfg.data, first, known)
     own = job.own(cfg)
+    frozen = job.frozen(first._replace(own=own), known)
 
     def completed(built: Built) -> Built:
-        return built._replace(frozen=frozen, own=own, directory=folder.directory)
+        return built._replace(frozen=frozen, own=own, directory=folder.directory, start=known)
 
     built_of: dict[config.ModelConfig, Built] = {}
     for stage, built in zip(cfg.in_stages(), of_stages, strict=True):

@@ -22,6 +22,7 @@ class NextToken:
     frozen = ()
     replays_routes = False
     critic = None
+    teaching = None
 
     def totals(self, batch):
         """The number of targets."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from jaxtyping import Array, Float
 
 from kanana_jax.batch import Batch
+from kanana_jax.objectives.soft_targets import Divergence
 
 
 class Seen(NamedTuple):
@@ -36,6 +37,26 @@ class Critic(Protocol):
         ...
 
     def sums(self, value_BS: Float[Array, "B S"], /, batch: Batch, totals: Any) -> dict[str, Array]:
+        """What to report, as `Seen.sums`; its "loss" is added to the objective's."""
+        ...
+
+
+class Teaching(Protocol):
+    """A loss of whole rows of logits against a teacher's, in the head's own pass. Hashable."""
+
+    @property
+    def divergence(self) -> Divergence: ...
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the teacher's logits are formed in the step; else batches have what is read."""
+        ...
+
+    def coefficients(self, batch: Batch, totals: Any) -> Float[Array, "B S"]:
+        """d loss / d divergence of every position of a micro-batch."""
+        ...
+
+    def sums(self, value_BS: Float[Array, "B S"], batch: Batch, totals: Any) -> dict[str, Array]:
         """What to report, as `Seen.sums`; its "loss" is added to the objective's."""
         ...
 
@@ -74,6 +95,11 @@ class Objective(Protocol):
     @property
     def critic(self) -> Critic | None:
         """A loss of values beside it; the model then needs a scalar head."""
+        ...
+
+    @property
+    def teaching(self) -> Teaching | None:
+        """A loss against a teacher beside it."""
         ...
 
     def totals(self, batch: Batch) -> Any:

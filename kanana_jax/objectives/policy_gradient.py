@@ -52,6 +52,7 @@ class PolicyGradient:
     z_weight = 0.0
     reads_scalars = False
     frozen = ()
+    teaching = None
 
     def __post_init__(self):
         rollouts.check(self.aggregation, self.constant_length)

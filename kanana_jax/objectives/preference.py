@@ -51,6 +51,7 @@ class Preference:
     needs_values = True
     replays_routes = False
     critic = None
+    teaching = None
 
     def __post_init__(self):
         if not 0.0 < self.beta < float("inf"):

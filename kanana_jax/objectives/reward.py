@@ -35,6 +35,7 @@ class Reward:
     frozen = ()
     replays_routes = False
     critic = None
+    teaching = None
 
     def __post_init__(self):
         if not 0.0 <= self.centering < float("inf"):

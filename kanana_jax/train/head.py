@@ -1,15 +1,17 @@
-"""Next-token losses of the head, and their gradients in the same pass.
+"""Losses of the head's logits, and their gradients in the same pass.
 
     loss = sum_t w_t (nll_t + z logz_t^2)    logz = log sum exp logits    nll = logz - logit[target]
 
 The logits (B, S, V) are the largest array of a small model and of a large vocabulary. They are
 formed for a slice of the sequence at a time, and the gradients of the hidden states and of the head
 are taken before the next slice, so that logits are neither kept nor formed again: what comes back
-from the total loss is only a factor.
+from the total loss is only a factor. `losses` is the loss above; `over_chunks` takes any that can
+be said slice by slice.
 Letters: B sequences, S positions, D hidden, V vocabulary.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +19,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kanana_jax import config, model, parallel
+
+_TOKENS = ("batch", "head_sequence")
+
+
+class Other(NamedTuple):
+    """A second model, whose logits are formed beside, without gradient: a teacher."""
+
+    cfg: config.ModelConfig
+    params: Any
+    hidden_BSD: Float[Array, "B S D"]
 
 
 def losses(
@@ -31,20 +43,90 @@ def losses(
 ) -> tuple[Float[Array, ""], Float[Array, "B S"], Float[Array, "B S"]]:
     """The weighted loss, and without gradient each token's negative log-likelihood and logz.
 
-    Every device forms the logits of its own tokens, `chunk_tokens` at a time, against the whole
-    head; the tensor axis splits the tokens too. There is no gradient for the weights.
+    There is no gradient for the weights.
     """
-    name = "embed" if cfg.tie_embeddings else "head"
-    head_axes = model.describe(cfg)[name].logical_axes
-    settings = _Settings(z_weight, chunk_tokens, head_axes.index("embed"), cfg.tie_embeddings)
-    tokens = ("batch", "head_sequence")
-    loss, nll_BS, logz_BS = parallel.local.on_parts(
-        functools.partial(_of_device, settings),
-        (hidden_BSD, params[name], targets_BS, weights_BS),
-        ((*tokens, "whole"), head_axes, tokens, tokens),
-        [(), tokens, tokens],
+    loss, (nll_BS, logz_BS) = over_chunks(
+        functools.partial(cross_entropy, z_weight=z_weight),
+        (cfg, params, hidden_BSD),
+        (targets_BS, weights_BS),
+        num_each=2,
+        chunk_tokens=chunk_tokens,
     )
-    return loss, jax.lax.stop_gradient(nll_BS), jax.lax.stop_gradient(logz_BS)
+    return loss, nll_BS, logz_BS
+
+
+def over_chunks(
+    fn: Callable,
+    of: tuple[config.ModelConfig, Any, Float[Array, "B S D"]],
+    parts: tuple[Array, ...],
+    *,
+    num_each: int,
+    chunk_tokens: int,
+    other: Other | None = None,
+) -> tuple[Float[Array, ""], list[Float[Array, "B S"]]]:
+    """The sum of a loss of every token's logits; beside it, without gradient, numbers of each.
+
+    fn(logits_BSV, other_BSV, parts, with_grads) of a slice of the sequence gives its loss,
+    `num_each` arrays (B, S), and d loss / d logits, or None unless `with_grads`. `of` is the model,
+    its params and hidden states, to which the gradient flows; `parts` are arrays (B, S, ...) that
+    `fn` reads.
+
+    Every device forms the logits of its own tokens, `chunk_tokens` at a time, against the whole
+    head; the tensor axis splits the tokens too.
+    """
+    cfg, params, hidden_BSD = of
+    head, head_axes, layout = _head_of(cfg, params)
+    settings = _Settings(fn, chunk_tokens, layout)
+    arrays, axes = (hidden_BSD, head), ((*_TOKENS, "whole"), head_axes)
+    if other is not None:
+        other_head, other_axes, layout = _head_of(other.cfg, other.params)
+        settings = settings._replace(other=layout)
+        arrays, axes = (*arrays, other_head), (*axes, other_axes)
+        parts = (other.hidden_BSD, *parts)
+    loss, *each = parallel.local.on_parts(
+        lambda hidden_BSD, head, *given: _of_device(settings, hidden_BSD, head, given),
+        (*arrays, *parts),
+        (*axes, *map(_axes_of_part, parts)),
+        [(), *[_TOKENS] * num_each],
+    )
+    return loss, list(map(jax.lax.stop_gradient, each))
+
+
+def of_tokens(
+    fn: Callable,
+    of: tuple[config.ModelConfig, Any, Float[Array, "B S D"]],
+    parts: tuple[Array, ...],
+    *,
+    num_dims: tuple[int, ...],
+    chunk_tokens: int,
+) -> list[Array]:
+    """fn(logits_BSV, *parts) of all tokens, formed as for `over_chunks`; there is no gradient.
+
+    `fn` gives arrays (B, S, ...) with as many dimensions as `num_dims` says.
+    """
+    cfg, params, hidden_BSD = of
+    head, head_axes, layout = _head_of(cfg, params)
+    parts = (hidden_BSD, *parts)
+
+    def of_device(head, *parts):
+        low_DV = _whole_head(layout, parts[0], head).astype(parts[0].dtype)
+        chunks = _num_chunks(parts[0].shape[:2], chunk_tokens)
+
+        def one(_, part):
+            hidden_BSD, *others = part
+            return None, fn(_product("BSD,DV->BSV", hidden_BSD, low_DV), *others)
+
+        _, found = jax.lax.scan(one, None, tuple(_split(x, chunks) for x in parts))
+        return tuple(_join(x, seq_len=parts[0].shape[1]) for x in found)
+
+    return list(
+        parallel.local.on_parts(
+            of_device,
+            (head, *parts),
+            (head_axes, *map(_axes_of_part, parts)),
+            [(*_TOKENS, *["whole"] * (count - 2)) for count in num_dims],
+        )
+    )
 
 
 def hits(
@@ -55,105 +137,123 @@ def hits(
     *,
     chunk_tokens: int,
 ) -> Float[Array, "B S"]:
-    """1 where the target has the largest logit, the first of equal ones, and 0 elsewhere.
+    """1 where the target has the largest logit, the first of equal ones, and 0 elsewhere."""
 
-    Logits are formed as for `losses`; there is no gradient.
+    def is_hit(logits_BSV, targets_BS):
+        return ((jnp.argmax(logits_BSV, axis=-1) == targets_BS).astype(jnp.float32),)
+
+    of = cfg, params, hidden_BSD
+    (is_hit_BS,) = of_tokens(is_hit, of, (targets_BS,), num_dims=(2,), chunk_tokens=chunk_tokens)
+    return is_hit_BS
+
+
+def cross_entropy(
+    logits_BSV: Float[Array, "B S V"],
+    other_BSV: None,
+    parts: tuple[Int[Array, "B S"], Float[Array, "B S"]],
+    with_grads: bool,
+    *,
+    z_weight: float,
+) -> tuple[Float[Array, ""], tuple[Array, Array], Float[Array, "B S V"] | None]:
+    """For `over_chunks`: the sum of w (nll + z_weight logz^2), each nll and logz, the gradient.
+
+    `parts` are targets and w.
     """
-    name = "embed" if cfg.tie_embeddings else "head"
-    head_axes = model.describe(cfg)[name].logical_axes
-    settings = _Settings(0.0, chunk_tokens, head_axes.index("embed"), cfg.tie_embeddings)
-    tokens = ("batch", "head_sequence")
-    return parallel.local.on_parts(
-        functools.partial(_hits_of_device, settings),
-        (hidden_BSD, params[name], targets_BS),
-        ((*tokens, "whole"), head_axes, tokens),
-        tokens,
+    del other_BSV
+    targets_BS, weights_BS = parts
+    logz_BS, of_target_BS = jax.lax.platform_dependent(
+        logits_BSV, targets_BS, cuda=_in_one_pass, default=_in_two_passes
     )
+    nll_BS = logz_BS - of_target_BS
+    loss = jnp.sum(weights_BS * (nll_BS + z_weight * logz_BS**2))
+    each = nll_BS, logz_BS
+    if not with_grads:
+        return loss, each, None
+    softmax_BSV = jnp.exp(logits_BSV - logz_BS[..., None])
+    slope_BS = 1.0 + 2.0 * z_weight * logz_BS
+    grad_BSV = slope_BS[..., None] * softmax_BSV - _is_target(logits_BSV, targets_BS)
+    return loss, each, weights_BS[..., None] * grad_BSV
 
 
-def _hits_of_device(settings, hidden_BSD, head, targets_BS):
-    low_DV = _whole_head(settings, targets_BS, head).astype(hidden_BSD.dtype)
-    chunks = _num_chunks(targets_BS.shape, settings.chunk_tokens)
-
-    def one(_, part):
-        hidden_BSD, targets_BS = part
-        best_BS = jnp.argmax(_product("BSD,DV->BSV", hidden_BSD, low_DV), axis=-1)
-        return None, (best_BS == targets_BS).astype(jnp.float32)
-
-    _, is_hit = jax.lax.scan(one, None, (_split(hidden_BSD, chunks), _split(targets_BS, chunks)))
-    return _join(is_hit, seq_len=targets_BS.shape[1])
-
-
-class _Settings(NamedTuple):
-    z_weight: float
-    chunk_tokens: int
+class _Layout(NamedTuple):
     embed_dim: int  # of the head, which fsdp splits
     is_tied: bool
 
 
+class _Settings(NamedTuple):
+    fn: Callable
+    chunk_tokens: int
+    layout: _Layout
+    other: _Layout | None = None  # of the second model
+
+
+def _head_of(cfg: config.ModelConfig, params: Any) -> tuple[Array, tuple[str, ...], _Layout]:
+    name = "embed" if cfg.tie_embeddings else "head"
+    axes = model.describe(cfg)[name].logical_axes
+    return params[name], axes, _Layout(axes.index("embed"), cfg.tie_embeddings)
+
+
+def _axes_of_part(part: Array) -> tuple[str, ...]:
+    return (*_TOKENS, *["whole"] * (part.ndim - 2))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _of_device(settings, hidden_BSD, head, targets_BS, weights_BS):
-    head_DV = _whole_head(settings, targets_BS, head)
-    return _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, with_grads=False)[0]
+def _of_device(settings, hidden_BSD, head, given):
+    head_DV = _whole_head(settings.layout, hidden_BSD, head)
+    return _scan(settings, hidden_BSD, head_DV, given, with_grads=False)[0]
 
 
-def _forward(settings, hidden_BSD, head, targets_BS, weights_BS):
-    gather = functools.partial(_whole_head, settings, targets_BS)
+def _forward(settings, hidden_BSD, head, given):
+    gather = functools.partial(_whole_head, settings.layout, hidden_BSD)
     head_DV, scatter = jax.vjp(gather, head)
-    found, grad_BSD, grad_DV = _scan(
-        settings, hidden_BSD, head_DV, targets_BS, weights_BS, with_grads=True
-    )
+    found, grad_BSD, grad_DV = _scan(settings, hidden_BSD, head_DV, given, with_grads=True)
     # At once, so that the layers' backward pass keeps this device's part only.
     (grad_head,) = scatter(grad_DV)
     return found, (grad_BSD, grad_head)
 
 
-def _backward(settings, grads, cotangents):
+def _backward(settings, kept, cotangents):
     factor = cotangents[0]  # the others are of what has no gradient
-    grad_BSD, grad_head = grads
-    return factor.astype(grad_BSD.dtype) * grad_BSD, factor * grad_head, None, None
+    grad_BSD, grad_head = kept
+    return factor.astype(grad_BSD.dtype) * grad_BSD, factor * grad_head, None
 
 
 _of_device.defvjp(_forward, _backward)
 
 
-def _whole_head(settings, targets_BS, head):
-    head = parallel.local.gather_weight(head, settings.embed_dim, like=targets_BS)
-    return head.T if settings.is_tied else head
+def _whole_head(layout, like, head):
+    head = parallel.local.gather_weight(head, layout.embed_dim, like=like)
+    return head.T if layout.is_tied else head
 
 
-def _scan(settings, hidden_BSD, head_DV, targets_BS, weights_BS, *, with_grads: bool):
-    """((loss of all devices, nll, logz), its gradients for hidden and head or twice None)."""
+def _scan(settings, hidden_BSD, head_DV, given, *, with_grads: bool):
+    """((loss of all devices, *each), its gradients for hidden and head or twice None)."""
     dtype = hidden_BSD.dtype
     low_DV = head_DV.astype(dtype)
-    chunks = _num_chunks(targets_BS.shape, settings.chunk_tokens)
+    chunks = _num_chunks(hidden_BSD.shape[:2], settings.chunk_tokens)
+    logits_of_other = None
+    if settings.other is not None:
+        other_head, *given = given
+        other_DV = _whole_head(settings.other, hidden_BSD, other_head).astype(given[0].dtype)
+        logits_of_other = functools.partial(_product, "BSD,DV->BSV", right=other_DV)
 
     def one(grad_DV, part):
-        hidden_BSD, targets_BS, weights_BS = part
+        hidden_BSD, *part = part
         logits_BSV = _product("BSD,DV->BSV", hidden_BSD, low_DV)
-        logz_BS, of_target_BS = jax.lax.platform_dependent(
-            logits_BSV, targets_BS, cuda=_in_one_pass, default=_in_two_passes
-        )
-        nll_BS = logz_BS - of_target_BS
-        loss = jnp.sum(weights_BS * (nll_BS + settings.z_weight * logz_BS**2))
-        each = nll_BS, logz_BS
+        other_BSV = None if logits_of_other is None else logits_of_other(part.pop(0))
+        loss, each, grad_BSV = settings.fn(logits_BSV, other_BSV, tuple(part), with_grads)
         if not with_grads:
             return None, (loss, each, None)
-        softmax_BSV = jnp.exp(logits_BSV - logz_BS[..., None])
-        slope_BS = 1.0 + 2.0 * settings.z_weight * logz_BS
-        grad_BSV = slope_BS[..., None] * softmax_BSV - _is_target(logits_BSV, targets_BS)
-        # In float32 it would make float32 operands of both products.
-        grad_BSV = (weights_BS[..., None] * grad_BSV).astype(dtype)
+        grad_BSV = grad_BSV.astype(dtype)  # in float32, both products would have such operands
         grad_DV += _product("BSD,BSV->DV", hidden_BSD, grad_BSV)
         grad_BSD = _product("BSV,DV->BSD", grad_BSV, low_DV).astype(dtype)
         return grad_DV, (loss, each, grad_BSD)
 
     start = jnp.zeros_like(head_DV) if with_grads else None
-    parts = tuple(_split(x, chunks) for x in (hidden_BSD, targets_BS, weights_BS))
+    parts = tuple(_split(x, chunks) for x in (hidden_BSD, *given))
     grad_DV, (loss, each, grad_BSD) = jax.lax.scan(one, start, parts)
-    join = functools.partial(_join, seq_len=targets_BS.shape[1])
-    nll_BS, logz_BS = (join(x) for x in each)
-    found = parallel.local.add_all_up(loss.sum()), nll_BS, logz_BS
+    join = functools.partial(_join, seq_len=hidden_BSD.shape[1])
+    found = parallel.local.add_all_up(loss.sum()), *map(join, each)
     return found, join(grad_BSD) if with_grads else None, grad_DV
 
 
@@ -168,7 +268,8 @@ def _split(x, chunks):
     padding = -x.shape[1] % chunks
     if padding:
         x = jnp.pad(x, ((0, 0), (0, padding), *[(0, 0)] * (x.ndim - 2)))
-    return jnp.moveaxis(x.reshape(x.shape[0], chunks, -1, *x.shape[2:]), 1, 0)
+    size = x.shape[1] // chunks
+    return jnp.moveaxis(x.reshape(x.shape[0], chunks, size, *x.shape[2:]), 1, 0)
 
 
 def _join(x, seq_len):

@@ -44,15 +44,21 @@ def abstract(
     shapes = jax.eval_shape(lambda weights: wrap(optimizer, weights), weight_shapes(cfg))
     params = shapes.weights.params
 
-    def place(x, sharding):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
     shardings = TrainState(
         step=NamedSharding(mesh, P()),
         weights=of_weights,
         opt_state=parallel.state_shardings(mesh, shapes.opt_state, params, of_weights.params),
     )
-    return jax.tree.map(place, shapes, shardings)
+    return jax.tree.map(_placed, shapes, shardings)
+
+
+def abstract_weights(cfg: config.ModelConfig, mesh: Any) -> model.Weights:
+    """Shape, dtype and sharding of every array of weights on `mesh`."""
+    return jax.tree.map(_placed, weight_shapes(cfg), weight_shardings(cfg, mesh))
+
+
+def _placed(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def weight_shapes(cfg: config.ModelConfig) -> Any:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -15,8 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from kanana_jax import config, model, optim, parallel
 from kanana_jax.batch import Batch
-from kanana_jax.objectives import NextToken, Objective, Seen
-from kanana_jax.train import choices, diagnostics, head, optimizers, scalars, state
+from kanana_jax.objectives import NextToken, Objective, Seen, soft_targets
+from kanana_jax.train import choices, diagnostics, head, optimizers, scalars, state, teacher
 from pallas_kernels import maxima
 
 Metrics = dict[str, Any]
@@ -42,6 +43,7 @@ class StepConfig:
     guard: config.GuardConfig
     average: config.AverageConfig = config.AverageConfig()  # noqa: RUF009
     objective: Objective = NextToken()
+    teacher: config.ModelConfig | None = None  # of an objective with a live one
     num_steps: int  # of the schedule, as far as it depends on them
     batch_size: int
     seq_len: int
@@ -69,10 +71,11 @@ def step_config(
     device: choices.Device | None = None,
     num_devices: int | None = None,
     rates: tuple[config.RateSegment, ...] = (),
+    teacher: config.ModelConfig | None = None,
 ) -> StepConfig:
     """What the step of a job depends on. The peak rate is 1: a step takes it as an argument.
 
-    `rates` are those of the stages of its run.
+    `rates` are those of the stages of its run, `teacher` the shape of a live teacher.
     `device` and `num_devices` are those that it will run on; None: this process's.
     """
     sizes = dataclasses.asdict(cfg.mesh)  # that they use up the devices, making the mesh checks
@@ -93,6 +96,7 @@ def step_config(
         guard=cfg.guard,
         average=cfg.train.average,
         objective=objective,
+        teacher=teacher,
         num_steps=_scheduled_steps(cfg),
         batch_size=cfg.data.batch_size,
         seq_len=cfg.data.seq_len,
@@ -167,9 +171,16 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
 
     def trace() -> jax.stages.Traced:
         batch = abstract_batch(
-            cfg.batch_size, cfg.seq_len, mesh, cfg.objective.columns, routes=_routes_of_token(cfg)
+            cfg.batch_size,
+            cfg.seq_len,
+            mesh,
+            cfg.objective.columns,
+            routes=_routes_of_token(cfg),
+            of_teacher=_columns_of_teacher(cfg),
         )
         frozen = dict.fromkeys(cfg.objective.frozen, like.weights)
+        if cfg.teacher is not None:
+            frozen[teacher.NAME] = state.abstract_weights(cfg.teacher, mesh)
         with set_mesh():
             return train.trace(like, batch, 1.0, frozen)
 
@@ -241,10 +252,12 @@ def abstract_batch(
     mesh: Any,
     columns: tuple[str, ...] = (),
     routes: tuple[int, int] | None = None,
+    of_teacher: Mapping[str, soft_targets.Column] = types.MappingProxyType({}),
 ) -> Batch:
     """Shapes, dtypes and shardings of a batch on `mesh`; `columns` are those of `Batch.extra`.
 
-    `routes` are MoE layers and experts of a token, where the batch says which these are.
+    `routes` are MoE layers and experts of a token, where the batch says which these are;
+    `of_teacher` are columns of several numbers per position.
     """
     sharding = parallel.batch_sharding(mesh)
 
@@ -254,7 +267,8 @@ def abstract_batch(
     return Batch(
         *[column(jnp.int32)] * 4,
         *[column(jnp.float32)] * 2,
-        extra=dict.fromkeys(columns, column(jnp.float32)),
+        extra=dict.fromkeys(columns, column(jnp.float32))
+        | {name: column(one.dtype, one.size) for name, one in of_teacher.items()},
         routes=None if routes is None else column(jnp.int32, *routes),
     )
 
@@ -262,6 +276,11 @@ def abstract_batch(
 def _routes_of_token(cfg: StepConfig) -> tuple[int, int] | None:
     is_read = cfg.objective.replays_routes
     return (cfg.model.num_moe_layers, cfg.model.num_experts_per_token) if is_read else None
+
+
+def _columns_of_teacher(cfg: StepConfig) -> Mapping[str, soft_targets.Column]:
+    teaching = cfg.objective.teaching
+    return {} if teaching is None or teaching.is_live else teaching.divergence.columns
 
 
 def train_step(
@@ -390,32 +409,40 @@ def micro_loss(
     if objective.needs_values:
         value_BS = _values(losses, params, read_BSD, batch, cfg.model, cfg.execution)
     logp_of_frozen = {
-        name: log_probabilities(one, batch, cfg=cfg.model, execution=cfg.execution)
-        for name, one in frozen.items()
+        name: log_probabilities(frozen[name], batch, cfg=cfg.model, execution=cfg.execution)
+        for name in objective.frozen
     }
     w_BS = objective.coefficients(value_BS, batch, totals, logp_of_frozen)
-    loss, nll_BS, logz_BS = losses(
-        cfg.model,
-        params,
-        read_BSD,
-        batch.targets,
-        jax.lax.stop_gradient(w_BS),
-        z_weight=objective.z_weight,
-        chunk_tokens=chunk_tokens(cfg.execution),
-    )
+    w_BS = jax.lax.stop_gradient(w_BS)
+    options = {"z_weight": objective.z_weight, "chunk_tokens": chunk_tokens(cfg.execution)}
+    of_teacher = {}
+    if objective.teaching is None:
+        loss, nll_BS, logz_BS = losses(cfg.model, params, read_BSD, batch.targets, w_BS, **options)
+    else:
+        taught = teacher.of_batch(
+            objective.teaching, cfg.teacher, frozen.get(teacher.NAME), batch, totals, cfg.execution
+        )
+        loss, nll_BS, logz_BS, of_teacher = teacher.losses(
+            cfg.model, params, read_BSD, batch, w_BS, taught, **options
+        )
     seen = objective.seen(-nll_BS, logz_BS, batch, totals, logp_of_frozen)
-    sums = seen.sums
+    sums = _with_loss(seen.sums, of_teacher)
     if objective.critic is not None:
         of_values, of_critic = scalars.critic_loss(
             objective.critic, cfg.model, params, hidden_BSD, batch, totals
         )
         loss += of_values
-        sums = sums | of_critic | {"loss": sums["loss"] + of_critic["loss"]}
+        sums = _with_loss(sums, of_critic)
     balance_loss = aux.balance_loss * share
     sums = sums | {"balance_loss": balance_loss}
     maxima = seen.maxima | {"max_logits": aux.max_logits}
     total = loss + cfg.balance_loss_weight * balance_loss
     return total, (Seen(sums, maxima), aux.routing)
+
+
+def _with_loss(sums: dict[str, Array], more: dict[str, Array]) -> dict[str, Array]:
+    """Both, with their losses added up; nothing changes where there is no more."""
+    return sums | more | {"loss": sums["loss"] + more["loss"]} if more else sums
 
 
 def num_micro(execution: config.ExecutionConfig) -> int:

@@ -153,10 +153,10 @@ def test_text_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
 KILLED = """
     import os, pathlib, signal, sys
     from kanana_jax import data
-    from kanana_jax.data import store
+    from kanana_jax.data import zarr_arrays
     from kanana_jax.config import DataConfig
 
-    real, left = store._ArrayWriter.close, [int(sys.argv[3])]
+    real, left = zarr_arrays.Writer.close, [int(sys.argv[3])]
 
     def close(writer):
         if not left[0]:
@@ -164,7 +164,7 @@ KILLED = """
         left[0] -= 1
         return real(writer)
 
-    store._ArrayWriter.close = close
+    zarr_arrays.Writer.close = close
     cfg = DataConfig(paths=(sys.argv[1],), seq_len=16, batch_size=4, heldout_fraction=0.1)
     data.open_corpus(cfg, pathlib.Path(sys.argv[2]))
 """

@@ -16,8 +16,10 @@ from kanana_jax import config, parallel
 from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
 from kanana_jax.objectives import presets as presets_of_policies
+from kanana_jax.objectives.distillation import Distillation, Teaching
 from kanana_jax.objectives.dpo import dpo, dpo_norm
 from kanana_jax.objectives.reward import Reward
+from kanana_jax.objectives.soft_targets import ForwardKL, TopK
 from kanana_jax.train import step as step_lib
 
 ROWS, SEQ_LEN, VOCAB = 8, 256, 4096  # 2,048 tokens
@@ -27,9 +29,17 @@ OBJECTIVES = {
     "dpo_computed": dpo(0.1, sft_weight=0.1),
     "dpo_norm_cached": dpo_norm(5.0, sft_weight=0.1, reference="cached"),
     "reward": Reward(),
+    "forward_kl": Distillation(Teaching(ForwardKL()), ce_weight=0.5),
+    "top_k_live": Distillation(Teaching(TopK(8))),
+    "top_k_cached": Distillation(Teaching(TopK(8), is_live=False)),
     "ppo": presets_of_policies.ppo(kl="loss_k2", kl_weight=0.1, has_temperature=True),
 }
 OTHERS = [pytest.param(name, marks=pytest.mark.long) for name in ("dpo_norm_cached", "reward")]
+
+
+def _teacher(objective: Any, student: config.ModelConfig) -> config.ModelConfig | None:
+    is_live = objective.teaching is not None and objective.teaching.is_live
+    return dataclasses.replace(student, hidden_size=48) if is_live else None
 
 
 @functools.cache
@@ -49,6 +59,9 @@ def compiled(name: str, loss_chunk_tokens: int = 256) -> Any:
         optimizer=config.OptimizerConfig(name="adamw"),
         guard=config.GuardConfig(),
         objective=objective,
+        teacher=dataclasses.replace(shape, hidden_size=48)
+        if _has_live_teacher(objective)
+        else None,
         num_steps=10,
         batch_size=ROWS,
         seq_len=SEQ_LEN,
@@ -71,7 +84,9 @@ def test_no_array_holds_the_logits_of_all_tokens(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sft", pytest.param("dpo_cached", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name", ["sft", "forward_kl", pytest.param("dpo_cached", marks=pytest.mark.long)]
+)
 def test_an_array_does_when_a_chunk_is_all_tokens(name):
     """So that what the test above looks for is what would be there."""
     assert largest(compiled(name, ROWS * SEQ_LEN).as_text()) >= ROWS * SEQ_LEN * VOCAB
