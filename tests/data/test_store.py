@@ -15,7 +15,7 @@ import pytest
 from small_corpora import SMALL, documents, write_jsonl
 
 from kanana_jax import data
-from kanana_jax.data import cache_files, split, store, tokenizer
+from kanana_jax.data import cache_files, split, store, tokenizer, zarr_arrays
 
 
 def write(path: pathlib.Path, texts: list[str], used=None) -> pathlib.Path:
@@ -42,8 +42,8 @@ def files(path: pathlib.Path) -> list[pathlib.Path]:
 
 @pytest.mark.parametrize("memory_bytes", [0, 2**30], ids=["slices", "memory"])
 def test_store_gives_back_the_documents(tmp_path, memory_bytes, monkeypatch):
-    monkeypatch.setattr(store, "_SHARD", 512)
-    monkeypatch.setattr(store, "_CHUNK", 64)
+    monkeypatch.setattr(zarr_arrays, "_SHARD", 512)
+    monkeypatch.setattr(zarr_arrays, "_CHUNK", 64)
     texts = documents(100)
     opened = store.open_store(write(tmp_path / "s", texts), memory_bytes)
     ends = [0, *opened.train[0].ends_N.tolist()]
