@@ -8,7 +8,7 @@ from kanana_jax import config, data
 from kanana_jax.jobs import pass_rates, pretrain, rl
 from kanana_jax.jobs.training import Job
 
-NUM_TASKS, NUM_TRIES = 32, 8  # of each set
+NUM_TASKS, NUM_TRIES = 48, 8  # of each set
 
 
 def rollouts(
