@@ -20,7 +20,7 @@ from kanana_jax.report import claims, pairs, results, stages
 from kanana_jax.report.claims import Claim
 from kanana_jax.report.results import Run
 
-TEACHER, STUDENT = "teacher", "student"
+TEACHER, STUDENT = "base", "student"  # stages
 TEXT, WHOLE, BOTH = "text", "whole distribution", "text and distribution"
 TOP_K, SAMPLED = "8 likeliest tokens", "8 draws"
 _NUM_KEPT = 8

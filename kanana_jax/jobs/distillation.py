@@ -54,7 +54,8 @@ def objective(chosen: config.DistillConfig, z_weight: float) -> Distillation:
     return Distillation(teaching, chosen.ce_weight, z_weight)
 
 
-def _frozen(built: training.Built, start: training.Start) -> Mapping[str, model.Weights]:
+def frozen(built: training.Built, start: training.Start) -> Mapping[str, model.Weights]:
+    """The teacher's, where a step runs it; `built.own` says who it is."""
     if built.steps.cfg.teacher is None:
         return {}
     return {teacher.NAME: teachers.restored(built.own, built, start)}
@@ -85,7 +86,7 @@ def over(job: training.Job) -> training.Job:
         source=source,
         check=lambda corpus, cfg: teachers.expect(known(cfg)),
         own=known,
-        frozen=_frozen,
+        frozen=frozen,
         pictures=(DIVERGENCE, *job.pictures),
     )
 

@@ -8,9 +8,9 @@ conversations, as for `sft`; 1 - `on_policy.share` of the rows are of them, taug
 flows through the draws, and no reward is asked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kanana_jax import config, data, model
 from kanana_jax.config import fields
@@ -49,8 +49,8 @@ class Config(distillation.Config):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Own(teachers.Known):
+class _Own(NamedTuple):
+    known: teachers.Known
     on_policy: OnPolicyConfig
 
 
@@ -84,11 +84,15 @@ def _evaluators(
 
 
 def _own(cfg: Any) -> _Own:
-    return _Own(**vars(distillation.known(cfg)), on_policy=cfg.on_policy)
+    return _Own(distillation.known(cfg), cfg.on_policy)
+
+
+def _frozen(built: training.Built, start: training.Start) -> Mapping[str, model.Weights]:
+    return distillation.frozen(built._replace(own=built.own.known), start)
 
 
 def _expect(own: _Own) -> None:
-    teachers.expect(own)
+    teachers.expect(own.known)
     playing.expect_sound(own.on_policy.rollouts)
 
 
@@ -97,5 +101,6 @@ JOB = distillation.over(sft.JOB)._replace(
     evaluators=_evaluators,
     check=lambda corpus, cfg: _expect(_own(cfg)),
     own=_own,
+    frozen=_frozen,
 )
 run = training.of(JOB)

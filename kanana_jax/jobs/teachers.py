@@ -1,7 +1,7 @@
 """Who teaches a student: a model folder, or the student as it was before its first step."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kanana_jax import config, model
 from kanana_jax.jobs import initial
@@ -10,8 +10,7 @@ from kanana_jax.train import state
 from kanana_jax.weights import native
 
 
-@dataclass(frozen=True, kw_only=True)
-class Known:
+class Known(NamedTuple):
     """What decides who teaches whom."""
 
     distill: config.DistillConfig

@@ -15,6 +15,8 @@ from kanana_jax import config, jobs
 from kanana_jax.config import fields, paths, ranges
 from kanana_jax.jobs import (
     calibration,
+    distillation,
+    on_policy_distillation,
     online_preference,
     pipeline,
     preference,
@@ -89,8 +91,15 @@ def below(group: Any) -> list[Any]:
     return [group, *(one for value in inner for one in below(value))]
 
 
+TAUGHT = (
+    _training(distillation.Config),
+    _training(
+        on_policy_distillation.Config,
+        on_policy=on_policy_distillation.OnPolicyConfig(rollouts=ROLLOUTS),
+    ),
+)
 LLAMA3_ROPE = config.Llama3RopeConfig(factor=8.0, original_max_positions=8)
-EXAMPLES = (*TRAININGS, LLAMA3_ROPE, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
+EXAMPLES = (*TRAININGS, *TAUGHT, LLAMA3_ROPE, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
 BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}
 

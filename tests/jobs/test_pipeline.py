@@ -203,7 +203,7 @@ def test_edits_are_those_of_the_stages_they_name(staged):
         ("chats.train.num_steps=7", r"begins with a stage.*got 'chats.train.num_steps=7'"),
         ("chat", "an edit looks like path=value"),
         ("chat.train.num_step=7", "unknown setting 'train.num_step'"),
-        ("chat.train.num_steps=0", "train.num_steps must lie in"),
+        ("chat.train.eval_batches=0", "train.eval_batches must lie in"),
         ("chat.init_from=base", "unknown setting 'init_from'"),
         ("name=other", "begins with a stage"),
     ],

@@ -59,9 +59,7 @@ def compiled(name: str, loss_chunk_tokens: int = 256) -> Any:
         optimizer=config.OptimizerConfig(name="adamw"),
         guard=config.GuardConfig(),
         objective=objective,
-        teacher=dataclasses.replace(shape, hidden_size=48)
-        if _has_live_teacher(objective)
-        else None,
+        teacher=_teacher(objective, shape),
         num_steps=10,
         batch_size=ROWS,
         seq_len=SEQ_LEN,
