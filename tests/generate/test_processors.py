@@ -16,6 +16,8 @@ from kanana_jax.generate.answers import answers
 from kanana_jax.generate.processors import NOTHING, Processors
 from kanana_jax.model import presets
 
+pytestmark = pytest.mark.slow
+
 PENALTIES = Processors(
     repetition_penalty=1.3, frequency_penalty=0.7, presence_penalty=-0.4, logit_bias=((7, 3.0),)
 )

@@ -11,6 +11,8 @@ from served import Served, text_of
 from kanana_jax.data import chat
 from kanana_jax.evaluate import scoring
 
+pytestmark = pytest.mark.slow
+
 PATH = "/v1/completions"
 CONTEXT, CONTINUATION = [256, *b"abc"], [*b"de", 0xED, 0x95, 0x9C]
 

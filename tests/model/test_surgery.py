@@ -16,6 +16,8 @@ from kanana_jax.config import ConfigError
 from kanana_jax.model import presets, surgery
 from kanana_jax.model.surgery import resizing
 
+pytestmark = pytest.mark.slow
+
 # Everything that a cut or a growth can meet: groups of experts, a latent of queries, raw weights.
 LATENT = dataclasses.replace(
     SMALL,
