@@ -5,6 +5,7 @@ Test folders import the fixtures into their conftest.py.
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kanana_jax import config, data, parallel
 from kanana_jax.jobs import outcome, pretrain, training
 from kanana_jax.model import presets
 from kanana_jax.report import metrics, progress
+from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.train import fit, state
 from kanana_jax.train import step as step_lib
 from kanana_jax.weights import native
@@ -63,6 +65,14 @@ def pretraining(text: Path, **blocks: Any) -> pretrain.Config:
         "mesh": config.MeshConfig(data=1, fsdp=1),
     } | blocks
     return pretrain.Config(**blocks)
+
+
+def write_solved(path: Path, family: str) -> Path:
+    """Conversations in which 40 tasks of a family are solved."""
+    drawn = drawing.tasks_of([families.of(family)], ["en"], seed=0, count=40, heldout=False)
+    lines = ({"messages": [*one.messages, *one.oracle]} for one in drawn)
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    return path
 
 
 def write_model(path: Path, shape: config.ModelConfig, tokenizer: str = "") -> Path:

@@ -17,6 +17,7 @@ from kanana_jax.config import fields
 from kanana_jax.config.ranges import Count, Share
 from kanana_jax.data.whole_documents import WholeDocuments
 from kanana_jax.jobs import distillation, playing, rounds, sft, teachers, training
+from kanana_jax.jobs.job import measuring
 from kanana_jax.rollouts import rejection, store
 from kanana_jax.train import fit
 
@@ -72,15 +73,10 @@ def _source(
     return rounds.RoundsSource(corpus, cfg, stages, built.directory, plan)
 
 
-def _evaluators(
-    corpus: WholeDocuments,
-    cfg: config.DataConfig,
-    train: config.TrainConfig,
-    built: training.Built,
-) -> tuple[fit.Evaluator, ...]:
-    every = built.own.on_policy.steps_per_round
-    found = sft.JOB.evaluators(corpus, cfg, train, built)
-    return (*found, rounds.figures(built.directory, every))
+def _figures(
+    corpus: Any, cfg: config.DataConfig, train: config.TrainConfig, built: training.Built
+) -> fit.Evaluator:
+    return rounds.figures(built.directory, built.own.on_policy.steps_per_round)
 
 
 def _own(cfg: Any) -> _Own:
@@ -96,9 +92,8 @@ def _expect(own: _Own) -> None:
     playing.expect_sound(own.on_policy.rollouts)
 
 
-JOB = distillation.over(sft.JOB)._replace(
+JOB = measuring(distillation.over(sft.JOB), _figures)._replace(
     source=_source,
-    evaluators=_evaluators,
     check=lambda corpus, cfg: _expect(_own(cfg)),
     own=_own,
     frozen=_frozen,

@@ -55,15 +55,19 @@ class Divergence(Protocol):
     def values(self, student_BSV: Logits, read: tuple[Array, ...], /) -> Float[Array, "B S"]: ...
 
 
-@dataclass(frozen=True)
-class ForwardKL:
-    """The student covers what the teacher says: the mean of cross-entropies to its draws."""
+class _OfAll:
+    """Reads all of p."""
 
     columns = _NONE
     num_draws = 0
 
     def read(self, teacher_BSV, uniform_BSK):
         return (teacher_BSV,)
+
+
+@dataclass(frozen=True)
+class ForwardKL(_OfAll):
+    """The student covers what the teacher says: the mean of cross-entropies to its draws."""
 
     def values(self, student_BSV, read):
         (teacher_BSV,) = read
@@ -71,14 +75,8 @@ class ForwardKL:
 
 
 @dataclass(frozen=True)
-class ReverseKL:
+class ReverseKL(_OfAll):
     """The student keeps to what the teacher says too; it may leave some of it out."""
-
-    columns = _NONE
-    num_draws = 0
-
-    def read(self, teacher_BSV, uniform_BSK):
-        return (teacher_BSV,)
 
     def values(self, student_BSV, read):
         (teacher_BSV,) = read

@@ -113,8 +113,6 @@ class Recorder:
         return found
 
     def _judge(self, number: int, entry: dict) -> None:
-        if "loss" not in entry:  # nothing was trained
-            return
         error = self._storage_error
         if error is not None and not self._is_storage_failing:
             self._log.report(
@@ -123,6 +121,8 @@ class Recorder:
                 "goes on without new checkpoints until they can be written",
             )
         self._is_storage_failing = error is not None
+        if "loss" not in entry:  # nothing was trained
+            return
         if not self._guard.enabled:
             if not math.isfinite(entry["loss"]):
                 self.trouble_step = number

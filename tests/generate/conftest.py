@@ -2,9 +2,11 @@
 
 import pytest
 import small_decoder
+from scripted import Scripted, say, with_template
 from served import Served, write_model
 
 from kanana_jax import generate
+from kanana_jax.data import chat
 
 
 @pytest.fixture(scope="session")
@@ -40,4 +42,13 @@ def loaded(served_folder):
 @pytest.fixture(scope="module")
 def served(loaded):
     with Served(loaded) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hermes(loaded):
+    """A scripted model of the format of hermes."""
+    with Served(
+        with_template(loaded, chat.HERMES.template), engine=Scripted(say), length=4096
+    ) as server:
         yield server

@@ -7,9 +7,7 @@ import threading
 import pytest
 from scripted import SAYS, Scripted, say, with_template
 from served import GREEDY, Served
-from test_serve_chat import ARGUMENTS, KIMI, TOOLS
-
-from kanana_jax.data import chat
+from test_serve_chat import ARGUMENTS, KIMI, TOOLS, user
 
 openai = pytest.importorskip("openai")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -18,14 +16,6 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 def _client(server, **options):
     settings = {"api_key": "x", "max_retries": 0, "timeout": 120} | options
     return openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", **settings)
-
-
-@pytest.fixture(scope="module")
-def hermes(loaded):
-    with Served(
-        with_template(loaded, chat.HERMES.template), engine=Scripted(say), length=4096
-    ) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +29,6 @@ def plain(served):
     """The client of a model that draws."""
     with _client(served) as client:
         yield client
-
-
-def user(text):
-    return {"role": "user", "content": text}
 
 
 def answer(client, text, **more):

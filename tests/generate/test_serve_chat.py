@@ -8,7 +8,7 @@ import pytest
 from scripted import ADD, NOW, SAYS, Scripted, say, with_template
 from served import Served
 
-from kanana_jax.data import chat, tokenizer
+from kanana_jax.data import tokenizer
 
 PATH = "/v1/chat/completions"
 TOOLS = [
@@ -34,15 +34,6 @@ def user(text):
 
 def ask(text, **more):
     return {"messages": [user(text)], "max_tokens": 900, "seed": 1} | more
-
-
-@pytest.fixture(scope="module")
-def hermes(loaded):
-    """A model of the format of hermes."""
-    with Served(
-        with_template(loaded, chat.HERMES.template), engine=Scripted(say), length=4096
-    ) as server:
-        yield server
 
 
 def _choice(answer):

@@ -1,7 +1,6 @@
 """On-policy distillation: what a student is asked about is what it wrote."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -12,17 +11,13 @@ from kanana_jax.data.chat import Origin
 from kanana_jax.jobs import on_policy_distillation
 from kanana_jax.report import metrics
 from kanana_jax.rollouts import store
-from kanana_jax.rollouts.environments import drawing, families
 
 FAMILY = "chain_sum@3"
 
 
 @pytest.fixture
 def cfg(tmp_path):
-    path = tmp_path / "conversations.jsonl"
-    drawn = drawing.tasks_of([families.of(FAMILY)], ["en"], seed=0, count=40, heldout=False)
-    lines = ({"messages": [*one.messages, *one.oracle]} for one in drawn)
-    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    path = tiny_jobs.write_solved(tmp_path / "conversations.jsonl", FAMILY)
     data = config.DataConfig(
         paths=(str(path),), seq_len=64, batch_size=8, heldout_fraction=0.2,
         cache_dir=str(tmp_path / "cache"),

@@ -1,7 +1,6 @@
 """Reinforcement learning of a model that has learned nothing, from the file to the report."""
 
 import dataclasses
-import json
 import typing
 
 import numpy as np
@@ -12,7 +11,6 @@ from kanana_jax import config
 from kanana_jax.jobs import rl, rl_losses
 from kanana_jax.report import metrics, results
 from kanana_jax.rollouts import store
-from kanana_jax.rollouts.environments import drawing, families
 
 FAMILY = "chain_sum@3"
 
@@ -20,10 +18,7 @@ FAMILY = "chain_sum@3"
 @pytest.fixture(scope="module")
 def cfg(tmp_path_factory) -> rl.Config:
     folder = tmp_path_factory.mktemp("data")
-    path = folder / "conversations.jsonl"
-    drawn = drawing.tasks_of([families.of(FAMILY)], ["en"], seed=0, count=40, heldout=False)
-    lines = ({"messages": [*one.messages, *one.oracle]} for one in drawn)
-    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    path = tiny_jobs.write_solved(folder / "conversations.jsonl", FAMILY)
     data = config.DataConfig(
         paths=(str(path),), seq_len=64, batch_size=16, heldout_fraction=0.2,
         cache_dir=str(folder / "cache"),
