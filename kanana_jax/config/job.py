@@ -150,8 +150,8 @@ class TrainingConfig:
             return
         if self.optimizer.name in ("muonclip", "muon_hyperball"):
             raise ConfigError(
-                f"optimizer.name = {self.optimizer.name} cannot train adapters: QK-Clip would scale "
-                "matrices that are frozen, and a hyperball's norm is none of theirs; set "
+                f"optimizer.name = {self.optimizer.name} trains no adapters: QK-Clip would scale "
+                "frozen matrices, and muon_hyperball keeps norms, of which B has none; set "
                 "optimizer.name to muon, normuon, adamuon or adamw"
             )
         is_moving = self.train.router_balance == "quantile" or self.train.router_bias_rate

@@ -1,12 +1,12 @@
 """Low-rank adapters (arXiv:2106.09685): a layer computes with W + scale A B.
 
-    scale = alpha / rank      A: inputs x rank, uniform in +-1/sqrt(inputs)      B: rank x outputs, 0
+    scale = alpha / rank     A: inputs x rank, uniform in +-1/sqrt(inputs)     B: rank x outputs, 0
 
 so that before the first step the model is the one below. The sum is formed where a layer begins,
 for one layer at a time, and modules know nothing of it: memory holds it, and its gradient, for the
 layer that is at work. What recomputation saves is what else would keep it for the backward pass.
 
-A leaf's A has the leaf's axes with one of the rank in the place of its outputs, and B in that of its
+A leaf's A has its axes with one of the rank in the place of the outputs, and B in that of the
 inputs, so both are spread over a mesh as the leaf is.
 
 Letters: L layers.
@@ -69,7 +69,7 @@ class Site(NamedTuple):
 
 
 def sites(cfg: ModelConfig, lora: LoraConfig, shapes: Params) -> Params:
-    """The leaves that have an adapter, in the structure of the parameters, whose `shapes` these are.
+    """The leaves that have an adapter, in the structure of the parameters, which have `shapes`.
 
     Raises ConfigError where a role that the model does not have is given a rank.
     """

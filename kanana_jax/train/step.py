@@ -51,7 +51,7 @@ class StepConfig:
     optimizer: config.OptimizerConfig
     guard: config.GuardConfig
     average: config.AverageConfig = config.AverageConfig()  # noqa: RUF009
-    lora: config.LoraConfig = config.LoraConfig()  # noqa: RUF009
+    lora: config.LoraConfig = config.LoraConfig()
     objective: Objective = NextToken()
     teacher: config.ModelConfig | None = None  # of an objective with a live one
     num_steps: int  # of the schedule, as far as it depends on them

@@ -68,7 +68,7 @@ def whole(
 
 
 def kept_dtypes(shape: config.ModelConfig, lora: config.LoraConfig) -> model.Weights:
-    """Of whole weights: a frozen model's are lora.base_dtype where the model multiplies in 16 bits."""
+    """Of whole weights: frozen ones are of lora.base_dtype, but for norms and routers."""
     narrow = jnp.dtype(lora.base_dtype if lora.rank else "float32")
 
     def one(spec: model.ParamSpec) -> jnp.dtype:
