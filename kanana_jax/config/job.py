@@ -148,12 +148,6 @@ class TrainingConfig:
     def _check_lora(self):
         if not self.lora.rank:
             return
-        if self.optimizer.name in ("muonclip", "muon_hyperball"):
-            raise ConfigError(
-                f"optimizer.name = {self.optimizer.name} trains no adapters: QK-Clip would scale "
-                "frozen matrices, and muon_hyperball keeps norms, of which B has none; set "
-                "optimizer.name to muon, normuon, adamuon or adamw"
-            )
         is_moving = self.train.router_balance == "quantile" or self.train.router_bias_rate
         if self.model.num_moe_layers and is_moving:
             raise ConfigError(

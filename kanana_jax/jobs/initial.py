@@ -2,16 +2,15 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from kanana_jax import checkpoint, config, model, parallel
-from kanana_jax.train import optimizers, state, trained
-from kanana_jax.weights import fingerprint, native
+from kanana_jax import checkpoint, config, model
+from kanana_jax.train import optimizers, state
+from kanana_jax.weights import native
 from kanana_jax.workdir import events
 
 
@@ -69,39 +68,6 @@ def restore(init_from: str, like: model.Weights) -> model.Weights:
     head = like.params[name]
     zeros = jax.device_put(np.zeros(head.shape, head.dtype), head.sharding)
     return found._replace(params={**found.params, name: zeros})
-
-
-class Base(NamedTuple):
-    """The frozen model of a run that trains adapters."""
-
-    weights: dict[str, model.Weights]  # by its name among the frozen ones; empty without adapters
-    fingerprint: str  # of its folder
-
-
-def base(
-    cfg: config.TrainingConfig,
-    restored: Callable[[], model.Weights],
-    report: Callable[[str, str], None],
-) -> Base:
-    """Reads it where lora.rank asks for adapters, and says what is trained beside it."""
-    if not cfg.lora.rank:
-        return Base({}, "")
-    own, (whole, _) = trained.count(cfg.model, cfg.lora), model.num_params(cfg.model)
-    report("lora", f"{own:,} parameters are trained beside {whole:,} that are not")
-    name = fingerprint.of_folder(Path(cfg.train.init_from)) if parallel.is_first() else None
-    return Base({trained.NAME: restored()}, parallel.everyones(name)[0])
-
-
-def check_base(cfg: config.TrainingConfig) -> None:
-    """Raises ConfigError where adapters are asked for and nothing, or no matrix, to add them to."""
-    if not cfg.lora.rank:
-        return
-    if not cfg.train.init_from:
-        raise config.ConfigError(
-            "lora.rank needs a model that adapters are added to, got an empty train.init_from; "
-            "name the folder of one"
-        )
-    trained.describe(cfg.model, cfg.lora)
 
 
 def optimizer_state(run: Path, like: state.TrainState) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from kanana_jax import config, data, model, parallel
-from kanana_jax.jobs import compiling, initial, outcome
+from kanana_jax.jobs import adapters, compiling, initial, outcome
 from kanana_jax.jobs.job import Built, Job, Start
 from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress
@@ -111,7 +111,9 @@ def _train_one(
             return first.steps.weights(cfg.train.seed)
         return initial.restore(cfg.train.init_from, first.steps.like_whole)
 
-    base = initial.base(cfg, restored, folder.report)
+    base = adapters.base(
+        cfg.lora, first.steps.cfg.model, cfg.train.init_from, restored, folder.report
+    )
 
     def first_weights() -> model.Weights:
         return base.weights[trained.NAME] if base.weights else restored()

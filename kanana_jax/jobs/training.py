@@ -15,7 +15,7 @@ import jax
 
 from kanana_jax import checkpoint, config, parallel
 from kanana_jax.checkpoint import owner
-from kanana_jax.jobs import compiling, initial
+from kanana_jax.jobs import adapters, compiling, initial
 from kanana_jax.jobs import runs as runs_lib
 from kanana_jax.jobs.job import Built, Corpus, Job, Start, Text, stored
 from kanana_jax.jobs.runs import cache_dir, data_stages
@@ -146,7 +146,9 @@ def _check(plan: Plan, workdir: Path) -> Plan:
     for one in plan.runs:
         initial.check_tokenizer(one.config.train.init_from, one.config.data.tokenizer)
         initial.check_optimizer(one.config.train)
-        initial.check_base(one.config)
+        adapters.check(
+            one.config.lora, one.config.optimizer, one.config.model, one.config.train.init_from
+        )
         for stage in one.config.in_stages():
             cfg = stage.config
             parallel.check(

@@ -33,6 +33,7 @@ class Recipe(NamedTuple):
     keeps_norms: bool = False  # of the matrices, which therefore have no weight decay
     report: Callable[[optax.OptState], Metrics] = lambda opt_state: {}
     idle: Mapping[str, float] = {}
+    not_of_adapters: str = ""  # why it cannot train low-rank ones
 
 
 def _clip_report(opt_state: optax.OptState) -> Metrics:
@@ -84,10 +85,19 @@ def _muon_hyperball(rate, specs, clip_specs, cfg, adam, polar):
 TABLE: dict[str, Recipe] = {
     "adamw": Recipe(_adamw, has_polar=False),
     "muon": Recipe(_muon),
-    "muonclip": Recipe(_muonclip, report=_clip_report, idle={"clip_count": 0, "min_gamma": 1.0}),
+    "muonclip": Recipe(
+        _muonclip,
+        report=_clip_report,
+        idle={"clip_count": 0, "min_gamma": 1.0},
+        not_of_adapters="QK-Clip would scale matrices that are frozen",
+    ),
     "normuon": Recipe(_normuon),
     "adamuon": Recipe(_adamuon),
-    "muon_hyperball": Recipe(_muon_hyperball, keeps_norms=True),
+    "muon_hyperball": Recipe(
+        _muon_hyperball,
+        keeps_norms=True,
+        not_of_adapters="it keeps the norms of matrices, and that of B is 0",
+    ),
 }
 
 
@@ -100,7 +110,9 @@ def make(
     """The optimizer that `cfg` names, at the learning rate `rate(updates done)`.
 
     Its state does not depend on the rate. `update` takes the keyword `max_logits`, (layers, heads).
+    Raises ConfigError where `lora` asks for adapters that it cannot train.
     """
+    expect_able(cfg, lora)
     adam = {
         "weight_decay": cfg.weight_decay,
         "mask": decay_mask(cfg, shape, lora),
@@ -113,6 +125,16 @@ def make(
     clip_specs = _map_specs(lambda s: s.qk_clip, shape, lora)
     made = TABLE[cfg.name].make(rate, specs, clip_specs, cfg, adam, polar)
     return optax.with_extra_args_support(made)
+
+
+def expect_able(cfg: config.OptimizerConfig, lora: config.LoraConfig) -> None:
+    """Raises ConfigError where the optimizer cannot train what `lora` asks for."""
+    if lora.rank and TABLE[cfg.name].not_of_adapters:
+        able = [name for name, recipe in TABLE.items() if not recipe.not_of_adapters]
+        raise config.ConfigError(
+            f"optimizer.name must be one of {', '.join(able)} with lora.rank, got {cfg.name}: "
+            f"{TABLE[cfg.name].not_of_adapters}"
+        )
 
 
 def averaged(
