@@ -20,7 +20,7 @@ def check(
     shape: config.ModelConfig,
     init_from: str,
 ) -> None:
-    """Raises ConfigError where adapters are asked for and cannot be trained, or added to a model."""
+    """Raises ConfigError where adapters are asked for that cannot be trained or have no model."""
     if not lora.rank:
         return
     if not init_from:
