@@ -37,20 +37,20 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def write(
-    target: Path, cfg: config.ModelConfig, pairs: lora.Pairs, *, alpha: float, base: str
-) -> None:
+def write(target: Path, cfg: config.ModelConfig, pairs: lora.Pairs, *, base: str) -> None:
     """Writes the folder `target` of adapters to the Hugging Face folder of the model `base`."""
     leaves = hf_names.leaves(cfg)
     tensors: dict[str, np.ndarray] = {}
-    ranks: dict[str, int] = {}  # by the pattern of a module's name
+    sizes: dict[str, tuple[int, float]] = {}  # rank and alpha by the pattern of a module's name
     for path, pair in pairs.items():
         for one in leaves[path].tensors:
             module = one.name.removesuffix(".weight")
-            ranks[re.sub(r"\d+", r"\\d+", re.escape(module))] = pair.site.rank
+            sizes[_pattern(module)] = pair.site.rank, round(pair.scale * pair.site.rank, 9)
             for name, x in zip(("lora_A", "lora_B"), _to_theirs(pair, one), strict=True):
                 tensors[f"{_PREFIX}{module}.{name}.weight"] = x
-    rank = max(ranks.values())
+    # PEFT joins experts' matrices for transformers 5, and gives them the one rank that it knows.
+    first = next((name for name in sizes if r"\.experts" in name), next(iter(sizes)))
+    rank, alpha = sizes[first]
     fields = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -59,9 +59,9 @@ def write(
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": "|".join(ranks),
-        "rank_pattern": {name: own for name, own in ranks.items() if own != rank},
-        "alpha_pattern": {},
+        "target_modules": "|".join(sizes),
+        "rank_pattern": {name: own for name, (own, _) in sizes.items() if own != rank},
+        "alpha_pattern": {name: own for name, (_, own) in sizes.items() if own != alpha},
         "inference_mode": True,
     }
     planned = [hf_files.Planned(name, x.shape, x.dtype) for name, x in tensors.items()]
@@ -109,6 +109,12 @@ def read(
             f"got {some(sorted(unclaimed)) or 'none'}; give the model that it was trained beside"
         )
     return found
+
+
+def _pattern(module: str) -> str:
+    """Of a module's name in every layer and, of an expert's, in every expert, or in all as one."""
+    name = re.sub(r"\d+", r"\\d+", re.escape(module))
+    return name.replace(r"experts\.\d+\.", r"experts\.(\d+\.)?")
 
 
 class _Scaling(NamedTuple):

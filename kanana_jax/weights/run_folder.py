@@ -75,10 +75,7 @@ def export_peft(run: Path, target: Path) -> None:
             f"{run} has trained a scalar head beside its adapters, which a PEFT folder is not "
             "written with; make a model folder of it by --to"
         )
-    pairs = open_pairs(run)
-    peft.write(
-        target, recorded.what.cfg, pairs, alpha=recorded.lora.alpha, base=str(recorded.start)
-    )
+    peft.write(target, recorded.what.cfg, open_pairs(run), base=str(recorded.start))
 
 
 def open_pairs(run: Path, base: Path | None = None) -> dict[str, lora.Pair]:
