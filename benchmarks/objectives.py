@@ -6,7 +6,7 @@
     reward          a scalar at the end of each answer
     grpo            clipped ratios to the policy before the update, TIS
     grpo, replay    the same, tokens going where the batch says
-    taught          the divergence from a teacher of the same shape, whose forward pass is in the step
+    taught          the divergence from a teacher of the same shape, which the step runs too
 
 All arms see the same rows of pairs: a published shape with fewer layers and its whole vocabulary,
 random tokens, half of them targets. Each runs in a process of its own, so that the peak of the
