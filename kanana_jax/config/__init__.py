@@ -18,6 +18,7 @@ from kanana_jax.config.optimizer import OptimizerConfig, ScheduleConfig
 from kanana_jax.config.rl import RLConfig
 from kanana_jax.config.rollouts import RolloutConfig
 from kanana_jax.config.stages import RateSegment, StageConfig, StagedConfig
+from kanana_jax.config.surgery import SurgeryConfig
 from kanana_jax.config.train import (
     AverageConfig,
     GuardConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "Stage",
     "StageConfig",
     "StagedConfig",
+    "SurgeryConfig",
     "TrainConfig",
     "TrainingConfig",
     "YarnConfig",

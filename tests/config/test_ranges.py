@@ -98,9 +98,11 @@ TAUGHT = (
         on_policy=on_policy_distillation.OnPolicyConfig(rollouts=ROLLOUTS),
     ),
 )
+SURGERY = config.SurgeryConfig(grow=("stack=1",))
 LLAMA3_ROPE = config.Llama3RopeConfig(factor=8.0, original_max_positions=8)
 LORA = config.LoraConfig(rank=8)
-EXAMPLES = (*TRAININGS, *TAUGHT, LLAMA3_ROPE, LORA, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
+ALONE = (LLAMA3_ROPE, SURGERY, LORA, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
+EXAMPLES = (*TRAININGS, *TAUGHT, *ALONE)
 BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}
 
