@@ -1,4 +1,4 @@
-"""Logits of Hugging Face models with adapters, by transformers and PEFT, for test_adapters.
+"""Logits of Hugging Face models with adapters, by transformers and PEFT, for test_lora_folders.
 
     python tests/weights/peft_logits.py OUT BASE ADAPTERS [BASE ADAPTERS ...]
 
