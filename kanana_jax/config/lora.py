@@ -44,7 +44,7 @@ class LoraConfig:
     def rank_of(self, role: str) -> int:
         """That of a matrix of the role "attention", "dense", "experts" or "shared"."""
         chosen = self._ranks[role]
-        return self.rank if chosen == "rank" else chosen
+        return chosen if isinstance(chosen, int) else self.rank
 
     @property
     def _ranks(self) -> dict[str, int | str]:

@@ -128,7 +128,7 @@ def _train_one(
     known = Start(first_weights, kept, folder.report)
     corpus = job.prepared(corpus, cfg.data, first, known)
     own = job.own(cfg)
-    frozen = base.weights | job.frozen(first._replace(own=own), known)
+    frozen = {**base.weights, **job.frozen(first._replace(own=own), known)}
 
     def completed(built: Built) -> Built:
         return built._replace(frozen=frozen, own=own, directory=folder.directory, start=known)

@@ -84,8 +84,8 @@ def sites(cfg: ModelConfig, lora: LoraConfig, shapes: Params) -> Params:
         role = _role(names)
         seen.add(role)
         if rank := lora.rank_of(role):
-            shape = functools.reduce(lambda tree, name: tree[name], names, shapes).shape
-            _insert(found, names, _site(spec, shape, rank))
+            leaf: Any = functools.reduce(lambda tree, name: tree[name], names, shapes)
+            _insert(found, names, _site(spec, leaf.shape, rank))
     for role in ("attention", "dense", "experts", "shared"):
         if role not in seen and getattr(lora, f"{role}_rank") not in ("rank", 0):
             raise ConfigError(

@@ -6,7 +6,6 @@ processes make this call together: all train and save, process 0 writes everythi
 """
 
 import bisect
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -153,7 +152,7 @@ def _measure(workdir: Folder, run: Run, at: Position) -> Outcome:
 
 def _whole(stage: Stage, run: Run) -> Callable[[model.Weights], model.Weights]:
     """From the weights that are trained to those that compute."""
-    return functools.partial(stage.steps.whole, frozen=run.frozen)
+    return lambda weights: stage.steps.whole(weights, run.frozen)
 
 
 def _latest(workdir: Folder, run: Run) -> Position:

@@ -173,7 +173,8 @@ def _to_ours(
         else:
             a_part[:own] = a.reshape(own, *a_part.shape[1:])
             b_part[..., :own] = b.reshape(*b_part.shape[:-1], own)
-    return lora.Pair(*made, 1.0, site._replace(rank=rank))
+    a, b = made
+    return lora.Pair(a, b, 1.0, site._replace(rank=rank))
 
 
 def _check_shapes(module: str, a: np.ndarray, b: np.ndarray, one: hf_names.Tensor) -> None:

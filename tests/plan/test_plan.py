@@ -164,7 +164,9 @@ def test_muon_flops_of_one_matrix():
         (("--preset=tiny", "--topology=v5p:2x2x1", "--batch-tokens=5"), "is no multiple of"),
         (
             (
-                "--preset=tiny", "--topology=v5p:2x2x1", "--set=lora.rank=8",
+                "--preset=tiny",
+                "--topology=v5p:2x2x1",
+                "--set=lora.rank=8",
                 "--set=train.router_bias_rate=0",
             ),
             "plans know no adapters, got lora.rank = 8",
