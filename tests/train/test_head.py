@@ -44,6 +44,24 @@ def scaled_grads(fn, *args):
     return jax.grad(lambda params, hidden: 3.0 * fn(params, hidden)[0], argnums=(0, 1))(*args)
 
 
+def test_a_frozen_head_has_no_gradient_formed_and_may_be_of_16_bits():
+    params, hidden, *rest = arrays(CFG)
+
+    def loss(hidden, params):
+        return chunked(CFG, params, hidden, *rest, 64)[0]
+
+    def products(fn, *args):
+        return str(jax.make_jaxpr(fn)(*args)).count("f32[16,67] = dot_general")
+
+    assert products(jax.grad(loss, argnums=1), hidden, params) > 0
+    assert products(jax.grad(loss), hidden, params) == 0
+    found = jax.grad(loss)(hidden, params)
+    np.testing.assert_array_equal(found, jax.grad(loss, argnums=(0, 1))(hidden, params)[0])
+    narrow = {"head": params["head"].astype(jnp.bfloat16)}
+    wide = {"head": narrow["head"].astype(jnp.float32)}
+    np.testing.assert_array_equal(jax.grad(loss)(hidden, narrow), jax.grad(loss)(hidden, wide))
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(
     ("chunk_tokens", "seq_len"), [(1 << 20, 32), (64, 32), (64, 31), (24, 31), (7, 32), (1, 32)]
