@@ -71,7 +71,8 @@ def _from_hf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
         arguments.from_hf, arguments.to, dtype=arguments.dtype, on_tensor=bar.update
     )
     if left_out:
-        bar.write(f"left out {len(left_out)} tensors, of {some(hf_checks.parts_of(left_out))}")
+        parts = sorted(hf_checks.parts_of(left_out))
+        bar.write(f"left out {len(left_out)} tensors, of {some(parts)}")
 
 
 def _from_gguf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:

@@ -2,12 +2,14 @@
 
 import json
 
+import hf_folder
 import ml_dtypes
 import numpy as np
 import published
 import pytest
 
-from kanana_jax.weights import hf, native
+from kanana_jax import convert
+from kanana_jax.weights import hf, hf_config, native
 
 LEFT_OUT = {
     "deepseek_v3": ["model.layers.2.eh_proj.weight"],
@@ -51,3 +53,32 @@ def test_what_is_exported_is_plain_and_says_so(exported):
     assert written["max_position_embeddings"] == fields["max_position_embeddings"]
     ends = json.loads((folder / "back" / "tokenizer_config.json").read_text())
     assert ends["eos_token"] == "[EOS]"
+
+
+def test_scales_in_float32_keep_what_they_say(tmp_path):
+    fields = published.KIMI_K2_THINKING
+    files, _ = published.stored(fields)
+    name = "model.layers.1.mlp.experts.3.down_proj.weight"
+    files[f"{name}_scale"] = files[f"{name}_scale"].astype(np.float32) * np.float32(1.001)
+    opened = hf.open_directory(hf_folder.write(tmp_path / "hf", fields, files))
+    assert opened.entries[name].dtype == np.float32
+    want = hf_folder.unpacked(files[f"{name}_packed"], files[f"{name}_scale"])
+    got = opened.entries[name].read()
+    np.testing.assert_array_equal(got.astype(ml_dtypes.bfloat16), want)
+    assert (got != want.astype(np.float32)).any()
+
+
+def test_layers_listed_by_kind_are_counted():
+    """As transformers 5 writes GLM-4.7-Flash."""
+    fields = published.GLM_4_7_FLASH
+    listed = {key: value for key, value in fields.items() if key != "first_k_dense_replace"}
+    listed |= {"mlp_layer_types": ["dense", "sparse"]}
+    assert hf_config.from_hf(listed) == hf_config.from_hf(fields)
+    assert hf_config.from_hf(listed | {"mlp_layer_types": ["dense"] * 2}).num_moe_layers == 0
+    assert "mlp_layer_types" not in hf_config.extra_fields(listed)
+
+
+def test_the_command_says_what_it_left_out(tmp_path, capsys):
+    source, _ = published.write(tmp_path / "hf", "kimi_k2_5")
+    convert.main([f"--from-hf={source}", f"--to={tmp_path / 'native'}"])
+    assert capsys.readouterr().out == "left out 2 tensors, of mm_projector, vision_tower\n"
