@@ -336,8 +336,11 @@ _NUM_STEPS = {
     "kanana_post": 5,  # base, mid, all on conversations, reward, both on preferences
     "kanana_post_h100": 4,  # base and mid share theirs
     "rl_logic": 5,  # base, more, and three arms with losses of their own
-    "spurious_rewards": 2,  # bases, and all that are rewarded
+    "spurious_rewards": 3,  # the base, the leaky one, and all that are rewarded
     "muon_rl": 5,  # the base, and four arms
+    "cascade": 10,  # each of its stages
+    "prune_distill": 9,  # the base, what is cut of it, five arms, a new one, from scratch
+    "depth_upscaling": 7,  # the parent, it again, starts and the grown models, three from scratch
     "distill_small": 6,  # the teacher, and five arms
     "rl_tracks": 4,  # the base, tracks, both in twice as many steps, and what is only measured
     "rl_routing": 8,  # the base, three corrections with and without replay, float32
