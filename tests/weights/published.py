@@ -4,6 +4,7 @@ config.json of each, what its tokenizer_config.json names, and how its weights a
 that decide nothing but memory are those of `NARROW`; a field that was not published has our value.
 """
 
+import base64
 import json
 from pathlib import Path
 
@@ -224,6 +225,15 @@ MODELS = {
 }
 
 
+# These have a tiktoken.model in the place of a tokenizer.json.
+OF_TIKTOKEN = {"moonlight_16b_a3b", "kimi_k2", "kimi_k2_thinking", "kimi_k2_5"}
+SPECIAL = {290: "[BOS]", 291: "[EOS]", 293: "<|im_end|>"}
+_TOKENIZATION = r"""
+class TikTokenTokenizer:
+    pat_str = "|".join([r"[\p{Han}]+", r" ?[\p{L}&&[^\p{Han}]]+", r"\p{N}{1,3}", r"\s+"])
+"""
+
+
 def text_of(fields: dict) -> dict:
     return fields.get("text_config", fields)
 
@@ -266,6 +276,15 @@ def write(folder: Path, name: str) -> tuple[Path, dict[str, np.ndarray]]:
     """The folder of a model, and the numbers that its language model has."""
     files, meant = stored(MODELS[name])
     source = hf_folder.write(folder, MODELS[name], files)
-    ends = {"bos_token": "[BOS]", "eos_token": "[EOS]", "model_max_length": 1000000}
-    (source / "tokenizer_config.json").write_text(json.dumps(ends))
+    said = {"bos_token": "[BOS]", "eos_token": "[EOS]", "model_max_length": 1000000}
+    if name in OF_TIKTOKEN:
+        said |= {"tokenizer_class": "TikTokenTokenizer", "clean_up_tokenization_spaces": False}
+        said["added_tokens_decoder"] = {
+            str(number): {"content": content, "special": True, "lstrip": False, "rstrip": False}
+            for number, content in SPECIAL.items()
+        }
+        ranks = [f"{base64.b64encode(bytes([i])).decode()} {i}" for i in range(256)]
+        (source / "tiktoken.model").write_text("\n".join(ranks) + "\n")
+        (source / "tokenization_kimi.py").write_text(_TOKENIZATION)
+    (source / "tokenizer_config.json").write_text(json.dumps(said))
     return source, meant

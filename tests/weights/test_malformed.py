@@ -123,7 +123,8 @@ def _tokenizer(content: Any) -> Change:
 
 
 def _wide(folder: Path) -> None:
-    """A vocabulary that cannot be bytes."""
+    """A vocabulary that cannot be bytes, and no tokenizer."""
+    (folder / "tiktoken.model").unlink()
     _fields(vocab_size=640)(folder)
     grown = {"model.embed_tokens.weight", "lm_head.weight"}
     _tensors(
@@ -235,6 +236,22 @@ PLAIN = {
     "index_of_a_number": (
         _index(lambda places: places.update({"model.x": 1})),
         "must name files below this folder, got 1",
+    ),
+    "ranks_cut": (
+        _bytes("tiktoken.model", lambda x: x[: x[:-1].rindex(b"\n") + 1]),
+        "tiktoken.model: expected every byte",
+    ),
+    "ranks_no_base64": (
+        _bytes("tiktoken.model", lambda x: b"?" + x),
+        "tiktoken.model, line 1: expected base64 and a rank",
+    ),
+    "pattern_absent": (_removed("tokenization_kimi.py"), "expected pat_str, how text is cut"),
+    "special_beyond": (
+        _json(
+            "tokenizer_config.json",
+            lambda said: said["added_tokens_decoder"].update({"400": {"content": "x"}}),
+        ),
+        "has ids up to 400, but vocab_size is 320",
     ),
     "tokenizer_absent": (_wide, "tokenizer.json, which does not exist: 640 tokens are not bytes"),
     "tokenizer_not_json": (

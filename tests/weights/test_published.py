@@ -53,6 +53,11 @@ def test_what_is_exported_is_plain_and_says_so(exported):
     assert written["max_position_embeddings"] == fields["max_position_embeddings"]
     ends = json.loads((folder / "back" / "tokenizer_config.json").read_text())
     assert ends["eos_token"] == "[EOS]"
+    path = folder / "back" / "tokenizer.json"
+    assert path.exists() == (name in published.OF_TIKTOKEN)
+    if path.exists():
+        added = {x["id"]: x["content"] for x in json.loads(path.read_text())["added_tokens"]}
+        assert {number: added[number] for number in published.SPECIAL} == published.SPECIAL
 
 
 def test_scales_in_float32_keep_what_they_say(tmp_path):
