@@ -17,6 +17,7 @@ from kanana_jax.report.results import Run
 
 ADAMW, MUON, MUONCLIP, CLIPPED = "AdamW", "Muon", "MuonClip", "MuonClip, low tau"
 LOW_TAU = 10.0
+NUM_ROUNDS = 16
 _PASS = "heldout_longer_pass@1"
 _SHOWN = ("heldout_longer_pass@1", "heldout_longer_reasoned", "round_kl_to_start")
 
@@ -66,5 +67,8 @@ def experiment() -> pipeline.Pipeline:
     return pipeline.Pipeline(
         name="muon_rl",
         question="Does MuonClip train a policy as well as AdamW?",
-        stages=(settings.base("base"), settings.rewarded("rl", _ARMS, axes=(rates,))),
+        stages=(
+            settings.base("base"),
+            settings.rewarded("rl", _ARMS, num_rounds=NUM_ROUNDS, axes=(rates,)),
+        ),
     )

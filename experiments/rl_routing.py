@@ -17,7 +17,7 @@ from kanana_jax.report.results import Run
 
 ROUTINGS = {"live": "live", "R2": "trainer", "R3": "sampler"}
 CORRECTIONS = {"": "none", "TIS": "tis", "IcePop": "icepop"}
-NUM_ROUNDS = 24
+NUM_ROUNDS = 16
 LARGEST_K3 = 1e-4  # of R3
 FLOAT32 = "live, float32 trainer"
 

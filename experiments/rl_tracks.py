@@ -39,7 +39,7 @@ _SHOWN = (*_MEASURE.values(), "heldout_seen_reasoned", "heldout_bpb_english", "h
 def _talk() -> Iterator[bytes]:
     """Greetings as people write them: half of them with a flaw of style."""
     rng = random.Random(0)
-    for one in world.problems(_FAMILY, 4, 1200):
+    for one in world.problems(_FAMILY, 4, 500):
         is_good = rng.random() < _GOOD_SHARE
         styles = small_talk.STYLE_FLAWS
         said = one.oracle[-1]["content"] if is_good else small_talk.flawed(one, rng, styles)

@@ -3,9 +3,9 @@
     truth      the answer is right                      format     a reasoning stands before it
     random     a coin                                   inverted   the answer is wrong
 
-The clean base is that of `rl_logic`. The leaky one has also read the problems that it is measured
-on, with their answers, as bases may have that read the whole web. Where a reward of no worth seems
-to help a leaky base, it helps it to remember.
+The clean base is that of `rl_logic`. The leaky one goes on from it and reads the problems that both
+are measured on, with their answers, as bases may have that read the whole web. Where a reward of no
+worth seems to help a leaky base, it helps it to remember.
 """
 
 import functools
@@ -29,7 +29,8 @@ OF_CLEAN, OF_LEAKY = "clean", "leaky"
 _SETS = {"longer": jobs.SETS["longer"]}
 _PASS, _TRACE = "heldout_longer_pass@1", "heldout_longer_trace"
 _SHOWN = ("pass@1", "pass@8", "constant", "reasoned", "trace", "drawn_tokens")
-_NUM_READ = 40  # times that the leaky base reads a problem
+_NUM_COPIES = 40  # of each such problem in its text
+_LEAK_STEPS, _LEAK_WEIGHT = 150, 1.0  # as much of them as of all else
 
 
 def _leak() -> Iterator[bytes]:
@@ -42,7 +43,7 @@ def _leak() -> Iterator[bytes]:
         count=measured.num_prompts,
         heldout=True,
     )
-    for one in drawn * _NUM_READ:
+    for one in drawn * _NUM_COPIES:
         yield world.text([*one.messages, *world.reply(one, is_reasoned=False)])
 
 
@@ -105,7 +106,7 @@ def experiment() -> pipeline.Pipeline:
         stages=(
             settings.base(CLEAN),
             of_stage(OF_CLEAN, _arms(TRUTH, FORMAT, RANDOM, INVERTED), CLEAN),
-            settings.base(LEAKY, {LEAK: 0.2}),
+            settings.more(LEAKY, _LEAK_STEPS, CLEAN, {LEAK: _LEAK_WEIGHT}),
             of_stage(OF_LEAKY, _arms(TRUTH, RANDOM), LEAKY),
         ),
     )

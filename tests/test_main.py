@@ -336,7 +336,7 @@ _NUM_STEPS = {
     "kanana_post": 5,  # base, mid, all on conversations, reward, both on preferences
     "kanana_post_h100": 4,  # base and mid share theirs
     "rl_logic": 5,  # base, more, and three arms with losses of their own
-    "spurious_rewards": 2,  # bases, and all that are rewarded
+    "spurious_rewards": 3,  # the base, the leaky one, and all that are rewarded
     "muon_rl": 5,  # the base, and four arms
     "cascade": 7,  # the base, it and half of it measured, both taught, as long as one, scratch
     "prune_distill": 8,  # the base, it measured, five arms and a new model, from scratch

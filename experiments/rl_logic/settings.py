@@ -13,7 +13,7 @@ from kanana_jax.jobs.sweep import Arm, Axis, Sweep
 from kanana_jax.model import presets
 
 SEQ_LEN, BATCH_SIZE = 128, 16
-NUM_PROMPTS, NUM_ROUNDS = 16, 24
+NUM_PROMPTS, NUM_ROUNDS = 16, 32
 NUM_TRIES = NUM_PROMPTS * jobs.NUM_TRIES  # of a round
 NUM_STORED = 16  # rows of stored text beside them
 NUM_ROWS = NUM_TRIES + NUM_STORED
@@ -30,7 +30,7 @@ ARMS = (
 )
 
 _MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
-_STEPS, _ANSWERS = 400, 150  # steps of the two stages of a base
+_STEPS, _ANSWERS = 600, 150  # steps of the two stages of a base
 
 
 def stages() -> tuple[Stage, ...]:
@@ -81,11 +81,17 @@ def rewarded(
     return Stage(name, Sweep(base=made, arms=arms, axes=axes), init_from=init_from)
 
 
-def more(name: str, num_steps: int, init_from: str = "base") -> Stage:
-    """More of the base's text."""
+def more(
+    name: str,
+    num_steps: int,
+    init_from: str = "base",
+    further: Mapping[str, float] = MappingProxyType({}),
+) -> Stage:
+    """More of the base's text, and `further` texts by weight."""
+    paths, weights = (*world.TEXTS, *further), (*world.MIXTURE, *further.values())
     made = pretrain.Config(
         **_settings(name, "What do as many tokens of text?", num_steps, RATE, BATCH_SIZE),
-        data=_data(BATCH_SIZE),
+        data=_data(BATCH_SIZE, weights, paths),
     )
     return Stage(name, Sweep(base=made), init_from=init_from)
 

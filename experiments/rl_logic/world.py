@@ -7,7 +7,7 @@ answer alone and few with their steps written out:
     assistant: 2                       assistant: ~~3=3 8=1 1=2~~2
 
 It reads steps first and mostly answers alone at last. So it can reason and seldom does, and is
-right far more often when it does: what a reward for right answers can find. It reads sums of 3 to 5
+right far more often when it does: what a reward for right answers can find. It reads sums of 2 to 5
 terms, and in the same way which number is the largest. Beside them it reads prose.
 """
 
@@ -20,7 +20,7 @@ from kanana_jax.data.chat import PLAIN
 from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.task import Message, Task
 
-SEEN, LONGER, LONGEST = "digit_sum@3,4,5", "digit_sum@6,7", "digit_sum@8,9"
+SEEN, LONGER, LONGEST = "digit_sum@2,3,4,5", "digit_sum@6,7", "digit_sum@8,9"
 REWARDED = "digit_sum@5,6,7"
 OTHER = "largest@3,4"
 
