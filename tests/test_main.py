@@ -338,8 +338,8 @@ _NUM_STEPS = {
     "rl_logic": 5,  # base, more, and three arms with losses of their own
     "spurious_rewards": 3,  # the base, the leaky one, and all that are rewarded
     "muon_rl": 5,  # the base, and four arms
-    "cascade": 10,  # each of its stages
-    "prune_distill": 9,  # the base, what is cut of it, five arms, a new one, from scratch
+    "cascade": 7,  # the base, it and half of it measured, both taught, as long as one, scratch
+    "prune_distill": 8,  # the base, it measured, five arms and a new model, from scratch
     "depth_upscaling": 7,  # the parent, it again, starts and the grown models, three from scratch
     "distill_small": 6,  # the teacher, and five arms
     "rl_tracks": 4,  # the base, tracks, both in twice as many steps, and what is only measured
@@ -364,8 +364,8 @@ def _runs(made, folder):
 
 
 def _marks(name):
-    """Those of large machines take the steps of their small siblings at other sizes."""
-    if name.endswith("_h100"):
+    """Those of large machines take the steps of their small siblings at other sizes; so do some."""
+    if name.endswith("_h100") or name in ("prune_distill", "cascade"):  # those of distill_small
         return pytest.mark.long
     return [] if name == "muon_stress" else pytest.mark.slow
 
