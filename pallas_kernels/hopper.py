@@ -1,8 +1,8 @@
 """What the Hopper kernels share: how they are launched, their memory, the ring that loads fill.
 
 A block of threads is three warpgroups, or four. All but one multiply, each into float32 registers.
-The last one loads by TMA into a ring of slots of shared memory. A slot has two barriers: `ready` opens when its
-loads have landed, `free` when nobody reads it any more.
+The last one loads by TMA into a ring of slots of shared memory. A slot has two barriers: `ready`
+opens when its loads have landed, `free` when nobody reads it any more.
 
 Pallas lays scratch memory out in the alphabetical order of its names, so a new name moves buffers.
 """

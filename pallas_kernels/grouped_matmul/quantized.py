@@ -35,13 +35,19 @@ def grouped_matmul_quantized(
     preferred_element_type, exactly where their scales are powers of two and that is bfloat16 or
     float32, and multiplied as `grouped_matmul` does, whose implementations and errors these are.
     """
+    width, contracted = lhs.values.shape[-1], rhs.values.shape[-1 if transpose_rhs else -2]
+    if width != contracted:
+        raise ValueError(
+            f"the contracted width must agree with transpose_rhs={transpose_rhs}, got "
+            f"{lhs.values.shape} and {rhs.values.shape}."
+        )
     if implementation in ("auto", "mosaic_gpu"):
         problem = _Problem(lhs, rhs, jnp.dtype(preferred_element_type), jax.default_backend())
         if _why_not_gpu(problem) is None:
             return on_gpu.matmul_quantized(
                 lhs,
                 rhs,
-                group_sizes,
+                jnp.asarray(group_sizes, jnp.int32),
                 transpose_rhs=transpose_rhs,
                 out_dtype=preferred_element_type,
             )

@@ -89,6 +89,13 @@ def test_products_that_are_read_back_are_those_of_the_numbers(transpose_rhs):
     np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=2**-8, atol=1e-5 * scale)
 
 
+def test_widths_that_differ_are_named():
+    _, rhs, sizes = make_inputs((70, 0, 13, 195), True)
+    wide = quantize(np.ones((NUM_ROWS, 2 * WIDTH), np.float32))
+    with pytest.raises(ValueError, match="contracted width"):
+        grouped_matmul_quantized(wide, rhs, sizes)
+
+
 def abstract(num_rows, width, out_width, num_groups):
     """Shapes of quantised rows, of matrices (G, N, K), and of sizes."""
     lhs = jax.ShapeDtypeStruct((num_rows, width), jnp.bfloat16)
