@@ -26,7 +26,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kanana_jax import errors, extras
+from kanana_jax import config, errors, extras
 from kanana_jax.config import paths
 
 with extras.needed("train"):
@@ -111,25 +111,31 @@ def _merge_run(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
 
 
 def _grow(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
-    surgery.grow(
-        arguments.native,
-        arguments.to,
-        arguments.grow,
-        noise=arguments.noise or 0.0,
-        is_dry=bool(arguments.dry_run),
-        report=bar.write,
-    )
+    chosen = config.SurgeryConfig(grow=tuple(arguments.grow), noise=arguments.noise or 0.0)
+    _operate(chosen, config.DataConfig(), arguments, bar)
 
 
 def _prune(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
-    surgery.prune(
-        arguments.native,
-        arguments.to,
-        arguments.prune,
-        paths=arguments.calibrate,
+    chosen = config.SurgeryConfig(
+        prune=tuple(arguments.prune),
         num_samples=arguments.samples or 512,
         length=arguments.length or 2048,
         expert_score=arguments.expert_score or "reap",
+    )
+    _operate(chosen, config.DataConfig(paths=tuple(arguments.calibrate)), arguments, bar)
+
+
+def _operate(
+    chosen: config.SurgeryConfig,
+    text: config.DataConfig,
+    arguments: argparse.Namespace,
+    bar: tqdm.tqdm,
+) -> None:
+    surgery.make(
+        chosen,
+        arguments.native,
+        arguments.to,
+        text=text,
         is_dry=bool(arguments.dry_run),
         report=bar.write,
     )
@@ -186,14 +192,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=_numbers, help="of its models, e.g. 1,1,2; default: equal"
     )
-    parser.add_argument("--grow", nargs="+", type=_change, help="what to repeat, e.g. stack=12")
+    parser.add_argument("--grow", nargs="+", help="what to repeat, e.g. stack=12")
     parser.add_argument("--noise", type=float, help="of copied experts, relative; default: none")
-    parser.add_argument("--prune", nargs="+", type=_change, help="what to cut, e.g. num_heads=24")
+    parser.add_argument("--prune", nargs="+", help="what to cut, e.g. num_heads=24")
     parser.add_argument("--calibrate", nargs="+", help="text that shows what matters")
     parser.add_argument("--samples", type=_count, help="documents of it; default: 512")
     parser.add_argument("--length", type=_count, help="tokens of a document; default: 2048")
     parser.add_argument(
-        "--expert-score", choices=surgery.EXPERT_SCORES, help="of --prune num_experts=N"
+        "--expert-score", choices=("reap", "frequency", "random"), help="of --prune num_experts=N"
     )
     parser.add_argument(
         "--dry-run", action="store_const", const=True, help="print the figures, write nothing"
@@ -206,13 +212,6 @@ def _parser() -> argparse.ArgumentParser:
         "--max-position-embeddings", type=int, help="longest context, where it is not known"
     )
     return parser
-
-
-def _change(text: str) -> tuple[str, int]:
-    name, _, number = text.partition("=")
-    if not number.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a name, = and a number, got {text!r}")
-    return name, int(number)
 
 
 def _count(text: str) -> int:

@@ -339,6 +339,9 @@ _NUM_STEPS = {
     "rl_logic": 5,  # base, more, and three arms with losses of their own
     "spurious_rewards": 3,  # the base, the leaky one, and all that are rewarded
     "muon_rl": 5,  # the base, and four arms
+    "cascade": 10,  # each of its stages
+    "prune_distill": 9,  # the base, what is cut of it, five arms, a new one, from scratch
+    "depth_upscaling": 7,  # the parent, it again, starts and the grown models, three from scratch
     "distill_small": 6,  # the teacher, and five arms
     "rl_tracks": 4,  # the base, tracks, both in twice as many steps, and what is only measured
     "rl_routing": 8,  # the base, three corrections with and without replay, float32

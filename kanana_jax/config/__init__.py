@@ -17,6 +17,7 @@ from kanana_jax.config.optimizer import OptimizerConfig, ScheduleConfig
 from kanana_jax.config.rl import RLConfig
 from kanana_jax.config.rollouts import RolloutConfig
 from kanana_jax.config.stages import RateSegment, StageConfig, StagedConfig
+from kanana_jax.config.surgery import SurgeryConfig
 from kanana_jax.config.train import (
     AverageConfig,
     GuardConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "Stage",
     "StageConfig",
     "StagedConfig",
+    "SurgeryConfig",
     "TrainConfig",
     "TrainingConfig",
     "YarnConfig",

@@ -98,8 +98,9 @@ TAUGHT = (
         on_policy=on_policy_distillation.OnPolicyConfig(rollouts=ROLLOUTS),
     ),
 )
+SURGERY = config.SurgeryConfig(grow=("stack=1",))
 LLAMA3_ROPE = config.Llama3RopeConfig(factor=8.0, original_max_positions=8)
-EXAMPLES = (*TRAININGS, *TAUGHT, LLAMA3_ROPE, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
+EXAMPLES = (*TRAININGS, *TAUGHT, LLAMA3_ROPE, SURGERY, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
 BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}
 
