@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import pallas_kernels
-from pallas_kernels import quantize
+from pallas_kernels import hopper, quantize
 from pallas_kernels.bench import moe as bench_moe
 from pallas_kernels.moe_mlp import cases
 from pallas_kernels.quantize import reference
@@ -182,6 +182,24 @@ def test_is_traced_inside_shard_map_and_vmap(precision):
     ]
     mapped = jax.vmap(jax.grad(loss), in_axes=(0, 0, 0, None))
     assert jax.eval_shape(mapped, *(a[None] for a in args[:3]), matrices).shape == (1, *x.shape)
+
+
+def test_layer_and_gradients_lower_for_cuda_with_the_kernel_of_fp8(monkeypatch):
+    monkeypatch.setattr(hopper, "why_not", lambda platform: None)
+    shapes = (256, 256), (4, 2, 128, 256), (4, 128, 256)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    ids, weights = (jax.ShapeDtypeStruct((256, 2), dtype) for dtype in (jnp.int32, jnp.float32))
+
+    def loss(x, w_gate_up, w_down, ids, weights):
+        y = pallas_kernels.moe_mlp(x, w_gate_up, w_down, ids, weights, precision="fp8")
+        return (y.astype(jnp.float32) ** 2).sum()
+
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 4))).trace(*arrays, ids, weights)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    # up, down, their gradients in rows; and two sums of outer products of bfloat16.
+    assert text.count("custom_call @mosaic_gpu") == 6
+    # The kernel's four calls read both sides as FP8.
+    assert sum("f8E4M3FN" in line for line in text.splitlines() if "@mosaic_gpu" in line) == 4
 
 
 def test_unknown_precisions_are_named():
