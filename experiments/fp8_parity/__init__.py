@@ -44,10 +44,10 @@ def experiment() -> sweep.Sweep:
             schedule=config.ScheduleConfig(name="wsd", warmup_steps=10, decay_steps=40),
         ),
         train=config.TrainConfig(
-            num_steps=160,
+            num_steps=120,
             eval_interval_steps=40,
             eval_batches=16,
-            checkpoint_interval_steps=80,
+            checkpoint_interval_steps=60,
         ),
     )
     return sweep.Sweep(base=base, arms=ARMS, seeds=3)

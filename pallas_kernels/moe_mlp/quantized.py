@@ -42,10 +42,11 @@ def forward(
     kept_x = to_rows(x_TD)
     if recipe.has_products:
         w_up, w_down = _weights(recipe, x_TD.dtype, w_gate_up_E2FD, w_down_EFD)
-        product = partial(grouped_matmul_quantized, preferred_element_type=x_TD.dtype, **products)
-        h_M2F = product(kept_x.take_rows(token_M), w_up, transpose_rhs=True)
+        products["preferred_element_type"] = x_TD.dtype
+        x_M = kept_x.take_rows(token_M)
+        h_M2F = grouped_matmul_quantized(x_M, w_up, transpose_rhs=True, **products)
         act_MF = activation.swiglu(*stages.split(h_M2F), clamp).astype(x_TD.dtype)
-        y_MD = product(to_rows(act_MF), w_down)
+        y_MD = grouped_matmul_quantized(to_rows(act_MF), w_down, **products)
     else:
         w_gate_up, w_down = (w.astype(x_TD.dtype) for w in (w_gate_up_E2FD, w_down_EFD))
         h_M2F, act_MF = stages.up(x_TD[token_M], w_gate_up, clamp=clamp, **products)

@@ -44,7 +44,7 @@ def _block(x, scale):
         scale_ = 2.0 ** np.ceil(np.log2(scale_))
     else:
         scale_ = np.float64(np.float32(scale_))
-    scaled = np.where(is_finite, x, 0.0) / scale_[..., None, None]
+    scaled = np.where(is_finite, x, 0.0) / np.expand_dims(scale_, (-2, -1))
     _, exponent = np.frexp(scaled)
     step = 2.0 ** (np.maximum(exponent - 1, _MIN_EXPONENT) - _MANTISSA_BITS)
     rounded = np.clip(np.round(scaled / step) * step, -formats.LARGEST, formats.LARGEST)

@@ -174,12 +174,12 @@ def _add_step(memory, warpgroup, row, group, col, first_step, i, total):
     own = pl.ds(warpgroup * hopper.ROWS, hopper.ROWS)
     plgpu.barrier_wait(slots.ready.at[slot])
 
-    def product(acc):
+    def multiply(acc):
         plgpu.wgmma(acc, memory.lhs.tiled.at[slot, own], memory.rhs.at[slot].T)
         plgpu.wgmma_wait(0)
         return acc[...]
 
-    product = pl.run_scoped(product, hopper.accumulator(hopper.ROWS, TILE_N))
+    product = pl.run_scoped(multiply, hopper.accumulator(hopper.ROWS, TILE_N))
     plgpu.barrier_arrive(slots.free.at[slot])
     own_scales = memory.lhs_scales.at[i, pl.ds(row, hopper.ROWS)]
     scale = plgpu.load(own_scales, layout=_BY_ROW, optimized=False)
