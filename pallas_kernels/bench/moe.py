@@ -34,7 +34,7 @@ def rows(case: cases.Case) -> list[timing.Row]:
     ]
     inputs = *arrays, jnp.asarray(ids), jnp.asarray(weights)
     dy = jnp.asarray(dy, jnp.bfloat16)
-    found = [row for layer in layers for row in _both(case, *layer, inputs, dy)]
+    found = [row for layer in layers for row in _both(case, layer[0], layer[1], inputs, dy)]
     sorts = ("ours (counting)", routing.sort_by_expert), ("jnp.argsort", _argsort)
     for name, sort in sorts:
         run = functools.partial(jax.jit(sort, static_argnums=1), inputs[3], case.num_experts)

@@ -45,7 +45,8 @@ def forward(
         products["preferred_element_type"] = x_TD.dtype
         x_M = kept_x.take_rows(token_M)
         h_M2F = grouped_matmul_quantized(x_M, w_up, transpose_rhs=True, **products)
-        act_MF = activation.swiglu(*stages.split(h_M2F), clamp).astype(x_TD.dtype)
+        gate_MF, up_MF = stages.split(h_M2F)
+        act_MF = activation.swiglu(gate_MF, up_MF, clamp).astype(x_TD.dtype)
         y_MD = grouped_matmul_quantized(to_rows(act_MF), w_down, **products)
     else:
         w_gate_up, w_down = (w.astype(x_TD.dtype) for w in (w_gate_up_E2FD, w_down_EFD))
