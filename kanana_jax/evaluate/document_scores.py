@@ -58,7 +58,7 @@ def bits_per_byte(folder: str, *, num_rows: int = _ROWS, length: int = _LENGTH) 
 
 
 def states(folder: str, *, num_rows: int = _ROWS, length: int = _LENGTH) -> Measure:
-    """(N, D): the mean of the last hidden states over the first `length` tokens of each document."""
+    """(N, D): the mean of the last states over the first `length` tokens of each document."""
     directory = Path(folder)
     what = native.read_description(directory)
     weights = native.restore(directory, native.abstract(what.cfg, jnp.float32))

@@ -4,6 +4,8 @@ import hashlib
 import itertools
 import json
 import re
+import subprocess
+import sys
 
 import curated
 import pytest
@@ -148,6 +150,30 @@ def test_a_torn_file_is_written_again(unbroken, tmp_path):
 def test_processes_change_no_byte(unbroken, tmp_path):
     _run(_plan(), tmp_path / "out", num_workers=2)
     assert _files(tmp_path / "out") == _files(unbroken)
+
+
+@pytest.mark.long
+def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
+    """Killed with SIGKILL after more and more seconds; its worker processes may outlive it."""
+    path = write_jsonl(tmp_path / "in.jsonl", _texts() * 20)
+    flags = ["--languages=ko", "--shard-mb=0.01"]
+    wanted, out = tmp_path / "unbroken", tmp_path / "out"
+    command.main([str(path), f"--to={wanted}", *flags])
+    line = [sys.executable, "-m", "kanana_jax.data.curate", str(path), f"--to={out}", *flags]
+    num_kills, seconds = 0, 1.0
+    while True:
+        process = subprocess.Popen(
+            [*line, "--num-workers=2"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        try:
+            assert process.wait(seconds) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            num_kills, seconds = num_kills + 1, seconds + 0.7
+    assert num_kills > 3
+    assert _files(out) == _files(wanted)
 
 
 def test_a_finished_run_stays_as_it_is(unbroken):
