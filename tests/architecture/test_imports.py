@@ -94,6 +94,7 @@ ROOMS = {
         },
         {*_ARRAYS, "scipy", "lm_eval", "tqdm"},
     ),
+    "kanana_jax/synthesize": Room({"config", "data", "errors", "extras"}, {"httpx2", "tqdm"}),
     "kanana_jax/convert.py": Room(
         {"checkpoint", "config", "errors", "extras", "surgery", "weights"}, {"absl", "tqdm"}
     ),
