@@ -72,9 +72,6 @@ class Slept(list):
 
 
 def client(endpoint, records, slept=None, **settings):
-    settings = {"timeout_s": 0.3, "attempts": 4} | settings
-    return Client(
-        Settings(endpoint=endpoint.url, **settings),
-        records,
-        sleep=Slept() if slept is None else slept,
-    )
+    settings = {"timeout_s": 10.0, "attempts": 4} | settings
+    sleep = Slept() if slept is None else slept
+    return Client(Settings(endpoint=endpoint.url, **settings), records, sleep=sleep)

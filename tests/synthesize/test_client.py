@@ -26,6 +26,8 @@ FAULTS = {
     "closed at once": b"",
 }
 
+SECONDS = dict.fromkeys(FAULTS, 10.0) | {"hang": 0.5}
+
 
 def _ask(script, path, *requests, slept=None, **settings):
     """The texts or failures of requests, and what the endpoint was asked."""
@@ -60,7 +62,9 @@ def test_a_fault_is_tried_again_and_its_answer_kept_once(fault, tmp_path):
     def script(body, times):
         return FAULTS[fault] if times < 3 else reply(completion("fine"))
 
-    found, endpoint, counts = _ask(script, tmp_path / "a.jsonl", request(), slept=slept)
+    found, endpoint, counts = _ask(
+        script, tmp_path / "a.jsonl", request(), slept=slept, timeout_s=SECONDS[fault]
+    )
     assert found == ["fine"] and len(endpoint.asked) == 3 and counts.retried == 2
     assert len(_lines(tmp_path / "a.jsonl")) == 1
     if fault == "429 with seconds":
@@ -72,7 +76,9 @@ def test_a_fault_is_tried_again_and_its_answer_kept_once(fault, tmp_path):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_fails_for_good_is_not_kept_and_asked_again_by_the_next_run(fault, tmp_path):
     path = tmp_path / "a.jsonl"
-    found, endpoint, counts = _ask(lambda body, times: FAULTS[fault], path, request())
+    found, endpoint, counts = _ask(
+        lambda body, times: FAULTS[fault], path, request(), timeout_s=SECONDS[fault] / 5
+    )
     assert found == ["gave up"] and len(endpoint.asked) == 4 and counts.failed == 1
     assert path.read_text() == ""
     found, *_ = _ask(lambda body, times: reply(completion("now")), path, request())
@@ -204,6 +210,6 @@ def test_retry_after_is_seconds_or_a_date(value, seconds):
 
 
 def test_seeds_depend_on_content_and_nothing_else():
-    assert seed_of("doc", 0, "faq") == seed_of("doc", 0, "faq") == 1306146166
+    assert seed_of("doc", 0, "faq") == seed_of("doc", 0, "faq") == 165276420
     assert len({seed_of("doc", chunk, style) for chunk in range(9) for style in "ab"}) == 18
     assert all(0 <= seed_of(n) < 2**31 for n in range(100))
