@@ -1,7 +1,8 @@
 """Converts checkpoints: python -m kanana_jax.convert with two folders.
 
     --from-hf=DIR  --to=DIR       a Hugging Face folder becomes a model folder: of
-                                  DeepseekV3ForCausalLM, LlamaForCausalLM or Qwen3ForCausalLM
+                                  DeepseekV3ForCausalLM, Glm4MoeLiteForCausalLM, LlamaForCausalLM
+                                  or Qwen3ForCausalLM, or the language model of one with images
     --from=DIR     --to-hf=DIR    and back
     --from-gguf=FILE --to=DIR     a GGUF file of Llama's architecture becomes a model folder
     --from-run=DIR --to=DIR       the newest checkpoint of a training run becomes a model folder;
@@ -38,7 +39,8 @@ with extras.needed("train"):
 
     from kanana_jax import surgery
     from kanana_jax.checkpoint import CheckpointError
-    from kanana_jax.weights import gguf_files, hf, merge, run_folder
+    from kanana_jax.checkpoint.errors import some
+    from kanana_jax.weights import gguf_files, hf, hf_checks, merge, run_folder
 
 _PROGRAM = "kanana_jax.convert"
 _FOLDERS = {"from_hf", "from_gguf", "from_run", "native", "adapters", "merge_run"}
@@ -74,7 +76,8 @@ def _from_hf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
         arguments.from_hf, arguments.to, dtype=arguments.dtype, on_tensor=bar.update
     )
     if left_out:
-        bar.write(f"left out {len(left_out)} tensors of extra predictor layers")
+        parts = sorted(hf_checks.parts_of(left_out))
+        bar.write(f"left out {len(left_out)} tensors, of {some(parts)}")
 
 
 def _from_gguf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:

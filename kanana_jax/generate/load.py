@@ -18,10 +18,7 @@ from kanana_jax.data.chat import dialects
 from kanana_jax.generate import chat, engine, special_tokens, unstacked
 from kanana_jax.generate.unstacked import UnstackedWeights
 from kanana_jax.model import decoding, layers
-from kanana_jax.weights import hf_files, hf_names, source, tiktoken_file
-
-# Larger vocabularies than this are not of bytes.
-_MAX_BYTE_VOCAB = 512
+from kanana_jax.weights import hf_names, hf_tokenizer, source
 
 
 class OwnFormat(NamedTuple):
@@ -233,18 +230,10 @@ def _read_block(
 def _tokenizer(
     directory: Path, cfg: config.ModelConfig, *, is_described: bool
 ) -> tokenizer.Tokenizer:
-    path = directory / "tokenizer.json"
-    if tiktoken_file.is_needed(directory):
-        content = tiktoken_file.tokenizer_json(directory)
-    elif path.exists():
-        content = hf_files.read_text(path)
-    elif cfg.vocab_size > _MAX_BYTE_VOCAB:
-        raise CheckpointError(
-            f"expected {path}, which does not exist: {cfg.vocab_size} tokens are not bytes; "
-            f"write the model's tokenizer there in this form, or as {tiktoken_file.NAME}"
-        )
-    else:
+    content = hf_tokenizer.read(directory, cfg.vocab_size)
+    if content is None:
         return _fitting(directory, cfg, tokenizer.byte_tokenizer())
+    path = directory / hf_tokenizer.NAME
     # A model trained here from nothing is described by no file but its tokenizer.
     needs_ends = not (is_described or special_tokens.is_described(directory))
     try:

@@ -94,7 +94,7 @@ class Block(nnx.Module):
         if is_moe:
             self.mlp = moe.MoE(cfg, execution, rngs=rngs)
         else:
-            self.mlp = layers.SwiGLU(cfg, cfg.intermediate_size, rngs=rngs)
+            self.mlp = layers.SwiGLU(cfg, execution, cfg.intermediate_size, rngs=rngs)
 
     def __call__(
         self,

@@ -8,7 +8,7 @@ written here: the library needs a whole shard in memory to write it, and a measu
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +20,9 @@ from kanana_jax.checkpoint.errors import CheckpointError, first_line, shown, som
 
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
-_DTYPES = {
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-}
+FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_DTYPES = FLOATS | {"F8_E4M3": ml_dtypes.float8_e4m3fn}  # of a weight
+INTEGERS = {"I32": np.int32, "I64": np.int64}  # of a part of a quantised one
 
 
 class Entry(NamedTuple):
@@ -38,7 +35,7 @@ class Entry(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(_DTYPES[self.code])
+        return np.dtype((_DTYPES | INTEGERS)[self.code])
 
     @property
     def is_float8(self) -> bool:
@@ -135,7 +132,7 @@ def read_file(path: Path) -> dict[str, Entry]:
     }
 
 
-def check_dtypes(entries: dict[str, Entry]) -> None:
+def check_dtypes(entries: Mapping[str, Any]) -> None:
     """Raises CheckpointError when numbers are of a kind that cannot be read."""
     for name, entry in entries.items():
         if entry.code not in _DTYPES:
