@@ -21,7 +21,7 @@ from kanana_jax.report.results import Run
 
 BASE, HALF, CASCADE, BY_BASE, ONCE = "base", "half", "cascade", "by_base", "once"
 NEW, SCRATCH = "new", "scratch"
-_BASE_STEPS, _TAUGHT_STEPS = 500, 160
+_BASE_STEPS, _TAUGHT_STEPS = 400, 120
 
 
 def cut_for(name: str) -> str:

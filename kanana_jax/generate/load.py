@@ -114,16 +114,22 @@ class Loaded(NamedTuple):
 
 
 def load(
-    directory: str | Path, compute_dtype: str | None = None, *, tensor_parallel: int = 1
+    directory: str | Path,
+    compute_dtype: str | None = None,
+    *,
+    tensor_parallel: int = 1,
+    adapters: str | Path | None = None,
 ) -> Loaded:
     """Loads weights in the dtype that the model computes in, its config's unless given.
 
     One layer of a leaf at a time goes from the files to the devices: heads and the experts' width
-    are split over `tensor_parallel` of them. A folder without tokenizer.json is a model of bytes.
+    are split over `tensor_parallel` of them. `adapters`, a PEFT folder or that of a run which
+    trained them, are added on the way. A folder without tokenizer.json is a model of bytes.
     Raises CheckpointError, and ConfigError when the sizes do not divide over the devices.
     """
     directory = paths.local(directory, "--checkpoint")
-    opened = source.open_source(directory)
+    added = None if adapters is None else paths.local(adapters, "--adapters")
+    opened = source.open_source(directory, added)
     cfg = opened.cfg
     dtype = opened.compute_dtype if compute_dtype is None else compute_dtype
     execution = config.edit(config.ExecutionConfig(), [f"compute_dtype={dtype}"])

@@ -79,13 +79,13 @@ def read_headers(directory: Path) -> dict[str, Entry]:
     A tensor that the index does not list counts too: the shards are what is read.
     """
     if (directory / _SINGLE_NAME).exists():
-        return _read_header(directory / _SINGLE_NAME)
+        return read_file(directory / _SINGLE_NAME)
     if not (directory / INDEX_NAME).exists():
         raise CheckpointError(f"{directory}: expected {_SINGLE_NAME} or {INDEX_NAME}, got neither")
     places = _read_index(directory / INDEX_NAME)
     entries: dict[str, Entry] = {}
     for file in sorted(set(places.values())):
-        for name, entry in _read_header(directory / file).items():
+        for name, entry in read_file(directory / file).items():
             if places.setdefault(name, file) != file:
                 raise CheckpointError(
                     f"{directory / file} holds {name}, which belongs to {places[name]}; each "
@@ -111,7 +111,8 @@ def _read_index(path: Path) -> dict[str, str]:
     return places
 
 
-def _read_header(path: Path) -> dict[str, Entry]:
+def read_file(path: Path) -> dict[str, Entry]:
+    """Every tensor of one file; raises CheckpointError when it is damaged or missing."""
     try:
         if not path.is_file():
             raise CheckpointError(f"shard {path} is missing; copy it again")
@@ -160,8 +161,7 @@ def write_shards(
     places = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(directory / file, shard, tensors)
-        _read_header(directory / file)
+        write_file(directory / file, shard, tensors)
         places |= {tensor.name: file for tensor in shard}
     total = sum(tensor.num_bytes for tensor in planned)
     index = {"metadata": {"total_size": total}, "weight_map": places}
@@ -180,7 +180,8 @@ def _plan(planned: list[Planned], shard_bytes: int) -> list[list[Planned]]:
     return shards
 
 
-def _write_shard(path: Path, shard: list[Planned], tensors: Iterator[np.ndarray]) -> None:
+def write_file(path: Path, shard: list[Planned], tensors: Iterator[np.ndarray]) -> None:
+    """Writes `tensors`, which come in the order of `shard`, as one file, and checks it."""
     codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -197,3 +198,4 @@ def _write_shard(path: Path, shard: list[Planned], tensors: Iterator[np.ndarray]
         file.write(len(content).to_bytes(8, "little") + content)
         for _ in shard:
             file.write(next(tensors).tobytes())
+    read_file(path)

@@ -231,6 +231,12 @@ def part_reader(directory: Path) -> Callable[[str], ts.TensorStore]:
     return open_leaf
 
 
+def array_files(directory: Path) -> list[Path]:
+    """The files of a model folder that hold its arrays."""
+    leaves = sorted(path for path in (directory / _WEIGHTS).glob("*") if path.is_dir())
+    return [path for leaf in leaves for path in sorted(leaf.rglob("*")) if path.is_file()]
+
+
 def abstract(cfg: config.ModelConfig, dtype: Any, shardings: Any = None) -> model.Weights:
     """Shapes of the weights; `shardings` has their structure.
 

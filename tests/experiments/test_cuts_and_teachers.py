@@ -97,11 +97,12 @@ def test_the_report_says_what_each_cut_left_and_lost(pruned, tmp_path):
 
 
 def test_controls_have_the_shape_of_what_is_left_and_the_tokens_that_are_claimed():
-    stages = {stage.name: stage.base for stage in prune_distill.experiment().stages}
-    changes = dict(text.split("=") for text in prune_distill.experiment().stages[12].surgery.prune)
-    left = dataclasses.replace(
-        stages[verdict.BASE].model, **{name: int(size) for name, size in changes.items()}
+    made = prune_distill.experiment().stages
+    stages = {stage.name: stage.base for stage in made}
+    (changes,) = (
+        dict(stage.surgery.changes) for stage in made if stage.surgery and stage.name == verdict.CUT
     )
+    left = dataclasses.replace(stages[verdict.BASE].model, **changes)
     student, new, scratch = (stages[x] for x in (verdict.STUDENT, verdict.NEW, verdict.SCRATCH))
     assert left == student.model == new.model == scratch.model
     steps = [one.train.num_steps for one in (student, new, scratch, stages[verdict.BASE])]

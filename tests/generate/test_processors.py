@@ -27,7 +27,7 @@ PROMPT = [5, 9, 200, 9, 17]
 
 @pytest.fixture(scope="module")
 def engine(cfg, weights):
-    return small_engine.make(cfg, weights, with_routes=False)
+    return small_engine.make(cfg, weights)
 
 
 @pytest.fixture(scope="module")
@@ -228,9 +228,9 @@ def test_a_constraint_that_allows_only_an_end_goes_before_min_tokens():
 
 def test_ends_are_those_of_the_model_and_of_the_request(cfg, weights):
     request = Request(prompt=PROMPT, max_tokens=12, sampling=Sampling(seed=3))
-    (plain,) = answers(small_engine.make(cfg, weights, with_routes=False), [request])
+    (plain,) = answers(small_engine.make(cfg, weights), [request])
     eos, stop = plain.ids[4], plain.ids[2]
-    engine = small_engine.make(cfg, weights, with_routes=False, eos_ids=[eos])
+    engine = small_engine.make(cfg, weights, eos_ids=[eos])
     ways = [
         ({}, plain.ids[:5]),
         ({"stop_ids": [stop]}, plain.ids[:3]),
