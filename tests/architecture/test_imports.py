@@ -77,6 +77,7 @@ ROOMS = {
             "plan",
             "report",
             "rollouts",
+            "surgery",
             "train",
             "weights",
             "workdir",
@@ -103,7 +104,7 @@ ROOMS = {
         {"config", "errors", "extras", "jobs", "model", "parallel", "workdir"}, {"absl"}
     ),
     "experiments": Room(
-        {"config", "data", "experiments", "jobs", "model", "report", "rollouts"},
+        {"config", "data", "experiments", "jobs", "model", "plan.flops", "report", "rollouts"},
         {"numpy", "matplotlib"},
     ),
 }
