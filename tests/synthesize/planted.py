@@ -13,7 +13,7 @@ _HERE = pathlib.Path(__file__).parent
 # By hand, so that they do not depend on what is tested. Each is replaced by the one behind it.
 NAMES = {
     "en": words.listed("""
-    Arden Maria Lopez Jaén Denver ValueError Dana Whitfield Brazil Kessel Henrik Voss Lindholm
+    Arden Maria Lopez Ja\u00e9n Denver ValueError Dana Whitfield Brazil Kessel Henrik Voss Lindholm
     Amara Nwosu Circulation Orel Tarn Bergamo Selene White Ford Orvan Judith Hale Leeds Harbour
     Elm Edmund Halley
 """),
