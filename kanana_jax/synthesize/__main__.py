@@ -75,6 +75,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[rephrase.Settings, client.
         chunk_bytes=arguments.chunk_bytes,
         max_tokens=arguments.max_tokens,
         temperature=arguments.temperature,
+        are_solutions=arguments.solutions,
     )
     of_client = client.Settings(
         endpoint=arguments.endpoint,
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--chunk-bytes", type=int, default=1024, help="most of the source in a request")
     add("--max-tokens", type=int, default=1024, help="most of an answer")
     add("--temperature", type=float, default=0.7)
+    add("--solutions", action="store_true", help="of problems: their final answers must stay")
     add("--concurrency", type=int, default=16, help="requests under way at a time")
     add("--requests-per-minute", type=float, default=0.0, help="0: no limit")
     add("--tokens-per-minute", type=float, default=0.0, help="0: no limit")

@@ -27,6 +27,7 @@ class Settings:
     tail_bytes: int = 512  # of the rewrite so far
     max_tokens: int = 1024
     temperature: float = 0.7
+    are_solutions: bool = False  # each document ends in an answer, which must stay
     limits: fidelity.Limits = fidelity.Limits()  # noqa: RUF009
 
 
@@ -77,4 +78,7 @@ async def rephrase(document: Document, style: str, ask: Ask, settings: Settings)
         for part, text in zip(parts, written, strict=True)
         for problem in fidelity.check(part, text, document.language, settings.limits)
     ]
-    return Rewritten(document, style, "\n\n".join(written), tuple(problems))
+    text = "\n\n".join(written)
+    if settings.are_solutions:
+        problems += fidelity.check_answer(document.text, text, document.language)
+    return Rewritten(document, style, text, tuple(problems))

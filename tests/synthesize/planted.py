@@ -15,11 +15,13 @@ NAMES = {
     "en": words.listed("""
     Arden Maria Lopez Ja\u00e9n Denver ValueError Dana Whitfield Brazil Kessel Henrik Voss Lindholm
     Amara Nwosu Circulation Orel Tarn Bergamo Selene White Ford Orvan Judith Hale Leeds Harbour
-    Elm Edmund Halley
+    Elm Edmund Halley Skarholm Rosa Jimenez Valpara\u00edso Ghent
+    Orleans AlreadyConnected Samuel Thorne Tom Barrow
 """),
     "ko": words.listed("""
     아르덴 김민수 밀양 한라산 ValueError 박서준 브라질 설악봉 조한결 강릉박물관 최은영 오렐 타른
-    대구 셀레네 포드 오르반 한지우 대전 에드먼드
+    대구 셀레네 포드 오르반 한지우 대전 에드먼드 스카르섬 정현우
+    통영 겐트 뉴올리언스 AlreadyConnected 송민호 배선호
 """),
 }
 # Units as they stand in rewrites, and another one of the same kind.

@@ -6,7 +6,7 @@ import planted
 import pytest
 
 from kanana_jax.synthesize import fidelity
-from kanana_jax.synthesize.fidelity import names, numbers, units
+from kanana_jax.synthesize.fidelity import maths, names, numbers, units
 
 LANGUAGES = ("en", "ko")
 NUMBERS = {
@@ -119,4 +119,24 @@ def test_each_problem_has_its_kind(kind, source, rewrite, language):
 
 def test_every_kind_is_tested():
     marks = test_each_problem_has_its_kind.pytestmark
-    assert {case[0] for case in marks[0].args[1]} == set(fidelity.KINDS)
+    of_solutions = {"answer changed"}
+    assert {case[0] for case in marks[0].args[1]} | of_solutions == set(fidelity.KINDS)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "language", "wanted"),
+    [
+        (r"So x is \boxed{12}.", "We see: the answer is 12.", "en", True),
+        (r"\boxed{\frac{1}{2}}", "Answer: 0.5", "en", True),
+        (r"\boxed{\frac{1}{2}}", "Answer: 1/3", "en", False),
+        (r"\boxed{x^2+1}", r"\boxed{ x^2 + 1 }", "en", True),
+        (r"\boxed{x^2+1}", r"\boxed{x^2-1}", "en", False),
+        ("It costs 1,200 won.", "Answer: 1200 won", "en", True),
+        ("5 + 7 makes 12.", "First 12, then 13.", "en", False),
+        ("답은 12개", "따라서 답: 12", "ko", True),
+        ("모두 열두 개이다.", "답: 13", "ko", False),
+        (r"\boxed{12}", "There is none.", "en", False),
+    ],
+)
+def test_solutions_agree_where_their_final_answers_do(ours, theirs, language, wanted):
+    assert maths.agree(ours, theirs, language) == wanted

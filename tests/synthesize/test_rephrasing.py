@@ -136,6 +136,18 @@ def test_each_chunk_goes_on_from_the_end_of_the_rewrite(tmp_path):
     assert texts == ["\n\n".join(rewrite for _, rewrite in PAIRS[:3])] * 2
 
 
+@pytest.mark.parametrize(("answer", "kinds"), [("8", []), ("9", ["answer changed"])])
+def test_the_final_answer_of_a_solution_must_stay(answer, kinds, tmp_path):
+    source = of_text("Mina has five pens and gets three. So she has eight. Answer: 8", "test")
+    said = f"Five pens and three more that Mina gets make up what she has. Answer: {answer}"
+    settings = rephrase.Settings(model="m", styles=("wiki",), are_solutions=True)
+    documents = [source._replace(language="en")]
+    _run(tmp_path, lambda *_: reply(completion(said)), documents, settings)
+    left_out = _lines(tmp_path / "left_out.jsonl")
+    found = [kind for one in left_out for kind, _ in one["problems"]]
+    assert [kind for kind in found if kind == "answer changed"] == kinds
+
+
 def test_results_come_in_order_and_few_are_begun():
     begun, most = 0, 0
 

@@ -10,11 +10,12 @@ from decimal import Decimal
 from typing import Literal, NamedTuple, get_args
 
 from kanana_jax.data.curate import language as languages
-from kanana_jax.synthesize.fidelity import coverage, names, numbers, units
+from kanana_jax.synthesize.fidelity import coverage, maths, names, numbers, units
 
 Kind = Literal[
     "number missing", "number added", "unit changed", "month missing", "name missing",
     "name added", "code missing", "sentence missing", "length", "language", "copied", "repeated",
+    "answer changed",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -44,6 +45,14 @@ def check(source: str, rewrite: str, language: str, limits: Limits = Limits()) -
             for one in coverage.missing(source, rewrite, language, limits.least_coverage)
         ),
     ]
+
+
+def check_answer(source: str, rewrite: str, language: str) -> list[Problem]:
+    """What is wrong with the final answer of a rewritten solution."""
+    if maths.agree(source, rewrite, language):
+        return []
+    ours, theirs = (maths.final_answer(text, language) for text in (source, rewrite))
+    return [Problem("answer changed", f"{ours or 'none'} to {theirs or 'none'}")]
 
 
 def _of_form(source: str, rewrite: str, language: str, limits: Limits) -> Iterator[Problem]:
@@ -108,7 +117,9 @@ def _of_names(source: str, rewrite: str, language: str) -> Iterator[Problem]:
         if name not in there:
             yield Problem("name missing", name)
     for name in sorted(names.of(rewrite, language)):
-        if name not in here:
+        # A Korean name may have a further syllable behind it that is no particle.
+        known = name if language != "ko" or len(name) < 4 else name[:-1]
+        if known not in here:
             yield Problem("name added", name)
     for span in sorted(names.code(source)):
         if span not in rewrite:

@@ -55,6 +55,8 @@ def of(text: str) -> Iterator[tuple[Decimal, int, int, bool]]:
             continue
         letters = re.sub(r"\s", "", match[1])
         value, is_counted = _sino(letters), bool(match[2])
+        if len(letters) == 1 and match[0][1:2].isspace():  # "this" and "work" are such letters
+            continue
         if value is None and letters.endswith("일"):  # days
             value, is_counted = _sino(letters[:-1]), True
         if value is not None and (is_counted or len(letters) > 1):

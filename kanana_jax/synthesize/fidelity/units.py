@@ -50,12 +50,20 @@ _SPELLINGS = {
 _SIGNS = {"$": "dollar", "\u20ac": "euro", "\u20a9": "won", "\u00a5": "yen", "\u00a3": "sterling"}
 
 
+_ENDS_LATIN = "(?![A-Za-z])"
+# A single syllable is a unit only at the end of a word, or before a particle.
+_ENDS_SYLLABLE = (
+    "(?=[^가-힣]|$|은|는|이|가|을|를|의|에|로|만|도|쯤|씩|까|부|보|나|정|동|간|마|짜|당|뿐|밖|후|뒤|전|"
+    "과|와|으|라|인|다|지|째|밤|안|이)"
+)
+
+
 def _behind() -> re.Pattern[str]:
     parts = []
     for name, spelled in _SPELLINGS.items():
         for one in spelled.split():
-            # Latin letters must end there; a Hangul unit may have a particle behind it.
-            end = r"(?![A-Za-z])" if re.match(r"[a-z\u00b0%]", one) else ""
+            end = _ENDS_LATIN if re.match(r"[a-z\u00b0%]", one) else ""
+            end = _ENDS_SYLLABLE if re.fullmatch("[가-힣]", one) else end
             parts.append((len(one), f"(?P<{name}_{len(parts)}>{one}{end})"))
     longest_first = "|".join(text for _, text in sorted(parts, reverse=True))
     return re.compile(
