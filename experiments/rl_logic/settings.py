@@ -13,7 +13,7 @@ from kanana_jax.jobs.sweep import Arm, Axis, Sweep
 from kanana_jax.model import presets
 
 SEQ_LEN, BATCH_SIZE = 128, 16
-NUM_PROMPTS, NUM_ROUNDS = 16, 32
+NUM_PROMPTS, NUM_ROUNDS = 16, 24
 NUM_TRIES = NUM_PROMPTS * jobs.NUM_TRIES  # of a round
 NUM_STORED = 16  # rows of stored text beside them
 NUM_ROWS = NUM_TRIES + NUM_STORED
@@ -30,7 +30,7 @@ ARMS = (
 )
 
 _MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
-_STEPS, _ANSWERS = 800, 200  # steps of the two stages of a base
+_STEPS, _ANSWERS = 600, 150  # steps of the two stages of a base
 
 
 def stages() -> tuple[Stage, ...]:
