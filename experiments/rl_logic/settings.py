@@ -13,7 +13,7 @@ from kanana_jax.jobs.sweep import Arm, Axis, Sweep
 from kanana_jax.model import presets
 
 SEQ_LEN, BATCH_SIZE = 128, 16
-NUM_PROMPTS, NUM_ROUNDS = 16, 24
+NUM_PROMPTS, NUM_ROUNDS = 16, 32
 NUM_TRIES = NUM_PROMPTS * jobs.NUM_TRIES  # of a round
 NUM_STORED = 16  # rows of stored text beside them
 NUM_ROWS = NUM_TRIES + NUM_STORED
