@@ -42,6 +42,9 @@ ROOMS = {
     "kanana_jax/report": Room(
         set(), {"numpy", "scipy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm"}
     ),
+    "kanana_jax/laws": Room(
+        {"config", "errors", "extras", "report"}, {*_ARRAYS, "matplotlib", "scipy"}
+    ),
     "kanana_jax/checkpoint": Room(
         {"config", "errors", "parallel"}, {"jax", "numpy", "tensorstore"}
     ),
