@@ -1,11 +1,13 @@
 """What the commands of this package draw."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from kanana_jax.laws import token_axis
+from kanana_jax.laws.recovery import TRUTH, Recovered
 from kanana_jax.report import canvas
 
 
@@ -45,4 +47,24 @@ def transfer(
     of_tokens.legend(frameon=False)
     for axes in (of_rates, of_tokens):
         canvas.dress(axes)
+    path.write_bytes(canvas.png(figure))
+
+
+def recovery(found: Sequence[Recovered], path: Path) -> None:
+    """Every fit beside the truth, a panel for each parameter."""
+    names = [name for name in found[0].found if name not in ("A", "B")]
+    columns = -(-len(names) // 2)
+    figure = Figure(figsize=(canvas.WIDTH_INCHES, 5.0), dpi=canvas.DPI, layout="constrained")
+    for number, name in enumerate(names, start=1):
+        axes = figure.add_subplot(2, columns, number)
+        for place, one in enumerate(found):
+            found_D = one.found[name]
+            spread_D = place + np.linspace(-0.15, 0.15, len(found_D))
+            axes.plot(spread_D, found_D, ".", color="#1F5A99", ms=5)
+        axes.axhline(TRUTH[name], color=canvas.INK, lw=0.8)
+        axes.set_xticks(range(len(found)), [f"{one.sigma:g}" for one in found])
+        axes.set_xlim(-0.6, len(found) - 0.4)
+        canvas.title(axes, name)
+        canvas.dress(axes)
+    figure.supxlabel("noise of ln loss; the line is the truth", fontsize=9)
     path.write_bytes(canvas.png(figure))
