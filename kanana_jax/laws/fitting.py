@@ -9,6 +9,7 @@ Both start from the grid of the form's starts and go on from the best few. Gradi
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from kanana_jax.laws.forms import Form, Law, Points
 
 NUM_POLISHED = 3  # starts that are followed to the end
 LOG_EAB = (-60.0, 60.0)
+_MOST_RESTARTS = 4
 Method = Literal["direct", "projected"]
 
 
@@ -97,20 +99,24 @@ def _projected(form: Form, points: Points, log_loss_P, start, delta) -> Fit:
 
 def _minimize(evaluate: Callable, start: Any, limits: list) -> Any:
     """L-BFGS, begun again where it stopped until that gains nothing: its memory goes stale."""
-    found, num_evaluations = None, 0
-    for _ in range(5):
-        options = {"maxiter": 3000, "maxfun": 6000, "ftol": 1e-14, "gtol": 1e-7, "maxcor": 30}
-        again = optimize.minimize(
-            evaluate, start, jac=True, method="L-BFGS-B", bounds=limits, options=options
+    options = {"maxiter": 3000, "maxfun": 6000, "ftol": 1e-14, "gtol": 1e-7, "maxcor": 30}
+
+    def search(x):
+        return optimize.minimize(
+            evaluate, x, jac=True, method="L-BFGS-B", bounds=limits, options=options
         )
+
+    found = search(start)
+    num_evaluations, gained, least = found.nfev, math.inf, max(1.0, abs(found.fun))
+    for _ in range(_MOST_RESTARTS):
+        again = search(found.x)
         num_evaluations += again.nfev
-        gained = np.inf if found is None else found.fun - again.fun
+        gained = found.fun - again.fun
         found = again if gained > 0 else found
-        start = found.x
-        if gained <= 1e-9 * max(1.0, abs(found.fun)):
+        if gained <= 1e-9 * least:
             break
     found.nfev = num_evaluations
-    found.has_settled = gained <= 1e-6 * max(1.0, abs(found.fun))
+    found.has_settled = gained <= 1e-6 * least
     return found
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 import pallas_kernels
 from kanana_jax import config, model, optim, parallel
+from kanana_jax.train import transfer
 
 Metrics = dict[str, Array]
 
@@ -22,8 +23,9 @@ class Recipe(NamedTuple):
     """A name that optimizer.name takes.
 
     `make(rate, specs, clip_specs, cfg, adam, polar)` gives the transformation; `adam` and `polar`
-    are the keywords that all share. `report` reads metrics off its state after a step, and `idle`
-    is what they are after a step that was skipped.
+    are the keywords that all share, and `adam` has `rate_factors` where rates are transferred.
+    `report` reads metrics off its state after a step, and `idle` is what they are after a step that
+    was skipped.
     """
 
     make: Callable[..., optax.GradientTransformation]
@@ -96,13 +98,16 @@ def make(
 
     Its state does not depend on the rate. `update` takes the keyword `max_logits`, (layers, heads).
     """
-    adam = {
+    adam: dict[str, Any] = {
         "weight_decay": cfg.weight_decay,
         "mask": decay_mask(cfg, shape),
         "b1": cfg.b1,
         "b2": cfg.b2,
         "eps": cfg.eps,
     }
+    rate_factors = transfer.rate_factors(cfg, shape, polar_specs(cfg, shape))
+    if rate_factors is not None:
+        adam["rate_factors"] = rate_factors
     polar = {"polar_fn": polar_fn(cfg), "layout": layout(shape)}
     specs, clip_specs = _matrix_specs(cfg, shape), _map_specs(lambda s: s.qk_clip, shape)
     made = TABLE[cfg.name].make(rate, specs, clip_specs, cfg, adam, polar)
