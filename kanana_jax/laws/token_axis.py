@@ -134,8 +134,7 @@ def extrapolate(
     if num_runs == MIN_RATES:
         rate = float(line.at(tokens))
         return Extrapolation(line, tokens, rate, nothing, nothing, num_runs, math.nan)
-    kept_T = found.is_bracketed_T
-    beta_D, rate_D = _draws(proxies.at(kept_T), found.fitted_RT[:, kept_T], tokens, num_draws, seed)
+    beta_D, rate_D = _draws(proxies, found, tokens, num_draws, seed)
     share_failed = float(np.mean(~np.isfinite(rate_D)))
     if share_failed > _MOST_FAILED:
         raise LawError(
@@ -175,17 +174,28 @@ def _vertices(coefficients_3T):
         return np.where(a_T > 0, -b_T / (2 * a_T), np.nan)
 
 
-def _draws(proxies: Proxies, fitted_RT, tokens: float, num_draws: int, seed: int):
-    """beta and the rate at `tokens`, of every draw."""
-    num_runs, num_budgets = fitted_RT.shape
+def drawn_rates(
+    proxies: Proxies, found: Optima, num_draws: int, seed: int
+) -> Float[np.ndarray, "D T"]:
+    """Best rates of every budget under other luck of the runs; NaN where a draw has none."""
+    num_runs, num_budgets = found.fitted_RT.shape
+    if num_runs <= MIN_RATES:
+        return np.full((num_draws, num_budgets), np.nan)
     weight_DR = bootstrap.weights(num_draws, num_runs, seed)
     weight_DR = weight_DR * bootstrap.inflation(num_runs, 3)
-    residual_RT = proxies.loss_RT - fitted_RT
-    loss_RDT = fitted_RT[:, None] + weight_DR.T[..., None] * residual_RT[:, None]
+    residual_RT = proxies.loss_RT - found.fitted_RT
+    loss_RDT = found.fitted_RT[:, None] + weight_DR.T[..., None] * residual_RT[:, None]
     coefficients, _ = _parabolas(proxies.rate_R, loss_RDT.reshape(num_runs, -1))
     vertex_DT = _vertices(coefficients).reshape(num_draws, num_budgets)
-    log_tokens_T = np.log(proxies.tokens_T)
+    return np.exp(vertex_DT + np.log(proxies.rate_R).mean())
+
+
+def _draws(proxies: Proxies, found: Optima, tokens: float, num_draws: int, seed: int):
+    """beta and the rate at `tokens`, of every draw, over bracketed budgets."""
+    kept_T = found.is_bracketed_T
+    log_rate_DT = np.log(drawn_rates(proxies, found, num_draws, seed)[:, kept_T])
+    log_tokens_T = np.log(proxies.tokens_T[kept_T])
     centered_T = log_tokens_T - log_tokens_T.mean()
-    beta_D = vertex_DT @ centered_T / (centered_T @ centered_T)
-    log_rate_D = vertex_DT.mean(1) + beta_D * (math.log(tokens) - log_tokens_T.mean())
-    return beta_D, np.exp(log_rate_D + np.log(proxies.rate_R).mean())
+    beta_D = log_rate_DT @ centered_T / (centered_T @ centered_T)
+    ahead = math.log(tokens) - log_tokens_T.mean()
+    return beta_D, np.exp(log_rate_DT.mean(1) + beta_D * ahead)

@@ -49,6 +49,17 @@ def tiny(vocab_size: int = 0) -> ModelConfig:
     )
 
 
+def tiny_family(hidden_size: int, vocab_size: int = 0) -> ModelConfig:
+    """Two layers for comparing widths 32, 64, 128, ... on a CPU; all values are ours.
+
+    One head and 4 experts at width 32, a token going to 2 of them at every width.
+    """
+    widest = dataclasses.replace(tiny(vocab_size), num_layers=2, num_experts=16)
+    grown = family(widest, hidden_size)
+    scaling = gate_scaling(grown.num_experts, grown.num_experts_per_token)
+    return dataclasses.replace(grown, routed_scaling_factor=scaling)
+
+
 def small(vocab_size: int = 0) -> ModelConfig:
     """About 70M parameters with the head sizes of the family, for one GPU; all values are ours."""
     return ModelConfig(

@@ -97,12 +97,19 @@ ROOMS = {
     "kanana_jax/convert.py": Room(
         {"checkpoint", "config", "errors", "extras", "surgery", "weights"}, {"absl", "tqdm"}
     ),
+    "kanana_jax/coordinates.py": Room(
+        {
+            *("batch", "config", "data", "errors", "extras", "model", "objectives", "parallel"),
+            *("report", "train"),
+        },
+        {*_ARRAYS, "optax"},
+    ),
     "kanana_jax/surgery.py": Room({"batch", "config", "data", "model", "plan", "weights"}, {"jax"}),
     "kanana_jax/main.py": Room(
         {"config", "errors", "extras", "jobs", "model", "parallel", "workdir"}, {"absl"}
     ),
     "experiments": Room(
-        {"config", "data", "experiments", "jobs", "model", "report", "rollouts"},
+        {"config", "data", "experiments", "jobs", "laws", "model", "report", "rollouts"},
         {"numpy", "matplotlib"},
     ),
 }
