@@ -26,7 +26,7 @@ with extras.needed("train"):
 
     from kanana_jax import config, data, model, parallel
     from kanana_jax.batch import Batch
-    from kanana_jax.model import presets, rope
+    from kanana_jax.model import layers, presets, rope
     from kanana_jax.objectives import NextToken
     from kanana_jax.report import canvas
     from kanana_jax.train import step as step_lib
@@ -74,7 +74,6 @@ def activations(
     Each is (B, S, D), the logits (B, S, V).
     """
     bound = model.bind(cfg, weights.params, execution)
-    hidden_BSD, _ = bound.hidden_states(inputs, weights.buffers["router_bias"])
     found = {}
     x_BSD = weights.params["embed"][inputs.tokens]
     for number, (block, bias_E) in enumerate(_layers(bound, cfg, weights), start=1):
@@ -82,6 +81,12 @@ def activations(
         found[f"layer {number} attention"] = attended_BSD
         found[f"layer {number} mlp"] = mlp_BSD
         found[f"layer {number} stream"] = x_BSD
+    hidden_BSD = layers.rms_norm(
+        x_BSD,
+        weights.params["final_norm"],
+        cfg.rms_norm_eps,
+        zero_centered=cfg.zero_centered_gamma,
+    )
     found["normed stream"] = hidden_BSD
     found["logits"] = model.logits(cfg, weights.params, hidden_BSD)
     return found

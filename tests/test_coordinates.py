@@ -6,21 +6,25 @@ import pytest
 
 from kanana_jax import config, coordinates, model
 from kanana_jax.batch import Batch
-from kanana_jax.model import layers, presets
+from kanana_jax.model import presets
 
 
 def test_layers_one_by_one_are_the_model():
     cfg = presets.tiny_family(32, vocab_size=31)
-    weights = jax.jit(lambda: model.init(cfg, jax.random.key(0)))()
-    batch = Batch.of_tokens(np.random.default_rng(0).integers(0, 31, (2, 9)))
-    found = coordinates.activations(cfg, weights, batch.inputs, presets.LAPTOP)
-    stream = found[f"layer {cfg.num_layers} stream"]
-    normed = layers.rms_norm(
-        stream, weights.params["final_norm"], cfg.rms_norm_eps, zero_centered=False
+    inputs = Batch.of_tokens(np.random.default_rng(0).integers(0, 31, (2, 9))).inputs
+
+    @jax.jit
+    def both(key):
+        weights = model.init(cfg, key)
+        logits, _ = model.apply(cfg, weights, inputs, presets.LAPTOP)
+        return logits, coordinates.activations(cfg, weights, inputs, presets.LAPTOP)
+
+    logits, found = both(jax.random.key(0))
+    np.testing.assert_allclose(found["logits"], logits, rtol=1e-4, atol=1e-6)
+    added = found["layer 2 attention"] + found["layer 2 mlp"]
+    np.testing.assert_allclose(
+        found["layer 1 stream"] + added, found["layer 2 stream"], rtol=1e-4, atol=1e-6
     )
-    np.testing.assert_allclose(normed, found["normed stream"], rtol=1e-4, atol=1e-5)
-    before, added = found["layer 1 stream"], found["layer 2 attention"] + found["layer 2 mlp"]
-    np.testing.assert_allclose(before + added, stream, rtol=1e-4, atol=1e-6)
 
 
 def changed(slope, name="logits", rule="none"):
