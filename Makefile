@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/muon_stress
 DURATION ?= 1800
 
-.PHONY: stress post test lint test-oldest test-long gpu-test aot-test soak kill-stress kill-stages kill-post kill-rl clean
+.PHONY: stress post test tests lint format types test-oldest test-long gpu-test aot-test soak kill-stress kill-stages kill-post kill-rl clean
 
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
@@ -16,20 +16,35 @@ post: $(VENV)/installed  ## Train through all stages of post-training and write 
 
 # Compiling is most of the time, and what is tested here does not depend on how well it is done.
 QUICK := XLA_FLAGS=--xla_backend_optimization_level=0
+# Files in the order of their names, whose last are light: those of fewest tests, which would come
+# last else, take the longest, and one of two workers would wait for the other.
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
-test: lint  ## Lint and all tests but the long ones
-	$(QUICK) $(BIN)/python -m pytest -n 2 --dist loadfile
+test: format  ## Lint and all tests but the long ones
+	$(MAKE) -j2 types tests
 
-lint: $(VENV)/installed
+# Beside `types`, which is one thread. What fails first is told first; the other one still ends.
+tests: $(VENV)/installed
+	$(QUICK) $(BIN)/python -m pytest $(SPREAD)
+
+lint: format types
+
+format: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
 	$(BIN)/pyright
 
-test-oldest: .venv-oldest/installed  ## The fast tests on the oldest supported jax
-	$(QUICK) .venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not long"
+# They and what they test import nothing of constraints-oldest.txt (a test looks).
+WITHOUT_JAX := architecture config data experiments rollouts
+
+test-oldest: .venv-oldest/installed  ## The fast tests of what uses jax, on the oldest supported one
+	$(QUICK) .venv-oldest/bin/python -m pytest $(SPREAD) -m "not slow and not long" \
+		$(WITHOUT_JAX:%=--ignore=tests/%)
 
 test-long: $(VENV)/installed  ## Real processes killed and damaged, every mesh axis alone: a quarter of an hour
-	$(QUICK) $(BIN)/python -m pytest -n 2 --dist loadfile -m long
+	$(QUICK) $(BIN)/python -m pytest $(SPREAD) -m long
 
 gpu-test: $(VENV)/installed  ## The kernels' whole case tables; skips without a Hopper GPU
 	$(BIN)/python -m pytest -m gpu tests/pallas_kernels

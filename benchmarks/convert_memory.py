@@ -43,6 +43,7 @@ def write_random(folder: Path, num_layers: int, shard_bytes: int) -> int:
     folder.mkdir()
     hf_files.write_shards(folder, planned, map(numbers, tensors), shard_bytes)
     (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}}))
     return sum(tensor.num_bytes for tensor in planned)
 
 

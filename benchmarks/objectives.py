@@ -1,4 +1,4 @@
-"""Memory and speed of a train step by its objective: SFT, DPO, a reward model, a policy gradient.
+"""Memory and speed of a train step by its objective: SFT, preferences, policy gradients, a teacher.
 
     sft             next token, on the targets of the pairs
     dpo, cached     log-probabilities of the reference come with the batch
@@ -6,6 +6,7 @@
     reward          a scalar at the end of each answer
     grpo            clipped ratios to the policy before the update, TIS
     grpo, replay    the same, tokens going where the batch says
+    taught          the divergence from a teacher of the same shape, which the step runs too
 
 All arms see the same rows of pairs: a published shape with fewer layers and its whole vocabulary,
 random tokens, half of them targets. Each runs in a process of its own, so that the peak of the
@@ -31,11 +32,12 @@ from absl import app, flags
 from benchmarks import slices
 from kanana_jax import config, model, parallel
 from kanana_jax.batch import Batch
-from kanana_jax.objectives import NextToken, Objective, presets
+from kanana_jax.objectives import NextToken, Objective, presets, soft_targets
 from kanana_jax.objectives.corrections import Truncated
+from kanana_jax.objectives.distillation import Distillation, Teaching
 from kanana_jax.objectives.dpo import dpo
 from kanana_jax.objectives.reward import Reward
-from kanana_jax.train import step
+from kanana_jax.train import step, teacher
 
 _TINY = flags.DEFINE_bool("tiny", False, "A tiny model and batch, for a machine without a GPU.")
 _LAYERS = flags.DEFINE_integer("layers", 2, "Layers kept, the leading dense ones first.")
@@ -55,6 +57,7 @@ OBJECTIVES: dict[str, Objective] = {
     "reward": Reward(),
     "grpo": presets.grpo(correction=Truncated()),
     "grpo, replay": presets.grpo(correction=Truncated(), replays_routes=True),
+    "taught": Distillation(Teaching(soft_targets.ForwardKL())),
 }
 _COLUMNS = ("arm", "peak_gib", "arguments_gib", "temporary_gib", "ms", "tokens_per_s")
 
@@ -105,14 +108,16 @@ def measured(name: str) -> dict[str, Any]:
     """One arm, in this process."""
     objective = OBJECTIVES[name]
     settings = described(objective)
-    cfg = step.step_config(settings, objective)
+    is_taught = getattr(objective, "teaching", None) is not None
+    cfg = step.step_config(settings, objective, teacher=settings.model if is_taught else None)
     mesh = parallel.make_mesh(settings.mesh, jax.devices()[:1])
     steps = step.build(cfg, mesh)
     began = time.perf_counter()
     memory: Any = steps.lower().compile().memory_analysis()
     compile_s = time.perf_counter() - began
     state, batch = steps.init(0), batch_of_pairs(cfg, mesh)
-    frozen = {one: steps.weights(0) for one in objective.frozen}
+    names = (*objective.frozen, *([teacher.NAME] if is_taught else []))
+    frozen = {one: steps.weights(0) for one in names}
     times, record = [], {}
     for _ in range(_REPEATS.value + 2):
         began = time.perf_counter()

@@ -23,7 +23,7 @@ from kanana_jax.report.results import Run
 TEACHER, STUDENT = "base", "student"  # stages
 TEXT, WHOLE, BOTH = "text", "whole distribution", "text and distribution"
 TOP_K, SAMPLED = "8 likeliest tokens", "8 draws"
-_NUM_KEPT = 8
+NUM_KEPT = 8
 
 ARMS = (
     sweep.Arm(name=TEXT, edits=("distill.ce_weight=1", "distill.weight=0")),
@@ -94,7 +94,7 @@ def experiment() -> pipeline.Pipeline:
         name=STUDENT,
         question="From whom is most learned at equal tokens?",
         model=dataclasses.replace(presets.tiny(), num_layers=1, num_dense_layers=1),
-        distill=config.DistillConfig(num_tokens=_NUM_KEPT),
+        distill=config.DistillConfig(num_tokens=NUM_KEPT),
         **blocks(num_steps=120),
     )
     return pipeline.Pipeline(

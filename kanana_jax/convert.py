@@ -1,11 +1,15 @@
 """Converts checkpoints: python -m kanana_jax.convert with two folders.
 
     --from-hf=DIR  --to=DIR       a Hugging Face folder becomes a model folder: of
-                                  DeepseekV3ForCausalLM, LlamaForCausalLM or Qwen3ForCausalLM
+                                  DeepseekV3ForCausalLM, Glm4MoeLiteForCausalLM, LlamaForCausalLM
+                                  or Qwen3ForCausalLM, or the language model of one with images
     --from=DIR     --to-hf=DIR    and back
     --from-gguf=FILE --to=DIR     a GGUF file of Llama's architecture becomes a model folder
     --from-run=DIR --to=DIR       the newest checkpoint of a training run becomes a model folder;
                                   with --average the average of its weights does
+                                  with --to-peft=DIR, its adapters become a PEFT folder
+    --adapters=DIR --from=DIR --to=DIR   a model folder with adapters in it, those of a PEFT folder
+                                  or of a run that trained them beside it
     --merge DIR DIR... --to=DIR   the mean of models of one shape and tokenizer; with --base=DIR,
                                   from which all were trained, their changes are merged by TIES
     --merge-run=DIR --last=K --to=DIR    the mean of the K newest checkpoints of a training run
@@ -26,7 +30,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kanana_jax import errors, extras
+from kanana_jax import config, errors, extras
 from kanana_jax.config import paths
 
 with extras.needed("train"):
@@ -35,9 +39,12 @@ with extras.needed("train"):
 
     from kanana_jax import surgery
     from kanana_jax.checkpoint import CheckpointError
-    from kanana_jax.weights import gguf_files, hf, merge, run_folder
+    from kanana_jax.checkpoint.errors import some
+    from kanana_jax.weights import gguf_files, hf, hf_checks, merge, run_folder
 
 _PROGRAM = "kanana_jax.convert"
+_FOLDERS = {"from_hf", "from_gguf", "from_run", "native", "adapters", "merge_run"}
+_FOLDERS |= {"to", "to_hf", "to_peft"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,9 +59,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _convert(arguments: argparse.Namespace) -> None:
     given = {name for name, value in vars(arguments).items() if value is not None}
-    for name in given & {"from_hf", "from_gguf", "from_run", "native", "merge_run", "to", "to_hf"}:
+    for name in given & _FOLDERS:
         setattr(arguments, name, paths.local(getattr(arguments, name), _flag(name)))
-    for name in given & {"to", "to_hf"}:
+    for name in given & {"to", "to_hf", "to_peft"}:
         paths.expect_folder(getattr(arguments, name), _flag(name))
     for way in _WAYS:
         if {*way.needed} <= given <= {*way.needed, *way.optional}:
@@ -69,7 +76,8 @@ def _from_hf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
         arguments.from_hf, arguments.to, dtype=arguments.dtype, on_tensor=bar.update
     )
     if left_out:
-        bar.write(f"left out {len(left_out)} tensors of extra predictor layers")
+        parts = sorted(hf_checks.parts_of(left_out))
+        bar.write(f"left out {len(left_out)} tensors, of {some(parts)}")
 
 
 def _from_gguf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
@@ -92,6 +100,20 @@ def _from_run(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
     run_folder.import_run(arguments.from_run, arguments.to, is_average=bool(arguments.average))
 
 
+def _to_peft(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    run_folder.export_peft(arguments.from_run, arguments.to_peft)
+
+
+def _with_adapters(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    merge.merge_adapters(
+        arguments.native,
+        arguments.adapters,
+        arguments.to,
+        dtype=arguments.dtype,
+        on_part=bar.update,
+    )
+
+
 def _merge(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
     merge.merge_folders(
         [paths.local(one, "--merge") for one in arguments.merge],
@@ -111,25 +133,31 @@ def _merge_run(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
 
 
 def _grow(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
-    surgery.grow(
-        arguments.native,
-        arguments.to,
-        arguments.grow,
-        noise=arguments.noise or 0.0,
-        is_dry=bool(arguments.dry_run),
-        report=bar.write,
-    )
+    chosen = config.SurgeryConfig(grow=tuple(arguments.grow), noise=arguments.noise or 0.0)
+    _operate(chosen, config.DataConfig(), arguments, bar)
 
 
 def _prune(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
-    surgery.prune(
-        arguments.native,
-        arguments.to,
-        arguments.prune,
-        paths=arguments.calibrate,
+    chosen = config.SurgeryConfig(
+        prune=tuple(arguments.prune),
         num_samples=arguments.samples or 512,
         length=arguments.length or 2048,
         expert_score=arguments.expert_score or "reap",
+    )
+    _operate(chosen, config.DataConfig(paths=tuple(arguments.calibrate)), arguments, bar)
+
+
+def _operate(
+    chosen: config.SurgeryConfig,
+    text: config.DataConfig,
+    arguments: argparse.Namespace,
+    bar: tqdm.tqdm,
+) -> None:
+    surgery.make(
+        chosen,
+        arguments.native,
+        arguments.to,
+        text=text,
         is_dry=bool(arguments.dry_run),
         report=bar.write,
     )
@@ -148,6 +176,8 @@ _WAYS = (
     _Way(("from_gguf", "to"), ("dtype",), _from_gguf),
     _Way(("native", "to_hf"), ("dtype", "max_position_embeddings"), _to_hf),
     _Way(("from_run", "to"), ("average",), _from_run),
+    _Way(("from_run", "to_peft"), (), _to_peft),
+    _Way(("adapters", "native", "to"), ("dtype",), _with_adapters),
     _Way(("merge", "to"), ("weights", "dtype"), _merge),
     _Way(("merge", "base", "to"), ("density", "weights", "dtype"), _merge),
     _Way(("merge_run", "last", "to"), ("weights",), _merge_run),
@@ -176,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--average", action="store_const", const=True, help="take the average of its weights"
     )
+    parser.add_argument("--adapters", help="PEFT folder, or folder of a run that trained adapters")
     parser.add_argument("--merge", nargs="+", help="folders of models, converted or Hugging Face")
     parser.add_argument("--base", help="folder of the model that those of --merge began as")
     parser.add_argument(
@@ -186,14 +217,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=_numbers, help="of its models, e.g. 1,1,2; default: equal"
     )
-    parser.add_argument("--grow", nargs="+", type=_change, help="what to repeat, e.g. stack=12")
+    parser.add_argument("--grow", nargs="+", help="what to repeat, e.g. stack=12")
     parser.add_argument("--noise", type=float, help="of copied experts, relative; default: none")
-    parser.add_argument("--prune", nargs="+", type=_change, help="what to cut, e.g. num_heads=24")
+    parser.add_argument("--prune", nargs="+", help="what to cut, e.g. num_heads=24")
     parser.add_argument("--calibrate", nargs="+", help="text that shows what matters")
     parser.add_argument("--samples", type=_count, help="documents of it; default: 512")
     parser.add_argument("--length", type=_count, help="tokens of a document; default: 2048")
     parser.add_argument(
-        "--expert-score", choices=surgery.EXPERT_SCORES, help="of --prune num_experts=N"
+        "--expert-score", choices=("reap", "frequency", "random"), help="of --prune num_experts=N"
     )
     parser.add_argument(
         "--dry-run", action="store_const", const=True, help="print the figures, write nothing"
@@ -201,18 +232,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", help="new folder for the model")
     parser.add_argument("--from", dest="native", help="folder to export")
     parser.add_argument("--to-hf", help="new Hugging Face folder")
+    parser.add_argument("--to-peft", help="new PEFT folder")
     parser.add_argument("--dtype", choices=hf.DTYPES, help="of the weights; default: as they are")
     parser.add_argument(
         "--max-position-embeddings", type=int, help="longest context, where it is not known"
     )
     return parser
-
-
-def _change(text: str) -> tuple[str, int]:
-    name, _, number = text.partition("=")
-    if not number.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a name, = and a number, got {text!r}")
-    return name, int(number)
 
 
 def _count(text: str) -> int:

@@ -138,13 +138,12 @@ def training(
 
 
 def changes(
-    cfg: config.TrainingConfig, batches: Sequence[Batch], seeds: Sequence[int]
+    step: step_lib.StepConfig, lr: float, batches: Sequence[Batch], seeds: Sequence[int]
 ) -> Iterator[Change]:
     """Takes one step on each batch and compares the activations of the first with the start."""
-    mesh = parallel.make_mesh(cfg.mesh, jax.devices()[:1])
-    step = step_lib.step_config(cfg, NextToken(), num_devices=1)
+    mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=1), jax.devices()[:1])
     read, gradients = _shared_by_rules(dataclasses.replace(step, optimizer=_ANY))
-    optimizer = step.make_optimizer(cfg.optimizer.lr)
+    optimizer = step.make_optimizer(lr)
 
     @jax.jit
     def update(weights, opt_state, grads, max_logits):
@@ -166,8 +165,8 @@ def changes(
                 now = jax.device_get(read(weights, batches[0].inputs))
                 for name, values in now.items():
                     rms = float(np.sqrt(np.mean((values - first[name]) ** 2)))
-                    width = cfg.model.hidden_size
-                    yield Change(cfg.optimizer.transfer, width, seed, number, name, rms)
+                    width = step.model.hidden_size
+                    yield Change(step.optimizer.transfer, width, seed, number, name, rms)
 
 
 @functools.lru_cache(maxsize=16)
@@ -269,7 +268,8 @@ def _run(arguments: argparse.Namespace) -> None:
         batches = [next(read) for _ in range(max(READ_AFTER))]
     found: list[Change] = []
     for cfg in cfgs:
-        found += changes(cfg.with_vocab(corpus.vocab_size), batches, range(arguments.seeds))
+        step = step_lib.step_config(cfg.with_vocab(corpus.vocab_size), NextToken(), num_devices=1)
+        found += changes(step, arguments.lr, batches, range(arguments.seeds))
         print(f"{cfg.optimizer.transfer}, width {cfg.model.hidden_size}: done", flush=True)
     of_rules = slopes(found)
     print(text(of_rules))

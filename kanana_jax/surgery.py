@@ -1,11 +1,12 @@
-"""Model folders made from model folders, by growth or by cuts: what `kanana_jax.convert` runs.
+"""Model folders made from model folders, by growth or by cuts.
 
-Each cut is measured on calibration text by the model that the cuts before it left. The whole model
-is in the host's memory twice, and while it is measured once on the device.
+`kanana_jax.convert` runs it, and stages of a pipeline start from what it makes. Each cut is
+measured on calibration text by the model that the cuts before it left. The whole model is in the
+host's memory twice, and while it is measured once on the device.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from kanana_jax import config, model
-from kanana_jax.batch import Inputs
-from kanana_jax.config import ConfigError, ExecutionConfig, ModelConfig
+from kanana_jax.config import (
+    ConfigError,
+    DataConfig,
+    ExecutionConfig,
+    ModelConfig,
+    SurgeryConfig,
+)
 from kanana_jax.data import calibration
 from kanana_jax.model import attention, surgery
 from kanana_jax.plan import flops
 from kanana_jax.weights import source, whole
 
-EXPERT_SCORES = tuple(surgery.SCORES)
 _FLOPS_LENGTH = 4096  # tokens of a sequence
 
 
@@ -32,79 +37,81 @@ class Step(NamedTuple):
     weights: model.Weights
 
 
-Changes = Sequence[tuple[str, int]]
 Report = Callable[[str], object]  # told a line for each step
+_Steps = Callable[[ModelConfig, model.Weights], Iterator[Step]]
 
 
-def grow(
-    folder: Path, target: Path, changes: Changes, *, noise: float, is_dry: bool, report: Report
-) -> None:
-    """Writes `target`, the model in `folder` grown; nothing where `is_dry`.
-
-    Raises ConfigError on a growth that the model cannot have, CheckpointError on the folders.
-    """
-    known: Mapping[str, Callable] = {
-        "stack": surgery.stack,
-        "interpose": surgery.interpose,
-        "interpose_zero": functools.partial(surgery.interpose, is_zero=True),
-        "experts": functools.partial(surgery.duplicate_experts, noise=noise),
-    }
-    _expect_known("--grow", changes, known)
-
-    def steps(cfg: ModelConfig, weights: model.Weights) -> Iterator[Step]:
-        for name, number in changes:
-            cfg, weights = known[name](cfg, weights, number)
-            yield Step(f"{name}={number}", cfg, weights)
-
-    _make(source.open_source(folder), folder, target, steps, is_dry, report)
+def expect_known(chosen: SurgeryConfig) -> None:
+    """Raises ConfigError where it names what cannot be grown or cut."""
+    verb, known = ("grow", _growths(chosen)) if chosen.grow else ("prune", _cuts(chosen))
+    others = [name for name, _ in chosen.changes if name not in known]
+    if others:
+        raise ConfigError(f"{verb} takes {', '.join(known)}, each with =number; got {others[0]}")
 
 
-def prune(
+def make(
+    chosen: SurgeryConfig,
     folder: Path,
     target: Path,
-    changes: Changes,
     *,
-    paths: Sequence[str],
-    num_samples: int,
-    length: int,
-    expert_score: str,
-    is_dry: bool,
+    text: DataConfig,
+    is_dry: bool = False,
     report: Report,
 ) -> None:
-    """Writes `target`, the model in `folder` with its config's fields cut to these sizes.
+    """Writes `target`, what `chosen` makes of the model in `folder`; nothing where `is_dry`.
 
-    `paths` are the calibration text, `num_samples` documents of up to `length` tokens. Raises
-    ConfigError, CheckpointError, and DataError on the text.
+    `text` is what cuts are chosen by; its tokenizer is that of the folder. Raises ConfigError on
+    what the model cannot be, CheckpointError on the folders and DataError on the text.
     """
-    score = functools.partial(surgery.cut_experts, score=surgery.SCORES[expert_score])
-    known = {**surgery.CUTS, "num_experts": score}
-    _expect_known("--prune", changes, known)
+    expect_known(chosen)
     opened = source.open_source(folder)
-    execution = config.edit(ExecutionConfig(), [f"compute_dtype={opened.compute_dtype}"])
-
-    def text() -> Iterable[Inputs]:
-        return calibration.batches(folder, paths, num_samples, length)
-
-    def steps(cfg: ModelConfig, weights: model.Weights) -> Iterator[Step]:
-        for name, size in changes:
-            seen = surgery.observe(cfg, weights, text(), execution)
-            cfg, weights, kept = known[name](cfg, weights, seen, size)
-            yield Step(f"{name}={size} keeps {kept:.2%} of the score", cfg, weights)
-
+    steps = _growing(chosen) if chosen.grow else _cutting(chosen, folder, opened, text)
     _make(opened, folder, target, steps, is_dry, report)
 
 
-def _expect_known(flag: str, changes: Changes, known: Mapping[str, object]) -> None:
-    others = [name for name, _ in changes if name not in known]
-    if others:
-        raise ConfigError(f"{flag} takes {', '.join(known)}, each with =number; got {others[0]}")
+def _growths(chosen: SurgeryConfig) -> Mapping[str, Callable]:
+    return {
+        "stack": surgery.stack,
+        "interpose": surgery.interpose,
+        "interpose_zero": functools.partial(surgery.interpose, is_zero=True),
+        "experts": functools.partial(surgery.duplicate_experts, noise=chosen.noise),
+    }
+
+
+def _cuts(chosen: SurgeryConfig) -> Mapping[str, Callable]:
+    score = surgery.SCORES[chosen.expert_score]
+    return {**surgery.CUTS, "num_experts": functools.partial(surgery.cut_experts, score=score)}
+
+
+def _growing(chosen: SurgeryConfig) -> _Steps:
+    def steps(cfg: ModelConfig, weights: model.Weights) -> Iterator[Step]:
+        for name, number in chosen.changes:
+            cfg, weights = _growths(chosen)[name](cfg, weights, number)
+            yield Step(f"{name}={number}", cfg, weights)
+
+    return steps
+
+
+def _cutting(
+    chosen: SurgeryConfig, folder: Path, opened: source.Source, text: DataConfig
+) -> _Steps:
+    execution = config.edit(ExecutionConfig(), [f"compute_dtype={opened.compute_dtype}"])
+
+    def steps(cfg: ModelConfig, weights: model.Weights) -> Iterator[Step]:
+        for name, size in chosen.changes:
+            read = calibration.batches(folder, text, chosen.num_samples, chosen.length)
+            seen = surgery.observe(cfg, weights, read, execution)
+            cfg, weights, kept = _cuts(chosen)[name](cfg, weights, seen, size)
+            yield Step(f"{name}={size} keeps {kept:.2%} of the score", cfg, weights)
+
+    return steps
 
 
 def _make(
     opened: source.Source,
     folder: Path,
     target: Path,
-    steps: Callable[[ModelConfig, model.Weights], Iterator[Step]],
+    steps: _Steps,
     is_dry: bool,
     report: Report,
 ) -> None:

@@ -1,8 +1,8 @@
 """What the Hopper kernels share: how they are launched, their memory, the ring that loads fill.
 
-A block of threads is three warpgroups. Two multiply, each into float32 registers. The third one
-loads by TMA into a ring of slots of shared memory. A slot has two barriers: `ready` opens when its
-loads have landed, `free` when nobody reads it any more.
+A block of threads is three warpgroups, or four. All but one multiply, each into float32 registers.
+The last one loads by TMA into a ring of slots of shared memory. A slot has two barriers: `ready`
+opens when its loads have landed, `free` when nobody reads it any more.
 
 Pallas lays scratch memory out in the alphabetical order of its names, so a new name moves buffers.
 """
@@ -36,10 +36,12 @@ def why_not(platform: str) -> str | None:
     return None
 
 
-def launch(interpret: bool, *, approx_math: bool = True) -> dict[str, Any]:
+def launch(
+    interpret: bool, *, approx_math: bool = True, num_compute: int = COMPUTE
+) -> dict[str, Any]:
     """Keywords of every kernel: its warpgroups, and what the compiler may do."""
     return dict(
-        num_threads=COMPUTE + 1,
+        num_threads=num_compute + 1,
         thread_name="warpgroup",
         interpret=plgpu.InterpretGPUParams(detect_races=True) if interpret else None,
         compiler_params=plgpu.CompilerParams(
@@ -58,18 +60,19 @@ def specialize(
     *,
     compute_registers: int = 240,
     load_registers: int = 24,
+    num_compute: int = COMPUTE,
 ) -> None:
-    """Runs compute(warpgroup) on the warpgroups that multiply and load() on the third one.
+    """Runs compute(warpgroup) on the warpgroups that multiply and load() on the last one.
 
     Registers are those of one thread.
     """
 
-    @pl.when(warpgroup < COMPUTE)
+    @pl.when(warpgroup < num_compute)
     def _():
         plgpu.set_max_registers(compute_registers, action="increase")
         compute(warpgroup)
 
-    @pl.when(warpgroup == COMPUTE)
+    @pl.when(warpgroup == num_compute)
     def _():
         plgpu.set_max_registers(load_registers, action="decrease")
         load()

@@ -75,9 +75,9 @@ def write_solved(path: Path, family: str) -> Path:
     return path
 
 
-def write_model(path: Path, shape: config.ModelConfig, tokenizer: str = "") -> Path:
+def write_model(path: Path, shape: config.ModelConfig, tokenizer: str = "", seed: int = 0) -> Path:
     """A model folder of random numbers, with the content of a tokenizer.json."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def of_leaf(x):
         return native.streamed(rng.normal(0, 0.3, x.shape).astype(x.dtype))

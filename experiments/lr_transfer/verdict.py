@@ -21,9 +21,9 @@ def name(rule: str, width: int) -> str:
     return f"{rule}, width {width}"
 
 
-def sweeps(runs: Sequence[Run]) -> dict[str, dict[float, width_axis.Sweep]]:
+def sweeps(runs: Sequence[Run]) -> dict[str, dict[float, width_axis.Losses]]:
     """By rule and width, the final losses of the runs that did not diverge."""
-    found: dict[str, dict[float, width_axis.Sweep]] = {}
+    found: dict[str, dict[float, width_axis.Losses]] = {}
     for arm in results.arms(runs):
         rule, _, width = arm.partition(", width ")
         losses = [
@@ -39,7 +39,7 @@ def sweeps(runs: Sequence[Run]) -> dict[str, dict[float, width_axis.Sweep]]:
                 np.zeros(0),
             )
         )
-        found.setdefault(rule, {})[float(width)] = width_axis.Sweep(rate_R, loss_R)
+        found.setdefault(rule, {})[float(width)] = width_axis.Losses(rate_R, loss_R)
     return found
 
 

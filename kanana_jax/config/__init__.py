@@ -11,12 +11,14 @@ from kanana_jax.config.execution import ExecutionConfig, Implementation
 from kanana_jax.config.fields import ConfigError, nearest, shown, some
 from kanana_jax.config.fields import names as setting_names
 from kanana_jax.config.job import Stage, TrainingConfig, check_allowed, edited_paths, setting
+from kanana_jax.config.lora import LoraConfig
 from kanana_jax.config.mesh import BATCH_AXES, MeshConfig
 from kanana_jax.config.model import Llama3RopeConfig, ModelConfig, YarnConfig
 from kanana_jax.config.optimizer import OptimizerConfig, ScheduleConfig
 from kanana_jax.config.rl import RLConfig
 from kanana_jax.config.rollouts import RolloutConfig
 from kanana_jax.config.stages import RateSegment, StageConfig, StagedConfig
+from kanana_jax.config.surgery import SurgeryConfig
 from kanana_jax.config.train import (
     AverageConfig,
     GuardConfig,
@@ -35,6 +37,7 @@ __all__ = [
     "GuardConfig",
     "Implementation",
     "Llama3RopeConfig",
+    "LoraConfig",
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -47,6 +50,7 @@ __all__ = [
     "Stage",
     "StageConfig",
     "StagedConfig",
+    "SurgeryConfig",
     "TrainConfig",
     "TrainingConfig",
     "YarnConfig",

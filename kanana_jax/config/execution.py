@@ -9,6 +9,7 @@ from kanana_jax.config.ranges import Count
 # Of a kernel; "auto" always works, the others raise where they cannot run.
 Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
 Auto = Literal["auto"]
+Precision = Literal["full", "fp8_store", "fp8", "fp8_float32_scales", "fp8_per_tensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class ExecutionConfig:
     """
 
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    # What is rounded to FP8 before products and kept as FP8 between the passes: docs/precision.md.
+    precision: Precision = "full"
     remat: Literal["none", "dots", "full"] = "none"
     # One compiled block for all layers. False, for few layers: none is copied out of a stack, and
     # backward needs less memory, but the time to compile grows with their number.

@@ -10,6 +10,7 @@ from kanana_jax.config.data import DataConfig
 from kanana_jax.config.edits import edit
 from kanana_jax.config.execution import ExecutionConfig
 from kanana_jax.config.fields import ConfigError, shown
+from kanana_jax.config.lora import LoraConfig
 from kanana_jax.config.mesh import MeshConfig
 from kanana_jax.config.model import ModelConfig
 from kanana_jax.config.optimizer import OptimizerConfig
@@ -37,6 +38,7 @@ class TrainingConfig:
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    lora: LoraConfig = LoraConfig()
     guard: GuardConfig = GuardConfig()
     mesh: MeshConfig = MeshConfig()
     profile: ProfileConfig = ProfileConfig()
@@ -48,6 +50,7 @@ class TrainingConfig:
         self._check_schedule()
         self._check_average()
         self._check_balance()
+        self._check_lora()
 
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits applied; raises ConfigError."""
@@ -140,6 +143,17 @@ class TrainingConfig:
                 "train.router_balance = quantile needs experts that a token does not choose, got "
                 f"model.num_experts_per_token = num_experts = {shape.num_experts}; loads are even "
                 "then, so set train.router_balance to sign"
+            )
+
+    def _check_lora(self):
+        if not self.lora.rank:
+            return
+        is_moving = self.train.router_balance == "quantile" or self.train.router_bias_rate
+        if self.model.num_moe_layers and is_moving:
+            raise ConfigError(
+                "train.router_bias_rate must be 0 with lora.rank, for the router's bias belongs to "
+                f"the frozen model; got {self.train.router_bias_rate:g} and train.router_balance = "
+                f"{self.train.router_balance}; set them to 0 and sign"
             )
 
 

@@ -1,5 +1,6 @@
 """Text to look at a model's activations with: the first tokens of documents, a row each."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,24 +15,28 @@ from kanana_jax.data.errors import DataError
 _ROWS = 8  # of a batch
 
 
-def batches(folder: Path, paths: Sequence[str], num_samples: int, length: int) -> Iterator[Inputs]:
-    """Documents of each source in turn, in the tokens of the model in `folder`; 0 ids pad rows.
+def batches(folder: Path, text: DataConfig, num_samples: int, length: int) -> Iterator[Inputs]:
+    """Documents of each source of `text` in turn, in the tokens of the model in `folder`.
 
-    All batches have one shape. DataError where a source cannot be read or no document is left.
+    Ids of 0 pad rows, and all batches have one shape. DataError where a source cannot be read or
+    no document is left.
     """
     path = folder / "tokenizer.json"
-    cfg = DataConfig(paths=tuple(paths), tokenizer=str(path) if path.exists() else "bytes")
+    name = str(path) if path.exists() else "bytes"
+    cfg = dataclasses.replace(text, tokenizer=name)
     tokenizer = wanted_tokenizer.wanted_tokenizer(cfg).make(())
     opened = sources.open_sources(cfg)
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*(one.read() for one in opened)))
-    texts = itertools.islice((text for text in in_turn if text), num_samples)
-    rows = (tokenizer.encode_documents([text])[0][:length] for text in texts)
+    documents = itertools.islice((one for one in in_turn if one), num_samples)
+    rows = (tokenizer.encode_documents([one])[0][:length] for one in documents)
     is_empty = True
     while taken := list(itertools.islice(rows, _ROWS)):
         is_empty = False
         yield _padded(taken, length)
     if is_empty:
-        raise DataError(f"expected documents to calibrate with, got none in {', '.join(paths)}")
+        raise DataError(
+            f"expected documents to calibrate with, got none in {', '.join(text.paths)}"
+        )
 
 
 def _padded(rows: Sequence[np.ndarray], length: int) -> Inputs:

@@ -11,6 +11,9 @@ def model_parser(program: str) -> argparse.ArgumentParser:
     """A parser that knows the model of `load`."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", allow_abbrev=False)
     parser.add_argument("--checkpoint", required=True, help="a model's folder")
+    parser.add_argument(
+        "--adapters", help="a PEFT folder, or that of a run which trained adapters to the model"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the model's")
     parser.add_argument(
         "--tensor-parallel", type=int, default=1, help="devices that share every layer"
@@ -23,5 +26,8 @@ def load(arguments: argparse.Namespace) -> generate.Loaded:
     logging.set_verbosity(logging.ERROR)  # only our own lines are for the user
     parallel.expect_devices()
     return generate.load(
-        arguments.checkpoint, arguments.dtype, tensor_parallel=arguments.tensor_parallel
+        arguments.checkpoint,
+        arguments.dtype,
+        tensor_parallel=arguments.tensor_parallel,
+        adapters=arguments.adapters,
     )

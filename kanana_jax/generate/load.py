@@ -18,10 +18,7 @@ from kanana_jax.data.chat import dialects
 from kanana_jax.generate import chat, engine, special_tokens, unstacked
 from kanana_jax.generate.unstacked import UnstackedWeights
 from kanana_jax.model import decoding, layers
-from kanana_jax.weights import hf_files, hf_names, source, tiktoken_file
-
-# Larger vocabularies than this are not of bytes.
-_MAX_BYTE_VOCAB = 512
+from kanana_jax.weights import hf_names, hf_tokenizer, source
 
 
 class OwnFormat(NamedTuple):
@@ -117,16 +114,22 @@ class Loaded(NamedTuple):
 
 
 def load(
-    directory: str | Path, compute_dtype: str | None = None, *, tensor_parallel: int = 1
+    directory: str | Path,
+    compute_dtype: str | None = None,
+    *,
+    tensor_parallel: int = 1,
+    adapters: str | Path | None = None,
 ) -> Loaded:
     """Loads weights in the dtype that the model computes in, its config's unless given.
 
     One layer of a leaf at a time goes from the files to the devices: heads and the experts' width
-    are split over `tensor_parallel` of them. A folder without tokenizer.json is a model of bytes.
+    are split over `tensor_parallel` of them. `adapters`, a PEFT folder or that of a run which
+    trained them, are added on the way. A folder without tokenizer.json is a model of bytes.
     Raises CheckpointError, and ConfigError when the sizes do not divide over the devices.
     """
     directory = paths.local(directory, "--checkpoint")
-    opened = source.open_source(directory)
+    added = None if adapters is None else paths.local(adapters, "--adapters")
+    opened = source.open_source(directory, added)
     cfg = opened.cfg
     dtype = opened.compute_dtype if compute_dtype is None else compute_dtype
     execution = config.edit(config.ExecutionConfig(), [f"compute_dtype={dtype}"])
@@ -227,18 +230,10 @@ def _read_block(
 def _tokenizer(
     directory: Path, cfg: config.ModelConfig, *, is_described: bool
 ) -> tokenizer.Tokenizer:
-    path = directory / "tokenizer.json"
-    if tiktoken_file.is_needed(directory):
-        content = tiktoken_file.tokenizer_json(directory)
-    elif path.exists():
-        content = hf_files.read_text(path)
-    elif cfg.vocab_size > _MAX_BYTE_VOCAB:
-        raise CheckpointError(
-            f"expected {path}, which does not exist: {cfg.vocab_size} tokens are not bytes; "
-            f"write the model's tokenizer there in this form, or as {tiktoken_file.NAME}"
-        )
-    else:
+    content = hf_tokenizer.read(directory, cfg.vocab_size)
+    if content is None:
         return _fitting(directory, cfg, tokenizer.byte_tokenizer())
+    path = directory / hf_tokenizer.NAME
     # A model trained here from nothing is described by no file but its tokenizer.
     needs_ends = not (is_described or special_tokens.is_described(directory))
     try:

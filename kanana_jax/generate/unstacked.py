@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kanana_jax import config, model
-from kanana_jax.model import decoding, layers, xla_hints
+from kanana_jax.model import decoding, layers, lora, xla_hints
 
 
 class Layer(NamedTuple):
@@ -59,13 +59,16 @@ def from_stacks(
         return x if dtype is None else x.astype(kept_dtype(spec, dtype))
 
     def layers_of(stack: str) -> list[dict[str, Any]]:
-        leaves, structure = jax.tree.flatten(weights.params[stack])
+        stacked = weights.params[stack], (weights.adapters or {}).get(stack)
+        leaves, structure = jax.tree.flatten(stacked)
         by_layer = zip(*map(xla_hints.unstack_layers, leaves), strict=True)
         described = decoding.describe_layer(cfg, is_moe=stack == "moe_layers")
-        return [
-            jax.tree.map(cast, decoding.prepare(cfg, jax.tree.unflatten(structure, one)), described)
-            for one in by_layer
-        ]
+        made = []
+        for one in by_layer:
+            plain, adapters = jax.tree.unflatten(structure, one)
+            layer = lora.applied(plain, adapters, jnp.float32 if dtype is None else dtype)
+            made.append(jax.tree.map(cast, decoding.prepare(cfg, layer), described))
+        return made
 
     dense = layers_of("dense_layers") if cfg.num_dense_layers else []
     moe = layers_of("moe_layers") if cfg.num_moe_layers else []

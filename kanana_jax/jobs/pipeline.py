@@ -10,15 +10,21 @@
                 pipeline.Stage("mid", sweep.Sweep(...), init_from="base"),
                 pipeline.Stage("chat", sft.Config(...), init_from="base"),
                 pipeline.Stage("both", sft.Config(...), init_from="base", merges=("mid", "chat")),
+                pipeline.Stage(
+                    "deep", pretrain.Config(...), init_from="base",
+                    surgery=config.SurgeryConfig(grow=("stack=1",)),
+                ),
             ),
         )
 
 Each stage has a folder of its own in the working directory, with its checkpoints and report. The
 last checkpoint becomes the model folder <stage>/model, whose tokenizer the next stage reads with; a
 comparison of one arm has a model for each seed, model/seed0, from which that seed of a comparison
-goes on. Finished stages are skipped: to run one again, remove its folder and those of the stages
-that start from it. The report of the working directory has what every evaluator measured at the end
-of every stage. On a command line chat.train.num_steps=50 edits a stage.
+goes on. A stage of `surgery` starts from what is grown or cut of that model, each seed of its own,
+with a new optimizer; what cuts keep is chosen by the text that the stage reads. Finished stages are
+skipped: to run one again, remove its folder and those of the stages that start from it. The report
+of the working directory has what every evaluator measured at the end of every stage. On a command
+line chat.train.num_steps=50 edits a stage.
 """
 
 import dataclasses
@@ -28,8 +34,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from kanana_jax import config, parallel
-from kanana_jax.config import TrainingConfig, fields
+from kanana_jax import config, parallel, surgery
+from kanana_jax.config import SurgeryConfig, TrainingConfig, fields
 from kanana_jax.config.fields import ConfigError, shown
 from kanana_jax.config.paths import folder_name
 from kanana_jax.config.ranges import Range
@@ -37,13 +43,14 @@ from kanana_jax.jobs import initial, sweep
 from kanana_jax.report import results
 from kanana_jax.report import stages as of_stages
 from kanana_jax.weights import merge, run_folder
-from kanana_jax.workdir import Run, provenance, run_record
+from kanana_jax.workdir import Run, events, provenance, run_record
 
 RunStage = Callable[[Any, Path], None]
 # Of the runs of all stages, whose arms are named by stage, and the record of how they were made.
 WriteReport = Callable[[list[results.Run], Mapping[str, Any], Path], str]
 MODEL = "model"  # the folder of a finished stage's weights
 MERGED = "merged"  # that of the weights that a stage of merges starts from
+CHANGED = "changed"  # and that of a stage of surgery
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Stage:
     # Stages whose models it starts from in one; all of them began where init_from says.
     merges: tuple[str, ...] = ()
     density: Annotated[float, Range(0.0, 1.0, "a share")] = 0.0  # of TIES; 0: their mean
+    surgery: SurgeryConfig | None = None  # done to the model of init_from
     # Settings that name a model folder, each with the stage whose model it is to be.
     uses: tuple[tuple[str, str], ...] = ()
 
@@ -75,11 +83,23 @@ class Stage:
                 f"stage {self.name!r} merges {', '.join(self.merges)}, which init_from must name "
                 "the start of; it is empty"
             )
+        if self.surgery and (not self.init_from or self.merges or self.keeps_optimizer):
+            raise ConfigError(
+                f"stage {self.name!r} has surgery, which is done to the model of one stage, named "
+                "by init_from, and to no optimizer; got "
+                f"init_from={self.init_from!r}, merges={self.merges!r} and "
+                f"keeps_optimizer={self.keeps_optimizer}"
+            )
 
     @property
     def starts(self) -> list[str]:
         """The stages whose models it needs."""
         return [one for one in (self.init_from, *self.merges, *(x for _, x in self.uses)) if one]
+
+    @property
+    def is_made(self) -> bool:
+        """Whether what it starts from is made of other stages' models."""
+        return bool(self.merges or self.surgery)
 
     @property
     def base(self) -> TrainingConfig:
@@ -194,12 +214,15 @@ def of(
         missing = [stage.name for stage in pipeline.stages if stage.name not in runs]
         if missing:
             raise ConfigError(f"no job is given for {config.some(missing)}; pipeline.of names it")
+        for stage in pipeline.stages:
+            if stage.surgery:
+                surgery.expect_known(stage.surgery)
         parallel.together(lambda: _check(pipeline.stages, workdir))
         for stage in pipeline.stages:
             folder = workdir / stage.name
             if parallel.everyones(_is_finished(stage, folder))[0]:
                 continue
-            parallel.on_first(lambda stage=stage: _merge(stage, pipeline.stages, workdir))
+            parallel.on_first(lambda stage=stage: _make_starts(stage, pipeline.stages, workdir))
             runs[stage.name](_started(stage, pipeline.stages, workdir), folder)
             parallel.on_first(lambda stage=stage, folder=folder: _keep_models(stage, folder))
         if parallel.is_first():
@@ -257,7 +280,7 @@ def _started(stage: Stage, stages: Sequence[Stage], workdir: Path) -> Any:
     start = by_name[stage.init_from]
     folder = workdir / start.name
     model, seed = start.models(folder)[0], "{seed}" if start.seeds else ""
-    source = _merged_of(stage, workdir) if stage.merges else _model_of(start, workdir)
+    source = _made_for(stage, workdir) if stage.is_made else _model_of(start, workdir)
     edits.append(f"train.init_from={source}")
     if stage.keeps_optimizer:
         run = start.runs(folder)[0].directory
@@ -274,15 +297,15 @@ def _model_of(start: Stage, workdir: Path) -> Path:
     return folder / MODEL / "seed{seed}" if start.seeds else start.models(folder)[0]
 
 
-def _merged_of(stage: Stage, workdir: Path) -> Path:
-    """The folder of what it merges, of each seed; in a comparison {seed} stands for it."""
-    folder = workdir / stage.name / MERGED
+def _made_for(stage: Stage, workdir: Path) -> Path:
+    """The folder of what it starts from, of each seed; in a comparison {seed} stands for it."""
+    folder = workdir / stage.name / (MERGED if stage.merges else CHANGED)
     return folder / "seed{seed}" if isinstance(stage.config, sweep.Sweep) else folder
 
 
-def _merge(stage: Stage, stages: Sequence[Stage], workdir: Path) -> None:
-    """Makes the models that a stage of merges starts from."""
-    if not stage.merges:
+def _make_starts(stage: Stage, stages: Sequence[Stage], workdir: Path) -> None:
+    """Makes the models that a stage of merges or of surgery starts from."""
+    if not stage.is_made:
         return
     by_name = {one.name: one for one in stages}
     of_stages = [_model_of(by_name[one], workdir) for one in (stage.init_from, *stage.merges)]
@@ -290,10 +313,15 @@ def _merge(stage: Stage, stages: Sequence[Stage], workdir: Path) -> None:
     for seed in range(first, first + getattr(stage.config, "seeds", 1)):
         target, base, *models = (
             Path(str(one).replace("{seed}", str(seed)))
-            for one in (_merged_of(stage, workdir), *of_stages)
+            for one in (_made_for(stage, workdir), *of_stages)
         )
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if stage.surgery:
+            text = stage.base.data
+            surgery.make(stage.surgery, base, target, text=text, report=events.show)
+        else:
             ties = {"base": base, "density": stage.density} if stage.density else {}
             merge.merge_folders(models, target, **ties)
 

@@ -45,7 +45,8 @@ def _path(
     made = built.steps.cfg
     parts = (_FORMAT, corpus.fingerprint, digest.of_weights(weights, built.mesh))
     # The same bytes are another function in another shape or precision.
-    name = cache_files.digest(*parts, repr(made.model), made.execution.compute_dtype)
+    numbers = made.execution.compute_dtype, made.execution.precision
+    name = cache_files.digest(*parts, repr(made.model), *numbers)
     return cache_dir / f"reference-{name}.npz"
 
 

@@ -23,5 +23,5 @@ def load(folder: Path, built: Any) -> Score:
             "with kanana_jax.jobs.reward"
         )
     steps = step_lib.build(dataclasses.replace(built.steps.cfg, model=shape), built.mesh)
-    weights = initial.restore(str(folder), steps.like.weights)
+    weights = initial.restore(str(folder), steps.like_whole)
     return lambda batch: steps.scalars(weights, batch)

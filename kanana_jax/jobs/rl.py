@@ -101,7 +101,7 @@ def _start_of(train: config.TrainConfig, built: training.Built) -> Callable[[], 
     """The weights before the first step."""
     if not train.init_from:
         return lambda: built.steps.weights(train.seed)
-    return lambda: initial.restore(train.init_from, built.steps.like.weights)
+    return lambda: initial.restore(train.init_from, built.steps.like_whole)
 
 
 def _rewards(own: _Own, player: playing.Playing, built: training.Built) -> judges.Judge:

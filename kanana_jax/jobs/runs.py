@@ -9,11 +9,11 @@ from typing import Any
 import jax
 
 from kanana_jax import config, data, model, parallel
-from kanana_jax.jobs import compiling, initial, outcome
+from kanana_jax.jobs import adapters, compiling, initial, outcome
 from kanana_jax.jobs.job import Built, Job, Start
 from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress
-from kanana_jax.train import fit, state
+from kanana_jax.train import fit, state, trained
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import Run, Stopped, StopRequest, Work, Workdir, opened
 
@@ -106,13 +106,20 @@ def _train_one(
     """Raises Stopped, with all saved, where a signal asked for it."""
     cfg, first = one.config, of_stages[0]
 
-    def first_weights() -> model.Weights:
+    def restored() -> model.Weights:
         if not cfg.train.init_from:
             return first.steps.weights(cfg.train.seed)
-        return initial.restore(cfg.train.init_from, first.steps.like.weights)
+        return initial.restore(cfg.train.init_from, first.steps.like_whole)
+
+    base = adapters.base(
+        cfg.lora, first.steps.cfg.model, cfg.train.init_from, restored, folder.report
+    )
+
+    def first_weights() -> model.Weights:
+        return base.weights[trained.NAME] if base.weights else restored()
 
     def start() -> state.TrainState:
-        fresh = first.steps.start(first_weights())
+        fresh = first.steps.start(first_weights(), cfg.train.seed)
         if not cfg.train.optimizer_from:
             return fresh
         kept = initial.optimizer_state(Path(cfg.train.optimizer_from), first.steps.like)
@@ -121,7 +128,7 @@ def _train_one(
     known = Start(first_weights, kept, folder.report)
     corpus = job.prepared(corpus, cfg.data, first, known)
     own = job.own(cfg)
-    frozen = job.frozen(first._replace(own=own), known)
+    frozen = {**base.weights, **job.frozen(first._replace(own=own), known)}
 
     def completed(built: Built) -> Built:
         return built._replace(frozen=frozen, own=own, directory=folder.directory, start=known)
@@ -155,6 +162,7 @@ def _train_one(
             guard=cfg.guard,
             lr=cfg.optimizer.lr,
             frozen=frozen,
+            base=base.fingerprint,
         ),
     )
     if ended.status == "stopped":

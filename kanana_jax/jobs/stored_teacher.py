@@ -77,7 +77,8 @@ def _name(
     built: Built, shape: config.ModelConfig, weights: model.Weights, of_batches: tuple
 ) -> str:
     of_teacher = (digest.of_weights(weights, built.mesh), repr(shape))
-    of_reading = (repr(_divergence(built)), built.steps.cfg.execution.compute_dtype)
+    execution = built.steps.cfg.execution
+    of_reading = (repr(_divergence(built)), execution.compute_dtype, execution.precision)
     of_process = (jax.process_index(), jax.process_count())
     parts = (teacher_store.FORMAT, of_batches, of_teacher, of_reading, of_process)
     return f"teacher-{cache_files.digest(*parts)}"

@@ -15,13 +15,13 @@ import jax
 
 from kanana_jax import checkpoint, config, parallel
 from kanana_jax.checkpoint import owner
-from kanana_jax.jobs import compiling, initial
+from kanana_jax.jobs import adapters, compiling, initial
 from kanana_jax.jobs import runs as runs_lib
 from kanana_jax.jobs.job import Built, Corpus, Job, Start, Text, stored
 from kanana_jax.jobs.runs import cache_dir, data_stages
 from kanana_jax.objectives import NextToken
 from kanana_jax.report import results, single
-from kanana_jax.train import optimizers
+from kanana_jax.train import optimizers, trained
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import (
     Run,
@@ -146,6 +146,9 @@ def _check(plan: Plan, workdir: Path) -> Plan:
     for one in plan.runs:
         initial.check_tokenizer(one.config.train.init_from, one.config.data.tokenizer)
         initial.check_optimizer(one.config.train)
+        adapters.check(
+            one.config.lora, one.config.optimizer, one.config.model, one.config.train.init_from
+        )
         for stage in one.config.in_stages():
             cfg = stage.config
             parallel.check(
@@ -240,7 +243,8 @@ def _chosen(job: Job, one: Run) -> dict[str, Any]:
     return {
         "execution": dataclasses.asdict(first.execution),
         "execution_of_later_stages": [dataclasses.asdict(step.execution) for step in others],
-        "undecayed": optimizers.undecayed(first.optimizer, first.model),
+        "undecayed": optimizers.undecayed(first.optimizer, first.model, first.lora),
+        "trained_parameters": trained.count(first.model, first.lora),
     }
 
 

@@ -19,7 +19,7 @@ from kanana_jax.laws.errors import LawError
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Losses:
     """Final losses at one width; a seed is a run of its own."""
 
     rate_R: Float[np.ndarray, "R"]
@@ -44,7 +44,7 @@ class Shift:
         return bool(self.is_bracketed_W.all())
 
 
-def shift(sweeps: Mapping[float, Sweep], *, num_draws: int = 1000, seed: int = 0) -> Shift:
+def shift(sweeps: Mapping[float, Losses], *, num_draws: int = 1000, seed: int = 0) -> Shift:
     """LawError with fewer than two widths or three rates at one of them."""
     if len(sweeps) < 2:
         raise LawError(f"a shift needs two widths or more, got {list(sweeps)}")

@@ -1,7 +1,7 @@
 """Decoders with latent or grouped-query attention, used through functions over plain dicts."""
 
 from kanana_jax.batch import Inputs
-from kanana_jax.model import attention, decoding, presets
+from kanana_jax.model import attention, decoding, lora, presets
 from kanana_jax.model.balance import (
     Routing,
     init_router_bias,
@@ -46,6 +46,7 @@ __all__ = [
     "init_params",
     "init_router_bias",
     "logits",
+    "lora",
     "max_vio",
     "num_params",
     "presets",

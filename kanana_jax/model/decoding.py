@@ -4,6 +4,7 @@ Every layer has arrays of its own: kernels would be handed copies of what is sli
 which for experts is most of the model.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -50,6 +51,9 @@ def bind(
 
 @functools.lru_cache(maxsize=64)
 def _skeleton(cfg: ModelConfig, execution: ExecutionConfig, is_moe: bool):
+    # Few tokens are read at a time: quantising every matrix for them would cost more than it saves.
+    execution = dataclasses.replace(execution, precision="full")
+
     def make():
         rngs = nnx.Rngs(0)
         over_cache = attention.of(cfg).over_cache(cfg, execution, rngs=rngs)

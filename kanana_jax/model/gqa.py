@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import causal_attention, layers, param_specs, rope, xla_hints
+from kanana_jax.model import causal_attention, layers, param_specs, precision, rope, xla_hints
 from kanana_jax.optim.specs import QKClipSpec
 from kanana_jax.parallel import local
 
@@ -39,7 +39,7 @@ class Projections(nnx.Module):
     def queries(
         self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
     ) -> Float[Array, "B S H K"]:
-        q_BSHK = _project(x_BSD, self.wq, "heads")
+        q_BSHK = self._project(x_BSD, self.wq, "heads")
         if self.cfg.qk_norm:
             q_BSHK = self._head_norm(q_BSHK, self.q_head_norm)
         return rope.rotate_halves(q_BSHK, rotation)
@@ -47,16 +47,22 @@ class Projections(nnx.Module):
     def keys(
         self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
     ) -> Float[Array, "B S G K"]:
-        k_BSGK = _project(x_BSD, self.wk, "kv_heads")
+        k_BSGK = self._project(x_BSD, self.wk, "kv_heads")
         if self.cfg.qk_norm:
             k_BSGK = self._head_norm(k_BSGK, self.k_head_norm)
         return rope.rotate_halves(k_BSGK, rotation)
 
     def values(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S G K"]:
-        return _project(x_BSD, self.wv, "kv_heads")
+        return self._project(x_BSD, self.wv, "kv_heads")
 
     def output(self, out_BSHK: Float[Array, "B S H K"]) -> Float[Array, "B S D"]:
-        return jnp.einsum("BSHK,HKD->BSD", out_BSHK, self.wo[...].astype(out_BSHK.dtype))
+        wo_HKD = self.wo[...].astype(out_BSHK.dtype)
+        return precision.einsum(self.execution)("BSHK,HKD->BSD", out_BSHK, wo_HKD)
+
+    def _project(self, x_BSD: Array, w_DHK: nnx.Param, heads: str) -> Array:
+        einsum = precision.einsum(self.execution)
+        x_BSHK = einsum("BSD,DHK->BSHK", x_BSD, w_DHK[...].astype(x_BSD.dtype))
+        return local.constrain(x_BSHK, ("batch", "sequence", heads, "head_dim"))
 
     def _head_norm(self, x: Array, gamma: nnx.Param) -> Array:
         return layers.rms_norm(x, gamma[...], self.cfg.rms_norm_eps, zero_centered=False)
@@ -65,11 +71,6 @@ class Projections(nnx.Module):
 def num_kv_heads(cfg: ModelConfig) -> int:
     assert cfg.num_kv_heads is not None  # ModelConfig has checked it
     return cfg.num_kv_heads
-
-
-def _project(x_BSD: Array, w_DHK: nnx.Param, heads: str) -> Array:
-    x_BSHK = jnp.einsum("BSD,DHK->BSHK", x_BSD, w_DHK[...].astype(x_BSD.dtype))
-    return local.constrain(x_BSHK, ("batch", "sequence", heads, "head_dim"))
 
 
 class GroupedQueryAttention(Projections):

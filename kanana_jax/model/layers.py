@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import xla_hints
+from kanana_jax.model import precision, xla_hints
 from pallas_kernels.moe_mlp.activation import swiglu
 
 
@@ -44,17 +44,17 @@ def rms_norm(
 class SwiGLU(nnx.Module):
     """The dense layers' MLP, and the shared experts as one MLP of their summed width."""
 
-    def __init__(self, cfg: ModelConfig, width: int, *, rngs: nnx.Rngs):
-        self.clamp = cfg.swiglu_clamp
+    def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, width: int, *, rngs: nnx.Rngs):
+        self.clamp, self.execution = cfg.swiglu_clamp, execution
         self.w_gate_up = normal(rngs, cfg, 2, width, cfg.hidden_size)
         self.w_down = normal(rngs, cfg, width, cfg.hidden_size)
 
     def __call__(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         w_down_ID = self.w_down[...].astype(x_BSD.dtype)
-        return jnp.einsum("BSI,ID->BSD", self.activated(x_BSD), w_down_ID)
+        return precision.einsum(self.execution)("BSI,ID->BSD", self.activated(x_BSD), w_down_ID)
 
     def activated(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S I"]:
         """What W_down reads."""
         w_GID = self.w_gate_up[...].astype(x_BSD.dtype)
-        gate_BSI, up_BSI = xla_hints.joint_product(x_BSD, w_GID)
+        gate_BSI, up_BSI = xla_hints.joint_product(precision.einsum(self.execution), x_BSD, w_GID)
         return swiglu(gate_BSI, up_BSI, self.clamp)

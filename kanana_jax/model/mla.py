@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import causal_attention, layers, param_specs, rope, xla_hints
+from kanana_jax.model import causal_attention, layers, param_specs, precision, rope, xla_hints
 from kanana_jax.optim.specs import QKClipSpec
 from kanana_jax.parallel import local
 
@@ -43,12 +43,13 @@ class Projections(nnx.Module):
         self, x_BSD: Float[Array, "B S D"], rotation: rope.Rotation
     ) -> Float[Array, "B S H K"]:
         dtype, nope = x_BSD.dtype, self.cfg.qk_nope_head_dim
+        einsum = precision.einsum(self.execution)
         if self.cfg.q_lora_rank is None:
-            q_BSHK = jnp.einsum("BSD,DHK->BSHK", x_BSD, self.wq[...].astype(dtype))
+            q_BSHK = einsum("BSD,DHK->BSHK", x_BSD, self.wq[...].astype(dtype))
         else:
-            c_BSQ = jnp.einsum("BSD,DQ->BSQ", x_BSD, self.wq_a[...].astype(dtype))
+            c_BSQ = einsum("BSD,DQ->BSQ", x_BSD, self.wq_a[...].astype(dtype))
             c_BSQ = self._latent_norm(c_BSQ, self.q_norm)
-            q_BSHK = jnp.einsum("BSQ,QHK->BSHK", c_BSQ, self.wq_b[...].astype(dtype))
+            q_BSHK = einsum("BSQ,QHK->BSHK", c_BSQ, self.wq_b[...].astype(dtype))
         q_BSHK = local.constrain(q_BSHK, ("batch", "sequence", "heads", "head_dim"))
         q_rope_BSHR = rope.rotate(q_BSHK[..., nope:], rotation)
         return jnp.concatenate([q_BSHK[..., :nope], q_rope_BSHR], axis=-1)
@@ -58,7 +59,8 @@ class Projections(nnx.Module):
     ) -> tuple[Float[Array, "B S C"], Float[Array, "B S R"]]:
         """What all heads share, and all that decoding has to remember: latent and rotary key."""
         latent = kv_lora_rank(self.cfg)
-        kv_a = jnp.einsum("BSD,DC->BSC", x_BSD, self.wkv_a[...].astype(x_BSD.dtype))
+        wkv_a = self.wkv_a[...].astype(x_BSD.dtype)
+        kv_a = precision.einsum(self.execution)("BSD,DC->BSC", x_BSD, wkv_a)
         kv_a = local.constrain(kv_a, ("batch", "sequence", "whole"))
         c_BSC = self._latent_norm(kv_a[..., :latent], self.kv_norm)
         return c_BSC, rope.rotate(kv_a[..., None, latent:], rotation)[:, :, 0]
@@ -125,7 +127,8 @@ class LatentAttention(Projections):
         )
 
     def output(self, out_BSHU: Float[Array, "B S H U"]) -> Float[Array, "B S D"]:
-        return jnp.einsum("BSHU,HUD->BSD", out_BSHU, self.wo[...].astype(out_BSHU.dtype))
+        wo_HUD = self.wo[...].astype(out_BSHU.dtype)
+        return precision.einsum(self.execution)("BSHU,HUD->BSD", out_BSHU, wo_HUD)
 
     def _attend(self, q_BSHK, c_BSC, k_rope_BSR, wkv_b_CHM, query_ids_BS, key_ids_BS):
         """One device's queries and heads, on the keys of the whole sequence.
@@ -149,7 +152,8 @@ class LatentAttention(Projections):
         wkv_b_CHM: Float[Array, "C H M"],
     ) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H U"]]:
         nope = self.cfg.qk_nope_head_dim
-        k_nope_BSHN, v_BSHU = xla_hints.separate_products(c_BSC, wkv_b_CHM, nope)
+        einsum = precision.einsum(self.execution)
+        k_nope_BSHN, v_BSHU = xla_hints.separate_products(einsum, c_BSC, wkv_b_CHM, nope)
         shape_BSHR = (*k_nope_BSHN.shape[:3], self.cfg.qk_rope_head_dim)
         k_rope_BSHR = jnp.broadcast_to(k_rope_BSR[:, :, None], shape_BSHR)
         return jnp.concatenate([k_nope_BSHN, k_rope_BSHR], axis=-1), v_BSHU

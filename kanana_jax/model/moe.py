@@ -48,7 +48,7 @@ class MoE(nnx.Module):
         self.w_gate_up = layers.normal(rngs, cfg, experts, 2, width, hidden)
         self.w_down = layers.normal(rngs, cfg, experts, width, hidden)
         if cfg.num_shared_experts:
-            self.shared = layers.SwiGLU(cfg, cfg.num_shared_experts * width, rngs=rngs)
+            self.shared = layers.SwiGLU(cfg, execution, cfg.num_shared_experts * width, rngs=rngs)
 
     def __call__(
         self,
@@ -148,6 +148,7 @@ class MoE(nnx.Module):
             w_down,
             *_choices_here(expert_TK, weight_TK, w_down.shape[0]),
             clamp=self.cfg.swiglu_clamp,
+            precision=self.execution.precision,
             implementation=self.execution.grouped_matmul_implementation,
         ).astype(x_TD.dtype)
 

@@ -271,10 +271,15 @@ def deepseek_v3() -> ModelConfig:
 def kanana_nano_2_1b() -> ModelConfig:
     """Kanana-Nano-2.1B (arXiv:2502.18934, sec. 2.4): Kanana-8B pruned in width, embeddings tied.
 
-    2,086,979,328 parameters with the released widths, where 2.1B is published.
+    The report has no widths. These are ours until they are compared with the released config.json;
+    they come to 2,086,979,328 parameters, where 2.1B is published.
     """
     return _llama_3(
-        hidden_size=1792, num_layers=32, num_heads=24, intermediate_size=8064, tie_embeddings=True
+        hidden_size=1792,  # ours
+        num_layers=32,  # Kanana-8B's: it was pruned in width only
+        num_heads=24,  # ours
+        intermediate_size=8064,  # ours
+        tie_embeddings=True,
     )
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kanana_jax.batch import Inputs
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import attention, balance, layers, moe, rope, xla_hints
+from kanana_jax.model import attention, balance, layers, lora, moe, rope, xla_hints
 from kanana_jax.parallel import local
 from pallas_kernels import maxima
 
@@ -57,10 +57,14 @@ class Aux(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """All that a forward pass needs. Buffers are what no gradient moves: "router_bias", (L, E)."""
+    """All that a forward pass needs. Buffers are what no gradient moves: "router_bias", (L, E).
+
+    Adapters, as `lora.adapters` makes them, are added to parameters as each layer begins.
+    """
 
     params: Params
     buffers: dict[str, Any]
+    adapters: Params | None = None
 
 
 class Context(NamedTuple):
@@ -90,7 +94,7 @@ class Block(nnx.Module):
         if is_moe:
             self.mlp = moe.MoE(cfg, execution, rngs=rngs)
         else:
-            self.mlp = layers.SwiGLU(cfg, cfg.intermediate_size, rngs=rngs)
+            self.mlp = layers.SwiGLU(cfg, execution, cfg.intermediate_size, rngs=rngs)
 
     def __call__(
         self,
@@ -169,13 +173,15 @@ def _run_stack(
     x_BSD: Array,
     bias_LE: Array,
     replayed_LBSK: Array | None,
+    adapters: Params | None,
     context: Context,
 ):
-    layers_L = stack, bias_LE, replayed_LBSK
+    layers_L = stack, bias_LE, replayed_LBSK, adapters
     is_scanned = execution.scan_layers is not False
 
     def body(x_BSD, layer):
-        block, bias_E, replayed_BSK = layer
+        block, bias_E, replayed_BSK, adapters = layer
+        block = lora.applied(block, adapters, layers.compute_dtype(execution))
         return block(x_BSD, bias_E, context, replayed_BSK)
 
     if execution.remat != "none":
@@ -228,12 +234,15 @@ class Transformer(nnx.Module):
             self.scalar_head = nnx.Param(jnp.zeros((cfg.hidden_size,), jnp.float32))
 
     def __call__(
-        self, inputs: Inputs, router_bias_LE: Float[Array, "L E"] | None = None
+        self,
+        inputs: Inputs,
+        router_bias_LE: Float[Array, "L E"] | None = None,
+        adapters: Params | None = None,
     ) -> tuple[Float[Array, "B S V"], Aux]:
         """Logits and statistics. By default the bias is zero."""
         if router_bias_LE is None:
             router_bias_LE = balance.init_router_bias(self.cfg)
-        hidden_BSD, aux = self.hidden_states(inputs, router_bias_LE)
+        hidden_BSD, aux = self.hidden_states(inputs, router_bias_LE, adapters)
         head_DV = self.embed[...].T if self.cfg.tie_embeddings else self.head[...]
         return _project(hidden_BSD, head_DV), aux
 
@@ -241,6 +250,7 @@ class Transformer(nnx.Module):
         self,
         inputs: Inputs,
         router_bias_LE: Float[Array, "L E"],
+        adapters: Params | None = None,
         *,
         counts_needed: bool = False,
     ) -> tuple[Float[Array, "B S D"], Aux]:
@@ -253,18 +263,31 @@ class Transformer(nnx.Module):
                 f"got {router_bias_LE.shape}; start from model.init_router_bias(cfg)."
             )
         tokens_BS, positions_BS, segment_ids_BS = map(jnp.asarray, inputs[:3])
+        of_stack = adapters or {}
         context = Context(rope.rotation(cfg, positions_BS), segment_ids_BS, counts_needed)
         x_BSD = _look_up(self.embed[...], tokens_BS, layers.compute_dtype(execution))
         max_logits, stats = [], None
         if cfg.num_dense_layers:
             no_bias_L0 = jnp.zeros((cfg.num_dense_layers, 0))
             x_BSD, (max_LH, _) = _run_stack(
-                execution, self.dense_layers, x_BSD, no_bias_L0, None, context
+                execution,
+                self.dense_layers,
+                x_BSD,
+                no_bias_L0,
+                None,
+                of_stack.get("dense_layers"),
+                context,
             )
             max_logits.append(max_LH)
         if cfg.num_moe_layers:
             x_BSD, (max_LH, stats) = _run_stack(
-                execution, self.moe_layers, x_BSD, router_bias_LE, _by_layer(inputs.routes), context
+                execution,
+                self.moe_layers,
+                x_BSD,
+                router_bias_LE,
+                _by_layer(inputs.routes),
+                of_stack.get("moe_layers"),
+                context,
             )
             max_logits.append(max_LH)
         if stats is None:
@@ -349,7 +372,9 @@ def hidden_states(
     `counts_needed` asks for `Aux.needed`, which quantile balancing reads.
     """
     bound = bind(cfg, weights.params, execution)
-    return bound.hidden_states(inputs, weights.buffers["router_bias"], counts_needed=counts_needed)
+    return bound.hidden_states(
+        inputs, weights.buffers["router_bias"], weights.adapters, counts_needed=counts_needed
+    )
 
 
 def logits(
@@ -380,7 +405,8 @@ def apply(
     execution: ExecutionConfig = _DEFAULT_EXECUTION,
 ) -> tuple[Float[Array, "B S V"], Aux]:
     """Float32 logits and statistics."""
-    return bind(cfg, weights.params, execution)(inputs, weights.buffers["router_bias"])
+    bound = bind(cfg, weights.params, execution)
+    return bound(inputs, weights.buffers["router_bias"], weights.adapters)
 
 
 @functools.lru_cache(maxsize=64)

@@ -77,18 +77,23 @@ def weighted_latents(
 
 
 def joint_product(
-    x_BSD: Float[Array, "B S D"], w_GID: Float[Array, "G I D"]
+    einsum: Callable[..., Array],
+    x_BSD: Float[Array, "B S D"],
+    w_GID: Float[Array, "G I D"],
 ) -> list[Float[Array, "B S I"]]:
     """x W_g^T for each matrix of a stack, made as one product.
 
     Of several, XLA:GPU (H100) copies the matrices out of the stack, in a loop.
     """
-    h_BSGI = jnp.einsum("BSD,GID->BSGI", x_BSD, w_GID)
+    h_BSGI = einsum("BSD,GID->BSGI", x_BSD, w_GID)
     return [h_BSGI[:, :, g] for g in range(w_GID.shape[0])]
 
 
 def separate_products(
-    x_BSC: Float[Array, "B S C"], w_CHM: Float[Array, "C H M"], size: int
+    einsum: Callable[..., Array],
+    x_BSC: Float[Array, "B S C"],
+    w_CHM: Float[Array, "C H M"],
+    size: int,
 ) -> list[Float[Array, "B S H _"]]:
     """x W with the last axis in two parts, the first of `size` columns; a product each.
 
@@ -96,7 +101,7 @@ def separate_products(
     one array.
     """
     return [
-        jnp.einsum("BSC,CHM->BSHM", x_BSC, part_CHM)
+        einsum("BSC,CHM->BSHM", x_BSC, part_CHM)
         for part_CHM in (w_CHM[..., :size], w_CHM[..., size:])
     ]
 

@@ -36,6 +36,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "mlp": ("tensor",),
     "gate_up": (),
     "norm": (),
+    "rank": (),
     "whole": (),  # any dimension that every device needs all of
 }
 

@@ -57,7 +57,13 @@ def planned() -> config.StagedConfig:
         ),
     )
     edits = [f"mesh.{part.strip()}" for part in _MESH.value.split(",") if part.strip()]
-    return cfg.edited([*edits, *_SET.value])
+    cfg = cfg.edited([*edits, *_SET.value])
+    if cfg.lora.rank:
+        raise config.ConfigError(
+            f"plans know no adapters, got lora.rank = {cfg.lora.rank}; leave it out, and see "
+            "benchmarks/lora_memory.py for what a step with them needs"
+        )
+    return cfg
 
 
 def _presets() -> dict[str, Callable[[], config.ModelConfig]]:

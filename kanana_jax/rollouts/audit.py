@@ -18,6 +18,7 @@ name. Exit code 2: a family is refused, or a setting cannot be used.
 
 import argparse
 import collections
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,11 +119,11 @@ def _states_after(pool: sandbox.Pool, drawn: Sequence[Task]) -> list[Any]:
 
 def _others(drawn: Sequence[Task]) -> list[list[str]]:
     """For every task the right answers of further tasks, none of which is its translation."""
-    found = []
+    answers, found = [task.answer(one.oracle) for one in drawn], []
     for i, one in enumerate(drawn):
-        turned = [*drawn[i + 1 :], *drawn[:i]]
-        texts = [task.answer(two.oracle) for two in turned if two.content != one.content]
-        found.append(texts[:_NUM_OTHERS])
+        turned = itertools.chain(range(i + 1, len(drawn)), range(i))
+        texts = (answers[k] for k in turned if drawn[k].content != one.content)
+        found.append([*itertools.islice(texts, _NUM_OTHERS)])
     if min(map(len, found)) < _NUM_OTHERS:
         raise ConfigError(f"expected more than {_NUM_OTHERS} tasks to audit, got {len(drawn)}")
     return found

@@ -15,14 +15,17 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from kanana_jax import config, model
+from kanana_jax.train import trained
 
 _FEW_LAYERS = 8  # more take minutes to compile one by one
 _CHUNKS = (16_384, 8192, 4096)  # tokens, largest first
 _LOGIT_BYTES = 6  # float32, and its gradient in 16 bits
 _STATE_BYTES, _AVERAGE_BYTES = 16, 4
 _USABLE = 0.9  # of the memory
+_OFF = config.LoraConfig()
 
 
 class Device(NamedTuple):
@@ -45,6 +48,7 @@ def chosen(
     device: Device,
     *,
     keeps_average: bool = False,
+    lora: config.LoraConfig = _OFF,
 ) -> config.ExecutionConfig:
     """`execution` with numbers and truth values in place of "auto"; `sizes` are the mesh's."""
     fitting = _fill(
@@ -58,7 +62,7 @@ def chosen(
     counts = [count for count in range(1, rows + 1) if rows % count == 0]
     if device.memory_bytes is None:
         return _fill(fitting, accumulation_steps=1)
-    kept = _state_bytes(shape, sizes, keeps_average) + _head_bytes(fitting, shape)
+    kept = _state_bytes(shape, sizes, keeps_average, lora) + _head_bytes(fitting, shape)
     free = _USABLE * device.memory_bytes - kept
     per_row = _token_bytes(fitting, shape) * seq_len / (sizes["context"] * sizes["tensor"])
     fits = [count for count in counts if per_row * rows / count <= free]
@@ -78,10 +82,17 @@ def _chunk_tokens(shape: config.ModelConfig, device: Device) -> int:
     return max(fits, default=_CHUNKS[-1])
 
 
-def _state_bytes(shape: config.ModelConfig, sizes: Mapping[str, int], keeps_average: bool) -> float:
-    num_params, _ = model.num_params(shape)
-    devices = math.prod(sizes[axis] for axis in ("fsdp", "expert", "tensor"))
-    return (_STATE_BYTES + keeps_average * _AVERAGE_BYTES) * num_params / devices
+def _state_bytes(
+    shape: config.ModelConfig,
+    sizes: Mapping[str, int],
+    keeps_average: bool,
+    lora: config.LoraConfig,
+) -> float:
+    each = _STATE_BYTES + keeps_average * _AVERAGE_BYTES
+    kept = each * trained.count(shape, lora)
+    if lora.rank:
+        kept += jnp.dtype(lora.base_dtype).itemsize * model.num_params(shape)[0]
+    return kept / math.prod(sizes[axis] for axis in ("fsdp", "expert", "tensor"))
 
 
 def _head_bytes(execution: config.ExecutionConfig, shape: config.ModelConfig) -> float:

@@ -14,25 +14,38 @@ import optax
 from jaxtyping import Array, Float
 
 from kanana_jax import config, model, optim
+from kanana_jax.model import lora as adapters
 from kanana_jax.train import optimizers
 
 _POWER_ITERATIONS = 24
+_OFF = config.LoraConfig()
 
 
 def diagnose(
-    params: Any,
+    weights: model.Weights,
     opt_state: optax.OptState,
     *,
     cfg: config.OptimizerConfig,
     shape: config.ModelConfig,
+    lora: config.LoraConfig = _OFF,
 ) -> dict[str, Array]:
-    stacks = [params[name] for name in ("dense_layers", "moe_layers") if name in params]
-    norms = [qk_spectral_norms(stack["attention"], shape) for stack in stacks]
+    """Of whole weights, and of the optimizer's state of those that are trained."""
+    norms = [
+        qk_spectral_norms(_attention(weights, name), shape)
+        for name in ("dense_layers", "moe_layers")
+        if name in weights.params
+    ]
     found = {"qk_spectral_norm": jnp.concatenate(norms)}
-    specs = optimizers.polar_specs(cfg, shape)
+    specs = optimizers.polar_specs(cfg, shape, lora)
     if jax.tree.leaves(specs):
         found["orthogonality_error"] = update_orthogonality_error(opt_state, specs, cfg)
     return found
+
+
+def _attention(weights: model.Weights, stack: str) -> Any:
+    of_stack = (weights.adapters or {}).get(stack, {})
+    plain = weights.params[stack]["attention"]
+    return adapters.applied(plain, of_stack.get("attention"), jnp.float32)
 
 
 def qk_spectral_norms(attention: Any, cfg: config.ModelConfig) -> Float[Array, "L H"]:

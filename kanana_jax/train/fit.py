@@ -74,12 +74,13 @@ class Position(NamedTuple):
     skipped_batches: int = 0
     rewinds: int = 0
 
-    def notes(self, mesh: Mesh) -> dict[str, Any]:
+    def notes(self, run: "Run") -> dict[str, Any]:
         """What a checkpoint holds beside the state."""
         return {
             "skipped_batches": self.skipped_batches,
             "rewinds": self.rewinds,
-            "mesh": dict(mesh.shape),
+            "mesh": dict(run.mesh.shape),
+            "base": run.base,
         }
 
 
@@ -110,6 +111,7 @@ class Run(NamedTuple):
     guard: config.GuardConfig
     lr: float
     frozen: step_lib.Frozen
+    base: str = ""  # a name for the frozen model to which what is trained belongs; empty: none
 
     def stage_of(self, batch: int) -> int:
         """The index of the stage of a batch, from 1; the last stage goes on for ever."""
@@ -140,10 +142,17 @@ def fit(workdir: Folder, run: Run) -> Outcome:
 def _measure(workdir: Folder, run: Run, at: Position) -> Outcome:
     """What the evaluators find of weights that are not trained, recorded as step 0."""
     has_average = run.train.average.every_tokens > 0
-    entry = _evaluate(run.stages[0].evaluators, at.state, True, workdir.clock, has_average)
+    first = run.stages[0]
+    whole = _whole(first, run)
+    entry = _evaluate(first.evaluators, at.state, whole, True, workdir.clock, has_average)
     workdir.record(0, entry)
-    workdir.save(0, at.state, at.notes(run.mesh), is_last=True)
+    workdir.save(0, at.state, at.notes(run), is_last=True)
     return Outcome("ok", 0)
+
+
+def _whole(stage: Stage, run: Run) -> Callable[[model.Weights], model.Weights]:
+    """From the weights that are trained to those that compute."""
+    return lambda weights: stage.steps.whole(weights, run.frozen)
 
 
 def _latest(workdir: Folder, run: Run) -> Position:
@@ -151,6 +160,12 @@ def _latest(workdir: Folder, run: Run) -> Position:
     found = workdir.checkpoints.restore_latest(run.stages[0].steps.like)
     if found is None:
         return Position(run.start())
+    base = found.notes.get("base", "")
+    if base != run.base:
+        raise config.ConfigError(
+            f"checkpoint {found.step} holds adapters of the model {base or 'none'}, got "
+            f"{run.base or 'none'} in train.init_from; put the model back that the run began with"
+        )
     mesh = dict(run.mesh.shape)
     if found.notes["mesh"] != mesh:
         workdir.report(
@@ -183,7 +198,7 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
         index = run.stage_of(due)
         stage = run.stages[index]
         with clock.spent("waiting_for_data"):
-            batch = run.source.batch(due - 1, current.weights)
+            batch = run.source.batch(due - 1, _whole(stage, run)(current.weights))
         batch = parallel.shard_batch(run.mesh, batch, stage.batch_size)
         with workdir.profiler.step(number) as finished:
             current, entry = stage.steps.train(current, batch, run.lr, run.frozen)
@@ -193,16 +208,18 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
         if run.guard.enabled:
             entry |= {"skipped_batches": at.skipped_batches, "rewinds": at.rewinds}
         if _is_due(number, run.train.diagnostics_interval_steps, last):
-            entry |= stage.steps.diagnose(current.weights.params, current.opt_state)
+            whole = _whole(stage, run)(current.weights)
+            entry |= stage.steps.diagnose(whole, current.opt_state)
         else:
             entry.pop("relative_load", None)  # a number for each expert: too much for every step
         is_end = number == last or due == stage.last_batch
         due_now = [one for one in stage.evaluators if is_end or number % one.every == 0]
-        entry |= _evaluate(due_now, current, is_end, clock, run.train.average.every_tokens > 0)
+        has_average = run.train.average.every_tokens > 0
+        entry |= _evaluate(due_now, current, _whole(stage, run), is_end, clock, has_average)
         workdir.record(number, entry)
         is_stopping = asked_to_stop(workdir.is_asked_to_stop()) and number < last
         if is_stopping or _is_due(number, run.train.checkpoint_interval_steps, last):
-            workdir.save(number, current, at.notes(run.mesh), is_last=number == last)
+            workdir.save(number, current, at.notes(run), is_last=number == last)
         if workdir.trouble_step is not None:
             return Outcome("diverged", workdir.trouble_step)
         if is_stopping:
@@ -213,6 +230,7 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
 def _evaluate(
     due: Sequence[Evaluator],
     current: state.TrainState,
+    whole: Callable[[model.Weights], model.Weights],
     is_end: bool,
     clock: Any,
     has_average: bool,
@@ -224,9 +242,9 @@ def _evaluate(
     found: dict[str, Any] = {}
     with clock.spent("evaluating"):
         for one in due:
-            found |= one.measure(current.weights)
+            found |= one.measure(whole(current.weights))
             if has_average:
-                of_average = one.measure(averaged(current))
+                of_average = one.measure(whole(averaged(current)))
                 found |= {_average_name(k): x for k, x in of_average.items() if not _is_array(x)}
     # Arrays are as long as the data that they are of; comparisons need those of the end.
     return {name: x for name, x in found.items() if is_end or not _is_array(x)}

@@ -185,6 +185,7 @@ class _Settings(NamedTuple):
     chunk_tokens: int
     layout: _Layout
     other: _Layout | None = None  # of the second model
+    is_frozen: bool = False  # the head has no gradient
 
 
 def _head_of(cfg: config.ModelConfig, params: Any) -> tuple[Array, tuple[str, ...], _Layout]:
@@ -204,21 +205,25 @@ def _of_device(settings, hidden_BSD, head, given):
 
 
 def _forward(settings, hidden_BSD, head, given):
+    is_frozen = not head.perturbed  # of a model with adapters: then its gradient is not formed
+    hidden_BSD, head, given = hidden_BSD.value, head.value, [x.value for x in given]
     gather = functools.partial(_whole_head, settings.layout, hidden_BSD)
     head_DV, scatter = jax.vjp(gather, head)
+    settings = settings._replace(is_frozen=is_frozen)
     found, grad_BSD, grad_DV = _scan(settings, hidden_BSD, head_DV, given, with_grads=True)
     # At once, so that the layers' backward pass keeps this device's part only.
-    (grad_head,) = scatter(grad_DV)
+    (grad_head,) = (None,) if is_frozen else scatter(grad_DV)
     return found, (grad_BSD, grad_head)
 
 
 def _backward(settings, kept, cotangents):
     factor = cotangents[0]  # the others are of what has no gradient
     grad_BSD, grad_head = kept
-    return factor.astype(grad_BSD.dtype) * grad_BSD, factor * grad_head, None
+    of_head = None if grad_head is None else factor * grad_head
+    return factor.astype(grad_BSD.dtype) * grad_BSD, of_head, None
 
 
-_of_device.defvjp(_forward, _backward)
+_of_device.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _whole_head(layout, like, head):
@@ -245,11 +250,12 @@ def _scan(settings, hidden_BSD, head_DV, given, *, with_grads: bool):
         if not with_grads:
             return None, (loss, each, None)
         grad_BSV = grad_BSV.astype(dtype)  # in float32, both products would have such operands
-        grad_DV += _product("BSD,BSV->DV", hidden_BSD, grad_BSV)
+        if not settings.is_frozen:
+            grad_DV += _product("BSD,BSV->DV", hidden_BSD, grad_BSV)
         grad_BSD = _product("BSV,DV->BSD", grad_BSV, low_DV).astype(dtype)
         return grad_DV, (loss, each, grad_BSD)
 
-    start = jnp.zeros_like(head_DV) if with_grads else None
+    start = jnp.zeros_like(head_DV) if with_grads and not settings.is_frozen else None
     parts = tuple(_split(x, chunks) for x in (hidden_BSD, *given))
     grad_DV, (loss, each, grad_BSD) = jax.lax.scan(one, start, parts)
     join = functools.partial(_join, seq_len=hidden_BSD.shape[1])

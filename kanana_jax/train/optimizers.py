@@ -14,9 +14,10 @@ from jaxtyping import Array
 
 import pallas_kernels
 from kanana_jax import config, model, optim, parallel
-from kanana_jax.train import transfer
+from kanana_jax.train import trained, transfer
 
 Metrics = dict[str, Array]
+_OFF = config.LoraConfig()
 
 
 class Recipe(NamedTuple):
@@ -33,6 +34,7 @@ class Recipe(NamedTuple):
     keeps_norms: bool = False  # of the matrices, which therefore have no weight decay
     report: Callable[[optax.OptState], Metrics] = lambda opt_state: {}
     idle: Mapping[str, float] = {}
+    not_of_adapters: str = ""  # why it cannot train low-rank ones
 
 
 def _clip_report(opt_state: optax.OptState) -> Metrics:
@@ -84,23 +86,37 @@ def _muon_hyperball(rate, specs, clip_specs, cfg, adam, polar):
 TABLE: dict[str, Recipe] = {
     "adamw": Recipe(_adamw, has_polar=False),
     "muon": Recipe(_muon),
-    "muonclip": Recipe(_muonclip, report=_clip_report, idle={"clip_count": 0, "min_gamma": 1.0}),
+    "muonclip": Recipe(
+        _muonclip,
+        report=_clip_report,
+        idle={"clip_count": 0, "min_gamma": 1.0},
+        not_of_adapters="QK-Clip would scale matrices that are frozen",
+    ),
     "normuon": Recipe(_normuon),
     "adamuon": Recipe(_adamuon),
-    "muon_hyperball": Recipe(_muon_hyperball, keeps_norms=True),
+    "muon_hyperball": Recipe(
+        _muon_hyperball,
+        keeps_norms=True,
+        not_of_adapters="it keeps the norms of matrices, and that of B is 0",
+    ),
 }
 
 
 def make(
-    cfg: config.OptimizerConfig, shape: config.ModelConfig, rate: optax.Schedule
+    cfg: config.OptimizerConfig,
+    shape: config.ModelConfig,
+    rate: optax.Schedule,
+    lora: config.LoraConfig = _OFF,
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer that `cfg` names, at the learning rate `rate(updates done)`.
 
     Its state does not depend on the rate. `update` takes the keyword `max_logits`, (layers, heads).
+    Raises ConfigError where `lora` asks for adapters that it cannot train.
     """
+    expect_able(cfg, lora)
     adam: dict[str, Any] = {
         "weight_decay": cfg.weight_decay,
-        "mask": decay_mask(cfg, shape),
+        "mask": decay_mask(cfg, shape, lora),
         "b1": cfg.b1,
         "b2": cfg.b2,
         "eps": cfg.eps,
@@ -108,10 +124,26 @@ def make(
     rate_factors = transfer.rate_factors(cfg, shape, polar_specs(cfg, shape))
     if rate_factors is not None:
         adam["rate_factors"] = rate_factors
-    polar = {"polar_fn": polar_fn(cfg), "layout": layout(shape)}
-    specs, clip_specs = _matrix_specs(cfg, shape), _map_specs(lambda s: s.qk_clip, shape)
+    polar = {"polar_fn": polar_fn(cfg), "layout": layout(shape, lora)}
+    specs = _matrix_specs(cfg, shape, lora)
+    clip_specs = _map_specs(lambda s: s.qk_clip, shape, lora)
     made = TABLE[cfg.name].make(rate, specs, clip_specs, cfg, adam, polar)
     return optax.with_extra_args_support(made)
+
+
+def expect_able(cfg: config.OptimizerConfig, lora: config.LoraConfig) -> None:
+    """Raises ConfigError where the optimizer cannot train what `lora` asks for."""
+    if lora.rank and TABLE[cfg.name].not_of_adapters:
+        able = [name for name, recipe in TABLE.items() if not recipe.not_of_adapters]
+        raise config.ConfigError(
+            f"optimizer.name must be one of {', '.join(able)} with lora.rank, got {cfg.name}: "
+            f"{TABLE[cfg.name].not_of_adapters}"
+        )
+    if lora.rank and cfg.transfer != "none":
+        raise config.ConfigError(
+            f"optimizer.transfer must be none with lora.rank, got {cfg.transfer}: its rules are "
+            "for the weights of a whole model"
+        )
 
 
 def averaged(
@@ -195,9 +227,11 @@ def report(name: str, opt_state: optax.OptState, is_skipped: Any) -> Metrics:
     return {key: jnp.where(is_skipped, recipe.idle[key], value) for key, value in found.items()}
 
 
-def polar_specs(cfg: config.OptimizerConfig, shape: config.ModelConfig) -> Any:
+def polar_specs(
+    cfg: config.OptimizerConfig, shape: config.ModelConfig, lora: config.LoraConfig = _OFF
+) -> Any:
     """A MatrixSpec for every leaf whose update is a polar factor, None for the others."""
-    specs = _matrix_specs(cfg, shape)
+    specs = _matrix_specs(cfg, shape, lora)
     if TABLE[cfg.name].has_polar:
         return specs
     return jax.tree.map(lambda _: None, specs, is_leaf=is_spec)
@@ -208,13 +242,15 @@ def is_spec(node: Any) -> bool:
     return node is None or isinstance(node, optim.MatrixSpec)
 
 
-def decay_mask(cfg: config.OptimizerConfig, shape: config.ModelConfig) -> Any:
+def decay_mask(
+    cfg: config.OptimizerConfig, shape: config.ModelConfig, lora: config.LoraConfig = _OFF
+) -> Any:
     """True for every leaf that weight decay shrinks; None where it shrinks all."""
     if cfg.norm_decay == "all" and cfg.embedding_decay:
         return None
     return jax.tree_util.tree_map_with_path(
         functools.partial(_decays, cfg),
-        model.describe(shape),
+        trained.describe(shape, lora),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )
 
@@ -230,9 +266,11 @@ def _decays(cfg: config.OptimizerConfig, path: Any, spec: model.ParamSpec) -> bo
     return cfg.norm_decay == "all" or (cfg.norm_decay == "input" and of_block)
 
 
-def undecayed(cfg: config.OptimizerConfig, shape: config.ModelConfig) -> list[str]:
+def undecayed(
+    cfg: config.OptimizerConfig, shape: config.ModelConfig, lora: config.LoraConfig = _OFF
+) -> list[str]:
     """Paths of the leaves that weight decay leaves alone, for the record of a run."""
-    mask, specs = decay_mask(cfg, shape), _matrix_specs(cfg, shape)
+    mask, specs = decay_mask(cfg, shape, lora), _matrix_specs(cfg, shape, lora)
     keeps_norms = TABLE[cfg.name].keeps_norms
 
     def is_undecayed(spec: Any, decays: bool) -> bool:
@@ -273,7 +311,7 @@ def polar_dtype(cfg: config.OptimizerConfig) -> jnp.dtype:
     return jnp.dtype(auto if cfg.polar_dtype == "auto" else cfg.polar_dtype)
 
 
-def layout(shape: config.ModelConfig) -> optim.layouts.Layout:
+def layout(shape: config.ModelConfig, lora: config.LoraConfig = _OFF) -> optim.layouts.Layout:
     """Where polar factors are computed on the mesh that is set.
 
     Experts, which are whole on their devices, stay there; other matrices come together on one
@@ -282,22 +320,27 @@ def layout(shape: config.ModelConfig) -> optim.layouts.Layout:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size <= 1:
         return optim.layouts.in_place
-    partitions = _map_specs(lambda spec: parallel.partition_spec(spec.logical_axes), shape)
+    partitions = _map_specs(lambda spec: parallel.partition_spec(spec.logical_axes), shape, lora)
     return optim.layouts.spread(mesh, partitions)
 
 
-def _matrix_specs(cfg: config.OptimizerConfig, shape: config.ModelConfig) -> Any:
+def _matrix_specs(
+    cfg: config.OptimizerConfig, shape: config.ModelConfig, lora: config.LoraConfig
+) -> Any:
     """The MatrixSpec of every leaf that is a matrix to `cfg`, None for AdamW's."""
 
     def pick(spec: model.ParamSpec):
         is_matrix = spec.role == "matrix" or (spec.role == "router" and cfg.router == "muon")
         return spec.matrix if is_matrix else None
 
-    return _map_specs(pick, shape, split=cfg.split)
+    return _map_specs(pick, shape, lora, split=cfg.split)
 
 
 def _map_specs(
-    fn: Callable[[model.ParamSpec], Any], shape: config.ModelConfig, **options: Any
+    fn: Callable[[model.ParamSpec], Any],
+    shape: config.ModelConfig,
+    lora: config.LoraConfig,
+    **options: Any,
 ) -> Any:
-    specs = model.describe(shape, **options)
+    specs = trained.describe(shape, lora, **options)
     return jax.tree.map(fn, specs, is_leaf=lambda x: isinstance(x, model.ParamSpec))

@@ -9,6 +9,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config, model, parallel
+from kanana_jax.train import trained
+
+_OFF = config.LoraConfig()
 
 
 class TrainState(NamedTuple):
@@ -24,12 +27,14 @@ def wrap(optimizer: optax.GradientTransformation, weights: model.Weights) -> Tra
     return TrainState(jnp.zeros((), jnp.int32), weights, optimizer.init(weights.params))
 
 
-def weight_shardings(cfg: config.ModelConfig, mesh: Mesh) -> model.Weights:
-    """Where every array of the weights lives; buffers are on every device."""
-    shapes = weight_shapes(cfg)
+def weight_shardings(
+    cfg: config.ModelConfig, mesh: Any, lora: config.LoraConfig = _OFF
+) -> model.Weights:
+    """Where every array of what is trained lives; buffers are on every device."""
+    shapes = trained.shapes(cfg, lora)
     logical_axes = jax.tree.map(
         lambda spec: spec.logical_axes,
-        model.describe(cfg),
+        trained.describe(cfg, lora),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),
     )
     replicated = jax.tree.map(lambda _: NamedSharding(mesh, P()), shapes.buffers)
@@ -37,11 +42,14 @@ def weight_shardings(cfg: config.ModelConfig, mesh: Mesh) -> model.Weights:
 
 
 def abstract(
-    cfg: config.ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    cfg: config.ModelConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    lora: config.LoraConfig = _OFF,
 ) -> TrainState:
     """Shape, dtype and sharding of every array of the state on `mesh`."""
-    of_weights = weight_shardings(cfg, mesh)
-    shapes = jax.eval_shape(lambda weights: wrap(optimizer, weights), weight_shapes(cfg))
+    of_weights = weight_shardings(cfg, mesh, lora)
+    shapes = jax.eval_shape(lambda weights: wrap(optimizer, weights), trained.shapes(cfg, lora))
     params = shapes.weights.params
 
     shardings = TrainState(
@@ -52,9 +60,16 @@ def abstract(
     return jax.tree.map(_placed, shapes, shardings)
 
 
-def abstract_weights(cfg: config.ModelConfig, mesh: Any) -> model.Weights:
-    """Shape, dtype and sharding of every array of weights on `mesh`."""
-    return jax.tree.map(_placed, weight_shapes(cfg), weight_shardings(cfg, mesh))
+def abstract_weights(
+    cfg: config.ModelConfig, mesh: Any, lora: config.LoraConfig = _OFF
+) -> model.Weights:
+    """Shape, dtype and sharding of every array of whole weights on `mesh`."""
+
+    def one(x: Any, dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding)
+
+    dtypes = trained.kept_dtypes(cfg, lora)
+    return jax.tree.map(one, weight_shapes(cfg), dtypes, weight_shardings(cfg, mesh))
 
 
 def _placed(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -62,4 +77,5 @@ def _placed(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
 
 
 def weight_shapes(cfg: config.ModelConfig) -> Any:
-    return jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))
+    """Of whole weights."""
+    return trained.shapes(cfg)

@@ -25,6 +25,7 @@ from kanana_jax.train import (
     scalars,
     state,
     teacher,
+    trained,
     transfer,
 )
 from pallas_kernels import maxima
@@ -51,6 +52,7 @@ class StepConfig:
     optimizer: config.OptimizerConfig
     guard: config.GuardConfig
     average: config.AverageConfig = config.AverageConfig()  # noqa: RUF009
+    lora: config.LoraConfig = config.LoraConfig()
     objective: Objective = NextToken()
     teacher: config.ModelConfig | None = None  # of an objective with a live one
     num_steps: int  # of the schedule, as far as it depends on them
@@ -69,7 +71,7 @@ class StepConfig:
 
     def make_optimizer(self, lr: Any) -> optax.GradientTransformationExtraArgs:
         """The optimizer under its guard at peak rate `lr`, a number or a traced scalar."""
-        made = optimizers.make(self.optimizer, self.model, self.schedule(lr))
+        made = optimizers.make(self.optimizer, self.model, self.schedule(lr), self.lora)
         made = optimizers.averaged(made, self.average, self.batch_size * self.seq_len)
         return optimizers.guarded(made, self.guard)
 
@@ -100,10 +102,12 @@ def step_config(
             sizes,
             device or choices.here(),
             keeps_average=cfg.train.average.every_tokens > 0,
+            lora=cfg.lora,
         ),
         optimizer=dataclasses.replace(cfg.optimizer, lr=1.0),
         guard=cfg.guard,
         average=cfg.train.average,
+        lora=cfg.lora,
         objective=objective,
         teacher=teacher,
         num_steps=_scheduled_steps(cfg),
@@ -130,15 +134,19 @@ class Steps(NamedTuple):
     cfg: StepConfig
     weights: Callable[[int], model.Weights]  # fresh ones, from a seed
     init: Callable[[int], state.TrainState]  # from a seed
-    start: Callable[[model.Weights], state.TrainState]  # from weights of another run
+    # From weights of another run, and with adapters the seed of these.
+    start: Callable[[model.Weights, int], state.TrainState]
+    # The weights that compute, of those that are trained and of the frozen ones.
+    whole: Callable[[model.Weights, Frozen], model.Weights]
     train: Callable[[state.TrainState, Batch, float, Frozen], tuple[state.TrainState, Metrics]]
     evaluate: Callable[[model.Weights, Batch], tuple[Array, Array]]
     logp: Callable[[model.Weights, Batch], Array]
     scalars: Callable[[model.Weights, Batch], Array]  # of a model with a scalar head
     loads: Callable[[model.Weights, Batch], Array]
     routes: Callable[[model.Weights, Batch], Array]
-    diagnose: Callable[[Any, optax.OptState], Metrics]
+    diagnose: Callable[[model.Weights, optax.OptState], Metrics]  # of weights that compute
     like: state.TrainState  # shapes, dtypes and shardings, for restoring
+    like_whole: model.Weights  # those of the weights that compute, without adapters
     trace: Callable[[], jax.stages.Traced]  # the train step; raises where an op cannot run
     lower: Callable[..., jax.stages.Lowered]  # the train step, for platforms that are not here too
     compile: Callable[[], jax.stages.Compiled]  # before the first calls, which then find it done
@@ -152,13 +160,15 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
     only `like` and `lower(("cuda",))`, for the platform meant, can be used.
     """
     optimizer = cfg.make_optimizer(1.0)
-    like = state.abstract(cfg.model, optimizer, mesh)
+    like = state.abstract(cfg.model, optimizer, mesh, cfg.lora)
+    like_whole = state.abstract_weights(cfg.model, mesh, cfg.lora)
     placed = jax.tree.map(lambda x: x.sharding, like)
     # Evaluation does not cut batches, so stages that cut theirs differently share it.
     whole_batches = dataclasses.replace(cfg.execution, accumulation_steps=1)
     evaluate, logp, rewards, loads, routes = _shared_by_arms(cfg.model, whole_batches, mesh)
     init_weights = _fresh_weights(cfg.model, transfer.initial_of(cfg.optimizer), mesh)
-    start = jax.jit(functools.partial(state.wrap, optimizer), out_shardings=placed)
+    start = jax.jit(functools.partial(_start, cfg, optimizer), out_shardings=placed)
+    whole_of = functools.partial(trained.whole, cfg.model, cfg.lora)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
     options = _DETERMINISTIC if cfg.execution.deterministic else None
     train = jax.jit(
@@ -168,7 +178,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         compiler_options=options,
     )
     diagnose = jax.jit(
-        functools.partial(diagnostics.diagnose, cfg=cfg.optimizer, shape=cfg.model),
+        functools.partial(diagnostics.diagnose, cfg=cfg.optimizer, shape=cfg.model, lora=cfg.lora),
         out_shardings=whole,
         compiler_options=options,
     )
@@ -186,7 +196,9 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
             routes=_routes_of_token(cfg),
             of_teacher=_columns_of_teacher(cfg),
         )
-        frozen = dict.fromkeys(cfg.objective.frozen, like.weights)
+        frozen = dict.fromkeys(cfg.objective.frozen, like_whole)
+        if cfg.lora.rank:
+            frozen[trained.NAME] = like_whole
         if cfg.teacher is not None:
             frozen[teacher.NAME] = state.abstract_weights(cfg.teacher, mesh)
         with set_mesh():
@@ -197,14 +209,16 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
             return trace().lower(lowering_platforms=platforms)
 
     def compile() -> jax.stages.Compiled:
-        diagnose.lower(like.weights.params, like.opt_state).compile()
+        computing = whole_of(like.weights, {trained.NAME: like_whole})
+        diagnose.lower(computing, like.opt_state).compile()
         return lower().compile()
 
     return Steps(
         cfg=cfg,
         weights=lambda seed: init_weights(jax.random.key(seed)),
-        init=lambda seed: start(init_weights(jax.random.key(seed))),
+        init=lambda seed: start(init_weights(jax.random.key(seed)), seed),
         start=start,
+        whole=whole_of,
         train=_under(mesh, train),
         evaluate=evaluate,
         logp=logp,
@@ -213,10 +227,22 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
         routes=routes,
         diagnose=diagnose,
         like=like,
+        like_whole=like_whole,
         trace=trace,
         lower=lower,
         compile=compile,
     )
+
+
+def _start(
+    cfg: StepConfig,
+    optimizer: optax.GradientTransformationExtraArgs,
+    weights: model.Weights,
+    seed: Any,
+) -> state.TrainState:
+    # Not the key of fresh weights, which have the seed itself.
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    return state.wrap(optimizer, trained.start(cfg.model, cfg.lora, weights, key))
 
 
 @functools.lru_cache(maxsize=8)
@@ -404,7 +430,8 @@ def micro_loss(
     `totals` are of the whole batch and `share` is the micro-batch's share of its sequences, so that
     losses, gradients and sums add up to those of the whole batch.
     """
-    weights, objective = model.Weights(params, buffers), cfg.objective
+    weights = trained.whole(cfg.model, cfg.lora, model.Weights(params, buffers), frozen)
+    params, objective = weights.params, cfg.objective
     hidden_BSD, aux = model.hidden_states(
         cfg.model,
         weights,

@@ -67,7 +67,6 @@ class _Entry:
     file: Path
     tensor: Any  # gguf.ReaderTensor
     num_heads: int | None  # of a projection whose rotary pairs are neighbours here
-    is_float8 = False
 
     @property
     def code(self) -> str:

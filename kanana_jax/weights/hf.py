@@ -1,15 +1,13 @@
 """Hugging Face directories in and out, tensor by tensor; `hf_config` has their architectures.
 
 Every tensor of the files must be claimed once and have the shape that config.json implies; all of
-that is checked on headers before anything is written. Float16 becomes float32, and block-scaled
-float8 bfloat16:
-
-    w[i, j] = q[i, j] * scale_inv[i // 128, j // 128]
+that is checked on headers before anything is written. Float16 becomes float32, and what is
+quantised (`hf_quantized`) bfloat16. Of a folder with a text_config, the language model is read.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,15 @@ import numpy as np
 
 from kanana_jax import config
 from kanana_jax.checkpoint.errors import CheckpointError
-from kanana_jax.weights import hf_checks, hf_config, hf_files, hf_names, native, tiktoken_file
+from kanana_jax.weights import (
+    hf_checks,
+    hf_config,
+    hf_files,
+    hf_names,
+    hf_quantized,
+    hf_tokenizer,
+    native,
+)
 
 _NAMES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 DTYPES = tuple(_NAMES)
@@ -33,12 +39,12 @@ class Opened:
     cfg: config.ModelConfig
     extra: dict[str, Any]  # fields that an export writes back
     leaves: dict[str, hf_names.Leaf]
-    left_out: list[str]  # tensors of extra predictors, which this model does not have
-    entries: dict[str, hf_files.Entry]
+    left_out: list[str]  # tensors of other parts and of extra predictors
+    entries: Mapping[str, hf_quantized.Stored]
     is_interleaved: bool
 
     def read_part(self, leaf: hf_names.Leaf, tensor: hf_names.Tensor) -> np.ndarray:
-        part = hf_names.to_part(leaf, tensor, _read(self.entries, tensor.name))
+        part = hf_names.to_part(leaf, tensor, self.entries[tensor.name].read())
         return part if self.is_interleaved else hf_names.interleave_rotary(leaf, part)
 
     def dtype(self, path: str) -> np.dtype:
@@ -60,18 +66,23 @@ class Opened:
 
 def open_directory(source: Path) -> Opened:
     """Reads config.json and all headers; raises CheckpointError when they do not agree."""
-    fields = hf_files.read_json(source / "config.json")
+    whole = hf_files.read_json(source / "config.json")
+    fields = hf_config.text_fields(whole)
     cfg = hf_config.from_hf(fields)
-    hf_checks.check_quantization(fields)
+    group_size = hf_quantized.group_size(fields)
     entries = hf_files.read_headers(source)
+    left_out: list[str] = []
+    if fields is not whole:
+        entries, left_out = hf_checks.of_text(entries)
     hf_checks.check_size(cfg, entries)
-    left_out = hf_checks.predictor_names(entries, fields, cfg.num_layers)
-    unread = {*left_out, *hf_checks.computed_names(cfg, entries)}
-    entries = {name: entry for name, entry in entries.items() if name not in unread}
+    predictors = hf_checks.predictor_names(entries, fields, cfg.num_layers)
+    unread = {*predictors, *hf_checks.computed_names(cfg, entries)}
+    kept = {name: entry for name, entry in entries.items() if name not in unread}
+    stored = hf_quantized.gather(kept, group_size)
     leaves = hf_names.leaves(cfg)
-    hf_checks.check_tensors(leaves, entries)
+    hf_checks.check_tensors(leaves, stored)
     extra, is_interleaved = hf_config.extra_fields(fields), hf_config.is_rope_interleaved(fields)
-    return Opened(cfg, extra, leaves, left_out, entries, is_interleaved)
+    return Opened(cfg, extra, leaves, left_out + predictors, stored, is_interleaved)
 
 
 def import_directory(
@@ -84,14 +95,15 @@ def import_directory(
     """Writes `target`, a folder that training starts from and generate loads.
 
     Weights keep the dtype of the files (the widest in a leaf) unless `dtype` names another. Returns
-    the names of the tensors left out: extra predictors, which this model does not have.
+    the names of the tensors left out: other parts, and predictors of further tokens.
     """
     opened = open_directory(source)
+    tokenizer_json = hf_tokenizer.read(source, opened.cfg.vocab_size)
     with native.new_directory(target) as folder:
         write_native(opened, folder, dtype=dtype, on_tensor=on_tensor)
         native.copy_tokenizer(source, folder)
-        if tiktoken_file.is_needed(source):
-            (folder / "tokenizer.json").write_text(tiktoken_file.tokenizer_json(source))
+        if tokenizer_json is not None and not (folder / hf_tokenizer.NAME).exists():
+            (folder / hf_tokenizer.NAME).write_text(tokenizer_json)
     return opened.left_out
 
 
@@ -184,31 +196,15 @@ def check_stored(leaves: dict[str, hf_names.Leaf], arrays: dict[str, Any]) -> No
             )
 
 
-def _leaf_dtype(path: str, leaf: hf_names.Leaf, entries: dict, dtype: str | None) -> np.dtype:
+def _leaf_dtype(path: str, leaf: hf_names.Leaf, entries: Mapping, dtype: str | None) -> np.dtype:
     if path == hf_names.ROUTER_BIAS:
         return _NAMES["float32"]
     return _NAMES[dtype] if dtype is not None else _widest(path, leaf.tensors, entries)
 
 
-def _widest(path: str, tensors: Iterable[hf_names.Tensor], entries: dict) -> np.dtype:
+def _widest(path: str, tensors: Iterable[hf_names.Tensor], entries: Mapping) -> np.dtype:
     if path == hf_names.ROUTER_BIAS:
         return _NAMES["float32"]
     # Float32 holds what float16 does, and bfloat16 does not.
     wide = any(entries[tensor.name].dtype in (np.float32, np.float16) for tensor in tensors)
     return _NAMES["float32" if wide else "bfloat16"]
-
-
-def _read(entries: dict[str, hf_files.Entry], name: str) -> np.ndarray:
-    x = entries[name].read()
-    if not entries[name].is_float8:
-        return x
-    return dequantize(x, entries[name + hf_checks.SCALE].read())
-
-
-def dequantize(q: np.ndarray, scale_inv: np.ndarray) -> np.ndarray:
-    """Float32 weights of a float8 matrix with one scale per 128 x 128 block."""
-    rows, cols = q.shape
-    scale = np.repeat(
-        np.repeat(scale_inv.astype(np.float32), hf_checks.BLOCK, 0), hf_checks.BLOCK, 1
-    )
-    return q.astype(np.float32) * scale[:rows, :cols]

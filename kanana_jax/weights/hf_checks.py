@@ -1,38 +1,42 @@
 """What a Hugging Face folder must hold: every tensor of its config.json once, and no other.
 
-Two kinds are passed over: layers that only predict further tokens, and buffers that are computed
-from config.json. Everything is checked on headers.
+Three kinds are passed over: parts beside the language model, layers that only predict further
+tokens, and buffers that are computed from config.json. Everything is checked on headers.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from kanana_jax import config
-from kanana_jax.checkpoint.errors import CheckpointError, shown, some
-from kanana_jax.weights import hf_config, hf_files, hf_names
+from kanana_jax.checkpoint.errors import CheckpointError, some
+from kanana_jax.weights import hf_config, hf_files, hf_names, hf_quantized
 
-BLOCK = 128
-SCALE = "_scale_inv"
 _BUFFERS = ("inv_freq", "original_inv_freq", "cos_cached", "sin_cached")
+_PART = re.compile(r"model\.layers\.\d+|[^.]*")
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 _Entries = dict[str, hf_files.Entry]
+_Stored = Mapping[str, hf_quantized.Stored]
 
 
-def check_quantization(fields: dict[str, Any]) -> None:
-    """Raises CheckpointError unless weights are plain or float8 in blocks."""
-    quantization = fields.get("quantization_config")
-    if quantization is None:
-        return
-    known = quantization if isinstance(quantization, dict) else {}
-    got = (known.get("quant_method"), known.get("weight_block_size"))
-    if got != ("fp8", [BLOCK, BLOCK]):
+def of_text(entries: _Entries) -> tuple[_Entries, list[str]]:
+    """The tensors of the language model, named as without other parts, and the names of the others.
+
+    Its own begin with what stands before the name of its embedding.
+    """
+    found = [name.removesuffix(_EMBED) for name in entries if name.endswith(_EMBED)]
+    if len(found) != 1:
         raise CheckpointError(
-            f"config.json: expected quantisation fp8 in blocks of [{BLOCK}, {BLOCK}], got "
-            f"{shown(got[0])} with weight_block_size {shown(got[1])}; import unquantised weights"
+            f"expected one tensor whose name ends in {_EMBED}, for config.json has a text_config; "
+            f"got {some(found) or 'none'}"
         )
+    (prefix,) = found
+    is_inside = {name: name.startswith(prefix) for name in entries}
+    inside = {name.removeprefix(prefix): x for name, x in entries.items() if is_inside[name]}
+    return inside, [name for name in entries if not is_inside[name]]
 
 
 def predictor_names(entries: _Entries, fields: dict[str, Any], num_layers: int) -> list[str]:
@@ -49,12 +53,17 @@ def predictor_names(entries: _Entries, fields: dict[str, Any], num_layers: int) 
     return [name for name, layer in after.items() if layer in predictors]
 
 
+def parts_of(names: list[str]) -> list[str]:
+    """The parts of a model that tensors belong to: a layer, or what names begin with."""
+    return list(dict.fromkeys(part for name in names for part in _PART.findall(name)[:1]))
+
+
 def _layer(name: str) -> int:
     found = re.match(r"model\.layers\.(\d{1,9})\.", name)
     return -1 if found is None else int(found[1])
 
 
-def check_size(cfg: config.ModelConfig, entries: _Entries) -> None:
+def check_size(cfg: config.ModelConfig, entries: Mapping[str, Any]) -> None:
     """Raises CheckpointError when there cannot be enough tensors, before their names are made."""
     least = cfg.num_layers + 3 * cfg.num_moe_layers * cfg.num_experts
     if least > len(entries):
@@ -83,24 +92,17 @@ def computed_names(cfg: config.ModelConfig, entries: _Entries) -> set[str]:
     return found | {_HEAD}
 
 
-def check_tensors(leaves: dict[str, hf_names.Leaf], entries: _Entries) -> None:
+def check_tensors(leaves: dict[str, hf_names.Leaf], entries: _Stored) -> None:
     """Raises CheckpointError unless names, dtypes and shapes are those of `leaves`."""
-    _check_names(leaves, entries)
-    hf_files.check_dtypes(entries)
+    wanted = {tensor.name for leaf in leaves.values() for tensor in leaf.tensors}
+    hf_files.check_dtypes({name: entries[name] for name in wanted & entries.keys()})
+    _check_names(wanted, entries)
     for leaf in leaves.values():
         for tensor in leaf.tensors:
-            entry = entries[tensor.name]
-            check_shape(tensor.name, tensor.shape, entry.shape)
-            if entry.is_float8:
-                if len(tensor.shape) != 2:
-                    raise CheckpointError(f"{tensor.name} is no matrix, so it cannot be float8")
-                blocks = tuple(-(-size // BLOCK) for size in tensor.shape)
-                check_shape(tensor.name + SCALE, blocks, entries[tensor.name + SCALE].shape)
+            check_shape(tensor.name, tensor.shape, entries[tensor.name].shape)
 
 
-def _check_names(leaves: dict[str, hf_names.Leaf], entries: _Entries) -> None:
-    wanted = {tensor.name for leaf in leaves.values() for tensor in leaf.tensors}
-    wanted |= {name + SCALE for name in wanted if name in entries and entries[name].is_float8}
+def _check_names(wanted: set[str], entries: _Stored) -> None:
     missing, unknown = sorted(wanted - entries.keys()), sorted(entries.keys() - wanted)
     problems = [f"missing {some(missing)}"] if missing else []
     problems += [f"not of this architecture: {some(unknown)}"] if unknown else []

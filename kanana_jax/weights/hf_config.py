@@ -8,115 +8,12 @@ refused. A mapped field that is absent is an error, unless all readers of the ar
 in alike.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from kanana_jax import config
 from kanana_jax.checkpoint.errors import CheckpointError, shown
-from kanana_jax.weights import hf_fields, hf_rope
-
-
-class Architecture(NamedTuple):
-    """How a config.json says what a model of one kind is."""
-
-    name: str
-    model_types: tuple[str, ...]  # the first is the one that is written
-    names: dict[str, str]  # of mapped fields, ours to theirs
-    fixed: dict[str, Any]  # what this model does; published files may leave these out
-    rope_kinds: tuple[str, ...]
-    # Fields that are another one, theirs to theirs.
-    same: dict[str, str] = {}  # noqa: RUF012
-    written: dict[str, Any] = {}  # noqa: RUF012
-    # From the mapped fields, the settings that they imply.
-    implied: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: {}
-    # From the fields in the file, what stands for those that are absent or null.
-    defaults: Callable[[dict[str, Any]], dict[str, Any]] = lambda fields: {}
-
-    @property
-    def with_scalars(self) -> str:
-        return self.name.replace("ForCausalLM", "ForSequenceClassification")
-
-
-_COMMON = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "rms_norm_eps": "rms_norm_eps",
-    "tie_embeddings": "tie_word_embeddings",
-}
-_DEEPSEEK = Architecture(
-    name="DeepseekV3ForCausalLM",
-    model_types=("deepseek_v3", "kimi_k2"),
-    names=_COMMON
-    | {
-        "num_dense_layers": "first_k_dense_replace",
-        "q_lora_rank": "q_lora_rank",
-        "kv_lora_rank": "kv_lora_rank",
-        "qk_nope_head_dim": "qk_nope_head_dim",
-        "qk_rope_head_dim": "qk_rope_head_dim",
-        "v_head_dim": "v_head_dim",
-        "moe_intermediate_size": "moe_intermediate_size",
-        "num_experts": "n_routed_experts",
-        "num_experts_per_token": "num_experts_per_tok",
-        "num_shared_experts": "n_shared_experts",
-        "num_expert_groups": "n_group",
-        "num_groups_per_token": "topk_group",
-        "norm_topk_prob": "norm_topk_prob",
-        "routed_scaling_factor": "routed_scaling_factor",
-    },
-    fixed={
-        "attention_bias": False,
-        "hidden_act": "silu",
-        "scoring_func": "sigmoid",
-        "topk_method": "noaux_tc",
-        "moe_layer_freq": 1,
-    },
-    rope_kinds=("yarn",),
-    same={"num_key_value_heads": "num_attention_heads"},
-    written={"num_nextn_predict_layers": 0, "rope_interleave": True},
-)
-_DENSE = _COMMON | {"num_kv_heads": "num_key_value_heads", "qk_rope_head_dim": "head_dim"}
-
-
-def _dense(values: dict[str, Any], *, qk_norm: bool) -> dict[str, Any]:
-    return {
-        "num_dense_layers": values["num_layers"],
-        "q_lora_rank": None,
-        "kv_lora_rank": None,
-        "qk_nope_head_dim": 0,
-        "v_head_dim": values["qk_rope_head_dim"],
-        "qk_norm": qk_norm,
-    }
-
-
-def _llama_defaults(fields: dict[str, Any]) -> dict[str, Any]:
-    hidden, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
-    found = {"num_key_value_heads": heads}
-    if type(hidden) is int and type(heads) is int and heads > 0:
-        found["head_dim"] = hidden // heads
-    return found
-
-
-_LLAMA = Architecture(
-    name="LlamaForCausalLM",
-    model_types=("llama",),
-    names=_DENSE,
-    fixed={"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"},
-    rope_kinds=("yarn", "llama3"),
-    implied=lambda values: _dense(values, qk_norm=False),
-    defaults=_llama_defaults,
-)
-_QWEN3 = Architecture(
-    name="Qwen3ForCausalLM",
-    model_types=("qwen3",),
-    names=_DENSE,
-    fixed={"attention_bias": False, "hidden_act": "silu", "use_sliding_window": False},
-    rope_kinds=("yarn", "llama3"),
-    implied=lambda values: _dense(values, qk_norm=True),
-)
-ARCHITECTURES = (_DEEPSEEK, _LLAMA, _QWEN3)
+from kanana_jax.weights import hf_architectures, hf_fields, hf_rope
+from kanana_jax.weights.hf_architectures import Architecture
 
 # Read elsewhere, or about how the files were written.
 _NOT_KEPT = {
@@ -126,6 +23,7 @@ _NOT_KEPT = {
     "head_dim",
     "initializer_range",
     "layer_types",
+    "mlp_layer_types",
     "model_type",
     "num_key_value_heads",
     "num_mtp_layers",
@@ -140,6 +38,27 @@ _NOT_KEPT = {
     "torch_dtype",
     "transformers_version",
 }
+
+
+# Said of a whole, and of its language model again.
+_SAID_TWICE = ("quantization_config", "tie_word_embeddings")
+
+
+def text_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Those of the language model, where config.json has a text_config; else all of them."""
+    text = fields.get("text_config")
+    if text is None:
+        return fields
+    if not isinstance(text, dict):
+        raise CheckpointError(f"config.json: text_config must be an object, got {shown(text)}")
+    outside = {name: fields[name] for name in _SAID_TWICE if fields.get(name) is not None}
+    for name, value in outside.items():
+        if text.get(name, value) != value:
+            raise CheckpointError(
+                f"config.json: {name} is {shown(value)}, but {shown(text[name])} in text_config; "
+                "leave the right one"
+            )
+    return text | outside
 
 
 def from_hf(fields: dict[str, Any]) -> config.ModelConfig:
@@ -170,20 +89,20 @@ def from_hf(fields: dict[str, Any]) -> config.ModelConfig:
 
 def architecture(fields: dict[str, Any]) -> Architecture:
     got = fields.get("architectures")
-    for known in ARCHITECTURES:
+    for known in hf_architectures.ALL:
         if got in ([known.name], [known.with_scalars]):
             return known
         # A configuration saved without its model has only the type.
         if got is None and fields.get("model_type") in known.model_types:
             return known
-    names = " or ".join(f"['{known.name}']" for known in ARCHITECTURES)
+    names = " or ".join(f"['{known.name}']" for known in hf_architectures.ALL)
     raise CheckpointError(
         f"config.json: expected architectures {names}, got {shown(got)}; no other can be imported"
     )
 
 
 def _has_scalars(fields: dict[str, Any]) -> bool:
-    if fields.get("architectures") not in [[known.with_scalars] for known in ARCHITECTURES]:
+    if fields.get("architectures") not in [[known.with_scalars] for known in hf_architectures.ALL]:
         return False
     labels = fields.get("id2label", {"0": ""})  # transformers writes them in the place of a number
     got = fields.get("num_labels", len(labels) if isinstance(labels, dict) else labels)
@@ -207,7 +126,7 @@ def _check_layer_types(fields: dict[str, Any]) -> None:
 
 def _check_amplitude(known: Architecture, cfg: config.ModelConfig) -> None:
     """DeepSeek scales logits for YaRN by mscale fields, others cosine and sine by the factor."""
-    if known is _DEEPSEEK or cfg.yarn is None:
+    if known.is_latent or cfg.yarn is None:
         return
     for name in ("mscale", "mscale_all_dim"):
         if getattr(cfg.yarn, name):
@@ -226,7 +145,9 @@ def extra_fields(fields: dict[str, Any]) -> dict[str, Any]:
 
 def to_hf(cfg: config.ModelConfig, extra: dict[str, Any], dtype: str) -> dict[str, Any]:
     """The config.json of `cfg`, which must have no part that the architecture lacks."""
-    known = _DEEPSEEK if cfg.kv_lora_rank is not None else _QWEN3 if cfg.qk_norm else _LLAMA
+    known = hf_architectures.QWEN3 if cfg.qk_norm else hf_architectures.LLAMA
+    if cfg.kv_lora_rank is not None:
+        known = hf_architectures.DEEPSEEK
     if cfg.zero_centered_gamma:
         raise CheckpointError(
             "expected zero_centered_gamma false, got true: the architecture's norms multiply by "
@@ -281,4 +202,4 @@ def is_rope_interleaved(fields: dict[str, Any]) -> bool:
 
     DeepSeek's pairs are neighbours unless a file says otherwise, which its own do not.
     """
-    return architecture(fields) is not _DEEPSEEK or fields.get("rope_interleave") in (None, True)
+    return not architecture(fields).is_latent or fields.get("rope_interleave") in (None, True)

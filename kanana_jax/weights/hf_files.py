@@ -8,7 +8,7 @@ written here: the library needs a whole shard in memory to write it, and a measu
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +20,9 @@ from kanana_jax.checkpoint.errors import CheckpointError, first_line, shown, som
 
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
-_DTYPES = {
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-}
+FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_DTYPES = FLOATS | {"F8_E4M3": ml_dtypes.float8_e4m3fn}  # of a weight
+INTEGERS = {"I32": np.int32, "I64": np.int64}  # of a part of a quantised one
 
 
 class Entry(NamedTuple):
@@ -38,7 +35,7 @@ class Entry(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(_DTYPES[self.code])
+        return np.dtype((_DTYPES | INTEGERS)[self.code])
 
     @property
     def is_float8(self) -> bool:
@@ -82,13 +79,13 @@ def read_headers(directory: Path) -> dict[str, Entry]:
     A tensor that the index does not list counts too: the shards are what is read.
     """
     if (directory / _SINGLE_NAME).exists():
-        return _read_header(directory / _SINGLE_NAME)
+        return read_file(directory / _SINGLE_NAME)
     if not (directory / INDEX_NAME).exists():
         raise CheckpointError(f"{directory}: expected {_SINGLE_NAME} or {INDEX_NAME}, got neither")
     places = _read_index(directory / INDEX_NAME)
     entries: dict[str, Entry] = {}
     for file in sorted(set(places.values())):
-        for name, entry in _read_header(directory / file).items():
+        for name, entry in read_file(directory / file).items():
             if places.setdefault(name, file) != file:
                 raise CheckpointError(
                     f"{directory / file} holds {name}, which belongs to {places[name]}; each "
@@ -114,7 +111,8 @@ def _read_index(path: Path) -> dict[str, str]:
     return places
 
 
-def _read_header(path: Path) -> dict[str, Entry]:
+def read_file(path: Path) -> dict[str, Entry]:
+    """Every tensor of one file; raises CheckpointError when it is damaged or missing."""
     try:
         if not path.is_file():
             raise CheckpointError(f"shard {path} is missing; copy it again")
@@ -134,7 +132,7 @@ def _read_header(path: Path) -> dict[str, Entry]:
     }
 
 
-def check_dtypes(entries: dict[str, Entry]) -> None:
+def check_dtypes(entries: Mapping[str, Any]) -> None:
     """Raises CheckpointError when numbers are of a kind that cannot be read."""
     for name, entry in entries.items():
         if entry.code not in _DTYPES:
@@ -163,8 +161,7 @@ def write_shards(
     places = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(directory / file, shard, tensors)
-        _read_header(directory / file)
+        write_file(directory / file, shard, tensors)
         places |= {tensor.name: file for tensor in shard}
     total = sum(tensor.num_bytes for tensor in planned)
     index = {"metadata": {"total_size": total}, "weight_map": places}
@@ -183,7 +180,8 @@ def _plan(planned: list[Planned], shard_bytes: int) -> list[list[Planned]]:
     return shards
 
 
-def _write_shard(path: Path, shard: list[Planned], tensors: Iterator[np.ndarray]) -> None:
+def write_file(path: Path, shard: list[Planned], tensors: Iterator[np.ndarray]) -> None:
+    """Writes `tensors`, which come in the order of `shard`, as one file, and checks it."""
     codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -200,3 +198,4 @@ def _write_shard(path: Path, shard: list[Planned], tensors: Iterator[np.ndarray]
         file.write(len(content).to_bytes(8, "little") + content)
         for _ in shard:
             file.write(next(tensors).tobytes())
+    read_file(path)

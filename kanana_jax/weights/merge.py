@@ -65,7 +65,6 @@ def merge_folders(
     sources = [open_source(folder) for folder in every]
     for folder, opened in zip(every, sources, strict=True):
         _expect_alike(folders[0], sources[0], folder, opened)
-    first = sources[0]
 
     def combined(arrays: Iterable[np.ndarray]) -> np.ndarray:
         if base is None:
@@ -73,6 +72,35 @@ def merge_folders(
         *trained, start = arrays
         return ties(start, trained, numbers, density)
 
+    _write(target, folders[0], sources, combined, dtype, on_part)
+
+
+def merge_adapters(
+    base: Path,
+    adapters: Path,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    on_part: Callable[[int], object] = lambda num_bytes: None,
+) -> None:
+    """Writes `target`, the model of the folder `base` with adapters in it: of PEFT, or of a run.
+
+    Weights keep the dtype of the base unless `dtype` names another. Raises CheckpointError.
+    """
+    opened = open_source(base, adapters)
+    _write(target, base, [opened], lambda arrays: mean(arrays, [1.0]), dtype, on_part)
+
+
+def _write(
+    target: Path,
+    like: Path,
+    sources: Sequence[Source],
+    combined: Callable[[Iterable[np.ndarray]], np.ndarray],
+    dtype: str | None,
+    on_part: Callable[[int], object],
+) -> None:
+    """Writes `target`; what is no weight is that of the first source, the folder `like`."""
+    first = sources[0]
     tree: dict[str, Any] = {}
     for path, leaf in hf_names.leaves(first.cfg).items():
         widest = functools.reduce(np.promote_types, [one.dtype(path) for one in sources])
@@ -80,7 +108,7 @@ def merge_folders(
         hf.insert(tree, hf.native_path(path), _stream(path, leaf, sources, combined, kept, on_part))
     with native.new_directory(target) as folder:
         native.write(folder, native.Description(first.cfg, first.extra, first.compute_dtype), tree)
-        native.copy_tokenizer(folders[0], folder)
+        native.copy_tokenizer(like, folder)
 
 
 def merge_run(
@@ -94,10 +122,10 @@ def merge_run(
         raise CheckpointError(f"a merge needs at least 1 checkpoint, got {last}")
     numbers = _checked(weights, last)
     recorded = run_folder.open_run(run)
-    checkpoints = run_folder.newest(recorded, last)
+    loaders = [run_folder.loader(recorded, one) for one in run_folder.newest(recorded, last)]
 
     def load(path: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
-        return mean((run_folder.read(one, path, like) for one in checkpoints), numbers)
+        return mean((load_one(path, like) for load_one in loaders), numbers)
 
     run_folder.write(target, recorded, load)
 

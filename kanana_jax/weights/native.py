@@ -108,6 +108,7 @@ def _zarr(path: Path) -> dict[str, Any]:
 def new_directory(path: Path) -> Iterator[Path]:
     """Yields a folder that becomes `path` if the block ends well, and vanishes if it does not."""
     path = path.absolute()
+    made = [parent for parent in path.parents if not parent.exists()]
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise CheckpointError(f"{path} is not empty; choose another folder to write to")
@@ -123,6 +124,9 @@ def new_directory(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):  # it has something in it
+                parent.rmdir()
 
 
 def write(directory: Path, what: Description, weights: Any) -> None:
@@ -225,6 +229,12 @@ def part_reader(directory: Path) -> Callable[[str], ts.TensorStore]:
             ) from None
 
     return open_leaf
+
+
+def array_files(directory: Path) -> list[Path]:
+    """The files of a model folder that hold its arrays."""
+    leaves = sorted(path for path in (directory / _WEIGHTS).glob("*") if path.is_dir())
+    return [path for leaf in leaves for path in sorted(leaf.rglob("*")) if path.is_file()]
 
 
 def abstract(cfg: config.ModelConfig, dtype: Any, shardings: Any = None) -> model.Weights:

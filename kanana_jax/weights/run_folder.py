@@ -7,7 +7,7 @@ import contextlib
 import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kanana_jax import config
 from kanana_jax.checkpoint import manifest, owner, places, shards
 from kanana_jax.checkpoint.errors import CheckpointError, first_line, some
 from kanana_jax.checkpoint.objects import Objects, UnreachableError
-from kanana_jax.weights import hf_files, native
+from kanana_jax.weights import hf_files, lora, native, peft
+from kanana_jax.weights.lora import Load
 
 _PARAMS = "weights/params/"
 # What a template calls the special tokens of a model of bytes.
@@ -34,6 +36,7 @@ class Recorded(NamedTuple):
     tokenizer: Path | None  # None for bytes
     has_own_tokens: bool  # the tokenizer was made of its text
     chat_template: Path | None = None  # of a run on conversations
+    lora: config.LoraConfig = config.LoraConfig()
 
 
 class Saved(NamedTuple):
@@ -41,10 +44,7 @@ class Saved(NamedTuple):
 
     folder: Objects
     leaves: dict[str, shards.Entry]  # of the whole state
-
-
-# Gives the leaf at a path "weights/params/embed", laid out as the shape beside it.
-Load = Callable[[str, jax.ShapeDtypeStruct], np.ndarray]
+    base: str = ""  # names the model that its adapters are added to
 
 
 def import_run(run: Path, target: Path, *, is_average: bool = False) -> None:
@@ -61,7 +61,49 @@ def import_run(run: Path, target: Path, *, is_average: bool = False) -> None:
             f"{checkpoint.folder} holds no average of the weights; only runs with "
             "train.average.every_tokens over 0 keep one"
         )
-    write(target, recorded, functools.partial(_read_average if is_average else read, checkpoint))
+    write(target, recorded, loader(recorded, checkpoint, is_average=is_average))
+
+
+def export_peft(run: Path, target: Path) -> None:
+    """Writes `target`, a PEFT folder of the adapters in the newest checkpoint of a run.
+
+    Raises CheckpointError where they are not all that the run has trained, or it has trained none.
+    """
+    recorded = open_run(run)
+    if recorded.what.cfg.scalar_head:
+        raise CheckpointError(
+            f"{run} has trained a scalar head beside its adapters, which a PEFT folder is not "
+            "written with; make a model folder of it by --to"
+        )
+    peft.write(target, recorded.what.cfg, open_pairs(run), base=str(recorded.start))
+
+
+def open_pairs(run: Path, base: Path | None = None) -> dict[str, lora.Pair]:
+    """The adapters of a run's newest checkpoint, to a folder `base`, by default that it names."""
+    recorded = open_run(run)
+    if not recorded.lora.rank:
+        raise CheckpointError(f"{run} has no adapters; it was trained with lora.rank=0")
+    (checkpoint,) = newest(recorded, 1)
+    _expect_base(recorded._replace(start=base or recorded.start), checkpoint)
+    return _pairs(recorded, functools.partial(read, checkpoint))
+
+
+def loader(recorded: Recorded, saved: Saved, *, is_average: bool = False) -> Load:
+    """Gives the leaves of the model in a checkpoint, of a run with adapters the merged ones."""
+    load = functools.partial(_read_average if is_average else read, saved)
+    if not recorded.lora.rank:
+        return load
+    return lora.merged(_expect_base(recorded, saved), _pairs(recorded, load), load)
+
+
+def _pairs(recorded: Recorded, load: Load) -> dict[str, lora.Pair]:
+    return lora.trained_pairs(recorded.what.cfg, recorded.lora, load)
+
+
+def _expect_base(recorded: Recorded, saved: Saved) -> Path:
+    assert recorded.start is not None  # no run with adapters begins without
+    lora.expect_base(recorded.start, saved.base)
+    return recorded.start
 
 
 def open_run(run: Path) -> Recorded:
@@ -82,6 +124,7 @@ def open_run(run: Path) -> Recorded:
         tokenizer=tokenizer,
         has_own_tokens=exp["data"]["tokenizer"] == "bpe",
         chat_template=_if_file(run / native.CHAT_TEMPLATE_NAME),
+        lora=config.from_json(config.LoraConfig, exp.get("lora", {})),  # older runs have none
     )
 
 
@@ -103,7 +146,8 @@ def newest(recorded: Recorded, count: int) -> list[Saved]:
     for step, name in sorted(finished.items())[-count:]:
         folder = place.content(name)
         with _usable(folder):
-            found.append(Saved(folder, manifest.load(folder, step)["leaves"]))
+            content = manifest.load(folder, step)
+            found.append(Saved(folder, content["leaves"], content["notes"].get("base", "")))
     return found
 
 

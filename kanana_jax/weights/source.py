@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kanana_jax import config
-from kanana_jax.weights import hf, hf_files, hf_names, native
+from kanana_jax.weights import hf, hf_config, hf_files, hf_names, lora, native, peft, run_folder
 
 
 class Source(NamedTuple):
@@ -25,12 +25,30 @@ class Source(NamedTuple):
     dtype: Callable[[str], np.dtype]
 
 
-def open_source(directory: Path) -> Source:
-    """Opens a folder of `kanana_jax.convert` or a Hugging Face one.
+def open_source(directory: Path, adapters: Path | None = None) -> Source:
+    """Opens a folder of `kanana_jax.convert` or a Hugging Face one, with adapters in it if given.
 
-    All names and shapes are checked against config.json here; raises CheckpointError.
+    These are a PEFT folder, or that of a run which trained them beside this very folder. All names
+    and shapes are checked against config.json here; raises CheckpointError.
     """
-    if {"architectures", "model_type"} & hf_files.read_json(directory / native.CONFIG_NAME).keys():
+    opened = _open(directory)
+    if adapters is None:
+        return opened
+    if (adapters / peft.CONFIG_NAME).exists():
+        fields = hf_files.read_json(directory / native.CONFIG_NAME)
+        is_interleaved = hf_config.is_rope_interleaved(fields) if _is_hf(fields) else True
+        pairs = peft.read(adapters, opened.cfg, is_interleaved=is_interleaved)
+    else:
+        pairs = run_folder.open_pairs(adapters, directory)
+    return opened._replace(read=lora.added(pairs, opened.read))
+
+
+def _is_hf(fields: dict[str, Any]) -> bool:
+    return bool({"architectures", "model_type"} & fields.keys())
+
+
+def _open(directory: Path) -> Source:
+    if _is_hf(hf_files.read_json(directory / native.CONFIG_NAME)):
         opened = hf.open_directory(directory)
         return Source(opened.cfg, "bfloat16", opened.extra, opened.read_layer, opened.dtype)
     what = native.read_description(directory)

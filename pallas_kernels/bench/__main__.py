@@ -13,6 +13,7 @@ from pallas_kernels import bench
 from pallas_kernels.bench import (
     attention,
     grouped_matmul,
+    grouped_matmul_fp8,
     moe,
     record,
     symmetric_matmul,
@@ -27,6 +28,7 @@ from pallas_kernels.symmetric_matmul import cases as symmetric_cases
 OPS = {
     "attention": (attention.rows, attention_cases),
     "grouped_matmul": (grouped_matmul.rows, matmul_cases),
+    "grouped_matmul_fp8": (grouped_matmul_fp8.rows, matmul_cases),
     "moe": (moe.rows, moe_cases),
     "symmetric_matmul": (symmetric_matmul.rows, symmetric_cases),
 }

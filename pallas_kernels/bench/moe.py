@@ -27,10 +27,14 @@ def rows(case: cases.Case) -> list[timing.Row]:
     *arrays, ids, weights, dy = cases.make_inputs(case)
     arrays = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
     choice = pallas_kernels.grouped_matmul_choice(arrays[0], arrays[2]).implementation
-    layers = (f"ours ({choice})", pallas_kernels.moe_mlp), ("plain autodiff", plain)
+    layers = [(f"ours ({choice})", pallas_kernels.moe_mlp), ("plain autodiff", plain)]
+    layers += [
+        (f"ours, {name}", functools.partial(pallas_kernels.moe_mlp, precision=name))
+        for name in ("fp8_store", "fp8")
+    ]
     inputs = *arrays, jnp.asarray(ids), jnp.asarray(weights)
     dy = jnp.asarray(dy, jnp.bfloat16)
-    found = [row for layer in layers for row in _both(case, *layer, inputs, dy)]
+    found = [row for layer in layers for row in _both(case, layer[0], layer[1], inputs, dy)]
     sorts = ("ours (counting)", routing.sort_by_expert), ("jnp.argsort", _argsort)
     for name, sort in sorts:
         run = functools.partial(jax.jit(sort, static_argnums=1), inputs[3], case.num_experts)

@@ -89,6 +89,35 @@ def _grouped_matmul(torch, case):
         yield timing.attempt(case.name, op, "torch grouped_mm", work, run, _wait(torch))
 
 
+def _grouped_matmul_fp8(torch, case):
+    """One scale for each row and each column, which PyTorch has in the place of blocks.
+
+    It wants groups of multiples of 16 rows.
+    """
+    inputs = matmul_cases.make_inputs(case)
+    sizes = inputs.group_sizes // 16 * 16
+    sizes[0] += case.num_rows - sizes.sum()
+    ends = torch.tensor(np.cumsum(sizes), device="cuda", dtype=torch.int32)
+    arrays = {"forward": (inputs.lhs, inputs.rhs.swapaxes(1, 2)), "dlhs": (inputs.grad, inputs.rhs)}
+    for op, (x, w) in arrays.items():
+        # The matrices lie as (G, N, K) and are passed as (G, K, N).
+        rows, matrices = (_on_gpu(torch, a, torch.float8_e4m3fn) for a in (x, w.copy()))
+        scales = [torch.ones(a.shape[:-1], device="cuda") for a in (rows, matrices)]
+        for is_fast in (True, False):
+            run = functools.partial(
+                torch._scaled_grouped_mm,
+                rows,
+                matrices.transpose(-2, -1),
+                *scales,
+                offs=ends,
+                out_dtype=torch.bfloat16,
+                use_fast_accum=is_fast,
+            )
+            label = f"torch row-wise fp8{', fast sums' if is_fast else ''}"
+            work = grouped_matmul.flops(case)
+            yield timing.attempt(case.name, op, label, work, run, _wait(torch))
+
+
 def _symmetric_matmul(torch, case):
     inputs = symmetric_cases.make_inputs(case)
     half = functools.partial(_on_gpu, torch, dtype=torch.float16)
@@ -131,6 +160,7 @@ def _wait(torch):
 OPS = {
     "attention": (attention_cases, _attention),
     "grouped_matmul": (matmul_cases, _grouped_matmul),
+    "grouped_matmul_fp8": (matmul_cases, _grouped_matmul_fp8),
     "symmetric_matmul": (symmetric_cases, _symmetric_matmul),
 }
 

@@ -17,13 +17,16 @@ sorted by expert.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dtypes, manual_axes
 from pallas_kernels.grouped_matmul import grouped_matmul, grouped_outer
-from pallas_kernels.moe_mlp import activation, routing, stages
+from pallas_kernels.moe_mlp import activation, quantized, routing, stages
+from pallas_kernels.quantize import Precision, Recipe
+from pallas_kernels.quantize import recipe as find_recipe
 from pallas_kernels.selection import Implementation
 
 # With at most this many rows per expert few experts have two: a look-up reads little twice, and
@@ -39,6 +42,7 @@ def moe_mlp(
     weights_TK,
     *,
     clamp: float | None = None,
+    precision: Precision = "full",
     implementation: Implementation = "auto",
 ) -> jax.Array:
     """Applies to each token its experts' SwiGLU, weighted, and sums; (T, D) in x's dtype.
@@ -49,34 +53,50 @@ def moe_mlp(
     clamp clips what enters swiglu (see `activation`); None: nothing is clipped.
     Products are in x's dtype. Expert weights of another dtype are cast to it, and their gradients
     are rounded to the weights' own dtype only: float32 weights get unrounded float32 gradients.
+    precision says what is rounded to FP8 before that (see `quantized`); "full": nothing is.
     Results and gradients repeat bit for bit where those of grouped_matmul do. implementation names
     that of grouped_matmul; "auto" looks up the matrices of each row instead when rows are few and
-    nothing is differentiated. Raises ValueError on shapes or dtypes that do not fit.
+    nothing is differentiated, unless products are of FP8. Raises ValueError on shapes or dtypes
+    that do not fit.
     """
     arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
     arrays = [jnp.asarray(array) for array in arrays]
     _check(*arrays)
     arrays[3] = arrays[3].astype(jnp.int32)
-    return _moe_mlp(implementation, clamp, *manual_axes.align(*arrays))
+    options = _Options(implementation, clamp, find_recipe(precision))
+    return _moe_mlp(options, *manual_axes.align(*arrays))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _moe_mlp(implementation, clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+class _Options(NamedTuple):
+    """The static side of the layer and of its derivative."""
+
+    implementation: str
+    clamp: float | None
+    recipe: Recipe | None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _moe_mlp(options, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
     few_rows = FEW_ROWS_PER_EXPERT * w_down_EFD.shape[0]
-    if implementation == "auto" and expert_ids_TK.size <= few_rows:
-        return _look_up(clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)
+    is_plain = options.recipe is None or not options.recipe.has_products
     arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
-    return _forward(implementation, clamp, *arrays)[0]
+    if options.implementation == "auto" and expert_ids_TK.size <= few_rows and is_plain:
+        return _look_up(options.clamp, *arrays)
+    return _forward(options, *arrays)[0]
 
 
-def _forward(implementation, clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+def _forward(options, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+    implementation, clamp, recipe = options
+    if recipe:
+        arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
+        return quantized.forward(recipe, implementation, clamp, *arrays)
     routes = routing.sort_by_expert(expert_ids_TK, w_down_EFD.shape[0])
     token_M = routes.pair_M // expert_ids_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
     w_gate_up = w_gate_up_E2FD.astype(x_TD.dtype)
     h_M2F, act_MF = stages.up(x_TD[token_M], w_gate_up, clamp=clamp, **products)
     y_MD = grouped_matmul(act_MF, w_down_EFD.astype(x_TD.dtype), **products)
-    y_TD = _sum_of_rows(y_MD, routes.row_TK, weights_TK)
+    y_TD = routing.sum_of_rows(y_MD, routes.row_TK, weights_TK)
     return y_TD, (x_TD, h_M2F, w_gate_up_E2FD, w_down_EFD, routes, weights_TK)
 
 
@@ -98,9 +118,12 @@ def _look_up(clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)
     return y_TKD.sum(axis=1).astype(x_TD.dtype)
 
 
-def _backward(implementation, clamp, residuals, dy_TD):
+def _backward(options, residuals, dy_TD):
+    implementation, clamp, recipe = options
     # Without a barrier XLA finds what is made again in the forward pass, and keeps that.
     residuals, dy_TD = jax.lax.optimization_barrier((residuals, dy_TD))
+    if recipe:
+        return quantized.backward(recipe, implementation, clamp, residuals, dy_TD)
     x_TD, h_M2F, w_gate_up_E2FD, w_down_EFD, routes, weights_TK = residuals
     token_M = routes.pair_M // weights_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
@@ -116,22 +139,12 @@ def _backward(implementation, clamp, residuals, dy_TD):
     dw_gate_up = grouped_outer(
         dh_M2F, x_TD[token_M], preferred_element_type=w_gate_up_E2FD.dtype, **products
     )
-    dx_TD = _sum_of_rows(dx_MD, routes.row_TK)
+    dx_TD = routing.sum_of_rows(dx_MD, routes.row_TK)
     dw_gate_up = dw_gate_up.reshape(w_gate_up_E2FD.shape)
     return dx_TD, dw_gate_up, dw_down, None, dweight_M[routes.row_TK].astype(weights_TK.dtype)
 
 
 _moe_mlp.defvjp(_forward, _backward)
-
-
-def _sum_of_rows(rows_MD, row_TK, weights_TK=None):
-    """Sums each token's rows in float32, in the order of its choices: no atomic additions."""
-    wide = dtypes.wide(rows_MD.dtype)
-    total = jnp.zeros((), wide)
-    for k in range(row_TK.shape[1]):  # K gathers, which a compiler can fuse with their sum
-        rows_TD = rows_MD[row_TK[:, k]].astype(wide)
-        total += rows_TD if weights_TK is None else weights_TK[:, k, None] * rows_TD
-    return total.astype(rows_MD.dtype)
 
 
 def _check(x, w_gate_up, w_down, expert_ids, weights):

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import dtypes
+
 # At 49152 pairs and 128 experts each of three reductions looks at 6 million comparisons.
 CHUNK = 128
 
@@ -50,6 +52,16 @@ def sort_by_expert(expert_ids_TK: jax.Array, num_experts: int) -> Routes:
     pair_M = jnp.arange(num_pairs, dtype=jnp.int32)
     pair_M = jnp.zeros_like(row_M).at[row_M].set(pair_M, unique_indices=True)
     return Routes(pair_M, row_M.reshape(expert_ids_TK.shape), group_sizes_E[:num_experts])
+
+
+def sum_of_rows(rows_MD, row_TK, weights_TK=None):
+    """Sums each token's rows in float32, in the order of its choices: no atomic additions."""
+    wide = dtypes.wide(rows_MD.dtype)
+    total = jnp.zeros((), wide)
+    for k in range(row_TK.shape[1]):  # K gathers, which a compiler can fuse with their sum
+        rows_TD = rows_MD[row_TK[:, k]].astype(wide)
+        total += rows_TD if weights_TK is None else weights_TK[:, k, None] * rows_TD
+    return total.astype(rows_MD.dtype)
 
 
 def _sum_earlier(count_CE):

@@ -32,7 +32,7 @@ def up(x_MD, w_gate_up_E2FD, *, clamp, group_sizes, implementation):
         transpose_rhs=True,
         implementation=implementation,
     )
-    gate_MF, up_MF = _split(h_M2F)
+    gate_MF, up_MF = split(h_M2F)
     return h_M2F, activation.swiglu(gate_MF, up_MF, clamp).astype(x_MD.dtype)
 
 
@@ -44,8 +44,13 @@ def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, clamp, group_sizes, imp
     dact_MF = grouped_matmul(
         dy_MD, w_down_EFD, group_sizes, transpose_rhs=True, implementation=implementation
     )
+    return activation_backward(dact_MF, h_M2F, weight_M, clamp)
+
+
+def activation_backward(dact_MF, h_M2F, weight_M, clamp):
+    """What follows the product in `down_backward`, and returns the same."""
     dact_MF = dact_MF.astype(dtypes.wide(dact_MF.dtype))
-    raw_gate_MF, raw_up_MF = _split(h_M2F)
+    raw_gate_MF, raw_up_MF = split(h_M2F)
     gate_MF, up_MF = activation.clip(raw_gate_MF, raw_up_MF, clamp)
     sigmoid_MF = jax.nn.sigmoid(gate_MF)
     silu_MF = gate_MF * sigmoid_MF
@@ -68,7 +73,8 @@ def merge_gate_up(w_E2FD):
     return w_E2FD.reshape(w_E2FD.shape[0], -1, w_E2FD.shape[3])
 
 
-def _split(h_M2F):
+def split(h_M2F):
+    """The gate and up halves of h, float32 or wider."""
     # Halves before float32: compilers may keep a converted h, which is twice as large.
     wide = dtypes.wide(h_M2F.dtype)
     return tuple(half_MF.astype(wide) for half_MF in jnp.split(h_M2F, 2, axis=1))

@@ -34,7 +34,10 @@ ROOMS = {
     "kanana_jax/objectives": Room({"batch"}, _ARRAYS),
     "kanana_jax/data": Room(
         {"batch", "config", "errors", "extras", "korean"},
-        {"numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec", "jinja2"},
+        {
+            *("numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec"),
+            *("jinja2", "ftfy", "py3langid"),
+        },
     ),
     "kanana_jax/rollouts": Room(
         {"config", "data", "errors", "extras", "generate", "korean"}, {"numpy", "reasoning_gym"}
@@ -77,6 +80,7 @@ ROOMS = {
             "plan",
             "report",
             "rollouts",
+            "surgery",
             "train",
             "weights",
             "workdir",
@@ -94,6 +98,7 @@ ROOMS = {
         },
         {*_ARRAYS, "scipy", "lm_eval", "tqdm"},
     ),
+    "kanana_jax/synthesize": Room({"config", "data", "errors", "extras"}, {"httpx2", "tqdm"}),
     "kanana_jax/convert.py": Room(
         {"checkpoint", "config", "errors", "extras", "surgery", "weights"}, {"absl", "tqdm"}
     ),
@@ -109,7 +114,10 @@ ROOMS = {
         {"config", "errors", "extras", "jobs", "model", "parallel", "workdir"}, {"absl"}
     ),
     "experiments": Room(
-        {"config", "data", "experiments", "jobs", "laws", "model", "report", "rollouts"},
+        {
+            *("config", "data", "experiments", "jobs", "laws", "model", "plan.flops", "report"),
+            "rollouts",
+        },
         {"numpy", "matplotlib"},
     ),
 }

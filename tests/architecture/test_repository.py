@@ -5,6 +5,8 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import source_trees
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -30,6 +32,20 @@ def test_every_dependency_earns_a_line_in_build_md():
         if line and not line.startswith("#")
     ]
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_the_oldest_versions_leave_out_what_imports_none_of_them():
+    """Themselves, and not through other packages, whose tests run there."""
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    pinned = {re.split(r"[=-]", line)[0] for line in lines if not line.startswith("#")}
+    assert pinned == {"flax", "jax", "jaxlib", "orbax"}
+    (names,) = re.findall(r"^WITHOUT_JAX := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for name in names.split():
+        assert any((ROOT / "tests" / name).glob("test_*.py"))
+        for folder in (ROOT / name, ROOT / "kanana_jax" / name, ROOT / "tests" / name):
+            for file in folder.rglob("*.py"):
+                found = {module.split(".")[0] for module in source_trees.imports(file)}
+                assert not found & pinned, file
 
 
 def _tracked() -> list[str]:
@@ -73,6 +89,7 @@ KOREAN = (
     "kanana_jax/korean.py",
     "kanana_jax/data/template_text/",
     "kanana_jax/rollouts/",
+    "kanana_jax/synthesize/",
     "tests/",
 )
 

@@ -98,8 +98,11 @@ TAUGHT = (
         on_policy=on_policy_distillation.OnPolicyConfig(rollouts=ROLLOUTS),
     ),
 )
+SURGERY = config.SurgeryConfig(grow=("stack=1",))
 LLAMA3_ROPE = config.Llama3RopeConfig(factor=8.0, original_max_positions=8)
-EXAMPLES = (*TRAININGS, *TAUGHT, LLAMA3_ROPE, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
+LORA = config.LoraConfig(rank=8)
+ALONE = (LLAMA3_ROPE, SURGERY, LORA, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
+EXAMPLES = (*TRAININGS, *TAUGHT, *ALONE)
 BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}
 
@@ -151,6 +154,8 @@ def test_every_configuration_is_tried():
     assert words == {
         (config.ExecutionConfig, "loss_chunk_tokens"),
         (config.ExecutionConfig, "accumulation_steps"),
+        *((config.LoraConfig, f"{role}_rank") for role in ("attention", "dense", "experts")),
+        (config.LoraConfig, "shared_rank"),
     }
 
 

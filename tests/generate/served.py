@@ -25,10 +25,10 @@ def text_of(answer, place=0):
 
 def write_model(folder, template=TEMPLATE):
     """A model of bytes with a chat template."""
-    weights = small_decoder.random_weights(small_decoder.CFG)
+    weights = small_decoder.random_weights(small_decoder.SHALLOW)
     stored = jax.tree.map(lambda x: native.streamed(np.asarray(x)), native.stored(weights))
     with native.new_directory(folder) as temporary:
-        native.write(temporary, native.Description(small_decoder.CFG, {}, "float32"), stored)
+        native.write(temporary, native.Description(small_decoder.SHALLOW, {}, "float32"), stored)
         (temporary / "chat_template.jinja").write_text(template)
 
 

@@ -1,5 +1,6 @@
 """Random weights of a small model with every part, drawn by numpy, large enough to matter."""
 
+import dataclasses
 import functools
 
 import jax
@@ -29,6 +30,8 @@ CFG = ModelConfig(
     yarn=YarnConfig(factor=4.0, original_max_positions=8, beta_fast=2.0, mscale=0.7),
     rope_theta=100.0,
 )
+# A layer of each kind, where the stacks are not the point: every layer is compiled.
+SHALLOW = dataclasses.replace(CFG, num_layers=2)
 
 
 def random_weights(cfg: ModelConfig):

@@ -1,8 +1,7 @@
 """The trainer finds what the sampler drew as likely as the sampler did, and routes it alike."""
 
-import functools
-
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_engine
@@ -38,10 +37,14 @@ def _routes(found):
 
 def _trainer(cfg, stacks, batch, execution):
     """Log-probabilities and routes, (B, S) and (B, S, L, K)."""
-    logp = jax.jit(functools.partial(step.log_probabilities, cfg=cfg, execution=execution))
-    hidden = jax.jit(functools.partial(model.hidden_states, cfg, execution=execution))
-    _, aux = hidden(stacks, batch.inputs)
-    return np.asarray(logp(stacks, batch)), np.moveaxis(np.asarray(aux.routes), 0, 2)
+
+    @jax.jit
+    def both(stacks, batch):
+        logp_BS = step.log_probabilities(stacks, batch, cfg=cfg, execution=execution)
+        _, aux = model.hidden_states(cfg, stacks, batch.inputs, execution=execution)
+        return logp_BS, jnp.moveaxis(aux.routes, 0, 2)
+
+    return jax.device_get(both(stacks, batch))
 
 
 @pytest.fixture(scope="module")

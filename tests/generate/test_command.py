@@ -20,19 +20,19 @@ from kanana_jax.weights import native
 def folder(tmp_path_factory):
     """A model of bytes, stored in bfloat16."""
     path = tmp_path_factory.mktemp("models") / "small"
-    weights = small_decoder.random_weights(small_decoder.CFG)
-    like = native.abstract(small_decoder.CFG, jnp.bfloat16)
+    weights = small_decoder.random_weights(small_decoder.SHALLOW)
+    like = native.abstract(small_decoder.SHALLOW, jnp.bfloat16)
     narrow = jax.tree.map(lambda x, to: np.asarray(x, to.dtype), weights, like)
     stored = jax.tree.map(native.streamed, native.stored(narrow))
     with native.new_directory(path) as temporary:
-        native.write(temporary, native.Description(small_decoder.CFG, {}, "float32"), stored)
+        native.write(temporary, native.Description(small_decoder.SHALLOW, {}, "float32"), stored)
     return path
 
 
 def test_a_folder_is_loaded_in_the_dtype_it_computes_in(folder):
     loaded = generate.load(folder, "bfloat16")
     assert loaded.weights.layers[1].block["mlp"]["router"].dtype == jnp.float32
-    want = small_decoder.prepared(small_decoder.CFG)
+    want = small_decoder.prepared(small_decoder.SHALLOW)
 
     def same(got, want):
         np.testing.assert_array_equal(got, want.astype(got.dtype))
@@ -130,6 +130,6 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
 
 def test_weights_that_are_not_the_configs_are_one_line(folder):
     """Orbax would notice too, with a page and readers left behind."""
-    cfg = dataclasses.replace(small_decoder.CFG, hidden_size=64)
+    cfg = dataclasses.replace(small_decoder.SHALLOW, hidden_size=64)
     with pytest.raises(CheckpointError, match=r"must have shape .* got"):
         native.restore(folder, native.abstract(cfg, jnp.float32))

@@ -7,28 +7,14 @@ import jax
 import numpy as np
 import pytest
 import small_decoder
+import small_engine
 
 from kanana_jax import model
-from kanana_jax.data import tokenizer
 from kanana_jax.generate import Engine, Request, RequestError, Sampling
 from kanana_jax.generate.text import TextStream
 from kanana_jax.model import presets
 
-DECODE = tokenizer.byte_tokenizer().decode
-
-
-def _engine(cfg, weights, num_rows, eos_ids=(), tokens_per_step=4):
-    return Engine(
-        cfg,
-        presets.LAPTOP,
-        weights,
-        decode=DECODE,
-        eos_ids=eos_ids,
-        num_rows=num_rows,
-        length=32,
-        chunk=8,
-        tokens_per_step=tokens_per_step,
-    )
+DECODE = small_engine.DECODE
 
 
 def _requests(cfg):
@@ -54,28 +40,27 @@ def _tokens(engine, requests):
 
 def test_a_request_gets_the_same_tokens_alone_and_in_a_queue(cfg, weights):
     requests = _requests(cfg)
-    alone_engine = _engine(cfg, weights, 2)
+    alone_engine = small_engine.make(cfg, weights)
     alone = [_tokens(alone_engine, [request])[0] for request in requests]
-    assert _tokens(_engine(cfg, weights, 2), requests) == alone
+    assert _tokens(small_engine.make(cfg, weights), requests) == alone
     assert [len(tokens) for tokens in alone] == [request.max_tokens for request in requests]
 
 
 def test_tokens_do_not_depend_on_how_often_the_host_looks(cfg, weights):
     requests = _requests(cfg)
-    want = _tokens(_engine(cfg, weights, 2, tokens_per_step=1), requests)
-    assert _tokens(_engine(cfg, weights, 2, tokens_per_step=3), requests) == want
+    want = _tokens(small_engine.make(cfg, weights, tokens_per_step=1), requests)
+    assert _tokens(small_engine.make(cfg, weights), requests) == want
 
 
 def test_a_cancelled_request_frees_its_row_and_changes_no_other(cfg, weights):
     requests = _requests(cfg)
-    want = _tokens(_engine(cfg, weights, 2), requests[:1])[0]
-    engine = _engine(cfg, weights, 2)
-    numbers = [engine.submit(request) for request in (requests[0], requests[2], requests[4])]
+    want = _tokens(small_engine.make(cfg, weights), requests[:1])[0]
+    engine = small_engine.make(cfg, weights)
+    numbers = [engine.submit(requests[place]) for place in (0, 2, 4, 1)]
     got = [piece.token for piece in engine.step() if piece.request == numbers[0]]
-    assert (engine.num_running, engine.num_waiting) == (2, 1)
-    engine.cancel(numbers[1])
-    engine.cancel(numbers[2])
-    engine.cancel(1234)
+    assert (engine.num_running, engine.num_waiting) == (3, 1)
+    for number in (*numbers[1:], 1234):
+        engine.cancel(number)
     assert (engine.num_running, engine.num_waiting) == (1, 0)
     while not engine.is_idle:
         pieces = engine.step()
@@ -86,7 +71,7 @@ def test_a_cancelled_request_frees_its_row_and_changes_no_other(cfg, weights):
 
 def test_greedy_tokens_are_those_of_the_full_forward(cfg, stacks, weights):
     request = _requests(cfg)[1]
-    got = _tokens(_engine(cfg, weights, 2), [request])[0]
+    got = _tokens(small_engine.make(cfg, weights), [request])[0]
     tokens = np.zeros((1, 16), np.int32)  # what follows a position cannot change its logits
     tokens[0, :15] = [*request.prompt, *got]
     apply = jax.jit(functools.partial(model.apply, cfg, execution=presets.LAPTOP))
@@ -96,9 +81,9 @@ def test_greedy_tokens_are_those_of_the_full_forward(cfg, stacks, weights):
 
 def test_generation_ends_at_eos_and_shows_none_of_it(cfg, weights):
     request = _requests(cfg)[0]
-    plain = _tokens(_engine(cfg, weights, 2), [request])[0]
+    plain = _tokens(small_engine.make(cfg, weights), [request])[0]
     eos = plain[3]
-    pieces = list(_engine(cfg, weights, 2, eos_ids=[eos]).run([request]))
+    pieces = list(small_engine.make(cfg, weights, eos_ids=[eos]).run([request]))
     cut = plain[: plain.index(eos) + 1]
     assert [piece.token for piece in pieces] == cut
     assert [piece.finish_reason for piece in pieces] == [None] * (len(cut) - 1) + ["stop"]
@@ -107,20 +92,20 @@ def test_generation_ends_at_eos_and_shows_none_of_it(cfg, weights):
 
 def test_an_answer_cut_by_its_length_shows_what_waited_for_a_stop_string(cfg, weights):
     request = _requests(cfg)[0]
-    text = DECODE(_tokens(_engine(cfg, weights, 2), [request])[0])
+    text = DECODE(_tokens(small_engine.make(cfg, weights), [request])[0])
     waiting = dataclasses.replace(request, stop=(text[-1] + " and more",))
-    pieces = list(_engine(cfg, weights, 2).run([waiting]))
+    pieces = list(small_engine.make(cfg, weights).run([waiting]))
     assert pieces[-1].finish_reason == "length"
     assert "".join(piece.text for piece in pieces) == text
 
 
 @pytest.mark.parametrize(
     ("length", "max_tokens", "message"),
-    [(0, 4, "got 0 and 4"), (30, 3, "got 30 and 3"), (3, 0, "got 3 and 0")],
+    [(0, 4, "got 0 and 4"), (46, 3, "got 46 and 3"), (3, 0, "got 3 and 0")],
 )
 def test_a_request_that_cannot_fit_is_refused(cfg, weights, length, max_tokens, message):
     with pytest.raises(RequestError, match=message):
-        _engine(cfg, weights, 1).submit(Request(prompt=[1] * length, max_tokens=max_tokens))
+        small_engine.make(cfg, weights).submit(Request(prompt=[1] * length, max_tokens=max_tokens))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +119,7 @@ def test_a_request_that_cannot_fit_is_refused(cfg, weights, length, max_tokens, 
     ],
 )
 def test_what_is_no_token_is_refused(cfg, weights, request_, message):
-    engine = _engine(cfg, weights, 1)
+    engine = small_engine.make(cfg, weights)
     with pytest.raises(RequestError, match=message):
         engine.submit(request_)
     assert engine.is_idle

@@ -27,7 +27,7 @@ PROMPT = [5, 9, 200, 9, 17]
 
 @pytest.fixture(scope="module")
 def engine(cfg, weights):
-    return small_engine.make(cfg, weights, with_routes=False)
+    return small_engine.make(cfg, weights)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,29 @@ def test_penalties_and_biases_are_those_of_the_formula(engine, logits_after):
     assert [*got.ids] == drawn
     (plain,) = answers(engine, [dataclasses.replace(request, processors=NOTHING)])
     assert plain.ids != got.ids
+
+
+ALONE = {
+    "repetition": Processors(repetition_penalty=1.3),
+    "frequency": Processors(frequency_penalty=0.7),
+    "presence": Processors(presence_penalty=0.4),
+    "bias": Processors(logit_bias=((7, 3.0), (2, -1.5))),
+    "all": PENALTIES,
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_logits_are_moved_as_the_formula_says(name):
+    """Each alone too: which token is most likely need not tell that one has the wrong sign."""
+    logits_V = np.random.default_rng(0).standard_normal(40).astype(np.float32)
+    prompt, drawn = [5, 9, 17, 9], [9, 3, 3, 7]
+    state = processors.begin(processors.init(1, 40), 0, ALONE[name], prompt, [4])
+    for token in drawn:
+        state = processors.counted(state, np.array([token]))
+    rows = processors.rows([ALONE[name]], [None], 40)
+    got = processors.processed(jnp.asarray(logits_V)[None], state, rows, np.array([4], np.int32))
+    want = _by_hand(logits_V, ALONE[name], prompt, drawn)
+    np.testing.assert_allclose(got[0], want, rtol=1e-6, atol=1e-6)
 
 
 def test_an_answer_that_was_cut_off_goes_on_with_its_penalties(engine):
@@ -205,9 +228,9 @@ def test_a_constraint_that_allows_only_an_end_goes_before_min_tokens():
 
 def test_ends_are_those_of_the_model_and_of_the_request(cfg, weights):
     request = Request(prompt=PROMPT, max_tokens=12, sampling=Sampling(seed=3))
-    (plain,) = answers(small_engine.make(cfg, weights, with_routes=False), [request])
+    (plain,) = answers(small_engine.make(cfg, weights), [request])
     eos, stop = plain.ids[4], plain.ids[2]
-    engine = small_engine.make(cfg, weights, with_routes=False, eos_ids=[eos])
+    engine = small_engine.make(cfg, weights, eos_ids=[eos])
     ways = [
         ({}, plain.ids[:5]),
         ({"stop_ids": [stop]}, plain.ids[:3]),

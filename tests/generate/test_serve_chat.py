@@ -128,6 +128,20 @@ def test_tools_are_told_and_read_by_choice(hermes):
         assert message["tool_calls"] and hermes.engine.asked[-1].constraint is not None
 
 
+def test_an_answer_that_is_cut_off_behind_a_call_says_so(hermes):
+    """Clients act on calls, but more of them may have been to come."""
+    most = len(f"I ask.\n{ADD}\n<tool".encode())
+    body = ask("both", tools=TOOLS) | {"max_tokens": most}
+    choice = _choice(hermes.fetch(PATH, body))
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["add"]
+    assert choice["finish_reason"] == "length"
+    streamed, end = _joined(hermes.fetch(PATH, body | {"stream": True}).body)
+    assert ([call["function"]["name"] for call in streamed["tool_calls"]], end) == (
+        ["add"],
+        "length",
+    )
+
+
 def test_one_call_is_kept_where_parallel_ones_are_not_wanted(hermes):
     body = ask("both", tools=TOOLS, parallel_tool_calls=False)
     message = _choice(hermes.fetch(PATH, body))["message"]

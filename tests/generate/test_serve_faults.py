@@ -132,7 +132,7 @@ def _resources():
 
 
 def test_random_requests_are_answered_and_change_nothing(loaded, caplog):
-    with Served(loaded, num_rows=4, max_waiting=24) as server:
+    with Served(loaded, max_waiting=24) as server:
         before = server.fetch("/v1/completions", GREEDY)
         fuzzer = fuzz_server.Fuzzer(server.port, seed=7)
         asyncio.run(fuzzer.run(150))

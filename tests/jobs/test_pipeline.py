@@ -184,6 +184,78 @@ def test_a_stage_without_steps_measures_what_it_merges(short, tmp_path, capsys):
     assert "mean" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_stage_starts_from_what_surgery_makes_of_each_seed(short, tmp_path, capsys):
+    """Zeros are interposed, which changes no logit, and half of the experts are cut."""
+
+    def stage(name, *edits, **places):
+        return pipeline.Stage(name, sweep.Sweep(base=short.edited(edits), seeds=2), **places)
+
+    still = "train.num_steps=0"
+    zeros = config.SurgeryConfig(grow=("interpose_zero=1",))
+    cut = config.SurgeryConfig(
+        prune=("num_experts=2",), num_samples=4, length=16, expert_score="frequency"
+    )
+    stages = (
+        stage("base"),
+        stage("deep", still, init_from="base", surgery=zeros),
+        stage("few", still, init_from="deep", surgery=cut),
+    )
+    made = pipeline.Pipeline(name="surgery", question="?", stages=stages)
+    job = sweep.of(pretrain.JOB)
+    pipeline.of(dict.fromkeys(("base", "deep", "few"), job))(made, tmp_path)
+    shapes = [native.read_description(tmp_path / one.name / "model/seed1").cfg for one in stages]
+    assert [(one.num_layers, one.num_experts) for one in shapes] == [(1, 4), (2, 4), (2, 2)]
+    losses = [
+        [results.load(run.directory).value("heldout_bpb") for run in one.runs(tmp_path / one.name)]
+        for one in stages
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+    assert losses[0][0] != losses[0][1]
+    assert min(abs(few - deep) for few, deep in zip(losses[2], losses[1], strict=True)) > 1e-5
+    assert "num_experts=2 keeps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {},
+        {"init_from": "base", "merges": ("left", "right")},
+        {"init_from": "base", "keeps_optimizer": True},
+    ],
+)
+def test_surgery_is_done_to_one_model_and_to_no_optimizer(cfg, places):
+    surgery = config.SurgeryConfig(grow=("stack=1",))
+    with pytest.raises(config.ConfigError, match="surgery, which is done to the model of one"):
+        pipeline.Stage("deep", cfg, surgery=surgery, **places)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "must have grow or prune, one of the two"),
+        ({"grow": ("stack=1",), "prune": ("num_heads=2",)}, "must have grow or prune"),
+        ({"grow": ("stack",)}, r"surgery.grow\[0\] must be a name, = and a number"),
+        ({"prune": ("num_heads=2",), "noise": 0.1}, "surgery.noise is of what grows"),
+    ],
+)
+def test_surgery_that_says_nothing_or_too_much_is_refused(fields, message):
+    with pytest.raises(config.ConfigError, match=message):
+        config.SurgeryConfig(**fields)
+
+
+def test_surgery_of_an_unknown_name_is_refused_before_anything_runs(short, tmp_path):
+    surgery = config.SurgeryConfig(prune=("depth=2",))
+    stages = (
+        pipeline.Stage("base", short),
+        pipeline.Stage("more", short, init_from="base", surgery=surgery),
+    )
+    made = pipeline.Pipeline(name="surgery", question="?", stages=stages)
+    with pytest.raises(config.ConfigError, match=r"prune takes num_layers, .* got depth"):
+        pipeline.of(dict.fromkeys(RUNS, _must_not_run))(made, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
 def test_edits_are_those_of_the_stages_they_name(staged):
     edited = staged.edited(
         ["chat.train.num_steps=7", " more.optimizer.lr = 0.5", "chat.data.paths=a.b,c"]

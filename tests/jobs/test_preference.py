@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import types
 
+import jax
 import numpy as np
 import pytest
 import tiny_jobs
@@ -110,6 +112,20 @@ def test_a_cached_reference_gives_the_losses_of_a_computed_one(cfg, tmp_path, lo
     computed = _columns_of(cfg, tmp_path / "computed")
     _assert_same(_columns_of(cached, tmp_path / "cached"), computed)
     assert abs(computed["margin"].values_N[-1]) > 1e-3  # else a reference of zeros would do
+
+
+def test_a_reference_of_other_numbers_has_another_file(tmp_path):
+    """The same weights say something else in FP8."""
+    corpus = types.SimpleNamespace(fingerprint="text")
+    mesh = jax.make_mesh((1,), ("data",))
+
+    def path(**execution):
+        cfg = types.SimpleNamespace(model=None, execution=config.ExecutionConfig(**execution))
+        built = types.SimpleNamespace(steps=types.SimpleNamespace(cfg=cfg), mesh=mesh)
+        return reference._path(corpus, built, {"w": np.ones(3, np.float32)}, tmp_path)
+
+    assert path() == path(remat="full")
+    assert len({path(), path(precision="fp8"), path(compute_dtype="float32")}) == 3
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ def sweeps(octaves, sigma=0.0, seed=0, curvature=0.05):
     for width in (32, 64, 128):
         best = 0.03 * (width / 32) ** octaves
         loss_R = 2.0 + curvature * np.log(RATES_R / best) ** 2
-        found[width] = width_axis.Sweep(RATES_R, loss_R + random.normal(0, sigma, len(RATES_R)))
+        found[width] = width_axis.Losses(RATES_R, loss_R + random.normal(0, sigma, len(RATES_R)))
     return found
 
 
@@ -42,6 +42,6 @@ def test_a_best_rate_beyond_the_sweep_is_said():
 def test_one_width_or_two_rates_are_refused():
     with pytest.raises(errors.LawError, match="two widths or more"):
         width_axis.shift({32: sweeps(0.0)[32]})
-    few = width_axis.Sweep(np.array([0.1, 0.2]), np.ones(2))
+    few = width_axis.Losses(np.array([0.1, 0.2]), np.ones(2))
     with pytest.raises(errors.LawError, match="3 or more distinct positive rates"):
         width_axis.shift({32: few, 64: few})

@@ -14,6 +14,7 @@ from pallas_kernels.flash_attention.tpu import dispatch as attention_tpu
 from pallas_kernels.grouped_matmul.gpu import dispatch as grouped_gpu
 from pallas_kernels.grouped_matmul.tpu import dispatch as grouped_tpu
 from pallas_kernels.grouped_matmul.tpu import tiles as tiling
+from pallas_kernels.quantize.formats import ROW_BLOCK, SQUARE_BLOCK, VALUES, Quantized
 from pallas_kernels.symmetric_matmul.gpu import dispatch as symmetric_gpu
 from pallas_kernels.symmetric_matmul.tpu import dispatch as symmetric_tpu
 
@@ -112,6 +113,17 @@ def _grouped(module, **options):
     return lower, ((512, 256), (4,))
 
 
+def _quantized(module, **options):
+    def lower(x, sizes):
+        sizes = sizes.astype(jnp.int32)
+        rows = Quantized(x.astype(VALUES), jnp.ones((512, 2), jnp.float32), ROW_BLOCK)
+        ones = jnp.ones((4, 128, 256), VALUES), jnp.ones((4, 1, 2), jnp.float32)
+        kinds = dict(transpose_rhs=True, out_dtype=x.dtype, **options)
+        return module.matmul_quantized(rows, Quantized(*ones, SQUARE_BLOCK), sizes, **kinds)
+
+    return lower, ((512, 256), (4,))
+
+
 def _symmetric(module, **options):
     def lower(x, _):
         factors = {"scale": jnp.float64(2.0), "addend_scale": 1.0, "diagonal": 0.0}
@@ -124,6 +136,7 @@ KERNELS = {
     "attention-gpu": ("cuda", *_attention(attention_gpu)),
     "attention-tpu": (None, *_attention(attention_tpu, config=_TPU, interpret=True)),
     "grouped-gpu": ("cuda", *_grouped(grouped_gpu)),
+    "grouped-fp8-gpu": ("cuda", *_quantized(grouped_gpu)),
     "grouped-tpu": (None, *_grouped(grouped_tpu, tiles=_TILES, interpret=True)),
     "symmetric-gpu": ("cuda", *_symmetric(symmetric_gpu)),
     "symmetric-tpu": (None, *_symmetric(symmetric_tpu, interpret=True)),

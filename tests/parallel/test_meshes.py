@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config, parallel
 from kanana_jax.batch import Batch
@@ -12,6 +14,7 @@ from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
 from kanana_jax.plan import collectives
 from kanana_jax.train import step as step_lib
+from kanana_jax.train import trained
 from pallas_kernels import hopper, selection
 from pallas_kernels.symmetric_matmul.gpu import dispatch as symmetric_on_gpu
 
@@ -88,11 +91,13 @@ def run(cfg: config.TrainingConfig, num_devices: int, num_steps: int = 2):
     mesh = parallel.make_mesh(cfg.mesh, jax.devices()[:num_devices])
     parallel.check(cfg.model, BATCH, SEQ_LEN, 1, mesh.shape)
     steps = build(cfg, mesh)
-    state = steps.init(0)
+    weights = steps.weights(0)
+    frozen = {trained.NAME: weights} if cfg.lora.rank else {}
+    state = steps.start(weights, 0)
     rows = parallel.shard_batch(mesh, batch(), BATCH)
     records = []
     for _ in range(num_steps):
-        state, metrics = steps.train(state, rows, cfg.optimizer.lr, {})
+        state, metrics = steps.train(state, rows, cfg.optimizer.lr, frozen)
         records.append(metrics)
     return jax.device_get((records, state))
 
@@ -124,6 +129,45 @@ MESHES = [
     pytest.param({"expert": 2, "context": 2, "tensor": 2}, marks=long),
     {"fsdp": 2, "expert": 2, "tensor": 2},
 ]
+ADAPTED = ["lora.rank=2", "optimizer.name=muon", "train.router_bias_rate=0"]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_adapters_are_trained_on_a_mesh_as_on_one_device():
+    wanted = run(configuration().edited(ADAPTED), 1)
+    mesh = {"fsdp": 2, "expert": 2, "tensor": 2}
+    found = run(configuration(**mesh).edited(ADAPTED), 8)
+    assert_same(found, wanted)
+    moved = jax.tree.leaves(found[1].weights.params["moe_layers"]["mlp"]["w_down"])
+    assert all(np.any(x) for x in moved)
+
+
+def test_adapters_are_spread_as_what_they_are_added_to():
+    mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=2, expert=2, tensor=2))
+    like = build(configuration().edited(ADAPTED), mesh).like
+    moe = like.weights.params["moe_layers"]
+    experts, fsdp, tensor = ("expert", "fsdp"), "fsdp", "tensor"
+    wanted = {
+        ("attention", "wq_b"): ((None, fsdp, None), (None, None, tensor, None)),
+        ("attention", "wo"): ((None, tensor, None, None), (None, None, fsdp)),
+        ("mlp", "w_gate_up"): (
+            (None, experts, None, None, None),
+            (None, experts, None, tensor, None),
+        ),
+        ("mlp", "w_down"): ((None, experts, tensor, None), (None, experts, None, None)),
+    }
+    for (group, name), specs in wanted.items():
+        for factor, spec in zip("ab", specs, strict=True):
+            found = moe[group][name][factor].sharding
+            assert found.is_equivalent_to(NamedSharding(mesh, P(*spec)), len(spec)), (name, factor)
+    # As its moments are.
+    of_state = [
+        x for x in jax.tree.leaves(like.opt_state) if x.shape == moe["mlp"]["w_down"]["a"].shape
+    ]
+    assert of_state and all(x.sharding == moe["mlp"]["w_down"]["a"].sharding for x in of_state)
+
+
 EXCHANGED = [
     pytest.param({"expert": 8}, marks=long),
     pytest.param({"data": 2, "expert": 4}, marks=long),
@@ -148,8 +192,8 @@ def grouped(*, qk_norm: bool, **mesh) -> config.TrainingConfig:
 @pytest.mark.parametrize(
     ("mesh", "qk_norm"),
     [
-        ({"fsdp": 2, "context": 2, "tensor": 2}, False),
-        ({"data": 2, "tensor": 4}, True),
+        ({"fsdp": 2, "context": 2, "tensor": 2}, True),
+        pytest.param({"data": 2, "tensor": 4}, True, marks=long),
         pytest.param({"fsdp": 8}, False, marks=long),
         pytest.param({"context": 8}, True, marks=long),
     ],

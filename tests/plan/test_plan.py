@@ -162,6 +162,15 @@ def test_muon_flops_of_one_matrix():
             "--topology starts with one of v5e, v5p, v6e, h100, h200",
         ),
         (("--preset=tiny", "--topology=v5p:2x2x1", "--batch-tokens=5"), "is no multiple of"),
+        (
+            (
+                "--preset=tiny",
+                "--topology=v5p:2x2x1",
+                "--set=lora.rank=8",
+                "--set=train.router_bias_rate=0",
+            ),
+            "plans know no adapters, got lora.rank = 8",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(flags, line):

@@ -31,7 +31,7 @@ def test_every_compiled_function_of_a_step_has_the_option(cfg, corpus, monkeypat
         lambda: steps.train(state, batch, 0.01, {}),
         lambda: steps.evaluate(state.weights, batch),
         lambda: steps.logp(state.weights, batch),
-        lambda: steps.diagnose(state.weights.params, state.opt_state),
+        lambda: steps.diagnose(state.weights, state.opt_state),
     ):
         with pytest.raises(jax.errors.JaxRuntimeError, match="xla_gpu_no_such_option"):
             call()

@@ -85,6 +85,7 @@ def fields(section, name):
             yield path
 
 
+@functools.cache
 def update_of(cfg) -> str:
     """The operations of one update, with every number in them."""
     optimizer = tiny_jobs.step_config(cfg).make_optimizer(0.1)
@@ -131,6 +132,7 @@ COMPUTING = [
 ELSEWHERE = {"execution.expert_exchange", "execution.deterministic"}
 
 
+@functools.cache
 def gradient_of(cfg) -> str:
     """The operations of the gradient of a step."""
     made = tiny_jobs.step_config(cfg)

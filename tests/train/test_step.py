@@ -105,7 +105,7 @@ def test_what_was_compiled_ahead_is_not_compiled_again(cfg, corpus, caplog):
     batch = built.place(data.train_batch(corpus, cfg.data, 0), 8)
     with jax.log_compiles(), caplog.at_level("WARNING"):
         state, _ = steps.train(state, batch, cfg.optimizer.lr, {})
-        steps.diagnose(state.weights.params, state.opt_state)
+        steps.diagnose(state.weights, state.opt_state)
     messages = [record.getMessage() for record in caplog.records]
     compiled = [message[:40] for message in messages if message.startswith("Compiling")]
     assert not [name for name in compiled if "train_step" in name or "diagnose" in name]

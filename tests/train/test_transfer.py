@@ -148,6 +148,13 @@ def test_settings_that_do_not_go_together_are_refused(changes, message):
         config.OptimizerConfig(**changes)
 
 
+def test_adapters_have_no_rule():
+    cfg = config.OptimizerConfig(name="adamw", transfer="kakao", transfer_base_width=64)
+    lora = config.LoraConfig(rank=2)
+    with pytest.raises(config.ConfigError, match=r"must be none with lora\.rank, got kakao"):
+        optimizers.make(cfg, presets.tiny(64), optax.constant_schedule(0.1), lora)
+
+
 def test_a_base_width_that_the_family_lacks_is_refused():
     cfg = config.OptimizerConfig(transfer="kakao", transfer_base_width=100)
     with pytest.raises(config.ConfigError, match="take a width that makes it one"):

@@ -129,3 +129,38 @@ def block_quantized(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             scale_inv[i, j] = np.abs(x[block]).max() / 448.0
             q[block] = (x[block] / scale_inv[i, j]).astype(ml_dtypes.float8_e4m3fn)
     return q, scale_inv
+
+
+def of_blocks(q: np.ndarray, scale_inv: np.ndarray) -> np.ndarray:
+    """What `block_quantized` gave, as bfloat16."""
+    x = q.astype(np.float32)
+    for i, row in enumerate(scale_inv):
+        for j, scale in enumerate(row):
+            x[i * 128 : (i + 1) * 128, j * 128 : (j + 1) * 128] *= scale
+    return x.astype(ml_dtypes.bfloat16)
+
+
+def packed(x: np.ndarray, group_size: int = 32) -> dict[str, np.ndarray]:
+    """The parts of a matrix of 4-bit integers, by a loop over its words."""
+    rows, cols = x.shape
+    scale = np.abs(x.astype(np.float32)).reshape(rows, -1, group_size).max(-1) / 7.0
+    scale = scale.astype(ml_dtypes.bfloat16)
+    wide = np.repeat(scale.astype(np.float32), group_size, 1)
+    q = np.clip(np.rint(x.astype(np.float32) / wide), -8, 7).astype(np.int64) + 8
+    words = np.zeros((rows, cols // 8), np.uint32)
+    for place in range(8):
+        words |= (q[:, place::8] << (4 * place)).astype(np.uint32)
+    shape = np.array([rows, cols], np.int32)
+    return {"packed": words.view(np.int32), "scale": scale, "shape": shape}
+
+
+def unpacked(words: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """What `packed` gave, as bfloat16, number by number."""
+    rows, cols = words.shape[0], words.shape[1] * 8
+    size = cols // scale.shape[1]
+    x = np.empty((rows, cols), np.float32)
+    for i in range(rows):
+        for j in range(cols):
+            q = (int(words[i, j // 8]) >> (4 * (j % 8))) & 15
+            x[i, j] = (q - 8) * np.float32(scale[i, j // size])
+    return x.astype(ml_dtypes.bfloat16)

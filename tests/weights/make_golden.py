@@ -59,7 +59,7 @@ def _released_tensors(network):
 
 
 if __name__ == "__main__":
-    golden = {}
+    golden: dict[str, np.ndarray] = {}
     for name, fields in cases.CASES.items():
         made = network(fields)
         golden[name] = np.float32(logits(made))

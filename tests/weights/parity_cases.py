@@ -100,6 +100,13 @@ _SWITCHES = {
         **_yarn(mscale=0.8),
     },
 }
+GLM = BASE | {
+    "architectures": ["Glm4MoeLiteForCausalLM"],
+    "model_type": "glm4_moe_lite",
+    "q_lora_rank": 12,
+    "n_shared_experts": 1,
+    "routed_scaling_factor": 1.8,
+}
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -155,6 +162,7 @@ _DENSE_SWITCHES = {
 CASES = {name: BASE | changes for name, changes in _SWITCHES.items()}
 CASES |= {f"llama_{name}": LLAMA | changes for name, changes in _DENSE_SWITCHES.items()}
 CASES |= {f"qwen3_{name}": QWEN3 | changes for name, changes in _DENSE_SWITCHES.items()}
+CASES |= {"glm_plain": GLM, "glm_groups": GLM | {"n_group": 4, "topk_group": 2, **_yarn()}}
 CASES["llama_old_file"] = {
     name: x for name, x in LLAMA.items() if name not in ("head_dim", "num_key_value_heads")
 }

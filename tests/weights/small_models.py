@@ -45,14 +45,14 @@ def restored(path: Path) -> model.Weights:
     return native.restore(path, native.abstract(CFG, jnp.float32))
 
 
-def run_of(workdir: Path, content: dict[int, object]) -> Path:
+def run_of(workdir: Path, content: dict[int, object], notes=None, **settings) -> Path:
     """A run's folder below `workdir` with these checkpoints, by step."""
     run = workdir / "run"
     run.mkdir(parents=True)
-    (workdir / "config.json").write_text(json.dumps(EXPERIMENT))
+    (workdir / "config.json").write_text(json.dumps(EXPERIMENT | settings))
     where = places.place_of("", EXPERIMENT["name"], run)
     keep = len(content)
     with Checkpoints(where, keep=keep, report=lambda *event: pytest.fail(str(event))) as saving:
         for step, saved in content.items():
-            saving.save(step, saved, {})
+            saving.save(step, saved, notes or {})
     return run

@@ -49,7 +49,7 @@ def test_a_pruned_folder_holds_the_cuts_of_what_text_shows(tmp_path, text, capsy
     cfg, weights = CFG, jax.tree.map(np.asarray, made)
     execution = config.ExecutionConfig(compute_dtype="float32")
     for name, size, score in (("num_heads", 3, {}), ("num_experts", 6, "frequency")):
-        batches = calibration.batches(start, [text], 9, 16)
+        batches = calibration.batches(start, config.DataConfig(paths=(text,)), 9, 16)
         seen = surgery.observe(cfg, weights, batches, execution)
         if score:
             cut = surgery.cut_experts(cfg, weights, seen, size, surgery.SCORES[score])
@@ -90,11 +90,12 @@ def test_a_grown_folder_of_16_bits_keeps_them_and_says_what_it_costs(tmp_path, c
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--grow", "depth=2"], "--grow takes stack, interpose, interpose_zero, experts"),
-        (["--grow", "stack=two"], "expected a name, = and a number, got 'stack=two'"),
+        (["--grow", "depth=2"], "grow takes stack, interpose, interpose_zero, experts"),
+        (["--grow", "stack=two"], "a name, = and a number, as in stack=2; got 'stack=two'"),
         (["--grow", "interpose=2"], "between 1 and 1, the layers that can have one; got 2"),
-        (["--prune", "width=2"], "--prune takes num_layers, hidden_size"),
+        (["--prune", "width=2"], "prune takes num_layers, hidden_size"),
         (["--prune", "num_heads=3", "--samples=0"], "a number of at least 1, got '0'"),
+        (["--grow", "stack=1", "--noise=-1"], "surgery.noise must lie in"),
         (["--prune", "num_heads=3"], "documents to calibrate with, got none"),
     ],
 )
@@ -116,8 +117,8 @@ def test_calibration_takes_the_heads_of_documents_of_each_source_in_turn(tmp_pat
     for name, words in (("a", ["aaaa", "bb"]), ("b", ["cccc"] * 9)):
         lines = "".join(f'{{"text": "{word}"}}\n' for word in words)
         (tmp_path / f"{name}.jsonl").write_text(lines)
-    paths = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
-    first, second = calibration.batches(tmp_path, paths, 10, 4)
+    text = config.DataConfig(paths=(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")))
+    first, second = calibration.batches(tmp_path, text, 10, 4)
     bos, eos = 256, 257
     assert first.tokens[:4].tolist() == [
         [bos, *b"aaa"],

@@ -17,7 +17,7 @@ from kanana_jax.weights import hf, native
 
 # These turn every switch once; the rest vary them one at a time.
 FAST = {"half_rotary_q_lora_yarn", "like_deepseek", "tied", "raw_weights", "all_moe", "yarn_mscale"}
-FAST |= {"llama_llama3_rope", "llama_old_file", "qwen3_tied", "qwen3_yarn"}
+FAST |= {"glm_groups", "llama_llama3_rope", "llama_old_file", "qwen3_tied", "qwen3_yarn"}
 GOLDEN = np.load(Path(__file__).with_name("parity_golden.npz"))
 
 

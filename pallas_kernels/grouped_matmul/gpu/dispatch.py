@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dtypes, hopper, manual_axes
+from pallas_kernels.grouped_matmul.gpu import block_scaled, ring, swiglu
 from pallas_kernels.grouped_matmul.gpu import matmul as matmul_kernel
 from pallas_kernels.grouped_matmul.gpu import outer as outer_kernel
-from pallas_kernels.grouped_matmul.gpu import ring, swiglu
+from pallas_kernels.quantize import ROW_BLOCK, SQUARE_BLOCK, Quantized, transpose
 
 _DTYPES = (jnp.bfloat16, jnp.float16)
 
@@ -102,6 +103,39 @@ def fits_up(width: int) -> bool:
     return width % (matmul_kernel.Config().tile_n // 2) == 0
 
 
+def matmul_quantized(
+    lhs: Quantized,
+    rhs: Quantized,
+    group_sizes_G,
+    *,
+    transpose_rhs: bool,
+    out_dtype,
+    config: block_scaled.Config | None = None,
+    interpret: bool = False,
+):
+    """Rows of FP8 times their group's matrix of FP8; `why_not_quantized` has found no reason."""
+    rhs = rhs if transpose_rhs else transpose(rhs)  # wgmma reads FP8 along K only
+    kernel = functools.partial(
+        block_scaled.matmul,
+        out_dtype=out_dtype,
+        config=config or block_scaled.Config(),
+        interpret=interpret,
+    )
+    arrays = _pad_rows(lhs.values), lhs.scales, rhs.values, rhs.scales, group_sizes_G
+    return _call(kernel, *arrays)[: lhs.values.shape[0]]
+
+
+def why_not_quantized(lhs: Quantized, rhs: Quantized, platform: str) -> str | None:
+    """The reason why `matmul_quantized` cannot run, or None."""
+    if elsewhere := hopper.why_not(platform):
+        return elsewhere
+    if (lhs.block, rhs.block) != (ROW_BLOCK, SQUARE_BLOCK):
+        return f"it needs rows of 128 and squares of 128, got {lhs.block} and {rhs.block}"
+    if any(width % block_scaled.STEP for width in rhs.values.shape[1:]):
+        return f"it needs widths that are multiples of {block_scaled.STEP}, got {rhs.values.shape}"
+    return None
+
+
 def choose_config(width: int, out_width: int, num_groups: int) -> Config:
     """The tuned configuration of this shape, else the default."""
     return TUNED.get((width, out_width, num_groups), Config())
@@ -119,14 +153,14 @@ def why_not(problem) -> str | None:
     return None
 
 
-def _call(kernel, lhs, other, group_sizes):
+def _call(kernel, *arrays):
     @jax.custom_batching.sequential_vmap
-    def call(lhs, other, group_sizes):
+    def call(*arrays):
         # A kernel's output forgets the mesh axes on which its inputs vary.
-        out = dtypes.in_32_bits(kernel)(lhs, other, group_sizes)
-        return jax.tree.map(lambda x: manual_axes.align(x, lhs)[0], out)
+        out = dtypes.in_32_bits(kernel)(*arrays)
+        return jax.tree.map(lambda x: manual_axes.align(x, arrays[0])[0], out)
 
-    return call(lhs, other, group_sizes)
+    return call(*arrays)
 
 
 def _pad_rows(x):

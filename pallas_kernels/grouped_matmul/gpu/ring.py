@@ -46,9 +46,9 @@ def views(scratch, interpret: bool) -> Rows:
     return Rows(scratch, scratch) if interpret else Rows(*scratch)
 
 
-def stores(dtype, interpret: bool):
+def stores(dtype, interpret: bool, num_compute: int = hopper.COMPUTE):
     """Scratch of `store`: 16 KB per warpgroup."""
-    shape = hopper.COMPUTE, _STORES, hopper.ROWS, hopper.tile_cols(dtype)
+    shape = num_compute, _STORES, hopper.ROWS, hopper.tile_cols(dtype)
     return rows(shape, dtype, interpret)
 
 

@@ -1,0 +1,57 @@
+"""What does a cut lose, and what does a teacher win back? On a laptop.
+
+A base learns the text that every Python carries. One thing at a time is cut of it, and measured: a
+quarter of its layers, widths, heads or latent ranks, half of its experts by three scores. Then all
+widths are cut at once, and what is left is taught by the base for a tenth of the base's tokens: of
+the text alone, of the base's distribution, of both, of its likeliest tokens, of draws.
+
+The controls have the shape of what is left: one from scratch that reads as much text as the base
+did, and a new one with the same teacher for as many tokens as the cut one. Kanana-1
+(arXiv:2502.18934) reports that 0.3T tokens of pruning and distillation beat 3T from scratch.
+"""
+
+import dataclasses
+
+from experiments import distill_small
+from experiments.prune_distill import report, settings
+from experiments.prune_distill.verdict import BASE, CUT, CUTS, NEW, SCRATCH, STUDENT, cut_of
+from kanana_jax.jobs import pipeline
+from kanana_jax.model import presets
+
+_BASE_STEPS, _TAUGHT_STEPS = 600, 60
+_SHAPE = dataclasses.replace(presets.tiny(), q_lora_rank=64, num_shared_experts=2)
+_LEFT = {
+    "hidden_size": 96,
+    "num_heads": 3,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+}
+
+run = pipeline.of(
+    dict.fromkeys((BASE, *map(cut_of, CUTS), CUT, SCRATCH), settings.PRETRAIN)
+    | dict.fromkeys((STUDENT, NEW), settings.DISTILL),
+    write_report=report.write,
+)
+
+
+def experiment() -> pipeline.Pipeline:
+    small = dataclasses.replace(_SHAPE, **_LEFT)
+    changes = [f"{name}={size}" for name, size in _LEFT.items()]
+    text = "What does ten times the text do?"
+    return pipeline.Pipeline(
+        name="prune_distill",
+        question="What does a cut lose, and what does a teacher win back?",
+        stages=(
+            settings.reading(BASE, "What does the base know?", _SHAPE, _BASE_STEPS),
+            *(
+                settings.cut(cut_of(name), BASE, _SHAPE, [change], score)
+                for name, (change, score) in CUTS.items()
+            ),
+            settings.cut(CUT, BASE, _SHAPE, changes),
+            settings.taught(
+                STUDENT, small, BASE, _TAUGHT_STEPS, init_from=CUT, arms=distill_small.ARMS
+            ),
+            settings.taught(NEW, small, BASE, _TAUGHT_STEPS),
+            settings.reading(SCRATCH, text, small, 10 * _TAUGHT_STEPS),
+        ),
+    )

@@ -1,0 +1,7 @@
+"""Curation: documents -> documents, as a chain of named stages with one report.
+
+python -m kanana_jax.data.curate IN... --to=OUT
+
+Every stage is made of pure functions of a shard's documents (`stage.Stage`). What a run has done
+lies in its folder, so a run that was killed goes on and writes the same bytes.
+"""

@@ -1,0 +1,52 @@
+"""One run of curation at a time in a folder, and none while processes of a killed one write."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+
+from kanana_jax.config import ConfigError
+
+_WAIT_S = 60.0  # for the shard that a left process is at
+
+
+@contextlib.contextmanager
+def held(out: pathlib.Path) -> Iterator[None]:
+    """Inside, the folder is ours. ConfigError where another run has it."""
+    with _opened(out / ".lock") as run, _opened(out / ".workers") as workers:
+        if not _taken(run, fcntl.LOCK_EX, 0.0) or not _taken(workers, fcntl.LOCK_EX, _WAIT_S):
+            raise ConfigError(
+                f"--to={out} is in use by another run; wait for its end, or name another folder"
+            )
+        fcntl.flock(workers, fcntl.LOCK_UN)
+        yield
+
+
+def join(out: pathlib.Path) -> None:
+    """Of a worker process: it shares the folder until it ends."""
+    # Never closed: the process's end does that.
+    file = os.open(out / ".workers", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(file, fcntl.LOCK_SH)
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[int]:
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _taken(file: int, kind: int, wait_s: float) -> bool:
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.1)
