@@ -35,6 +35,7 @@ _PROGRAM = "kanana_jax.coordinates"
 READ_AFTER = (1, 2, 5, 10)  # steps
 LARGEST_SLOPE = 0.1
 _ANY = config.OptimizerConfig()
+_COLORS = (*canvas.EMPHASIZED_COLORS, *canvas.OTHER_COLORS)
 
 
 class Change(NamedTuple):
@@ -225,10 +226,12 @@ def draw(found: Sequence[Change], path: Path) -> None:
             here = [x for x in found if (x.rule, x.step, x.name) == (rule, last, name)]
             widths = sorted({x.width for x in here})
             means = [np.mean([x.rms for x in here if x.width == width]) for width in widths]
-            color = canvas.OTHER_COLORS[number % len(canvas.OTHER_COLORS)]
-            axes.plot(widths, means, "o-", ms=3, lw=1, color=color, label=name)
+            color = _COLORS[number % len(_COLORS)]
+            style = "o-" if number < len(_COLORS) else "s--"  # more lines than colours
+            axes.plot(widths, means, style, ms=3, lw=1, color=color, label=name)
         axes.set(xscale="log", yscale="log", xlabel="width")
-        axes.set_xticks(widths, [str(width) for width in widths], minor=False)
+        axes.minorticks_off()
+        axes.set_xticks(widths, [str(width) for width in widths])
         canvas.title(axes, f"{rule}, {last} steps")
     table[0, 0].set_ylabel("RMS change")
     figure.legend(

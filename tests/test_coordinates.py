@@ -1,8 +1,11 @@
 """What the coordinate check measures, and what it says of it."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
+import tiny_jobs
 
 from kanana_jax import config, coordinates, model
 from kanana_jax.batch import Batch
@@ -77,3 +80,15 @@ def test_rules_differ_in_the_optimizer_alone():
     none = coordinates.training("none", 64, 32, 0.01, data_cfg)
     half = coordinates.training("half", 64, 32, 0.01, data_cfg)
     assert none.model == half.model and none.optimizer != half.optimizer
+
+
+@pytest.mark.long
+def test_logits_move_alike_by_the_spectral_rule_and_not_without_one(tmp_path):
+    tiny_jobs.write_text(tmp_path / "words.txt")
+    arguments = ["--rules=none,spectral", "--widths=32,128", "--seeds=1"]
+    coordinates.main([*arguments, f"--path={tmp_path / 'words.txt'}", f"--out={tmp_path}"])
+    record = json.loads((tmp_path / "coordinates.json").read_text())
+    found = {(x["rule"], x["name"]): x["value"] for x in record["slopes"] if x["step"] == 10}
+    assert found["none", "logits"] > 0.4
+    assert abs(found["spectral", "logits"]) < 0.2
+    assert abs(found["spectral", "layer 2 mlp"]) < abs(found["none", "layer 2 mlp"])
