@@ -37,7 +37,7 @@ types: $(VENV)/installed
 	$(BIN)/pyright
 
 # They and what they test import nothing of constraints-oldest.txt (a test looks).
-WITHOUT_JAX := architecture config data experiments rollouts
+WITHOUT_JAX := architecture config data experiments rollouts synthesize
 
 test-oldest: .venv-oldest/installed  ## The fast tests of what uses jax, on the oldest supported one
 	$(QUICK) .venv-oldest/bin/python -m pytest $(SPREAD) -m "not slow and not long" \

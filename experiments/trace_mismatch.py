@@ -51,12 +51,8 @@ def _documents(count: int) -> Iterator[bytes]:
 
 
 def _texts(way: str) -> Mapping[str, Callable[[], Iterator[bytes]]]:
-    # One family, of sums, since the other has no sum to write before a step.
-    reasoned: dict[str, Callable[[], Iterator[bytes]]] = {
-        AFTER: functools.partial(world.documents, {world.SEEN: 3000}, 2, is_reasoned=True),
-        BEFORE: functools.partial(_documents, 3000),
-    }
-    return {**world.TEXTS, "reasoned": reasoned[way]}
+    own = {} if way == AFTER else {"reasoned": functools.partial(_documents, 3000)}
+    return {**world.TEXTS, **own}
 
 
 def _base(way: str) -> str:

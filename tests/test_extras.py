@@ -14,6 +14,8 @@ _COMMANDS = {
     "kanana_jax.generate": "train",
     "kanana_jax.rollouts.tasks": "train",
     "kanana_jax.data.fetch_corpora": "train",
+    "kanana_jax.data.curate": "train",
+    "kanana_jax.synthesize": "train,synthesize",
     "kanana_jax.evaluate.bits_per_byte": "train",
     "kanana_jax.generate.serve": "train,serve",
     "kanana_jax.evaluate.harness": "train,evaluate",
@@ -34,6 +36,7 @@ for module, absent in {cases!r}:
 _ALL = "flax orbax grain tensorstore jinja2 tqdm jaxtyping safetensors tokenizers absl"
 _OF_EXTRAS = {
     "train": _ALL,
+    "train,synthesize": "httpx2",
     "train,serve": "starlette uvicorn llguidance",
     "train,evaluate": "lm_eval",
 }

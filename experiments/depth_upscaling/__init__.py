@@ -20,7 +20,7 @@ from kanana_jax.jobs import pipeline, pretrain, sweep
 from kanana_jax.model import presets
 from kanana_jax.plan import flops
 
-_PARENT_STEPS, _GROWN_STEPS, _DECAY_STEPS = 300, 120, 40
+_PARENT_STEPS, _GROWN_STEPS, _DECAY_STEPS = 400, 150, 60
 _SEQ_LEN, _BATCH_SIZE = 128, 8
 _PARENT = presets.tiny(vocab_size=258)
 _GROWN = dataclasses.replace(_PARENT, num_layers=6)

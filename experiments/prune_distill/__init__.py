@@ -18,7 +18,7 @@ from experiments.prune_distill.verdict import BASE, CUT, CUTS, NEW, SCRATCH, STU
 from kanana_jax.jobs import pipeline
 from kanana_jax.model import presets
 
-_BASE_STEPS, _TAUGHT_STEPS = 600, 60
+_BASE_STEPS, _TAUGHT_STEPS = 800, 80
 _SHAPE = dataclasses.replace(presets.tiny(), q_lora_rank=64, num_shared_experts=2)
 _LEFT = {
     "hidden_size": 96,

@@ -30,7 +30,7 @@ ARMS = (
 )
 
 _MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
-_STEPS, _ANSWERS = 800, 200  # steps of the two stages of a base
+_STEPS, _ANSWERS = 600, 150  # steps of the two stages of a base
 
 
 def stages() -> tuple[Stage, ...]:

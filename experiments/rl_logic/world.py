@@ -8,7 +8,7 @@ answer alone and few with their steps written out:
 
 It reads steps first and mostly answers alone at last. So it can reason and seldom does, and is
 right far more often when it does: what a reward for right answers can find. It reads sums of 2 to 5
-terms, and in the same way which number is the largest. Beside them it reads prose.
+terms, and which number is the largest, with the answer alone. Beside them it reads prose.
 """
 
 import functools
@@ -59,7 +59,7 @@ TEXTS = {
     "english": python_text.read_prose,
     "korean": functools.partial(korean, 1000),
     "direct": functools.partial(documents, {SEEN: 3600, OTHER: 400}, 1, is_reasoned=False),
-    "reasoned": functools.partial(documents, {SEEN: 2700, OTHER: 300}, 2, is_reasoned=True),
+    "reasoned": functools.partial(documents, {SEEN: 3000}, 2, is_reasoned=True),
 }
 # Shares of their tokens, first and at last. A reasoned answer takes twice as many as one alone.
 FIRST_MIXTURE, MIXTURE = (0.05, 0.05, 0.05, 0.85), (0.05, 0.05, 0.65, 0.25)

@@ -73,10 +73,11 @@ class Client:
         self._open: dict[str, asyncio.Task[Answer]] = {}
 
     async def __aenter__(self) -> "Client":
-        key = self._settings.api_key
+        key, is_plain = self._settings.api_key, self._settings.endpoint.startswith("http://")
         self._http = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=self._settings.timeout_s,
+            verify=not is_plain,  # reading certificates takes a while, and plain HTTP has none
             limits=httpx2.Limits(max_connections=self._settings.concurrency),
         )
         return self

@@ -154,7 +154,7 @@ def test_processes_change_no_byte(unbroken, tmp_path):
 
 @pytest.mark.long
 def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
-    """Killed with SIGKILL after more and more seconds; its worker processes may outlive it."""
+    """Killed with SIGKILL after more and more seconds; the lock waits for its workers."""
     path = write_jsonl(tmp_path / "in.jsonl", _texts() * 20)
     flags = ["--languages=ko", "--shard-mb=0.01"]
     wanted, out = tmp_path / "unbroken", tmp_path / "out"
@@ -171,7 +171,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            num_kills, seconds = num_kills + 1, 1.3 * seconds
+            num_kills, seconds = num_kills + 1, 1.5 * seconds
     assert num_kills > 1
     assert _files(out) == _files(wanted)
 

@@ -42,7 +42,8 @@ def guarded(loaded):
 
 def test_a_key_is_asked_for_but_by_supervisors(guarded):
     assert _ask(guarded.port, "GET", "/health")[0] == 200
-    for header in ((), ("Authorization: Bearer secret-2",), ("Authorization: secret-1",)):
+    wrong = ("Bearer secret-2", "secret-1", "Bearer secret-", "Bearer secret-11", "Bearer", "")
+    for header in ((), *((f"Authorization: {one}",) for one in wrong)):
         for path in ("/v1/models", "/metrics", "/nowhere", "/v1/completions"):
             status, head, content = _ask(guarded.port, "GET", path, *header)
             assert status == 401 and b"invalid_api_key" in content

@@ -95,6 +95,7 @@ def test_a_tuned_model_gives_the_ids_of_training_and_buckets_of_its_sources(cfg,
     assert len(same) == 2  # one of each source
 
 
+@pytest.mark.long
 def test_packed_conversations_have_the_log_probabilities_that_each_has_alone(cfg, tmp_path):
     corpus = sft.JOB.read(cfg.data, tmp_path / "cache", print).open()
     token_bytes_V = corpus.tokenizer.token_bytes_V

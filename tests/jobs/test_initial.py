@@ -77,7 +77,7 @@ def test_the_first_state_is_the_folder_in_float32_on_the_mesh(cfg, imported):
     continued = initial.with_shape(_continued(cfg, imported))
     mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=2), jax.devices()[:2])
     steps = step.build(tiny_jobs.step_config(continued, continued.model.vocab_size), mesh)
-    state = steps.start(initial.restore(continued.train.init_from, steps.like.weights))
+    state = steps.start(initial.restore(continued.train.init_from, steps.like.weights), 0)
     want = native.restore(imported, native.abstract(continued.model, jax.numpy.float32))
     jax.tree.map(np.testing.assert_array_equal, state.weights, want)
     assert {x.dtype for x in jax.tree.leaves(state.weights.params)} == {np.dtype(np.float32)}

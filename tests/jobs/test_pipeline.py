@@ -11,7 +11,7 @@ import optax
 import pytest
 import tiny_jobs
 
-from kanana_jax import checkpoint, config
+from kanana_jax import checkpoint, config, surgery
 from kanana_jax.jobs import initial, pipeline, pretrain, sft, sweep, training
 from kanana_jax.report import results
 from kanana_jax.train import optimizers
@@ -214,6 +214,10 @@ def test_a_stage_starts_from_what_surgery_makes_of_each_seed(short, tmp_path, ca
     assert losses[0][0] != losses[0][1]
     assert min(abs(few - deep) for few, deep in zip(losses[2], losses[1], strict=True)) > 1e-5
     assert "num_experts=2 keeps" in capsys.readouterr().err
+    deep = tmp_path / "deep" / pipeline.MODEL / "seed1"
+    surgery.make(cut, deep, tmp_path / "again", text=short.data, report=lambda line: None)
+    changed = tmp_path / "few" / pipeline.CHANGED / "seed1"
+    jax.tree.map(np.testing.assert_array_equal, _weights(changed), _weights(tmp_path / "again"))
 
 
 @pytest.mark.parametrize(
@@ -225,9 +229,9 @@ def test_a_stage_starts_from_what_surgery_makes_of_each_seed(short, tmp_path, ca
     ],
 )
 def test_surgery_is_done_to_one_model_and_to_no_optimizer(cfg, places):
-    surgery = config.SurgeryConfig(grow=("stack=1",))
+    chosen = config.SurgeryConfig(grow=("stack=1",))
     with pytest.raises(config.ConfigError, match="surgery, which is done to the model of one"):
-        pipeline.Stage("deep", cfg, surgery=surgery, **places)
+        pipeline.Stage("deep", cfg, surgery=chosen, **places)
 
 
 @pytest.mark.parametrize(
@@ -245,10 +249,10 @@ def test_surgery_that_says_nothing_or_too_much_is_refused(fields, message):
 
 
 def test_surgery_of_an_unknown_name_is_refused_before_anything_runs(short, tmp_path):
-    surgery = config.SurgeryConfig(prune=("depth=2",))
+    chosen = config.SurgeryConfig(prune=("depth=2",))
     stages = (
         pipeline.Stage("base", short),
-        pipeline.Stage("more", short, init_from="base", surgery=surgery),
+        pipeline.Stage("more", short, init_from="base", surgery=chosen),
     )
     made = pipeline.Pipeline(name="surgery", question="?", stages=stages)
     with pytest.raises(config.ConfigError, match=r"prune takes num_layers, .* got depth"):

@@ -2,14 +2,17 @@
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
 import pathlib
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from kanana_jax.config import ConfigError
 
-_WAIT_S = 60.0  # for the shard that a left process is at
+_WAIT_S = 10.0  # for processes of a killed run to end
 
 
 @contextlib.contextmanager
@@ -25,10 +28,19 @@ def held(out: pathlib.Path) -> Iterator[None]:
 
 
 def join(out: pathlib.Path) -> None:
-    """Of a worker process: it shares the folder until it ends."""
+    """Of a worker process: it shares the folder until it ends, which it does with its parent."""
     # Never closed: the process's end does that.
     file = os.open(out / ".workers", os.O_RDWR | os.O_CREAT)
     fcntl.flock(file, fcntl.LOCK_SH)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    # A worker waits for work on a pipe that it holds open itself, and so for ever.
+    parent.join()
+    os._exit(1)
 
 
 @contextlib.contextmanager

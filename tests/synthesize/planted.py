@@ -1,0 +1,109 @@
+"""Rewrites written by hand, and what is planted in them: one wrong thing in each."""
+
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kanana_jax.synthesize import chunks
+from kanana_jax.synthesize.fidelity import words
+
+_HERE = pathlib.Path(__file__).parent
+# By hand, so that they do not depend on what is tested. Each is replaced by the one behind it.
+NAMES = {
+    "en": words.listed("""
+    Arden Maria Lopez Ja\u00e9n Denver ValueError Dana Whitfield Brazil Kessel Henrik Voss Lindholm
+    Amara Nwosu Circulation Orel Tarn Bergamo Selene White Ford Orvan Judith Hale Leeds Harbour
+    Elm Edmund Halley Skarholm Rosa Jimenez Valpara\u00edso Ghent
+    Orleans AlreadyConnected Samuel Thorne Tom Barrow
+"""),
+    "ko": words.listed("""
+    아르덴 김민수 밀양 한라산 ValueError 박서준 브라질 설악봉 조한결 강릉박물관 최은영 오렐 타른
+    대구 셀레네 포드 오르반 한지우 대전 에드먼드 스카르섬 정현우
+    통영 겐트 뉴올리언스 AlreadyConnected 송민호 배선호
+"""),
+}
+# Units as they stand in rewrites, and another one of the same kind.
+UNITS = {
+    "en": {
+        "kilometres": "miles", "metres": "feet", "kilograms": "pounds", "grams": "ounces",
+        "euros": "dollars", "degrees": "percent", "percent": "points", "hours": "days",
+        "days": "weeks", "weeks": "months", "minutes": "hours", "litre": "gallon", "%": " points",
+        "years": "months", "tonnes": "kilograms", "centimetres": "inches", "dollars": "euros",
+        "millilitres": "litres",
+    },
+    "ko": {
+        "킬로미터": "마일", "미터": "피트", "킬로그램": "톤", "그램": "킬로그램", "퍼센트": "명",
+        "시간": "분", "일간": "주간", "일 동안": "주 동안", "분": "시간", "원": "달러",
+        "달러": "원", "톤": "그램", "센티미터": "미터", "밀리리터": "리터", "년": "개월",
+        "%": "명", "명": "킬로그램", "주": "년",
+    },
+}  # fmt: skip
+
+
+class Case(NamedTuple):
+    source: str
+    rewrite: str
+    what: str
+
+
+def faithful(language: str) -> list[tuple[str, str]]:
+    lines = (_HERE / f"faithful_{language}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(one["source"], one["rewrite"]) for one in map(json.loads, lines)]
+
+
+def wrong_numbers(language: str) -> Iterator[Case]:
+    """Every number in digits of every rewrite, one digit of it changed."""
+    for source, rewrite in faithful(language):
+        for match in re.finditer(r"(?<![\w-])\d[\d,.]*", rewrite):
+            if re.match(r"\d\. ", rewrite[match.start() :]):  # the mark of a step
+                continue
+            digit = str((int(match[0][0]) + 3) % 9 + 1)
+            changed = rewrite[: match.start()] + digit + rewrite[match.start() + 1 :]
+            if digit != match[0][0]:
+                yield Case(source, changed, match[0])
+
+
+def wrong_units(language: str) -> Iterator[Case]:
+    """Every known unit right behind a number in digits."""
+    for source, rewrite in faithful(language):
+        for unit, other in UNITS[language].items():
+            for match in re.finditer(rf"(?<=\d) ?{unit}(?![a-z가-힣]|포인트)", rewrite):
+                changed = rewrite[: match.start()] + match[0].replace(unit, other)
+                yield Case(source, changed + rewrite[match.end() :], f"{unit} to {other}")
+
+
+def wrong_names(language: str) -> Iterator[Case]:
+    """Every name of the list that a rewrite has, another one in its place."""
+    names = NAMES[language]
+    for source, rewrite in faithful(language):
+        for place, name in enumerate(names):
+            other = names[(place + 1) % len(names)]
+            if name in source and name in rewrite and other not in source:
+                yield Case(source, rewrite.replace(name, other), f"{name} to {other}")
+
+
+def dropped_sentences(language: str) -> Iterator[Case]:
+    """Every sentence of a rewrite left out, but for questions, whose answers say the same."""
+    for source, rewrite in faithful(language):
+        parts = chunks.sentences(rewrite)
+        for place, part in enumerate(parts):
+            if len(part.strip()) > 12 and not re.match("Question|질문|#", part):
+                yield Case(source, "".join(parts[:place] + parts[place + 1 :]), part.strip())
+
+
+def added_facts(language: str) -> Iterator[Case]:
+    more = {"en": " A study by Peter Quill in Norway counted 731 of them.",
+            "ko": " 정수현 교수는 노르웨이에서 그것을 731개 찾았다."}  # fmt: skip
+    for source, rewrite in faithful(language):
+        yield Case(source, rewrite + more[language], "a sentence")
+
+
+PLANTED = {
+    "wrong number": wrong_numbers,
+    "wrong unit": wrong_units,
+    "wrong name": wrong_names,
+    "dropped sentence": dropped_sentences,
+    "added facts": added_facts,
+}

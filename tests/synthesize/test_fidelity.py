@@ -1,0 +1,142 @@
+"""What the checks of a rewrite find of planted mistakes, and that they let faithful ones pass."""
+
+from decimal import Decimal
+
+import planted
+import pytest
+
+from kanana_jax.synthesize import fidelity
+from kanana_jax.synthesize.fidelity import maths, names, numbers, units
+
+LANGUAGES = ("en", "ko")
+NUMBERS = {
+    "en": {
+        "12,500 trees": "12500", "twelve thousand five hundred": "12500", "3.4 billion": "3.4e9",
+        "twenty-five": "25", "two hundred and six": "206", "a hundred": "100", "the 1990s": "1990",
+        "3rd of 40": "3 40", "version 3.10.2": "", "one million two thousand": "1002000",
+        "1. Mix\n2. Knead 10 times": "10", "`x = 5`": "", "half of nine": "0.5 9", "5k": "5000",
+    },
+    "ko": {
+        "만 이천오백 명": "12500", "12만 5천 원": "125000", "3조 4천억 원": "3.4e12",
+        "2,300부": "2300", "스물세 살": "23", "열한 시간": "11", "이공이공년": "2020",
+        "삼백육십오 일": "365", "이것은 사과": "", "1만큼": "1", "6만 5천 대": "65000",
+        "사흘": "3", "100만 부": "1000000", "천이백 원": "1200",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_numbers_have_their_values(language):
+    for text, wanted in NUMBERS[language].items():
+        found = [one.value for one in numbers.of(text, language)]
+        assert found == [Decimal(one).normalize() for one in wanted.split()], text
+
+
+def test_only_digits_are_read_of_other_languages():
+    assert [one.value for one in numbers.of("zwei, 3 und 4,000", "de")] == [3, 4000]
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "wanted"),
+    [
+        ("5 km", "en", "kilometre"), ("five kilometres", "en", "kilometre"), ("$5", "en", "dollar"),
+        ("12%", "en", "percent"), ("5 megs", "en", None), ("5 melons", "en", None),
+        ("5 킬로미터를", "ko", "kilometre"), ("다섯 주쯤", "ko", "week"),
+        ("40분간", "ko", "minute"),
+        ("12분의 1", "ko", None), ("5달러", "ko", "dollar"), ("230도", "ko", "degree"),
+    ],
+)  # fmt: skip
+def test_units_have_one_name(text, language, wanted):
+    assert units.of(text, numbers.of(text, language)[0]) == wanted
+
+
+def test_names_are_capitals_inside_sentences_and_no_headings():
+    text = "# Some Big Heading\nFarmers near Oslo met Ann Lee. NASA's man came in May 2020."
+    assert names.of(text, "en") == {"oslo", "ann", "lee", "nasa"}
+    assert names.months(text, "en") == {5} == names.months("2020-05-17", "en")
+    assert names.months("They may march on.", "en") == set()
+
+
+def test_korean_names_are_persons_places_and_foreign_words():
+    text = "김민수 씨는 한라산과 아르덴에서 '별 노래'를 불렀다. 이야기를 모르는 고양이도 있었다."
+    assert names.of(text, "ko") == {"김민수", "한라산", "아르덴", "별 노래"}
+    assert names.months("삼월과 12월", "ko") == {3, 12}
+
+
+def test_code_is_kept_to_the_letter():
+    assert names.code("`a b`, parse_date, run() and --max-len") == {
+        "a b", "parse_date", "run()", "--max-len"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_faithful_rewrites_pass(language):
+    pairs = planted.faithful(language)
+    alarms = [
+        (rewrite, found)
+        for source, rewrite in pairs
+        if (found := fidelity.check(source, rewrite, language))
+    ]
+    assert len(pairs) >= 20
+    assert len(alarms) <= 0.02 * len(pairs), alarms
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("mistake", planted.PLANTED)
+def test_planted_mistakes_are_found(mistake, language):
+    cases = list(planted.PLANTED[mistake](language))
+    missed = [one.what for one in cases if not fidelity.check(one.source, one.rewrite, language)]
+    assert len(cases) >= 15
+    assert len(missed) <= 0.05 * len(cases), missed
+
+
+EN, KO = (planted.faithful(language)[0] for language in LANGUAGES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "rewrite", "language"),
+    [
+        ("number missing", "It has 40 rooms.", "It has fifty rooms.", "en"),
+        ("number added", "It has 40 rooms.", "It has 40 rooms on 12 floors.", "en"),
+        ("unit changed", "It is 40 km long.", "It has 40 miles of length.", "en"),
+        ("month missing", "It was in May 1990.", "It was in June 1990.", "en"),
+        ("name missing", "We met in Oslo.", "We met in Bergen.", "en"),
+        ("name added", "We met in the city.", "We met in Bergen.", "en"),
+        ("code missing", "Call `run()` first.", "Call `start()` first.", "en"),
+        ("sentence missing", *EN[:1], EN[1].rpartition("In 1986")[0], "en"),
+        ("sentence missing", *KO[:1], KO[1].rpartition("등대지기")[0], "ko"),
+        ("length", *EN[:1], EN[1][:60], "en"),
+        ("length", *EN[:1], EN[1] * 4, "en"),
+        ("language", *EN[:1], KO[1], "en"),
+        ("copied", *EN[:1], EN[0], "en"),
+        ("copied", *KO[:1], KO[0], "ko"),
+        ("repeated", *EN[:1], EN[1] + " " + EN[1], "en"),
+    ],
+)
+def test_each_problem_has_its_kind(kind, source, rewrite, language):
+    assert kind in [one.kind for one in fidelity.check(source, rewrite, language)]
+
+
+def test_every_kind_is_tested():
+    marks = test_each_problem_has_its_kind.pytestmark
+    of_solutions = {"answer changed"}
+    assert {case[0] for case in marks[0].args[1]} | of_solutions == set(fidelity.KINDS)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "language", "wanted"),
+    [
+        (r"So x is \boxed{12}.", "We see: the answer is 12.", "en", True),
+        (r"\boxed{\frac{1}{2}}", "Answer: 0.5", "en", True),
+        (r"\boxed{\frac{1}{2}}", "Answer: 1/3", "en", False),
+        (r"\boxed{x^2+1}", r"\boxed{ x^2 + 1 }", "en", True),
+        (r"\boxed{x^2+1}", r"\boxed{x^2-1}", "en", False),
+        ("It costs 1,200 won.", "Answer: 1200 won", "en", True),
+        ("5 + 7 makes 12.", "First 12, then 13.", "en", False),
+        ("답은 12개", "따라서 답: 12", "ko", True),
+        ("모두 열두 개이다.", "답: 13", "ko", False),
+        (r"\boxed{12}", "There is none.", "en", False),
+    ],
+)
+def test_solutions_agree_where_their_final_answers_do(ours, theirs, language, wanted):
+    assert maths.agree(ours, theirs, language) == wanted
