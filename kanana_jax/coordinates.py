@@ -221,10 +221,10 @@ def draw(found: Sequence[Change], path: Path) -> None:
     last, rules = max(x.step for x in found), list(dict.fromkeys(x.rule for x in found))
     figure, table = canvas.panels(len(rules))
     names = list(dict.fromkeys(x.name for x in found))
+    widths = sorted({x.width for x in found})
     for axes, rule in zip(table[0], rules, strict=True):
         for number, name in enumerate(names):
             here = [x for x in found if (x.rule, x.step, x.name) == (rule, last, name)]
-            widths = sorted({x.width for x in here})
             means = [np.mean([x.rms for x in here if x.width == width]) for width in widths]
             color = _COLORS[number % len(_COLORS)]
             style = "o-" if number < len(_COLORS) else "s--"  # more lines than colours

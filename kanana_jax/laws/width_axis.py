@@ -67,7 +67,7 @@ def shift(sweeps: Mapping[float, Losses], *, num_draws: int = 1000, seed: int = 
         float(_slope(width_W, np.log2(rate_W)[None])[0]),
         bootstrap.band(octaves_D),
         octaves_D,
-        _excess(*fits[-1], rate_W[0]),
+        _excess(fits[-1][0], fits[-1][1], float(rate_W[0])),
     )
 
 
