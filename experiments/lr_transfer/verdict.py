@@ -1,5 +1,6 @@
 """Which rule keeps the best rate, in octaves per doubling of the width."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from kanana_jax.laws import bootstrap, width_axis
 from kanana_jax.laws.errors import LawError
-from kanana_jax.report import claims, results
+from kanana_jax.report import claims, results, statistics
 from kanana_jax.report.claims import Claim
 from kanana_jax.report.results import Run
 
@@ -65,6 +66,10 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         if rule != "kakao" and "kakao" in told
     ]
     judged += [_cost(rule, one) for rule, one in told.items()]
+    num_seeds = len({run.seed for run in runs})
+    if num_seeds < statistics.MIN_SEEDS:
+        judged = [dataclasses.replace(one, holds=None) for one in judged]
+        return f"This is what {claims.seeds(num_seeds)} did; no rule is judged by it.", judged
     kept = [rule for rule, claim in zip(found, judged, strict=False) if claim.holds]
     words = (
         f"Rates carry over by {claims.listed(kept)}."

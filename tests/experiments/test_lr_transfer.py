@@ -63,6 +63,13 @@ def test_too_few_rates_are_said(tmp_path):
     assert "3 or more distinct positive rates" in one.details[0]
 
 
+def test_fewer_than_three_seeds_judge_nothing(tmp_path):
+    runs = [run for run in fabricated(tmp_path, {"kakao": 0.0}) if run.seed < 2]
+    words, found = verdict.judge(runs)
+    assert words.startswith("This is what 2 seeds did")
+    assert {one.holds for one in found} == {None}
+
+
 @pytest.mark.parametrize("width", lr_transfer.WIDTHS)
 def test_arms_are_the_family_and_their_rates_those_of_the_base(width):
     made = lr_transfer.experiment()

@@ -114,7 +114,7 @@ def test_the_rate_of_a_leaf_is_its_factor_times_the_rate():
 )
 def test_fresh_weights_have_the_scale_of_their_fan_in(rule, head):
     shape = dataclasses.replace(presets.tiny(64), num_layers=2)
-    weights = model.init(shape, jax.random.key(0))
+    weights = jax.jit(lambda: model.init(shape, jax.random.key(0)))()
     found = transfer.scaled(weights, transfer.Initial(rule, 64 if rule != "none" else 0), shape)
     ratio = jax.tree.map(lambda a, b: float((a / b).mean()), found.params, weights.params)
     matrix = 1.0 if rule == "none" else math.sqrt(0.5)
