@@ -78,6 +78,8 @@ def test_only_near_duplicates_are_grouped():
     wanted = list(range(len(texts)))
     wanted[60], wanted[61] = 3, 37
     assert group_D.tolist() == wanted
+    # A pair that shares a band is no duplicate yet.
+    assert minhash.groups(minhash.signatures(found, len(texts)), 1.0)[60] == 60
 
 
 def test_texts_without_shingles_are_no_duplicates():

@@ -34,8 +34,15 @@ LATENT = dataclasses.replace(
     num_experts_per_token=2,
     num_shared_experts=2,
 )
+# Dense, as the architectures with such attention that Hugging Face folders have here.
 GROUPED = dataclasses.replace(
     LATENT,
+    num_dense_layers=4,
+    moe_intermediate_size=0,
+    num_experts=0,
+    num_experts_per_token=0,
+    num_shared_experts=0,
+    routed_scaling_factor=1.0,
     q_lora_rank=None,
     kv_lora_rank=None,
     num_kv_heads=2,
@@ -55,7 +62,7 @@ CUTS = {
     "num_shared_experts": 1,
 }
 ALL = ["--prune", *(f"{field}={size}" for field, size in CUTS.items())]
-OF_GROUPED = ["--prune", "num_heads=4", "hidden_size=24", "num_experts=4"]
+OF_GROUPED = ["--prune", "num_heads=4", "hidden_size=24", "num_layers=3"]
 GROWN = ["--grow", "stack=1", "interpose=1", "interpose_zero=1", "experts=2", "--noise=0.01"]
 MESH = {"fsdp": 2, "expert": 2, "tensor": 2}
 

@@ -156,6 +156,14 @@ def test_a_torn_last_line_is_cut_away_and_asked_again(cut, tmp_path):
     assert sorted(path.read_bytes().splitlines()) == sorted(content.splitlines())
 
 
+def test_a_key_is_written_once(tmp_path):
+    with Records(tmp_path / "a.jsonl") as records:
+        for value in (1, 2):
+            records.append("a", value)
+        assert records.get("a") == 1 and records.get("b") is None and len(records) == 1
+    assert _lines(tmp_path / "a.jsonl") == [{"key": "a", "value": 1}]
+
+
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"key": "a", "value": 1}\n{"key"\n{"key": "b", "value": 2}\n')

@@ -61,6 +61,7 @@ def test_korean_names_are_persons_places_and_foreign_words():
     text = "김민수 씨는 한라산과 아르덴에서 '별 노래'를 불렀다. 이야기를 모르는 고양이도 있었다."
     assert names.of(text, "ko") == {"김민수", "한라산", "아르덴", "별 노래"}
     assert names.months("삼월과 12월", "ko") == {3, 12}
+    assert names.months("십일월에", "ko") == {11}
 
 
 def test_code_is_kept_to_the_letter():

@@ -19,6 +19,7 @@ import numpy as np
 from kanana_jax.data import whole_files
 from kanana_jax.data.curate import document
 from kanana_jax.data.curate.document import Document
+from kanana_jax.data.errors import DataError, first_line
 
 
 class Folder:
@@ -80,9 +81,14 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def write_survey(path: pathlib.Path, survey: Mapping[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_files.replaced(path) as unfinished, open(unfinished, "wb") as file:
-        np.savez(file, **survey)  # pyright: ignore[reportArgumentType]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_files.replaced(path) as unfinished, open(unfinished, "wb") as file:
+            np.savez(file, **survey)  # pyright: ignore[reportArgumentType]
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {first_line(error)}; free space and run the command again."
+        ) from error
 
 
 def read_survey(path: pathlib.Path) -> Mapping[str, np.ndarray]:

@@ -10,7 +10,7 @@ from kanana_jax.synthesize.fidelity import numbers
 
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 _NAMED = re.compile(
-    r"(?:final answer|answer|답)\s?(?:is|은|는|:|=)\s*\**([^\n]+?)\**[.。]?\s*$",
+    r"(?:final answer|answer|답)\s?(?:is|은|는|:|=)\s*\**([^\n]+?)\**[.\u3002]?\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
 _FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")

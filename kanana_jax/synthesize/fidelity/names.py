@@ -37,6 +37,7 @@ _ISO_DATE = re.compile(r"\b\d{4}-(\d{2})-\d{2}\b")
 _KOREAN_MONTH = re.compile(r"(?<!\d)(\d{1,2})\s?월")
 _KOREAN_MONTH_WORDS = {"일월": 1, "이월": 2, "삼월": 3, "사월": 4, "오월": 5, "유월": 6, "칠월": 7,
                        "팔월": 8, "구월": 9, "시월": 10, "십일월": 11, "십이월": 12}  # fmt: skip
+_KOREAN_MONTH_WORD = re.compile(rf"(?<![가-힣])({'|'.join(_KOREAN_MONTH_WORDS)})")
 _SURNAMES = "김이박최정강조윤장임한오서신권황안송류전홍고문양손배백허유남심노하곽성차주우구민"
 # Syllables that given names are mostly of; words that look like a name are mostly not.
 _GIVEN = (
@@ -115,8 +116,8 @@ def months(text: str, language: str) -> set[int]:
     found = {int(match[1]) for match in _ISO_DATE.finditer(text)}
     if language == "ko":
         found |= {int(match[1]) for match in _KOREAN_MONTH.finditer(text)}
-        words = (number for word, number in _KOREAN_MONTH_WORDS.items() if word in text)
-        return {one for one in found | set(words) if 1 <= one <= 12}
+        found |= {_KOREAN_MONTH_WORDS[word] for word in _KOREAN_MONTH_WORD.findall(text)}
+        return {one for one in found if 1 <= one <= 12}
     for match in _MONTH.finditer(text):
         word = match[1].lower()
         around = text[max(match.start() - 5, 0) : match.start()] + text[match.end() :][:6]
