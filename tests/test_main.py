@@ -331,6 +331,7 @@ _NUM_STEPS = {
     "router_balance": 4,
     "batch_ramp": 6,  # two arms have two batch sizes each
     "weight_average": 2,
+    "lr_transfer": 12,  # four rules at three widths
     "fp8_parity": 7,
     "mid_training": 2,
     "mid_training_h100": 2,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from kanana_jax.config import fields
 from kanana_jax.config.execution import Implementation
 from kanana_jax.config.fields import ConfigError
-from kanana_jax.config.ranges import CountOrZero, Decay, Epsilon, Factor, Range, Rate
+from kanana_jax.config.ranges import CountOrZero, Decay, Epsilon, Factor, Range, Rate, WidthOrZero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,10 @@ class ScheduleConfig:
             raise ConfigError(
                 f"only wsd has decay_steps; set optimizer.schedule.decay_steps=0 for {self.name}"
             )
+
+
+# The others keep norms or scale updates by what they were, so that no rule of widths is theirs.
+_TRANSFERRED = ("adamw", "muon", "muonclip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,10 @@ class OptimizerConfig:
     adamw_lr_ratio: Factor = 1.0
     split: Literal["none", "parts", "heads"] = "parts"  # what counts as one matrix in attention
     router: Literal["adamw", "muon"] = "adamw"
+    # Rates and initial scales of a model wider than transfer_base_width, whose settings these are;
+    # of adamw, muon and muonclip. See kanana_jax/train/transfer.py.
+    transfer: Literal["none", "kakao", "spectral", "half"] = "none"
+    transfer_base_width: WidthOrZero = 0
     tau: Factor = 100.0  # QK-Clip: largest max attention logit that is left alone
     b1: Decay = 0.9
     b2: Decay = 0.95
@@ -57,3 +65,14 @@ class OptimizerConfig:
 
     def __post_init__(self):
         fields.check(self, "optimizer")
+        if (self.transfer != "none") != (self.transfer_base_width > 0):
+            raise ConfigError(
+                "optimizer.transfer and transfer_base_width, the hidden_size at which these "
+                f"settings were found, go together; got {self.transfer} and "
+                f"{self.transfer_base_width}"
+            )
+        if self.transfer != "none" and self.name not in _TRANSFERRED:
+            raise ConfigError(
+                f"optimizer.transfer is for {', '.join(_TRANSFERRED)}; set transfer=none for "
+                f"{self.name}"
+            )

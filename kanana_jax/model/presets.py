@@ -5,7 +5,10 @@ published for these runs.
 """
 
 import dataclasses
+import functools
 from typing import Any
+
+import numpy as np
 
 from kanana_jax.config import ConfigError, ExecutionConfig, ModelConfig, YarnConfig
 
@@ -44,6 +47,17 @@ def tiny(vocab_size: int = 0) -> ModelConfig:
         num_shared_experts=1,
         routed_scaling_factor=1.410,  # Moonlight's gate-scaling formula for 2 of 8
     )
+
+
+def tiny_family(hidden_size: int, vocab_size: int = 0) -> ModelConfig:
+    """Two layers for comparing widths 32, 64, 128, ... on a CPU; all values are ours.
+
+    One head and 4 experts at width 32, a token going to 2 of them at every width.
+    """
+    widest = dataclasses.replace(tiny(vocab_size), num_layers=2, num_experts=16)
+    grown = family(widest, hidden_size)
+    scaling = gate_scaling(grown.num_experts, grown.num_experts_per_token)
+    return dataclasses.replace(grown, routed_scaling_factor=scaling)
 
 
 def small(vocab_size: int = 0) -> ModelConfig:
@@ -102,6 +116,52 @@ def kanana_2_width(hidden_size: int) -> ModelConfig:
         num_groups_per_token=1,
         norm_topk_prob=True,
     )
+
+
+def family(base: ModelConfig, hidden_size: int, num_layers: int | None = None) -> ModelConfig:
+    """`base` at another width, and depth: heads and experts grow with the width.
+
+    Sizes of heads, latents and experts, the dense layers' MLP and the experts of a token are fixed
+    (arXiv:2608.20061, sec. 2.1); the routed scaling follows the number of experts. Raises
+    ConfigError where a number would not be whole, or fewer experts than a token needs.
+    """
+    counts = {"num_heads": base.num_heads, "num_kv_heads": base.num_kv_heads}
+    if base.num_moe_layers:
+        counts["num_experts"] = base.num_experts
+    grown: dict[str, Any] = {"hidden_size": hidden_size}
+    for name, count in counts.items():
+        if count is None:
+            continue
+        grown[name], left = divmod(count * hidden_size, base.hidden_size)
+        if left or not grown[name]:
+            raise ConfigError(
+                f"model.{name} = {count} at width {base.hidden_size} is no whole number at width "
+                f"{hidden_size}; take a width that makes it one"
+            )
+    if grown.get("num_experts", base.num_experts) < base.num_experts_per_token:
+        raise ConfigError(
+            f"width {hidden_size} would have {grown['num_experts']} experts, and a token goes to "
+            f"{base.num_experts_per_token}; take a larger width"
+        )
+    if grown.get("num_experts", base.num_experts) != base.num_experts and base.norm_topk_prob:
+        grown["routed_scaling_factor"] = gate_scaling(
+            grown["num_experts"], base.num_experts_per_token
+        )
+    if num_layers is not None:
+        grown["num_layers"] = num_layers
+    return dataclasses.replace(base, **grown)
+
+
+@functools.cache
+def gate_scaling(num_experts: int, top_k: int) -> float:
+    """1 / RMS norm of the weights of the chosen experts at the start (arXiv:2502.16982, app.).
+
+    Routed outputs then add up to about as much as one expert's. Sampled, so to three digits.
+    """
+    logits = np.random.default_rng(0).standard_normal((20_000, num_experts))
+    scores = np.sort(1.0 / (1.0 + np.exp(-logits)), axis=1)[:, -top_k:]
+    weights = scores / scores.sum(axis=1, keepdims=True)
+    return round(float(((weights**2).sum(axis=1) ** -0.5).mean()), 3)
 
 
 def kanana_2_155b_a17b() -> ModelConfig:

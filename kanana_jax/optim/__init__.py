@@ -16,6 +16,7 @@ from kanana_jax.optim.coefficients import (
     polar_express,
     turbo_muon,
 )
+from kanana_jax.optim.factors import RateFactors, scale_by_factors
 from kanana_jax.optim.guards import SkipState, skip_bad_steps, skip_report
 from kanana_jax.optim.matrices import fans, map_matrices, merge_matrices, split_matrices
 from kanana_jax.optim.orthogonalize import orthogonality_error, polar, polar_flops
@@ -39,6 +40,7 @@ __all__ = [
     "PolarSchedule",
     "QKClipSpec",
     "QKClipState",
+    "RateFactors",
     "ScaleByMuonState",
     "SkipState",
     "accumulate",
@@ -67,6 +69,7 @@ __all__ = [
     "polar_flops",
     "qk_clip",
     "scale_by_entry",
+    "scale_by_factors",
     "scale_by_muon",
     "scale_by_neuron",
     "scale_by_shape",

@@ -22,6 +22,7 @@ from kanana_jax.optim import (
     clipping,
     coefficients,
     dtypes,
+    factors,
     layouts,
     orthogonalize,
     rules,
@@ -43,13 +44,15 @@ def adamw(
     b1: float = 0.9,
     b2: float = 0.95,
     eps: float = 1e-8,
+    rate_factors: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW with float32 moments, on every leaf."""
-    return optax.chain(
+    """AdamW with float32 moments, on every leaf; `rate_factors` are those of `scale_by_factors`."""
+    update = optax.chain(
         _in_float32(optax.scale_by_adam(b1=b1, b2=b2, eps=eps)),
         _decay(weight_decay, mask),
         _scale_by_lr(lr),
     )
+    return _with_factors(update, rate_factors)
 
 
 def _with_options_of(recipe: Callable) -> Callable[[Callable], Callable]:
@@ -90,12 +93,14 @@ def muon(
     b1: float = 0.9,
     b2: float = 0.95,
     eps: float = 1e-8,
+    rate_factors: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon on every leaf that has a MatrixSpec, AdamW on every leaf whose spec is None.
 
     `specs` is a tree like the parameters, or a function from the parameters to one; None: all
     leaves are matrices. `polar_fn` replaces `polar(., schedule, compute_dtype=...)`. AdamW uses
     `lr` too unless given its own `adamw_lr`; the default shape rule makes their step sizes alike.
+    `rate_factors` are those of `scale_by_factors`.
     """
     on_matrices = optax.chain(
         transforms.scale_by_muon(
@@ -118,7 +123,7 @@ def muon(
         b2=b2,
         eps=eps,
     )
-    return _matrices_and_others(on_matrices, others, specs)
+    return _with_factors(_matrices_and_others(on_matrices, others, specs), rate_factors)
 
 
 @_with_options_of(muon)
@@ -231,6 +236,12 @@ def muon_hyperball(
     )
     others = adamw(lr if adamw_lr is None else adamw_lr, **adamw_options)
     return _matrices_and_others(on_matrices, others, specs)
+
+
+def _with_factors(update, rate_factors: Any) -> optax.GradientTransformationExtraArgs:
+    if rate_factors is None:
+        return update
+    return optax.chain(update, factors.scale_by_factors(rate_factors))
 
 
 def _polar_fn(schedule: coefficients.PolarSchedule, compute_dtype) -> PolarFn:

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 import pallas_kernels
 from kanana_jax import config, model, optim, parallel
-from kanana_jax.train import trained
+from kanana_jax.train import trained, transfer
 
 Metrics = dict[str, Array]
 _OFF = config.LoraConfig()
@@ -24,8 +24,9 @@ class Recipe(NamedTuple):
     """A name that optimizer.name takes.
 
     `make(rate, specs, clip_specs, cfg, adam, polar)` gives the transformation; `adam` and `polar`
-    are the keywords that all share. `report` reads metrics off its state after a step, and `idle`
-    is what they are after a step that was skipped.
+    are the keywords that all share, and `adam` has `rate_factors` where rates are transferred.
+    `report` reads metrics off its state after a step, and `idle` is what they are after a step that
+    was skipped.
     """
 
     make: Callable[..., optax.GradientTransformation]
@@ -113,13 +114,16 @@ def make(
     Raises ConfigError where `lora` asks for adapters that it cannot train.
     """
     expect_able(cfg, lora)
-    adam = {
+    adam: dict[str, Any] = {
         "weight_decay": cfg.weight_decay,
         "mask": decay_mask(cfg, shape, lora),
         "b1": cfg.b1,
         "b2": cfg.b2,
         "eps": cfg.eps,
     }
+    rate_factors = transfer.rate_factors(cfg, shape, polar_specs(cfg, shape))
+    if rate_factors is not None:
+        adam["rate_factors"] = rate_factors
     polar = {"polar_fn": polar_fn(cfg), "layout": layout(shape, lora)}
     specs = _matrix_specs(cfg, shape, lora)
     clip_specs = _map_specs(lambda s: s.qk_clip, shape, lora)
@@ -134,6 +138,11 @@ def expect_able(cfg: config.OptimizerConfig, lora: config.LoraConfig) -> None:
         raise config.ConfigError(
             f"optimizer.name must be one of {', '.join(able)} with lora.rank, got {cfg.name}: "
             f"{TABLE[cfg.name].not_of_adapters}"
+        )
+    if lora.rank and cfg.transfer != "none":
+        raise config.ConfigError(
+            f"optimizer.transfer must be none with lora.rank, got {cfg.transfer}: its rules are "
+            "for the weights of a whole model"
         )
 
 

@@ -26,6 +26,7 @@ from kanana_jax.train import (
     state,
     teacher,
     trained,
+    transfer,
 )
 from pallas_kernels import maxima
 
@@ -164,9 +165,8 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
     placed = jax.tree.map(lambda x: x.sharding, like)
     # Evaluation does not cut batches, so stages that cut theirs differently share it.
     whole_batches = dataclasses.replace(cfg.execution, accumulation_steps=1)
-    init_weights, evaluate, logp, rewards, loads, routes = _shared_by_arms(
-        cfg.model, whole_batches, mesh
-    )
+    evaluate, logp, rewards, loads, routes = _shared_by_arms(cfg.model, whole_batches, mesh)
+    init_weights = _fresh_weights(cfg.model, transfer.initial_of(cfg.optimizer), mesh)
     start = jax.jit(functools.partial(_start, cfg, optimizer), out_shardings=placed)
     whole_of = functools.partial(trained.whole, cfg.model, cfg.lora)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
@@ -246,13 +246,16 @@ def _start(
 
 
 @functools.lru_cache(maxsize=8)
-def _shared_by_arms(cfg: config.ModelConfig, execution: config.ExecutionConfig, mesh: Any):
-    init_weights = jax.jit(
-        functools.partial(model.init, cfg),
+def _fresh_weights(cfg: config.ModelConfig, initial: transfer.Initial, mesh: Any):
+    return jax.jit(
+        lambda key: transfer.scaled(model.init(cfg, key), initial, cfg),
         out_shardings=state.weight_shardings(cfg, mesh),
         compiler_options=_RUNS_ONCE if jax.default_backend() == "cpu" else None,
     )
 
+
+@functools.lru_cache(maxsize=8)
+def _shared_by_arms(cfg: config.ModelConfig, execution: config.ExecutionConfig, mesh: Any):
     def compiled(fn):
         return jax.jit(
             functools.partial(fn, cfg=cfg, execution=execution),
@@ -261,7 +264,6 @@ def _shared_by_arms(cfg: config.ModelConfig, execution: config.ExecutionConfig, 
         )
 
     return (
-        init_weights,
         _under(mesh, compiled(evaluate_batch)),
         _under(mesh, compiled(log_probabilities)),
         _under(mesh, compiled(scalars_of)),

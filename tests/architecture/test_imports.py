@@ -45,6 +45,9 @@ ROOMS = {
     "kanana_jax/report": Room(
         set(), {"numpy", "scipy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm"}
     ),
+    "kanana_jax/laws": Room(
+        {"config", "errors", "extras", "report"}, {*_ARRAYS, "matplotlib", "scipy"}
+    ),
     "kanana_jax/checkpoint": Room(
         {"config", "errors", "parallel"}, {"jax", "numpy", "tensorstore"}
     ),
@@ -99,12 +102,22 @@ ROOMS = {
     "kanana_jax/convert.py": Room(
         {"checkpoint", "config", "errors", "extras", "surgery", "weights"}, {"absl", "tqdm"}
     ),
+    "kanana_jax/coordinates.py": Room(
+        {
+            *("batch", "config", "data", "errors", "extras", "model", "objectives", "parallel"),
+            *("report", "train"),
+        },
+        {*_ARRAYS, "optax"},
+    ),
     "kanana_jax/surgery.py": Room({"batch", "config", "data", "model", "plan", "weights"}, {"jax"}),
     "kanana_jax/main.py": Room(
         {"config", "errors", "extras", "jobs", "model", "parallel", "workdir"}, {"absl"}
     ),
     "experiments": Room(
-        {"config", "data", "experiments", "jobs", "model", "plan.flops", "report", "rollouts"},
+        {
+            *("config", "data", "experiments", "jobs", "laws", "model", "plan.flops", "report"),
+            "rollouts",
+        },
         {"numpy", "matplotlib"},
     ),
 }

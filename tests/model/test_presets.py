@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from kanana_jax import model
@@ -42,3 +44,31 @@ def test_width_family_rounds_to_the_published_table(width, total, active):
 def test_a_width_outside_the_family_raises():
     with pytest.raises(ConfigError, match="256, 512, 1024, 2048; got 768"):
         presets.kanana_2_width(768)
+
+
+@pytest.mark.parametrize("width", [256, 512, 1024, 2048])
+def test_the_published_family_follows_from_any_of_its_widths(width):
+    for other in (256, 2048):
+        grown = presets.family(presets.kanana_2_width(other), width)
+        assert grown == presets.kanana_2_width(width)
+
+
+def test_a_family_has_other_depths_and_its_own_width_changes_nothing():
+    assert presets.family(presets.tiny(), 128) == presets.tiny()
+    deep = presets.family(presets.tiny(), 256, num_layers=9)
+    assert (deep.num_layers, deep.num_heads, deep.num_experts) == (9, 8, 16)
+    grouped = presets.family(presets.kanana_8b(), 2048)
+    assert (grouped.num_heads, grouped.num_kv_heads) == (16, 4)
+
+
+@pytest.mark.parametrize("width", [0, 16, 100])
+def test_a_width_at_which_counts_are_not_whole_is_refused(width):
+    with pytest.raises(ConfigError, match=f"no whole number at width {width}"):
+        presets.family(presets.tiny(), width)
+
+
+def test_a_width_with_too_few_experts_is_refused():
+    many_heads = dataclasses.replace(presets.tiny(), num_heads=8)
+    assert presets.family(many_heads, 32).num_experts == 2
+    with pytest.raises(ConfigError, match="would have 1 experts, and a token goes to 2"):
+        presets.family(many_heads, 16)

@@ -17,6 +17,7 @@ OF_THE_LOOP = {"guard.max_rewinds", "guard.max_logit_alarm"}
 # The optimizer's own scale: `make` is given the rate, which rates of a comparison share.
 OF_THE_CALL = {"optimizer.lr"}
 COSINE, WSD = "optimizer.schedule.name=cosine", "optimizer.schedule.decay_steps=5"
+HALF = ("optimizer.transfer=half", "optimizer.transfer_base_width=16")
 # (field, another value, settings under which it must count)
 CHANGES = [
     ("optimizer.name", "muon"),
@@ -49,6 +50,10 @@ CHANGES = [
     ("optimizer.shape_scale", "spectral"),
     ("optimizer.split", "heads"),
     ("optimizer.router", "muon"),
+    ("optimizer.transfer", "kakao", *HALF),
+    ("optimizer.transfer", "spectral", *HALF),
+    ("optimizer.transfer", "kakao", *HALF, "optimizer.name=adamw"),
+    ("optimizer.transfer_base_width", "32", *HALF),
     ("optimizer.tau", "50"),
     ("optimizer.b1", "0.8"),
     ("optimizer.b1", "0.8", "optimizer.name=adamw"),
