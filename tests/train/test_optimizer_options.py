@@ -128,6 +128,7 @@ COMPUTING = [
     ("execution.accumulation_steps", "2"),
     ("execution.attention_implementation", "reference"),
     ("execution.grouped_matmul_implementation", "reference"),
+    ("execution.precision", "fp8_store"),
 ]
 ELSEWHERE = {"execution.expert_exchange", "execution.deterministic"}
 
