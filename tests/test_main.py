@@ -370,7 +370,7 @@ def _runs(made, folder):
 
 def _marks(name):
     """Those of large machines take the steps of their small siblings at other sizes; so do some."""
-    if name.endswith("_h100") or name in ("prune_distill", "cascade"):  # those of distill_small
+    if name.endswith("_h100") or name in ("prune_distill", "cascade", "rl_routing", "fp8_parity"):
         return pytest.mark.long
     return [] if name == "muon_stress" else pytest.mark.slow
 

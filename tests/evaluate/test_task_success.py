@@ -71,7 +71,7 @@ def folder(tmp_path):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_measures_a_folder(folder, tmp_path, capsys):
     out = tmp_path / "found.json"
     tasks.main(

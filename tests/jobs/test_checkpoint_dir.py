@@ -67,9 +67,8 @@ def _arrays(where, step):
     return {path: entry["chunks"] for path, entry in content["leaves"].items()}
 
 
-@pytest.mark.parametrize(
-    "scheme", ["s3", *(pytest.param(one, marks=pytest.mark.long) for one in ("gs", ""))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["s3", "gs", ""])
 def test_a_killed_run_goes_on_from_there_and_equals_an_unbroken_one(
     start, server, scheme, tmp_path, monkeypatch
 ):

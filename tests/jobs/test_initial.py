@@ -13,7 +13,7 @@ from kanana_jax.data import tokenizer
 from kanana_jax.generate import __main__ as generate_command
 from kanana_jax.jobs import initial, pretrain, sweep
 from kanana_jax.train import step
-from kanana_jax.weights import hf_config, native
+from kanana_jax.weights import hf_architectures, native
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_every_field_of_a_model_is_read_from_a_folder_or_of_its_training():
     not_read = {"rope_theta", "init_std", "yarn", "llama3_rope", "zero_centered_gamma"}
     not_read |= {"swiglu_clamp"}
     not_read |= {"scalar_head", "qk_norm"}  # it is the architecture that says so
-    read = {name for known in hf_config.ARCHITECTURES for name in known.names}
+    read = {name for known in hf_architectures.ALL for name in known.names}
     assert fields == read | not_read
 
 

@@ -144,7 +144,7 @@ def test_an_interrupted_pipeline_goes_on(short, tmp_path, stopped_at):
         assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stage_without_steps_measures_what_it_merges(short, tmp_path, capsys):
     def stage(name, *edits, **places):
         return pipeline.Stage(name, sweep.Sweep(base=short.edited(edits), seeds=2), **places)
@@ -184,7 +184,7 @@ def test_a_stage_without_steps_measures_what_it_merges(short, tmp_path, capsys):
     assert "mean" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stage_starts_from_what_surgery_makes_of_each_seed(short, tmp_path, capsys):
     """Zeros are interposed, which changes no logit, and half of the experts are cut."""
 

@@ -128,7 +128,7 @@ def test_a_reference_of_other_numbers_has_another_file(tmp_path):
     assert len({path(), path(precision="fp8"), path(compute_dtype="float32")}) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_goes_on_reads_the_reference_from_its_file(cfg, tmp_path, monkeypatch):
     cfg = cfg.edited(["train.num_steps=4", "train.checkpoint_interval_steps=2"])
     cfg = cfg.edited(["preference.reference=cached"])
