@@ -115,17 +115,20 @@ def examples_of(found: Sequence[Collected], source: int) -> Examples:
 
 
 def figures(directory: Path, every: int) -> fit.Evaluator:
-    """The figures of the newest round, under round_NAME."""
+    """The figures of a batch's round, under round_NAME; `every` is how many batches a round has.
 
-    def measure(weights: model.Weights) -> Mapping[str, float]:
-        del weights
+    Later rounds may be on disk already, of a process that was killed.
+    """
+
+    def of_batch(number: int) -> Mapping[str, float]:
         newest: Mapping[str, float] = {}
         for path in sorted((directory / store.FOLDER).glob("*.json")):
-            found = store.read(directory, int(path.stem))
+            index = int(path.stem)
+            found = store.read(directory, index) if index <= (number - 1) // every else None
             newest = found.figures if found else newest
         return {f"round_{name}": value for name, value in newest.items()}
 
-    return fit.Evaluator("rounds", every, measure)
+    return fit.Evaluator("rounds", every, of_batch=of_batch)
 
 
 def _sizes(examples: Examples) -> tuple[float, ...]:

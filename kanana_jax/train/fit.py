@@ -50,8 +50,12 @@ class Folder(Protocol):
     def save(self, step: int, state: Any, notes: dict[str, Any], *, is_last: bool) -> None: ...
 
 
+def _nothing(of: Any) -> Mapping[str, Any]:
+    return {}
+
+
 class Evaluator(NamedTuple):
-    """A measurement of the weights. Of arrays only those at the end of a stage are kept.
+    """A measurement of the weights, or of batches. Arrays are kept of the end of a stage only.
 
     What it gives as `x` with the error `x_stderr` is `x_average` and `x_average_stderr` of the
     averaged weights, where there are some.
@@ -59,7 +63,9 @@ class Evaluator(NamedTuple):
 
     name: str
     every: int  # steps; the last step of the run and of a stage is always due
-    measure: Callable[[model.Weights], Mapping[str, Any]]
+    measure: Callable[[model.Weights], Mapping[str, Any]] = _nothing
+    # Of the batches up to one, counted from 1; a run that goes on asks again for what it has had.
+    of_batch: Callable[[int], Mapping[str, Any]] = _nothing
 
 
 class Position(NamedTuple):
@@ -144,7 +150,7 @@ def _measure(workdir: Folder, run: Run, at: Position) -> Outcome:
     has_average = run.train.average.every_tokens > 0
     first = run.stages[0]
     whole = _whole(first, run)
-    entry = _evaluate(first.evaluators, at.state, whole, True, workdir.clock, has_average)
+    entry = _evaluate(first.evaluators, 0, at.state, whole, True, workdir.clock, has_average)
     workdir.record(0, entry)
     workdir.save(0, at.state, at.notes(run), is_last=True)
     return Outcome("ok", 0)
@@ -215,7 +221,7 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
         is_end = number == last or due == stage.last_batch
         due_now = [one for one in stage.evaluators if is_end or number % one.every == 0]
         has_average = run.train.average.every_tokens > 0
-        entry |= _evaluate(due_now, current, _whole(stage, run), is_end, clock, has_average)
+        entry |= _evaluate(due_now, due, current, _whole(stage, run), is_end, clock, has_average)
         workdir.record(number, entry)
         is_stopping = asked_to_stop(workdir.is_asked_to_stop()) and number < last
         if is_stopping or _is_due(number, run.train.checkpoint_interval_steps, last):
@@ -228,20 +234,22 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
 
 
 def _evaluate(
-    due: Sequence[Evaluator],
+    evaluators: Sequence[Evaluator],
+    batch: int,
     current: state.TrainState,
     whole: Callable[[model.Weights], model.Weights],
     is_end: bool,
     clock: Any,
     has_average: bool,
 ) -> dict[str, Any]:
-    """What the evaluators that are due measure."""
-    if not due:
+    """What evaluators find after that many batches."""
+    if not evaluators:
         return {}
     jax.block_until_ready(current.step)  # what is still being trained is not evaluation
     found: dict[str, Any] = {}
     with clock.spent("evaluating"):
-        for one in due:
+        for one in evaluators:
+            found |= one.of_batch(batch)
             found |= one.measure(whole(current.weights))
             if has_average:
                 of_average = one.measure(whole(averaged(current)))

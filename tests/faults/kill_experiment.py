@@ -150,6 +150,11 @@ def _untimed(result: dict[str, Any]) -> dict[str, Any]:
     return result | {"seconds": 0, "values": values}
 
 
+def _differing(one: list[str], other: list[str]) -> list[str]:
+    """The metrics of a step, as `processes.records` has them, that only one of both has so."""
+    return sorted(set(one) ^ set(other))
+
+
 def differences(wanted: Path, found: Path) -> collections.Counter:
     """Counts of what was compared and of what differs."""
     count = collections.Counter()
@@ -157,9 +162,11 @@ def differences(wanted: Path, found: Path) -> collections.Counter:
         other = found / path.relative_to(wanted)
         steps, same = processes.records(path), processes.records(other)
         count["steps"] += len(steps)
-        count["differing_steps"] += sum(
-            steps.get(step) != same.get(step) for step in steps.keys() | same.keys()
-        )
+        for step in sorted(steps.keys() | same.keys()):
+            found_alone = _differing(steps.get(step, []), same.get(step, []))
+            count["differing_steps"] += bool(found_alone)
+            if found_alone:
+                print(f"{path.name}, step {step}: {'; '.join(found_alone)}", flush=True)
         one, two = (json.loads((x / "result.json").read_text()) for x in (path, other))
         count["runs"] += 1
         count["differing_results"] += _untimed(one) != _untimed(two)

@@ -7,6 +7,7 @@ from kanana_jax import config, data
 from kanana_jax.data import conversations
 from kanana_jax.data.chat import Origin
 from kanana_jax.jobs import rounds
+from kanana_jax.rollouts import store
 from kanana_jax.rollouts.store import Collected, Round, Segment
 
 CFG = config.DataConfig(paths=("said",), seq_len=64, batch_size=4, heldout_fraction=0.2)
@@ -123,11 +124,14 @@ def test_batches_behind_the_last_step_belong_to_the_last_round(corpus, tmp_path)
     assert model.asked == [(10, 0)]
 
 
-def test_the_newest_figures_are_measured(corpus, tmp_path):
-    measure = rounds.figures(tmp_path, every=2).measure
-    assert measure(0) == {}
-    _source(corpus, tmp_path, Model()).batch(0, 10)
-    assert measure(0) == {"round_success": 0.5}
+def test_figures_are_those_of_the_round_of_a_batch(tmp_path):
+    """A process that was killed may have left a later round on the disk."""
+    of_batch = rounds.figures(tmp_path, every=2).of_batch
+    assert of_batch(1) == {}
+    for index, success in enumerate((0.5, 0.75)):
+        store.write(tmp_path, index, Round((), {"success": success}))
+    found = [of_batch(number) for number in (1, 2, 3, 4, 9)]
+    assert found == [{"round_success": x} for x in (0.5, 0.5, 0.75, 0.75, 0.75)]
 
 
 def test_sources_keep_their_ratio(corpus):
