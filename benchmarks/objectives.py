@@ -108,7 +108,7 @@ def measured(name: str) -> dict[str, Any]:
     """One arm, in this process."""
     objective = OBJECTIVES[name]
     settings = described(objective)
-    is_taught = getattr(objective, "teaching", None) is not None
+    is_taught = objective.teaching is not None
     cfg = step.step_config(settings, objective, teacher=settings.model if is_taught else None)
     mesh = parallel.make_mesh(settings.mesh, jax.devices()[:1])
     steps = step.build(cfg, mesh)

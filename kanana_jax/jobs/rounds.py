@@ -121,12 +121,11 @@ def figures(directory: Path, every: int) -> fit.Evaluator:
     """
 
     def of_batch(number: int) -> Mapping[str, float]:
-        newest: Mapping[str, float] = {}
-        for path in sorted((directory / store.FOLDER).glob("*.json")):
-            index = int(path.stem)
-            found = store.read(directory, index) if index <= (number - 1) // every else None
-            newest = found.figures if found else newest
-        return {f"round_{name}": value for name, value in newest.items()}
+        finished = (int(path.stem) for path in (directory / store.FOLDER).glob("*.json"))
+        # Batches behind the last round belong to it.
+        index = max((one for one in finished if one <= (number - 1) // every), default=None)
+        found = None if index is None else store.read(directory, index)
+        return {f"round_{name}": value for name, value in found.figures.items()} if found else {}
 
     return fit.Evaluator("rounds", every, of_batch=of_batch)
 

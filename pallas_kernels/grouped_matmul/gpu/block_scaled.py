@@ -122,18 +122,18 @@ def _kernel(
     **scratch,
 ):
     block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
-    count = lax.div(num_tiles[0] - block + (num_blocks - 1), jnp.int32(num_blocks))
     lhs_smem, out_smem = (ring.views(scratch[name], interpret) for name in ("lhs_smem", "out_smem"))
     slots = hopper.Slots(scratch["ready"], scratch["free"], config.num_stages)
     memory = _Memory(lhs_smem, scratch["rhs_smem"], lhs_scales, rhs_scales, out_smem, slots)
 
-    def place(i):
-        """(row, rows, group, column tile, steps): rows beyond the groups take no steps."""
-        index = jnp.minimum(block + i * num_blocks, table.shape[0] - 1)
-        columns = [table[index, j] for j in range(table.shape[1])]
-        return *columns, jnp.where(columns[schedule.GROUP] < num_groups, num_steps, 0)
-
-    work = ring.Work(place, count)
+    work = ring.work_on_rows(
+        block,
+        table,
+        num_tiles,
+        num_blocks=num_blocks,
+        num_groups=num_groups,
+        num_steps=num_steps,
+    )
     hopper.specialize(
         warpgroup,
         lambda warpgroup: _compute(work, out, warpgroup, memory),

@@ -127,17 +127,16 @@ def _kernel(
     tile, table, num_tiles, lhs, rhs, *outs, config, num_blocks, num_steps, interpret, **scratch
 ):
     block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
-    num_groups = rhs.shape[0]
-    count = lax.div(num_tiles[0] - block + (num_blocks - 1), jnp.int32(num_blocks))
     memory = _memory(scratch, config, interpret)
 
-    def place(i):
-        """(row, rows, group, column tile, steps): rows beyond the groups take no steps."""
-        index = jnp.minimum(block + i * num_blocks, table.shape[0] - 1)
-        columns = [table[index, j] for j in range(table.shape[1])]
-        return *columns, jnp.where(columns[schedule.GROUP] < num_groups, num_steps, 0)
-
-    work = ring.Work(place, count)
+    work = ring.work_on_rows(
+        block,
+        table,
+        num_tiles,
+        num_blocks=num_blocks,
+        num_groups=rhs.shape[0],
+        num_steps=num_steps,
+    )
     hopper.specialize(
         warpgroup,
         lambda warpgroup: _compute(tile, work, outs, warpgroup, config.tile_n, memory),

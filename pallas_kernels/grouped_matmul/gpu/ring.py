@@ -21,6 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels import hopper
+from pallas_kernels.grouped_matmul.gpu import schedule
 
 STEP = 64  # contracted elements per stage: one swizzled tile of 16-bit elements
 _STORES = 2  # buffers of a warpgroup's epilogue
@@ -57,6 +58,19 @@ class Work(NamedTuple):
 
     place: Callable
     count: Any
+
+
+def work_on_rows(block, table, num_tiles, *, num_blocks, num_groups, num_steps) -> Work:
+    """A block's part of `schedule.of_matmul`, every tile in as many steps."""
+    count = lax.div(num_tiles[0] - block + (num_blocks - 1), jnp.int32(num_blocks))
+
+    def place(i):
+        """(row, rows, group, column tile, steps): rows beyond the groups take no steps."""
+        index = jnp.minimum(block + i * num_blocks, table.shape[0] - 1)
+        columns = [table[index, j] for j in range(table.shape[1])]
+        return *columns, jnp.where(columns[schedule.GROUP] < num_groups, num_steps, 0)
+
+    return Work(place, count)
 
 
 def multiply(acc, first_step, num_steps, product, slots: hopper.Slots):
