@@ -1,0 +1,32 @@
+"""Do rewrites of a text, each read once, teach more than a text read again? On a laptop.
+
+    raw x 10  |  1 rewrite x 10  |  10 rewrites x 1        then questions about half of the people
+
+Three arms read as many tokens about the same people (`world`). Measured is the share of questions
+about the other half that greedy answers get right. Rewrites are programs' here; those of a model
+behind an endpoint are `kanana_jax.synthesize`'s.
+"""
+
+import functools
+
+from experiments.rephrase import settings, verdict, world
+from kanana_jax import config, data
+from kanana_jax.jobs import pretrain, solving, sweep
+from kanana_jax.jobs.job import Built, measuring
+from kanana_jax.train import fit
+
+experiment = settings.experiment
+
+
+def _answered(
+    corpus: data.Corpus, cfg: config.DataConfig, train: config.TrainConfig, built: Built
+) -> fit.Evaluator:
+    return solving.accuracy(
+        world.measured_questions(), corpus.tokenizer, train.num_steps, built, max_tokens=8
+    )
+
+
+JOB = measuring(
+    pretrain.JOB._replace(read=functools.partial(data.read_text, streams=world.TEXTS)), _answered
+)
+run = sweep.of(JOB, write_report=verdict.write)
