@@ -8,19 +8,19 @@ behind an endpoint are `kanana_jax.synthesize`'s.
 """
 
 import functools
+from typing import Any
 
 from experiments.rephrase import settings, verdict, world
 from kanana_jax import config, data
 from kanana_jax.jobs import pretrain, solving, sweep
 from kanana_jax.jobs.job import Built, measuring
-from kanana_jax.train import fit
 
 experiment = settings.experiment
 
 
 def _answered(
     corpus: data.Corpus, cfg: config.DataConfig, train: config.TrainConfig, built: Built
-) -> fit.Evaluator:
+) -> Any:
     return solving.accuracy(
         world.measured_questions(), corpus.tokenizer, train.num_steps, built, max_tokens=8
     )

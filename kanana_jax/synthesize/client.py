@@ -17,18 +17,10 @@ import httpx2
 from kanana_jax.synthesize import replies
 from kanana_jax.synthesize.limits import Bucket
 from kanana_jax.synthesize.records import Records
-from kanana_jax.synthesize.replies import Answer, EndpointError, Failure, Fault
+from kanana_jax.synthesize.replies import Answer, EndpointError, Failure, Fault, RequestFailed
 from kanana_jax.synthesize.requests import Request
 
 _LONGEST_BACKOFF_S = 60.0
-
-
-class RequestFailed(Exception):
-    """A request without an answer; the document that needs it has none in this run."""
-
-    def __init__(self, failure: Failure):
-        super().__init__(f"{failure.kind}: {failure.detail}")
-        self.failure = failure
 
 
 @dataclass(frozen=True, kw_only=True)

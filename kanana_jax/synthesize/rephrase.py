@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from kanana_jax.data.curate.document import Document, of_text
 from kanana_jax.synthesize import chunks, fidelity, styles
-from kanana_jax.synthesize.client import RequestFailed
 from kanana_jax.synthesize.fidelity import Problem
-from kanana_jax.synthesize.replies import Answer
+from kanana_jax.synthesize.replies import Answer, RequestFailed
 from kanana_jax.synthesize.requests import Request, seed_of
 
 Ask = Callable[[Request], Awaitable[Answer]]

@@ -5,7 +5,7 @@ Decided by status codes and fields alone, never by the words of a message.
 
 import email.utils
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kanana_jax.errors import UserError
@@ -25,6 +25,7 @@ class Answer(NamedTuple):
     text: str
     tokens_in: int
     tokens_out: int
+    tool_calls: Sequence[Any] = ()  # as the endpoint gave them, where the request has tools
 
 
 class Failure(NamedTuple):
@@ -32,6 +33,14 @@ class Failure(NamedTuple):
 
     kind: str  # "refused", "empty", "cut", "status 400", "gave up"
     detail: str
+
+
+class RequestFailed(Exception):
+    """A request without an answer; the document that needs it has none in this run."""
+
+    def __init__(self, failure: Failure):
+        super().__init__(f"{failure.kind}: {failure.detail}")
+        self.failure = failure
 
 
 class Fault(NamedTuple):
@@ -66,10 +75,14 @@ def read(
         return Failure("refused", str(message.get("refusal") or text or "")[:200])
     if reason == "length":
         return Failure("cut", "the answer reached max_tokens")
-    if not isinstance(text, str) or not text.strip():
+    calls = message.get("tool_calls") or ()
+    calls = calls if isinstance(calls, list) else ()
+    text = text if isinstance(text, str) else ""
+    if not text.strip() and not calls:
         return Failure("empty", f"finish_reason {reason}")
     usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
-    return Answer(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+    tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    return Answer(text, *tokens, calls)
 
 
 def retry_after(value: str | None, now: float) -> float | None:

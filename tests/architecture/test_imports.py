@@ -98,7 +98,9 @@ ROOMS = {
         },
         {*_ARRAYS, "scipy", "lm_eval", "tqdm"},
     ),
-    "kanana_jax/synthesize": Room({"config", "data", "errors", "extras"}, {"httpx2", "tqdm"}),
+    "kanana_jax/synthesize": Room(
+        {"config", "data", "errors", "extras", "rollouts"}, {"httpx2", "tqdm"}
+    ),
     "kanana_jax/convert.py": Room(
         {"checkpoint", "config", "errors", "extras", "surgery", "weights"}, {"absl", "tqdm"}
     ),
@@ -116,7 +118,7 @@ ROOMS = {
     "experiments": Room(
         {
             *("config", "data", "experiments", "jobs", "laws", "model", "plan.flops", "report"),
-            "rollouts",
+            *("rollouts", "synthesize"),
         },
         {"numpy", "matplotlib"},
     ),

@@ -9,9 +9,8 @@ from scripted_endpoint import Endpoint, Slept, completion, reply, request
 
 from kanana_jax.data import DataError
 from kanana_jax.synthesize import limits, replies
-from kanana_jax.synthesize.client import RequestFailed
 from kanana_jax.synthesize.records import Records
-from kanana_jax.synthesize.replies import EndpointError
+from kanana_jax.synthesize.replies import EndpointError, RequestFailed
 from kanana_jax.synthesize.requests import seed_of
 
 TRUNCATED = reply(completion())[:-10]
