@@ -10,7 +10,7 @@ from kanana_jax.jobs.pipeline import Pipeline, Stage
 from kanana_jax.jobs.sweep import Arm, Sweep
 from kanana_jax.model import presets
 
-_SEQ_LEN, _BATCH_SIZE = 512, 8
+_SEQ_LEN, _BATCH_SIZE = 512, 4
 _BASE_STEPS, _SFT_STEPS = 100, 300
 
 

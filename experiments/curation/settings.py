@@ -9,7 +9,7 @@ from kanana_jax.model import presets
 
 # Shares of the tokens. Little of the Korean is sums, so that English ones could help.
 ENGLISH, KOREAN, KOREAN_SUMS = 0.75, 0.2, 0.05
-_NUM_STEPS = 300
+_NUM_STEPS = 400
 
 
 def _arm(depth: str) -> sweep.Arm:
@@ -31,7 +31,7 @@ def experiment() -> sweep.Sweep:
             paths=corpora.PATHS,
             weights=_weights(corpora.RAW),
             seq_len=128,
-            batch_size=16,
+            batch_size=8,
             heldout_fraction=0.15,
         ),
         optimizer=config.OptimizerConfig(
@@ -41,8 +41,8 @@ def experiment() -> sweep.Sweep:
         ),
         train=config.TrainConfig(
             num_steps=_NUM_STEPS,
-            eval_interval_steps=_NUM_STEPS // 2,
-            eval_batches=len(corpora.PATHS) * 4,
+            eval_interval_steps=_NUM_STEPS,
+            eval_batches=len(corpora.PATHS) * 16,
             checkpoint_interval_steps=_NUM_STEPS // 2,
         ),
     )
