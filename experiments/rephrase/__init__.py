@@ -1,6 +1,6 @@
 """Do rewrites of a text, each read once, teach more than a text read again? On a laptop.
 
-    raw x 10  |  1 rewrite x 10  |  10 rewrites x 1        then questions about half of the people
+    raw x 30  |  1 rewrite x 30  |  30 rewrites x 1        then questions about half of the people
 
 Three arms read as many tokens about the same people (`world`). Measured is the share of questions
 about the other half that greedy answers get right. Rewrites are programs' here; those of a model

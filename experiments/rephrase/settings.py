@@ -16,9 +16,9 @@ ONE, MANY = f"1 rewrite x {world.NUM_REWRITES}", f"{world.NUM_REWRITES} rewrites
 SOURCES = {RAW: "raw", ONE: "one", MANY: "many"}
 QUESTIONS = "questions"
 
-_SEQ_LEN, _BATCH_SIZE = 128, 8
-# 900 people with 42 tokens a rewrite, ten times, are 370 steps of text; 60 of these are in "ask".
-_READ_STEPS, _ASK_STEPS = 310, 120
+_SEQ_LEN, _BATCH_SIZE = 128, 4
+# 200 people with 42 tokens a rewrite, 30 times, are 490 steps of text; 50 of these are in "ask".
+_READ_STEPS, _ASK_STEPS = 440, 100
 
 
 def _arm(name: str) -> sweep.Arm:
@@ -37,10 +37,9 @@ def _weights(shares: dict[str, float]) -> str:
     return ",".join(f"{shares.get(name, 0.0):g}" for name in world.TEXTS)
 
 
-def _stage(name: str, num_steps: int, lr_end: float) -> config.StageConfig:
-    return config.StageConfig(
-        name=name, tokens=num_steps * _SEQ_LEN * _BATCH_SIZE, lr_begin=1.0, lr_end=lr_end
-    )
+def _stage(name: str, num_steps: int, lr_begin: float, lr_end: float) -> config.StageConfig:
+    tokens = num_steps * _SEQ_LEN * _BATCH_SIZE
+    return config.StageConfig(name=name, tokens=tokens, lr_begin=lr_begin, lr_end=lr_end)
 
 
 def experiment() -> sweep.Sweep:
@@ -64,7 +63,7 @@ def experiment() -> sweep.Sweep:
             polar_dtype="float32",
             schedule=config.ScheduleConfig(name="constant", warmup_steps=10),
         ),
-        stages=(_stage("read", _READ_STEPS, 1.0), _stage("ask", _ASK_STEPS, 0.0)),
+        stages=(_stage("read", _READ_STEPS, 1.0, 0.5), _stage("ask", _ASK_STEPS, 0.5, 0.0)),
         train=config.TrainConfig(
             eval_interval_steps=num_steps,
             eval_batches=1,

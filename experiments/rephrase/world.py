@@ -18,9 +18,9 @@ from experiments.rephrase import wording
 from experiments.rephrase.wording import RELATIONS
 from kanana_jax.rollouts.tasks import Family, Problem, constant_accuracy, document
 
-NUM_PEOPLE = 900
+NUM_PEOPLE = 200
 NUM_MEASURED = 100
-NUM_REWRITES = 10
+NUM_REWRITES = 30
 _SEED = 0
 
 
