@@ -291,10 +291,13 @@ def test_help_of_what_is_no_experiment_is_one_line():
 def test_the_printed_configuration_is_the_one_that_would_run(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     edits = ["train.eval_interval_steps=99", "execution.scan_layers=false"]
-    if isinstance(main.load_experiment(name).experiment(), pipeline.Pipeline):
+    whole = main.load_experiment(name).experiment()
+    if isinstance(whole, pipeline.Pipeline):
         edits = [f"base.{edit}" for edit in edits]
     else:
-        edits.append("data.paths=a.txt,b c.txt")
+        # As many as before, for arms may weigh them.
+        before = getattr(whole, "base", whole).data.paths
+        edits.append(f"data.paths={','.join(['a.txt', 'b c.txt', *before[2:]])}")
     command_line.run(f"--experiment={name}", *(f"--set={edit}" for edit in edits), "--print_config")
     shown = json.loads(capsys.readouterr().out)
     cfg = main.load_experiment(name).experiment().edited(edits)

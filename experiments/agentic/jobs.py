@@ -16,8 +16,9 @@ from kanana_jax.synthesize.agentic import family, running, seeds, tasks
 
 KEPT, UNFILTERED = "kept", "unfiltered"
 IDLE = 0.5  # the share of conversations in which the script's agent does nothing
-NUM_CONVERSATIONS = 600
-_NUM_TASKS = 300  # of each of the five domains
+NUM_CONVERSATIONS = 500
+# Of each of the five domains: enough for that number of either.
+_NUM_TASKS = {KEPT: 300, UNFILTERED: 150}
 _SCRIPT = tasks.Settings(model="script")
 
 
@@ -44,7 +45,7 @@ def plan(*, has_rules: bool) -> running.Plan:
         topics=script.TOPICS,
         specs=seeds.specs()[:1],
         num_agents=1,
-        num_tasks=_NUM_TASKS,
+        num_tasks=_NUM_TASKS[KEPT if has_rules else UNFILTERED],
         sizes=(1, 2),
         failing=0.05,
         has_rules=has_rules,
@@ -63,8 +64,9 @@ def read(cfg: config.DataConfig, cache_dir: pathlib.Path, report: Callable[[str]
 
 def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """As many of both arms."""
-    for line in path.read_text().splitlines()[:NUM_CONVERSATIONS]:
-        yield json.loads(line)
+    lines = path.read_text().splitlines()
+    assert len(lines) >= NUM_CONVERSATIONS, f"{len(lines)} conversations; raise _NUM_TASKS"
+    yield from map(json.loads, lines[:NUM_CONVERSATIONS])
 
 
 _PROSE = functools.partial(data.read_text, streams={"prose": python_text.read_prose})

@@ -29,7 +29,6 @@ def experiment() -> sweep.Sweep:
         execution=presets.LAPTOP,
         data=config.DataConfig(
             paths=corpora.PATHS,
-            weights=_weights(corpora.RAW),
             seq_len=128,
             batch_size=8,
             heldout_fraction=0.15,

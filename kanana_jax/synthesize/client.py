@@ -6,6 +6,7 @@ Nothing is random: the same run waits the same times.
 """
 
 import asyncio
+import dataclasses
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
@@ -45,6 +46,10 @@ class Counts:
     failed: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        names = dataclasses.asdict(self)
+        return Counts(**{name: value + getattr(other, name) for name, value in names.items()})
 
 
 class Client:

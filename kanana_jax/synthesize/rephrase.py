@@ -2,20 +2,19 @@
 
     r_i = model(style, chunk_i, tail(r_1 ... r_{i-1}))
 
-Chunks of a document wait for each other, documents do not.
+Chunks of a document wait for each other, documents do not. A judge sees what code finds nothing
+wrong with, chunk by chunk.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kanana_jax.data.curate.document import Document, of_text
-from kanana_jax.synthesize import chunks, fidelity, styles
+from kanana_jax.synthesize import chunks, fidelity, judging, styles
 from kanana_jax.synthesize.fidelity import Problem
-from kanana_jax.synthesize.replies import Answer, RequestFailed
+from kanana_jax.synthesize.replies import Ask, RequestFailed
 from kanana_jax.synthesize.requests import Request, seed_of
-
-Ask = Callable[[Request], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +26,7 @@ class Settings:
     max_tokens: int = 1024
     temperature: float = 0.7
     are_solutions: bool = False  # each document ends in an answer, which must stay
+    judge: str = ""  # a model, which has the last word; none: code alone decides
     limits: fidelity.Limits = fidelity.Limits()  # noqa: RUF009
 
 
@@ -80,4 +80,11 @@ async def rephrase(document: Document, style: str, ask: Ask, settings: Settings)
     text = "\n\n".join(written)
     if settings.are_solutions:
         problems += fidelity.check_answer(document.text, text, document.language)
+    if settings.judge and not problems:
+        try:
+            for number, pair in enumerate(zip(parts, written, strict=True)):
+                seed = seed_of("judge", document.id, number, style)
+                problems += await judging.judge(*pair, ask, settings.judge, seed)
+        except RequestFailed as error:
+            return Rewritten(document, style, text, failure=f"judge: {error}")
     return Rewritten(document, style, text, tuple(problems))

@@ -5,10 +5,11 @@ Decided by status codes and fields alone, never by the words of a message.
 
 import email.utils
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kanana_jax.errors import UserError
+from kanana_jax.synthesize.requests import Request
 
 # Timeouts, conflicts, rate limits, and servers that are in trouble.
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -26,6 +27,9 @@ class Answer(NamedTuple):
     tokens_in: int
     tokens_out: int
     tool_calls: Sequence[Any] = ()  # as the endpoint gave them, where the request has tools
+
+
+Ask = Callable[[Request], Awaitable[Answer]]  # RequestFailed, EndpointError
 
 
 class Failure(NamedTuple):

@@ -19,9 +19,8 @@ import tqdm
 
 from kanana_jax.data import whole_files
 from kanana_jax.data.curate.document import Document
-from kanana_jax.synthesize import batch
-from kanana_jax.synthesize.client import Client
-from kanana_jax.synthesize.client import Settings as ClientSettings
+from kanana_jax.synthesize import batch, endpoints
+from kanana_jax.synthesize.endpoints import ByModel, Endpoints
 from kanana_jax.synthesize.records import Records
 from kanana_jax.synthesize.rephrase import Rewritten, Settings, rephrase
 
@@ -31,7 +30,7 @@ ANSWERS = "answers.jsonl"
 async def run(
     documents: Iterable[Document],
     settings: Settings,
-    client_settings: ClientSettings,
+    by_model: ByModel,
     out: pathlib.Path,
     *,
     prices: tuple[float, float] = (0.0, 0.0),
@@ -46,13 +45,13 @@ async def run(
         tqdm.tqdm(total=len(pairs), unit="doc", disable=not shows_progress) as bar,
     ):
         report = _Report(prices)
-        async with Client(client_settings, records) as client:
+        async with Endpoints(by_model, records) as opened:
 
             async def work(pair: tuple[Document, str]) -> Rewritten:
-                return await rephrase(*pair, client.ask, settings)
+                return await rephrase(*pair, opened.ask, settings)
 
             # More than are asked at a time, so that a slow document does not hold up the rest.
-            window = 4 * client_settings.concurrency
+            window = 4 * max(one.concurrency for one in by_model.values())
             async for one in batch.in_order(pairs, work, window=window):
                 if one.is_usable:
                     kept.write(one.document().line(of=one.source.id, style=one.style))
@@ -60,7 +59,7 @@ async def run(
                     left_out.write(json.dumps(one.to_json(), ensure_ascii=False) + "\n")
                 report.add(one)
                 bar.update()
-                bar.set_postfix_str(report.progress(client), refresh=False)
+                bar.set_postfix_str(report.progress(opened), refresh=False)
         found = report.to_json()
     with whole_files.written(out / "report.json") as file:
         json.dump(found, file, indent=1, sort_keys=True)
@@ -84,12 +83,9 @@ class _Report:
             self._bytes[0] += len(one.source.text.encode())
             self._bytes[1] += len(one.text.encode())
 
-    def progress(self, client: Client) -> str:
-        counts = client.counts
-        tokens = counts.tokens_in, counts.tokens_out
-        cost = sum(n * price for n, price in zip(tokens, self._prices, strict=True)) / 1e6
-        shown = f"{sum(self._usable.values())} pass, {counts.retried} again, {counts.failed} failed"
-        return f"{shown}, {cost:.2f} spent" if any(self._prices) else shown
+    def progress(self, opened: Endpoints) -> str:
+        usable = sum(self._usable.values())
+        return f"{usable} pass, {endpoints.shown(opened.counts(), self._prices)}"
 
     def to_json(self) -> dict[str, Any]:
         """The same whatever of it came from the cache."""

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import functools
 import json
+import re
 
 import pytest
 import scripted_endpoint
@@ -15,6 +16,7 @@ from kanana_jax.data import conversations
 from kanana_jax.rollouts import grading, task, tools
 from kanana_jax.rollouts.environments import drawing, families, table_specs, tables
 from kanana_jax.rollouts.tasks import problem
+from kanana_jax.synthesize.agentic import __main__ as command
 from kanana_jax.synthesize.agentic import family, filters, goals, playing, running, seeds, tasks
 from kanana_jax.synthesize.agentic.playing import Limits
 from kanana_jax.synthesize.agentic.tasks import Settings, UnusableError
@@ -247,3 +249,58 @@ def test_tasks_of_the_family_pay_their_oracles_and_not_those_who_do_nothing(name
         idle = [task.assistant("Done.")]
         assert grading.score(grading.Reply(task=one, messages=idle, state=one.state)).reward == 0
         assert problem.is_heldout_content(one.content)
+
+
+FLAGS = ["--endpoint=http://127.0.0.1:9/v1", "--model=m"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "wanted"),
+    [
+        ("--sizes=1,x", "--sizes must be numbers from 1 to 10, got '1,x'"),
+        ("--sizes=11", "--sizes must be"),
+        ("--failing=1", r"--failing must lie in \[0, 1\), got 1.0"),
+        ("--tasks=0", "--tasks must be 1 or more, got 0"),
+        ("--agent-endpoint=http://127.0.0.1:8/v1", "--agent-endpoint needs --agent-model"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_asked(flag, wanted, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main([f"--to={tmp_path / 'out'}", *FLAGS, flag])
+    assert ended.value.code == 2
+    assert re.search(wanted, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_asks_author_and_agent_where_they_are(tmp_path, capsys):
+    model = script.Model(0.0)
+    models: dict[str, set[str]] = {}
+
+    def answer(name, body, times):
+        models.setdefault(name, set()).add(body["model"])
+        said, calls = model.said(body)
+        more = {"tool_calls": calls} if calls else {}
+        return reply(completion(said, model=body["model"], **more))
+
+    async def run():
+        async with (
+            Endpoint(functools.partial(answer, "first")) as author,
+            Endpoint(functools.partial(answer, "second")) as agent,
+        ):
+            flags = [
+                f"--to={tmp_path}", f"--endpoint={author.url}", "--model=m", "--agent-model=a",
+                f"--agent-endpoint={agent.url}", "--topics=a bakery", "--agents=1", "--tasks=2",
+            ]  # fmt: skip
+            await asyncio.to_thread(command.main, flags)
+
+    asyncio.run(run())
+    assert models == {"first": {"m"}, "second": {"a"}}
+    said = json.loads(capsys.readouterr().out)
+    assert said == json.loads((tmp_path / "report.json").read_text())
+    assert said["conversations"] > 0
+
+
+def test_a_dry_run_asks_and_writes_nothing(tmp_path, capsys):
+    command.main([f"--to={tmp_path / 'out'}", *FLAGS, "--topics=a,b", "--dry-run"])
+    assert capsys.readouterr().out.startswith("at most 32 conversations")
+    assert not (tmp_path / "out").exists()

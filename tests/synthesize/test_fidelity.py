@@ -6,7 +6,7 @@ import planted
 import pytest
 
 from kanana_jax.synthesize import fidelity
-from kanana_jax.synthesize.fidelity import maths, names, numbers, units
+from kanana_jax.synthesize.fidelity import maths, names, numbers, sums, units
 
 LANGUAGES = ("en", "ko")
 NUMBERS = {
@@ -120,8 +120,8 @@ def test_each_problem_has_its_kind(kind, source, rewrite, language):
 
 def test_every_kind_is_tested():
     marks = test_each_problem_has_its_kind.pytestmark
-    of_solutions = {"answer changed"}
-    assert {case[0] for case in marks[0].args[1]} | of_solutions == set(fidelity.KINDS)
+    elsewhere = {"answer changed", "sum wrong", "judged"}
+    assert {case[0] for case in marks[0].args[1]} | elsewhere == set(fidelity.KINDS)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,35 @@ def test_every_kind_is_tested():
         ("답은 12개", "따라서 답: 12", "ko", True),
         ("모두 열두 개이다.", "답: 13", "ko", False),
         (r"\boxed{12}", "There is none.", "en", False),
+        (r"\boxed{\frac{3}{4} + 1}", r"\boxed{1.75}", "en", True),
+        (r"\boxed{3 \cdot 4}", "Answer: 3 * 5", "en", False),
     ],
 )
 def test_solutions_agree_where_their_final_answers_do(ours, theirs, language, wanted):
     assert maths.agree(ours, theirs, language) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("12 * 3 + 1 = 37 = 74 / 2 and (2 + 3) * 4 = 20, 7 - -2 = 9.", []),
+        ("So 3 + 4 = 8, and 2 + 2 = 5.", ["3 + 4 = 8", "2 + 2 = 5"]),
+        ("2 + 2 = 4 = 9 - 4", ["4 = 9 - 4"]),
+        (r"$12 \times 4 = 49$, \frac{1}{2} + \frac{1}{3} = \frac{5}{6}", ["12 * 4 = 49"]),
+        ("2^{10} = 1000", ["2^(10) = 1000"]),
+        ("10 / 3 = 3.33, 10 / 3 = 3.34", ["10 / 3 = 3.34"]),
+        ("$1,200 + $300 = $1,500 and 20% * 50 = 11", ["20/100 * 50 = 11"]),
+        ("f(3) = 9 + 1, x + 3 + 4 = 9, 2 + 3 = 5x, 2 + 3 = 1 + x, 5x = 4 + 4", []),
+        ("12 pens + 3 pens = 15 pens; in 2020 3 + 4 = 9; 1 / 0 = 5; 9**9**9 = 1", []),
+    ],
+)
+def test_sums_are_computed_where_they_are_sums(text, wrong):
+    assert sums.wrong(text) == wrong
+
+
+def test_a_wrong_sum_is_a_problem_unless_the_source_has_it():
+    source, right = "3 + 4 = 7, so 7 * 2 = 14. Answer: 14", "7 * 2 = 14. Answer: 14"
+    wrong = "3 + 4 = 8, so 7 * 2 = 14. Answer: 14"
+    assert fidelity.check_answer(source, right, "en") == []
+    assert fidelity.check_answer(source, wrong, "en") == [("sum wrong", "3 + 4 = 8")]
+    assert fidelity.check_answer(wrong, wrong, "en") == []

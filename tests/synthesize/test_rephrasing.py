@@ -1,6 +1,7 @@
 """Rephrasing against an endpoint that knows rewrites by hand: order, resuming, chunks, problems."""
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import re
@@ -31,7 +32,8 @@ def _run(out, script, documents=DOCUMENTS, settings=SETTINGS):
             client = ClientSettings(
                 endpoint=endpoint.url, concurrency=4, attempts=2, backoff_s=0.001, timeout_s=20
             )
-            report = await running.run(documents, settings, client, out)
+            models = {one: client for one in (settings.model, settings.judge) if one}
+            report = await running.run(documents, settings, models, out)
             return report, len(endpoint.asked)
 
     return asyncio.run(run())
@@ -148,6 +150,50 @@ def test_the_final_answer_of_a_solution_must_stay(answer, kinds, tmp_path):
     assert [kind for kind in found if kind == "answer changed"] == kinds
 
 
+def _judged(out, said, settings):
+    """By a judge who says so of every rewrite; rewrites come from another model."""
+
+    def script(body, times):
+        if body["model"] == "judge":
+            return reply(completion(said, model="judge"))
+        return _script(body, times)
+
+    return _run(out, script, DOCUMENTS[:3], settings)
+
+
+@pytest.mark.parametrize(
+    ("said", "usable", "failed"),
+    [
+        ('Well: {"faithful": 1, "why": "nothing"}', 3, {}),
+        ('{"faithful": 0, "why": "He found it, not she."}', 0, {}),
+        ('{"faithful": "yes"}', 0, {"judge": 3}),
+        ("It is fine.", 0, {"judge": 3}),
+        ("", 0, {"judge": 3}),
+    ],
+)
+def test_a_judge_has_the_last_word(said, usable, failed, tmp_path):
+    settings = dataclasses.replace(SETTINGS, judge="judge")
+    report, num_asked = _judged(tmp_path, said, settings)
+    assert report["usable"] == {"wiki": usable} and report["failed"] == failed
+    assert num_asked == 6
+    left_out = _lines(tmp_path / "left_out.jsonl")
+    judged = [problem for one in left_out for problem in one.get("problems", ())]
+    assert judged == [["judged", "He found it, not she."]] * (0 if usable or failed else 3)
+
+
+def test_a_judge_is_not_asked_of_what_code_finds_wrong(tmp_path):
+    judges = 0
+
+    def script(body, times):
+        nonlocal judges
+        judges += body["model"] == "judge"
+        return reply(completion("Something else.", model=body["model"]))
+
+    settings = dataclasses.replace(SETTINGS, judge="judge")
+    report, num_asked = _run(tmp_path, script, DOCUMENTS[:2], settings)
+    assert judges == 0 and num_asked == 2 and report["usable"] == {"wiki": 0}
+
+
 def test_results_come_in_order_and_few_are_begun():
     begun, most = 0, 0
 
@@ -209,6 +255,8 @@ FLAGS = ["--endpoint=http://127.0.0.1:9/v1", "--model=m", "--language=en"]
         ("--endpoint=localhost:80", "--endpoint must begin with http"),
         ("--concurrency=0", "--concurrency must be 1 or more, got 0"),
         ("--key-variable=NO_SUCH_KEY", "there is no such variable"),
+        ("--judge-endpoint=http://127.0.0.1:8/v1", "--judge-endpoint needs --judge-model"),
+        ("--judge-key-variable=HOME", "is of --judge-endpoint"),
         ("--text-field=body", "body"),
     ],
 )

@@ -9,9 +9,11 @@ from typing import Any
 
 from kanana_jax.rollouts import tools
 from kanana_jax.rollouts.environments import tables
-from kanana_jax.synthesize.agentic import prompts, reading, tasks
+from kanana_jax.synthesize import reading
+from kanana_jax.synthesize.agentic import prompts, tasks
 from kanana_jax.synthesize.agentic.playing import Played
-from kanana_jax.synthesize.agentic.tasks import Ask, Settings, UnusableError
+from kanana_jax.synthesize.agentic.tasks import Settings, UnusableError
+from kanana_jax.synthesize.replies import Ask
 
 _MOST_CALLS_TIMES = 3  # as many as the goal takes
 

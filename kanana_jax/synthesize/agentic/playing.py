@@ -15,7 +15,8 @@ from kanana_jax.data.chat import messages as formats
 from kanana_jax.data.errors import DataError
 from kanana_jax.rollouts import tools
 from kanana_jax.synthesize.agentic import prompts, tasks
-from kanana_jax.synthesize.agentic.tasks import Ask, Settings, Task
+from kanana_jax.synthesize.agentic.tasks import Settings, Task
+from kanana_jax.synthesize.replies import Ask
 
 # done: the user has all. turns: they went on and on. calls: the agent did, without an answer.
 End = Literal["done", "turns", "calls", "malformed"]

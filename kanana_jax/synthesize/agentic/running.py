@@ -17,12 +17,18 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import tqdm
+
 from kanana_jax.data import whole_files
 from kanana_jax.rollouts.environments.tables import Spec
 from kanana_jax.synthesize import batch
 from kanana_jax.synthesize.agentic import filters, playing, seeds, tasks
 from kanana_jax.synthesize.agentic.playing import Limits, Played
-from kanana_jax.synthesize.agentic.tasks import Agent, Ask, Settings, UnusableError
+from kanana_jax.synthesize.agentic.tasks import Agent, Settings, UnusableError
+from kanana_jax.synthesize.replies import Ask
+
+ANSWERS = "answers.jsonl"
+MOST_CALLS = 10  # of a goal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +67,14 @@ class Made:
         return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
-async def run(ask: Ask, plan: Plan, out: pathlib.Path) -> dict[str, Any]:
-    """Returns the report. An error of the endpoint that is not of one request ends it."""
-    left = _LeftOut()
+async def run(
+    ask: Ask, plan: Plan, out: pathlib.Path, shown: Callable[[], str] | None = None
+) -> dict[str, Any]:
+    """Returns the report. An error of the endpoint that is not of one request ends it.
+
+    `shown` is asked for the text behind a progress bar; without it there is none.
+    """
+    left = _LeftOut(shown)
     evolved = await left.of(
         "specification",
         [(topic, seeds.specs()[n % len(seeds.specs())], n) for n, topic in enumerate(plan.topics)],
@@ -105,8 +116,9 @@ async def run(ask: Ask, plan: Plan, out: pathlib.Path) -> dict[str, Any]:
 class _LeftOut:
     """What was left out so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: Callable[[], str] | None):
         self.lines: list[dict[str, str]] = []
+        self._shown = shown
 
     async def of[Item, Result](
         self,
@@ -123,11 +135,17 @@ class _LeftOut:
             except UnusableError as error:
                 return error
 
-        found = [one async for one in batch.in_order(items, tried, window=window)]
-        for one in found:
-            if isinstance(one, UnusableError):
-                self.lines.append({"what": what, "rule": one.rule, "detail": one.detail})
-        return [one for one in found if not isinstance(one, UnusableError)]
+        found: list[Result] = []
+        with tqdm.tqdm(total=len(items), unit=what, disable=self._shown is None) as bar:
+            async for one in batch.in_order(items, tried, window=window):
+                if isinstance(one, UnusableError):
+                    self.lines.append({"what": what, "rule": one.rule, "detail": one.detail})
+                else:
+                    found.append(one)
+                bar.update()
+                if self._shown is not None:
+                    bar.set_postfix_str(f"{len(found)} pass, {self._shown()}", refresh=False)
+        return found
 
 
 def _distinct(specs: Iterable[Spec]) -> list[Spec]:

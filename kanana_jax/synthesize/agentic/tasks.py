@@ -5,19 +5,19 @@ Each is checked where it is read: `UnusableError` names the rule that it breaks.
 
 import dataclasses
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kanana_jax.rollouts.environments import table_specs
 from kanana_jax.rollouts.environments.tables import Spec, SpecError
 from kanana_jax.rollouts.tasks import problem
-from kanana_jax.synthesize.agentic import goals, prompts, reading
+from kanana_jax.synthesize import reading
+from kanana_jax.synthesize.agentic import goals, prompts
 from kanana_jax.synthesize.agentic.goals import Goal
-from kanana_jax.synthesize.replies import Answer, RequestFailed
+from kanana_jax.synthesize.replies import Answer, Ask, RequestFailed
 from kanana_jax.synthesize.requests import Message, Request, seed_of
 
-Ask = Callable[[Request], Awaitable[Answer]]
 _FEWEST_TOOLS = 2
 _LONGEST_PROMPT, _LONGEST_NEED, _LONGEST_LINE = 1500, 1000, 200
 _MOST_LINES = 6

@@ -10,12 +10,12 @@ from decimal import Decimal
 from typing import Literal, NamedTuple, get_args
 
 from kanana_jax.data.curate import language as languages
-from kanana_jax.synthesize.fidelity import coverage, maths, names, numbers, units
+from kanana_jax.synthesize.fidelity import coverage, maths, names, numbers, sums, units
 
 Kind = Literal[
     "number missing", "number added", "unit changed", "month missing", "name missing",
     "name added", "code missing", "sentence missing", "length", "language", "copied", "repeated",
-    "answer changed",
+    "answer changed", "sum wrong", "judged",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -48,11 +48,16 @@ def check(source: str, rewrite: str, language: str, limits: Limits = Limits()) -
 
 
 def check_answer(source: str, rewrite: str, language: str) -> list[Problem]:
-    """What is wrong with the final answer of a rewritten solution."""
-    if maths.agree(source, rewrite, language):
-        return []
-    ours, theirs = (maths.final_answer(text, language) for text in (source, rewrite))
-    return [Problem("answer changed", f"{ours or 'none'} to {theirs or 'none'}")]
+    """What is wrong with the final answer of a rewritten solution, and with its sums.
+
+    A wrong sum that the source has, too, is the source's.
+    """
+    of_source = sums.wrong(source)
+    found = [Problem("sum wrong", one) for one in sums.wrong(rewrite) if one not in of_source]
+    if not maths.agree(source, rewrite, language):
+        ours, theirs = (maths.final_answer(text, language) for text in (source, rewrite))
+        found.append(Problem("answer changed", f"{ours or 'none'} to {theirs or 'none'}"))
+    return found
 
 
 def _of_form(source: str, rewrite: str, language: str, limits: Limits) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""The final answer of a solution, and whether two solutions have the same one.
+"""The final answer of a solution, computed where it is a sum, and whether two have the same one.
 
 \\boxed{...}, else what follows "Answer:" or its like, else the last number of the text
 """
@@ -6,7 +6,7 @@
 import re
 from fractions import Fraction
 
-from kanana_jax.synthesize.fidelity import numbers
+from kanana_jax.synthesize.fidelity import numbers, sums
 
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 _NAMED = re.compile(
@@ -39,7 +39,10 @@ def agree(source: str, rewrite: str, language: str) -> bool:
 
 
 def _value(answer: str) -> Fraction | None:
-    """Of an answer that is one number, with a unit or without."""
+    """Of an answer that is a sum, or one number, with a unit or without."""
+    computed = sums.value(answer)
+    if computed is not None:
+        return computed
     plain = _FRACTION.sub(r"\1/\2", answer).replace(",", "")
     found = _RATIO.findall(plain)
     if len(found) != 1 or found[0][1] in ("0", "00") or re.search(r"[a-z]\s*[=^+*]|\^", plain):
