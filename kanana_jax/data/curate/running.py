@@ -69,8 +69,7 @@ def run(plan: Plan, out: pathlib.Path, *, num_workers: int, tell: Tell) -> dict[
 def _run(plan: Plan, out: pathlib.Path, num_workers: int, tell: Tell) -> dict[str, Any]:
     if not (out / "plan.json").exists():
         shards.write_json(out / "plan.json", plan.to_json())
-    folders = [Folder(out, 0, "read")]
-    folders += [Folder(out, number, one.name) for number, one in enumerate(plan.stages, 1)]
+    folders = folders_of(plan.stages, out)
     if not folders[0].done.exists():
         _read(plan, folders[0], tell)
     num_shards = shards.read_json(folders[0].done)["shards"]
@@ -82,9 +81,22 @@ def _run(plan: Plan, out: pathlib.Path, num_workers: int, tell: Tell) -> dict[st
                 tell(report.line(folder.name, shards.read_json(folder.done)))
             before.clear_documents()
             folder.clear_surveys()
+    return published(folders, out, num_shards, plan.to_json())
+
+
+def folders_of(stages: Sequence[Stage], out: pathlib.Path) -> list[Folder]:
+    """One for what is read, and one for each stage."""
+    names = ["read", *(one.name for one in stages)]
+    return [Folder(out, number, name) for number, name in enumerate(names)]
+
+
+def published(
+    folders: Sequence[Folder], out: pathlib.Path, num_shards: int, told: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Moves what the last stage keeps, and writes the report of finished stages."""
     _publish(folders[-1], out, num_shards)
     done = [shards.read_json(folder.done) for folder in folders]
-    found = report.of([folder.name for folder in folders], done, plan.to_json())
+    found = report.of([folder.name for folder in folders], done, told)
     report.write(found, out)
     return found
 
@@ -112,10 +124,9 @@ class _Run(NamedTuple):
         left = [one for one in self.shards if not self.folder.counts(one).exists()]
         jobs = [(self.stage, self.before, self.folder, one, decided["rulings"][one])
                 for one in left]  # fmt: skip
-        for _ in self.mapped(_rule, jobs):
+        for _ in self.mapped(rule, jobs):
             pass
-        parts = (shards.read_json(self.folder.counts(one)) for one in self.shards)
-        shards.write_json(self.folder.done, counts.total(parts) | {"told": decided["told"]})
+        finish(self.folder, len(self.shards), decided["told"])
 
     def _decided(self) -> Mapping[str, Any]:
         if self.stage.decide is None:
@@ -123,12 +134,9 @@ class _Run(NamedTuple):
         if not self.folder.decision.exists():
             left = [one for one in self.shards if not self.folder.survey(one).exists()]
             jobs = [(self.stage, self.before, self.folder, one) for one in left]
-            for _ in self.mapped(_survey, jobs):
+            for _ in self.mapped(survey, jobs):
                 pass
-            found = [shards.read_survey(self.folder.survey(one)) for one in self.shards]
-            decision = self.stage.decide(found)
-            told = {"rulings": list(decision.rulings), "told": dict(decision.told)}
-            shards.write_json(self.folder.decision, told)
+            decide(self.stage, self.folder, len(self.shards))
         return shards.read_json(self.folder.decision)
 
 
@@ -146,7 +154,8 @@ def _mapped(num_processes: int, out: pathlib.Path) -> Iterator[Callable[..., Ite
         yield pool.map
 
 
-def _survey(job: tuple[Stage, Folder, Folder, int]) -> None:
+def survey(job: tuple[Stage, Folder, Folder, int]) -> None:
+    """Of a stage, where the documents before it are, its own folder, and the shard."""
     stage, before, folder, shard = job
     assert stage.survey is not None
     shards.write_survey(
@@ -154,7 +163,22 @@ def _survey(job: tuple[Stage, Folder, Folder, int]) -> None:
     )
 
 
-def _rule(job: tuple[Stage, Folder, Folder, int, Any]) -> None:
+def decide(stage: Stage, folder: Folder, num_shards: int) -> None:
+    """On the surveys of all shards."""
+    assert stage.decide is not None
+    decision = stage.decide([shards.read_survey(folder.survey(one)) for one in range(num_shards)])
+    told = {"rulings": list(decision.rulings), "told": dict(decision.told)}
+    shards.write_json(folder.decision, told)
+
+
+def finish(folder: Folder, num_shards: int, told: Mapping[str, Any]) -> None:
+    """Writes the counts of a stage whose shards are ruled on."""
+    parts = (shards.read_json(folder.counts(one)) for one in range(num_shards))
+    shards.write_json(folder.done, counts.total(parts) | {"told": told})
+
+
+def rule(job: tuple[Stage, Folder, Folder, int, Any]) -> None:
+    """As `survey`, and with the ruling on the shard; its counts are written last."""
     stage, before, folder, shard, ruling = job
     documents = shards.read_documents(before.kept(shard))
     survey = shards.read_survey(folder.survey(shard)) if stage.survey else {}
