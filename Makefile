@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/muon_stress
 DURATION ?= 1800
 
-.PHONY: stress post test tests lint format types test-oldest test-long gpu-test aot-test soak kill-stress kill-stages kill-post kill-rl clean
+.PHONY: stress post test tests lint format types test-oldest test-long gpu-test aot-test soak kill-stress kill-stages kill-post kill-rl kill-rephrasing clean
 
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
@@ -63,6 +63,9 @@ kill-post: $(VENV)/installed  ## The same of a small pipeline of post-training, 
 
 kill-rl: $(VENV)/installed  ## The same of reinforcement learning whose tries go on over rounds, 20 times
 	$(BIN)/python tests/faults/kill_experiment.py --experiment=tests/faults/rewarded.py --kills=20
+
+kill-rephrasing: $(VENV)/installed  ## The same of a job of rephrasing against our server, 20 times
+	$(BIN)/python tests/generate/kill_rephrasing.py --kills=20
 
 kill-stages: $(VENV)/installed  ## The same of a run in three stages, 10 times
 	$(BIN)/python tests/faults/kill_experiment.py --experiment=tests/faults/three_stages.py --kills=10

@@ -11,17 +11,18 @@ from kanana_jax.jobs.sweep import Arm, Sweep
 from kanana_jax.model import presets
 
 _SEQ_LEN, _BATCH_SIZE = 512, 4
+_SFT_SEQ_LEN = 640  # the longest conversation has 596 tokens
 _BASE_STEPS, _SFT_STEPS = 100, 300
 
 
 def experiment() -> Pipeline:
     base = pretrain.Config(
         **_settings("base", "What can an agent do that has read prose alone?", _BASE_STEPS, 0.015),
-        data=_data("prose"),
+        data=_data("prose", _SEQ_LEN),
     )
     tuned = sft.Config(
         **_settings("sft", "What does it do after conversations?", _SFT_STEPS, 0.008),
-        data=_data(jobs.KEPT),
+        data=_data(jobs.KEPT, _SFT_SEQ_LEN),
     )
     arms = tuple(
         Arm(name=one, edits=(f"data.paths={one}",)) for one in (jobs.KEPT, jobs.UNFILTERED)
@@ -36,9 +37,9 @@ def experiment() -> Pipeline:
     )
 
 
-def _data(path: str) -> config.DataConfig:
+def _data(path: str, seq_len: int) -> config.DataConfig:
     return config.DataConfig(
-        paths=(path,), seq_len=_SEQ_LEN, batch_size=_BATCH_SIZE, heldout_fraction=0.05
+        paths=(path,), seq_len=seq_len, batch_size=_BATCH_SIZE, heldout_fraction=0.05
     )
 
 

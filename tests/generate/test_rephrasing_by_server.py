@@ -22,7 +22,7 @@ def test_our_server_rephrases(loaded, tmp_path):
     with Served(loaded, engine=engine, length=4096) as server:
         asked = client.Settings(endpoint=f"http://127.0.0.1:{server.port}/v1")
         for _ in range(2):
-            report = asyncio.run(running.run([document], settings, asked, tmp_path))
+            report = asyncio.run(running.run([document], settings, {"small": asked}, tmp_path))
             assert report["usable"] == {"wiki": 1, "note": 1}, (
                 tmp_path / "left_out.jsonl"
             ).read_text()

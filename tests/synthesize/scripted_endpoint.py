@@ -19,6 +19,18 @@ def reply(content=b"", status=200, headers=()):
     return "\r\n".join([*lines, *headers, "", ""]).encode() + content
 
 
+FAULTS = {
+    "429": reply(status=429),
+    "429 with seconds": reply(status=429, headers=["Retry-After: 7"]),
+    "500": reply(status=500, content=b"generate the rate"),
+    "hang": None,
+    "truncated body": reply(completion())[:-10],
+    "truncated JSON": reply(completion()[:-9]),
+    "no completion": reply(b'{"choices": []}'),
+    "closed at once": b"",
+}
+
+
 class Endpoint:
     """script(body, number of times that this body was asked) -> bytes to send, or None to hang."""
 

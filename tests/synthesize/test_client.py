@@ -5,25 +5,13 @@ import json
 
 import pytest
 import scripted_endpoint
-from scripted_endpoint import Endpoint, Slept, completion, reply, request
+from scripted_endpoint import FAULTS, Endpoint, Slept, completion, reply, request
 
 from kanana_jax.data import DataError
 from kanana_jax.synthesize import limits, replies
 from kanana_jax.synthesize.records import Records
 from kanana_jax.synthesize.replies import EndpointError, RequestFailed
 from kanana_jax.synthesize.requests import seed_of
-
-TRUNCATED = reply(completion())[:-10]
-FAULTS = {
-    "429": reply(status=429),
-    "429 with seconds": reply(status=429, headers=["Retry-After: 7"]),
-    "500": reply(status=500, content=b"generate the rate"),
-    "hang": None,
-    "truncated body": TRUNCATED,
-    "truncated JSON": reply(completion()[:-9]),
-    "no completion": reply(b'{"choices": []}'),
-    "closed at once": b"",
-}
 
 SECONDS = dict.fromkeys(FAULTS, 10.0) | {"hang": 0.5}
 

@@ -8,7 +8,7 @@ import re
 
 import planted
 import pytest
-from scripted_endpoint import Endpoint, completion, reply
+from scripted_endpoint import FAULTS, Endpoint, completion, reply
 
 from kanana_jax.data.curate.document import of_text
 from kanana_jax.synthesize import __main__ as command
@@ -93,6 +93,41 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(unbroken, tmp_path):
     assert _outcome(tmp_path) == _outcome(unbroken)
     keys = [one["key"] for one in _lines(tmp_path / "answers.jsonl")]
     assert len(keys) == len(set(keys)) == len(PAIRS)
+
+
+def test_an_endpoint_that_does_all_wrong_changes_no_byte(unbroken, tmp_path):
+    """Each request meets each of these once, from another one on, until it is answered."""
+    wrong = [
+        *(FAULTS[one] for one in FAULTS if one not in ("hang", "429 with seconds")),
+        reply(status=429, headers=["Retry-After: 0"]),
+        reply(completion("I can't", refusal="I can't")),
+        reply(completion("")),
+        reply(completion("half of", reason="length")),
+        reply(completion("Of another model.", model="n")),
+    ]
+    met: dict[str, int] = {}
+
+    def script(body, times):
+        asked = _asked(body)
+        number = met[asked] = met.get(asked, -1) + 1
+        if number >= len(wrong):
+            return _script(body, times)
+        return wrong[(number + len(asked)) % len(wrong)]
+
+    num_ended, report = 0, {}
+    while sum(report.get("usable", {}).values()) < 6:
+        before = (tmp_path / "answers.jsonl").read_bytes() if report or num_ended else b""
+        try:
+            report, _ = _run(tmp_path, script, DOCUMENTS[:6])
+        except EndpointError as error:
+            assert "got one of 'n'" in str(error)
+            num_ended += 1
+        assert (tmp_path / "answers.jsonl").read_bytes().startswith(before)
+    assert num_ended > 0 and min(met.values()) >= len(wrong) and len(met) == 6
+    lines = (tmp_path / "documents.jsonl").read_bytes().splitlines()
+    assert lines == (unbroken / "documents.jsonl").read_bytes().splitlines()[:6]
+    keys = [one["key"] for one in _lines(tmp_path / "answers.jsonl")]
+    assert len(keys) == len(set(keys)) == 6
 
 
 def test_unfaithful_rewrites_and_failures_are_left_out_and_failures_asked_again(tmp_path):

@@ -1,9 +1,9 @@
 """Which sentences of a source a rewrite has nothing of, and how much of it is copied or repeated.
 
-    own(s) = content words of sentence s that no other sentence of the source has
+    own(s) = content words and numbers of sentence s that no other sentence of the source has
     s is missing  <=>  own(s) has words, and the share of them that the rewrite has is below `least`
 
-Words are compared by their beginnings, so that endings may differ. Copying and repetition are
+Words are compared by their beginnings, so that endings may differ, and numbers by value. Copying and repetition are
 shares of shingles of eight words (sixteen characters in Korean, Japanese, Chinese and Thai).
 """
 
@@ -12,6 +12,7 @@ from collections import Counter
 
 from kanana_jax.data.curate import shingles
 from kanana_jax.synthesize import chunks
+from kanana_jax.synthesize.fidelity import numbers
 from kanana_jax.synthesize.fidelity import words as lists
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -39,9 +40,10 @@ _STOP = frozenset(
 def missing(source: str, rewrite: str, language: str, least: float) -> list[str]:
     """The sentences of the source that the rewrite has not."""
     parts = [one.strip() for one in chunks.sentences(source)]
-    words = [_content(one, language) for one in parts]
+    words = [_content(one, language) | _values(one, language) for one in parts]
     owners = Counter(stem for stems in words for stem in stems)
     there = _content(rewrite, language) | _all_stems(rewrite, language)
+    there |= _values(rewrite, language)
     found = []
     for sentence, stems in zip(parts, words, strict=True):
         own = {stem for stem in stems if owners[stem] == 1}
@@ -70,6 +72,10 @@ def _content(text: str, language: str) -> set[str]:
     if language == "ko":
         words = [_PARTICLE.sub("", word) for word in words]
     return {word[:size] for word in words if len(word) >= shortest and not _is_stop(word, size)}
+
+
+def _values(text: str, language: str) -> set[str]:
+    return {f"{one.value:f}" for one in numbers.of(text, language)}
 
 
 def _is_stop(word: str, size: int) -> bool:

@@ -98,12 +98,13 @@ _FOREIGN = re.compile(
     f"(?:{_PARTICLE[:-1]}|(?=\\s))(?![가-힣])"
 )
 _NOT_FOREIGN = re.compile(
-    "[게고기르는던며면므러려지니다요한운든른물뎌문막]$|브로|^(?:드|만드|프|그)"
+    "[게고기르는던며면므러려지니다요한운든른물뎌문막]$|브로|^(?:드|만드|프|그)|[아어여며]드$"
 )
 _QUOTED = re.compile(
     "['\u2018\u300a\u300c<\"\u201c]([^'\"<>\n]{2,30}?)['\u2019\u300b\u300d>\"\u201d]"
 )
-_LATIN_IN_HANGUL = re.compile(r"(?<![A-Za-z])[A-Z][A-Za-z]+(?:-\d+)?")
+# Right behind a digit stands a unit.
+_LATIN_IN_HANGUL = re.compile(r"(?<![A-Za-z\d])[A-Z][A-Za-z]+(?:-\d+)?")
 
 
 def code(text: str) -> set[str]:

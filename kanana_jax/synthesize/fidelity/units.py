@@ -45,7 +45,9 @@ _SPELLINGS = {
     "volt": "v volts? 볼트",
     "gigabyte": "gb gigabytes? 기가바이트",
     "megabyte": "mb megabytes? 메가바이트",
-    "person": "people persons? 명 사람",
+    "terabyte": "tb terabytes? 테라바이트",
+    "kilobyte": "kb kilobytes? 킬로바이트",
+    "person": "people persons? 명 사람 인당",
 }
 _SIGNS = {"$": "dollar", "\u20ac": "euro", "\u20a9": "won", "\u00a5": "yen", "\u00a3": "sterling"}
 
