@@ -63,7 +63,7 @@ class Running:
         return device.Processing(
             request.processors,
             ends,
-            self.matcher and self.matcher.allowed,
+            None if self.matcher is None else self.matcher.allowed,
             request.num_top_logprobs is not None,
         )
 
