@@ -15,8 +15,9 @@ PAGE = FOLDER / "README.md"
 _MAX_SHOWN = 4  # numbers of a list
 _HEAD = """# Records
 
-Each section is a file of this folder, made by a benchmark and changed by nobody. `python -m benchmarks.readme` makes this page of
-them. Columns without a unit in their name are counts or names; an empty cell was not measured, and its reason stands beside it.
+Each section is a file of this folder, made by a benchmark and changed by nobody.
+`python -m benchmarks.readme` makes this page of them. Columns without a unit in their name are
+counts or names. An empty cell was not measured; its reason stands beside it.
 [docs/performance.md](../docs/performance.md) says what they show.
 """
 
