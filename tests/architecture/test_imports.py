@@ -110,7 +110,7 @@ ROOMS = {
         {*_ARRAYS, "optax"},
     ),
     "kanana_jax/surgery.py": Room({"batch", "config", "data", "model", "plan", "weights"}, {"jax"}),
-    "kanana_jax/__main__.py": Room(),
+    "kanana_jax/__main__.py": Room(()),
     "kanana_jax/main.py": Room(
         {"config", "errors", "extras", "jobs", "model", "parallel", "workdir"}, {"absl"}
     ),
