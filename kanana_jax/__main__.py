@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "run": ("kanana_jax.main", "an experiment, from experiments/ or of your own"),
+    "compare": ("kanana_jax.compare", "finished runs in one report"),
+    "index": ("kanana_jax.report.index", "one page over the reports of a folder"),
     "convert": ("kanana_jax.convert", "models in and out, merges, growth and cuts"),
     "generate": ("kanana_jax.generate", "text of a model"),
     "serve": ("kanana_jax.generate.serve", "a model over OpenAI's HTTP interface"),
