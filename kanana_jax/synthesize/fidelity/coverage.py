@@ -3,8 +3,9 @@
     own(s) = content words and numbers of sentence s that no other sentence of the source has
     s is missing  <=>  own(s) has words, and the share of them that the rewrite has is below `least`
 
-Words are compared by their beginnings, so that endings may differ, and numbers by value. Copying and repetition are
-shares of shingles of eight words (sixteen characters in Korean, Japanese, Chinese and Thai).
+Words are compared by their beginnings, so that endings may differ, and numbers by value. Copying
+and repetition are shares of shingles of eight words (sixteen characters in Korean, Japanese,
+Chinese and Thai).
 """
 
 import re
