@@ -16,6 +16,7 @@ _COMMANDS = {
     "kanana_jax.data.fetch_corpora": "train",
     "kanana_jax.data.curate": "train",
     "kanana_jax.synthesize": "train,synthesize",
+    "kanana_jax.synthesize.agentic": "train,synthesize",
     "kanana_jax.evaluate.bits_per_byte": "train",
     "kanana_jax.generate.serve": "train,serve",
     "kanana_jax.evaluate.harness": "train,evaluate",

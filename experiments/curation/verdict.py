@@ -17,7 +17,7 @@ _STEPS = {
 def judge(runs: Sequence[Run]) -> list[Claim]:
     """The claims, whatever came out; all on text that no arm has read."""
     of_depth = {depth: results.select(runs, arm=depth) for depth in corpora.DEPTHS}
-    befores = dict(zip(corpora.DEPTHS[1:], corpora.DEPTHS, strict=False))
+    befores: dict[str, str] = dict(zip(corpora.DEPTHS[1:], corpora.DEPTHS, strict=False))
     found = [
         claims.better(question, _compared(of_depth, depth, befores[depth], corpora.PROSE))
         for depth, question in _STEPS.items()

@@ -96,13 +96,15 @@ def _tool(action: Action, fields: Mapping[str, Type]) -> Tool:
 
 def _parameters(action: Action, fields: Mapping[str, Type]) -> dict[str, Type]:
     key: dict[str, Type] = {action.table: "string"}
+    amount: dict[str, Type] = {"amount": "integer"}
+    value = {name: kind for name, kind in fields.items() if name == action.field}
     match action.kind:
         case "find":
-            return {action.field: fields[action.field]}
+            return value
         case "set":
-            return key | {action.field: fields[action.field]}
+            return key | value
         case "change":
-            return key | {"amount": "integer"}
+            return key | amount
         case "create":
             return key | dict(fields)
         case _:

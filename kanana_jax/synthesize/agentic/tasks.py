@@ -5,7 +5,7 @@ Each is checked where it is read: `UnusableError` names the rule that it breaks.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ class Task:
 
 
 async def asked(
-    ask: Ask, settings: Settings, messages: list[Message], *key: str | int, **more: Any
+    ask: Ask, settings: Settings, messages: Sequence[Message], *key: str | int, **more: Any
 ) -> Answer:
     """An answer; UnusableError "no answer" where the endpoint has none."""
     request = Request(
