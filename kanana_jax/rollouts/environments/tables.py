@@ -95,20 +95,16 @@ def _tool(action: Action, fields: Mapping[str, Type]) -> Tool:
 
 
 def _parameters(action: Action, fields: Mapping[str, Type]) -> dict[str, Type]:
-    key: dict[str, Type] = {action.table: "string"}
-    amount: dict[str, Type] = {"amount": "integer"}
-    value = {name: kind for name, kind in fields.items() if name == action.field}
-    match action.kind:
-        case "find":
-            return value
-        case "set":
-            return key | value
-        case "change":
-            return key | amount
-        case "create":
-            return key | dict(fields)
-        case _:
-            return key
+    found: dict[str, Type] = {}
+    if action.kind != "find":
+        found[action.table] = "string"
+    if action.kind in ("find", "set"):
+        found[action.field] = fields[action.field]
+    if action.kind == "change":
+        found["amount"] = "integer"
+    if action.kind == "create":
+        found.update(fields)
+    return found
 
 
 def _fails(seed: int, number: int, share: float) -> bool:
