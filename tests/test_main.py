@@ -340,6 +340,7 @@ _NUM_STEPS = {
     "stabilisers": 4,
     "sparsity_law": 4,
     "head_count": 3,
+    "atlas": 4,  # one for each width
     "mid_training": 2,
     "mid_training_h100": 2,
     "kanana_post": 5,  # base, mid, all on conversations, reward, both on preferences
@@ -360,6 +361,7 @@ _NUM_STEPS = {
 _LARGE = {
     *("prune_distill", "cascade", "rl_routing", "fp8_parity", "rmsnorm", "rmsnorm_adamw"),
     *("polar_express_late", "clip_granularity", "stabilisers", "sparsity_law", "head_count"),
+    "atlas",
 }  # fmt: skip
 
 

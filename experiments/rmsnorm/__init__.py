@@ -67,10 +67,10 @@ def experiment() -> sweep.Sweep:
             schedule=config.ScheduleConfig(warmup_steps=10, decay_steps=40),
         ),
         train=config.TrainConfig(
-            num_steps=200,
+            num_steps=160,
             eval_interval_steps=40,
             eval_batches=16,
-            checkpoint_interval_steps=200,
+            checkpoint_interval_steps=160,
         ),
     )
     rates = sweep.Axis("optimizer.lr", (0.0075, 0.015, 0.03))

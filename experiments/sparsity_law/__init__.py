@@ -54,7 +54,7 @@ def proxies(name: str, question: str, shape: config.ModelConfig, num_steps: int)
         train=config.TrainConfig(
             num_steps=num_steps,
             eval_interval_steps=every,
-            eval_batches=16,
+            eval_batches=8,
             checkpoint_interval_steps=num_steps,
             diagnostics_interval_steps=every,
             average=config.AverageConfig(every_tokens=every // 4 * seq_len * batch_size),
@@ -74,7 +74,7 @@ def experiment() -> sweep.Sweep:
         num_experts_per_token=TOP_K,
     )
     question = "Do more experts at the same work lower the loss for the same FLOPs?"
-    base = proxies("sparsity_law", question, shape, 400)
+    base = proxies("sparsity_law", question, shape, 320)
     rates = sweep.Axis("optimizer.lr", (0.0075, 0.015, 0.03))
     arms = tuple(arm(sparsity) for sparsity in SPARSITIES)
     return sweep.Sweep(base=base, arms=arms, axes=(rates,), seeds=3)
