@@ -1,0 +1,103 @@
+"""Runs that share their step are what they are by themselves."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny_jobs
+
+from kanana_jax import config
+from kanana_jax.jobs import pack, pretrain, sweep
+from kanana_jax.objectives import NextToken
+from kanana_jax.objectives.dpo import dpo
+from kanana_jax.report import metrics, results
+
+RATES = (0.01, 0.02, 1000.0)  # the last one diverges on the way
+
+
+def made(text, **own):
+    cfg = tiny_jobs.pretraining(text, guard=config.GuardConfig(enabled=False))
+    return sweep.Sweep(base=cfg, axes=(sweep.Axis("optimizer.lr", RATES),), **own)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """A pack is for one, and these tests have eight."""
+    with pytest.MonkeyPatch.context() as patch:
+        first = jax.devices()[:1]
+        patch.setattr(jax, "devices", lambda *args: first)
+        patch.setattr(jax, "device_count", lambda *args: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(text_file, tmp_path_factory, one_device):
+    """The working directories of three runs: one after the other, and in a pack of four."""
+    run, folders = sweep.of(pretrain.JOB), []
+    for size in (1, 4):
+        folder = tmp_path_factory.mktemp(f"pack{size}")
+        run(made(text_file, pack=size), folder)
+        folders.append(folder)
+    return folders
+
+
+def found(workdir):
+    return {path.name: results.load(path) for path in sorted((workdir / "runs").iterdir())}
+
+
+def test_results_are_those_of_runs_one_by_one(trained):
+    alone, together = map(found, trained)
+    assert alone.keys() == together.keys() and len(alone) == 3
+    for name, one in alone.items():
+        other = together[name]
+        assert (one.status, one.diverged_step) == (other.status, other.diverged_step)
+        assert one.metrics.keys() - {"tokens_per_second"} <= other.metrics.keys()
+        for key in ("loss", "heldout_bpb", "max_logits", "grad_rms", "orthogonality_error"):
+            steps_N, values_N = one.series(key)
+            np.testing.assert_array_equal(steps_N, other.series(key).steps_N)
+            # Products of several runs are summed in another order; 12 steps let that grow.
+            np.testing.assert_allclose(other.series(key).values_N, values_N, rtol=2e-3, atol=1e-4)
+    losses = [one.value("final_loss") for one in together.values() if not one.diverged]
+    assert len(set(losses)) == 2
+
+
+def test_a_run_that_is_resumed_alone_ends_with_the_same_numbers(trained, text_file, tmp_path):
+    workdir = tmp_path / "work"
+    shutil.copytree(trained[1], workdir)
+    folder = workdir / "runs" / "test-lr0.01-seed0"
+    before = metrics.read_metrics(folder / metrics.METRICS_NAME)["loss"].values_N
+    (folder / "result.json").unlink()
+    saved = sorted((folder / "checkpoints").iterdir(), key=lambda path: path.name)
+    shutil.rmtree(saved[-1])
+    record = folder / "saved.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"step": 8}))
+    sweep.of(pretrain.JOB)(made(text_file, pack=4), workdir)
+    after = metrics.read_metrics(folder / metrics.METRICS_NAME)["loss"].values_N
+    np.testing.assert_array_equal(after, before)
+
+
+STAGES = 'stages=[{"name": "a", "tokens": 256}, {"name": "b", "tokens": 256}]'
+
+
+@pytest.mark.parametrize(
+    ("edits", "objective", "num_devices", "message"),
+    [
+        ((), NextToken(), 2, "one device, got 2"),
+        (("lora.rank=2", "train.router_bias_rate=0"), NextToken(), 1, "whole models"),
+        (("train.num_steps=0",), NextToken(), 1, "steps"),
+        ((STAGES,), NextToken(), 1, "one stage"),
+        ((), dpo(0.1), 1, "an objective that reads no other"),
+    ],
+)
+def test_what_cannot_share_a_step_is_refused(cfg, edits, objective, num_devices, message):
+    with pytest.raises(config.ConfigError, match=f"a pack of runs needs {message}"):
+        pack.check(cfg.edited(edits), objective, num_devices)
+
+
+def test_a_sweep_refuses_before_it_writes(text_file, tmp_path, one_device):
+    cfg = made(text_file, pack=2).edited(["train.num_steps=0"])
+    with pytest.raises(config.ConfigError, match="a pack of runs needs steps"):
+        sweep.of(pretrain.JOB)(cfg, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
