@@ -341,6 +341,7 @@ _NUM_STEPS = {
     "sparsity_law": 4,
     "head_count": 3,
     "atlas": 4,  # one for each width
+    "atlas_h100": 4,
     "mid_training": 2,
     "mid_training_h100": 2,
     "kanana_post": 5,  # base, mid, all on conversations, reward, both on preferences

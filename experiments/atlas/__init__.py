@@ -75,45 +75,46 @@ def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike
 run = sweep.of(JOB, write_report=write)
 
 
-def shape(width: int, num_layers: int = 2) -> config.ModelConfig:
-    """A dense model with heads of 16 numbers."""
+def shape(width: int, num_layers: int = 2, head_dim: int = 16) -> config.ModelConfig:
+    """A dense model."""
     return config.ModelConfig(
         vocab_size=0,
         hidden_size=width,
         num_layers=num_layers,
         num_dense_layers=num_layers,
-        num_heads=width // 16,
-        num_kv_heads=width // 16,
+        num_heads=width // head_dim,
+        num_kv_heads=width // head_dim,
         q_lora_rank=None,
         kv_lora_rank=None,
         qk_nope_head_dim=0,
-        qk_rope_head_dim=16,
-        v_head_dim=16,
+        qk_rope_head_dim=head_dim,
+        v_head_dim=head_dim,
         intermediate_size=3 * width,
     )
 
 
-def arms(widths: Sequence[int], num_texts: int) -> tuple[sweep.Arm, ...]:
-    """Every mixture at every width."""
+def arms(shapes: Sequence[config.ModelConfig], num_texts: int) -> tuple[sweep.Arm, ...]:
+    """Every mixture in every size."""
     made = []
     for name, weights in mixtures(num_texts).items():
-        for width in widths:
-            edits = [f"data.weights={','.join(f'{one:.6g}' for one in weights)}"]
+        for one in shapes:
+            edits = [f"data.weights={','.join(f'{share:.6g}' for share in weights)}"]
             edits += [
-                f"model.{field}={getattr(shape(width), field)}"
+                f"model.{field}={getattr(one, field)}"
                 for field in ("hidden_size", "num_heads", "num_kv_heads", "intermediate_size")
             ]
-            made.append(sweep.Arm(name=f"{name}, width {width}", edits=tuple(edits)))
+            made.append(sweep.Arm(name=f"{name}, width {one.hidden_size}", edits=tuple(edits)))
     return tuple(made)
 
 
 def experiment() -> sweep.Sweep:
     seq_len, batch_size, num_steps = 128, 8, 300
     every = num_steps // 10
+    shapes = [shape(width) for width in WIDTHS]
     base = pretrain.Config(
         name="atlas",
         question="Does loss in many languages follow parameters and effective data?",
-        model=shape(WIDTHS[0]),
+        model=shapes[0],
         execution=presets.LAPTOP,
         data=config.DataConfig(
             paths=tuple(STREAMS),
@@ -136,4 +137,4 @@ def experiment() -> sweep.Sweep:
             average=config.AverageConfig(every_tokens=every // 5 * seq_len * batch_size),
         ),
     )
-    return sweep.Sweep(base=base, arms=arms(WIDTHS, len(STREAMS)), seeds=3)
+    return sweep.Sweep(base=base, arms=arms(shapes, len(STREAMS)), seeds=3)

@@ -42,14 +42,12 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         _predicts(data, form, data.mix_P == HELD_MIX, f"mixture {HELD_MIX!r}"),
         _predicts(data, form, data.size_P == data.size_P.max(), "largest model"),
     ]
-    told = [one.holds for one in better]
     words = {
         True: "The law that knows languages predicts held-out runs better.",
-        False: "The law that knows languages predicts held-out runs no better.",
+        False: "The law that knows languages does not predict all held-out runs better.",
         None: "These runs do not tell which law predicts held-out runs better.",
     }
-    holds = True if set(told) == {True} else False if set(told) == {False} else None
-    return words[holds], [
+    return words[claims.all_hold(better)], [
         *better,
         *_weights(runs, found, bands),
         _agreement(found, direct),

@@ -34,19 +34,17 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         saved = {seed: 100 * (1 - after[seed] / before[seed]) for seed in before.keys() & after}
         question = f"Is the loss lower with {many} than with {few}, at equal tokens?"
         gains.append(claims.above(question, saved, 0.0, "What is saved of the loss, in per cent,"))
-        question = f"Does {few} need more FLOPs of training for a loss than {many}?"
+        question = f"Does a loss take more FLOPs of training with {few} than with {many}?"
         pays.append(
             claims.above(question, measures.gains(runs, found, few, many), 1.0, "The ratio")
         )
-    told = [one.holds for one in pays]
     words = {
         True: "Twice as many heads pay in FLOPs of training, at every step.",
-        False: "Twice as many heads do not pay in FLOPs of training.",
+        False: "Twice as many heads do not always pay in FLOPs of training.",
         None: "These runs do not tell whether twice as many heads pay in FLOPs of training.",
     }
-    holds = True if set(told) == {True} else False if set(told) == {False} else None
     others = [_inference(runs, arms), claims.divergence(tables.summarize(runs))]
-    return words[holds], [*gains, *pays, *others]
+    return words[claims.all_hold(pays)], [*gains, *pays, *others]
 
 
 def inference_flops(shape: config.ModelConfig, context: int = CONTEXT) -> float:

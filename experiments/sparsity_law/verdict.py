@@ -30,7 +30,7 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         return "Fewer than two sparsities were measured, so nothing is judged.", []
     neighbours = [
         claims.above(
-            f"Does {denser} need more FLOPs for a loss than {sparser}?",
+            f"Does a loss take more FLOPs at {denser} than at {sparser}?",
             measures.gains(runs, found, denser, sparser),
             1.0,
             "The ratio",
@@ -40,7 +40,7 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
     last = arms[-1]
     whole = [
         claims.above(
-            f"How many times more FLOPs does {arm} need than {last}?{_published(arm, last)}",
+            f"How many times the FLOPs of {last} does a loss take at {arm}?{_published(arm, last)}",
             measures.gains(runs, found, arm, last),
             1.0,
             "The ratio",
@@ -52,10 +52,8 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
         False: "More experts at the same work do not always need fewer FLOPs for a loss.",
         None: "These runs do not tell whether more experts need fewer FLOPs at every step.",
     }
-    told = [one.holds for one in neighbours]
-    holds = False if False in told else None if None in told else True
     found_too = [_speeds(runs, arms), claims.divergence(tables.summarize(runs))]
-    return words[holds], [*neighbours, *whole, *found_too]
+    return words[claims.all_hold(neighbours)], [*neighbours, *whole, *found_too]
 
 
 def _published(arm: str, sparsest: str) -> str:

@@ -7,8 +7,8 @@
                                    which changes no function, and when they are left out
 
 Classes are those of `model.surgery.by_class`. Outputs are measured of the norms of the stream, on
-the first held-out batch. The last two are measured where `every` divides and only of models that
-have gains; adapters are not looked at.
+the first held-out batch. The last two are of models that have gains, a head of their own and no
+adapters, which `surgery.fold_gains` takes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,8 @@ def evaluator(
 
     def measure(weights: model.Weights) -> Mapping[str, Any]:
         found = jax.device_get({**sizes(shape, weights), **of_outputs(weights, placed[0])})
-        if shape.norm_gain == "none" or shape.tie_embeddings:
+        is_whole = weights.adapters is None and not shape.tie_embeddings
+        if shape.norm_gain == "none" or not is_whole:
             return found
         others = {
             "heldout_folded": surgery.fold_gains(shape, weights),

@@ -163,11 +163,9 @@ def lower(
         return Claim(question, None, f"{numbers}, in one seed; no band.")
     one_K, other_K = (np.array(column) for column in zip(*pairs_K, strict=True))
     found = statistics.difference_of_seeds(one_K, other_K)
-    holds = {"better": True, "worse": False, "equal": False}.get(found.outcome(0.0))
-    if found.num_seeds < statistics.MIN_SEEDS:
-        holds = None
+    is_above = _exceeds(found, 0.0)
     band = f"{found.value:+.{digits}f} +- {found.band:.{digits}f} in {seeds(found.num_seeds)}"
-    return Claim(question, holds, f"{numbers}: {band}.")
+    return Claim(question, None if is_above is None else not is_above, f"{numbers}: {band}.")
 
 
 def above(question: str, values: Mapping[int, float], least: float, noun: str = "It") -> Claim:
@@ -181,6 +179,12 @@ def above(question: str, values: Mapping[int, float], least: float, noun: str = 
     found = statistics.difference_of_seeds(value_K, np.zeros(len(value_K)))
     answer = f"{noun} is {found.value:.3f} +- {found.band:.3f}."
     return Claim(question, _exceeds(found, least), answer, details)
+
+
+def all_hold(found: Sequence[Claim]) -> bool | None:
+    """Of a sentence on all of them: False where one does not hold, None where one is not told."""
+    told = [one.holds for one in found]
+    return False if False in told else None if None in told else True
 
 
 def _exceeds(found: statistics.Difference, least: float) -> bool | None:

@@ -41,7 +41,11 @@ def build(cfg: step_lib.StepConfig, mesh: Any, size: int) -> Step:
         taken = jax.vmap(one)(_stacked(states), _stacked(batches), _stacked(rates))
         return tuple(jax.tree.map(lambda x, at=at: x[at], taken) for at in range(size))
 
-    compiled = jax.jit(take, out_shardings=((placed, whole),) * size)
+    compiled = jax.jit(
+        take,
+        out_shardings=((placed, whole),) * size,
+        compiler_options=step_lib.compiler_options(cfg.execution),
+    )
 
     def call(states, batches, rates):
         with jax.set_mesh(mesh):

@@ -43,15 +43,15 @@ def test_sizes_are_those_of_the_gains():
 
 
 def test_outputs_are_those_of_the_norms():
-    """At the start the last norm's output has a mean square of 1, as its input is divided by it."""
-    tokens = np.random.default_rng(0).integers(0, 31, (2, 17))
-    batch = Batch.of_tokens(tokens)
+    """Layers one by one end where the model ends."""
+    cfg = dataclasses.replace(CFG, num_layers=1, num_dense_layers=1)
+    batch = Batch.of_tokens(np.random.default_rng(0).integers(0, 31, (2, 17)))
 
     @jax.jit
     def both(key):
-        weights = model.init(CFG, key)
-        hidden, _ = model.hidden_states(CFG, weights, batch.inputs, presets.LAPTOP)
-        return gains.outputs(CFG, weights, batch, presets.LAPTOP), gains.kurtosis(hidden)
+        weights = model.init(cfg, key)
+        hidden, _ = model.hidden_states(cfg, weights, batch.inputs, presets.LAPTOP)
+        return gains.outputs(cfg, weights, batch, presets.LAPTOP), gains.kurtosis(hidden)
 
     found, want = both(jax.random.key(0))
     np.testing.assert_allclose(found["kurtosis_final"], want, rtol=1e-3, atol=1e-4)
