@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from kanana_jax import config, model
 from kanana_jax.jobs import heldout
@@ -24,14 +23,14 @@ class Table(NamedTuple):
     """P points."""
 
     points: forms.Points
-    loss_P: Float[np.ndarray, "P"]  # bits per byte of the target
-    run_P: Int[np.ndarray, "P"]
-    seed_P: Int[np.ndarray, "P"]
+    loss_P: np.ndarray  # bits per byte of the target
+    run_P: np.ndarray
+    seed_P: np.ndarray
     mix_P: np.ndarray  # the name of the mixture
-    size_P: Float[np.ndarray, "P"]  # parameters without embedding and head
+    size_P: np.ndarray  # parameters without embedding and head
     state: str  # of the learning rate at the readings
 
-    def part(self, keep_P: Bool[np.ndarray, "P"]) -> "Table":
+    def part(self, keep_P: np.ndarray) -> "Table":
         """With the points in `keep_P`."""
         points = forms.Points(
             self.points.num_params_P[keep_P],

@@ -25,14 +25,20 @@ class Request(NamedTuple):
     lr: float
 
 
-def check(cfg: config.TrainingConfig, objective: Any, num_devices: int) -> None:
+def check(
+    num_stages: int,
+    num_steps: int,
+    lora: config.LoraConfig,
+    objective: Any,
+    num_devices: int,
+) -> None:
     """Raises ConfigError where a run cannot share its step with others."""
     reasons = {
         f"one device, got {num_devices}": num_devices > 1,
-        "one stage": len(cfg.in_stages()) > 1,
-        "whole models, got adapters": bool(cfg.lora.rank),
+        f"one stage, got {num_stages}": num_stages > 1,
+        "whole models, got adapters": bool(lora.rank),
         "an objective that reads no other model": bool(objective.frozen or objective.teaching),
-        "steps, got train.num_steps = 0": not cfg.train.num_steps,
+        "steps, got train.num_steps = 0": not num_steps,
     }
     for needed, is_wrong in reasons.items():
         if is_wrong:

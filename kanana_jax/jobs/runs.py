@@ -88,7 +88,7 @@ def train(
                 trained = []
                 for at in members:
                     index, one = index + 1, waiting[at]
-                    bar = _bar(sweep, index, one, work, is_shown=not trained)
+                    bar = _bar(functools.partial(sweep.run, index), one, work, not trained)
                     folder = opened(one, stop, bar, work, compile_s=compile_s)
                     kept = cache_dir(one.config.data, workdir)
                     corpus = corpora[data_of(one)]
@@ -122,7 +122,7 @@ def _packs(
 
 
 def _bar(
-    sweep: progress.Sweep, index: int, one: Run, work: Sequence[Work], *, is_shown: bool
+    begun: Callable[..., progress.Progress], one: Run, work: Sequence[Work], is_shown: bool
 ) -> progress.Progress:
     """Of the runs of a pack the first one's is shown."""
     stages = [
@@ -131,7 +131,7 @@ def _bar(
     ]
     name, num_steps = one.label or one.config.name, one.config.train.num_steps
     file = None if is_shown else progress.Silent()
-    return sweep.run(index, name, num_steps=num_steps, stages=stages, file=file)
+    return begun(name, num_steps=num_steps, stages=stages, file=file)
 
 
 def _train_together(

@@ -151,8 +151,14 @@ def _check(job: Job, plan: Plan, workdir: Path) -> Plan:
             one.config.lora, one.config.optimizer, one.config.model, one.config.train.init_from
         )
         if plan.pack > 1:
-            mesh = parallel.make_mesh(one.config.mesh)
-            pack.check(one.config, job.objective(one.config), mesh.size)
+            cfg = one.config
+            pack.check(
+                len(cfg.in_stages()),
+                cfg.train.num_steps,
+                cfg.lora,
+                job.objective(cfg),
+                parallel.make_mesh(cfg.mesh).size,
+            )
         for stage in one.config.in_stages():
             cfg = stage.config
             parallel.check(

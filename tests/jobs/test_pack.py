@@ -160,13 +160,15 @@ STAGES = 'stages=[{"name": "a", "tokens": 256}, {"name": "b", "tokens": 256}]'
         ((), NextToken(), 2, "one device, got 2"),
         (("lora.rank=2", "train.router_bias_rate=0"), NextToken(), 1, "whole models"),
         (("train.num_steps=0",), NextToken(), 1, "steps"),
-        ((STAGES,), NextToken(), 1, "one stage"),
+        ((STAGES,), NextToken(), 1, "one stage, got 2"),
         ((), dpo(0.1), 1, "an objective that reads no other"),
     ],
 )
 def test_what_cannot_share_a_step_is_refused(cfg, edits, objective, num_devices, message):
+    cfg = cfg.edited(edits)
+    given = len(cfg.in_stages()), cfg.train.num_steps, cfg.lora, objective, num_devices
     with pytest.raises(config.ConfigError, match=f"a pack of runs needs {message}"):
-        pack.check(cfg.edited(edits), objective, num_devices)
+        pack.check(*given)
 
 
 def test_a_sweep_refuses_before_it_writes(text_file, tmp_path, one_device):
