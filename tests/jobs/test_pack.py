@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -109,13 +110,18 @@ def test_a_run_that_is_resumed_alone_ends_with_the_same_numbers(trained, text_fi
     np.testing.assert_array_equal(after, before)
 
 
-def shared(size, step):
-    """A pack, and the threads in which its slots go."""
-    return pack.Pack(step, size), concurrent.futures.ThreadPoolExecutor(size)
+def asked(one_pack, slot, number):
+    """What a run gets that asks in a thread of its own, which no failure waits for."""
+    future = concurrent.futures.Future()
 
+    def ask():
+        try:
+            future.set_result(one_pack.take(slot, pack.Request(number, number, 0.1 * number)))
+        except Exception as error:
+            future.set_exception(error)
 
-def request(number):
-    return pack.Request(number, number, 0.1 * number)
+    threading.Thread(target=ask, daemon=True).start()
+    return future
 
 
 def test_a_step_waits_for_all_and_goes_on_without_those_that_left():
@@ -125,17 +131,18 @@ def test_a_step_waits_for_all_and_goes_on_without_those_that_left():
         seen.append(states)
         return [(10 * one, {"lr": rate}) for one, rate in zip(states, rates, strict=True)]
 
-    one_pack, pool = shared(3, step)
+    one_pack = pack.Pack(step, 3)
     one_pack.leave(2)
-    with pool:
-        first = pool.submit(one_pack.take, 0, request(1))
-        with pytest.raises(TimeoutError):
-            first.result(0.05)
-        second = pool.submit(one_pack.take, 1, request(2))
-        assert (first.result(9), second.result(9)) == ((10, {"lr": 0.1}), (20, {"lr": 0.2}))
-        last = pool.submit(one_pack.take, 1, request(3))
-        one_pack.leave(0)
-        assert last.result(9)[0] == 30
+    first = asked(one_pack, 0, 1)
+    with pytest.raises(TimeoutError):
+        first.result(0.05)
+    second = asked(one_pack, 1, 2)
+    assert (first.result(9), second.result(9)) == ((10, {"lr": 0.1}), (20, {"lr": 0.2}))
+    last = asked(one_pack, 1, 3)
+    with pytest.raises(TimeoutError):
+        last.result(0.05)
+    one_pack.leave(0)
+    assert last.result(9)[0] == 30
     assert seen == [(1, 2, 1), (3, 3, 3)]  # empty slots compute what another does
 
 
@@ -143,12 +150,10 @@ def test_a_step_that_fails_fails_in_every_run():
     def step(states, batches, rates):
         raise FloatingPointError("no more")
 
-    one_pack, pool = shared(2, step)
-    with pool:
-        asked = [pool.submit(one_pack.take, slot, request(slot)) for slot in range(2)]
-        for one in asked:
-            with pytest.raises(FloatingPointError, match="no more"):
-                one.result(9)
+    one_pack = pack.Pack(step, 2)
+    for one in [asked(one_pack, slot, slot) for slot in range(2)]:
+        with pytest.raises(FloatingPointError, match="no more"):
+            one.result(9)
 
 
 STAGES = 'stages=[{"name": "a", "tokens": 256}, {"name": "b", "tokens": 256}]'
