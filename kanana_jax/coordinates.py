@@ -121,9 +121,12 @@ def changes(
 @functools.lru_cache(maxsize=16)
 def _shared_by_rules(step: step_lib.StepConfig):
     """The activations and the gradients, which a rule of rates does not change."""
-    read = jax.jit(lambda *given: streams.activations(step.model, *given, step.execution))
+
+    def activations(weights, inputs):
+        return streams.activations(step.model, weights, inputs, step.execution)
+
     gradients = jax.jit(lambda weights, batch: step_lib.gradients(weights, batch, {}, step))
-    return read, gradients
+    return jax.jit(activations), gradients
 
 
 def slopes(found: Sequence[Change]) -> list[Slope]:

@@ -37,7 +37,8 @@ class Table(NamedTuple):
             type(self.points.tokens)(*(values[keep_P] for values in self.points.tokens)),
             self.points.num_languages_P[keep_P],
         )
-        return Table(points, *(values[keep_P] for values in self[1:-1]), self.state)
+        names = ("loss_P", "run_P", "seed_P", "mix_P", "size_P")
+        return self._replace(points=points, **{x: getattr(self, x)[keep_P] for x in names})
 
 
 def labels(runs: Sequence[Run]) -> list[str]:

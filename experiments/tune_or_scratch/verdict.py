@@ -6,6 +6,7 @@ ahead before.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kanana_jax.laws import curves
 from kanana_jax.report import claims, results
@@ -23,13 +24,15 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
     tuned, scratch = (of_arm(runs, arm) for arm in (TUNED, SCRATCH))
     ahead = claims.lower(
         "Is going on from the base ahead at the first reading?",
-        *(_reading(one, 0) for one in (tuned, scratch)),
+        _reading(tuned, 0),
+        _reading(scratch, 0),
     )
     overtakes = claims.lower(
         "Is training from scratch ahead after all tokens?",
-        *(_reading(one, -1) for one in (scratch, tuned)),
+        _reading(scratch, -1),
+        _reading(tuned, -1),
     )
-    words = {
+    words: dict[Any, str] = {
         (True, True): "Going on is ahead at first, and training from scratch overtakes it.",
         (True, False): "Going on is ahead at first and stays so: nothing crosses in these tokens.",
         (False, True): "Training from scratch is ahead from the first reading on.",

@@ -62,7 +62,7 @@ def smallest_difference(
     most = 1.0 / root  # standard errors; far beyond what is sought the distribution has no digits
     while excess(most) < 0:
         most *= 1.5
-    return sd * float(optimize.brentq(excess, 0.0, most))
+    return sd * optimize.root_scalar(excess, bracket=(0.0, most)).root
 
 
 def seeds_needed(

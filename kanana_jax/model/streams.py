@@ -54,6 +54,7 @@ def _walk(
     cfg: ModelConfig, weights: Weights, inputs: Inputs, execution: ExecutionConfig
 ) -> Iterator[Any]:
     """Every layer, and then what the head reads."""
+    inputs = jax.tree.map(jnp.asarray, inputs)
     bound = transformer.bind(cfg, weights.params, execution)
     x_BSD = weights.params["embed"][inputs.tokens]
     counts = (cfg.num_dense_layers, cfg.num_moe_layers)
@@ -69,7 +70,7 @@ def _walk(
 
 
 def _layer(cfg: ModelConfig, block: Any, bias_E: Any, x_BSD: Any, inputs: Inputs) -> Layer:
-    rotation = rope.rotation(cfg, jnp.asarray(inputs.positions))
+    rotation = rope.rotation(cfg, inputs.positions)
     seen = []
 
     def attend(normed_BSD):

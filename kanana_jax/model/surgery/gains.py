@@ -86,7 +86,7 @@ def fold_gains(cfg: ModelConfig, weights: Weights) -> Weights:
 def _folded_stack(cfg: ModelConfig, stack: Params) -> Params:
     attention, mlp = stack["attention"], stack["mlp"]
     latents = (attention.get("q_norm"), "wq_b"), (attention.get("kv_norm"), "wkv_b")
-    readers = dict.fromkeys(("wq", "wq_a", "wk", "wv", "wkv_a"), 1)
+    readers: dict[str, int] = dict.fromkeys(("wq", "wq_a", "wk", "wv", "wkv_a"), 1)
     attention = _folded(cfg, stack.get("attention_norm"), attention, readers)
     for gamma, reader in latents:
         attention = _folded(cfg, gamma, attention, {reader: 1})
