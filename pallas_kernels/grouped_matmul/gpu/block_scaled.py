@@ -4,12 +4,14 @@
 
 i counts blocks of 128 contracted elements. The sums of wgmma keep about 14 bits, so each block's is
 scaled and added to float32 registers (arXiv:2412.19437, sec. 3.3.2). wgmma reads FP8 along K only:
-rhs is (G, N, K). A tile is 192 rows of one group by 128 columns: three warpgroups multiply, and
-while one of them adds up the others' products run. A step of 128 loads 40 KB for 6.3 MFLOP: 154
-FLOP per byte from L2.
+rhs is (G, N, K). Each of `num_compute` warpgroups has 64 rows of one group and all columns of a
+tile. It multiplies a step in parts, whose products it adds up while others multiply: other
+warpgroups, or with `in_flight` the next part of its own.
 
-Letters: M rows, G groups, K contracted width, N output width, I = K / 128. Shared memory, 4 stages:
-lhs 96 KB, rhs 64, out 48.
+Where a block is as wide as K, sums stay in the tensor cores to the end and are scaled once.
+
+Letters: M rows, G groups, K contracted width, N output width, I blocks of K. Shared memory of a
+stage: 24 KB for 64 columns of three warpgroups and 8 for each 64 columns more.
 """
 
 import dataclasses
@@ -25,20 +27,50 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from pallas_kernels import hopper
 from pallas_kernels.grouped_matmul.gpu import ring, schedule
 
-COMPUTE = 3  # warpgroups that multiply
-TILE_M = COMPUTE * hopper.ROWS
-TILE_N = 128  # columns of a tile, which so meet one block of rhs
 STEP = 128  # contracted elements per stage: one block, and one swizzled tile of 8-bit elements
-_REGISTERS = 160  # of a thread that multiplies: 64 of a product, 64 of the sum
+# Of a thread that multiplies; a multiprocessor has 512 for one thread of each warpgroup.
+_REGISTERS = {2: 240, 3: 160}
 _BY_ROW = plgpu.Layout.WGMMA.reduce(1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Tuned choices: slots of the ring, and the `band` of `matmul.Config`."""
+    """Tuned choices.
 
+    num_compute: warpgroups that multiply, two or three. tile_n: columns of a tile, a multiple of
+    64. part_n: columns multiplied at once, which divide it, a multiple of 64. in_flight: parts whose
+    products a warpgroup keeps beside its sums. num_stages: slots of the ring. band: that of
+    `matmul.Config`.
+    """
+
+    num_compute: int = 3
+    tile_n: int = 128
+    part_n: int = 128
+    in_flight: int = 1
     num_stages: int = 4
     band: int = 16
+
+    @property
+    def tile_m(self) -> int:
+        """Rows of a tile."""
+        return self.num_compute * hopper.ROWS
+
+    @property
+    def turn_n(self) -> int:
+        """Columns whose products are in flight at once."""
+        return self.part_n * self.in_flight
+
+    @property
+    def num_turns(self) -> int:
+        """A step's turns. Each waits for its columns, though ptxas is why: in one stretch without a
+        jump it gives each product registers of its own, and so spills.
+        """
+        return self.tile_n // self.turn_n
+
+    @property
+    def slice_n(self) -> int:
+        """Columns that share a scale of rhs wherever a tile starts, and lie within a part."""
+        return STEP if self.tile_n % STEP == self.part_n % STEP == 0 else hopper.ROWS
 
 
 def matmul(
@@ -54,15 +86,17 @@ def matmul(
 ):
     """The product (M, N) of 16-bit out_dtype; M is a multiple of 8, K and N of 128.
 
-    scales (M or fewer, K / 128) and rhs_scales (G, N / 128, K / 128) are float32.
+    scales (M or fewer, I) and rhs_scales (G, N / 128, I) are float32; I is K / 128 or 1.
     """
     num_rows, width = lhs_MK.shape
     num_groups, out_width, _ = rhs_GNK.shape
+    assert out_width % config.tile_n == 0
     table, num_tiles = schedule.of_matmul(
-        group_sizes_G, num_rows, TILE_M, out_width // TILE_N, config.band
+        group_sizes_G, num_rows, config.tile_m, out_width // config.tile_n, config.band
     )
     # Along rows, and with some for a tile that ends beyond the last one.
-    scales_IM = jnp.pad(scales_MI.T, ((0, 0), (0, num_rows + TILE_M - scales_MI.shape[0])))
+    missing = num_rows + config.tile_m - scales_MI.shape[0]
+    scales_IM = jnp.pad(scales_MI.T, ((0, 0), (0, missing)))
     num_blocks = ring.num_blocks(interpret)
     body = functools.partial(
         _kernel,
@@ -79,18 +113,19 @@ def matmul(
         kernel_name="grouped_matmul_block_scaled",
         grid=(num_blocks,),
         grid_names=("block",),
-        **hopper.launch(interpret, num_compute=COMPUTE),
+        **hopper.launch(interpret, num_compute=config.num_compute),
     )(table, num_tiles, lhs_MK, scales_IM, rhs_GNK, rhs_scales_GNI)
 
 
 def _scratch(dtype, out_dtype, config, interpret):
     stages = config.num_stages
     return dict(
-        lhs_smem=ring.rows((stages, TILE_M, STEP), dtype, interpret),
-        rhs_smem=hopper.tiled((stages, TILE_N, STEP), dtype),
-        out_smem=ring.stores(out_dtype, interpret, COMPUTE),
+        lhs_smem=ring.rows((stages, config.tile_m, STEP), dtype, interpret),
+        rhs_smem=hopper.tiled((stages, config.tile_n, STEP), dtype),
+        out_smem=ring.stores(out_dtype, interpret, config.num_compute),
         ready=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
-        free=plgpu.Barrier(num_arrivals=COMPUTE, num_barriers=stages),
+        free=plgpu.Barrier(num_arrivals=config.num_compute, num_barriers=stages),
+        later=plgpu.Barrier(num_arrivals=1, num_barriers=max(1, stages * (config.num_turns - 1))),
     )
 
 
@@ -103,6 +138,7 @@ class _Memory(NamedTuple):
     rhs_scales: Any
     out: ring.Rows
     slots: hopper.Slots
+    later: Any  # barriers of what a step loads for its turns after the first
 
 
 def _kernel(
@@ -124,7 +160,8 @@ def _kernel(
     block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
     lhs_smem, out_smem = (ring.views(scratch[name], interpret) for name in ("lhs_smem", "out_smem"))
     slots = hopper.Slots(scratch["ready"], scratch["free"], config.num_stages)
-    memory = _Memory(lhs_smem, scratch["rhs_smem"], lhs_scales, rhs_scales, out_smem, slots)
+    arrays = lhs_smem, scratch["rhs_smem"], lhs_scales, rhs_scales, out_smem
+    memory = _Memory(*arrays, slots, scratch["later"])
 
     work = ring.work_on_rows(
         block,
@@ -136,30 +173,51 @@ def _kernel(
     )
     hopper.specialize(
         warpgroup,
-        lambda warpgroup: _compute(work, out, warpgroup, memory),
-        lambda: _load(work, lhs, rhs, memory),
-        compute_registers=_REGISTERS,
-        num_compute=COMPUTE,
+        lambda warpgroup: _compute(work, out, warpgroup, memory, config),
+        lambda: _load(work, lhs, rhs, memory, config),
+        compute_registers=_REGISTERS[config.num_compute],
+        num_compute=config.num_compute,
     )
 
 
-def _compute(work, out, warpgroup, memory):
+class _Tile(NamedTuple):
+    """Where a warpgroup's part of a tile lies, and the steps of the ring that bring it."""
+
+    warpgroup: Any
+    row: Any
+    group: Any
+    col: Any
+    first_step: Any
+    num_steps: Any
+
+
+def _compute(work, out, warpgroup, memory, config):
     buffers = ring.Rows(*(view.at[warpgroup] for view in memory.out))
 
     def of_tile(at, first_step):
         row, num_rows, group, col, num_steps = at
         own_row, own_rows = row + warpgroup * hopper.ROWS, num_rows - warpgroup * hopper.ROWS
+        tile = _Tile(warpgroup, own_row, group, col, first_step, num_steps)
 
         @pl.when(own_rows > 0)
         def _():
-            add = functools.partial(_add_step, memory, warpgroup, own_row, group, col, first_step)
-            zeros = jnp.zeros((hopper.ROWS, TILE_N), jnp.float32)
-            total = lax.fori_loop(0, num_steps, add, plgpu.layout_cast(zeros, plgpu.Layout.WGMMA))
-            ring.store(total, out, own_row, col * TILE_N, own_rows, buffers)
+            has_blocks = memory.lhs_scales.shape[0] > 1
+            sums = (_scaled_sums if has_blocks else _sums_scaled)(memory, config, tile)
+            width = memory.out.tiled.shape[-1]
+            chunks = [
+                (
+                    lambda total=total, start=start: total[:, start : start + width],
+                    out,
+                    col * config.tile_n + i * config.slice_n + start,
+                )
+                for i, total in enumerate(sums)
+                for start in range(0, config.slice_n, width)
+            ]
+            ring.store_chunks(chunks, own_row, own_rows, buffers)
 
         @pl.when(own_rows <= 0)
         def _():
-            ring.skip(first_step, num_steps, memory.slots)
+            _skip(memory, config, first_step, num_steps)
 
         return first_step + num_steps
 
@@ -167,39 +225,131 @@ def _compute(work, out, warpgroup, memory):
     plgpu.wait_smem_to_gmem(0)
 
 
-def _add_step(memory, warpgroup, row, group, col, first_step, i, total):
-    """total (64, N) plus the scaled product of the i-th block of a tile."""
-    slots = memory.slots
-    slot = hopper.slot_of(first_step + i, slots.num_stages)
-    own = pl.ds(warpgroup * hopper.ROWS, hopper.ROWS)
-    plgpu.barrier_wait(slots.ready.at[slot])
+def _skip(memory, config, first_step, num_steps):
+    """Frees the slots of the steps unread, for a warpgroup that has no rows."""
 
-    def multiply(acc):
-        plgpu.wgmma(acc, memory.lhs.tiled.at[slot, own], memory.rhs.at[slot].T)
-        plgpu.wgmma_wait(0)
-        return acc[...]
-
-    product = pl.run_scoped(multiply, hopper.accumulator(hopper.ROWS, TILE_N))
-    plgpu.barrier_arrive(slots.free.at[slot])
-    own_scales = memory.lhs_scales.at[i, pl.ds(row, hopper.ROWS)]
-    scale = plgpu.load(own_scales, layout=_BY_ROW, optimized=False)
-    scale = scale * memory.rhs_scales[group, col, i]
-    return total + product * lax.broadcast_in_dim(scale, product.shape, (0,))
+    @pl.loop(0, num_steps)
+    def _(i):
+        slot = hopper.slot_of(first_step + i, memory.slots.num_stages)
+        for turn in range(config.num_turns):
+            plgpu.barrier_wait(_landed(memory, config, slot, turn))
+        plgpu.barrier_arrive(memory.slots.free.at[slot])
 
 
-def _load(work, lhs, rhs, memory):
+def _scaled_sums(memory, config, tile):
+    """The sums of each slice of a tile's columns (64, slice_n): a block is scaled, then added."""
+    zeros = jnp.zeros((hopper.ROWS, config.slice_n), jnp.float32)
+    totals = [plgpu.layout_cast(zeros, plgpu.Layout.WGMMA)] * (config.tile_n // config.slice_n)
+    add = functools.partial(_add_step, memory, config, tile)
+    return lax.fori_loop(0, tile.num_steps, add, tuple(totals))
+
+
+def _add_step(memory, config, tile, i, totals):
+    """totals plus the scaled products of the i-th block of a tile."""
+    slots, slice_n = memory.slots, config.slice_n
+    slot = hopper.slot_of(tile.first_step + i, slots.num_stages)
+    scales = _load_scales(memory, config, tile, i)  # these arrive during the waits
+    num_slices = config.part_n // slice_n
+
+    def add_parts(first, *accs):
+        added = []
+        for part, acc in enumerate(accs, first):
+            _multiply(memory, config, tile, slot, part, acc)
+        for part, acc in enumerate(accs, first):
+            product = plgpu.wgmma_accumulator_load(acc, wait_n=first + len(accs) - 1 - part)
+            if part == num_parts - 1:
+                plgpu.barrier_arrive(slots.free.at[slot])
+            for k in range(num_slices):
+                own = product[:, k * slice_n : (k + 1) * slice_n] if num_slices > 1 else product
+                nth = part * num_slices + k
+                added.append(totals[nth] + _scaled(own, scales, nth))
+        return tuple(added)
+
+    added, num_parts = [], config.tile_n // config.part_n
+    for turn in range(config.num_turns):
+        plgpu.barrier_wait(_landed(memory, config, slot, turn))
+        accs = [hopper.accumulator(hopper.ROWS, config.part_n)] * config.in_flight
+        added += pl.run_scoped(functools.partial(add_parts, turn * config.in_flight), *accs)
+    return tuple(added)
+
+
+def _landed(memory, config, slot, turn):
+    """The barrier that opens when the columns of a turn are there."""
+    if turn == 0:
+        return memory.slots.ready.at[slot]
+    return memory.later.at[slot * (config.num_turns - 1) + turn - 1]
+
+
+def _multiply(memory, config, tile, slot, part, acc):
+    own = pl.ds(tile.warpgroup * hopper.ROWS, hopper.ROWS)
+    rhs = memory.rhs.at[slot, pl.ds(part * config.part_n, config.part_n)]
+    plgpu.wgmma(acc, memory.lhs.tiled.at[slot, own], rhs.T)
+
+
+class _Scales(NamedTuple):
+    """Factors of a block: those of a warpgroup's rows (64,), and one for each slice of columns."""
+
+    by_row: Any
+    by_slice: list
+
+
+def _load_scales(memory, config, tile, i) -> _Scales:
+    own = memory.lhs_scales.at[i, pl.ds(tile.row, hopper.ROWS)]
+    starts = range(0, config.tile_n, config.slice_n)
+    blocks = [lax.div(tile.col * config.tile_n + start, jnp.int32(STEP)) for start in starts]
+    by_slice = [memory.rhs_scales[tile.group, block, i] for block in blocks]
+    return _Scales(plgpu.load(own, layout=_BY_ROW, optimized=False), by_slice)
+
+
+def _scaled(product, scales: _Scales, nth):
+    factors = scales.by_row * scales.by_slice[nth]
+    return product * lax.broadcast_in_dim(factors, product.shape, (0,))
+
+
+def _sums_scaled(memory, config, tile):
+    """The same where one block is as wide as K."""
+    parts = range(config.tile_n // config.part_n)
+
+    def product(accs, slot):
+        for turn in range(1, config.num_turns):
+            plgpu.barrier_wait(_landed(memory, config, slot, turn))
+        for part in parts:
+            _multiply(memory, config, tile, slot, part, accs[part])
+
+    def sums(*accs):
+        ring.multiply(accs, tile.first_step, tile.num_steps, product, memory.slots)
+        return tuple(acc[...] for acc in accs)
+
+    accs = [hopper.accumulator(hopper.ROWS, config.part_n)] * len(parts)
+    whole = pl.run_scoped(sums, *accs)
+    scales, slice_n = _load_scales(memory, config, tile, 0), config.slice_n
+    slices = [
+        total[:, start : start + slice_n]
+        for total in whole
+        for start in range(0, config.part_n, slice_n)
+    ]
+    return [_scaled(product, scales, nth) for nth, product in enumerate(slices)]
+
+
+def _load(work, lhs, rhs, memory, config):
     slots = memory.slots
 
     def of_tile(at, first_step):
         row, _, group, col, num_steps = at
-        rows, cols = pl.ds(row, TILE_M), pl.ds(col * TILE_N, TILE_N)
+        rows = pl.ds(row, config.tile_m)
 
         @pl.loop(0, num_steps)
         def _(step):
             slot = hopper.wait_for_slot(first_step + step, slots)
-            depth, ready = pl.ds(step * STEP, STEP), slots.ready.at[slot]
-            plgpu.copy_gmem_to_smem(lhs.at[rows, depth], memory.lhs.plain.at[slot], ready)
-            plgpu.copy_gmem_to_smem(rhs.at[group, cols, depth], memory.rhs.at[slot], ready)
+            depth = pl.ds(step * STEP, STEP)
+            lhs_smem, ready = memory.lhs.plain.at[slot], slots.ready.at[slot]
+            plgpu.copy_gmem_to_smem(lhs.at[rows, depth], lhs_smem, ready)
+            for turn in range(config.num_turns):
+                start = turn * config.turn_n
+                cols = pl.ds(col * config.tile_n + start, config.turn_n)
+                rhs_smem = memory.rhs.at[slot, pl.ds(start, config.turn_n)]
+                landed = _landed(memory, config, slot, turn)
+                plgpu.copy_gmem_to_smem(rhs.at[group, cols, depth], rhs_smem, landed)
 
         return first_step + num_steps
 
