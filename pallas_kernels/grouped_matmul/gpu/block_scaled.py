@@ -16,6 +16,7 @@ stage: 24 KB for 64 columns of three warpgroups and 8 for each 64 columns more.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +74,27 @@ class Config:
         return STEP if self.tile_n % STEP == self.part_n % STEP == 0 else hopper.ROWS
 
 
+class Tile(NamedTuple):
+    """What the plain product and one with more work on its result do differently.
+
+    column(col, start) is where in rhs the columns from `start` on of tile `col` lie: start is a
+    multiple of slice_n. store(sums, outs, place, buffers) writes a warpgroup's result, of which each
+    slice is one of `sums`, to outs.
+    """
+
+    column: Callable
+    store: Callable
+
+
+class Place(NamedTuple):
+    """Where a warpgroup's rows of a tile lie."""
+
+    row: Any
+    group: Any
+    col: Any
+    num_rows: Any
+
+
 def matmul(
     lhs_MK,
     scales_MI,
@@ -88,11 +110,48 @@ def matmul(
 
     scales (M or fewer, I) and rhs_scales (G, N / 128, I) are float32; I is K / 128 or 1.
     """
-    num_rows, width = lhs_MK.shape
-    num_groups, out_width, _ = rhs_GNK.shape
+    num_rows, out_width = lhs_MK.shape[0], rhs_GNK.shape[1]
     assert out_width % config.tile_n == 0
+
+    def column(col, start):
+        return col * config.tile_n + start
+
+    def store(sums, outs, place, buffers):
+        width = buffers.tiled.shape[-1]
+        chunks = [
+            (
+                lambda total=total, start=start: total[:, start : start + width],
+                outs[0],
+                column(place.col, i * config.slice_n + start),
+            )
+            for i, total in enumerate(sums)
+            for start in range(0, config.slice_n, width)
+        ]
+        ring.store_chunks(chunks, place.row, place.num_rows, buffers)
+
+    out_types = [jax.ShapeDtypeStruct((num_rows, out_width), out_dtype)]
+    arrays = lhs_MK, scales_MI, rhs_GNK, rhs_scales_GNI, group_sizes_G
+    tile, num_cols = Tile(column, store), out_width // config.tile_n
+    return call(tile, num_cols, out_types, *arrays, config=config, interpret=interpret)[0]
+
+
+def call(
+    tile: Tile,
+    num_col_tiles,
+    out_types,
+    lhs_MK,
+    scales_MI,
+    rhs_GNK,
+    rhs_scales_GNI,
+    group_sizes_G,
+    *,
+    config,
+    interpret,
+):
+    """Runs the tiles of a product over the groups; a chunk of any output has the first's dtype."""
+    num_rows, width = lhs_MK.shape
     table, num_tiles = schedule.of_matmul(
-        group_sizes_G, num_rows, config.tile_m, out_width // config.tile_n, config.band
+        group_sizes_G, num_rows, config.tile_m, num_col_tiles, config.band
     )
     # Along rows, and with some for a tile that ends beyond the last one.
     missing = num_rows + config.tile_m - scales_MI.shape[0]
@@ -100,16 +159,17 @@ def matmul(
     num_blocks = ring.num_blocks(interpret)
     body = functools.partial(
         _kernel,
+        tile,
         config=config,
         num_blocks=num_blocks,
-        num_groups=num_groups,
+        num_groups=rhs_GNK.shape[0],
         num_steps=width // STEP,
         interpret=interpret,
     )
     return plgpu.kernel(
         body,
-        out_type=jax.ShapeDtypeStruct((num_rows, out_width), out_dtype),
-        scratch_types=_scratch(lhs_MK.dtype, out_dtype, config, interpret),
+        out_type=out_types,
+        scratch_types=_scratch(lhs_MK.dtype, out_types[0].dtype, config, interpret),
         kernel_name="grouped_matmul_block_scaled",
         grid=(num_blocks,),
         grid_names=("block",),
@@ -142,14 +202,14 @@ class _Memory(NamedTuple):
 
 
 def _kernel(
+    tile,
     table,
     num_tiles,
     lhs,
     lhs_scales,
     rhs,
     rhs_scales,
-    out,
-    *,
+    *outs,
     config,
     num_blocks,
     num_groups,
@@ -173,47 +233,38 @@ def _kernel(
     )
     hopper.specialize(
         warpgroup,
-        lambda warpgroup: _compute(work, out, warpgroup, memory, config),
-        lambda: _load(work, lhs, rhs, memory, config),
+        lambda warpgroup: _compute(tile, work, outs, warpgroup, memory, config),
+        lambda: _load(tile, work, lhs, rhs, memory, config),
         compute_registers=_REGISTERS[config.num_compute],
         num_compute=config.num_compute,
     )
 
 
-class _Tile(NamedTuple):
-    """Where a warpgroup's part of a tile lies, and the steps of the ring that bring it."""
+class _Work(NamedTuple):
+    """A warpgroup's part of a tile, and the steps of the ring that bring it."""
 
     warpgroup: Any
     row: Any
     group: Any
-    col: Any
+    columns: list  # of rhs, where each slice begins
     first_step: Any
     num_steps: Any
 
 
-def _compute(work, out, warpgroup, memory, config):
+def _compute(tile, work, outs, warpgroup, memory, config):
     buffers = ring.Rows(*(view.at[warpgroup] for view in memory.out))
 
     def of_tile(at, first_step):
         row, num_rows, group, col, num_steps = at
         own_row, own_rows = row + warpgroup * hopper.ROWS, num_rows - warpgroup * hopper.ROWS
-        tile = _Tile(warpgroup, own_row, group, col, first_step, num_steps)
+        columns = [tile.column(col, start) for start in range(0, config.tile_n, config.slice_n)]
+        own = _Work(warpgroup, own_row, group, columns, first_step, num_steps)
 
         @pl.when(own_rows > 0)
         def _():
             has_blocks = memory.lhs_scales.shape[0] > 1
-            sums = (_scaled_sums if has_blocks else _sums_scaled)(memory, config, tile)
-            width = memory.out.tiled.shape[-1]
-            chunks = [
-                (
-                    lambda total=total, start=start: total[:, start : start + width],
-                    out,
-                    col * config.tile_n + i * config.slice_n + start,
-                )
-                for i, total in enumerate(sums)
-                for start in range(0, config.slice_n, width)
-            ]
-            ring.store_chunks(chunks, own_row, own_rows, buffers)
+            sums = (_scaled_sums if has_blocks else _sums_scaled)(memory, config, own)
+            tile.store(sums, outs, Place(own_row, group, col, own_rows), buffers)
 
         @pl.when(own_rows <= 0)
         def _():
@@ -236,25 +287,25 @@ def _skip(memory, config, first_step, num_steps):
         plgpu.barrier_arrive(memory.slots.free.at[slot])
 
 
-def _scaled_sums(memory, config, tile):
+def _scaled_sums(memory, config, work):
     """The sums of each slice of a tile's columns (64, slice_n): a block is scaled, then added."""
     zeros = jnp.zeros((hopper.ROWS, config.slice_n), jnp.float32)
     totals = [plgpu.layout_cast(zeros, plgpu.Layout.WGMMA)] * (config.tile_n // config.slice_n)
-    add = functools.partial(_add_step, memory, config, tile)
-    return lax.fori_loop(0, tile.num_steps, add, tuple(totals))
+    add = functools.partial(_add_step, memory, config, work)
+    return lax.fori_loop(0, work.num_steps, add, tuple(totals))
 
 
-def _add_step(memory, config, tile, i, totals):
+def _add_step(memory, config, work, i, totals):
     """totals plus the scaled products of the i-th block of a tile."""
     slots, slice_n = memory.slots, config.slice_n
-    slot = hopper.slot_of(tile.first_step + i, slots.num_stages)
-    scales = _load_scales(memory, config, tile, i)  # these arrive during the waits
+    slot = hopper.slot_of(work.first_step + i, slots.num_stages)
+    scales = _load_scales(memory, config, work, i)  # these arrive during the waits
     num_slices = config.part_n // slice_n
 
     def add_parts(first, *accs):
         added = []
         for part, acc in enumerate(accs, first):
-            _multiply(memory, config, tile, slot, part, acc)
+            _multiply(memory, config, work, slot, part, acc)
         for part, acc in enumerate(accs, first):
             product = plgpu.wgmma_accumulator_load(acc, wait_n=first + len(accs) - 1 - part)
             if part == num_parts - 1:
@@ -280,8 +331,8 @@ def _landed(memory, config, slot, turn):
     return memory.later.at[slot * (config.num_turns - 1) + turn - 1]
 
 
-def _multiply(memory, config, tile, slot, part, acc):
-    own = pl.ds(tile.warpgroup * hopper.ROWS, hopper.ROWS)
+def _multiply(memory, config, work, slot, part, acc):
+    own = pl.ds(work.warpgroup * hopper.ROWS, hopper.ROWS)
     rhs = memory.rhs.at[slot, pl.ds(part * config.part_n, config.part_n)]
     plgpu.wgmma(acc, memory.lhs.tiled.at[slot, own], rhs.T)
 
@@ -293,11 +344,10 @@ class _Scales(NamedTuple):
     by_slice: list
 
 
-def _load_scales(memory, config, tile, i) -> _Scales:
-    own = memory.lhs_scales.at[i, pl.ds(tile.row, hopper.ROWS)]
-    starts = range(0, config.tile_n, config.slice_n)
-    blocks = [lax.div(tile.col * config.tile_n + start, jnp.int32(STEP)) for start in starts]
-    by_slice = [memory.rhs_scales[tile.group, block, i] for block in blocks]
+def _load_scales(memory, config, work, i) -> _Scales:
+    own = memory.lhs_scales.at[i, pl.ds(work.row, hopper.ROWS)]
+    blocks = [lax.div(column, jnp.int32(STEP)) for column in work.columns]
+    by_slice = [memory.rhs_scales[work.group, block, i] for block in blocks]
     return _Scales(plgpu.load(own, layout=_BY_ROW, optimized=False), by_slice)
 
 
@@ -306,7 +356,7 @@ def _scaled(product, scales: _Scales, nth):
     return product * lax.broadcast_in_dim(factors, product.shape, (0,))
 
 
-def _sums_scaled(memory, config, tile):
+def _sums_scaled(memory, config, work):
     """The same where one block is as wide as K."""
     parts = range(config.tile_n // config.part_n)
 
@@ -314,15 +364,17 @@ def _sums_scaled(memory, config, tile):
         for turn in range(1, config.num_turns):
             plgpu.barrier_wait(_landed(memory, config, slot, turn))
         for part in parts:
-            _multiply(memory, config, tile, slot, part, accs[part])
+            _multiply(memory, config, work, slot, part, accs[part])
 
     def sums(*accs):
-        ring.multiply(accs, tile.first_step, tile.num_steps, product, memory.slots)
+        ring.multiply(accs, work.first_step, work.num_steps, product, memory.slots)
         return tuple(acc[...] for acc in accs)
 
     accs = [hopper.accumulator(hopper.ROWS, config.part_n)] * len(parts)
     whole = pl.run_scoped(sums, *accs)
-    scales, slice_n = _load_scales(memory, config, tile, 0), config.slice_n
+    # Rows beyond the groups, whose sums are 0, have no matrix.
+    is_in_group = work._replace(group=jnp.minimum(work.group, memory.rhs_scales.shape[0] - 1))
+    scales, slice_n = _load_scales(memory, config, is_in_group, 0), config.slice_n
     slices = [
         total[:, start : start + slice_n]
         for total in whole
@@ -331,7 +383,7 @@ def _sums_scaled(memory, config, tile):
     return [_scaled(product, scales, nth) for nth, product in enumerate(slices)]
 
 
-def _load(work, lhs, rhs, memory, config):
+def _load(tile, work, lhs, rhs, memory, config):
     slots = memory.slots
 
     def of_tile(at, first_step):
@@ -346,7 +398,7 @@ def _load(work, lhs, rhs, memory, config):
             plgpu.copy_gmem_to_smem(lhs.at[rows, depth], lhs_smem, ready)
             for turn in range(config.num_turns):
                 start = turn * config.turn_n
-                cols = pl.ds(col * config.tile_n + start, config.turn_n)
+                cols = pl.ds(tile.column(col, start), config.turn_n)
                 rhs_smem = memory.rhs.at[slot, pl.ds(start, config.turn_n)]
                 landed = _landed(memory, config, slot, turn)
                 plgpu.copy_gmem_to_smem(rhs.at[group, cols, depth], rhs_smem, landed)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import dtypes, hopper, manual_axes
+from pallas_kernels import hopper
 from pallas_kernels.grouped_matmul.gpu import block_scaled, ring, swiglu
 from pallas_kernels.grouped_matmul.gpu import matmul as matmul_kernel
 from pallas_kernels.grouped_matmul.gpu import outer as outer_kernel
@@ -58,7 +58,7 @@ def matmul(
         config=config.matmul,
         interpret=interpret,
     )
-    return _call(kernel, _pad_rows(lhs_MK), rhs, group_sizes_G)[: lhs_MK.shape[0]]
+    return hopper.call(kernel, _pad_rows(lhs_MK), rhs, group_sizes_G)[: lhs_MK.shape[0]]
 
 
 def outer(
@@ -78,7 +78,7 @@ def outer(
         config=config.outer,
         interpret=interpret,
     )
-    return _call(kernel, _pad_rows(lhs_MK), _pad_rows(grad_MN), group_sizes_G)
+    return hopper.call(kernel, _pad_rows(lhs_MK), _pad_rows(grad_MN), group_sizes_G)
 
 
 def up(
@@ -94,7 +94,7 @@ def up(
     num_experts, _, width, hidden = w_gate_up_E2FD.shape
     config = config or choose_config(hidden, 2 * width, num_experts)
     kernel = functools.partial(swiglu.up, clamp=clamp, config=config.matmul, interpret=interpret)
-    outs = _call(kernel, _pad_rows(x_MD), w_gate_up_E2FD, group_sizes_E)
+    outs = hopper.call(kernel, _pad_rows(x_MD), w_gate_up_E2FD, group_sizes_E)
     return tuple(out[: x_MD.shape[0]] for out in outs)
 
 
@@ -122,7 +122,7 @@ def matmul_quantized(
         interpret=interpret,
     )
     arrays = _pad_rows(lhs.values), lhs.scales, rhs.values, rhs.scales, group_sizes_G
-    return _call(kernel, *arrays)[: lhs.values.shape[0]]
+    return hopper.call(kernel, *arrays)[: lhs.values.shape[0]]
 
 
 def why_not_quantized(lhs: Quantized, rhs: Quantized, platform: str) -> str | None:
@@ -151,16 +151,6 @@ def why_not(problem) -> str | None:
     if any(width % ring.STEP for width in widths):
         return f"it needs widths that are multiples of {ring.STEP}, got {widths}"
     return None
-
-
-def _call(kernel, *arrays):
-    @jax.custom_batching.sequential_vmap
-    def call(*arrays):
-        # A kernel's output forgets the mesh axes on which its inputs vary.
-        out = dtypes.in_32_bits(kernel)(*arrays)
-        return jax.tree.map(lambda x: manual_axes.align(x, arrays[0])[0], out)
-
-    return call(*arrays)
 
 
 def _pad_rows(x):
