@@ -20,6 +20,7 @@ class Row(NamedTuple):
     tflops: float | None
     reason: str | None = None
     kept_bytes_per_token: float | None = None  # for the backward pass
+    error: float | None = None  # norm of the difference over the norm of what is exact
 
 
 def measure(run: Callable, wait: Callable) -> float:

@@ -20,7 +20,7 @@ from functools import partial
 
 from pallas_kernels.grouped_matmul import grouped_matmul, grouped_outer
 from pallas_kernels.grouped_matmul.quantized import grouped_matmul_quantized
-from pallas_kernels.moe_mlp import activation, routing, stages
+from pallas_kernels.moe_mlp import routing, stages
 from pallas_kernels.quantize import Recipe, dequantize, quantize
 
 
@@ -38,22 +38,21 @@ def forward(
     routes = routing.sort_by_expert(expert_ids_TK, w_down_EFD.shape[0])
     token_M = routes.pair_M // expert_ids_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
-    to_rows = partial(quantize, block=recipe.rows, scale=recipe.scale)
+    to_rows = _to_rows(recipe, implementation)
     kept_x = to_rows(x_TD)
     if recipe.has_products:
-        w_up, w_down = _weights(recipe, x_TD.dtype, w_gate_up_E2FD, w_down_EFD)
+        w_up, w_down = _weights(recipe, implementation, x_TD.dtype, w_gate_up_E2FD, w_down_EFD)
         products["preferred_element_type"] = x_TD.dtype
         x_M = kept_x.take_rows(token_M)
-        h_M2F = grouped_matmul_quantized(x_M, w_up, transpose_rhs=True, **products)
-        gate_MF, up_MF = stages.split(h_M2F)
-        act_MF = activation.swiglu(gate_MF, up_MF, clamp).astype(x_TD.dtype)
-        y_MD = grouped_matmul_quantized(to_rows(act_MF), w_down, **products)
+        kept_h, act_MF = stages.up_quantized(x_M, w_up, recipe, clamp=clamp, **products)
+        y_MD = grouped_matmul_quantized(act_MF, w_down, **products)
     else:
         w_gate_up, w_down = (w.astype(x_TD.dtype) for w in (w_gate_up_E2FD, w_down_EFD))
         h_M2F, act_MF = stages.up(x_TD[token_M], w_gate_up, clamp=clamp, **products)
         y_MD = grouped_matmul(act_MF, w_down, **products)
+        kept_h = to_rows(h_M2F)
     y_TD = routing.sum_of_rows(y_MD, routes.row_TK, weights_TK)
-    return y_TD, (kept_x, to_rows(h_M2F), w_gate_up_E2FD, w_down_EFD, routes, weights_TK)
+    return y_TD, (kept_x, kept_h, w_gate_up_E2FD, w_down_EFD, routes, weights_TK)
 
 
 def backward(recipe: Recipe, implementation, clamp, residuals, dy_TD):
@@ -62,9 +61,9 @@ def backward(recipe: Recipe, implementation, clamp, residuals, dy_TD):
     dtype = dy_TD.dtype
     token_M = routes.pair_M // weights_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
-    to_rows = partial(quantize, block=recipe.rows, scale=recipe.scale)
+    to_rows = _to_rows(recipe, implementation)
     if recipe.has_products:
-        w_up, w_down = _weights(recipe, dtype, w_gate_up_E2FD, w_down_EFD)
+        w_up, w_down = _weights(recipe, implementation, dtype, w_gate_up_E2FD, w_down_EFD)
         product = partial(grouped_matmul_quantized, preferred_element_type=dtype, **products)
         dy = to_rows(dy_TD).take_rows(token_M)
     else:
@@ -88,7 +87,18 @@ def backward(recipe: Recipe, implementation, clamp, residuals, dy_TD):
     return dx_TD, dw_gate_up, dw_down, None, dweights_TK
 
 
-def _weights(recipe, dtype, w_gate_up_E2FD, w_down_EFD):
+def _weights(recipe, implementation, dtype, w_gate_up_E2FD, w_down_EFD):
     """Both matrices of each expert, (E, 2F, D) and (E, F, D)."""
     matrices = stages.merge_gate_up(w_gate_up_E2FD), w_down_EFD
-    return [quantize(w.astype(dtype), recipe.weights, scale=recipe.scale) for w in matrices]
+    to_squares = _quantizer(recipe.weights, recipe, implementation)
+    return [to_squares(w.astype(dtype)) for w in matrices]
+
+
+def _to_rows(recipe, implementation):
+    return _quantizer(recipe.rows, recipe, implementation)
+
+
+def _quantizer(block, recipe, implementation):
+    # Kernels that quantise belong to those that multiply; they have no other implementation.
+    name = "auto" if implementation in ("auto", "mosaic_gpu") else "xla"
+    return partial(quantize, block=block, scale=recipe.scale, implementation=name)

@@ -39,8 +39,8 @@ class Config:
     """Tuned choices.
 
     num_compute: warpgroups that multiply, two or three. tile_n: columns of a tile, a multiple of
-    64. part_n: columns multiplied at once, which divide it, a multiple of 64. in_flight: parts whose
-    products a warpgroup keeps beside its sums. num_stages: slots of the ring. band: that of
+    64. part_n: columns multiplied at once, which divide it, a multiple of 64. in_flight: parts
+    whose products a warpgroup keeps beside its sums. num_stages: slots of the ring. band: that of
     `matmul.Config`.
     """
 
@@ -78,8 +78,8 @@ class Tile(NamedTuple):
     """What the plain product and one with more work on its result do differently.
 
     column(col, start) is where in rhs the columns from `start` on of tile `col` lie: start is a
-    multiple of slice_n. store(sums, outs, place, buffers) writes a warpgroup's result, of which each
-    slice is one of `sums`, to outs.
+    multiple of slice_n. store(sums, outs, place, buffers) writes a warpgroup's result, of which
+    each slice is one of `sums`, to outs.
     """
 
     column: Callable

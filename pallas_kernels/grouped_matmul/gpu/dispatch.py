@@ -8,14 +8,13 @@ Letters: M rows, G groups, K contracted width, N output width.
 import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from pallas_kernels import hopper
-from pallas_kernels.grouped_matmul.gpu import block_scaled, ring, swiglu
+from pallas_kernels.grouped_matmul.gpu import block_scaled, ring, swiglu, swiglu_scaled
 from pallas_kernels.grouped_matmul.gpu import matmul as matmul_kernel
 from pallas_kernels.grouped_matmul.gpu import outer as outer_kernel
-from pallas_kernels.quantize import ROW_BLOCK, SQUARE_BLOCK, Quantized, transpose
+from pallas_kernels.quantize import ROW_BLOCK, SQUARE_BLOCK, Quantized, Scale, transpose
 
 _DTYPES = (jnp.bfloat16, jnp.float16)
 
@@ -36,6 +35,8 @@ TUNED = {
     (7168, 4096, 32): Config(_LOW),
     (4096, 7168, 32): Config(_LOW),
 }
+# (K, N, G) -> the fastest FP8 tile that was timed.
+TILES: dict[tuple[int, int, int], block_scaled.Config] = {}
 
 
 def matmul(
@@ -118,11 +119,35 @@ def matmul_quantized(
     kernel = functools.partial(
         block_scaled.matmul,
         out_dtype=out_dtype,
-        config=config or block_scaled.Config(),
+        config=config or choose_tile(*rhs.values.shape),
         interpret=interpret,
     )
     arrays = _pad_rows(lhs.values), lhs.scales, rhs.values, rhs.scales, group_sizes_G
     return hopper.call(kernel, *arrays)[: lhs.values.shape[0]]
+
+
+def up_quantized(
+    x: Quantized,
+    w_gate_up: Quantized,
+    group_sizes_E,
+    *,
+    dtype,
+    scale: Scale,
+    clamp: float | None,
+    interpret: bool = False,
+) -> tuple[Quantized, Quantized]:
+    """Q(h) and Q(silu(gate) * up) of experts, where `why_not_quantized` has found no reason.
+
+    w_gate_up is (E, 2F, D), 128 divides F. Sums become dtype before they are quantised.
+    """
+    kernel = functools.partial(
+        swiglu_scaled.up, dtype=dtype, scale=scale, clamp=clamp, interpret=interpret
+    )
+    arrays = _pad_rows(x.values), x.scales, w_gate_up.values, w_gate_up.scales, group_sizes_E
+    h, act, h_scales, act_scales = (
+        out[: x.values.shape[0]] for out in hopper.call(kernel, *arrays)
+    )
+    return Quantized(h, h_scales, ROW_BLOCK), Quantized(act, act_scales, ROW_BLOCK)
 
 
 def why_not_quantized(lhs: Quantized, rhs: Quantized, platform: str) -> str | None:
@@ -134,6 +159,15 @@ def why_not_quantized(lhs: Quantized, rhs: Quantized, platform: str) -> str | No
     if any(width % block_scaled.STEP for width in rhs.values.shape[1:]):
         return f"it needs widths that are multiples of {block_scaled.STEP}, got {rhs.values.shape}"
     return None
+
+
+def choose_tile(num_groups: int, out_width: int, width: int) -> block_scaled.Config:
+    """The FP8 tile that was fastest at this shape, else one that fits it."""
+    tuned = TILES.get((width, out_width, num_groups))
+    if tuned:
+        return tuned
+    wide = block_scaled.Config(num_compute=2, tile_n=256)
+    return wide if out_width % wide.tile_n == 0 else block_scaled.Config()
 
 
 def choose_config(width: int, out_width: int, num_groups: int) -> Config:
