@@ -22,15 +22,7 @@ _Config = block_scaled.Config
 BLOCKS = (
     _Config(),
     _Config(band=8),
-    _Config(part_n=64, in_flight=2),
-    _Config(num_compute=2, num_stages=6),
-    _Config(num_compute=2, part_n=64, in_flight=2, num_stages=6),
-    _Config(num_compute=2, tile_n=192, part_n=192),
-    _Config(num_compute=2, tile_n=192, part_n=64, in_flight=3),
     _Config(num_compute=2, tile_n=256),
-    _Config(num_compute=2, tile_n=256, band=8),
-    _Config(num_compute=2, tile_n=256, part_n=64, in_flight=2),
-    _Config(num_compute=3, tile_n=192, part_n=64, num_stages=3),
 )
 WHOLE_ROWS = (_Config(num_compute=2, tile_n=256, part_n=256), _Config())
 _CHECKED_ROWS = 256
@@ -111,8 +103,6 @@ def _wide(array, index):
 
 def _name(config):
     name = f"{config.tile_m} x {config.tile_n}"
-    if config.part_n != config.tile_n or config.in_flight > 1:
+    if config.part_n != config.tile_n:
         name += f" in {config.part_n}s"
-    if config.in_flight > 1:
-        name += f", {config.in_flight} in flight"
     return f"{name}, {config.num_stages} stages, band {config.band}"
