@@ -333,6 +333,7 @@ _NUM_STEPS = {
     "weight_average": 2,
     "lr_transfer": 12,  # four rules at three widths
     "fp8_parity": 7,
+    "fp8_parity_h100": 7,
     "mid_training": 2,
     "mid_training_h100": 2,
     "kanana_post": 5,  # base, mid, all on conversations, reward, both on preferences

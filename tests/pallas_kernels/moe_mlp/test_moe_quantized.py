@@ -200,7 +200,8 @@ def test_layer_and_gradients_lower_for_cuda_with_the_kernel_of_fp8(monkeypatch):
     # rows and, in both passes, two of matrices are quantised.
     assert text.count("custom_call @mosaic_gpu") == 6 + 3 + 4
     # The kernel's four calls read both sides as FP8.
-    assert sum("f8E4M3FN" in line for line in text.splitlines() if "@mosaic_gpu" in line) == 4
+    calls = [line.rsplit(" : (", 1)[1] for line in text.splitlines() if "@mosaic_gpu" in line]
+    assert sum(call.split(" -> ")[0].count("f8E4M3FN") == 2 for call in calls) == 4
 
 
 def test_unknown_precisions_are_named():
