@@ -6,7 +6,6 @@ against the float32 product of what was quantised: they tell what the sums lose.
 """
 
 import functools
-from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,6 @@ BLOCKS = (
 )
 WHOLE_ROWS = (_Config(num_compute=2, tile_n=256, part_n=256), _Config())
 _CHECKED_ROWS = 256
-_THREADS = 8
 
 
 def rows(case: cases.Case) -> list[timing.Row]:
@@ -46,13 +44,12 @@ def rows(case: cases.Case) -> list[timing.Row]:
             for config in configs
             if case.out_width % config.tile_n == 0
         ]
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-        compiled = [pool.submit(_compile, function, *inputs) for _, function, inputs in runs]
+    calls = timing.compiled([call for _, *call in runs])
     exact = {0: _exact(blocks, sizes), 1: _exact(whole, sizes), 2: _exact((x, w), sizes)}
     found = []
-    for (name, _, inputs), future in zip(runs, compiled, strict=True):
+    for (name, *_), call in zip(runs, calls, strict=True):
         reference = exact[2 if name == "bf16" else int(name.startswith("whole"))]
-        found.append(_time(case, f"ours, {name}", future, inputs, reference))
+        found.append(_time(case, f"ours, {name}", call, reference))
     return found
 
 
@@ -68,14 +65,7 @@ def _ones(x: Quantized, w: Quantized):
     return Quantized(x.values, x_scales, ROW_BLOCK), Quantized(w.values, w_scales, SQUARE_BLOCK)
 
 
-def _compile(function, *inputs):
-    return jax.jit(function).lower(*inputs).compile()
-
-
-def _time(case, name, future, inputs, exact):
-    def run():
-        return future.result()(*inputs)  # raises what compiling raised
-
+def _time(case, name, run, exact):
     work = grouped_matmul.flops(case)
     row = timing.attempt(case.name, "forward", name, work, run, jax.block_until_ready)
     if row.ms is None:

@@ -53,6 +53,7 @@ def use_by_use(monkeypatch):
     monkeypatch.setattr(model.expert_matrices, "once", lambda *_: None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_scanned", ["true", "false"])
 def test_gradients_are_those_of_matrices_made_at_every_use(made, is_scanned, monkeypatch):
     function, arguments = made(f"execution.scan_layers={is_scanned}")
