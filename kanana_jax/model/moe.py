@@ -120,23 +120,24 @@ class MoE(nnx.Module):
         experts' width, outputs are summed.
         """
         shape = x_BSD.shape
-        gathered = [local.gather_weight(w, 0, like=x_BSD) for w in experts]
-        experts = *gathered[:2], jax.tree.unflatten(structure, gathered[2:])
+        w_gate_up, w_down, *leaves = (local.gather_weight(w, 0, like=x_BSD) for w in experts)
+        experts = w_gate_up, w_down, jax.tree.unflatten(structure, leaves)
         # Sums over tensor come where tokens are few: before they are sent, after they are back.
         x_BSD, weight_BSK = local.vary(x_BSD, "tensor"), local.vary(weight_BSK, "tensor")
         tokens = x_BSD, expert_BSK, weight_BSK
         num_devices = local.axis_size("expert")
         if exchange.form(self.cfg, self.execution, num_devices, local.platform()) == "ragged":
-            out_BSD = self._exchanged(*_flat(tokens), *experts).reshape(shape)
+            out_BSD = self._exchanged(_flat(tokens), *experts).reshape(shape)
         else:
             # By sequence: XLA:TPU sums and slices what is scattered over flat tokens in two steps.
             tokens = [local.gather(x, "expert", 0) for x in tokens]
-            out_TD = self._experts_here(*_flat(tokens), *experts)
+            out_TD = self._experts_here(_flat(tokens), *experts)
             out_BSD = local.sum_scatter(out_TD.reshape(-1, *shape[1:]), "expert", 0)
         return local.add_up(out_BSD, "tensor")
 
-    def _exchanged(self, x_TD, expert_TK, weight_TK, w_gate_up, w_down, matrices):
+    def _exchanged(self, tokens, w_gate_up, w_down, matrices):
         """Sends tokens to their experts and their outputs back."""
+        x_TD, expert_TK, weight_TK = tokens
         routes = exchange.route(expert_TK // w_down.shape[0])
         # float32 holds experts' numbers exactly, so that they travel in one array with the weights.
         choices_TC = jnp.concatenate([expert_TK.astype(jnp.float32), weight_TK], axis=1)
@@ -144,10 +145,11 @@ class MoE(nnx.Module):
         expert_RK, weight_RK = jnp.split(choices_RC, 2, axis=1)
         is_row_R1 = jnp.arange(x_RD.shape[0])[:, None] < exchange.num_received(routes)
         expert_RK = jnp.where(is_row_R1, expert_RK.astype(jnp.int32), -1)
-        out_RD = self._experts_here(x_RD, expert_RK, weight_RK, w_gate_up, w_down, matrices)
+        out_RD = self._experts_here((x_RD, expert_RK, weight_RK), w_gate_up, w_down, matrices)
         return exchange.send_back(routes, out_RD)
 
-    def _experts_here(self, x_TD, expert_TK, weight_TK, w_gate_up, w_down, matrices):
+    def _experts_here(self, tokens, w_gate_up, w_down, matrices):
+        x_TD, expert_TK, weight_TK = tokens
         return pallas_kernels.moe_mlp(
             x_TD,
             w_gate_up,

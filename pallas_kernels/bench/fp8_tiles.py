@@ -6,6 +6,7 @@ against the float32 product of what was quantised: they tell what the sums lose.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,14 +38,14 @@ def rows(case: cases.Case) -> list[timing.Row]:
         return [timing.Row(case.name, "forward", "tiles", None, None, reason)]
     whole = _ones(*blocks)
     plain = functools.partial(pallas_kernels.grouped_matmul, transpose_rhs=True)
-    runs = [("bf16", plain, (x, w, sizes))]
+    runs: list[tuple[str, Callable, tuple]] = [("bf16", plain, (x, w, sizes))]
     for label, arrays, configs in (("", blocks, BLOCKS), ("whole rows ", whole, WHOLE_ROWS)):
         runs += [
             (label + _name(config), functools.partial(_product, config), (*arrays, sizes))
             for config in configs
             if case.out_width % config.tile_n == 0
         ]
-    calls = timing.compiled([call for _, *call in runs])
+    calls = timing.compiled([(function, inputs) for _, function, inputs in runs])
     exact = {0: _exact(blocks, sizes), 1: _exact(whole, sizes), 2: _exact((x, w), sizes)}
     found = []
     for (name, *_), call in zip(runs, calls, strict=True):
@@ -54,8 +55,9 @@ def rows(case: cases.Case) -> list[timing.Row]:
 
 
 def _product(config, x, w, sizes):
-    options = dict(transpose_rhs=True, out_dtype=jnp.bfloat16, config=config)
-    return dispatch.matmul_quantized(x, w, sizes, **options)
+    return dispatch.matmul_quantized(
+        x, w, sizes, transpose_rhs=True, out_dtype=jnp.bfloat16, config=config
+    )
 
 
 def _ones(x: Quantized, w: Quantized):

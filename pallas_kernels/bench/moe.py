@@ -39,7 +39,7 @@ def rows(case: cases.Case) -> list[timing.Row]:
     ]
     inputs = *arrays, jnp.asarray(ids), jnp.asarray(weights)
     dy = jnp.asarray(dy, jnp.bfloat16)
-    pairs = [pair for _, *layer in layers for pair in _both(case, *layer, inputs, dy)]
+    pairs = [pair for _, *one in layers for pair in _both(case, one, inputs, dy)]
     found = []
     for i, run in enumerate(timing.compiled(pairs)):
         (name, layer, _), op = layers[i // len(OPS)], OPS[i % len(OPS)]
@@ -96,22 +96,23 @@ def _with_precision(precision):
     return functools.partial(pallas_kernels.moe_mlp, precision=precision)
 
 
-def _both(case, routed, matrices, inputs, dy):
-    """The layer and its gradients, each with its arguments; matrices may be None."""
+def _both(case, layer, inputs, dy):
+    """A layer and its gradients, each with its arguments."""
+    routed, matrices = layer
     width = case.num_shared * case.width
     keys = jax.random.split(jax.random.key(0))
     w_gate_up = jax.random.normal(keys[0], (2, width, case.hidden), dy.dtype)
     w_down = jax.random.normal(keys[1], (width, case.hidden), dy.dtype)
 
-    def layer(matrices, x, w_gate_up_routed, w_down_routed, weights, w_gate_up, w_down):
+    def whole(matrices, x, w_gate_up_routed, w_down_routed, weights, w_gate_up, w_down):
         gate_up = jnp.einsum("td,afd->atf", x, w_gate_up)
         shared = (jax.nn.silu(gate_up[0]) * gate_up[1]) @ w_down
         given = {} if matrices is None else {"matrices": matrices}
         return shared + routed(x, w_gate_up_routed, w_down_routed, inputs[3], weights, **given)
 
     def gradients(dy, matrices, *inputs):
-        y, pullback = jax.vjp(functools.partial(layer, matrices), *inputs)
+        y, pullback = jax.vjp(functools.partial(whole, matrices), *inputs)
         return y, pullback(dy)
 
     arguments = matrices, *inputs[:3], inputs[4], w_gate_up, w_down
-    return (layer, arguments), (gradients, (dy, *arguments))
+    return (whole, arguments), (gradients, (dy, *arguments))

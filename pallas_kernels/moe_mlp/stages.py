@@ -23,7 +23,7 @@ from pallas_kernels.grouped_matmul.quantized import (
     grouped_matmul_quantized_choice,
 )
 from pallas_kernels.moe_mlp import activation
-from pallas_kernels.quantize import Quantized, Recipe, quantize
+from pallas_kernels.quantize import SQUARE_BLOCK, Quantized, Recipe, quantize
 
 
 def up(x_MD, w_gate_up_E2FD, *, clamp, group_sizes, implementation):
@@ -60,9 +60,9 @@ def up_quantized(
     dtype, width = jnp.dtype(preferred_element_type), w.values.shape[1] // 2
     choice = grouped_matmul_quantized_choice(x, w, dtype).implementation
     is_named = implementation in ("auto", "mosaic_gpu")
-    if is_named and choice == "mosaic_gpu" and width % w.block[1] == 0:
-        options = dict(dtype=dtype, scale=recipe.scale, clamp=clamp)
-        return on_gpu.up_quantized(x, w, jnp.asarray(group_sizes, jnp.int32), **options)
+    if is_named and choice == "mosaic_gpu" and width % SQUARE_BLOCK[1] == 0:
+        group_sizes = jnp.asarray(group_sizes, jnp.int32)
+        return on_gpu.up_quantized(x, w, group_sizes, dtype=dtype, scale=recipe.scale, clamp=clamp)
     h_M2F = grouped_matmul_quantized(
         x,
         w,
