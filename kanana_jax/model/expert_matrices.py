@@ -46,9 +46,11 @@ def once(params: dict[str, Any], execution: ExecutionConfig) -> OfLayers | None:
 
     def of_stack(*weights):
         if is_scanned:
-            return jax.tree.leaves(jax.lax.map(lambda of_one: of_layer(*of_one), weights))
-        by_layer = zip(*map(xla_hints.unstack_layers, weights), strict=True)
-        return jax.tree.leaves([of_layer(*of_one) for of_one in by_layer])
+            made = jax.lax.map(lambda of_one: of_layer(*of_one), weights)
+        else:
+            by_layer = zip(*map(xla_hints.unstack_layers, weights), strict=True)
+            made = [of_layer(*of_one) for of_one in by_layer]
+        return tuple(jax.tree.leaves(made))
 
     of_leaves = axes(shapes)
     of_leaves = [("layers", *one) for one in of_leaves] if is_scanned else of_leaves * num_layers
