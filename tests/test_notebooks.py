@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "experiments/notebooks"
@@ -22,8 +23,8 @@ def test_a_clipped_run_is_read(tmp_path, monkeypatch, run_notebook):
     monkeypatch.chdir(tmp_path)
     found = run_notebook(FOLDER / "read_a_muonclip_run.ipynb")
     assert found["result"]["status"] == "ok"
-    assert found["clips"][~(found["clips"] != found["clips"])].sum() > 0
-    assert found["values"].shape == (60, 8)
+    assert np.nansum(found["clips"]) > 0
+    assert found["values"].shape == (40, 8)
     assert found["end"] < found["peak"]
 
 
