@@ -20,6 +20,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from pallas_kernels import dtypes, manual_axes
+
 ROWS = 64  # rows of one warpgroup: the M of a wgmma instruction
 COMPUTE = 2  # warpgroups that multiply
 SWIZZLE_BYTES = 128  # width of a swizzled tile, the widest that TMA writes and wgmma reads
@@ -34,6 +36,18 @@ def why_not(platform: str) -> str | None:
     if capability != "9.0":
         return f"it needs compute capability 9.0 (Hopper), the GPU has {capability}"
     return None
+
+
+def call(kernel: Callable, *arrays):
+    """Runs a kernel of arrays where JAX has 64 bits, under vmap, and over manual mesh axes."""
+
+    @jax.custom_batching.sequential_vmap
+    def run(*arrays):
+        # A kernel's output forgets the mesh axes on which its inputs vary.
+        out = dtypes.in_32_bits(kernel)(*arrays)
+        return jax.tree.map(lambda x: manual_axes.align(x, arrays[0])[0], out)
+
+    return run(*arrays)
 
 
 def launch(

@@ -339,6 +339,7 @@ _NUM_STEPS = {
     "weight_average": 2,
     "lr_transfer": 12,  # four rules at three widths
     "fp8_parity": 7,
+    "fp8_parity_h100": 7,
     "agentic": 2,
     "rmsnorm": 6,
     "rmsnorm_adamw": 6,

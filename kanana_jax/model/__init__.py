@@ -1,7 +1,7 @@
 """Decoders with latent or grouped-query attention, used through functions over plain dicts."""
 
 from kanana_jax.batch import Inputs
-from kanana_jax.model import attention, decoding, lora, presets
+from kanana_jax.model import attention, decoding, expert_matrices, lora, presets
 from kanana_jax.model.balance import (
     Routing,
     init_router_bias,
@@ -40,6 +40,7 @@ __all__ = [
     "bind",
     "decoding",
     "describe",
+    "expert_matrices",
     "hidden_states",
     "init",
     "init_buffers",

@@ -25,8 +25,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 import pallas_kernels
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import balance, exchange, layers, xla_hints
+from kanana_jax.model import balance, exchange, expert_matrices, layers, xla_hints
 from kanana_jax.parallel import local
+from pallas_kernels.moe_mlp.matrices import Matrices
 
 
 class RoutingStats(NamedTuple):
@@ -57,10 +58,12 @@ class MoE(nnx.Module):
         is_token_BS: Bool[Array, "B S"],
         counts_needed: bool = False,
         replayed_BSK: Int[Array, "B S K"] | None = None,
+        matrices: Matrices | None = None,
     ) -> tuple[Float[Array, "B S D"], RoutingStats]:
         """The output, and what was chosen; `needed_XEN` only where it is to be counted.
 
         A token of `replayed_BSK` goes to the experts that it names, where it names some.
+        `matrices` are the experts' own as FP8, where they were made before.
         """
         score_BSE = xla_hints.pad_single_row(lambda x: router_scores(x, self.router[...]), x_BSD)
         dtype, top_k = x_BSD.dtype, self.cfg.num_experts_per_token
@@ -72,21 +75,24 @@ class MoE(nnx.Module):
             (tokens, ("whole",), *[tokens] * len(replayed)),
             [tokens, tokens],
         )
+        leaves, structure = jax.tree.flatten(matrices)
         out_BSD = local.on_parts(
-            self._routed,
+            functools.partial(self._routed, structure),
             (
                 x_BSD,
                 expert_BSK,
                 weight_BSK,
                 self.w_gate_up[...].astype(dtype),
                 self.w_down[...].astype(dtype),
+                *leaves,
             ),
             (
                 tokens,
                 tokens,
                 tokens,
-                ("experts", "gate_up", "mlp", "expert_embed"),
-                ("experts", "mlp", "expert_embed"),
+                expert_matrices.UP_AXES,
+                expert_matrices.DOWN_AXES,
+                *expert_matrices.axes(matrices),
             ),
             tokens,
         )
@@ -105,7 +111,7 @@ class MoE(nnx.Module):
         return out_BSD, RoutingStats(expert_BSK, load_BE, loss, needed_XEN)
 
     @jax.named_scope("experts")
-    def _routed(self, x_BSD, expert_BSK, weight_BSK, w_gate_up, w_down):
+    def _routed(self, structure, x_BSD, expert_BSK, weight_BSK, *experts):
         """The experts of one device, on the tokens of its expert axis that chose them.
 
         Tokens come by an all-gather, which moves each one to every device, or by an exchange that
@@ -114,23 +120,24 @@ class MoE(nnx.Module):
         experts' width, outputs are summed.
         """
         shape = x_BSD.shape
-        w_gate_up = local.gather_weight(w_gate_up, 0, like=x_BSD)
-        w_down = local.gather_weight(w_down, 0, like=x_BSD)
+        w_gate_up, w_down, *leaves = (local.gather_weight(w, 0, like=x_BSD) for w in experts)
+        experts = w_gate_up, w_down, jax.tree.unflatten(structure, leaves)
         # Sums over tensor come where tokens are few: before they are sent, after they are back.
         x_BSD, weight_BSK = local.vary(x_BSD, "tensor"), local.vary(weight_BSK, "tensor")
         tokens = x_BSD, expert_BSK, weight_BSK
         num_devices = local.axis_size("expert")
         if exchange.form(self.cfg, self.execution, num_devices, local.platform()) == "ragged":
-            out_BSD = self._exchanged(*_flat(tokens), w_gate_up, w_down).reshape(shape)
+            out_BSD = self._exchanged(_flat(tokens), *experts).reshape(shape)
         else:
             # By sequence: XLA:TPU sums and slices what is scattered over flat tokens in two steps.
             tokens = [local.gather(x, "expert", 0) for x in tokens]
-            out_TD = self._experts_here(*_flat(tokens), w_gate_up, w_down)
+            out_TD = self._experts_here(_flat(tokens), *experts)
             out_BSD = local.sum_scatter(out_TD.reshape(-1, *shape[1:]), "expert", 0)
         return local.add_up(out_BSD, "tensor")
 
-    def _exchanged(self, x_TD, expert_TK, weight_TK, w_gate_up, w_down):
+    def _exchanged(self, tokens, w_gate_up, w_down, matrices):
         """Sends tokens to their experts and their outputs back."""
+        x_TD, expert_TK, weight_TK = tokens
         routes = exchange.route(expert_TK // w_down.shape[0])
         # float32 holds experts' numbers exactly, so that they travel in one array with the weights.
         choices_TC = jnp.concatenate([expert_TK.astype(jnp.float32), weight_TK], axis=1)
@@ -138,10 +145,11 @@ class MoE(nnx.Module):
         expert_RK, weight_RK = jnp.split(choices_RC, 2, axis=1)
         is_row_R1 = jnp.arange(x_RD.shape[0])[:, None] < exchange.num_received(routes)
         expert_RK = jnp.where(is_row_R1, expert_RK.astype(jnp.int32), -1)
-        out_RD = self._experts_here(x_RD, expert_RK, weight_RK, w_gate_up, w_down)
+        out_RD = self._experts_here((x_RD, expert_RK, weight_RK), w_gate_up, w_down, matrices)
         return exchange.send_back(routes, out_RD)
 
-    def _experts_here(self, x_TD, expert_TK, weight_TK, w_gate_up, w_down):
+    def _experts_here(self, tokens, w_gate_up, w_down, matrices):
+        x_TD, expert_TK, weight_TK = tokens
         return pallas_kernels.moe_mlp(
             x_TD,
             w_gate_up,
@@ -149,6 +157,7 @@ class MoE(nnx.Module):
             *_choices_here(expert_TK, weight_TK, w_down.shape[0]),
             clamp=self.cfg.swiglu_clamp,
             precision=self.execution.precision,
+            matrices=matrices,
             implementation=self.execution.grouped_matmul_implementation,
         ).astype(x_TD.dtype)
 

@@ -21,9 +21,19 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kanana_jax.batch import Inputs
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import attention, balance, layers, lora, moe, rope, xla_hints
+from kanana_jax.model import (
+    attention,
+    balance,
+    expert_matrices,
+    layers,
+    lora,
+    moe,
+    rope,
+    xla_hints,
+)
 from kanana_jax.parallel import local
 from pallas_kernels import maxima
+from pallas_kernels.moe_mlp.matrices import Matrices
 
 Params = dict[str, Any]
 
@@ -57,7 +67,8 @@ class Aux(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """All that a forward pass needs. Buffers are what no gradient moves: "router_bias", (L, E).
+    """All that a forward pass needs. Buffers are what no gradient moves: "router_bias", (L, E),
+    and within a step "expert_matrices", which `expert_matrices.once` makes of these parameters.
 
     Adapters, as `lora.adapters` makes them, are added to parameters as each layer begins.
     """
@@ -102,6 +113,7 @@ class Block(nnx.Module):
         bias_E: Float[Array, "E"],
         context: Context,
         replayed_BSK: Int[Array, "B S K"] | None = None,
+        matrices: Matrices | None = None,
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "H"], moe.RoutingStats | None]]:
         """Returns the residual stream, and (largest logit of each head, routing statistics)."""
         rotation, segment_ids_BS, counts_needed = context
@@ -112,6 +124,7 @@ class Block(nnx.Module):
             segment_ids_BS != 0,
             counts_needed,
             replayed_BSK,
+            matrices,
         )
         return x_BSD, (maxima.keep_nan(max_logits_BH, axis=0), stats)
 
@@ -123,6 +136,7 @@ class Block(nnx.Module):
         is_token_BS: Bool[Array, "B S"],
         counts_needed: bool = False,
         replayed_BSK: Int[Array, "B S K"] | None = None,
+        matrices: Matrices | None = None,
     ) -> tuple[Float[Array, "B S D"], tuple[Any, moe.RoutingStats | None]]:
         """The layer with `attend` as its attention: decoding binds a cache to it.
 
@@ -136,7 +150,7 @@ class Block(nnx.Module):
         with jax.named_scope("mlp"):
             if isinstance(self.mlp, moe.MoE):
                 mlp_BSD, stats = self.mlp(
-                    normed_BSD, bias_E, is_token_BS, counts_needed, replayed_BSK
+                    normed_BSD, bias_E, is_token_BS, counts_needed, replayed_BSK, matrices
                 )
             else:
                 mlp_BSD, stats = self.mlp(normed_BSD), None
@@ -168,27 +182,29 @@ def _run_stack(
     bias_LE: Array,
     replayed_LBSK: Array | None,
     adapters: Params | None,
+    matrices: expert_matrices.OfLayers | None,
     context: Context,
 ):
     layers_L = stack, bias_LE, replayed_LBSK, adapters
     is_scanned = execution.scan_layers is not False
 
     def body(x_BSD, layer):
-        block, bias_E, replayed_BSK, adapters = layer
+        block, bias_E, replayed_BSK, adapters, matrices = layer
         block = lora.applied(block, adapters, layers.compute_dtype(execution))
-        return block(x_BSD, bias_E, context, replayed_BSK)
+        return block(x_BSD, bias_E, context, replayed_BSK, matrices)
 
     if execution.remat != "none":
         # Inside a scan nothing can merge the recomputation with the forward pass.
         policy = _REMAT_POLICIES[execution.remat]
         body = jax.checkpoint(body, policy=policy, prevent_cse=not is_scanned)
     if is_scanned:
-        return jax.lax.scan(body, x_BSD, layers_L)
+        return jax.lax.scan(body, x_BSD, (*layers_L, matrices))
     body = jax.jit(body)  # traced once for all layers
     stats_of_layers = []
     leaves, treedef = jax.tree.flatten(layers_L)
-    for layer in zip(*map(xla_hints.unstack_layers, leaves), strict=True):
-        x_BSD, stats = body(x_BSD, jax.tree.unflatten(treedef, layer))
+    for i, layer in enumerate(zip(*map(xla_hints.unstack_layers, leaves), strict=True)):
+        of_layer = None if matrices is None else matrices[i]
+        x_BSD, stats = body(x_BSD, (*jax.tree.unflatten(treedef, layer), of_layer))
         stats_of_layers.append(stats)
     return x_BSD, jax.tree.map(lambda *layers: jnp.stack(layers), *stats_of_layers)
 
@@ -247,6 +263,7 @@ class Transformer(nnx.Module):
         adapters: Params | None = None,
         *,
         counts_needed: bool = False,
+        matrices: expert_matrices.OfLayers | None = None,
     ) -> tuple[Float[Array, "B S D"], Aux]:
         """What the head reads (after the final norm), and the statistics."""
         cfg, execution = self.cfg, self.execution
@@ -270,6 +287,7 @@ class Transformer(nnx.Module):
                 no_bias_L0,
                 None,
                 of_stack.get("dense_layers"),
+                None,
                 context,
             )
             max_logits.append(max_LH)
@@ -281,6 +299,7 @@ class Transformer(nnx.Module):
                 router_bias_LE,
                 _by_layer(inputs.routes),
                 of_stack.get("moe_layers"),
+                matrices,
                 context,
             )
             max_logits.append(max_LH)
@@ -367,7 +386,11 @@ def hidden_states(
     """
     bound = bind(cfg, weights.params, execution)
     return bound.hidden_states(
-        inputs, weights.buffers["router_bias"], weights.adapters, counts_needed=counts_needed
+        inputs,
+        weights.buffers["router_bias"],
+        weights.adapters,
+        counts_needed=counts_needed,
+        matrices=weights.buffers.get("expert_matrices"),
     )
 
 

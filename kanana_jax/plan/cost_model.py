@@ -177,7 +177,17 @@ def temporary_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
         stacks = (numbers(leaf) for leaf in leaves(cfg, sizes) if leaf.matrix is not None)
         chunk = max(stacks) * optimizers.polar_dtype(cfg.optimizer).itemsize
         optimizer = 2 * gradients + exchanged + 4 * min(chunks.CHUNK_BYTES, chunk)
-    return copies * gradients + max(backward, optimizer)
+    return copies * gradients + max(backward + _expert_matrices_bytes(cfg, sizes), optimizer)
+
+
+def _expert_matrices_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
+    """The experts of a device as FP8, both orientations, where a step keeps them."""
+    shape = cfg.model
+    if cfg.lora.rank or not model.expert_matrices.are_made(cfg.execution):
+        return 0.0
+    numbers = 3 * shape.hidden_size * shape.moe_intermediate_size
+    numbers *= shape.num_moe_layers * shape.num_experts
+    return 2 * numbers / (sizes["expert"] * sizes["fsdp"] * sizes["tensor"])
 
 
 def _block_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:

@@ -391,10 +391,15 @@ def gradients(
     count = num_micro(cfg.execution)
     totals = cfg.objective.totals(batch)
     grad_fn = jax.grad(micro_loss, has_aux=True)
+    buffers = weights.buffers
+    if not cfg.lora.rank:  # else what computes is a sum, which is made as each layer begins
+        with jax.named_scope("expert_matrices"):
+            made = model.expert_matrices.once(weights.params, cfg.execution)
+        buffers = buffers if made is None else buffers | {"expert_matrices": made}
 
     def micro(part: Batch):
         grads, (seen, routing) = grad_fn(
-            weights.params, weights.buffers, part, frozen, totals, 1.0 / count, cfg
+            weights.params, buffers, part, frozen, totals, 1.0 / count, cfg
         )
         return (grads, seen.sums, routing), seen.maxima
 

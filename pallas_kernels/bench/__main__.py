@@ -12,9 +12,12 @@ import sys
 from pallas_kernels import bench
 from pallas_kernels.bench import (
     attention,
+    dense_fp8,
+    fp8_tiles,
     grouped_matmul,
     grouped_matmul_fp8,
     moe,
+    quantize,
     record,
     symmetric_matmul,
     timing,
@@ -23,13 +26,17 @@ from pallas_kernels.bench import (
 from pallas_kernels.flash_attention import cases as attention_cases
 from pallas_kernels.grouped_matmul import cases as matmul_cases
 from pallas_kernels.moe_mlp import cases as moe_cases
+from pallas_kernels.quantize import cases as quantize_cases
 from pallas_kernels.symmetric_matmul import cases as symmetric_cases
 
 OPS = {
     "attention": (attention.rows, attention_cases),
+    "dense_fp8": (dense_fp8.rows, dense_fp8),
+    "fp8_tiles": (fp8_tiles.rows, matmul_cases),
     "grouped_matmul": (grouped_matmul.rows, matmul_cases),
     "grouped_matmul_fp8": (grouped_matmul_fp8.rows, matmul_cases),
     "moe": (moe.rows, moe_cases),
+    "quantize": (quantize.rows, quantize_cases),
     "symmetric_matmul": (symmetric_matmul.rows, symmetric_cases),
 }
 NUM_SMALL_CASES = 3  # on a CPU: enough to see that everything runs

@@ -1,13 +1,18 @@
 """Milliseconds of a call: the median over blocks of calls, after warm-up."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import NamedTuple
+
+import jax
 
 BLOCK_S = 0.05  # long enough for the clock and for what a block's first call waits
 NUM_BLOCKS = 7
 MAX_CALLS = 20
+_COMPILING = 8  # functions at once: a GPU kernel takes seconds, and each waits for a compiler
 
 
 class Row(NamedTuple):
@@ -20,6 +25,24 @@ class Row(NamedTuple):
     tflops: float | None
     reason: str | None = None
     kept_bytes_per_token: float | None = None  # for the backward pass
+    error: float | None = None  # norm of the difference over the norm of what is exact
+
+
+def compiled(calls: Sequence[tuple[Callable, tuple]]) -> list[Callable]:
+    """Compiles (function, arguments) pairs side by side, as calls that raise what compiling did."""
+
+    def compile(function, arguments):
+        return jax.jit(function).lower(*arguments).compile()
+
+    def run(future, arguments):
+        return future.result()(*arguments)
+
+    with futures.ThreadPoolExecutor(_COMPILING) as pool:
+        started = [pool.submit(compile, *call) for call in calls]
+    return [
+        functools.partial(run, future, arguments)
+        for future, (_, arguments) in zip(started, calls, strict=True)
+    ]
 
 
 def measure(run: Callable, wait: Callable) -> float:

@@ -159,6 +159,7 @@ def _wait(torch):
 
 OPS = {
     "attention": (attention_cases, _attention),
+    "fp8_tiles": (matmul_cases, _grouped_matmul_fp8),
     "grouped_matmul": (matmul_cases, _grouped_matmul),
     "grouped_matmul_fp8": (matmul_cases, _grouped_matmul_fp8),
     "symmetric_matmul": (symmetric_cases, _symmetric_matmul),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from pallas_kernels import selection
 from pallas_kernels.grouped_matmul import grouped_matmul
 from pallas_kernels.grouped_matmul.gpu import dispatch as on_gpu
-from pallas_kernels.quantize import Quantized, dequantize
+from pallas_kernels.quantize import ROW_BLOCK, Quantized, dequantize
 from pallas_kernels.selection import Implementation
 
 
@@ -63,6 +63,15 @@ def grouped_matmul_quantized_choice(
     """Says what implementation="auto" takes: the FP8 kernel, or plain products."""
     problem = _Problem(lhs, rhs, jnp.dtype(preferred_element_type), jax.default_backend())
     return selection.choose(_KERNELS, problem)
+
+
+def reads_transposed(
+    rhs: Quantized, preferred_element_type=jnp.bfloat16, implementation: Implementation = "auto"
+) -> bool:
+    """Whether a kernel multiplies rows with rhs (G, K, N), which it transposes at each call."""
+    rows = Quantized(rhs.values, rhs.scales, ROW_BLOCK)  # the only ones that a kernel takes
+    problem = _Problem(rows, rhs, jnp.dtype(preferred_element_type), jax.default_backend())
+    return implementation in ("auto", "mosaic_gpu") and _why_not_gpu(problem) is None
 
 
 class _Problem(NamedTuple):

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from pallas_kernels import dtypes, manual_axes
 from pallas_kernels.grouped_matmul import grouped_matmul, grouped_outer
 from pallas_kernels.moe_mlp import activation, quantized, routing, stages
+from pallas_kernels.moe_mlp.matrices import Matrices
 from pallas_kernels.quantize import Precision, Recipe
 from pallas_kernels.quantize import recipe as find_recipe
 from pallas_kernels.selection import Implementation
@@ -43,6 +44,7 @@ def moe_mlp(
     *,
     clamp: float | None = None,
     precision: Precision = "full",
+    matrices: Matrices | None = None,
     implementation: Implementation = "auto",
 ) -> jax.Array:
     """Applies to each token its experts' SwiGLU, weighted, and sums; (T, D) in x's dtype.
@@ -54,6 +56,8 @@ def moe_mlp(
     Products are in x's dtype. Expert weights of another dtype are cast to it, and their gradients
     are rounded to the weights' own dtype only: float32 weights get unrounded float32 gradients.
     precision says what is rounded to FP8 before that (see `quantized`); "full": nothing is.
+    matrices are what `matrices.quantize_experts` made of these weights with this precision, in x's
+    dtype: then they are not quantised again. Gradients go to the weights.
     Results and gradients repeat bit for bit where those of grouped_matmul do. implementation names
     that of grouped_matmul; "auto" looks up the matrices of each row instead when rows are few and
     nothing is differentiated, unless products are of FP8. Raises ValueError on shapes or dtypes
@@ -62,9 +66,12 @@ def moe_mlp(
     arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
     arrays = [jnp.asarray(array) for array in arrays]
     _check(*arrays)
+    _check_matrices(matrices, precision, *arrays[1:3])
     arrays[3] = arrays[3].astype(jnp.int32)
     options = _Options(implementation, clamp, find_recipe(precision))
-    return _moe_mlp(options, *manual_axes.align(*arrays))
+    leaves, structure = jax.tree.flatten(matrices)
+    aligned = manual_axes.align(*arrays, *leaves)
+    return _moe_mlp(options, *aligned[:5], jax.tree.unflatten(structure, aligned[5:]))
 
 
 class _Options(NamedTuple):
@@ -76,20 +83,20 @@ class _Options(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _moe_mlp(options, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+def _moe_mlp(options, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK, matrices):
     few_rows = FEW_ROWS_PER_EXPERT * w_down_EFD.shape[0]
     is_plain = options.recipe is None or not options.recipe.has_products
     arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
     if options.implementation == "auto" and expert_ids_TK.size <= few_rows and is_plain:
         return _look_up(options.clamp, *arrays)
-    return _forward(options, *arrays)[0]
+    return _forward(options, *arrays, matrices)[0]
 
 
-def _forward(options, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
+def _forward(options, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK, matrices):
     implementation, clamp, recipe = options
     if recipe:
         arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
-        return quantized.forward(recipe, implementation, clamp, *arrays)
+        return quantized.forward(recipe, implementation, clamp, *arrays, matrices)
     routes = routing.sort_by_expert(expert_ids_TK, w_down_EFD.shape[0])
     token_M = routes.pair_M // expert_ids_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
@@ -141,7 +148,8 @@ def _backward(options, residuals, dy_TD):
     )
     dx_TD = routing.sum_of_rows(dx_MD, routes.row_TK)
     dw_gate_up = dw_gate_up.reshape(w_gate_up_E2FD.shape)
-    return dx_TD, dw_gate_up, dw_down, None, dweight_M[routes.row_TK].astype(weights_TK.dtype)
+    dweights_TK = dweight_M[routes.row_TK].astype(weights_TK.dtype)
+    return dx_TD, dw_gate_up, dw_down, None, dweights_TK, None
 
 
 _moe_mlp.defvjp(_forward, _backward)
@@ -171,4 +179,18 @@ def _check(x, w_gate_up, w_down, expert_ids, weights):
         raise ValueError(
             "expert_ids must be integers and weights float32 (the router decides in float32), got "
             f"{expert_ids.dtype} and {weights.dtype}; cast them."
+        )
+
+
+def _check_matrices(matrices, precision, w_gate_up, w_down):
+    if matrices is None:
+        return
+    recipe = find_recipe(precision)
+    num_experts, _, width, hidden = w_gate_up.shape
+    expected = (num_experts, 2 * width, hidden), w_down.shape
+    got = tuple(matrix.plain.values.shape for matrix in matrices)
+    if recipe is None or not recipe.has_products or got != expected:
+        raise ValueError(
+            f"matrices are for a precision with FP8 products and these weights, {expected}; got "
+            f"{precision!r} and {got}. Make them with matrices.quantize_experts."
         )

@@ -8,7 +8,7 @@ Kept between the passes are Q(x) and Q(h), Q being E4M3 in rows of 128 with a sc
 
 Qw has squares of 128. x and dy are quantised once per token, before they are gathered. Gradients of
 weights are products of plain numbers, of x and the activation as they are read back, of dy and dh
-as they are. Sums are float32. Rounding has the derivative of the identity.
+as they are. Sums are float32. Rounding has the derivative of the identity. `matrices` makes Qw.
 
 At Kanana-2-30B's widths 11.7 kB per token and layer are kept, 22.6 of the plain layer.
 
@@ -18,10 +18,13 @@ sorted by expert.
 
 from functools import partial
 
+import jax.numpy as jnp
+
 from pallas_kernels.grouped_matmul import grouped_matmul, grouped_outer
-from pallas_kernels.grouped_matmul.quantized import grouped_matmul_quantized
-from pallas_kernels.moe_mlp import activation, routing, stages
-from pallas_kernels.quantize import Recipe, dequantize, quantize
+from pallas_kernels.moe_mlp import matrices as of_experts
+from pallas_kernels.moe_mlp import routing, stages
+from pallas_kernels.moe_mlp.matrices import Matrices
+from pallas_kernels.quantize import Recipe, dequantize
 
 
 def forward(
@@ -33,62 +36,63 @@ def forward(
     w_down_EFD,
     expert_ids_TK,
     weights_TK,
+    matrices: Matrices | None,
 ):
-    """Returns y (T, D) and what `backward` reads."""
+    """Returns y (T, D) and what `backward` reads.
+
+    matrices are those of the weights, where they were made before; else they are made here.
+    """
     routes = routing.sort_by_expert(expert_ids_TK, w_down_EFD.shape[0])
     token_M = routes.pair_M // expert_ids_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
-    to_rows = partial(quantize, block=recipe.rows, scale=recipe.scale)
-    kept_x = to_rows(x_TD)
+    to_rows = of_experts.quantizer(recipe.rows, recipe, implementation)
+    kept_x, kept_weights = to_rows(x_TD), (w_gate_up_E2FD, w_down_EFD)
     if recipe.has_products:
-        w_up, w_down = _weights(recipe, x_TD.dtype, w_gate_up_E2FD, w_down_EFD)
+        up, down = matrices or of_experts.of_weights(
+            recipe, implementation, x_TD.dtype, *kept_weights
+        )
+        if matrices is not None:
+            kept_weights = tuple(jnp.zeros((0,), w.dtype) for w in kept_weights)
         products["preferred_element_type"] = x_TD.dtype
         x_M = kept_x.take_rows(token_M)
-        h_M2F = grouped_matmul_quantized(x_M, w_up, transpose_rhs=True, **products)
-        gate_MF, up_MF = stages.split(h_M2F)
-        act_MF = activation.swiglu(gate_MF, up_MF, clamp).astype(x_TD.dtype)
-        y_MD = grouped_matmul_quantized(to_rows(act_MF), w_down, **products)
+        kept_h, act_MF = stages.up_quantized(x_M, up.plain, recipe, clamp=clamp, **products)
+        y_MD = of_experts.multiply(act_MF, down, **products)
     else:
         w_gate_up, w_down = (w.astype(x_TD.dtype) for w in (w_gate_up_E2FD, w_down_EFD))
         h_M2F, act_MF = stages.up(x_TD[token_M], w_gate_up, clamp=clamp, **products)
         y_MD = grouped_matmul(act_MF, w_down, **products)
+        kept_h = to_rows(h_M2F)
     y_TD = routing.sum_of_rows(y_MD, routes.row_TK, weights_TK)
-    return y_TD, (kept_x, to_rows(h_M2F), w_gate_up_E2FD, w_down_EFD, routes, weights_TK)
+    return y_TD, (kept_x, kept_h, kept_weights, matrices, routes, weights_TK)
 
 
 def backward(recipe: Recipe, implementation, clamp, residuals, dy_TD):
     """The gradients of `forward`'s arrays, given that of y."""
-    kept_x, kept_h, w_gate_up_E2FD, w_down_EFD, routes, weights_TK = residuals
-    dtype = dy_TD.dtype
+    kept_x, kept_h, kept_weights, matrices, routes, weights_TK = residuals
+    (dtype_up, dtype_down), dtype = (w.dtype for w in kept_weights), dy_TD.dtype
     token_M = routes.pair_M // weights_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
-    to_rows = partial(quantize, block=recipe.rows, scale=recipe.scale)
+    to_rows = of_experts.quantizer(recipe.rows, recipe, implementation)
     if recipe.has_products:
-        w_up, w_down = _weights(recipe, dtype, w_gate_up_E2FD, w_down_EFD)
-        product = partial(grouped_matmul_quantized, preferred_element_type=dtype, **products)
+        up, down = matrices or of_experts.of_weights(recipe, implementation, dtype, *kept_weights)
+        product = partial(of_experts.multiply, preferred_element_type=dtype, **products)
         dy = to_rows(dy_TD).take_rows(token_M)
     else:
-        w_up, w_down = stages.merge_gate_up(w_gate_up_E2FD).astype(dtype), w_down_EFD.astype(dtype)
+        w_gate_up_E2FD, down = (w.astype(dtype) for w in kept_weights)
+        up = stages.merge_gate_up(w_gate_up_E2FD)
         product, dy = partial(grouped_matmul, **products), dy_TD[token_M]
 
-    dact_MF = product(dy, w_down, transpose_rhs=True)
+    dact_MF = product(dy, down, transpose_rhs=True)
     weight_M = weights_TK.reshape(-1)[routes.pair_M]
     h_M2F = dequantize(kept_h, dtype)
     dh_M2F, weighted_MF, dweight_M = stages.activation_backward(dact_MF, h_M2F, weight_M, clamp)
-    dx_MD = product(to_rows(dh_M2F) if recipe.has_products else dh_M2F, w_up)
+    dx_MD = product(to_rows(dh_M2F) if recipe.has_products else dh_M2F, up)
     dw_down = grouped_outer(
-        weighted_MF, dy_TD[token_M], preferred_element_type=w_down_EFD.dtype, **products
+        weighted_MF, dy_TD[token_M], preferred_element_type=dtype_down, **products
     )
     x_MD = dequantize(kept_x.take_rows(token_M), dtype)
-    dw_gate_up = grouped_outer(
-        dh_M2F, x_MD, preferred_element_type=w_gate_up_E2FD.dtype, **products
-    ).reshape(w_gate_up_E2FD.shape)
+    dw_E2FD = grouped_outer(dh_M2F, x_MD, preferred_element_type=dtype_up, **products)
+    dw_gate_up = dw_E2FD.reshape(dw_E2FD.shape[0], 2, -1, dw_E2FD.shape[2])
     dx_TD = routing.sum_of_rows(dx_MD, routes.row_TK)
     dweights_TK = dweight_M[routes.row_TK].astype(weights_TK.dtype)
-    return dx_TD, dw_gate_up, dw_down, None, dweights_TK
-
-
-def _weights(recipe, dtype, w_gate_up_E2FD, w_down_EFD):
-    """Both matrices of each expert, (E, 2F, D) and (E, F, D)."""
-    matrices = stages.merge_gate_up(w_gate_up_E2FD), w_down_EFD
-    return [quantize(w.astype(dtype), recipe.weights, scale=recipe.scale) for w in matrices]
+    return dx_TD, dw_gate_up, dw_down, None, dweights_TK, None

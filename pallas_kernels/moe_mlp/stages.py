@@ -10,13 +10,20 @@ Letters: M rows sorted by expert, E experts, F expert width, D hidden width. Col
 h (M, 2F) are the gate, the others the up projection.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dtypes
 from pallas_kernels.grouped_matmul import grouped_matmul, select
 from pallas_kernels.grouped_matmul.gpu import dispatch as on_gpu
+from pallas_kernels.grouped_matmul.quantized import (
+    grouped_matmul_quantized,
+    grouped_matmul_quantized_choice,
+)
 from pallas_kernels.moe_mlp import activation
+from pallas_kernels.quantize import SQUARE_BLOCK, Quantized, Recipe, quantize
 
 
 def up(x_MD, w_gate_up_E2FD, *, clamp, group_sizes, implementation):
@@ -34,6 +41,41 @@ def up(x_MD, w_gate_up_E2FD, *, clamp, group_sizes, implementation):
     )
     gate_MF, up_MF = split(h_M2F)
     return h_M2F, activation.swiglu(gate_MF, up_MF, clamp).astype(x_MD.dtype)
+
+
+def up_quantized(
+    x: Quantized,
+    w: Quantized,
+    recipe: Recipe,
+    *,
+    clamp,
+    group_sizes,
+    implementation,
+    preferred_element_type,
+) -> tuple[Quantized, Quantized]:
+    """`up` of FP8 rows and matrices w (E, 2F, D): Q(h) and Q(a), both from preferred_element_type.
+
+    Where Q has blocks of rows, a fused kernel makes both before it stores.
+    """
+    dtype, width = jnp.dtype(preferred_element_type), w.values.shape[1] // 2
+    choice = grouped_matmul_quantized_choice(x, w, dtype).implementation
+    is_named = implementation in ("auto", "mosaic_gpu")
+    if is_named and choice == "mosaic_gpu" and width % SQUARE_BLOCK[1] == 0:
+        group_sizes = jnp.asarray(group_sizes, jnp.int32)
+        return on_gpu.up_quantized(x, w, group_sizes, dtype=dtype, scale=recipe.scale, clamp=clamp)
+    h_M2F = grouped_matmul_quantized(
+        x,
+        w,
+        group_sizes,
+        transpose_rhs=True,
+        preferred_element_type=dtype,
+        implementation=implementation,
+    )
+    gate_MF, up_MF = split(h_M2F)
+    act_MF = activation.swiglu(gate_MF, up_MF, clamp).astype(dtype)
+    name = "auto" if is_named else "xla"
+    to_rows = partial(quantize, block=recipe.rows, scale=recipe.scale, implementation=name)
+    return to_rows(h_M2F), to_rows(act_MF)
 
 
 def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, clamp, group_sizes, implementation):

@@ -14,9 +14,13 @@ the largest float32 after rounding, from 1.94 2^127 on, becomes infinite when it
 Letters: M rows, N columns.
 """
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import selection
 from pallas_kernels.quantize import xla
 from pallas_kernels.quantize.formats import (
     COLUMN_BLOCK,
@@ -30,6 +34,8 @@ from pallas_kernels.quantize.formats import (
     Scale,
     recipe,
 )
+from pallas_kernels.quantize.gpu import dispatch as on_gpu
+from pallas_kernels.selection import Implementation
 
 __all__ = [
     "COLUMN_BLOCK",
@@ -50,12 +56,38 @@ _BLOCKS = (ROW_BLOCK, COLUMN_BLOCK, SQUARE_BLOCK, None)
 _SCALES = ("power_of_two", "float32")
 
 
-def quantize(x, block: Block = ROW_BLOCK, *, scale: Scale = "power_of_two") -> Quantized:
+class _Problem(NamedTuple):
+    x: Any
+    block: Block
+    platform: str
+
+
+class _Kernel(NamedTuple):
+    quantize: Callable
+    why_not: Callable[[_Problem], str | None]
+
+
+# In order of preference. Those of a GPU read a number once, where XLA reads it for its scale too.
+_KERNELS = {
+    "mosaic_gpu": _Kernel(on_gpu.quantize, lambda problem: on_gpu.why_not(*problem)),
+    "xla": _Kernel(xla.quantize, selection.always),
+}
+
+
+def quantize(
+    x,
+    block: Block = ROW_BLOCK,
+    *,
+    scale: Scale = "power_of_two",
+    implementation: Implementation = "auto",
+) -> Quantized:
     """Rounds x (..., M, N) to E4M3 in blocks (1, 128), (128, 1), (128, 128), or None: one block.
 
     The last blocks of a width that 128 does not divide are narrower. It has no derivative: what
     uses it says what a gradient is. Raises ValueError on arrays that are no matrices of
-    floating-point numbers, and on other blocks and scales.
+    floating-point numbers, and on other blocks and scales; NotImplementedError where the named
+    implementation, "mosaic_gpu" or "xla", cannot run. XLA alone splits its work over the devices of
+    a mesh whose axes are not manual.
     """
     x = jnp.asarray(x)
     if x.ndim < 2 or 0 in x.shape or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -67,7 +99,9 @@ def quantize(x, block: Block = ROW_BLOCK, *, scale: Scale = "power_of_two") -> Q
         raise ValueError(
             f"block must be one of {_BLOCKS} and scale one of {_SCALES}; got {block}, {scale!r}."
         )
-    return xla.quantize(x, block, scale)
+    problem = _Problem(x, block, jax.default_backend())
+    name = selection.select(_KERNELS, problem, implementation)
+    return _KERNELS[name].quantize(x, block, scale)
 
 
 def dequantize(quantized: Quantized, dtype=jnp.bfloat16) -> jax.Array:

@@ -39,7 +39,7 @@ def _dot(recipe, transpose_w, x, w):
 
 
 def _forward(recipe, transpose_w, x, w):
-    kept_x = quantize(x, recipe.rows, scale=recipe.scale)
+    kept_x = _quantize(x, recipe.rows, recipe)
     y = _multiply(recipe, kept_x, w, transpose_w)
     return y, (kept_x, w)
 
@@ -47,7 +47,7 @@ def _forward(recipe, transpose_w, x, w):
 def _backward(recipe, transpose_w, residuals, dy):
     # Without a barrier XLA finds what is made again in the forward pass, and keeps that.
     (kept_x, w), dy = jax.lax.optimization_barrier((residuals, dy))
-    dx = _multiply(recipe, quantize(dy, recipe.rows, scale=recipe.scale), w, not transpose_w)
+    dx = _multiply(recipe, _quantize(dy, recipe.rows, recipe), w, not transpose_w)
     x = dequantize(kept_x, w.dtype)
     dw = jnp.einsum("...n,...k->nk" if transpose_w else "...n,...k->kn", dy, x)
     return dx, dw
@@ -57,6 +57,11 @@ _dot.defvjp(_forward, _backward)
 
 
 def _multiply(recipe, rows, w, transpose_w):
-    rhs = dequantize(quantize(w, recipe.weights, scale=recipe.scale), w.dtype)
+    rhs = dequantize(_quantize(w, recipe.weights, recipe), w.dtype)
     spec = "...k,nk->...n" if transpose_w else "...k,kn->...n"
     return jnp.einsum(spec, dequantize(rows, w.dtype), rhs)
+
+
+def _quantize(x, block, recipe):
+    # Dense layers leave it to XLA which device has which part of a product.
+    return quantize(x, block, scale=recipe.scale, implementation="xla")

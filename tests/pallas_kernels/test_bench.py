@@ -116,7 +116,7 @@ def test_program_runs_on_a_cpu_and_records_what_it_ran_on(tmp_path, monkeypatch,
     recorded = json.loads(out.read_text())
     assert {"commit", "device", "driver", "runtime", "packages", "command"} < set(recorded)
     ours = [row for row in recorded["rows"] if row["implementation"].startswith("ours")]
-    assert len(ours) == 2 + 3 + 4 + 7 and all(row["ms"] > 0 for row in ours)
+    assert len(ours) == 2 + 3 + 4 + 9 and all(row["ms"] > 0 for row in ours)
     shown = capsys.readouterr().out
     assert "needs an NVIDIA GPU" in shown and "kB per token" in shown
 

@@ -135,3 +135,18 @@ def test_more_devices_on_fsdp_need_less_memory_and_more_traffic():
         cost_model.traffic(cfg, sizes)["all-gather", "fsdp"].num_bytes for sizes in (small, large)
     )
     assert of_large / of_small == pytest.approx((7 / 8) / (1 / 2))
+
+
+def test_experts_of_fp8_are_counted_in_both_orientations():
+    def bytes_of(precision, tensor):
+        sizes = {"data": 1, "fsdp": 2, "expert": 2, "context": 1, "tensor": tensor}
+        # So many tokens that the backward pass needs more than the optimizer.
+        cfg = dataclasses.replace(step_config(precision=precision), batch_size=4096)
+        return cost_model.temporary_bytes(cfg, sizes)
+
+    num_layers, num_experts, hidden, width = 2, 8, 32, 16
+    numbers = 3 * num_layers * num_experts * hidden * width
+    for tensor in (1, 2):
+        more = bytes_of("fp8", tensor) - bytes_of("full", tensor)
+        assert more == 2 * numbers / (4 * tensor)
+        assert bytes_of("fp8_store", tensor) == bytes_of("full", tensor)

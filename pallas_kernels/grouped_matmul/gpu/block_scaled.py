@@ -2,18 +2,15 @@
 
     out[m] = sum_i lhs_scale[m, i] rhs_scale[g(m), n, i] (lhs[m, i] . rhs[g(m), n, i])
 
-i counts blocks of 128 contracted elements. The sums of wgmma keep about 14 bits, so each block's is
-scaled and added to float32 registers (arXiv:2412.19437, sec. 3.3.2). wgmma reads FP8 along K only:
-rhs is (G, N, K). A tile is 192 rows of one group by 128 columns: three warpgroups multiply, and
-while one of them adds up the others' products run. A step of 128 loads 40 KB for 6.3 MFLOP: 154
-FLOP per byte from L2.
+i counts blocks of 128 contracted elements. wgmma reads FP8 along K only: rhs is (G, N, K). Each of
+`num_compute` warpgroups has 64 rows of one group and all columns of a tile; `scaled_ring` brings
+them and `scaled_sums` adds them up.
 
-Letters: M rows, G groups, K contracted width, N output width, I = K / 128. Shared memory, 4 stages:
-lhs 96 KB, rhs 64, out 48.
+Letters: M rows, G groups, K contracted width, N output width, I blocks of K.
 """
 
-import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,22 +20,32 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels import hopper
-from pallas_kernels.grouped_matmul.gpu import ring, schedule
+from pallas_kernels.grouped_matmul.gpu import ring, scaled_ring, scaled_sums, schedule
+from pallas_kernels.grouped_matmul.gpu.scaled_ring import STEP, Config
 
-COMPUTE = 3  # warpgroups that multiply
-TILE_M = COMPUTE * hopper.ROWS
-TILE_N = 128  # columns of a tile, which so meet one block of rhs
-STEP = 128  # contracted elements per stage: one block, and one swizzled tile of 8-bit elements
-_REGISTERS = 160  # of a thread that multiplies: 64 of a product, 64 of the sum
-_BY_ROW = plgpu.Layout.WGMMA.reduce(1)
+# Of a thread that multiplies; a multiprocessor has 512 for one thread of each warpgroup.
+_REGISTERS = {2: 240, 3: 160}
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Tuned choices: slots of the ring, and the `band` of `matmul.Config`."""
+class Tile(NamedTuple):
+    """What the plain product and one with more work on its result do differently.
 
-    num_stages: int = 4
-    band: int = 16
+    column(col, start) is where in rhs the columns from `start` on of tile `col` lie: start is a
+    multiple of 128. store(sums, outs, place, buffers) writes a warpgroup's result, of which each
+    128 columns are one of `sums`, to outs.
+    """
+
+    column: Callable
+    store: Callable
+
+
+class Place(NamedTuple):
+    """Where a warpgroup's rows of a tile lie."""
+
+    row: Any
+    group: Any
+    col: Any
+    num_rows: Any
 
 
 def matmul(
@@ -54,66 +61,84 @@ def matmul(
 ):
     """The product (M, N) of 16-bit out_dtype; M is a multiple of 8, K and N of 128.
 
-    scales (M or fewer, K / 128) and rhs_scales (G, N / 128, K / 128) are float32.
+    scales (M or fewer, I) and rhs_scales (G, N / 128, I) are float32; I is K / 128 or 1.
     """
+    num_rows, out_width = lhs_MK.shape[0], rhs_GNK.shape[1]
+    assert out_width % config.tile_n == 0
+
+    def column(col, start):
+        return col * config.tile_n + start
+
+    def store(sums, outs, place, buffers):
+        width = buffers.tiled.shape[-1]
+        chunks = [
+            (
+                lambda total=total, start=start: total[:, start : start + width],
+                outs[0],
+                column(place.col, i * STEP + start),
+            )
+            for i, total in enumerate(sums)
+            for start in range(0, STEP, width)
+        ]
+        ring.store_chunks(chunks, place.row, place.num_rows, buffers)
+
+    out_types = [jax.ShapeDtypeStruct((num_rows, out_width), out_dtype)]
+    arrays = lhs_MK, scales_MI, rhs_GNK, rhs_scales_GNI, group_sizes_G
+    tile, num_cols = Tile(column, store), out_width // config.tile_n
+    return call(tile, num_cols, out_types, *arrays, config=config, interpret=interpret)[0]
+
+
+def call(
+    tile: Tile,
+    num_col_tiles,
+    out_types,
+    lhs_MK,
+    scales_MI,
+    rhs_GNK,
+    rhs_scales_GNI,
+    group_sizes_G,
+    *,
+    config,
+    interpret,
+):
+    """Runs the tiles of a product over the groups; a chunk of any output has the first's dtype."""
     num_rows, width = lhs_MK.shape
-    num_groups, out_width, _ = rhs_GNK.shape
     table, num_tiles = schedule.of_matmul(
-        group_sizes_G, num_rows, TILE_M, out_width // TILE_N, config.band
+        group_sizes_G, num_rows, config.tile_m, num_col_tiles, config.band
     )
     # Along rows, and with some for a tile that ends beyond the last one.
-    scales_IM = jnp.pad(scales_MI.T, ((0, 0), (0, num_rows + TILE_M - scales_MI.shape[0])))
+    missing = num_rows + config.tile_m - scales_MI.shape[0]
+    scales_IM = jnp.pad(scales_MI.T, ((0, 0), (0, missing)))
     num_blocks = ring.num_blocks(interpret)
     body = functools.partial(
         _kernel,
+        tile,
         config=config,
         num_blocks=num_blocks,
-        num_groups=num_groups,
+        num_groups=rhs_GNK.shape[0],
         num_steps=width // STEP,
         interpret=interpret,
     )
     return plgpu.kernel(
         body,
-        out_type=jax.ShapeDtypeStruct((num_rows, out_width), out_dtype),
-        scratch_types=_scratch(lhs_MK.dtype, out_dtype, config, interpret),
+        out_type=out_types,
+        scratch_types=scaled_ring.scratch(lhs_MK.dtype, out_types[0].dtype, config, interpret),
         kernel_name="grouped_matmul_block_scaled",
         grid=(num_blocks,),
         grid_names=("block",),
-        **hopper.launch(interpret, num_compute=COMPUTE),
+        **hopper.launch(interpret, num_compute=config.num_compute),
     )(table, num_tiles, lhs_MK, scales_IM, rhs_GNK, rhs_scales_GNI)
 
 
-def _scratch(dtype, out_dtype, config, interpret):
-    stages = config.num_stages
-    return dict(
-        lhs_smem=ring.rows((stages, TILE_M, STEP), dtype, interpret),
-        rhs_smem=hopper.tiled((stages, TILE_N, STEP), dtype),
-        out_smem=ring.stores(out_dtype, interpret, COMPUTE),
-        ready=plgpu.Barrier(num_arrivals=2, num_barriers=stages),
-        free=plgpu.Barrier(num_arrivals=COMPUTE, num_barriers=stages),
-    )
-
-
-class _Memory(NamedTuple):
-    """Slots of both operands, the scales, and the buffers of each warpgroup's epilogue."""
-
-    lhs: ring.Rows
-    rhs: Any
-    lhs_scales: Any
-    rhs_scales: Any
-    out: ring.Rows
-    slots: hopper.Slots
-
-
 def _kernel(
+    tile,
     table,
     num_tiles,
     lhs,
     lhs_scales,
     rhs,
     rhs_scales,
-    out,
-    *,
+    *outs,
     config,
     num_blocks,
     num_groups,
@@ -122,10 +147,9 @@ def _kernel(
     **scratch,
 ):
     block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
-    lhs_smem, out_smem = (ring.views(scratch[name], interpret) for name in ("lhs_smem", "out_smem"))
-    slots = hopper.Slots(scratch["ready"], scratch["free"], config.num_stages)
-    memory = _Memory(lhs_smem, scratch["rhs_smem"], lhs_scales, rhs_scales, out_smem, slots)
-
+    memory = scaled_ring.memory_of(scratch, config, interpret)
+    buffers = ring.views(scratch["out_smem"], interpret)
+    scales = scaled_sums.Scales(lhs_scales, rhs_scales)
     work = ring.work_on_rows(
         block,
         table,
@@ -136,71 +160,33 @@ def _kernel(
     )
     hopper.specialize(
         warpgroup,
-        lambda warpgroup: _compute(work, out, warpgroup, memory),
-        lambda: _load(work, lhs, rhs, memory),
-        compute_registers=_REGISTERS,
-        num_compute=COMPUTE,
+        lambda warpgroup: _compute(tile, work, outs, warpgroup, memory, scales, buffers, config),
+        lambda: scaled_ring.load(tile.column, work, lhs, rhs, memory, config),
+        compute_registers=_REGISTERS[config.num_compute],
+        num_compute=config.num_compute,
     )
 
 
-def _compute(work, out, warpgroup, memory):
-    buffers = ring.Rows(*(view.at[warpgroup] for view in memory.out))
+def _compute(tile, work, outs, warpgroup, memory, scales, buffers, config):
+    buffers = ring.Rows(*(view.at[warpgroup] for view in buffers))
+    add_up = scaled_sums.of_blocks if scales.has_blocks else scaled_sums.of_whole_rows
 
     def of_tile(at, first_step):
         row, num_rows, group, col, num_steps = at
         own_row, own_rows = row + warpgroup * hopper.ROWS, num_rows - warpgroup * hopper.ROWS
+        columns = [tile.column(col, start) for start in range(0, config.tile_n, STEP)]
+        own = scaled_sums.Work(warpgroup, own_row, group, columns, first_step, num_steps)
 
         @pl.when(own_rows > 0)
         def _():
-            add = functools.partial(_add_step, memory, warpgroup, own_row, group, col, first_step)
-            zeros = jnp.zeros((hopper.ROWS, TILE_N), jnp.float32)
-            total = lax.fori_loop(0, num_steps, add, plgpu.layout_cast(zeros, plgpu.Layout.WGMMA))
-            ring.store(total, out, own_row, col * TILE_N, own_rows, buffers)
+            sums = add_up(memory, scales, config, own)
+            tile.store(sums, outs, Place(own_row, group, col, own_rows), buffers)
 
         @pl.when(own_rows <= 0)
         def _():
-            ring.skip(first_step, num_steps, memory.slots)
+            scaled_ring.skip(memory, config, first_step, num_steps)
 
         return first_step + num_steps
 
     ring.over_tiles(work, of_tile, jnp.int32(0))
     plgpu.wait_smem_to_gmem(0)
-
-
-def _add_step(memory, warpgroup, row, group, col, first_step, i, total):
-    """total (64, N) plus the scaled product of the i-th block of a tile."""
-    slots = memory.slots
-    slot = hopper.slot_of(first_step + i, slots.num_stages)
-    own = pl.ds(warpgroup * hopper.ROWS, hopper.ROWS)
-    plgpu.barrier_wait(slots.ready.at[slot])
-
-    def multiply(acc):
-        plgpu.wgmma(acc, memory.lhs.tiled.at[slot, own], memory.rhs.at[slot].T)
-        plgpu.wgmma_wait(0)
-        return acc[...]
-
-    product = pl.run_scoped(multiply, hopper.accumulator(hopper.ROWS, TILE_N))
-    plgpu.barrier_arrive(slots.free.at[slot])
-    own_scales = memory.lhs_scales.at[i, pl.ds(row, hopper.ROWS)]
-    scale = plgpu.load(own_scales, layout=_BY_ROW, optimized=False)
-    scale = scale * memory.rhs_scales[group, col, i]
-    return total + product * lax.broadcast_in_dim(scale, product.shape, (0,))
-
-
-def _load(work, lhs, rhs, memory):
-    slots = memory.slots
-
-    def of_tile(at, first_step):
-        row, _, group, col, num_steps = at
-        rows, cols = pl.ds(row, TILE_M), pl.ds(col * TILE_N, TILE_N)
-
-        @pl.loop(0, num_steps)
-        def _(step):
-            slot = hopper.wait_for_slot(first_step + step, slots)
-            depth, ready = pl.ds(step * STEP, STEP), slots.ready.at[slot]
-            plgpu.copy_gmem_to_smem(lhs.at[rows, depth], memory.lhs.plain.at[slot], ready)
-            plgpu.copy_gmem_to_smem(rhs.at[group, cols, depth], memory.rhs.at[slot], ready)
-
-        return first_step + num_steps
-
-    hopper.drain(ring.over_tiles(work, of_tile, jnp.int32(0)), slots)

@@ -129,11 +129,11 @@ def store_chunks(chunks, row, num_rows, buffers: Rows):
 
     A chunk is as wide as a buffer. It returns before the last ones have left shared memory.
     """
-    # Else the next tile would begin with the buffer that this one used last.
-    assert len(chunks) % _STORES == 0
+    # A tile of an odd number of chunks ends with the buffer that the next one begins with.
+    pending = _STORES - 1 if len(chunks) % _STORES == 0 else 0
     for i, (chunk, out, col) in enumerate(chunks):
         buffer = Rows(*(view.at[i % _STORES] for view in buffers))
-        plgpu.wait_smem_to_gmem(_STORES - 1, wait_read_only=True)
+        plgpu.wait_smem_to_gmem(pending if i == 0 else _STORES - 1, wait_read_only=True)
         buffer.tiled[...] = chunk().astype(buffer.tiled.dtype)
         plgpu.commit_smem()
         _copy_rows(buffer.plain, out, row, col, num_rows)

@@ -1,0 +1,39 @@
+"""fp8_parity on one H100 or H200: real MLA head sizes, BPE tokens, bf16, about 70M parameters.
+
+128 divides every width of an expert, so that Hopper's kernels multiply, and quantise, what the
+laptop version rounds by XLA. A token's row has four blocks of its hidden size, not one.
+"""
+
+import dataclasses
+
+from experiments import fp8_parity
+from kanana_jax import config
+from kanana_jax.jobs import sweep
+from kanana_jax.model import presets
+
+run = fp8_parity.run
+
+
+def experiment() -> sweep.Sweep:
+    comparison = fp8_parity.experiment()
+    base = comparison.base
+    base = dataclasses.replace(
+        base,
+        name="fp8_parity_h100",
+        model=presets.small(),
+        execution=config.ExecutionConfig(loss_chunk_tokens=16_384),
+        data=config.DataConfig(tokenizer="bpe", seq_len=1024, batch_size=16),
+        optimizer=dataclasses.replace(
+            base.optimizer,
+            lr=0.01,
+            polar_dtype="auto",
+            schedule=config.ScheduleConfig(name="wsd", warmup_steps=20, decay_steps=100),
+        ),
+        train=dataclasses.replace(
+            base.train,
+            num_steps=300,
+            eval_interval_steps=100,
+            checkpoint_interval_steps=150,
+        ),
+    )
+    return dataclasses.replace(comparison, base=base)

@@ -1,0 +1,1 @@
+"""Quantisation on Hopper: numbers are read once, and written once."""
