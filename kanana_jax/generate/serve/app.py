@@ -30,7 +30,7 @@ from kanana_jax.generate.chat import ChatError
 from kanana_jax.generate.grammar import GrammarError, Grammars
 from kanana_jax.generate.load import Loaded
 from kanana_jax.generate.requests import Matcher, Request, RequestError
-from kanana_jax.generate.serve import access, fields, metrics, protocol, replies, streaming
+from kanana_jax.generate.serve import access, fields, metrics, protocol, replies, speech, streaming
 from kanana_jax.generate.serve.fields import ApiError
 from kanana_jax.generate.serve.protocol import Ask
 from kanana_jax.generate.serve.tools import Tooling
@@ -52,15 +52,21 @@ class Limits:
     origins: tuple[str, ...] = ()  # of web pages that may ask, "*" for all
 
 
-def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
-    """An ASGI application; it starts `worker` when it starts up and stops it when it shuts down."""
+def make_app(
+    loaded: Loaded, worker: Worker, limits: Limits, spoken: speech.Spoken | None = None
+) -> Starlette:
+    """An ASGI application; it starts the workers when it starts up and stops them when it shuts
+    down. With `spoken` it speaks."""
     server = _Server(loaded, worker, limits)
+    workers = [worker] if spoken is None else [worker, spoken.worker]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        worker.start()
+        for one in workers:
+            one.start()
         yield
-        await asyncio.to_thread(worker.stop)
+        for one in workers:
+            await asyncio.to_thread(one.stop)
 
     routes = [
         Route("/health", server.health),
@@ -73,6 +79,9 @@ def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
         Route("/v1/completions", server.completions, methods=["POST"]),
         Route("/v1/chat/completions", server.chat_completions, methods=["POST"]),
     ]
+    if spoken is not None:
+        said = speech.Speech(loaded, spoken, server.metrics, server.read_json, server.check_model)
+        routes.append(Route("/v1/audio/speech", said.speak, methods=["POST"]))
     paths = frozenset(route.path for route in routes)
     return Starlette(
         routes=routes,
@@ -113,12 +122,12 @@ class _Server:
         return JSONResponse({"object": "list", "data": [self._model()]})
 
     async def one_model(self, http: HttpRequest) -> Response:
-        self._check_model(http.path_params["name"])
+        self.check_model(http.path_params["name"])
         return JSONResponse(self._model())
 
     async def tokenize(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_prompt(await self._read_json(http))
-        self._check_model(ask.model)
+        ask = protocol.parse_prompt(await self.read_json(http))
+        self.check_model(ask.model)
         if not isinstance(ask.given, str):
             ids = await self._chat_ids(ask.given, ask.tooling, ask.variables)
         elif ask.is_whole:
@@ -138,12 +147,12 @@ class _Server:
         return JSONResponse(info | {"chat_template": template and template.source})
 
     async def detokenize(self, http: HttpRequest) -> Response:
-        name, ids = protocol.parse_ids(await self._read_json(http), self._loaded.cfg.vocab_size)
-        self._check_model(name)
+        name, ids = protocol.parse_ids(await self.read_json(http), self._loaded.cfg.vocab_size)
+        self.check_model(name)
         return JSONResponse({"prompt": self._loaded.tokenizer.decode_marked(ids)})
 
     async def completions(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_completion(await self._read_json(http))
+        ask = protocol.parse_completion(await self.read_json(http))
         self._check(ask)
         used, is_drawn = self._loaded.tokenizer, ask.max_tokens != 0
         prompts = [await self._prompt_ids(one) for one in ask.inputs]
@@ -158,7 +167,7 @@ class _Server:
         return await self._answer(http, ask, prompts, constraint, replies.COMPLETION, choice)
 
     async def chat_completions(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_chat(await self._read_json(http))
+        ask = protocol.parse_chat(await self.read_json(http))
         self._check(ask)
         ids = await self._chat_ids(ask.inputs[0], ask.tooling, ask.variables)
         thinking = self._thinking(ids)
@@ -184,14 +193,14 @@ class _Server:
 
     def _check(self, ask: Ask) -> None:
         """What needs no tokens."""
-        self._check_model(ask.model)
+        self.check_model(ask.model)
         try:
             self._worker.check_number(ask.num_requests)
         except RequestError as error:
             param = "n" if len(ask.inputs) == 1 else "prompt"
             raise ApiError(400, str(error), param=param) from None
 
-    def _check_model(self, name: str | None) -> None:
+    def check_model(self, name: str | None) -> None:
         if name not in (None, self._limits.model_name):
             raise ApiError(
                 404,
@@ -333,7 +342,7 @@ class _Server:
                 code="context_length_exceeded",
             )
 
-    async def _read_json(self, http: HttpRequest) -> Any:
+    async def read_json(self, http: HttpRequest) -> Any:
         body, num_bytes, most = bytearray(), 0, self._limits.max_body_bytes
         async for part in http.stream():
             num_bytes += len(part)
