@@ -1,9 +1,9 @@
 """A small VQ codec of log-mel frames: 25 tokens a second, of a codebook that is trained here.
 
-    encoder   4 frames -> D:  z = W2 gelu(conv3(W1 x))                       sees a token to each side
-    token     argmin_c |z - e_c|^2                                           codebook e (C, D)
-    decoder   h = gelu(conv3(e_token)), causal;  4 frames = W h              sees two tokens back
-    loss      |x - x'|^2 + |x - x'| + b |z - sg(e)|^2        straight-through (arXiv:1711.00937)
+    encoder   4 frames -> D:  h = W1 x;  z = W2 (h + gelu(conv3 h))        sees a token to each side
+    token     argmin_c |z - e_c|^2                                         codebook e (C, D)
+    decoder   4 frames = W (e + gelu(conv3 e)), causal                     sees two tokens back
+    loss      |x - x'|^2 + |x - x'| + b |z - sg(e)|^2      straight-through (arXiv:1711.00937)
 
 The codebook follows running means of what chose each code (ibid., app. A.1); a code that hardly
 anything chooses is set to a vector of the batch, so that codes stay in use.
@@ -136,7 +136,11 @@ class Seen(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def loss(
-    cfg: CodecConfig, params: Params, book: Codebook, mel_BFM: Array, is_sound_BN: Bool[Array, "B N"]
+    cfg: CodecConfig,
+    params: Params,
+    book: Codebook,
+    mel_BFM: Array,
+    is_sound_BN: Bool[Array, "B N"],
 ) -> tuple[Float[Array, ""], tuple[Seen, Array]]:
     """The loss over tokens that are sound, and (what was seen, latents)."""
     z_BND = latents(params, mel_BFM)

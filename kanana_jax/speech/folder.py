@@ -1,7 +1,7 @@
 """What a model needs beside its own folder to speak.
 
-    DIR/speech.json         sizes of the codec, ids of text, voices
-    DIR/codec.safetensors   the codec's weights and codebook
+DIR/speech.json         sizes of the codec, and voices
+DIR/codec.safetensors   the codec's weights and codebook
 """
 
 import dataclasses
@@ -15,20 +15,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from kanana_jax.speech import codec
-from kanana_jax.speech.codec import Codec, Codebook, CodecConfig
+from kanana_jax.speech.codec import Codebook, Codec, CodecConfig
 from kanana_jax.speech.errors import SpeechError
-from kanana_jax.speech.vocabulary import Vocabulary
 
 _SETTINGS, _WEIGHTS = "speech.json", "codec.safetensors"
 _MAKE_ONE = "it is written by the training of a speech model, docs/speech.md"
 
 
 class Speaker(NamedTuple):
-    """A codec, and how its tokens lie in the decoder's vocabulary."""
+    """A codec, and the voices that the decoder has learned."""
 
     cfg: CodecConfig
     codec: Codec
-    vocabulary: Vocabulary
     voices: tuple[str, ...]
 
 
@@ -36,19 +34,17 @@ def write(folder: Path, speaker: Speaker) -> None:
     """Into a folder that exists."""
     about = {
         "codec": dataclasses.asdict(speaker.cfg),
-        "num_text_ids": speaker.vocabulary.num_text,
         "voices": list(speaker.voices),
     }
     (folder / _SETTINGS).write_text(json.dumps(about, indent=2) + "\n")
     save_file(_named(speaker.codec), folder / _WEIGHTS)
 
 
-def read(folder: Path, vocab_size: int) -> Speaker:
-    """The speaker of a decoder with `vocab_size` ids. SpeechError where there is none."""
+def read(folder: Path) -> Speaker:
+    """What `write` has written. SpeechError where that is not there."""
     try:
         about = json.loads((folder / _SETTINGS).read_text())
         cfg = CodecConfig(**about["codec"])
-        vocabulary = Vocabulary(int(about["num_text_ids"]), cfg.num_codes)
         voices = tuple(str(one) for one in about["voices"])
         stored = load_file(folder / _WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -56,18 +52,13 @@ def read(folder: Path, vocab_size: int) -> Speaker:
             f"{folder} must hold {_SETTINGS} and {_WEIGHTS} of a speech model, got "
             f"{type(error).__name__}: {error}; {_MAKE_ONE}"
         ) from None
-    if vocabulary.size > vocab_size:
-        raise SpeechError(
-            f"{folder} speaks with ids below {vocabulary.size}, got a model with {vocab_size}; "
-            "give the folder that was trained with this model"
-        )
     like = jax.eval_shape(lambda: codec.init(cfg, jax.random.key(0)))
     wanted = {name: leaf.shape for name, leaf in _named(like).items()}
     found = {name: leaf.shape for name, leaf in stored.items()}
     if wanted != found:
         raise SpeechError(f"{folder / _WEIGHTS} must hold {wanted}, got {found}; {_MAKE_ONE}")
     book = Codebook(*(stored.pop(f"book.{name}") for name in Codebook._fields))
-    return Speaker(cfg, jax.tree.map(jax.numpy.asarray, Codec(stored, book)), vocabulary, voices)
+    return Speaker(cfg, jax.tree.map(jax.numpy.asarray, Codec(stored, book)), voices)
 
 
 def _named(of: Codec) -> dict[str, np.ndarray]:

@@ -13,7 +13,6 @@ Letters: B sounds, W samples of a window (400), H of a hop (160), M bands, R fre
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float

@@ -1,6 +1,6 @@
 """Writes mel_golden.npz with the features of transformers' WhisperFeatureExtractor.
 
-    python tests/speech/make_mel_golden.py      in an environment with transformers and numpy
+python tests/speech/make_mel_golden.py      in an environment with transformers and numpy
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The codec of speech: causal frames, a codebook that is used, and an error that training lowers."""
+"""The codec of speech: causal frames, a codebook that is used, an error that training lowers."""
 
 import functools
 

@@ -23,7 +23,7 @@ def test_no_voice_is_both_trained_and_held_out():
 
 
 def test_an_unknown_variant_is_refused():
-    with pytest.raises(SpeechError, match="must be one of .*, got 'm99'"):
+    with pytest.raises(SpeechError, match="got 'm99'"):
         voices.speak("a", Voice(language="en", variant="m99"))
 
 

@@ -1,10 +1,10 @@
 """Serves a model: python -m kanana_jax.generate.serve --checkpoint=DIR --port=8000.
 
 The interface is OpenAI's: /v1/models, /v1/completions, /v1/chat/completions, with --speech=DIR also
-/v1/audio/speech; beside it are /health, /metrics, /tokenize and /detokenize. The folder is one of `kanana_jax.convert` or a Hugging Face
-one. SIGTERM or SIGINT ends it when the answers under way are done, SHUTDOWN_SECONDS at most. Exit
-code 2: the folder or a setting cannot be used; 1: the engine has failed, and a supervisor should
-start the server again.
+/v1/audio/speech; beside it are /health, /metrics, /tokenize and /detokenize. The folder is one of
+`kanana_jax.convert` or a Hugging Face one. SIGTERM or SIGINT ends it when the answers under way are
+done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be used; 1: an engine
+has failed, and a supervisor should start the server again.
 """
 
 import argparse

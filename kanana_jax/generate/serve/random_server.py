@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,10 +21,9 @@ from kanana_jax import config, model
 from kanana_jax.data import tokenizer
 from kanana_jax.errors import UserError
 from kanana_jax.model import presets
-from kanana_jax.speech import codec, detokeniser, mel
+from kanana_jax.speech import codec, detokeniser, mel, vocabulary
 from kanana_jax.speech import folder as speech_folder
 from kanana_jax.speech.codec import CodecConfig
-from kanana_jax.speech.vocabulary import Vocabulary
 from kanana_jax.weights import native
 
 # As large as a published speech decoder of about a billion parameters, dense; all values are ours.
@@ -46,6 +44,7 @@ SHAPES: dict[str, Callable[[], config.ModelConfig]] = {
     "small": presets.small,
     "billion": lambda: _BILLION,
 }
+_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}"
 _PROMPT_TOKENS = 96  # more than the bench's texts have
 _START_S, _END_S = 400.0, 30.0
 
@@ -70,17 +69,19 @@ def folder(settings: Settings) -> Iterator[Path]:
     cpu = jax.devices("cpu")[0]
     cfg_of_codec = CodecConfig()
     of_bytes = tokenizer.train_bpe([], vocab_size=258)  # and two special tokens
-    vocabulary = Vocabulary(of_bytes.vocab_size, cfg_of_codec.num_codes)
-    cfg = dataclasses.replace(SHAPES[settings.shape](), vocab_size=vocabulary.size)
+    spelling = vocabulary.with_codes(of_bytes.json, cfg_of_codec.num_codes)
+    vocab_size = of_bytes.vocab_size + cfg_of_codec.num_codes
+    cfg = dataclasses.replace(SHAPES[settings.shape](), vocab_size=vocab_size)
     with tempfile.TemporaryDirectory() as made, jax.default_device(cpu):
         weights = jax.jit(lambda key: model.init(cfg, key))(jax.random.key(0))
         stored = jax.tree.map(lambda x: native.streamed(np.asarray(x)), native.stored(weights))
         with native.new_directory(Path(made) / "model") as temporary:
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
             native.write(temporary, native.Description(cfg, {}, dtype), stored)
-            (temporary / "tokenizer.json").write_text(of_bytes.json)
+            (temporary / "tokenizer.json").write_text(spelling)
+            (temporary / native.CHAT_TEMPLATE_NAME).write_text(_TEMPLATE)
         said = speech_folder.Speaker(
-            cfg_of_codec, codec.init(cfg_of_codec, jax.random.key(1)), vocabulary, ("en-m1",)
+            cfg_of_codec, codec.init(cfg_of_codec, jax.random.key(1)), ("en-m1",)
         )
         (Path(made) / "speech").mkdir()
         speech_folder.write(Path(made) / "speech", said)
@@ -126,9 +127,11 @@ def _wait(process: subprocess.Popen, port: int) -> None:
     while time.monotonic() < end_s:
         if process.poll() is not None:
             break
-        with contextlib.suppress(OSError, urllib.error.URLError, json.JSONDecodeError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-                json.load(answer)
-                return
+        with (
+            contextlib.suppress(OSError, json.JSONDecodeError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer,
+        ):
+            json.load(answer)
+            return
         time.sleep(0.2)
     raise UserError(f"the server did not start within {_START_S:g} s; its own lines say why")

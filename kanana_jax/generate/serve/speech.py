@@ -4,6 +4,7 @@ Forms are `wav`, whose header leaves the length open, and `pcm`, little-endian s
 stream_format = "sse" the samples come as OpenAI's events, in base64.
 """
 
+import asyncio
 import base64
 import json
 import secrets
@@ -15,10 +16,11 @@ from typing import Any, NamedTuple
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from kanana_jax.generate import neutral
+from kanana_jax.generate.chat import ChatError
 from kanana_jax.generate.load import Loaded
 from kanana_jax.generate.requests import RequestError
 from kanana_jax.generate.sampling import NUM_SEEDS, Sampling
-from kanana_jax.generate import neutral
 from kanana_jax.generate.serve import fields, streaming
 from kanana_jax.generate.serve.fields import ApiError, bad, take
 from kanana_jax.generate.serve.metrics import Metrics
@@ -66,8 +68,11 @@ class Speech:
         begin_s = time.monotonic()
         ask = _parse(await self._read_json(http), self._spoken.speaker.voices)
         self._check_model(ask.model)
-        spelt = self._loaded.tokenizer.encode(vocabulary.spelt(ask.voice, ask.text))
-        prompt = self._spoken.speaker.vocabulary.to_say(spelt)
+        asked_for = {"role": "user", "content": vocabulary.to_say(ask.voice, ask.text)}
+        try:
+            prompt = await asyncio.to_thread(self._loaded.chat_ids, [asked_for])
+        except ChatError as error:
+            raise ApiError(400, str(error), param="input") from None
         asked = Utterance(
             prompt=prompt,
             max_tokens=max(self._spoken.length - len(prompt), 1),
@@ -114,9 +119,7 @@ async def _bytes(sound: AsyncIterator[tuple[bytes, int]], form: str) -> AsyncIte
         yield pcm
 
 
-async def _events(
-    sound: AsyncIterator[tuple[bytes, int]], num_prompt: int
-) -> AsyncIterator[str]:
+async def _events(sound: AsyncIterator[tuple[bytes, int]], num_prompt: int) -> AsyncIterator[str]:
     num_said = 0
     async for pcm, num_tokens in sound:
         num_said += num_tokens

@@ -10,7 +10,7 @@ from kanana_jax.generate.serve.speech import Spoken
 from kanana_jax.generate.serve.worker import Worker
 from kanana_jax.generate.streams import scheduling
 from kanana_jax.generate.streams.engine import Shape, StreamEngine
-from kanana_jax.speech import folder
+from kanana_jax.speech import folder, vocabulary
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +36,16 @@ def opened(
     """A stream engine ready for its first stream; None without --speech."""
     if arguments.speech is None:
         return None
-    speaker = folder.read(Path(paths.local(arguments.speech, "--speech")), loaded.cfg.vocab_size)
+    speaker = folder.read(Path(paths.local(arguments.speech, "--speech")))
+    ends = [*loaded.eos_ids, None]
+    of_model = vocabulary.of(loaded.tokenizer.token_id, speaker.cfg.num_codes, ends[0])
     shape = _shape(arguments)
     engine = StreamEngine(
         loaded.cfg,
         loaded.execution,
         loaded.weights,
         speaker,
+        of_model,
         shape=shape,
         policy=scheduling.POLICIES[arguments.scheduling],
         mesh=loaded.mesh,

@@ -1,1 +1,1 @@
-"""Spoken streams: a decoder's speech tokens and their sound, for listeners who play it as it comes."""
+"""Spoken streams: speech tokens and their sound, for listeners who play it as it comes."""

@@ -24,7 +24,7 @@ class Rows(NamedTuple):
     """Of each stream of a turn; a row beyond the cache stands for none."""
 
     row_A: Int[np.ndarray, "A"]
-    tokens_A: Int[np.ndarray, "A"]  # drawn last, or that begins speech
+    tokens_A: Int[np.ndarray, "A"]  # drawn last, or the prompt's last
     positions_A: Int[np.ndarray, "A"]
     is_new_A: Bool[np.ndarray, "A"]  # whether nothing has sounded
 
@@ -70,11 +70,12 @@ def turn(
         logits_AV = model.logits(cfg, head, hidden_A1D[:, 0])
         drawn_A, _ = sampling.sample(logits_AV, how, is_filtered=False)
         how = how._replace(num_drawn_B=how.num_drawn_B + 1)
-        tokens_A = drawn_A + vocabulary.num_text
-        return (cache, tokens_A, positions_A + 1, how), drawn_A
+        is_end_A = drawn_A == vocabulary.num_codes
+        tokens_A = jnp.where(is_end_A, vocabulary.end, drawn_A + vocabulary.first)
+        return (cache, tokens_A, positions_A + 1, how), (drawn_A, tokens_A)
 
     first = cache, rows.tokens_A, rows.positions_A, how
-    (cache, *_), drawn_NA = jax.lax.scan(step, first, length=num_tokens)
+    (cache, *_), (drawn_NA, tokens_NA) = jax.lax.scan(step, first, length=num_tokens)
     drawn_AN = drawn_NA.T
     is_code_AN = jnp.cumprod(drawn_AN != vocabulary.num_codes, axis=1)
     lengths_A = is_code_AN.sum(axis=1)
@@ -85,17 +86,17 @@ def turn(
         lambda all_rows, x: all_rows.at[rows.row_A].set(x, mode="drop"), sounding, after
     )
     pcm_AT = jnp.round(sound_AT * (2**15 - 1)).astype(jnp.int16)
-    return Said(drawn_AN + vocabulary.num_text, lengths_A, pcm_AT), cache, sounding
+    return Said(tokens_NA.T, lengths_A, pcm_AT), cache, sounding
 
 
 def _speech_head(weights: UnstackedWeights, vocabulary: Vocabulary) -> model.Params:
     """The vocabulary's head for codes and the end alone."""
-    ids = slice(vocabulary.num_text, vocabulary.end + 1)
+    codes = slice(vocabulary.first, vocabulary.first + vocabulary.num_codes)
+    end = slice(vocabulary.end, vocabulary.end + 1)
     head_DV = weights.head_DV
-    return {
-        "embed": weights.embed_VD[ids],
-        "head": None if head_DV is None else head_DV[:, ids],
-    }
+    if head_DV is None:
+        return {"embed": jnp.concatenate([weights.embed_VD[codes], weights.embed_VD[end]])}
+    return {"head": jnp.concatenate([head_DV[:, codes], head_DV[:, end]], axis=1)}
 
 
 def _of_rows(x: Array, rows: Rows) -> Array:

@@ -24,6 +24,7 @@ from kanana_jax.generate.streams.scheduling import Policy, Stream
 from kanana_jax.generate.unstacked import AnyWeights
 from kanana_jax.speech import detokeniser, mel
 from kanana_jax.speech.folder import Speaker
+from kanana_jax.speech.vocabulary import Vocabulary
 
 _SECONDS_PER_TOKEN = detokeniser.SAMPLES_PER_TOKEN / mel.SAMPLE_RATE
 _UNUSED = Sampling(temperature=0.0)
@@ -31,14 +32,14 @@ _UNUSED = Sampling(temperature=0.0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """A text to be said: the prompt's ids, the last of which begins speech.
+    """A text to be said: the ids of the prompt after which codes come.
 
     Of `sampling` temperature, min_p and the seed count.
     """
 
     prompt: Sequence[int]
     max_tokens: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
 
 
 class Sound(NamedTuple):
@@ -102,6 +103,7 @@ class StreamEngine:
         execution: config.ExecutionConfig,
         weights: AnyWeights,
         speaker: Speaker,
+        vocabulary: Vocabulary,
         *,
         shape: Shape,
         policy: Policy,
@@ -109,7 +111,7 @@ class StreamEngine:
         mesh: jax.sharding.Mesh | None = None,
     ):
         self._cfg, self._execution, self._weights = cfg, execution, weights
-        self._speaker, self.shape = speaker, shape
+        self._speaker, self._vocabulary, self.shape = speaker, vocabulary, shape
         self._policy, self._clock, self._mesh = policy, clock, mesh
         with decoder.on_mesh(mesh):
             self._cache = decoder.init_cache(cfg, execution, shape.num_rows, shape.length)
@@ -153,10 +155,11 @@ class StreamEngine:
         shape = self.shape
         chunk = min(shape.chunk, shape.length - 2)
         lengths = {decoder.padded_chunk(n, chunk): n for n in range(chunk, 0, -1)}
-        for length in lengths.values():
-            self._read({0: np.zeros(length, np.int32)})
-        for width in shape.widths:
-            self._said([], width)
+        for _ in range(2):  # arrays that no function has made yet are others to the compiler
+            for length in lengths.values():
+                self._read({0: np.zeros(length, np.int32)})
+            for width in shape.widths:
+                self._said([], width)
 
     def step(self) -> list[Sound]:
         """One turn; the sound that it made."""
@@ -209,7 +212,7 @@ class StreamEngine:
             said, self._cache, self._sounding = device.turn(
                 self._cfg,
                 self._execution,
-                self._speaker.vocabulary,
+                self._vocabulary,
                 self._weights,
                 self._speaker.codec,
                 self._cache,
