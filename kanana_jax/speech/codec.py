@@ -23,8 +23,7 @@ from kanana_jax.speech import mel
 
 Params = dict[str, Any]
 
-FRAMES_PER_TOKEN = 4
-TOKENS_PER_SECOND = mel.FRAMES_PER_SECOND // FRAMES_PER_TOKEN
+FRAMES_PER_TOKEN = mel.FRAMES_PER_TOKEN
 _TAPS = 3  # tokens that a convolution sees
 
 

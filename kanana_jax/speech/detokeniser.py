@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from kanana_jax.speech import codec, mel, vocoder
+from kanana_jax.speech import codec, vocoder
 from kanana_jax.speech.codec import Codec, CodecConfig
-
-SAMPLES_PER_TOKEN = codec.FRAMES_PER_TOKEN * mel.HOP
 
 
 class State(NamedTuple):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from kanana_jax.speech import codec, mel, voices
+from kanana_jax.speech import mel, voices
 from kanana_jax.speech.errors import SpeechError
 from kanana_jax.speech.voices import Language, Voice
 
@@ -36,7 +36,7 @@ _WORDS: dict[Language, tuple[tuple[str, ...], ...]] = {
         ("있다", "온다", "보인다", "남는다", "멈춘다"),
     ),
 }
-_CHUNK = 64  # utterances that a process speaks at a time
+_CHUNK = 128  # utterances that a process speaks at a time
 
 
 class Utterance(NamedTuple):
@@ -88,6 +88,6 @@ def _part(of: tuple[int, int, int, tuple[str, ...]]) -> list[Utterance] | str:
         except ModuleNotFoundError as error:
             return str(error)
         features = mel.log_mel(samples)
-        whole = len(features) // codec.FRAMES_PER_TOKEN * codec.FRAMES_PER_TOKEN
+        whole = len(features) // mel.FRAMES_PER_TOKEN * mel.FRAMES_PER_TOKEN
         found.append(Utterance(text, voice, features[:whole].astype(np.float16)))
     return found

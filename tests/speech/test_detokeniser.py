@@ -31,7 +31,7 @@ def test_chunks_are_the_whole_bit_for_bit(spoken):
 
 def test_behind_the_last_token_is_silence(spoken):
     _, _, whole = spoken
-    per_token = detokeniser.SAMPLES_PER_TOKEN
+    per_token = mel.SAMPLES_PER_TOKEN
     assert not whole[1, 3 * per_token :].any() and not whole[0, 5 * per_token :].any()
     assert np.abs(whole[1, : 3 * per_token]).max() > 0.01
 

@@ -12,7 +12,6 @@ device are the most listeners at which none of them waited for sound after the f
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import json
 import sys
 import urllib.parse
@@ -39,16 +38,14 @@ _TEXTS = (
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     with errors.reported(_PROGRAM):
-        counts = _counts(arguments)
-        out = Path(arguments.out)
+        counts, out = _counts(arguments), Path(arguments.out)
         out.mkdir(parents=True, exist_ok=True)
         found: dict[str, Any] = {"seconds": arguments.seconds, "arms": {}}
-        for arm, address in _servers(arguments):
-            with address as (host, port, about):
-                found["device"] = about.get("device", "not told by the server")
-                levels = [_level(arguments, host, port, number) for number in counts]
-            found["arms"][arm] = {"server": about, "levels": levels}
-            print(_table(arm, levels), flush=True)
+        with _servers(arguments) as servers:
+            for arm, (address, about) in servers.items():
+                levels = [_level(arguments, *address, number) for number in counts]
+                found["arms"][arm] = {"server": about, "levels": levels}
+                print(_table(arm, levels), flush=True)
         (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
         bench_picture.write(found, out / "bench.png")
         print(f"wrote {out / 'bench.json'} and {out / 'bench.png'}")
@@ -118,29 +115,34 @@ def _counts(arguments: argparse.Namespace) -> list[int]:
     return sorted(set(map(int, parts)))
 
 
+@contextlib.contextmanager
 def _servers(
     arguments: argparse.Namespace,
-) -> Iterator[tuple[str, contextlib.AbstractContextManager]]:
+) -> Iterator[dict[str, tuple[tuple[str, int], dict[str, Any]]]]:
+    """By the name of an arm: where it listens, and what is known of it."""
     if arguments.url is not None:
         parsed = urllib.parse.urlsplit(arguments.url)
         if parsed.scheme != "http" or parsed.hostname is None or parsed.port is None:
             raise config.ConfigError(f"--url must be http://HOST:PORT, got {arguments.url!r}")
-        yield "server", contextlib.nullcontext((parsed.hostname, parsed.port, {}))
+        yield {"server": ((parsed.hostname, parsed.port), {})}
         return
+    arms = arguments.scheduling.split(",")
+    if not set(arms) <= set(scheduling.POLICIES):
+        names = ", ".join(scheduling.POLICIES)
+        raise config.ConfigError(f"--scheduling must be some of {names}, got {arms}")
     settings = random_server.Settings(
         shape=arguments.random,
         num_rows=arguments.streams,
         width=arguments.streams_at_once,
         tokens_per_turn=arguments.tokens_per_turn,
         sound_s=arguments.sound_seconds,
+        dtype=arguments.dtype,
     )
-    with random_server.folder(settings) as made:
-        for arm in arguments.scheduling.split(","):
-            if arm not in scheduling.POLICIES:
-                names = ", ".join(scheduling.POLICIES)
-                raise config.ConfigError(f"--scheduling must be some of {names}, got {arm!r}")
-            about = dataclasses.asdict(settings) | {"scheduling": arm}
-            yield arm, random_server.running(settings, made, arm, about)
+    with (
+        random_server.folder(settings) as made,
+        random_server.running(settings, made, arms) as running,
+    ):
+        yield {arm: (("127.0.0.1", port), about) for arm, (port, about) in running.items()}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -156,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--streams-at-once", type=int, default=16)
     parser.add_argument("--tokens-per-turn", type=int, default=4)
     parser.add_argument("--sound-seconds", type=float, default=5.0, help="most of an answer")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--out", required=True, help="a folder")
     return parser
 

@@ -36,5 +36,4 @@ def write(found: dict[str, Any], path: Path) -> None:
     axes[0].set_yscale("log")
     axes[1].axhline(1.0, color="black", linewidth=0.8)
     axes[0].legend(fontsize=9)
-    figure.suptitle(f"Speech by {found['device']}", fontsize=10)
     figure.savefig(path, dpi=120)

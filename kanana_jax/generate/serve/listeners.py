@@ -15,10 +15,10 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from kanana_jax.speech import detokeniser, mel
+from kanana_jax.speech import mel
 
 _BYTES_PER_SECOND = 2 * mel.SAMPLE_RATE
-_BYTES_PER_TOKEN = 2 * detokeniser.SAMPLES_PER_TOKEN
+_BYTES_PER_TOKEN = 2 * mel.SAMPLES_PER_TOKEN
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from kanana_jax import config, model
 from kanana_jax.data import tokenizer
 from kanana_jax.errors import UserError
 from kanana_jax.model import presets
-from kanana_jax.speech import codec, detokeniser, mel, vocabulary
+from kanana_jax.speech import codec, mel, vocabulary
 from kanana_jax.speech import folder as speech_folder
 from kanana_jax.speech.codec import CodecConfig
 from kanana_jax.weights import native
@@ -46,7 +46,7 @@ SHAPES: dict[str, Callable[[], config.ModelConfig]] = {
 }
 _TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}"
 _PROMPT_TOKENS = 96  # more than the bench's texts have
-_START_S, _END_S = 400.0, 30.0
+_START_S, _END_S = 900.0, 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,28 +56,31 @@ class Settings:
     width: int
     tokens_per_turn: int
     sound_s: float  # the longest answer
+    dtype: str  # of activations and weights
 
     @property
     def length(self) -> int:
-        seconds_per_token = detokeniser.SAMPLES_PER_TOKEN / mel.SAMPLE_RATE
+        seconds_per_token = mel.SAMPLES_PER_TOKEN / mel.SAMPLE_RATE
         return _PROMPT_TOKENS + round(self.sound_s / seconds_per_token)
 
 
 @contextlib.contextmanager
 def folder(settings: Settings) -> Iterator[Path]:
-    """A temporary folder with random weights of a decoder and a codec."""
-    cpu = jax.devices("cpu")[0]
+    """A temporary folder with random weights of a decoder and a codec.
+
+    JAX computes on the CPU in this process from here on: the device is the server's.
+    """
+    jax.config.update("jax_platforms", "cpu")
     cfg_of_codec = CodecConfig()
     of_bytes = tokenizer.train_bpe([], vocab_size=258)  # and two special tokens
     spelling = vocabulary.with_codes(of_bytes.json, cfg_of_codec.num_codes)
     vocab_size = of_bytes.vocab_size + cfg_of_codec.num_codes
     cfg = dataclasses.replace(SHAPES[settings.shape](), vocab_size=vocab_size)
-    with tempfile.TemporaryDirectory() as made, jax.default_device(cpu):
+    with tempfile.TemporaryDirectory() as made:
         weights = jax.jit(lambda key: model.init(cfg, key))(jax.random.key(0))
         stored = jax.tree.map(lambda x: native.streamed(np.asarray(x)), native.stored(weights))
         with native.new_directory(Path(made) / "model") as temporary:
-            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-            native.write(temporary, native.Description(cfg, {}, dtype), stored)
+            native.write(temporary, native.Description(cfg, {}, settings.dtype), stored)
             (temporary / "tokenizer.json").write_text(spelling)
             (temporary / native.CHAT_TEMPLATE_NAME).write_text(_TEMPLATE)
         said = speech_folder.Speaker(
@@ -90,18 +93,41 @@ def folder(settings: Settings) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def running(
-    settings: Settings, made: Path, arm: str, about: dict[str, Any]
-) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """(host, port, what is known of it) while it runs. UserError where it does not start."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    settings: Settings, made: Path, schedulings: Sequence[str]
+) -> Iterator[dict[str, tuple[int, dict[str, Any]]]]:
+    """By scheduling: (port, what is known of it), while they run. They start together, which saves
+    their users' time, and do nothing until they are asked.
+
+    UserError where one does not start.
+    """
+    began_s = time.monotonic()
+    processes: dict[str, tuple[int, subprocess.Popen]] = {}
+    try:
+        for one in schedulings:
+            port = _free_port()
+            processes[one] = port, _start(settings, made, one, port)
+        found = {}
+        for one, (port, process) in processes.items():
+            _wait(process, port, began_s + _START_S)
+            found[one] = port, dataclasses.asdict(settings) | {"scheduling": one}
+        yield found
+    finally:
+        for _, process in processes.values():
+            process.terminate()
+        for _, process in processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_S)
+            process.kill()
+
+
+def _start(settings: Settings, made: Path, scheduling: str, port: int) -> subprocess.Popen:
     flags = {
         "checkpoint": made / "model",
         "speech": made / "speech",
         "port": port,
         "batch-size": 1,
         "length": 64,
-        "scheduling": arm,
+        "scheduling": scheduling,
         "streams": settings.num_rows,
         "streams-at-once": settings.width,
         "stream-length": settings.length,
@@ -109,21 +135,16 @@ def running(
     }
     command = [sys.executable, "-m", "kanana_jax.generate.serve"]
     command += [f"--{name}={value}" for name, value in flags.items()]
-    cached = {"JAX_COMPILATION_CACHE_DIR": str(made / "compiled")} | os.environ
-    began_s = time.monotonic()
-    process = subprocess.Popen(command, env=cached)
-    try:
-        _wait(process, port)
-        yield "127.0.0.1", port, about | {"start_s": round(time.monotonic() - began_s, 1)}
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_END_S)
-        process.kill()
+    # Several servers of one device must not each take most of its memory.
+    return subprocess.Popen(command, env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ)
 
 
-def _wait(process: subprocess.Popen, port: int) -> None:
-    end_s = time.monotonic() + _START_S
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def _wait(process: subprocess.Popen, port: int, end_s: float) -> None:
     while time.monotonic() < end_s:
         if process.poll() is not None:
             break

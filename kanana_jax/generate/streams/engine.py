@@ -26,7 +26,7 @@ from kanana_jax.speech import detokeniser, mel
 from kanana_jax.speech.folder import Speaker
 from kanana_jax.speech.vocabulary import Vocabulary
 
-_SECONDS_PER_TOKEN = detokeniser.SAMPLES_PER_TOKEN / mel.SAMPLE_RATE
+_SECONDS_PER_TOKEN = mel.SAMPLES_PER_TOKEN / mel.SAMPLE_RATE
 _UNUSED = Sampling(temperature=0.0)
 
 
@@ -229,7 +229,7 @@ class StreamEngine:
         is_over = num_said < said.tokens_AN.shape[1] and num_said < left
         num_said = min(num_said, left)
         reason = "stop" if is_over else "length" if num_said == left else None
-        pcm = said.sound_AT[place, : num_said * detokeniser.SAMPLES_PER_TOKEN]
+        pcm = said.sound_AT[place, : num_said * mel.SAMPLES_PER_TOKEN]
         one.num_drawn += num_said
         one.token = int(said.tokens_AN[place, -1])
         began_s = one.stream.began_s
