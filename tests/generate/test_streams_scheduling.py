@@ -1,11 +1,13 @@
 """Which streams draw next, and what that does to listeners, in simulated time."""
 
 import pytest
-import spoken_load
 
-from kanana_jax.generate.streams import scheduling
+from kanana_jax.generate.streams import scheduling, simulated
 from kanana_jax.generate.streams.scheduling import Stream
 
+DEVICE = simulated.Device(
+    fixed_s=0.02, per_stream_s=0.0, per_prompt_s=0.0, width=8, num_rows=64, tokens_per_turn=5
+)
 FIRST_COME, SLACK = scheduling.POLICIES["first_come"], scheduling.POLICIES["slack"]
 
 
@@ -41,23 +43,43 @@ def test_a_turn_has_room_for_few_and_rows_for_fewer():
     assert turn == scheduling.Turn(begins=[0, 1], draws=[0, 1])
 
 
+def heard(policy, arrivals, tokens):
+    asked = [(at_s, listener) for listener, at_s in enumerate(arrivals)]
+    return simulated.simulate(DEVICE, policy, asked, tokens=(tokens, tokens))
+
+
 @pytest.mark.parametrize("name", sorted(scheduling.POLICIES))
 def test_all_that_was_asked_for_is_said(name):
-    listeners = spoken_load.simulate(scheduling.POLICIES[name], num_streams=9, tokens=30)
-    assert [round(one.sound_s, 6) for one in listeners] == [30 * 0.04] * 9
+    found = heard(scheduling.POLICIES[name], [0.0] * 9, 32)
+    assert [round(one.sound_s, 6) for one in found] == [32 * 0.04] * 9
 
 
 def test_by_slack_more_are_heard_early_and_nobody_waits_for_sound():
     """A burst four times as wide as a turn, on a device that is faster than listeners together."""
-    first, slack = (
-        spoken_load.simulate(policy, num_streams=32, tokens=75) for policy in (FIRST_COME, SLACK)
-    )
+    first, slack = (heard(policy, [0.0] * 32, 75) for policy in (FIRST_COME, SLACK))
     assert max(one.first_s for one in slack) < 0.35 * max(one.first_s for one in first)
     assert sum(one.underruns for one in slack) == 0
 
 
 def test_a_late_listener_is_heard_before_those_ahead_go_on():
-    late = {"num_streams": 9, "tokens": 75, "arrivals": [0.0] * 8 + [0.1]}
-    first = spoken_load.simulate(FIRST_COME, **late)[-1]
-    slack = spoken_load.simulate(SLACK, **late)[-1]
+    arrivals = [0.0] * 8 + [0.1]
+    first, slack = (heard(policy, arrivals, 75)[-1] for policy in (FIRST_COME, SLACK))
     assert slack.first_s < 0.06 < 0.2 < first.first_s
+
+
+def test_a_listener_asks_again_when_it_has_heard_the_end():
+    found = simulated.simulate(DEVICE, SLACK, [(0.0, 0)], tokens=(50, 50), seconds=5.0)
+    assert [round(one.sound_s, 6) for one in found] == [2.0] * 3  # begun at 0, about 2 and 4 s
+
+
+def test_a_device_that_is_too_slow_makes_listeners_wait():
+    slow = simulated.simulate(
+        simulated.Device(
+            fixed_s=0.3, per_stream_s=0.0, per_prompt_s=0.0, width=1, num_rows=1, tokens_per_turn=5
+        ),
+        SLACK,
+        [(0.0, 0)],
+        tokens=(20, 20),
+    )
+    assert slow[0].underruns == 3
+    assert slow[0].stalled_s == pytest.approx(0.3)

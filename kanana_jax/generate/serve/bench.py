@@ -19,10 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kanana_jax import config, errors, extras
-from kanana_jax.generate.streams import scheduling
+from kanana_jax.generate.streams import playback, scheduling
 
 with extras.needed("train", "serve"):
     from kanana_jax.generate.serve import bench_picture, listeners, random_server
@@ -51,23 +49,6 @@ def main(argv: list[str] | None = None) -> None:
         print(f"wrote {out / 'bench.json'} and {out / 'bench.png'}")
 
 
-def summary(heard: Sequence[listeners.Heard], num_listeners: int) -> dict[str, Any]:
-    """The figures of one level."""
-    first_s = [one.first_s for one in heard]
-    return {
-        "listeners": num_listeners,
-        "requests": len(heard),
-        "ttfa_p50_s": float(np.percentile(first_s, 50)),
-        "ttfa_p95_s": float(np.percentile(first_s, 95)),
-        "rtf": float(np.mean([one.whole_s / one.sound_s for one in heard])),
-        "underruns": sum(one.underruns for one in heard),
-        "stalled_s": sum(one.stalled_s for one in heard),
-        "largest_gap_s": max(one.largest_gap_s for one in heard),
-        "sound_s": sum(one.sound_s for one in heard),
-        "held_back_tokens": float(np.mean([one.first_tokens for one in heard])),
-    }
-
-
 def streams_per_device(levels: Sequence[dict[str, Any]]) -> int:
     """The most listeners up to which nobody waited; 0 where even one did."""
     most = 0
@@ -89,7 +70,7 @@ def _level(arguments: argparse.Namespace, host: str, port: int, number: int) -> 
             seconds=arguments.seconds,
         )
     )
-    return summary(heard, number)
+    return playback.summary(heard, number)
 
 
 def _table(arm: str, levels: Sequence[dict[str, Any]]) -> str:
