@@ -66,13 +66,11 @@ def _steady(runs: Sequence[Run], loads: Sequence[int]) -> Claim:
 
 def _control(runs: Sequence[Run], loads: Sequence[int]) -> Claim:
     question = "Control: with room for all in a turn, is there nothing to choose?"
-    same = [
-        np.array_equal(*(_by_seed(runs, arm, load, TTFA) for arm in (FIRST_COME, SLACK)))
-        for load in loads
-    ]
-    if not same:
-        return Claim(question, None, "No load was so small.")
-    return Claim(question, all(same), "Equal to the last bit." if all(same) else "Not equal.")
+    pairs = [[_by_seed(runs, arm, load, TTFA) for arm in (FIRST_COME, SLACK)] for load in loads]
+    if not pairs or not all(len(one_K) for pair in pairs for one_K in pair):
+        return Claim(question, None, "No load was so small, or not for both.")
+    holds = all(np.array_equal(*pair) for pair in pairs)
+    return Claim(question, holds, "Equal to the last bit." if holds else "Not equal.")
 
 
 def _by_seed(runs: Sequence[Run], arm: str, load: int, key: str) -> Float[np.ndarray, "K"]:

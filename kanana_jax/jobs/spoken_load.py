@@ -35,7 +35,7 @@ class Config:
     name: Annotated[str, folder_name]
     question: str
     arms: tuple[str, ...] = tuple(scheduling.POLICIES)
-    listeners: tuple[int, ...] = (8, 16, 32, 64)
+    listeners: tuple[Count, ...] = (8, 16, 32, 64)
     seeds: Count = 3
     first_asked_within_s: Seconds = 1.0
     seconds: Seconds = 60.0  # in which listeners ask
@@ -55,8 +55,8 @@ class Config:
             raise config.ConfigError(
                 f"arms must be some of {', '.join(scheduling.POLICIES)}, got {self.arms}"
             )
-        if not self.listeners or min(self.listeners) < 1:
-            raise config.ConfigError(f"listeners must be positive, got {self.listeners}")
+        if not self.listeners:
+            raise config.ConfigError("listeners must name one number or more, got none")
         if self.longest_tokens < self.shortest_tokens:
             raise config.ConfigError(
                 f"longest_tokens must be at least shortest_tokens = {self.shortest_tokens}, got "

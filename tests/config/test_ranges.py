@@ -25,6 +25,7 @@ from kanana_jax.jobs import (
     reward,
     rl,
     sft,
+    spoken_load,
     sweep,
 )
 from kanana_jax.model import presets
@@ -101,7 +102,8 @@ TAUGHT = (
 SURGERY = config.SurgeryConfig(grow=("stack=1",))
 LLAMA3_ROPE = config.Llama3RopeConfig(factor=8.0, original_max_positions=8)
 LORA = config.LoraConfig(rank=8)
-ALONE = (LLAMA3_ROPE, SURGERY, LORA, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART)
+LOAD = spoken_load.Config(name="test", question="?")
+ALONE = (LLAMA3_ROPE, SURGERY, LORA, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART, LOAD)
 EXAMPLES = (*TRAININGS, *TAUGHT, *ALONE)
 BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}

@@ -17,9 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -30,7 +28,18 @@ from kanana_jax.generate.chat import ChatError
 from kanana_jax.generate.grammar import GrammarError, Grammars
 from kanana_jax.generate.load import Loaded
 from kanana_jax.generate.requests import Matcher, Request, RequestError
-from kanana_jax.generate.serve import access, fields, metrics, protocol, replies, speech, streaming
+from kanana_jax.generate.serve import (
+    access,
+    failures,
+    fields,
+    hearing,
+    messages,
+    metrics,
+    protocol,
+    replies,
+    speech,
+    streaming,
+)
 from kanana_jax.generate.serve.fields import ApiError
 from kanana_jax.generate.serve.protocol import Ask
 from kanana_jax.generate.serve.tools import Tooling
@@ -57,8 +66,9 @@ def make_app(
 ) -> Starlette:
     """An ASGI application; it starts the workers when it starts up and stops them when it shuts
     down. With `spoken` it speaks."""
-    server = _Server(loaded, worker, limits)
     workers = [worker] if spoken is None else [worker, spoken.worker]
+    ears = None if spoken is None else hearing.Ears(spoken.speaker.codec, limits.length)
+    server = _Server(loaded, worker, limits, workers, ears)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -89,26 +99,29 @@ def make_app(
             Middleware(metrics.Counted, server.metrics, paths),
             *access.middleware(limits.api_key, limits.origins),
         ],
-        exception_handlers={
-            ApiError: _api_error,
-            ClientDisconnect: _client_is_gone,
-            HTTPException: _http_error,
-            Exception: _our_fault,
-        },
+        exception_handlers=failures.HANDLERS,
         lifespan=lifespan,
     )
 
 
 class _Server:
-    def __init__(self, loaded: Loaded, worker: Worker, limits: Limits):
+    def __init__(
+        self,
+        loaded: Loaded,
+        worker: Worker,
+        limits: Limits,
+        workers: Sequence[Worker],
+        ears: hearing.Ears | None,
+    ):
         self._loaded, self._worker, self._limits = loaded, worker, limits
+        self._workers, self._ears = workers, ears
         self._dialect = loaded.dialect
         self._grammars = Grammars(loaded.tokenizer, loaded.cfg.vocab_size, loaded.eos_ids)
         self._started = int(time.time())
         self.metrics = metrics.Metrics()
 
     async def health(self, http: HttpRequest) -> Response:
-        if not self._worker.is_running:
+        if not all(one.is_running for one in self._workers):
             raise ApiError(503, "the engine does not run", kind="server_error")
         return JSONResponse({"status": "ok", "open_requests": self._worker.num_open})
 
@@ -126,7 +139,7 @@ class _Server:
         return JSONResponse(self._model())
 
     async def tokenize(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_prompt(await self.read_json(http))
+        ask = await self._parsed(protocol.parse_prompt, await self.read_json(http))
         self.check_model(ask.model)
         if not isinstance(ask.given, str):
             ids = await self._chat_ids(ask.given, ask.tooling, ask.variables)
@@ -167,7 +180,7 @@ class _Server:
         return await self._answer(http, ask, prompts, constraint, replies.COMPLETION, choice)
 
     async def chat_completions(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_chat(await self.read_json(http))
+        ask = await self._parsed(protocol.parse_chat, await self.read_json(http))
         self._check(ask)
         ids = await self._chat_ids(ask.inputs[0], ask.tooling, ask.variables)
         thinking = self._thinking(ids)
@@ -181,6 +194,12 @@ class _Server:
             return replies.Message(used, ask.num_top_logprobs, reader, max_calls=max_calls)
 
         return await self._answer(http, ask, [ids], constraint, replies.CHAT, choice)
+
+    async def _parsed[A](self, parse: Callable[[Any, messages.Hear], A], body: Any) -> A:
+        """The fields of a conversation; one that may hold sound is read beside the event loop."""
+        if self._ears is None:
+            return parse(body, messages.deaf)
+        return await asyncio.to_thread(parse, body, self._ears.of_request())
 
     def _model(self) -> dict[str, Any]:
         return {
@@ -351,24 +370,3 @@ class _Server:
         if num_bytes > most:
             raise ApiError(413, f"expected at most {most} bytes, got {num_bytes}")
         return fields.read_json(bytes(body))
-
-
-async def _api_error(http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    headers = {"Retry-After": "1"} if error.status == 429 else None
-    return JSONResponse(error.body, status_code=error.status, headers=headers)
-
-
-async def _client_is_gone(http: HttpRequest, error: Exception) -> Response:
-    return Response(status_code=streaming.CLIENT_IS_GONE)
-
-
-async def _http_error(http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    shown = ApiError(error.status_code, f"{http.method} {http.url.path}: {error.detail}")
-    return JSONResponse(shown.body, status_code=error.status_code, headers=error.headers)
-
-
-async def _our_fault(http: HttpRequest, error: Exception) -> Response:
-    shown = ApiError(500, f"a fault of the server: {error!r}", kind="server_error")
-    return JSONResponse(shown.body, status_code=500)
