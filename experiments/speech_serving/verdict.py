@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from kanana_jax.jobs.spoken_load import LISTENERS
 from kanana_jax.report import statistics
@@ -73,6 +72,6 @@ def _control(runs: Sequence[Run], loads: Sequence[int]) -> Claim:
     return Claim(question, holds, "Equal to the last bit." if holds else "Not equal.")
 
 
-def _by_seed(runs: Sequence[Run], arm: str, load: int, key: str) -> Float[np.ndarray, "K"]:
+def _by_seed(runs: Sequence[Run], arm: str, load: int, key: str) -> np.ndarray:
     chosen = [one for one in runs if one.arm == arm and one.axes[LISTENERS] == load]
     return np.array([one.value(key) for one in sorted(chosen, key=lambda one: one.seed)])

@@ -72,10 +72,19 @@ class Config:
     def listing(self) -> str:
         return listing.table(self)
 
-    @property
-    def device(self) -> simulated.Device:
+    def heard(self, arm: str, number: int, seed: int) -> list[playback.Heard]:
+        """What so many listeners hear under a policy."""
+        rng = random.Random(f"{seed} {number}")
+        asked = [(rng.uniform(0, self.first_asked_within_s), one) for one in range(number)]
         names = [field.name for field in dataclasses.fields(simulated.Device)]
-        return simulated.Device(**{name: getattr(self, name) for name in names})
+        return simulated.simulate(
+            simulated.Device(**{name: getattr(self, name) for name in names}),
+            scheduling.POLICIES[arm],
+            asked,
+            tokens=(self.shortest_tokens, self.longest_tokens),
+            seconds=self.seconds,
+            seed=seed,
+        )
 
 
 WriteReport = Callable[[Sequence[results.Run], Mapping[str, Any], Path], str]
@@ -89,43 +98,41 @@ def of(write_report: WriteReport) -> Callable[[Config, Path], None]:
         record = json.loads(config.to_json(cfg))
         with storage.needed(workdir), lock.held(workdir):
             provenance.write(workdir, record)
-            runs = [
-                _one(cfg, arm, number, seed, workdir)
-                for number in cfg.listeners
-                for seed in range(cfg.seeds)
-                for arm in cfg.arms
-            ]
+            runs = []
+            for number in cfg.listeners:
+                for seed in range(cfg.seeds):
+                    for arm in cfg.arms:
+                        began_s = time.monotonic()
+                        heard = cfg.heard(arm, number, seed)
+                        axes = {results.ARM: arm, LISTENERS: number, results.SEED: seed}
+                        seconds = time.monotonic() - began_s
+                        runs.append(_written(workdir, axes, heard, seconds, record))
             path = workdir / "report.html"
             print(f"{write_report(runs, provenance.load(workdir), path)}\n\nReport: {path}")
 
     return run
 
 
-def _one(cfg: Config, arm: str, number: int, seed: int, workdir: Path) -> results.Run:
-    began_s = time.monotonic()
-    rng = random.Random(f"{seed} {number}")
-    asked = [(rng.uniform(0, cfg.first_asked_within_s), listener) for listener in range(number)]
-    heard = simulated.simulate(
-        cfg.device,
-        scheduling.POLICIES[arm],
-        asked,
-        tokens=(cfg.shortest_tokens, cfg.longest_tokens),
-        seconds=cfg.seconds,
-        seed=seed,
-    )
-    values = playback.summary(heard, number)
+def _written(
+    workdir: Path,
+    axes: Mapping[str, Any],
+    heard: Sequence[playback.Heard],
+    seconds: float,
+    record: Mapping[str, Any],
+) -> results.Run:
+    """A run's folder, and what a report reads of it."""
+    values = playback.summary(heard, axes[LISTENERS])
     values["underruns_per_minute"] = 60 * values["underruns"] / values["sound_s"]
-    directory = workdir / f"{arm}-{number}-seed{seed}"
+    directory = workdir / f"{axes[results.ARM]}-{axes[LISTENERS]}-seed{axes[results.SEED]}"
     directory.mkdir(exist_ok=True)
     content = {
         "status": "ok",
         "diverged_step": None,
         "steps": len(heard),
-        "seconds": time.monotonic() - began_s,
-        "axes": {results.ARM: arm, LISTENERS: number, results.SEED: seed},
+        "seconds": seconds,
+        "axes": axes,
         "values": {name: value for name, value in values.items() if math.isfinite(value)},
     }
     provenance.write_whole(directory / results.RESULT_NAME, json.dumps(content, indent=2))
-    settings = {"config": json.loads(config.to_json(cfg))}
-    provenance.write_whole(directory / results.RUN_NAME, json.dumps(settings))
+    provenance.write_whole(directory / results.RUN_NAME, json.dumps({"config": record}))
     return results.load(directory)
