@@ -13,7 +13,7 @@ from kanana_jax.report.results import Run
 _PANELS = (
     (verdict.TTFA, "seconds to first audio, p95"),
     ("underruns_per_minute", "underruns per minute of sound"),
-    ("rtf", "seconds of waiting per second of sound"),
+    ("rtf", "seconds to the last byte, per second of sound"),
 )
 
 

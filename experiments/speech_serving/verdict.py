@@ -68,7 +68,7 @@ def _control(runs: Sequence[Run], loads: Sequence[int]) -> Claim:
     pairs = [[_by_seed(runs, arm, load, TTFA) for arm in (FIRST_COME, SLACK)] for load in loads]
     if not pairs or not all(len(one_K) for pair in pairs for one_K in pair):
         return Claim(question, None, "No load was so small, or not for both.")
-    holds = all(np.array_equal(*pair) for pair in pairs)
+    holds = all(np.array_equal(first_K, slack_K) for first_K, slack_K in pairs)
     return Claim(question, holds, "Equal to the last bit." if holds else "Not equal.")
 
 

@@ -122,7 +122,8 @@ def frames_of(params: Params, e_BND: Array, h_BND: Array) -> Float[Array, "B F M
 def _conv(padded_BND: Array, taps_KDD: Array) -> Array:
     """Of width K, without padding."""
     num_out = padded_BND.shape[1] - len(taps_KDD) + 1
-    return sum(padded_BND[:, k : k + num_out] @ tap_DD for k, tap_DD in enumerate(taps_KDD))
+    parts = (padded_BND[:, k : k + num_out] @ tap_DD for k, tap_DD in enumerate(taps_KDD))
+    return functools.reduce(jnp.add, parts)
 
 
 class Seen(NamedTuple):

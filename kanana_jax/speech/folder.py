@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -57,8 +58,8 @@ def read(folder: Path) -> Speaker:
     found = {name: leaf.shape for name, leaf in stored.items()}
     if wanted != found:
         raise SpeechError(f"{folder / _WEIGHTS} must hold {wanted}, got {found}; {_MAKE_ONE}")
-    book = Codebook(*(stored.pop(f"book.{name}") for name in Codebook._fields))
-    return Speaker(cfg, jax.tree.map(jax.numpy.asarray, Codec(stored, book)), voices)
+    book = Codebook(*(jnp.asarray(stored.pop(f"book.{name}")) for name in Codebook._fields))
+    return Speaker(cfg, Codec(jax.tree.map(jnp.asarray, stored), book), voices)
 
 
 def _named(of: Codec) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ Letters: B pieces, N tokens of a piece, F frames, M bands.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -49,7 +49,8 @@ def train(
         gradient, (seen, z_BND) = grad(of.params, of.book, mel_BFM, is_sound_BN)
         updates, state = optimizer.update(gradient, state)
         book = codec.followed(cfg, of.book, z_BND, is_sound_BN, key)
-        return Codec(optax.apply_updates(of.params, updates), book), state, seen
+        params: Any = optax.apply_updates(of.params, updates)
+        return Codec(params, book), state, seen
 
     for number in range(num_steps):
         pieces = pieces_of([mels[n] for n in rng.integers(0, len(mels), _BATCH)], rng)

@@ -35,6 +35,7 @@ def next_hop(
     magnitude_BR = _magnitudes(log_mel_BM)
     window_W, norm_W, before_W = map(jnp.asarray, (_window(), _norm(), _norm_before()))
     x_BW = left_BW / jnp.maximum(before_W, 1e-3)
+    frame_BW = x_BW
     for _ in range(_ITERATIONS):
         spectrum_BR = jnp.fft.rfft(window_W * x_BW)
         phase_BR = spectrum_BR / jnp.maximum(jnp.abs(spectrum_BR), 1e-8)

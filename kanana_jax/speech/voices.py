@@ -11,7 +11,7 @@ import functools
 import math
 import random
 import threading
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -62,7 +62,7 @@ def speak(text: str, voice: Voice) -> Float[np.ndarray, "T"]:
     if voice.variant not in known:  # the library would take its usual voice without a word
         raise SpeechError(f"a variant of a voice must be one of {known}, got {voice.variant!r}")
     with _lock:
-        library, rate, chunks = _library()
+        library, rate, chunks, _ = _library()
         name = f"{voice.language}+{voice.variant}"
         if library.espeak_SetVoiceByName(name.encode()) != 0:
             raise SpeechError(f"espeak-ng has no voice {name!r}; install espeakng-loader anew")
@@ -86,8 +86,8 @@ _Callback = ctypes.CFUNCTYPE(
 
 
 @functools.cache
-def _library() -> tuple[ctypes.CDLL, int, list[np.ndarray]]:
-    """The library, its sample rate, and where it leaves what it speaks."""
+def _library() -> tuple[ctypes.CDLL, int, list[np.ndarray], Any]:
+    """The library, its sample rate, where it leaves what it speaks, and by what: it must be kept."""
     with extras.needed("speech"):
         import espeakng_loader
     library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -105,5 +105,4 @@ def _library() -> tuple[ctypes.CDLL, int, list[np.ndarray]]:
         raise SpeechError(f"espeak-ng did not start with its data in {path.decode()!r}")
     library.espeak_SetSynthCallback(callback)
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-    library.kept = callback  # else it is collected while C calls it
-    return library, rate, chunks
+    return library, rate, chunks, callback

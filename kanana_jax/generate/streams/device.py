@@ -60,12 +60,12 @@ def turn(
     Behind the end of speech a row goes on for nothing; none of that is heard.
     """
     weights = unstacked.ready(cfg, execution, weights)
-    head = _speech_head(weights, vocabulary)
+    head, row_A = _speech_head(weights, vocabulary), jnp.asarray(rows.row_A)
 
     def step(carry, _):
         cache, tokens_A, positions_A, how = carry
         hidden_A1D, cache, _ = decoder.forward(
-            cfg, execution, weights, cache, tokens_A[:, None], positions_A, rows.row_A
+            cfg, execution, weights, cache, tokens_A[:, None], positions_A, row_A
         )
         logits_AV = model.logits(cfg, head, hidden_A1D[:, 0])
         drawn_A, _ = sampling.sample(logits_AV, how, is_filtered=False)
@@ -83,7 +83,7 @@ def turn(
     codes_AN = jnp.minimum(drawn_AN, vocabulary.num_codes - 1)
     sound_AT, after = detokeniser.speak(codec, before, codes_AN, lengths_A)
     sounding = jax.tree.map(
-        lambda all_rows, x: all_rows.at[rows.row_A].set(x, mode="drop"), sounding, after
+        lambda all_rows, x: all_rows.at[row_A].set(x, mode="drop"), sounding, after
     )
     pcm_AT = jnp.round(sound_AT * (2**15 - 1)).astype(jnp.int16)
     return Said(tokens_NA.T, lengths_A, pcm_AT), cache, sounding
