@@ -87,7 +87,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 @functools.cache
 def _library() -> tuple[ctypes.CDLL, int, list[np.ndarray], Any]:
-    """The library, its sample rate, where it leaves what it speaks, and by what: it must be kept."""
+    """The library, its rate, where it leaves what it speaks, and by what, which must be kept."""
     with extras.needed("speech"):
         import espeakng_loader
     library = ctypes.CDLL(espeakng_loader.get_library_path())
