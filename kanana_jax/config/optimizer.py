@@ -58,6 +58,7 @@ class OptimizerConfig:
     transfer: Literal["none", "kakao", "spectral", "half"] = "none"
     transfer_base_width: WidthOrZero = 0
     tau: Factor = 100.0  # QK-Clip: largest max attention logit that is left alone
+    clip_by: Literal["head", "layer"] = "head"  # what QK-Clip gives one factor
     b1: Decay = 0.9
     b2: Decay = 0.95
     eps: Epsilon = 1e-8

@@ -213,7 +213,7 @@ def _place(
         specs_of_layer = decoding.describe_layer(cfg, is_moe=is_moe)
         placed = jax.tree.map(put, block, specs_of_layer)
         made.append(unstacked.Layer(placed, put(bias_E, bias_spec)))
-    return UnstackedWeights(top["embed"], top["final_norm"], top.get("head"), tuple(made))
+    return UnstackedWeights(top["embed"], top.get("final_norm"), top.get("head"), tuple(made))
 
 
 def _read_block(

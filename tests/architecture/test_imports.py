@@ -76,6 +76,7 @@ ROOMS = {
             "model",
             "objectives",
             "optim",
+            "pallas_kernels",
             "parallel",
             "plan",
             "report",
