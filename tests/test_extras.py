@@ -19,6 +19,8 @@ _COMMANDS = {
     "kanana_jax.synthesize.agentic": "train,synthesize",
     "kanana_jax.evaluate.bits_per_byte": "train",
     "kanana_jax.generate.serve": "train,serve",
+    "kanana_jax.evaluate.speech": "train",
+    "kanana_jax.generate.serve.bench": "train,serve",
     "kanana_jax.evaluate.harness": "train,evaluate",
 }
 # Each command is started anew, with what its extra brings made absent.

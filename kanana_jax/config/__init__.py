@@ -4,6 +4,7 @@ An experiment is a Python function that builds a job's configuration out of thes
 is a function that edits another. Nothing here needs anything but the standard library.
 """
 
+from kanana_jax.config.audio import AudioConfig
 from kanana_jax.config.data import DataConfig
 from kanana_jax.config.distill import DistillConfig
 from kanana_jax.config.edits import diff, edit, from_json, parse, to_json
@@ -29,6 +30,7 @@ from kanana_jax.config.train import (
 
 __all__ = [
     "BATCH_AXES",
+    "AudioConfig",
     "AverageConfig",
     "ConfigError",
     "DataConfig",

@@ -19,6 +19,7 @@ from kanana_jax.generate.requests import RequestError
 class Score(NamedTuple):
     loglikelihood: float  # natural logarithm
     is_greedy: bool  # whether each token of the continuation was the most likely one
+    num_greedy: int = 0  # how many of them were
 
 
 class Pair(NamedTuple):
@@ -82,9 +83,9 @@ class Scorer:
         scores = []
         for place, (pair, row) in enumerate(zip(pairs, rows, strict=True)):
             scored = slice(len(row) - 1 - len(pair.continuation), len(row) - 1)
-            scores.append(
-                Score(float(logprob[place, scored].sum()), bool(best[place, scored].all()))
-            )
+            is_best_N = best[place, scored]
+            total = float(logprob[place, scored].sum())
+            scores.append(Score(total, bool(is_best_N.all()), int(is_best_N.sum())))
         return scores
 
     def _padded(self, num_tokens: int) -> int:

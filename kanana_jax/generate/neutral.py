@@ -90,6 +90,8 @@ MESSAGE: Table = {
     "type": ("text", "message"),
 }
 PART: Table = {"annotations": ([],), "cache_control": dict}
+# Of /v1/audio/speech.
+SPEECH: Table = {"instructions": ("",), "speed": (1,), "user": str}
 
 
 def find_other(fields: Mapping[str, Any], table: Table) -> tuple[str, str | None] | None:

@@ -11,7 +11,7 @@ JOBS = sorted((ROOT / "kanana_jax" / "jobs").glob("*.py"))
 CHOOSES = ROOT / "kanana_jax" / "train" / "optimizers.py"
 OPTIMIZER_WORDS = {"tau", "clip", "clips", "clipped", "is_muon", "muon"}
 WHOLE = {"TrainingConfig", "Config", "Sweep", "Pipeline"}
-MOST_WITH_A_WHOLE_CONFIGURATION = 14
+MOST_WITH_A_WHOLE_CONFIGURATION = 15
 
 
 def _optimizer_names(parsed: ast.AST) -> list[str]:

@@ -88,14 +88,21 @@ ROOMS = {
         },
         _ARRAYS,
     ),
+    "kanana_jax/speech": Room(
+        {"data", "errors", "extras"},
+        {*_ARRAYS, "optax", "scipy", "safetensors", "tokenizers", "espeakng_loader", "soundfile"},
+    ),
     "kanana_jax/generate": Room(
-        {"checkpoint", "config", "data", "errors", "extras", "model", "parallel", "weights"},
-        {*_ARRAYS, *_SERVER, "absl", "llguidance"},
+        {
+            *("checkpoint", "config", "data", "errors", "extras", "model", "parallel", "speech"),
+            "weights",
+        },
+        {*_ARRAYS, *_SERVER, "absl", "llguidance", "matplotlib"},
     ),
     "kanana_jax/evaluate": Room(
         {
             *("batch", "checkpoint", "config", "data", "errors", "extras", "generate", "model"),
-            *("rollouts", "weights"),
+            *("rollouts", "speech", "weights"),
         },
         {*_ARRAYS, "scipy", "lm_eval", "tqdm"},
     ),

@@ -90,6 +90,7 @@ KOREAN = (
     "kanana_jax/korean.py",
     "kanana_jax/data/template_text/",
     "kanana_jax/rollouts/",
+    "kanana_jax/speech/toy.py",
     "kanana_jax/synthesize/",
     "tests/",
 )

@@ -36,7 +36,15 @@ class Served:
     """A server in a thread, and its parts to look into."""
 
     def __init__(
-        self, loaded, *, num_rows=NUM_ROWS, length=LENGTH, max_waiting=2000, engine=None, **limits
+        self,
+        loaded,
+        *,
+        num_rows=NUM_ROWS,
+        length=LENGTH,
+        max_waiting=2000,
+        engine=None,
+        spoken=None,
+        **limits,
     ):
         self.engine = engine or loaded.engine(num_rows=num_rows, length=length)
         self.worker = serve.Worker(self.engine, num_rows=num_rows, max_waiting=max_waiting)
@@ -47,7 +55,7 @@ class Served:
             max_waiting=max_waiting,
             **limits,
         )
-        app = serve.make_app(loaded, self.worker, limits)
+        app = serve.make_app(loaded, self.worker, limits, spoken)
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.port = self._socket.getsockname()[1]
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=20)

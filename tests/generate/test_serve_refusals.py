@@ -48,7 +48,7 @@ BAD = {
     "image": (
         "chat/completions",
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-        "messages[0].content[0] must be a part of type text",
+        "messages[0].content[0] must be a part of type text or input_audio",
     ),
     "tools": (
         "chat/completions",

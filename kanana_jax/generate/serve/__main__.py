@@ -1,10 +1,10 @@
 """Serves a model: python -m kanana_jax.generate.serve --checkpoint=DIR --port=8000.
 
-The interface is OpenAI's: /v1/models, /v1/completions, /v1/chat/completions; beside it are /health,
-/metrics, /tokenize and /detokenize. The folder is one of `kanana_jax.convert` or a Hugging Face
-one. SIGTERM or SIGINT ends it when the answers under way are done, SHUTDOWN_SECONDS at most. Exit
-code 2: the folder or a setting cannot be used; 1: the engine has failed, and a supervisor should
-start the server again.
+The interface is OpenAI's: /v1/models, /v1/completions, /v1/chat/completions, with --speech=DIR also
+/v1/audio/speech; beside it are /health, /metrics, /tokenize and /detokenize. The folder is one of
+`kanana_jax.convert` or a Hugging Face one. SIGTERM or SIGINT ends it when the answers under way are
+done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be used; 1: an engine
+has failed, and a supervisor should start the server again.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 from kanana_jax import config, errors, extras
 from kanana_jax.config import paths
 from kanana_jax.generate import command, decoder, serve
+from kanana_jax.generate.serve import speech_command
 
 with extras.needed("train", "serve"):
     import uvicorn
@@ -25,16 +26,16 @@ _PROGRAM = "kanana_jax.generate.serve"
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     with errors.reported(_PROGRAM):
-        server, worker = _make_server(arguments)
+        server, workers = _make_server(arguments)
     # uvicorn raises a signal again once it has shut down in order; that was all we wanted.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run()
-    if worker.has_failed:
+    if any(one.has_failed for one in workers):
         sys.exit(1)
 
 
-def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, serve.Worker]:
+def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, list[serve.Worker]]:
     folder = paths.local(arguments.checkpoint, "--checkpoint").resolve()
     model_name = arguments.model_name or folder.name
     _check(arguments, model_name)
@@ -45,6 +46,7 @@ def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, serve.W
         tokens_per_step=arguments.tokens_per_step,
     )
     engine.warm_up()
+    spoken = speech_command.opened(arguments, loaded, on_failure=lambda: end())
     limits = serve.Limits(
         model_name=model_name,
         num_rows=arguments.batch_size,
@@ -63,14 +65,14 @@ def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, serve.W
     )
     server = uvicorn.Server(
         uvicorn.Config(
-            serve.make_app(loaded, worker, limits),
+            serve.make_app(loaded, worker, limits, spoken),
             host=arguments.host,
             port=arguments.port,
             access_log=False,
             timeout_graceful_shutdown=arguments.shutdown_seconds,
         )
     )
-    return server, worker
+    return server, [worker] if spoken is None else [worker, spoken.worker]
 
 
 def _check(arguments: argparse.Namespace, model_name: str) -> None:
@@ -83,6 +85,7 @@ def _check(arguments: argparse.Namespace, model_name: str) -> None:
             "--max-body-bytes": arguments.max_body_bytes,
         }
     )
+    speech_command.check(arguments)
     for name in ("max-waiting", "shutdown-seconds"):
         value = getattr(arguments, name.replace("-", "_"))
         if value < 0:
@@ -129,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of web pages that may ask, or *; may be repeated",
     )
     parser.add_argument("--shutdown-seconds", type=int, default=30)
+    speech_command.add_flags(parser)
     return parser
 
 

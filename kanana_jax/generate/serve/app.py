@@ -17,9 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -30,7 +28,18 @@ from kanana_jax.generate.chat import ChatError
 from kanana_jax.generate.grammar import GrammarError, Grammars
 from kanana_jax.generate.load import Loaded
 from kanana_jax.generate.requests import Matcher, Request, RequestError
-from kanana_jax.generate.serve import access, fields, metrics, protocol, replies, streaming
+from kanana_jax.generate.serve import (
+    access,
+    failures,
+    fields,
+    hearing,
+    messages,
+    metrics,
+    protocol,
+    replies,
+    speech,
+    streaming,
+)
 from kanana_jax.generate.serve.fields import ApiError
 from kanana_jax.generate.serve.protocol import Ask
 from kanana_jax.generate.serve.tools import Tooling
@@ -52,15 +61,22 @@ class Limits:
     origins: tuple[str, ...] = ()  # of web pages that may ask, "*" for all
 
 
-def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
-    """An ASGI application; it starts `worker` when it starts up and stops it when it shuts down."""
-    server = _Server(loaded, worker, limits)
+def make_app(
+    loaded: Loaded, worker: Worker, limits: Limits, spoken: speech.Spoken | None = None
+) -> Starlette:
+    """An ASGI application; it starts the workers when it starts up and stops them when it shuts
+    down. With `spoken` it speaks."""
+    workers = [worker] if spoken is None else [worker, spoken.worker]
+    ears = None if spoken is None else hearing.Ears(spoken.speaker.codec, limits.length)
+    server = _Server(loaded, worker, limits, workers, ears)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        worker.start()
+        for one in workers:
+            one.start()
         yield
-        await asyncio.to_thread(worker.stop)
+        for one in workers:
+            await asyncio.to_thread(one.stop)
 
     routes = [
         Route("/health", server.health),
@@ -73,6 +89,9 @@ def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
         Route("/v1/completions", server.completions, methods=["POST"]),
         Route("/v1/chat/completions", server.chat_completions, methods=["POST"]),
     ]
+    if spoken is not None:
+        said = speech.Speech(loaded, spoken, server.metrics, server.read_json, server.check_model)
+        routes.append(Route("/v1/audio/speech", said.speak, methods=["POST"]))
     paths = frozenset(route.path for route in routes)
     return Starlette(
         routes=routes,
@@ -80,26 +99,29 @@ def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
             Middleware(metrics.Counted, server.metrics, paths),
             *access.middleware(limits.api_key, limits.origins),
         ],
-        exception_handlers={
-            ApiError: _api_error,
-            ClientDisconnect: _client_is_gone,
-            HTTPException: _http_error,
-            Exception: _our_fault,
-        },
+        exception_handlers=failures.HANDLERS,
         lifespan=lifespan,
     )
 
 
 class _Server:
-    def __init__(self, loaded: Loaded, worker: Worker, limits: Limits):
+    def __init__(
+        self,
+        loaded: Loaded,
+        worker: Worker,
+        limits: Limits,
+        workers: Sequence[Worker],
+        ears: hearing.Ears | None,
+    ):
         self._loaded, self._worker, self._limits = loaded, worker, limits
+        self._workers, self._ears = workers, ears
         self._dialect = loaded.dialect
         self._grammars = Grammars(loaded.tokenizer, loaded.cfg.vocab_size, loaded.eos_ids)
         self._started = int(time.time())
         self.metrics = metrics.Metrics()
 
     async def health(self, http: HttpRequest) -> Response:
-        if not self._worker.is_running:
+        if not all(one.is_running for one in self._workers):
             raise ApiError(503, "the engine does not run", kind="server_error")
         return JSONResponse({"status": "ok", "open_requests": self._worker.num_open})
 
@@ -113,12 +135,12 @@ class _Server:
         return JSONResponse({"object": "list", "data": [self._model()]})
 
     async def one_model(self, http: HttpRequest) -> Response:
-        self._check_model(http.path_params["name"])
+        self.check_model(http.path_params["name"])
         return JSONResponse(self._model())
 
     async def tokenize(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_prompt(await self._read_json(http))
-        self._check_model(ask.model)
+        ask = await self._parsed(protocol.parse_prompt, await self.read_json(http))
+        self.check_model(ask.model)
         if not isinstance(ask.given, str):
             ids = await self._chat_ids(ask.given, ask.tooling, ask.variables)
         elif ask.is_whole:
@@ -138,12 +160,12 @@ class _Server:
         return JSONResponse(info | {"chat_template": template and template.source})
 
     async def detokenize(self, http: HttpRequest) -> Response:
-        name, ids = protocol.parse_ids(await self._read_json(http), self._loaded.cfg.vocab_size)
-        self._check_model(name)
+        name, ids = protocol.parse_ids(await self.read_json(http), self._loaded.cfg.vocab_size)
+        self.check_model(name)
         return JSONResponse({"prompt": self._loaded.tokenizer.decode_marked(ids)})
 
     async def completions(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_completion(await self._read_json(http))
+        ask = protocol.parse_completion(await self.read_json(http))
         self._check(ask)
         used, is_drawn = self._loaded.tokenizer, ask.max_tokens != 0
         prompts = [await self._prompt_ids(one) for one in ask.inputs]
@@ -158,7 +180,7 @@ class _Server:
         return await self._answer(http, ask, prompts, constraint, replies.COMPLETION, choice)
 
     async def chat_completions(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_chat(await self._read_json(http))
+        ask = await self._parsed(protocol.parse_chat, await self.read_json(http))
         self._check(ask)
         ids = await self._chat_ids(ask.inputs[0], ask.tooling, ask.variables)
         thinking = self._thinking(ids)
@@ -173,6 +195,12 @@ class _Server:
 
         return await self._answer(http, ask, [ids], constraint, replies.CHAT, choice)
 
+    async def _parsed[A](self, parse: Callable[[Any, messages.Hear], A], body: Any) -> A:
+        """The fields of a conversation; one that may hold sound is read beside the event loop."""
+        if self._ears is None:
+            return parse(body, messages.deaf)
+        return await asyncio.to_thread(parse, body, self._ears.of_request())
+
     def _model(self) -> dict[str, Any]:
         return {
             "id": self._limits.model_name,
@@ -184,14 +212,14 @@ class _Server:
 
     def _check(self, ask: Ask) -> None:
         """What needs no tokens."""
-        self._check_model(ask.model)
+        self.check_model(ask.model)
         try:
             self._worker.check_number(ask.num_requests)
         except RequestError as error:
             param = "n" if len(ask.inputs) == 1 else "prompt"
             raise ApiError(400, str(error), param=param) from None
 
-    def _check_model(self, name: str | None) -> None:
+    def check_model(self, name: str | None) -> None:
         if name not in (None, self._limits.model_name):
             raise ApiError(
                 404,
@@ -333,7 +361,7 @@ class _Server:
                 code="context_length_exceeded",
             )
 
-    async def _read_json(self, http: HttpRequest) -> Any:
+    async def read_json(self, http: HttpRequest) -> Any:
         body, num_bytes, most = bytearray(), 0, self._limits.max_body_bytes
         async for part in http.stream():
             num_bytes += len(part)
@@ -342,24 +370,3 @@ class _Server:
         if num_bytes > most:
             raise ApiError(413, f"expected at most {most} bytes, got {num_bytes}")
         return fields.read_json(bytes(body))
-
-
-async def _api_error(http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    headers = {"Retry-After": "1"} if error.status == 429 else None
-    return JSONResponse(error.body, status_code=error.status, headers=headers)
-
-
-async def _client_is_gone(http: HttpRequest, error: Exception) -> Response:
-    return Response(status_code=streaming.CLIENT_IS_GONE)
-
-
-async def _http_error(http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    shown = ApiError(error.status_code, f"{http.method} {http.url.path}: {error.detail}")
-    return JSONResponse(shown.body, status_code=error.status_code, headers=error.headers)
-
-
-async def _our_fault(http: HttpRequest, error: Exception) -> Response:
-    shown = ApiError(500, f"a fault of the server: {error!r}", kind="server_error")
-    return JSONResponse(shown.body, status_code=500)

@@ -1,5 +1,6 @@
 """A conversation as clients send it, with the assistant's messages as they got them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from kanana_jax.data import DataError
@@ -12,22 +13,30 @@ _ROLES = ("assistant", "developer", "system", "tool", "user")
 # Text beside the content, which a template may use.
 _TEXTS = ("name", "reasoning", "reasoning_content", "tool_call_id")
 
+# From a parameter's name and the object in it to the text that a model reads in the sound's place.
+Hear = Callable[[str, Any], str]
 
-def parse(value: Any) -> list[dict[str, Any]]:
+
+def deaf(param: str, value: Any) -> str:
+    """Of a server that does not hear."""
+    raise bad(param, "is sound, which this server does not hear: start it with --speech")
+
+
+def parse(value: Any, hear: Hear = deaf) -> list[dict[str, Any]]:
     """Messages {"role", "content"} and what else a template may read: text, and calls of tools."""
     if not isinstance(value, list) or not value:
         raise bad("messages", f"must be a list of at least one message, got {kind_of(value)}")
-    return [_message(f"messages[{place}]", one) for place, one in enumerate(value)]
+    return [_message(f"messages[{place}]", one, hear) for place, one in enumerate(value)]
 
 
-def _message(param: str, value: Any) -> dict[str, Any]:
+def _message(param: str, value: Any, hear: Hear) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("role") not in _ROLES:
         raise bad(param, f"must be an object with a role of {', '.join(_ROLES)}")
     left = fields.without_nulls(value)
     message: dict[str, Any] = {"role": left.pop("role")}
     # An answer without text comes back as null.
     default = "" if message["role"] == "assistant" else None
-    message["content"] = _content(f"{param}.content", left.pop("content", default))
+    message["content"] = _content(f"{param}.content", left.pop("content", default), hear)
     for name in _TEXTS:
         text = left.pop(name, "")
         if not isinstance(text, str):
@@ -48,20 +57,24 @@ def _calls(param: str, value: Any) -> list[dict[str, Any]]:
         raise bad(param, str(error)) from None
 
 
-def _content(param: str, content: Any) -> str:
+def _content(param: str, content: Any, hear: Hear) -> str:
     if isinstance(content, list):
-        content = "".join(_part(f"{param}[{place}]", one) for place, one in enumerate(content))
+        parts = (_part(f"{param}[{place}]", one, hear) for place, one in enumerate(content))
+        content = "".join(parts)
     if not isinstance(content, str):
         raise bad(param, f"must be text, got {kind_of(content)}")
     return content
 
 
-def _part(param: str, value: Any) -> str:
-    if not isinstance(value, dict) or value.get("type") != "text":
-        raise bad(param, "must be a part of type text")
+def _part(param: str, value: Any, hear: Hear) -> str:
+    if not isinstance(value, dict) or value.get("type") not in ("text", "input_audio"):
+        raise bad(param, "must be a part of type text or input_audio")
     left = fields.without_nulls(value)
-    del left["type"]
-    text = left.pop("text", None)
+    kind = left.pop("type")
+    if kind == "input_audio":
+        text = hear(f"{param}.input_audio", left.pop("input_audio", None))
+    else:
+        text = left.pop("text", None)
     if not isinstance(text, str):
         raise bad(f"{param}.text", f"must be text, got {kind_of(text)}")
     fields.refuse_others(left, neutral.PART, f"{param}.")

@@ -41,7 +41,9 @@ class Metrics:
     def __init__(self):
         self.statuses: collections.Counter[tuple[str, int]] = collections.Counter()
         self.num_prompt_tokens = self.num_drawn_tokens = 0
+        self.num_speech_tokens = 0
         self.first_token, self.whole = Histogram(), Histogram()
+        self.first_sound = Histogram()
 
     def text(self, *, num_running: int, num_waiting: int) -> str:
         return "".join(
@@ -51,8 +53,10 @@ class Metrics:
                 ("requests_waiting", "gauge", "Requests that wait for a row", [num_waiting]),
                 ("prompt_tokens_total", "counter", "Tokens read", [self.num_prompt_tokens]),
                 ("generation_tokens_total", "counter", "Tokens drawn", [self.num_drawn_tokens]),
+                ("speech_tokens_total", "counter", "Tokens said", [self.num_speech_tokens]),
                 ("http_responses_total", "counter", "Answers by path and status", self.statuses),
                 ("time_to_first_token_seconds", "histogram", "From request", self.first_token),
+                ("time_to_first_audio_seconds", "histogram", "From request", self.first_sound),
                 ("request_duration_seconds", "histogram", "From request to end", self.whole),
             )
             for line in _lines(_PREFIX + name, kind, about, values)

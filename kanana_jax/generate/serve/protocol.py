@@ -63,10 +63,10 @@ def parse_completion(body: Any) -> Ask:
     )
 
 
-def parse_chat(body: Any) -> Ask:
+def parse_chat(body: Any, hear: messages.Hear = messages.deaf) -> Ask:
     """The fields of /v1/chat/completions; raises ApiError with status 400."""
     left = _object(body)
-    conversation = messages.parse(left.pop("messages", None))
+    conversation = messages.parse(left.pop("messages", None), hear)
     max_tokens = None
     # Clients send the old name beside the new one, which counts.
     for name in ("max_tokens", "max_completion_tokens"):
@@ -96,7 +96,7 @@ class AskTokens:
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def parse_prompt(body: Any) -> AskTokens:
+def parse_prompt(body: Any, hear: messages.Hear = messages.deaf) -> AskTokens:
     """The fields of /tokenize; raises ApiError with status 400."""
     left = _object(body)
     model = take(left, "model", str, None)
@@ -106,7 +106,7 @@ def parse_prompt(body: Any) -> AskTokens:
             raise bad("prompt", f"must be a string, got {kind_of(prompt)}")
         fields.refuse_others(left, {})
         return AskTokens(model=model, given=prompt, is_whole=is_whole)
-    conversation = messages.parse(left.pop("messages"))
+    conversation = messages.parse(left.pop("messages"), hear)
     tooling, variables = tools.parse(left), _variables(left)
     fields.refuse_others(left, neutral.PROMPT)
     return AskTokens(model=model, given=conversation, tooling=tooling, variables=variables)

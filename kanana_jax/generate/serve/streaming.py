@@ -87,12 +87,16 @@ class Answering:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events; `on_end` is called however the stream ends."""
+    """Server-sent events, or bytes of another type; `on_end` is called however the stream ends."""
 
-    def __init__(self, events: AsyncIterator[str], *, on_end: Callable[[], None]):
-        super().__init__(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
+    def __init__(
+        self,
+        events: AsyncIterator[str] | AsyncIterator[bytes],
+        *,
+        on_end: Callable[[], None],
+        media_type: str = "text/event-stream",
+    ):
+        super().__init__(events, media_type=media_type, headers={"Cache-Control": "no-cache"})
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,9 +12,9 @@ import dataclasses
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
 
-from kanana_jax.generate.engine import Engine
-from kanana_jax.generate.requests import Piece, Request, RequestError
+from kanana_jax.generate.requests import RequestError
 
 _log = logging.getLogger(__name__)
 
@@ -27,15 +27,29 @@ class StoppedError(Exception):
     """The server is shutting down, or its engine has failed."""
 
 
+class Stepped(Protocol):
+    """An engine: of text, `generate.Engine`, or of speech, `generate.streams.engine`.
+
+    Its pieces have the number of their `request` and, the last one, a `finish_reason`.
+    """
+
+    @property
+    def is_idle(self) -> bool: ...
+    def check(self, request: Any, /) -> None: ...
+    def submit(self, request: Any, /) -> int: ...
+    def cancel(self, number: int, /) -> None: ...
+    def step(self) -> Sequence[Any]: ...
+
+
 @dataclasses.dataclass(eq=False)
 class Job:
     """Requests that share one stream of answers."""
 
-    requests: Sequence[Request]
-    answers: asyncio.Queue[tuple[int, list[Piece]] | Exception]
+    requests: Sequence[Any]
+    answers: asyncio.Queue[tuple[int, list[Any]] | Exception]
     loop: asyncio.AbstractEventLoop
 
-    async def batches(self) -> AsyncIterator[tuple[int, list[Piece]]]:
+    async def batches(self) -> AsyncIterator[tuple[int, list[Any]]]:
         """(place in `requests`, new pieces of it) until all have ended.
 
         Raises StoppedError when the worker stops before that.
@@ -58,7 +72,7 @@ class Worker:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Stepped,
         *,
         num_rows: int,
         max_waiting: int,
@@ -104,7 +118,7 @@ class Worker:
                 "that this server runs and lets wait; ask for fewer"
             )
 
-    def open(self, requests: Sequence[Request]) -> Job:
+    def open(self, requests: Sequence[Any]) -> Job:
         """Queues all of them or none; to be called in an event loop.
 
         Raises RequestError when they can never be served, QueueFullError and StoppedError.
@@ -169,8 +183,8 @@ class Worker:
                     del self._places[number]
         return True
 
-    def _hand_out(self, pieces: list[Piece]) -> None:
-        of_number: dict[int, list[Piece]] = {}
+    def _hand_out(self, pieces: Sequence[Any]) -> None:
+        of_number: dict[int, list[Any]] = {}
         for piece in pieces:
             of_number.setdefault(piece.request, []).append(piece)
         for number, batch in of_number.items():
@@ -180,5 +194,5 @@ class Worker:
             _call(job, (place, batch))
 
 
-def _call(job: Job, answer: tuple[int, list[Piece]] | Exception) -> None:
+def _call(job: Job, answer: tuple[int, list[Any]] | Exception) -> None:
     job.loop.call_soon_threadsafe(job.answers.put_nowait, answer)
