@@ -47,6 +47,7 @@ class TrainingConfig:
     def __post_init__(self):
         fields.check(self, "")
         self._check_batch()
+        self._check_images()
         self._check_schedule()
         self._check_average()
         self._check_balance()
@@ -107,6 +108,26 @@ class TrainingConfig:
             "data.batch_size / execution.accumulation_steps x data.seq_len x num_experts_per_token",
             *(batch_size // num_micro, self.data.seq_len, max(self.model.num_experts_per_token, 1)),
         )
+
+    def _check_images(self):
+        patches, vision = self.data.image_patches, self.model.vision
+        if not patches:
+            return
+        if vision is None:
+            raise ConfigError(
+                f"data.image_patches must be 0 without model.vision, got {patches}; give the model "
+                "an encoder, or read text only"
+            )
+        if patches % vision.merge_size**2:
+            raise ConfigError(
+                f"data.image_patches must be a multiple of {vision.merge_size**2}, the patches "
+                f"that model.vision.merge_size joins, got {patches}"
+            )
+        if self.mesh.context != 1:
+            raise ConfigError(
+                f"mesh.context must be 1 with data.image_patches, got {self.mesh.context}: an "
+                "image is not cut"
+            )
 
     def _check_average(self):
         every_tokens = self.train.average.every_tokens

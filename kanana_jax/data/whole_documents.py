@@ -227,7 +227,7 @@ def make_row(
     places = [place for n in row_N for place in examples.segments(int(n))]
     columns = [_columns(examples, place, number) for number, place in enumerate(places, start=1)]
     dtypes = (np.int32,) * 4 + (np.float32,) * 2
-    *names, _, _ = Batch._fields  # the last ones are `extra` and `routes`
+    names = Batch._fields[: len(dtypes)]
     found = dict(zip(names, (np.zeros(seq_len, dtype) for dtype in dtypes), strict=True))
     begin = 0
     for segment in columns:
