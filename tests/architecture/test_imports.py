@@ -40,7 +40,8 @@ ROOMS = {
         },
     ),
     "kanana_jax/rollouts": Room(
-        {"config", "data", "errors", "extras", "generate", "korean"}, {"numpy", "reasoning_gym"}
+        {"batch", "config", "data", "errors", "extras", "generate", "korean"},
+        {"numpy", "jaxtyping", "reasoning_gym", "PIL"},
     ),
     "kanana_jax/report": Room(
         set(), {"numpy", "scipy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm"}
