@@ -52,6 +52,7 @@ class TrainingConfig:
         self._check_average()
         self._check_balance()
         self._check_lora()
+        self._check_frozen()
 
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits applied; raises ConfigError."""
@@ -174,6 +175,23 @@ class TrainingConfig:
             raise ConfigError(
                 "train.router_bias_rate must be 0 with lora.rank, for the router's bias belongs to "
                 f"the frozen model; got {self.train.router_bias_rate:g} and train.router_balance = "
+                f"{self.train.router_balance}; set them to 0 and sign"
+            )
+
+    def _check_frozen(self):
+        frozen = self.optimizer.frozen
+        if not frozen:
+            return
+        if self.model.vision is None or self.lora.rank or len({*frozen}) == 3:
+            raise ConfigError(
+                "optimizer.frozen is for a model with model.vision and without lora.rank, of which "
+                f"some part is trained; got {', '.join(frozen)}"
+            )
+        is_moving = self.train.router_balance == "quantile" or self.train.router_bias_rate
+        if "decoder" in frozen and self.model.num_moe_layers and is_moving:
+            raise ConfigError(
+                "train.router_bias_rate must be 0 where optimizer.frozen has the decoder, whose "
+                f"bias it moves; got {self.train.router_bias_rate:g} and train.router_balance = "
                 f"{self.train.router_balance}; set them to 0 and sign"
             )
 

@@ -27,7 +27,7 @@ class VisionConfig:
     position_grid: Width = 64  # patches of a side of the learned grid
     merge_size: Width = 2
     projector: Literal["mlp", "c_abstractor"] = "mlp"
-    abstractor_depth: Count = 2  # blocks before the merge and as many after it; c_abstractor only
+    abstractor_depth: Count = 2  # blocks before the merge; c_abstractor only
     layer_norm_eps: Epsilon = 1e-5
 
     def __post_init__(self):

@@ -36,7 +36,7 @@ ROOMS = {
         {"batch", "config", "errors", "extras", "korean"},
         {
             *("numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec"),
-            *("jinja2", "ftfy", "py3langid"),
+            *("jinja2", "ftfy", "py3langid", "PIL"),
         },
     ),
     "kanana_jax/rollouts": Room(

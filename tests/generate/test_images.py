@@ -8,7 +8,7 @@ import pytest
 import small_decoder
 import small_engine
 
-from kanana_jax import config, model
+from kanana_jax import model
 from kanana_jax.batch import Batch
 from kanana_jax.data import images
 from kanana_jax.generate import Request, Sampling, answers
@@ -16,20 +16,7 @@ from kanana_jax.generate.requests import RequestError
 from kanana_jax.model import presets
 from kanana_jax.train import step
 
-CFG = dataclasses.replace(
-    small_decoder.CFG,
-    num_layers=1,
-    yarn=None,
-    vision=config.VisionConfig(
-        patch_size=2,
-        num_channels=1,
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        intermediate_size=24,
-        position_grid=3,
-    ),
-)
+CFG = small_decoder.READER
 PATCHES = 8
 # Chunks of 8 positions cut each image; the last one stands twice, as in a second look.
 SPANS = ([range(2)], [range(2)], [range(2), range(2)])

@@ -50,6 +50,11 @@ def encode(
     return EncodedImages(ids, origins, np.array(slots, np.int32))
 
 
+def num_marks(pieces: Sequence[Piece]) -> int:
+    """Images that stand in these pieces of a conversation."""
+    return len(_between_marks(pieces)) - 1
+
+
 def _between_marks(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """The pieces before the first mark, between it and the next one, and so on."""
     groups: list[list[Piece]] = [[]]

@@ -17,9 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -30,8 +28,9 @@ from kanana_jax.generate.chat import ChatError
 from kanana_jax.generate.grammar import GrammarError, Grammars
 from kanana_jax.generate.load import Loaded
 from kanana_jax.generate.requests import Matcher, Request, RequestError
-from kanana_jax.generate.serve import access, fields, metrics, protocol, replies, streaming
+from kanana_jax.generate.serve import access, bodies, images, metrics, protocol, replies, streaming
 from kanana_jax.generate.serve.fields import ApiError
+from kanana_jax.generate.serve.images import ImageLimits, Prompt
 from kanana_jax.generate.serve.protocol import Ask
 from kanana_jax.generate.serve.tools import Tooling
 from kanana_jax.generate.serve.worker import QueueFullError, StoppedError, Worker
@@ -50,6 +49,7 @@ class Limits:
     max_body_bytes: int = 8 * 2**20
     api_key: str | None = None  # None: whoever can connect may ask
     origins: tuple[str, ...] = ()  # of web pages that may ask, "*" for all
+    images: ImageLimits | None = None  # None: messages have text only
 
 
 def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
@@ -80,12 +80,7 @@ def make_app(loaded: Loaded, worker: Worker, limits: Limits) -> Starlette:
             Middleware(metrics.Counted, server.metrics, paths),
             *access.middleware(limits.api_key, limits.origins),
         ],
-        exception_handlers={
-            ApiError: _api_error,
-            ClientDisconnect: _client_is_gone,
-            HTTPException: _http_error,
-            Exception: _our_fault,
-        },
+        exception_handlers=bodies.HANDLERS,
         lifespan=lifespan,
     )
 
@@ -117,10 +112,10 @@ class _Server:
         return JSONResponse(self._model())
 
     async def tokenize(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_prompt(await self._read_json(http))
+        ask = protocol.parse_prompt(await self._body(http))
         self._check_model(ask.model)
         if not isinstance(ask.given, str):
-            ids = await self._chat_ids(ask.given, ask.tooling, ask.variables)
+            ids = (await self._chat_prompt(ask.given, ask.tooling, ask.variables)).ids
         elif ask.is_whole:
             ids = await self._prompt_ids(ask.given)
         else:
@@ -138,18 +133,18 @@ class _Server:
         return JSONResponse(info | {"chat_template": template and template.source})
 
     async def detokenize(self, http: HttpRequest) -> Response:
-        name, ids = protocol.parse_ids(await self._read_json(http), self._loaded.cfg.vocab_size)
+        name, ids = protocol.parse_ids(await self._body(http), self._loaded.cfg.vocab_size)
         self._check_model(name)
         return JSONResponse({"prompt": self._loaded.tokenizer.decode_marked(ids)})
 
     async def completions(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_completion(await self._read_json(http))
+        ask = protocol.parse_completion(await self._body(http))
         self._check(ask)
         used, is_drawn = self._loaded.tokenizer, ask.max_tokens != 0
-        prompts = [await self._prompt_ids(one) for one in ask.inputs]
+        prompts = [Prompt(await self._prompt_ids(one)) for one in ask.inputs]
 
         def choice(place: int) -> replies.Choice:
-            given, ids = ask.inputs[place], prompts[place]
+            given, ids = ask.inputs[place], prompts[place].ids
             text = given if isinstance(given, str) else used.decode(ids)
             prompt = (text, ids) if ask.is_echoed else None
             return replies.Completion(used, ask.num_top_logprobs, prompt, has_answer=is_drawn)
@@ -158,10 +153,11 @@ class _Server:
         return await self._answer(http, ask, prompts, constraint, replies.COMPLETION, choice)
 
     async def chat_completions(self, http: HttpRequest) -> Response:
-        ask = protocol.parse_chat(await self._read_json(http))
+        has_images = self._limits.images is not None
+        ask = protocol.parse_chat(await self._body(http), has_images=has_images)
         self._check(ask)
-        ids = await self._chat_ids(ask.inputs[0], ask.tooling, ask.variables)
-        thinking = self._thinking(ids)
+        prompt = await self._chat_prompt(ask.inputs[0], ask.tooling, ask.variables, ask.image_urls)
+        thinking = self._thinking(prompt.ids)
         constraint = await self._constraint(ask, thinking)
         reads_calls = ask.tooling.reads_calls
 
@@ -171,7 +167,7 @@ class _Server:
             used = self._loaded.tokenizer
             return replies.Message(used, ask.num_top_logprobs, reader, max_calls=max_calls)
 
-        return await self._answer(http, ask, [ids], constraint, replies.CHAT, choice)
+        return await self._answer(http, ask, [prompt], constraint, replies.CHAT, choice)
 
     def _model(self) -> dict[str, Any]:
         return {
@@ -208,9 +204,13 @@ class _Server:
         prompt_ids = self._loaded.prompt_ids
         return await asyncio.to_thread(prompt_ids, prompt) if is_long else prompt_ids(prompt)
 
-    async def _chat_ids(
-        self, conversation: list[dict[str, Any]], tooling: Tooling, variables: Mapping[str, Any]
-    ) -> list[int]:
+    async def _chat_prompt(
+        self,
+        conversation: list[dict[str, Any]],
+        tooling: Tooling,
+        variables: Mapping[str, Any],
+        image_urls: Sequence[str] = (),
+    ) -> Prompt:
         template = self._loaded.template
         if template is not None:
             if tooling.told and (self._dialect is None or not template.reads("tools")):
@@ -231,7 +231,13 @@ class _Server:
                 )
         try:
             return await asyncio.to_thread(
-                self._loaded.chat_ids, conversation, tooling.told or None, **variables
+                images.prompt,
+                self._loaded,
+                conversation,
+                image_urls,
+                self._limits.images,
+                tooling.told or None,
+                variables,
             )
         except ChatError as error:
             raise ApiError(400, str(error), param="messages") from None
@@ -262,7 +268,7 @@ class _Server:
         self,
         http: HttpRequest,
         ask: Ask,
-        prompts: list[list[int]],
+        prompts: list[Prompt],
         constraint: Callable[[], Matcher] | None,
         form: replies.Form,
         choice: Callable[[int], replies.Choice],
@@ -275,7 +281,7 @@ class _Server:
             raise ApiError(429, str(error), kind="rate_limit_error", code="queue_full") from None
         except StoppedError as error:
             raise ApiError(503, str(error), kind="server_error") from None
-        num_prompt_tokens = sum(map(len, prompts))
+        num_prompt_tokens = sum(len(one.ids) for one in prompts)
         self.metrics.num_prompt_tokens += num_prompt_tokens
         answering = streaming.Answering(
             job,
@@ -295,19 +301,20 @@ class _Server:
             self._worker.close(job)
 
     def _requests(
-        self, ask: Ask, prompts: list[list[int]], constraint: Callable[[], Matcher] | None
+        self, ask: Ask, prompts: list[Prompt], constraint: Callable[[], Matcher] | None
     ) -> list[Request]:
         asked, requests = ask.options, []
         # Marks that are special tokens must be seen to be read.
         marks = self._dialect.marks if self._dialect and ask.tooling.reads_calls else ()
         has_marks = any(map(self._loaded.tokenizer.is_special, marks))
         for prompt in prompts:
-            room = self._limits.length - len(prompt)
-            self._check_prompt(ask, prompt, room)
+            room = self._limits.length - len(prompt.ids)
+            self._check_prompt(ask, prompt.ids, room)
             for _ in range(ask.num_choices):
                 requests.append(
                     Request(
-                        prompt=prompt,
+                        prompt=prompt.ids,
+                        images=prompt.images,
                         max_tokens=room if ask.max_tokens is None else ask.max_tokens or 1,
                         sampling=asked.sampling.at_place(len(requests)),
                         stop=asked.stop,
@@ -333,33 +340,5 @@ class _Server:
                 code="context_length_exceeded",
             )
 
-    async def _read_json(self, http: HttpRequest) -> Any:
-        body, num_bytes, most = bytearray(), 0, self._limits.max_body_bytes
-        async for part in http.stream():
-            num_bytes += len(part)
-            if num_bytes <= most:  # clients hear an answer when all is sent
-                body += part
-        if num_bytes > most:
-            raise ApiError(413, f"expected at most {most} bytes, got {num_bytes}")
-        return fields.read_json(bytes(body))
-
-
-async def _api_error(http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    headers = {"Retry-After": "1"} if error.status == 429 else None
-    return JSONResponse(error.body, status_code=error.status, headers=headers)
-
-
-async def _client_is_gone(http: HttpRequest, error: Exception) -> Response:
-    return Response(status_code=streaming.CLIENT_IS_GONE)
-
-
-async def _http_error(http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    shown = ApiError(error.status_code, f"{http.method} {http.url.path}: {error.detail}")
-    return JSONResponse(shown.body, status_code=error.status_code, headers=error.headers)
-
-
-async def _our_fault(http: HttpRequest, error: Exception) -> Response:
-    shown = ApiError(500, f"a fault of the server: {error!r}", kind="server_error")
-    return JSONResponse(shown.body, status_code=500)
+    async def _body(self, http: HttpRequest) -> Any:
+        return await bodies.read_json(http, self._limits.max_body_bytes)

@@ -1,11 +1,15 @@
-"""A conversation as clients send it, with the assistant's messages as they got them."""
+"""A conversation as clients send it, with the assistant's messages as they got them.
 
-from typing import Any
+Images of a user's message are told apart from its text: a mark stands where each was.
+"""
+
+from typing import Any, NamedTuple
 
 from kanana_jax.data import DataError
 from kanana_jax.data import chat as formats
+from kanana_jax.data.images import MARK
 from kanana_jax.generate import neutral
-from kanana_jax.generate.serve import fields
+from kanana_jax.generate.serve import fields, images
 from kanana_jax.generate.serve.fields import bad, kind_of
 
 _ROLES = ("assistant", "developer", "system", "tool", "user")
@@ -13,21 +17,38 @@ _ROLES = ("assistant", "developer", "system", "tool", "user")
 _TEXTS = ("name", "reasoning", "reasoning_content", "tool_call_id")
 
 
-def parse(value: Any) -> list[dict[str, Any]]:
-    """Messages {"role", "content"} and what else a template may read: text, and calls of tools."""
+class Conversation(NamedTuple):
+    """What was said, and the URL of the image that stands at each mark in it."""
+
+    messages: list[dict[str, Any]]
+    image_urls: list[str]
+
+
+def parse(value: Any, *, has_images: bool = False) -> Conversation:
+    """Messages {"role", "content"} and what else a template may read: text, and calls of tools.
+
+    With `has_images` users may send images.
+    """
     if not isinstance(value, list) or not value:
         raise bad("messages", f"must be a list of at least one message, got {kind_of(value)}")
-    return [_message(f"messages[{place}]", one) for place, one in enumerate(value)]
+    urls: list[str] = []
+    said = [
+        _message(f"messages[{place}]", one, urls if has_images else None)
+        for place, one in enumerate(value)
+    ]
+    return Conversation(said, urls)
 
 
-def _message(param: str, value: Any) -> dict[str, Any]:
+def _message(param: str, value: Any, urls: list[str] | None) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("role") not in _ROLES:
         raise bad(param, f"must be an object with a role of {', '.join(_ROLES)}")
     left = fields.without_nulls(value)
     message: dict[str, Any] = {"role": left.pop("role")}
     # An answer without text comes back as null.
     default = "" if message["role"] == "assistant" else None
-    message["content"] = _content(f"{param}.content", left.pop("content", default))
+    content = left.pop("content", default)
+    own = urls if message["role"] == "user" else None
+    message["content"] = _content(f"{param}.content", content, own)
     for name in _TEXTS:
         text = left.pop(name, "")
         if not isinstance(text, str):
@@ -48,17 +69,22 @@ def _calls(param: str, value: Any) -> list[dict[str, Any]]:
         raise bad(param, str(error)) from None
 
 
-def _content(param: str, content: Any) -> str:
+def _content(param: str, content: Any, urls: list[str] | None) -> str:
     if isinstance(content, list):
-        content = "".join(_part(f"{param}[{place}]", one) for place, one in enumerate(content))
+        parts = [_part(f"{param}[{place}]", one, urls) for place, one in enumerate(content)]
+        content = "".join(parts)
     if not isinstance(content, str):
         raise bad(param, f"must be text, got {kind_of(content)}")
     return content
 
 
-def _part(param: str, value: Any) -> str:
+def _part(param: str, value: Any, urls: list[str] | None) -> str:
+    if urls is not None and isinstance(value, dict) and value.get("type") == "image_url":
+        urls.append(images.url_of(param, fields.without_nulls(value)))
+        return MARK
     if not isinstance(value, dict) or value.get("type") != "text":
-        raise bad(param, "must be a part of type text")
+        others = "" if urls is None else " or image_url"
+        raise bad(param, f"must be a part of type text{others}")
     left = fields.without_nulls(value)
     del left["type"]
     text = left.pop("text", None)

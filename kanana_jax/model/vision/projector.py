@@ -1,7 +1,7 @@
 """From patches of the encoder to positions of the decoder, a square of them to one.
 
     mlp           concat(norm(x_1), ..., norm(x_n)) -> W_1 -> gelu -> W_2
-    c_abstractor  x + learned position -> blocks -> the same MLP over squares, after more blocks
+    c_abstractor  x + learned position -> blocks -> the same MLP over squares
 
 A block of the abstractor is a residual of convolutions: one patch, its 3 x 3 neighbours channel by
 channel, one patch again, with SiLU between them (after Honeybee, arXiv:2312.06742, without its
@@ -65,12 +65,12 @@ class Convolutions(nnx.Module):
 
 
 class Abstractor(nnx.Module):
-    """The C-Abstractor. Blocks behind the merge would see squares; here both halves come before."""
+    """The C-Abstractor. All its blocks come before the merge, where they see single patches."""
 
     def __init__(self, cfg: ModelConfig, shape: VisionConfig, *, rngs: nnx.Rngs):
         self.merge_size = shape.merge_size
         self.positions = zeros(shape.position_grid, shape.position_grid, shape.hidden_size)
-        self.blocks = jax.vmap(lambda key: Convolutions(cfg, shape, rngs=nnx.Rngs(key)))(
+        self.layers = jax.vmap(lambda key: Convolutions(cfg, shape, rngs=nnx.Rngs(key)))(
             jax.random.split(rngs.params(), shape.abstractor_depth)
         )
         self.merge = Merge(cfg, shape, rngs=rngs)
@@ -80,7 +80,7 @@ class Abstractor(nnx.Module):
     ) -> Float[Array, "B M W"]:
         near_BPT = neighbours(places_BP4, self.merge_size)
         x_BPD = x_BPD + positions.learned(self.positions[...], places_BP4).astype(x_BPD.dtype)
-        x_BPD, _ = jax.lax.scan(lambda x, block: (block(x, near_BPT), None), x_BPD, self.blocks)
+        x_BPD, _ = jax.lax.scan(lambda x, block: (block(x, near_BPT), None), x_BPD, self.layers)
         return self.merge(x_BPD)
 
 

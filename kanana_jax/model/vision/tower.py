@@ -146,7 +146,7 @@ def _projector(kind: str) -> dict[str, Any]:
         return merge
     return {
         "positions": ParamSpec(role="embedding", logical_axes=("whole", "whole", "embed")),
-        "blocks": {
+        "layers": {
             "norm": _norm("layers"),
             "first": _linear("embed", "whole", "layers"),
             "around": _vector("layers", "whole", "whole"),
