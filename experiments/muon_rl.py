@@ -17,12 +17,16 @@ from kanana_jax.report.results import Run
 
 ADAMW, MUON, MUONCLIP, CLIPPED = "AdamW", "Muon", "MuonClip", "MuonClip, low tau"
 LOW_TAU = 10.0
-NUM_ROUNDS = 16
+NUM_ROUNDS = 24
 _PASS = "heldout_longer_pass@1"
 _SHOWN = ("heldout_longer_pass@1", "heldout_longer_reasoned", "round_kl_to_start")
 
 _ARMS = (
-    Arm(name=ADAMW, edits=("optimizer.name=adamw",)),
+    Arm(
+        name=ADAMW,
+        edits=("optimizer.name=adamw",),
+        axes=(Axis("optimizer.lr", (0.0003,)),),  # it is best at lower rates than the others
+    ),
     Arm(name=MUON, edits=("optimizer.name=muon",)),
     Arm(name=MUONCLIP, edits=("optimizer.name=muonclip",)),
     Arm(name=CLIPPED, edits=("optimizer.name=muonclip", f"optimizer.tau={LOW_TAU:g}")),
@@ -34,13 +38,14 @@ def judge(runs: Sequence[Run]) -> list[Claim]:
 
     def best(name: str) -> dict[int, float]:
         """By seed, at the rate whose mean over the seeds is the highest."""
-        chosen = results.select(runs, arm=f"rl: {name}")
-        by_place = [
-            [run for run in chosen if run.place == place] for place in results.places(chosen)
+        at_rates = [
+            results.select(runs, arm=arm)
+            for arm in results.arms(runs)
+            if arm.startswith(f"rl: {name}, lr ")
         ]
-        if not by_place:
+        if not at_rates:
             return {}
-        top = max(by_place, key=lambda some: sum(run.value(_PASS) for run in some))
+        top = max(at_rates, key=lambda some: sum(run.value(_PASS) for run in some) / len(some))
         return {run.seed: run.value(_PASS) for run in top}
 
     base = {run.seed: run.value(_PASS) for run in results.select(runs, arm="base")}

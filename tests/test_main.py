@@ -32,6 +32,7 @@ from kanana_jax.jobs import (
     sft,
     sweep,
 )
+from kanana_jax.model import presets
 from kanana_jax.train import step as step_lib
 from kanana_jax.workdir import Run
 
@@ -326,6 +327,8 @@ _JOBS = {
 }
 
 
+_TINY = presets.tiny(vocab_size=258)
+
 # Steps that an experiment compiles, where it is more than one.
 _NUM_STEPS = {
     "muon_stress": 4,
@@ -356,6 +359,21 @@ def _of_usual_schedule(step):
     """Steps that differ in their schedule alone differ in numbers and no arrays."""
     optimizer = dataclasses.replace(step.optimizer, schedule=config.ScheduleConfig())
     return dataclasses.replace(step, num_steps=0, optimizer=optimizer)
+
+
+def _but_sizes(step):
+    """What steps have in common that differ in sizes, and in what is chosen by sizes, alone."""
+    usual = dataclasses.replace(
+        _of_usual_schedule(step),
+        model=_TINY,
+        execution=config.ExecutionConfig(precision=step.execution.precision),
+        teacher=step.teacher and _TINY,
+        batch_size=1,
+        seq_len=1,
+        rates=(),
+    )
+    is_latent, has_experts = step.model.kv_lora_rank is not None, step.model.num_moe_layers > 0
+    return usual, is_latent, has_experts, bool(step.rates)
 
 
 @pytest.fixture(scope="module")
@@ -391,15 +409,31 @@ def _marks(name):
 )
 def test_every_experiment_can_take_a_step(name, tmp_path, taken):
     """Traced with every arm's optimizer, without arrays."""
+    steps = _steps(name, tmp_path)
+    assert len(steps) == _NUM_STEPS.get(name, 1)
+    one_of_each = {_but_sizes(step): step for step in steps}.values()
+    _take({step: steps[step] for step in one_of_each}, taken)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", main.experiment_names())
+def test_every_experiment_can_take_a_step_at_each_of_its_sizes(name, tmp_path, taken):
+    _take(_steps(name, tmp_path), taken)
+
+
+def _steps(name, folder):
+    """What an experiment compiles, each with a configuration that does."""
     made = main.load_experiment(name).experiment()
     assert made.name == name
-    found = [one._replace(config=one.config.with_vocab(258)) for one in _runs(made, tmp_path)]
-    steps = {
+    found = [one._replace(config=one.config.with_vocab(258)) for one in _runs(made, folder)]
+    return {
         step: one.config
         for one in found
         for step in runs.step_configs(_JOBS[type(one.config)], one)
     }
-    assert len(steps) == _NUM_STEPS.get(name, 1)
+
+
+def _take(steps, taken):
     for step_config, cfg in steps.items():
         key = _of_usual_schedule(step_config), cfg.mesh
         if key in taken:

@@ -40,14 +40,18 @@ def stages() -> tuple[Stage, ...]:
 
 
 def base(name: str, further: Mapping[str, float] = MappingProxyType({})) -> Stage:
-    """A model that has read the texts, at last mostly answers alone; `further` texts by weight."""
-    paths, rest = (*world.TEXTS, *further), tuple(further.values())
+    """A model that has read the texts, at last mostly answers alone.
+
+    `further` texts, by weight, come on top: of the others it reads as much without them.
+    """
+    made_of, rest = (*world.TEXTS, *further), tuple(further.values())
+    steps, answers = (round(count * (1 + sum(rest))) for count in (_STEPS, _ANSWERS))
     made = pretrain.Config(
-        **_settings(name, "What can the base do?", _STEPS + _ANSWERS, 0.01, BATCH_SIZE),
-        data=_data(BATCH_SIZE, (*world.MIXTURE, *rest), paths),
+        **_settings(name, "What can the base do?", steps + answers, 0.01, BATCH_SIZE),
+        data=_data(BATCH_SIZE, (*world.MIXTURE, *rest), made_of),
         stages=(
-            _part("steps", _STEPS, (*world.FIRST_MIXTURE, *(0.0 for _ in rest))),
-            _part("answers", _ANSWERS, (*world.MIXTURE, *rest)),
+            _part("steps", steps, (*world.FIRST_MIXTURE, *rest)),
+            _part("answers", answers, (*world.MIXTURE, *rest)),
         ),
         # Steps are learned within a few updates, whose gradients look like a spike.
         guard=config.GuardConfig(num_sigmas=100.0),

@@ -254,11 +254,12 @@ def draw(
         logits_BV, cache, routes_BLK = decode(cfg, execution, weights, cache, tokens_B, positions_B)
         found = None
         if state is None or processing is None:
-            tokens_B, logp_B = sampling.sample(logits_BV, how, is_filtered=is_filtered)
+            drawn_B, logp_B = sampling.sample(logits_BV, how, is_filtered=is_filtered)
+            tokens_B = jnp.where(forced_B < 0, drawn_B, forced_B)
         else:
-            state = processors.counted(state, tokens_B)
-            tokens_B, logp_B, found = processors.sample(logits_BV, state, processing, how)
-        tokens_B = jnp.where(forced_B < 0, tokens_B, forced_B)
+            tokens_B, logp_B, found, state = processors.draw(
+                logits_BV, tokens_B, state, processing, how, forced_B
+            )
         how = how._replace(num_drawn_B=how.num_drawn_B + 1)
         seen = Drawn(tokens_B, logp_B, routes_BLK if with_routes else None, found)
         return (cache, tokens_B, positions_B + 1, how, state), seen

@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -54,7 +54,8 @@ class Processing(NamedTuple):
 
     processors: Processors
     end_ids: frozenset[int]
-    allowed_W: UInt32[np.ndarray, "W"] | None  # None: all
+    allowed: Callable[[], UInt32[np.ndarray, "W"]] | None  # by a constraint; None: all
+    has_logprobs: bool
 
 
 class Start(NamedTuple):
@@ -111,8 +112,12 @@ class Device:
         forced_MB: Int[np.ndarray, "M B"],
         processing: Sequence[Processing | None],
     ) -> Drawn:
-        """The next tokens of all rows; see `decoder.draw`."""
+        """The next tokens of all rows; see `decoder.draw`. One of each where any is constrained."""
         is_processed = any(one is not None for one in processing)
+        if any(one and one.allowed for one in processing):
+            (forced_B,) = forced_MB
+            sampled = sampling.rows(how, num_drawn)
+            return self._draw_constrained(tokens_B, positions_B, sampled, forced_B, processing)
         with decoder.on_mesh(self._mesh):
             drawn, self._cache, state = decoder.draw(
                 self._cfg,
@@ -130,6 +135,28 @@ class Device:
             )
         self._state = state if is_processed else self._state
         return jax.tree.map(np.asarray, drawn)
+
+    def _draw_constrained(
+        self,
+        tokens_B: Int[np.ndarray, "B"],
+        positions_B: Int[np.ndarray, "B"],
+        sampled: sampling.Rows,
+        forced_B: Int[np.ndarray, "B"],
+        processing: Sequence[Processing | None],
+    ) -> Drawn:
+        assert self._state is not None
+        with decoder.on_mesh(self._mesh):
+            logits_BV, self._cache, routes_BLK = decoder.decode(
+                self._cfg, self._execution, self.weights, self._cache, tokens_B, positions_B
+            )
+            # While the device computes, the host asks the constraints.
+            allowed = self._rows(processing)
+            token_B, logp_B, found, self._state = processors.draw(
+                logits_BV, tokens_B, self._state, allowed, sampled, forced_B
+            )
+        routes_BLK = routes_BLK if self._shape.with_routes else None
+        of_step = Drawn(token_B, logp_B, routes_BLK, found)
+        return jax.tree.map(lambda x_B: np.asarray(x_B)[None], of_step)
 
     def start(self, starts: Mapping[int, Start]) -> dict[int, Token]:
         """Reads prompts into these rows of the cache, and draws the first token of each."""
@@ -171,14 +198,15 @@ class Device:
                 continue
             if self._state is None:
                 self._state = processors.init(self._shape.num_rows, self._cfg.vocab_size)
-            how, ends, _ = one.processing
+            how, ends = one.processing.processors, one.processing.end_ids
             self._state = processors.begin(self._state, row, how, one.prompt, ends)
 
     def _rows(self, processing: Sequence[Processing | None]) -> processors.Rows:
         return processors.rows(
             [one.processors if one else NOTHING for one in processing],
-            [one.allowed_W if one else None for one in processing],
+            [one.allowed() if one and one.allowed else None for one in processing],
             self._cfg.vocab_size,
+            has_logprobs=any(one and one.has_logprobs for one in processing),
         )
 
     def _read(

@@ -257,7 +257,7 @@ class Engine:
         if is_forced:
             return []
         if running.is_end(token, self._eos_ids):
-            reason, new = "stop", running.stream.finish()
+            reason, new = reason or "stop", running.stream.finish()
         else:
             new = running.stream.push(token)
             if running.stream.is_stopped:

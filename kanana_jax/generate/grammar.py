@@ -91,11 +91,15 @@ class _Matcher:
     def is_whole(self) -> bool:
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
+    @property
+    def has_given_up(self) -> bool:
+        return self._matcher.is_error()
+
     def allowed(self) -> UInt32[np.ndarray, "W"]:
+        # Of a matcher that has given up, or does so here, the bits are those of the ends.
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
         allowed_W = np.zeros(self._num_words, np.uint32)
-        if not self._matcher.is_error():
-            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
-            allowed_W[: len(bits)] = bits[: self._num_words]
+        allowed_W[: len(bits)] = bits[: self._num_words]
         return allowed_W
 
     def push(self, token: int) -> None:

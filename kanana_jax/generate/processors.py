@@ -71,12 +71,15 @@ class Rows(NamedTuple):
     presence_penalty_B: Float[Array | np.ndarray, "B"]
     min_tokens_B: Int[Array | np.ndarray, "B"]
     allowed_BW: UInt32[Array | np.ndarray, "B W"]
+    has_logprobs: Bool[Array | np.ndarray, ""]  # whether any row is asked for them
 
 
 def rows(
     processors: Sequence[Processors],
     allowed: Sequence[UInt32[np.ndarray, "W"] | None],
     vocab_size: int,
+    *,
+    has_logprobs: bool,
 ) -> Rows:
     """On the host: a jitted function takes them to the device in one go. None allows all."""
     allowed_BW = np.full((len(processors), num_words(vocab_size)), _ALL)
@@ -95,6 +98,7 @@ def rows(
         presence_penalty_B=np.array([one.presence_penalty for one in processors], np.float32),
         min_tokens_B=np.array([one.min_tokens for one in processors], np.int32),
         allowed_BW=allowed_BW,
+        has_logprobs=np.array(has_logprobs),
     )
 
 
@@ -170,10 +174,33 @@ def _bits(words_BW: UInt32[Array, "B W"]) -> Bool[Array, "B N"]:
 def sample(
     logits_BV: Float[Array, "B V"], state: State, how: Rows, sampled: sampling.Rows
 ) -> tuple[Int[Array, "B"], Float[Array, "B"], Logprobs]:
-    """What `sampling.sample` draws from processed logits, and the tokens' log-probabilities."""
+    """What `sampling.sample` draws from processed logits, and the tokens' log-probabilities.
+
+    They are zeros where no row is asked for them.
+    """
     z_BV = processed(logits_BV, state, how, jnp.asarray(sampled.num_drawn_B))
     token_B, logp_B = sampling.sample(z_BV, sampled, is_filtered=True)
-    return token_B, logp_B, logprobs.of(logits_BV, token_B)
+    none = jax.tree.map(jnp.zeros_like, jax.eval_shape(logprobs.of, logits_BV, token_B))
+    found = jax.lax.cond(how.has_logprobs, logprobs.of, lambda *_: none, logits_BV, token_B)
+    return token_B, logp_B, found
+
+
+@functools.partial(jax.jit, donate_argnums=2)
+def draw(
+    logits_BV: Float[Array, "B V"],
+    read_B: Int[Array, "B"],
+    state: State,
+    how: Rows,
+    sampled: sampling.Rows,
+    forced_B: Int[Array, "B"],
+) -> tuple[Int[Array, "B"], Float[Array, "B"], Logprobs, State]:
+    """The same behind the tokens `read_B`, which the state counts then.
+
+    A token of `forced_B` that is not negative takes the place of the one that is drawn.
+    """
+    state = counted(state, read_B)
+    token_B, logp_B, found = sample(logits_BV, state, how, sampled)
+    return jnp.where(forced_B < 0, token_B, forced_B), logp_B, found, state
 
 
 @jax.jit

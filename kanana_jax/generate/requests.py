@@ -26,8 +26,13 @@ class Matcher(Protocol):
         """Whether nothing can follow."""
         ...
 
+    @property
+    def has_given_up(self) -> bool:
+        """Whether it does not follow the answer any further."""
+        ...
+
     def allowed(self) -> UInt32[np.ndarray, "W"]:
-        """A bit per token; none is set where the matcher has given up."""
+        """A bit per token; of a matcher that gives up here, that of an end."""
         ...
 
     def push(self, token: int) -> None: ...

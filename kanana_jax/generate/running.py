@@ -25,7 +25,6 @@ class Running:
     num_drawn: int = 0
     routes: list[np.ndarray] = dataclasses.field(default_factory=list)  # since the last piece
     matcher: Matcher | None = None
-    allowed_W: np.ndarray | None = None  # as the matcher says now
 
     @property
     def position(self) -> int:
@@ -41,7 +40,6 @@ class Running:
         """Takes up the constraint, where there is one."""
         if self.request.constraint is not None:
             self.matcher = self.request.constraint()
-            self.allowed_W = self.matcher.allowed()
 
     def match(self, token: int) -> Literal["stop", "length"] | None:
         """Why the constraint ends the answer behind `token`."""
@@ -50,8 +48,7 @@ class Running:
         self.matcher.push(token)
         if self.matcher.is_whole:
             return "stop"
-        self.allowed_W = self.matcher.allowed()
-        return None if self.allowed_W.any() else "length"
+        return "length" if self.matcher.has_given_up else None
 
     def is_end(self, token: int, eos_ids: frozenset[int]) -> bool:
         """Whether `token` ends the answer; `eos_ids` are the model's."""
@@ -63,13 +60,18 @@ class Running:
         if not request.is_processed:
             return None
         ends = (frozenset() if request.ignores_eos else eos_ids).union(request.stop_ids)
-        return device.Processing(request.processors, ends, self.allowed_W)
+        return device.Processing(
+            request.processors,
+            ends,
+            None if self.matcher is None else self.matcher.allowed,
+            request.num_top_logprobs is not None,
+        )
 
 
 class Anything:
     """A matcher that allows all."""
 
-    is_whole = False
+    is_whole = has_given_up = False
 
     def __init__(self, num_words: int):
         self._allowed_W = np.full(num_words, 2**32 - 1, np.uint32)

@@ -100,7 +100,8 @@ def sample(
     """One token of each row of `how`, and its log-probability among those that are kept.
 
     It is 0 where the most likely token is taken. `row_B` says whose logits each one is drawn from;
-    None: its own. Without `is_filtered` top_k and top_p of all rows are taken to be off.
+    None: its own. Without `is_filtered` top_k and top_p of all rows are taken to be off; with it
+    tokens are ranked if they are on in any row.
     """
     logits_BV = logits_NV if row_B is None else logits_NV[row_B]
     is_greedy_B = how.temperature_B == 0
@@ -109,7 +110,14 @@ def sample(
     scaled_BV = below_BV / jnp.where(is_greedy_B, 1.0, how.temperature_B)[:, None]
     is_kept_BV = scaled_BV >= jnp.log(how.min_p_B)[:, None]
     if is_filtered:
-        is_kept_BV &= _in_top_k_and_p(scaled_BV, how)
+        ranks_B = ((how.top_k_B > 0) | (how.top_p_B < 1)) & ~is_greedy_B
+        is_kept_BV &= jax.lax.cond(
+            ranks_B.any(),
+            _in_top_k_and_p,
+            lambda x_BV, _: jnp.ones(x_BV.shape, bool),
+            scaled_BV,
+            how,
+        )
     keys = jax.vmap(lambda seed, n: jax.random.fold_in(jax.random.key(seed), n))(
         how.seed_B, how.num_drawn_B
     )

@@ -21,12 +21,13 @@ def write(
     *,
     curves: Sequence[Picture],
     verdict: tuple[str, Sequence[Claim]] | None = None,
+    sections: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Writes report.html to `path` and PNG files beside it; returns its words for a terminal.
 
     `about` is the record of how the runs were made, see `page`. The runs may be any part of the
     comparison. `verdict` is the headline and the claims of an experiment that judges them itself;
-    without it each arm is set against the first.
+    without it each arm is set against the first. `sections` are (title, text).
     """
     if not runs:
         raise ValueError("a report needs at least one finished run, got none")
@@ -43,6 +44,7 @@ def write(
         table=tables.for_page(table, colors),
         note=note(cells),
         numbers=tables.for_page(numbers, colors),
+        sections=sections,
         figures=gallery.figures(runs, [Finals(), *curves]),
         facts=page.run_facts(runs),
     )

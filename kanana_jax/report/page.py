@@ -83,6 +83,26 @@ def write(
     for figure in figures:
         (path.parent / f"{figure.name}.png").write_bytes(figure.png)
     path.write_text(html, encoding="utf-8")
+    _write_summary(path, config, headline, claims, figures)
+
+
+def _write_summary(
+    path: Path,
+    config: Mapping[str, Any],
+    headline: str,
+    claims: Sequence[Claim],
+    figures: Sequence[Figure],
+) -> None:
+    """What `index` shows of a report, as report.json beside report.html."""
+    summary = {
+        "name": config.get("name", "experiment"),
+        "question": config.get("question", ""),
+        "headline": headline,
+        "claims": [{"question": one.question, "holds": one.holds} for one in claims],
+        "picture": f"{figures[0].name}.png" if figures else "",
+    }
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    path.with_suffix(".json").write_text(text, encoding="utf-8")
 
 
 def provenance(about: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,32 +1,6 @@
 """The report page as a jinja2 template: light and dark, one file, nothing loaded from elsewhere."""
 
-TEMPLATE = """{% macro shown(table) %}
-<div class="scroll"><table>
-<thead><tr>
-{% for heading, class in table.headings %}<th class="{{ class }}">{{ heading }}</th>{% endfor %}
-</tr></thead>
-<tbody>
-{% for row in table.rows %}
-<tr{{ ' class=first' if row.first }}>
-{% for text, class, color in row.cells %}
-<td class="{{ class }}">
-  {%- if color %}<span class="dot" style="background: {{ color }}"></span>{% endif %}
-  {{- text | replace('+-', '\u00b1') }}</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody>
-</table></div>
-{% endmacro -%}
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{{ name }}</title>
-<style>
-:root {
+STYLE = """:root {
   --ground: #fbfbfa; --card: #ffffff; --ink: #1f2328; --soft: #5d646c; --line: #e3e4e6;
   --yes: #0a6b4a; --no: #a8360b; --accent: #0072b2;
 }
@@ -91,7 +65,38 @@ pre {
   border-radius: 6px; font-size: 0.84rem; line-height: 1.4;
 }
 p.lines { white-space: pre-wrap; }
-</style>
+"""
+
+TEMPLATE = (
+    """{% macro shown(table) %}
+<div class="scroll"><table>
+<thead><tr>
+{% for heading, class in table.headings %}<th class="{{ class }}">{{ heading }}</th>{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr{{ ' class=first' if row.first }}>
+{% for text, class, color in row.cells %}
+<td class="{{ class }}">
+  {%- if color %}<span class="dot" style="background: {{ color }}"></span>{% endif %}
+  {{- text | replace('+-', '\u00b1') }}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% endmacro -%}
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{{ name }}</title>
+<style>
+"""
+    + STYLE
+    + """</style>
 </head>
 <body>
 <h1>{{ name }}</h1>
@@ -138,3 +143,4 @@ p.lines { white-space: pre-wrap; }
 </body>
 </html>
 """
+)

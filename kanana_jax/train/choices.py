@@ -23,6 +23,8 @@ from kanana_jax.train import trained
 _FEW_LAYERS = 8  # more take minutes to compile one by one
 _CHUNKS = (16_384, 8192, 4096)  # tokens, largest first
 _LOGIT_BYTES = 6  # float32, and its gradient in 16 bits
+_TEACHER_LOGIT_BYTES = 8  # a live teacher's beside it: logit and probability in float32
+_TEACHER_BYTES = 4  # per parameter
 _STATE_BYTES, _AVERAGE_BYTES = 16, 4
 _USABLE = 0.9  # of the memory
 _OFF = config.LoraConfig()
@@ -49,12 +51,17 @@ def chosen(
     *,
     keeps_average: bool = False,
     lora: config.LoraConfig = _OFF,
+    teacher: config.ModelConfig | None = None,
 ) -> config.ExecutionConfig:
-    """`execution` with numbers and truth values in place of "auto"; `sizes` are the mesh's."""
+    """`execution` with numbers and truth values in place of "auto".
+
+    `sizes` are the mesh's, `teacher` the shape of a model that the step runs beside this one.
+    """
+    logit_bytes = _LOGIT_BYTES + (0 if teacher is None else _TEACHER_LOGIT_BYTES)
     fitting = _fill(
         execution,
         scan_layers=device.platform != "gpu" or shape.num_layers > _FEW_LAYERS,
-        loss_chunk_tokens=_chunk_tokens(shape, device),
+        loss_chunk_tokens=_chunk_tokens(shape.vocab_size * logit_bytes, device),
     )
     if fitting.accumulation_steps != "auto":
         return fitting
@@ -62,7 +69,8 @@ def chosen(
     counts = [count for count in range(1, rows + 1) if rows % count == 0]
     if device.memory_bytes is None:
         return _fill(fitting, accumulation_steps=1)
-    kept = _state_bytes(shape, sizes, keeps_average, lora) + _head_bytes(fitting, shape)
+    kept = _state_bytes(shape, sizes, keeps_average, lora, teacher)
+    kept += float(fitting.loss_chunk_tokens) * shape.vocab_size * logit_bytes
     free = _USABLE * device.memory_bytes - kept
     per_row = _token_bytes(fitting, shape) * seq_len / (sizes["context"] * sizes["tensor"])
     fits = [count for count in counts if per_row * rows / count <= free]
@@ -74,11 +82,11 @@ def _fill(execution: config.ExecutionConfig, **picked: bool | int) -> config.Exe
     return dataclasses.replace(execution, **missing)
 
 
-def _chunk_tokens(shape: config.ModelConfig, device: Device) -> int:
+def _chunk_tokens(bytes_of_token: int, device: Device) -> int:
     if device.platform != "gpu" or device.memory_bytes is None:
         return _CHUNKS[-1]
     room = device.memory_bytes / 6
-    fits = [count for count in _CHUNKS if count * shape.vocab_size * _LOGIT_BYTES <= room]
+    fits = [count for count in _CHUNKS if count * bytes_of_token <= room]
     return max(fits, default=_CHUNKS[-1])
 
 
@@ -87,16 +95,15 @@ def _state_bytes(
     sizes: Mapping[str, int],
     keeps_average: bool,
     lora: config.LoraConfig,
+    teacher: config.ModelConfig | None,
 ) -> float:
     each = _STATE_BYTES + keeps_average * _AVERAGE_BYTES
     kept = each * trained.count(shape, lora)
     if lora.rank:
         kept += jnp.dtype(lora.base_dtype).itemsize * model.num_params(shape)[0]
+    if teacher is not None:
+        kept += _TEACHER_BYTES * model.num_params(teacher)[0]
     return kept / math.prod(sizes[axis] for axis in ("fsdp", "expert", "tensor"))
-
-
-def _head_bytes(execution: config.ExecutionConfig, shape: config.ModelConfig) -> float:
-    return _LOGIT_BYTES * shape.vocab_size * float(execution.loss_chunk_tokens)
 
 
 def _token_bytes(execution: config.ExecutionConfig, shape: config.ModelConfig) -> float:

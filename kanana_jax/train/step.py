@@ -104,6 +104,7 @@ def step_config(
             device or choices.here(),
             keeps_average=cfg.train.average.every_tokens > 0,
             lora=cfg.lora,
+            teacher=teacher,
         ),
         optimizer=dataclasses.replace(cfg.optimizer, lr=1.0),
         guard=cfg.guard,

@@ -111,6 +111,8 @@ ROOMS = {
         {*_ARRAYS, "optax"},
     ),
     "kanana_jax/surgery.py": Room({"batch", "config", "data", "model", "plan", "weights"}, {"jax"}),
+    "kanana_jax/__main__.py": Room(()),
+    "kanana_jax/compare.py": Room(("config", "errors", "extras", "jobs", "report", "workdir")),
     "kanana_jax/main.py": Room(
         {"config", "errors", "extras", "jobs", "model", "parallel", "workdir"}, {"absl"}
     ),

@@ -148,6 +148,15 @@ def test_marks_that_are_special_tokens_are_written_as_such():
     assert (content, [call["name"] for call in calls]) == ("", ["add"])
 
 
+def test_a_matcher_that_has_given_up_allows_the_end_alone(grammars):
+    matcher = grammars.constraint(Wanted(schema={"type": "object"}), None, "over")()
+    assert not matcher.has_given_up
+    matcher.push(ord("x"))
+    assert matcher.has_given_up and not matcher.is_whole
+    bits = np.unpackbits(matcher.allowed().view(np.uint8), bitorder="little")
+    assert bits.nonzero()[0].tolist() == [EOS]
+
+
 @pytest.mark.parametrize(
     "schema",
     [

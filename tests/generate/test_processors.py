@@ -91,7 +91,7 @@ def test_logits_are_moved_as_the_formula_says(name):
     state = processors.begin(processors.init(1, 40), 0, ALONE[name], prompt, [4])
     for token in drawn:
         state = processors.counted(state, np.array([token]))
-    rows = processors.rows([ALONE[name]], [None], 40)
+    rows = processors.rows([ALONE[name]], [None], 40, has_logprobs=False)
     got = processors.processed(jnp.asarray(logits_V)[None], state, rows, np.array([4], np.int32))
     want = _by_hand(logits_V, ALONE[name], prompt, drawn)
     np.testing.assert_allclose(got[0], want, rtol=1e-6, atol=1e-6)
@@ -126,7 +126,7 @@ def test_rows_that_ask_for_nothing_keep_the_bits_of_their_logits():
     for row in (0, 1):
         state = processors.begin(state, row, PENALTIES, [1, 2, 3], [4])
     state = processors.counted(state, np.array([3, 3]))
-    rows = processors.rows([NOTHING, PENALTIES], [None, None], 40)
+    rows = processors.rows([NOTHING, PENALTIES], [None, None], 40, has_logprobs=False)
     got = processors.processed(logits, state, rows, np.zeros(2, np.int32))
     assert np.asarray(got[0]).tobytes() == np.asarray(logits[0]).tobytes()
     assert (np.asarray(got[1]) != np.asarray(logits[1])).sum() == 4  # 1, 2, 3 and 7
@@ -175,17 +175,19 @@ def test_prompts_that_are_shared_or_read_together_have_logprobs_of_their_own(eng
 class _Even:
     """Allows even tokens until there are so many."""
 
+    has_given_up = False
+
     def __init__(self, vocab_size, number):
         self._vocab_size, self._left = vocab_size, number
+        self.num_asked = 0
 
     @property
     def is_whole(self):
         return self._left == 0
 
     def allowed(self):
-        allowed = np.zeros(processors.num_words(self._vocab_size), np.uint32)
-        allowed[:] = 0x55555555 if self._left > 0 else 0
-        return allowed
+        self.num_asked += 1
+        return np.full(processors.num_words(self._vocab_size), 0x55555555, np.uint32)
 
     def push(self, token):
         assert token % 2 == 0
@@ -194,11 +196,17 @@ class _Even:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_constraint_is_kept_to_and_ends_the_answer(cfg, engine, temperature):
+    matchers = []
+
+    def constraint():
+        matchers.append(_Even(cfg.vocab_size, 9))
+        return matchers[-1]
+
     request = Request(
         prompt=PROMPT,
         max_tokens=20,
         sampling=Sampling(temperature=temperature),
-        constraint=lambda: _Even(cfg.vocab_size, 9),
+        constraint=constraint,
         processors=Processors(min_tokens=15),
     )
     other = dataclasses.replace(request, sampling=Sampling(seed=5))
@@ -206,22 +214,36 @@ def test_a_constraint_is_kept_to_and_ends_the_answer(cfg, engine, temperature):
         assert len(pieces) == 9
         assert all(piece.token % 2 == 0 for piece in pieces)
         assert [piece.finish_reason for piece in pieces] == [None] * 8 + ["stop"]
+    # A mask may take long, and is made for each token that is drawn, no more.
+    assert [one.num_asked for one in matchers] == [9, 9, 9]
 
 
-def test_a_matcher_that_gives_up_ends_the_answer_as_cut_off(cfg, engine):
-    class GivesUp(_Even):
-        is_whole = False
+class _GivesUp(_Even):
+    is_whole = False
 
-    request = Request(prompt=PROMPT, max_tokens=20, constraint=lambda: GivesUp(cfg.vocab_size, 3))
+    @property
+    def has_given_up(self):
+        return self._left == 0
+
+
+@pytest.mark.parametrize("stop_ids", [(), [*range(258)]], ids=["free", "at an end"])
+def test_a_matcher_that_gives_up_ends_the_answer_as_cut_off(cfg, engine, stop_ids):
+    number = 1 if stop_ids else 3
+    request = Request(
+        prompt=PROMPT,
+        max_tokens=20,
+        stop_ids=stop_ids,
+        constraint=lambda: _GivesUp(cfg.vocab_size, number),
+    )
     (pieces,) = _pieces(engine, request)
-    assert (len(pieces), pieces[-1].finish_reason) == (3, "length")
+    assert (len(pieces), pieces[-1].finish_reason) == (number, "length")
 
 
 def test_a_constraint_that_allows_only_an_end_goes_before_min_tokens():
     state = processors.begin(processors.init(1, 40), 0, NOTHING, [1], [4])
     allowed = np.zeros(2, np.uint32)
     allowed[0] = 1 << 4
-    rows = processors.rows([Processors(min_tokens=3)], [allowed], 40)
+    rows = processors.rows([Processors(min_tokens=3)], [allowed], 40, has_logprobs=False)
     z = processors.processed(jnp.zeros((1, 40)), state, rows, np.zeros(1, np.int32))
     assert np.flatnonzero(np.isfinite(z[0])).tolist() == [4]
 
@@ -283,8 +305,23 @@ def test_a_processed_draw_is_that_of_sampling():
     state, biased = processors.init(3, 40), Processors(logit_bias=((5, 2.0),))
     for row in range(3):
         state = processors.begin(state, row, biased, [1], [])
-    rows = processors.rows([biased] * 3, [None] * 3, 40)
+    rows = processors.rows([biased] * 3, [None] * 3, 40, has_logprobs=False)
     token_B, logp_B, _ = processors.sample(logits, state, rows, how)
     want = sampling.sample(logits.at[:, 5].add(2.0), how, is_filtered=True)
     np.testing.assert_array_equal(token_B, want[0])
     np.testing.assert_array_equal(logp_B, want[1])
+
+
+def test_what_no_row_asks_for_is_left_out_and_moves_no_bit():
+    logits = jnp.array(np.random.default_rng(2).standard_normal((3, 40)), jnp.float32)
+    how = sampling.rows([Sampling(seed=0), GREEDY, Sampling(seed=2, min_p=0.1)], [0, 1, 2])
+    want = sampling.sample(logits, how, is_filtered=False)
+    state = processors.init(3, 40)
+    for has_logprobs in (False, True):
+        rows = processors.rows([NOTHING] * 3, [None] * 3, 40, has_logprobs=has_logprobs)
+        token_B, logp_B, found = processors.sample(logits, state, rows, how)
+        np.testing.assert_array_equal(token_B, want[0])
+        np.testing.assert_array_equal(logp_B, want[1])
+        logp_BV = jax.nn.log_softmax(logits, axis=-1)
+        best_B20 = jax.lax.top_k(logp_BV, 20)[0]
+        np.testing.assert_allclose(found.top_logp_NK, best_B20 * has_logprobs, rtol=1e-6)

@@ -16,6 +16,7 @@ from kanana_jax.generate.serve.fields import ApiError
 COMPLETION = {"prompt": "a", "seed": 1}
 CHAT = {"messages": [{"role": "user", "content": "x"}], "seed": 1}
 USER = {"role": "user", "content": "x"}
+CALL = {"type": "function", "id": "x", "function": {"name": "add", "arguments": '{"a": 1}'}}
 NEUTRAL = [
     (parse, base, name, value)
     for parse, base, table in (
@@ -183,6 +184,12 @@ def test_what_would_do_nothing_or_has_no_meaning_is_refused_by_name(extra, param
     assert _refused(protocol.parse_completion, COMPLETION | extra)["param"] == param
 
 
+def test_most_likely_tokens_need_logprobs():
+    for extra in ({}, {"logprobs": False}):
+        asked = CHAT | {"top_logprobs": 2} | extra
+        assert _refused(protocol.parse_chat, asked)["param"] == "top_logprobs"
+
+
 def test_options_of_streams_are_taken():
     ask = {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}}
     assert protocol.parse_completion(COMPLETION | ask).has_usage
@@ -246,6 +253,7 @@ def test_an_assistants_message_may_come_back_as_it_was_received(message, want):
         ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
         ({"role": "assistant", "content": "x", "refusal": "no"}, "messages[0].refusal"),
         ({"role": "assistant", "content": "x", "reasoning": [1]}, "messages[0].reasoning"),
+        ({"role": "user", "content": "x", "tool_calls": [CALL]}, "messages[0].tool_calls"),
         ({"role": "user", "content": None}, "messages[0].content"),
         ({"role": "user", "content": 5}, "messages[0].content"),
         ({"role": "user", "content": "x", "name": {}}, "messages[0].name"),
@@ -327,15 +335,14 @@ def test_what_a_client_sent_is_shown_in_short():
 
 def test_calls_and_results_of_tools_are_taken_with_arguments_as_objects():
     tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
-    made = {"type": "function", "id": "x", "function": {"name": "add", "arguments": '{"a": 1}'}}
     messages = [
         USER,
-        {"role": "assistant", "content": None, "tool_calls": [made]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "tool", "content": "2", "tool_call_id": "x"},
     ]
     ask = protocol.parse_chat(CHAT | {"messages": messages, "tools": [tool]})
     assert ask.tooling.told == (tool,)
     (call,) = ask.inputs[0][1]["tool_calls"]
-    assert call == made | {"function": {"name": "add", "arguments": {"a": 1}}}
+    assert call == CALL | {"function": {"name": "add", "arguments": {"a": 1}}}
     assert ask.inputs[0][2] == messages[2]
     assert _refused(protocol.parse_chat, CHAT | {"tools": [{}]})["param"] == "tools"

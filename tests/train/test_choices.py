@@ -69,12 +69,21 @@ def test_these_devices_are_cpus():
     assert choices.here().platform == "cpu"
 
 
-def slice_of_30b(num_rows, memory, execution=AUTO, *, keeps_average=False, **sizes):
-    """Three layers of Kanana-2-30B's widths on rows of 4096 tokens."""
+def slice_of_30b(
+    num_rows, memory, execution=AUTO, *, keeps_average=False, is_taught=False, **sizes
+):
+    """Three layers of Kanana-2-30B's widths on rows of 4096 tokens, and a teacher like it."""
     shape = dataclasses.replace(presets.kanana_2_30b_a3b(), num_layers=3)
     device = choices.Device("gpu", memory)
     return choices.chosen(
-        execution, shape, num_rows, 4096, ONE | sizes, device, keeps_average=keeps_average
+        execution,
+        shape,
+        num_rows,
+        4096,
+        ONE | sizes,
+        device,
+        keeps_average=keeps_average,
+        teacher=shape if is_taught else None,
     )
 
 
@@ -82,6 +91,15 @@ def test_a_large_vocabulary_takes_smaller_chunks_of_a_smaller_memory():
     chunks = [slice_of_30b(16, memory).loss_chunk_tokens for memory in (H100, H100 / 2, H100 / 4)]
     assert chunks == [16_384, 8192, 4096]
     assert slice_of_30b(16, None).loss_chunk_tokens == 4096
+
+
+def test_a_teacher_takes_smaller_chunks_and_its_own_weights():
+    """On an H200 a step of 16,384 tokens a chunk took 1.48 times the memory of one without it."""
+    assert slice_of_30b(16, H100 * 1.75, is_taught=True).loss_chunk_tokens == 8192
+    assert slice_of_30b(16, H100, is_taught=True).loss_chunk_tokens == 4096
+    small = dataclasses.replace(AUTO, loss_chunk_tokens=4096)
+    alone, taught = (slice_of_30b(22, H100, small, is_taught=one) for one in (False, True))
+    assert (alone.accumulation_steps, taught.accumulation_steps) == (1, 2)
 
 
 def test_micro_batches_are_the_fewest_that_fit():
