@@ -19,7 +19,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8
@@ -238,7 +238,9 @@ def make_row(
     columns = [_columns(examples, place, number) for number, place in enumerate(places, start=1)]
     dtypes = (np.int32,) * 4 + (np.float32,) * 2
     names = Batch._fields[: len(dtypes)]
-    found = dict(zip(names, (np.zeros(seq_len, dtype) for dtype in dtypes), strict=True))
+    found: dict[str, Any] = {
+        name: np.zeros(seq_len, dtype) for name, dtype in zip(names, dtypes, strict=True)
+    }
     begin = 0
     for segment in columns:
         end = begin + len(segment["tokens"])

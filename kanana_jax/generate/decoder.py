@@ -89,7 +89,7 @@ def forward(
     rotation = rope.rotation(cfg, positions_BS)
     x_BSD = weights.embed_VD[tokens_BS].astype(layers.compute_dtype(execution))
     if inserted is not None:
-        x_BSD = model.vision.insert(x_BSD, *inserted)
+        x_BSD = model.vision.insert(x_BSD, inserted.slots_BMD, jnp.asarray(inserted.slots_BS))
     is_token_BS = jnp.ones(tokens_BS.shape, bool)
     written, stats_of_layers = [], []
     for index, (layer, cache_of_layer) in enumerate(zip(weights.layers, cache, strict=True)):

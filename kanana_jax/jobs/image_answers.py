@@ -10,7 +10,7 @@ Answers are drawn greedily, so what is measured is a function of the weights alo
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -141,7 +141,7 @@ def _request(recipe: Recipe, asked: _Asked) -> Request:
 
 def _read(given: Task, answer: Answer) -> _Said:
     try:
-        message: Message | None = chat.PLAIN.parse(answer.text)
+        message: dict | None = {**chat.PLAIN.parse(answer.text)}
     except chat.FormatError:
         message = None
     family = families.FAMILIES[given.family]
@@ -177,7 +177,7 @@ def f1(is_wrong: Sequence[bool], is_right: Sequence[bool]) -> float:
     return 2.0 * hits / total if total else 0.0
 
 
-def _share(key: str, holds: Sequence[bool]) -> Mapping[str, float]:
+def _share(key: str, holds: Sequence[bool]) -> dict[str, float]:
     mean, size = float(np.mean(holds)), len(holds)
     stderr = math.sqrt(mean * (1 - mean) / (size - 1)) if size > 1 else math.nan
     return {key: mean, f"{key}_stderr": stderr}

@@ -22,7 +22,7 @@ def part_of(path: Any) -> str:
 def keep(frozen: Collection[str]) -> optax.GradientTransformation:
     """Takes the updates of these parts away; belongs behind all else that makes updates."""
 
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> Any:
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         def kept(path: Any, x: jax.Array) -> jax.Array:
             return jnp.zeros_like(x) if part_of(path) in frozen else x
 

@@ -12,9 +12,9 @@ from typing import Any
 from kanana_jax.rollouts import task
 from kanana_jax.rollouts.task import Score, Task, TaskFamily
 from kanana_jax.rollouts.tasks.images import record as records
-from kanana_jax.rollouts.tasks.images import render
 from kanana_jax.rollouts.tasks.images.questions import QUESTIONS
 from kanana_jax.rollouts.tasks.images.record import Record
+from kanana_jax.rollouts.tasks.images.render import WIDTH, height
 from kanana_jax.rollouts.tasks.problem import Language
 from kanana_jax.rollouts.tools import Message
 
@@ -57,7 +57,7 @@ def image(given: Task) -> Record:
 
 def num_pixels(num_rows: int) -> int:
     """Of an image with so many rows."""
-    return render.WIDTH * render.height(num_rows)
+    return WIDTH * height(num_rows)
 
 
 def _verify(name: str, given: Task, messages: Sequence[Message], state: Any) -> Score:

@@ -7,6 +7,7 @@ import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def _encoded(recipe: Recipe, made: Lesson, picture: Patches, first_slot: int) ->
 
 def _joined(recipe: Recipe, encoded: Sequence[EncodedImages], pictures: Sequence[Patches]) -> Batch:
     length = recipe.data.seq_len
-    columns = {
+    columns: dict[str, Any] = {
         name: np.zeros(length, dtype)
         for name, dtype in zip(Batch._fields, [np.int32] * 4 + [np.float32] * 2, strict=False)
     }
