@@ -21,10 +21,14 @@
     --prune FIELD=N... --from=DIR --to=DIR --calibrate PATH...    a smaller one: fields of its
                                   config, cut by what they do with --samples of --length tokens
 
-The last two print what a model has after each change, and with --dry-run they write nothing. Their
---from may be a Hugging Face folder. --weights=0.2,0.3,0.5 weighs the models of a mean, checkpoints
-from the oldest on. A model folder is what training starts from and what `kanana_jax.generate`
-loads. Exit code 2: the files cannot be used, and nothing was written. 4: the disk takes nothing.
+    --vector-gains --from=DIR --to=DIR       the same model whose norms multiply by a vector, as
+                                  Hugging Face's do, from model.norm_gain and zero_centered_gamma
+
+Growth and cuts print what a model has after each change, and with --dry-run they write nothing.
+Their --from may be a Hugging Face folder. --weights=0.2,0.3,0.5 weighs the models of a mean,
+checkpoints from the oldest on. A model folder is what training starts from and what
+`kanana_jax.generate` loads. Exit code 2: the files cannot be used, and nothing was written. 4: the
+disk takes nothing.
 """
 
 import argparse
@@ -169,6 +173,10 @@ def _operate(
     )
 
 
+def _vector_gains(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
+    surgery.write_vector_gains(arguments.native, arguments.to)
+
+
 class _Way(NamedTuple):
     """Flags by the names that arguments have, and what is done with them."""
 
@@ -187,6 +195,7 @@ _WAYS = (
     _Way(("merge", "to"), ("weights", "dtype"), _merge),
     _Way(("merge", "base", "to"), ("density", "weights", "dtype"), _merge),
     _Way(("merge_run", "last", "to"), ("weights",), _merge_run),
+    _Way(("vector_gains", "native", "to"), (), _vector_gains),
     _Way(("grow", "native", "to"), ("noise", "dry_run"), _grow),
     _Way(
         ("prune", "native", "to", "calibrate"),
@@ -222,6 +231,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--last", type=int, help="how many of its newest checkpoints to merge")
     parser.add_argument(
         "--weights", type=_numbers, help="of its models, e.g. 1,1,2; default: equal"
+    )
+    parser.add_argument(
+        "--vector-gains", action="store_const", const=True, help="of norms, whatever they are"
     )
     parser.add_argument("--grow", nargs="+", help="what to repeat, e.g. stack=12")
     parser.add_argument("--noise", type=float, help="of copied experts, relative; default: none")

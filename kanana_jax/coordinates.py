@@ -20,13 +20,12 @@ from kanana_jax import errors, extras
 
 with extras.needed("train"):
     import jax
-    import jax.numpy as jnp
     import numpy as np
     import optax
 
-    from kanana_jax import config, data, model, parallel
+    from kanana_jax import config, data, parallel
     from kanana_jax.batch import Batch
-    from kanana_jax.model import layers, presets, rope
+    from kanana_jax.model import presets, streams
     from kanana_jax.objectives import NextToken
     from kanana_jax.report import canvas
     from kanana_jax.train import step as step_lib
@@ -62,57 +61,6 @@ class Slope(NamedTuple):
     @property
     def is_flat(self) -> bool:
         return abs(self.value) <= LARGEST_SLOPE
-
-
-def activations(
-    cfg: config.ModelConfig,
-    weights: model.Weights,
-    inputs: model.Inputs,
-    execution: config.ExecutionConfig,
-) -> dict[str, Any]:
-    """What every layer adds to the residual stream, the stream, what the head reads, the logits.
-
-    Each is (B, S, D), the logits (B, S, V).
-    """
-    bound = model.bind(cfg, weights.params, execution)
-    found = {}
-    x_BSD = weights.params["embed"][inputs.tokens]
-    for number, (block, bias_E) in enumerate(_layers(bound, cfg, weights), start=1):
-        x_BSD, attended_BSD, mlp_BSD = _layer(cfg, block, bias_E, x_BSD, inputs)
-        found[f"layer {number} attention"] = attended_BSD
-        found[f"layer {number} mlp"] = mlp_BSD
-        found[f"layer {number} stream"] = x_BSD
-    hidden_BSD = layers.rms_norm(
-        x_BSD,
-        weights.params["final_norm"],
-        cfg.rms_norm_eps,
-        zero_centered=cfg.zero_centered_gamma,
-    )
-    found["normed stream"] = hidden_BSD
-    found["logits"] = model.logits(cfg, weights.params, hidden_BSD)
-    return found
-
-
-def _layers(bound: Any, cfg: config.ModelConfig, weights: model.Weights) -> Iterator[tuple]:
-    counts = (cfg.num_dense_layers, cfg.num_moe_layers)
-    for name, count in zip(("dense_layers", "moe_layers"), counts, strict=True):
-        for layer in range(count):
-            block = jax.tree.map(lambda x, at=layer: x[at], getattr(bound, name))
-            is_moe = name == "moe_layers"
-            yield block, weights.buffers["router_bias"][layer] if is_moe else jnp.zeros(0)
-
-
-def _layer(cfg: config.ModelConfig, block: Any, bias_E: Any, x_BSD: Any, inputs: model.Inputs):
-    rotation = rope.rotation(cfg, jnp.asarray(inputs.positions))
-    seen = []
-
-    def attend(normed_BSD):
-        out_BSD, maximum = block.attention(normed_BSD, rotation, inputs.segment_ids)
-        seen.append(out_BSD)
-        return out_BSD, maximum
-
-    after_BSD, _ = block.with_attention(attend, x_BSD, bias_E, inputs.segment_ids != 0)
-    return after_BSD, seen[0], after_BSD - x_BSD - seen[0]
 
 
 def training(
@@ -173,9 +121,12 @@ def changes(
 @functools.lru_cache(maxsize=16)
 def _shared_by_rules(step: step_lib.StepConfig):
     """The activations and the gradients, which a rule of rates does not change."""
-    read = jax.jit(lambda weights, inputs: activations(step.model, weights, inputs, step.execution))
+
+    def activations(weights, inputs):
+        return streams.activations(step.model, weights, inputs, step.execution)
+
     gradients = jax.jit(lambda weights, batch: step_lib.gradients(weights, batch, {}, step))
-    return read, gradients
+    return jax.jit(activations), gradients
 
 
 def slopes(found: Sequence[Change]) -> list[Slope]:

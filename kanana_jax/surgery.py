@@ -69,6 +69,13 @@ def make(
     _make(opened, folder, target, steps, is_dry, report)
 
 
+def write_vector_gains(folder: Path, target: Path) -> None:
+    """Writes `target`, the model of `folder` with norms that any program reads."""
+    opened = source.open_source(folder)
+    cfg, weights = surgery.with_vector_gains(opened.cfg, whole.load(opened))
+    whole.save(target, cfg, weights, opened, folder)
+
+
 def _growths(chosen: SurgeryConfig) -> Mapping[str, Callable]:
     return {
         "stack": surgery.stack,

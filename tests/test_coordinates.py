@@ -9,7 +9,7 @@ import tiny_jobs
 
 from kanana_jax import config, coordinates, model
 from kanana_jax.batch import Batch
-from kanana_jax.model import presets
+from kanana_jax.model import presets, streams
 
 
 def test_layers_one_by_one_are_the_model():
@@ -20,7 +20,7 @@ def test_layers_one_by_one_are_the_model():
     def both(key):
         weights = model.init(cfg, key)
         logits, _ = model.apply(cfg, weights, inputs, presets.LAPTOP)
-        return logits, coordinates.activations(cfg, weights, inputs, presets.LAPTOP)
+        return logits, streams.activations(cfg, weights, inputs, presets.LAPTOP)
 
     logits, found = both(jax.random.key(0))
     np.testing.assert_allclose(found["logits"], logits, rtol=1e-4, atol=1e-6)

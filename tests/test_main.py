@@ -338,6 +338,15 @@ _NUM_STEPS = {
     "weight_average": 2,
     "lr_transfer": 12,  # four rules at three widths
     "fp8_parity": 7,
+    "rmsnorm": 6,
+    "rmsnorm_adamw": 6,
+    "polar_express_late": 3,
+    "clip_granularity": 3,
+    "stabilisers": 4,
+    "sparsity_law": 4,
+    "head_count": 3,
+    "atlas": 4,  # one for each width
+    "atlas_h100": 4,
     "mid_training": 2,
     "mid_training_h100": 2,
     "kanana_post": 5,  # base, mid, all on conversations, reward, both on preferences
@@ -353,6 +362,13 @@ _NUM_STEPS = {
     "rl_routing": 8,  # the base, three corrections with and without replay, float32
     "trace_mismatch": 3,  # bases, their text, and all that are rewarded
 }
+
+
+_LARGE = {
+    *("prune_distill", "cascade", "rl_routing", "fp8_parity", "rmsnorm", "rmsnorm_adamw"),
+    *("polar_express_late", "clip_granularity", "stabilisers", "sparsity_law", "head_count"),
+    *("atlas", "tune_or_scratch"),
+}  # fmt: skip
 
 
 def _of_usual_schedule(step):
@@ -398,7 +414,7 @@ def _runs(made, folder):
 
 def _marks(name):
     """Those of large machines take the steps of their small siblings at other sizes; so do some."""
-    if name.endswith("_h100") or name in ("prune_distill", "cascade", "rl_routing", "fp8_parity"):
+    if name.endswith("_h100") or name in _LARGE:
         return pytest.mark.long
     return [] if name == "muon_stress" else pytest.mark.slow
 

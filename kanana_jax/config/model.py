@@ -1,7 +1,7 @@
 """The shape of a decoder. How it is computed is `execution`."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from kanana_jax.config import fields
 from kanana_jax.config.fields import ConfigError
@@ -95,7 +95,10 @@ class ModelConfig:
     llama3_rope: Llama3RopeConfig | None = None
     rms_norm_eps: Epsilon = 1e-5
     swiglu_clamp: Factor | None = None  # clips what enters SwiGLU, DeepSeek-V4's is 10; None: no
-    zero_centered_gamma: bool = False  # RMSNorm multiplies by 1 + gamma instead of gamma
+    # What an RMSNorm multiplies by: a number for each entry, one for all, or nothing. Norms of
+    # `qk_norm` always have a number for each.
+    norm_gain: Literal["vector", "scalar", "none"] = "vector"
+    zero_centered_gamma: bool = False  # by 1 + gamma instead of gamma
     tie_embeddings: bool = False
     scalar_head: bool = False  # a vector beside the vocabulary's head: a reward model's
     init_std: Rate = 0.02
@@ -112,6 +115,11 @@ class ModelConfig:
             )
         if self.yarn is not None and self.llama3_rope is not None:
             raise ConfigError("model.yarn and model.llama3_rope exclude each other; give one")
+        if self.norm_gain == "none" and self.zero_centered_gamma:
+            raise ConfigError(
+                "model.zero_centered_gamma is for norms that have a gain, got norm_gain none; give "
+                "one of the two"
+            )
         self._check_attention()
         head_dim = max(self.qk_head_dim, self.qk_nope_head_dim + self.v_head_dim)
         expect_int32("model.num_heads x size of a head", self.num_heads, head_dim)

@@ -60,6 +60,7 @@ class OptimizerConfig:
     # Parts of a model with an encoder of images that stay as they are.
     frozen: tuple[Literal["encoder", "projector", "decoder"], ...] = ()
     tau: Factor = 100.0  # QK-Clip: largest max attention logit that is left alone
+    clip_by: Literal["head", "layer"] = "head"  # what QK-Clip gives one factor
     b1: Decay = 0.9
     b2: Decay = 0.95
     eps: Epsilon = 1e-8

@@ -107,9 +107,7 @@ def forward(
         written.append(cache_of_layer)
         if stats is not None:
             stats_of_layers.append(stats)
-    hidden_BSD = layers.rms_norm(
-        x_BSD, weights.final_norm_D, cfg.rms_norm_eps, zero_centered=cfg.zero_centered_gamma
-    )
+    hidden_BSD = layers.norm(cfg, x_BSD, weights.final_norm)
     return hidden_BSD, tuple(written), stats_of_layers
 
 

@@ -227,7 +227,9 @@ def _place(
     if cfg.vision is not None:
         read = _image_params(opened, specs["vision"], "vision", hf_names.leaves(cfg))
         images = jax.tree.map(put, read, specs["vision"])
-    return UnstackedWeights(top["embed"], top["final_norm"], top.get("head"), tuple(made), images)
+    return UnstackedWeights(
+        top["embed"], top.get("final_norm"), top.get("head"), tuple(made), images
+    )
 
 
 def _image_params(

@@ -3,7 +3,7 @@
 Decoding also takes training's own weights, whose stacks it slices inside its compiled functions:
 handing them over copies nothing, and their copy exists only while a function runs.
 
-Letters: D hidden, V vocabulary, E experts.
+Letters: D hidden, V vocabulary, E experts, G numbers of a gain: D or 1.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class Layer(NamedTuple):
 
 class UnstackedWeights(NamedTuple):
     embed_VD: Float[Array, "V D"]
-    final_norm_D: Float[Array, "D"]
+    final_norm: Float[Array, "G"] | None  # None: the model's norms have no gain
     head_DV: Float[Array, "D V"] | None  # None: the embedding's
     layers: tuple[Layer, ...]
     vision: Any = None  # parameters of the encoder of images, as in training; None: there is none
@@ -78,7 +78,7 @@ def from_stacks(
     embed_VD = params["embed"]
     return UnstackedWeights(
         cast(embed_VD, specs["embed"]) if cfg.tie_embeddings else embed_VD,
-        params["final_norm"],
+        params.get("final_norm"),
         None if cfg.tie_embeddings else cast(params["head"], specs["head"]),
         tuple(map(Layer, [*dense, *moe], [*no_bias, *bias_LE])),
         params.get("vision"),

@@ -1,15 +1,16 @@
 """Trains runs one after the other, their steps compiled ahead."""
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from kanana_jax import config, data, model, parallel
-from kanana_jax.jobs import adapters, compiling, initial, outcome
+from kanana_jax.jobs import adapters, compiling, initial, outcome, pack
 from kanana_jax.jobs.job import Built, Job, Start
 from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress
@@ -61,49 +62,94 @@ def train(
     corpora: dict[config.DataConfig, Any],
     workdir: Path,
     stop: StopRequest,
+    pack_size: int = 1,
 ) -> None:
+    """One after the other; with a `pack_size`, as many of one compiled step at once."""
     sweep = progress.Sweep(len(waiting), file=None if parallel.is_first() else progress.Silent())
     meshes = {one.config.mesh: parallel.make_mesh(one.config.mesh) for one in waiting}
     needed = [step_configs(job, one) for one in waiting]
     keys = [
         (step, meshes[one.config.mesh])
         for one, steps in zip(waiting, needed, strict=True)
-        if one.config.train.num_steps
+        if one.config.train.num_steps and pack_size == 1  # a pack compiles its own
         for step in steps
     ]
     with compiling.ahead(keys) as compiled:
-        for index, (one, steps) in enumerate(zip(waiting, needed, strict=True), start=1):
-            mesh = meshes[one.config.mesh]
-            ready = [compiled(step, mesh) for step in steps]
+        index = 0
+        for members in _packs(waiting, needed, pack_size):
+            mesh = meshes[waiting[members[0]].config.mesh]
+            ready = [compiled(step, mesh) for step in needed[members[0]]]
             if any(parallel.everyones(stop.is_set)):
                 raise Stopped
-            built = [
-                Built(mesh, made, step.objective)
-                for (made, _), step in zip(ready, steps, strict=True)
-            ]
-            work = [_work(step) for step in steps]
-            bar = sweep.run(
-                index,
-                one.label or one.config.name,
-                num_steps=one.config.train.num_steps,
-                stages=[
-                    progress.Stage(stage.name, stage.num_steps, done.tokens)
-                    for stage, done in zip(one.config.in_stages(), work, strict=True)
-                ],
-            )
-            corpus = corpora[data_of(one)]
             compile_s = sum(seconds for _, seconds in ready)
-            with opened(one, stop, bar, work, compile_s=compile_s) as folder:
-                kept = cache_dir(one.config.data, workdir)
-                ended = _train_one(job, one, corpus, built, folder, kept)
-            end = functools.partial(outcome.write, folder, ended, one, corpus.fingerprint)
-            parallel.on_first(end)
+            built = [Built(mesh, made, made.cfg.objective) for made, _ in ready]
+            work = [_work(made.cfg) for made, _ in ready]
+            with contextlib.ExitStack() as folders:
+                trained = []
+                for at in members:
+                    index, one = index + 1, waiting[at]
+                    bar = _bar(functools.partial(sweep.run, index), one, work, not trained)
+                    folder = opened(one, stop, bar, work, compile_s=compile_s)
+                    kept = cache_dir(one.config.data, workdir)
+                    corpus = corpora[data_of(one)]
+                    trained.append(_Member(one, corpus, folders.enter_context(folder), kept))
+                ended = _train_together(job, trained, built, pack_size)
+            for member, end in zip(trained, ended, strict=True):
+                one, corpus, folder, _ = member
+                write = functools.partial(outcome.write, folder, end, one, corpus.fingerprint)
+                parallel.on_first(write)
 
 
-def _train_one(
-    job: Job, one: Run, corpus: Any, of_stages: Sequence[Built], folder: Workdir, kept: Path
-) -> fit.Outcome:
+class _Member(NamedTuple):
+    """A run that is about to train, with what it is given."""
+
+    run: Run
+    corpus: Any
+    folder: Workdir
+    kept: Path
+
+
+def _packs(
+    waiting: Sequence[Run], needed: Sequence[list[step_lib.StepConfig]], size: int
+) -> list[list[int]]:
+    """Places in `waiting` of the runs that train at once, in the order of the first of each."""
+    alike: dict[Any, list[int]] = {}
+    for at, (one, steps) in enumerate(zip(waiting, needed, strict=True)):
+        # Runs on their own keep their order.
+        key = at if size == 1 else (*steps, one.config.mesh)
+        alike.setdefault(key, []).append(at)
+    return [list(pack) for group in alike.values() for pack in itertools.batched(group, size)]
+
+
+def _bar(
+    begun: Callable[..., progress.Progress], one: Run, work: Sequence[Work], is_shown: bool
+) -> progress.Progress:
+    """Of the runs of a pack the first one's is shown."""
+    stages = [
+        progress.Stage(stage.name, stage.num_steps, done.tokens)
+        for stage, done in zip(one.config.in_stages(), work, strict=True)
+    ]
+    name, num_steps = one.label or one.config.name, one.config.train.num_steps
+    file = None if is_shown else progress.Silent()
+    return begun(name, num_steps=num_steps, stages=stages, file=file)
+
+
+def _train_together(
+    job: Job, members: Sequence[_Member], built: Sequence[Built], pack_size: int
+) -> list[fit.Outcome]:
+    if pack_size == 1:
+        return [_train_one(job, member, built) for member in members]
+
+    def train_one(member: _Member, steps: step_lib.Steps) -> fit.Outcome:
+        return _train_one(job, member, [built[0]._replace(steps=steps)])
+
+    runs = [functools.partial(train_one, member) for member in members]
+    return pack.train(built[0].steps, built[0].mesh, pack_size, runs)
+
+
+def _train_one(job: Job, member: _Member, of_stages: Sequence[Built]) -> fit.Outcome:
     """Raises Stopped, with all saved, where a signal asked for it."""
+    one, corpus, folder, kept = member
     cfg, first = one.config, of_stages[0]
 
     def restored() -> model.Weights:
@@ -122,8 +168,8 @@ def _train_one(
         fresh = first.steps.start(first_weights(), cfg.train.seed)
         if not cfg.train.optimizer_from:
             return fresh
-        kept = initial.optimizer_state(Path(cfg.train.optimizer_from), first.steps.like)
-        return fresh._replace(opt_state=kept)
+        opt_state = initial.optimizer_state(Path(cfg.train.optimizer_from), first.steps.like)
+        return fresh._replace(opt_state=opt_state)
 
     known = Start(first_weights, kept, folder.report)
     corpus = job.prepared(corpus, cfg.data, first, known)

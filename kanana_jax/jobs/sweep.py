@@ -11,8 +11,8 @@
             axes=(sweep.Axis("optimizer.lr", (0.004, 0.015)),),
         )
 
-On a command line a setting that is an axis takes a list, optimizer.lr=0.004,0.015; seeds=8 and
-arms=NAME,NAME belong to the comparison; all else edits `base`.
+On a command line a setting that is an axis takes a list, optimizer.lr=0.004,0.015; seeds=8,
+arms=NAME,NAME and pack=8 belong to the comparison; all else edits `base`.
 """
 
 import collections
@@ -71,6 +71,8 @@ class Sweep:
     arms: tuple[Arm, ...] = ()
     axes: tuple[Axis, ...] = ()
     seeds: Annotated[int, Range(1, 10_000, "each is a run")] = 1
+    # Runs that train at once, of those that differ in rate and seed; see `pack`.
+    pack: Annotated[int, Range(1, 1024, "their states are on the device together")] = 1
 
     def __post_init__(self):
         fields.check(self, "")
@@ -90,7 +92,7 @@ class Sweep:
     def record(self) -> dict[str, Any]:
         """What the record of a comparison has beside the settings of its base."""
         everything = json.loads(config.to_json(self))
-        return {name: everything[name] for name in ("arms", "axes", "seeds")}
+        return {name: everything[name] for name in ("arms", "axes", "seeds", "pack")}
 
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits; refuses settings that arms or axes would silently override.
@@ -105,6 +107,8 @@ class Sweep:
                 raise ConfigError(f"{path} is given twice; give it once, with all its values")
             if path == "seeds":
                 own["seeds"] = config.parse(int, value, path)
+            elif path == "pack":
+                own["pack"] = config.parse(int, value, path)
             elif path == "arms":
                 own["arms"] = self._named_arms(_items(value, path))
             elif path in axes:
@@ -242,7 +246,7 @@ def of(job: training.Job, write_report: WriteReport | None = None) -> Callable[[
 
     def run(sweep: Sweep, workdir: Path) -> None:
         runs = plan(sweep, workdir)
-        made = training.Plan(sweep.base, sweep.record, runs, write_report or write)
+        made = training.Plan(sweep.base, sweep.record, runs, write_report or write, sweep.pack)
         training.run_all(job, made, workdir)
 
     return run

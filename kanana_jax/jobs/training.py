@@ -15,7 +15,7 @@ import jax
 
 from kanana_jax import checkpoint, config, parallel
 from kanana_jax.checkpoint import owner
-from kanana_jax.jobs import adapters, compiling, initial
+from kanana_jax.jobs import adapters, compiling, initial, pack
 from kanana_jax.jobs import runs as runs_lib
 from kanana_jax.jobs.job import Built, Corpus, Job, Start, Text, stored
 from kanana_jax.jobs.runs import cache_dir, data_stages
@@ -58,6 +58,7 @@ class Plan(NamedTuple):
     axes: dict[str, Any]  # beside the settings in config.json
     runs: list[Run]
     write_report: Callable[[list[results.Run], Mapping[str, Any], Path], str]
+    pack: int = 1  # runs that train at once, where their compiled steps are the same
 
     @property
     def record(self) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def run_all(job: Job, plan: Plan, workdir: Path) -> None:
     parallel.expect_devices()
     _expect_same(plan)
     workdir = parallel.together(lambda given=workdir: storage.expect_workdir(given))
-    plan = parallel.together(lambda: _check(plan, workdir))
+    plan = parallel.together(lambda: _check(job, plan, workdir))
     if any(one.config.execution.deterministic for one in plan.runs):
         compiling.keep(cache_dir(plan.base.data, workdir) / "compiled")
     with clock.counting(), signals.stop_request() as stop, _holding_if_several(stop):
@@ -106,7 +107,7 @@ def run_all(job: Job, plan: Plan, workdir: Path) -> None:
             parallel.on_first(lambda: _begin(job, opened_data, workdir))
             finished = parallel.everyones([run_record.is_finished(one) for one in plan.runs])[0]
             waiting = [one for one, done in zip(plan.runs, finished, strict=True) if not done]
-            runs_lib.train(job, waiting, opened_data.corpora, workdir, stop)
+            runs_lib.train(job, waiting, opened_data.corpora, workdir, stop, plan.pack)
             if parallel.is_first():
                 print(report(plan, workdir))
 
@@ -131,7 +132,7 @@ class _Opened(NamedTuple):
         return ",".join(dict.fromkeys(one.fingerprint for one in self.corpora.values()))
 
 
-def _check(plan: Plan, workdir: Path) -> Plan:
+def _check(job: Job, plan: Plan, workdir: Path) -> Plan:
     """All that can be known without the data; the runs have the shape of train.init_from."""
     plan = plan._replace(
         base=initial.with_shape(plan.base), runs=[_with_shape(one) for one in plan.runs]
@@ -149,6 +150,15 @@ def _check(plan: Plan, workdir: Path) -> Plan:
         adapters.check(
             one.config.lora, one.config.optimizer, one.config.model, one.config.train.init_from
         )
+        if plan.pack > 1:
+            cfg = one.config
+            pack.check(
+                len(cfg.in_stages()),
+                cfg.train.num_steps,
+                cfg.lora,
+                job.objective(cfg),
+                parallel.make_mesh(cfg.mesh).size,
+            )
         for stage in one.config.in_stages():
             cfg = stage.config
             parallel.check(

@@ -24,8 +24,9 @@ def describe(cfg: ModelConfig, split: str = "parts") -> dict[str, Any]:
         raise ValueError(f"split must be 'none', 'parts' or 'heads', got {split!r}.")
     specs: dict[str, Any] = {
         "embed": ParamSpec(role="embedding", logical_axes=("vocab", "embed")),
-        "final_norm": ParamSpec(role="norm", logical_axes=("norm",)),
     }
+    if cfg.norm_gain != "none":
+        specs["final_norm"] = ParamSpec(role="norm", logical_axes=("norm",))
     if not cfg.tie_embeddings:
         specs["head"] = ParamSpec(role="head", logical_axes=("embed", "vocab"))
     if cfg.scalar_head:
@@ -41,10 +42,9 @@ def describe(cfg: ModelConfig, split: str = "parts") -> dict[str, Any]:
 
 def _block(cfg: ModelConfig, split: str, mlp: dict[str, Any], first_layer: int) -> dict[str, Any]:
     return {
-        "attention_norm": param_specs.norm(),
         "attention": attention.of(cfg).specs(cfg, split, first_layer),
-        "mlp_norm": param_specs.norm(),
         "mlp": mlp,
+        **param_specs.norms(cfg, "attention_norm", "mlp_norm"),
     }
 
 

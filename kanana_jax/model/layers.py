@@ -23,8 +23,12 @@ def normal(rngs: nnx.Rngs, cfg: ModelConfig, *shape: int) -> nnx.Param:
     return nnx.Param(cfg.init_std * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
-def norm_gamma(cfg: ModelConfig, size: int) -> nnx.Param:
-    return nnx.Param(jnp.full((size,), 0.0 if cfg.zero_centered_gamma else 1.0, jnp.float32))
+def norm_gamma(cfg: ModelConfig, size: int) -> nnx.Param | None:
+    """The parameter of an RMSNorm over `size` entries; None where it has none."""
+    if cfg.norm_gain == "none":
+        return None
+    count = 1 if cfg.norm_gain == "scalar" else size
+    return nnx.Param(jnp.full((count,), 0.0 if cfg.zero_centered_gamma else 1.0, jnp.float32))
 
 
 def compute_dtype(execution: ExecutionConfig) -> jnp.dtype:
@@ -32,13 +36,30 @@ def compute_dtype(execution: ExecutionConfig) -> jnp.dtype:
 
 
 def rms_norm(
-    x: Float[Array, "*rows D"], gamma_D: Float[Array, "D"], eps: float, *, zero_centered: bool
+    x: Float[Array, "*rows D"], gamma: Float[Array, "G"] | None, eps: float, *, zero_centered: bool
 ) -> Float[Array, "*rows D"]:
-    """Normalises and scales in float32; the result has the dtype of `x`."""
+    """Normalises and scales in float32; the result has the dtype of `x`.
+
+    `gamma` has D numbers, or one for all of them; None scales by 1.
+    """
     wide = x.astype(jnp.float32)
-    gain_D = gamma_D.astype(jnp.float32) + (1.0 if zero_centered else 0.0)
     inverse_rms = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return (wide * inverse_rms * gain_D).astype(x.dtype)
+    if gamma is None:
+        return (wide * inverse_rms).astype(x.dtype)
+    gain = gamma.astype(jnp.float32) + (1.0 if zero_centered else 0.0)
+    return (wide * inverse_rms * gain).astype(x.dtype)
+
+
+def norm(
+    cfg: ModelConfig,
+    x: Float[Array, "*rows D"],
+    gamma: nnx.Param | Array | None,
+    eps: float | None = None,
+) -> Float[Array, "*rows D"]:
+    """The RMSNorm of a model whose parameter is `gamma`; of the stream unless given an `eps`."""
+    value = None if gamma is None else gamma[...]
+    eps = cfg.rms_norm_eps if eps is None else eps
+    return rms_norm(x, value, eps, zero_centered=cfg.zero_centered_gamma)
 
 
 class SwiGLU(nnx.Module):

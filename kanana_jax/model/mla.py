@@ -65,10 +65,8 @@ class Projections(nnx.Module):
         c_BSC = self._latent_norm(kv_a[..., :latent], self.kv_norm)
         return c_BSC, rope.rotate(kv_a[..., None, latent:], rotation)[:, :, 0]
 
-    def _latent_norm(self, x: Array, gamma: nnx.Param) -> Array:
-        return layers.rms_norm(
-            x, gamma[...], LATENT_NORM_EPS, zero_centered=self.cfg.zero_centered_gamma
-        )
+    def _latent_norm(self, x: Array, gamma: nnx.Param | None) -> Array:
+        return layers.norm(self.cfg, x, gamma, LATENT_NORM_EPS)
 
 
 def kv_lora_rank(cfg: ModelConfig) -> int:
@@ -171,10 +169,10 @@ def specs(cfg: ModelConfig, split: str, first_layer: int) -> dict[str, param_spe
 
     # The rope key is shared by all heads, so the query's rope part takes all of gamma.
     query_clip, kv_clip = clip((nope, 0.5), (rotary, 1.0)), clip((nope, 0.5), (value, 0.0))
-    matrix, norm = param_specs.matrix, param_specs.norm
+    matrix = param_specs.matrix
     found = {
         "wkv_a": matrix("embed", "latent", **plain),
-        "kv_norm": norm(),
+        **param_specs.norms(cfg, "kv_norm"),
         "wkv_b": matrix("kv_lora", "heads", "head_dim", qk_clip=kv_clip, **heads, **parts),
         "wo": param_specs.output("heads", "head_dim", "embed"),
     }
@@ -182,7 +180,7 @@ def specs(cfg: ModelConfig, split: str, first_layer: int) -> dict[str, param_spe
         return found | {"wq": matrix("embed", "heads", "head_dim", qk_clip=query_clip, **heads)}
     return found | {
         "wq_a": matrix("embed", "latent", **plain),
-        "q_norm": norm(),
+        **param_specs.norms(cfg, "q_norm"),
         "wq_b": matrix("q_lora", "heads", "head_dim", qk_clip=query_clip, **heads),
     }
 

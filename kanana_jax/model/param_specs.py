@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from kanana_jax.config import ModelConfig
 from kanana_jax.optim.specs import MatrixSpec, QKClipSpec
 
 Role = Literal["embedding", "head", "scalar_head", "norm", "router", "matrix"]
@@ -20,6 +21,11 @@ class ParamSpec:
 
 def norm(*, qk_clip: QKClipSpec | None = None) -> ParamSpec:
     return ParamSpec(role="norm", logical_axes=("layers", "norm"), qk_clip=qk_clip)
+
+
+def norms(cfg: ModelConfig, *names: str) -> dict[str, ParamSpec]:
+    """Those of norms that have a gain where the model's norms have one."""
+    return {} if cfg.norm_gain == "none" else {name: norm() for name in names}
 
 
 def matrix(*axes: str, qk_clip: QKClipSpec | None = None, **layout: Any) -> ParamSpec:

@@ -129,7 +129,7 @@ class Block(nnx.Module):
 
         Returns the residual stream, and (what `attend` returns beside its output, statistics).
         """
-        norm = functools.partial(_norm, self.cfg)
+        norm = functools.partial(layers.norm, self.cfg)
         with jax.named_scope("attention"):  # profiles are read by these names
             attended_BSD, attention_aux = attend(norm(x_BSD, self.attention_norm))
         x_BSD = _constrain_stream(x_BSD + attended_BSD)
@@ -147,12 +147,6 @@ class Block(nnx.Module):
 def _constrain_stream(x_BSD: Array) -> Array:
     """The residual stream, whole in its width on every device: weights move to it."""
     return local.constrain(x_BSD, ("batch", "sequence", "whole"))
-
-
-def _norm(cfg: ModelConfig, x_BSD: Array, gamma: nnx.Param) -> Array:
-    return layers.rms_norm(
-        x_BSD, gamma[...], cfg.rms_norm_eps, zero_centered=cfg.zero_centered_gamma
-    )
 
 
 def _stack(
@@ -307,7 +301,7 @@ class Transformer(nnx.Module):
             stats.needed_XEN,
             stats.expert_BSK,
         )
-        return _constrain_stream(_norm(cfg, x_BSD, self.final_norm)), aux
+        return _constrain_stream(layers.norm(cfg, x_BSD, self.final_norm)), aux
 
     def _with_features(
         self, x_BSD: Float[Array, "B S D"], features: Any

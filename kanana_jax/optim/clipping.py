@@ -30,7 +30,12 @@ class QKClipState(NamedTuple):
 
 
 def qk_clip(
-    tau: float, specs: Any, *, shape: tuple[int, int] | None = None, monitor_only: bool = False
+    tau: float,
+    specs: Any,
+    *,
+    shape: tuple[int, int] | None = None,
+    monitor_only: bool = False,
+    per_layer: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Clip query and key weights of heads whose largest logit passed `tau`. Goes last in a chain.
 
@@ -39,7 +44,8 @@ def qk_clip(
     from the specs; give `shape` when the model goes on beyond the last layer that has a spec.
     Maxima at or below tau, so also negative ones and -inf (a head that saw nothing), do nothing;
     NaN and +inf do nothing either, since they carry no scale, and are counted. `monitor_only`
-    records what would be clipped and changes no update.
+    records what would be clipped and changes no update. `per_layer` gives all heads of a layer the
+    smallest gamma among them, as a clip does that knows a layer's largest logit only.
     """
     if not isinstance(tau, jax.Array) and not tau > 0.0:
         raise ValueError(f"qk_clip needs tau > 0, got {tau}.")
@@ -62,6 +68,8 @@ def qk_clip(
         max_logits = checked_max_logits(max_logits, state.gamma.shape)
         covered = _pad_to(_covered(params, specs), state.gamma.shape)
         gamma, is_bad = _gamma(max_logits, tau, covered)
+        if per_layer:
+            gamma = jnp.where(covered, gamma.min(axis=1, keepdims=True), 1.0)
         if not monitor_only:
             leaves, leaf_specs, _, rebuild = trees.describe(params, specs, "specs")
             flat = jax.tree.structure(rebuild(leaves)).flatten_up_to(updates)

@@ -133,13 +133,16 @@ def muonclip(
     clip_specs: Any,
     *,
     tau: float = 100.0,
+    clip_per_layer: bool = False,
     **muon_options,
 ) -> optax.GradientTransformationExtraArgs:
     """`muon(lr, specs, **muon_options)`, then `qk_clip(tau, clip_specs)` (arXiv:2507.20534).
 
-    `update` needs the keyword max_logits, (num_layers, num_heads).
+    `update` needs the keyword max_logits, (num_layers, num_heads). `clip_per_layer` is `per_layer`
+    of `qk_clip`.
     """
-    return optax.chain(muon(lr, specs, **muon_options), clipping.qk_clip(tau, clip_specs))
+    clip = clipping.qk_clip(tau, clip_specs, per_layer=clip_per_layer)
+    return optax.chain(muon(lr, specs, **muon_options), clip)
 
 
 @_with_options_of(adamw)

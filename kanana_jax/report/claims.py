@@ -148,6 +148,26 @@ def rises(
     return Claim(question, _exceeds(found, least), answer, details)
 
 
+def lower(
+    question: str, one: Mapping[int, float], other: Mapping[int, float], digits: int = 3
+) -> Claim:
+    """Whether a number of one arm is below that of another, seed by seed; both are by seed."""
+    seeds_K = sorted(one.keys() & other.keys())
+    pairs_K = [(one[seed], other[seed]) for seed in seeds_K]
+    pairs_K = [pair for pair in pairs_K if all(map(math.isfinite, pair))]
+    if not pairs_K:
+        return Claim(question, None, "Not measured.")
+    means = [sum(column) / len(pairs_K) for column in zip(*pairs_K, strict=True)]
+    numbers = f"{means[0]:.{digits}f} against {means[1]:.{digits}f}"
+    if len(pairs_K) < 2:
+        return Claim(question, None, f"{numbers}, in one seed; no band.")
+    one_K, other_K = (np.array(column) for column in zip(*pairs_K, strict=True))
+    found = statistics.difference_of_seeds(one_K, other_K)
+    is_above = _exceeds(found, 0.0)
+    band = f"{found.value:+.{digits}f} +- {found.band:.{digits}f} in {seeds(found.num_seeds)}"
+    return Claim(question, None if is_above is None else not is_above, f"{numbers}: {band}.")
+
+
 def above(question: str, values: Mapping[int, float], least: float, noun: str = "It") -> Claim:
     """Whether a number, by seed, is above `least`; `noun` is what the answer calls it."""
     value_K = np.array([one for one in values.values() if math.isfinite(one)])
@@ -159,6 +179,12 @@ def above(question: str, values: Mapping[int, float], least: float, noun: str = 
     found = statistics.difference_of_seeds(value_K, np.zeros(len(value_K)))
     answer = f"{noun} is {found.value:.3f} +- {found.band:.3f}."
     return Claim(question, _exceeds(found, least), answer, details)
+
+
+def all_hold(found: Sequence[Claim]) -> bool | None:
+    """Of a sentence on all of them: False where one does not hold, None where one is not told."""
+    told = [one.holds for one in found]
+    return False if False in told else None if None in told else True
 
 
 def _exceeds(found: statistics.Difference, least: float) -> bool | None:

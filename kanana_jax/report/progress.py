@@ -75,15 +75,16 @@ class Sweep:
         num_steps: int,
         tokens_per_step: int = 0,
         stages: Sequence[Stage] = (),
+        file: Stream | None = None,
     ) -> "Progress":
-        """The bar of run `index` (from 1), to be started."""
+        """The bar of run `index` (from 1), to be started; it may have a `file` of its own."""
         prefix = f"run {index}/{self.num_runs}  {label}" if self.num_runs > 1 else label
         return Progress(
             prefix,
             num_steps=num_steps,
             tokens_per_step=tokens_per_step,
             stages=stages,
-            file=self.file,
+            file=file or self.file,
             clock=self.clock,
             sweep=self if self.num_runs > 1 else None,
             later_runs=self.num_runs - index,

@@ -53,7 +53,8 @@ def _muon(rate, specs, clip_specs, cfg, adam, polar):
 
 def _muonclip(rate, specs, clip_specs, cfg, adam, polar):
     options = adam | polar | _muon_options(cfg)
-    return optim.muonclip(rate, specs, clip_specs, tau=cfg.tau, **options)
+    per_layer = cfg.clip_by == "layer"
+    return optim.muonclip(rate, specs, clip_specs, tau=cfg.tau, clip_per_layer=per_layer, **options)
 
 
 def _muon_options(cfg: config.OptimizerConfig) -> dict[str, Any]:

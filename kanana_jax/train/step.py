@@ -173,7 +173,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
     start = jax.jit(functools.partial(_start, cfg, optimizer), out_shardings=placed)
     whole_of = functools.partial(trained.whole, cfg.model, cfg.lora)
     whole = NamedSharding(mesh, P())  # every process reads the metrics
-    options = _DETERMINISTIC if cfg.execution.deterministic else None
+    options = compiler_options(cfg.execution)
     train = jax.jit(
         functools.partial(train_step, cfg=cfg),
         out_shardings=(placed, whole),
@@ -238,6 +238,11 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
     )
 
 
+def compiler_options(execution: config.ExecutionConfig) -> dict[str, Any] | None:
+    """XLA's, for what trains."""
+    return _DETERMINISTIC if execution.deterministic else None
+
+
 def _start(
     cfg: StepConfig,
     optimizer: optax.GradientTransformationExtraArgs,
@@ -264,7 +269,7 @@ def _shared_by_arms(cfg: config.ModelConfig, execution: config.ExecutionConfig, 
         return jax.jit(
             functools.partial(fn, cfg=cfg, execution=execution),
             out_shardings=NamedSharding(mesh, P()),
-            compiler_options=_DETERMINISTIC if execution.deterministic else None,
+            compiler_options=compiler_options(execution),
         )
 
     return (

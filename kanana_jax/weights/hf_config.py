@@ -148,10 +148,11 @@ def to_hf(cfg: config.ModelConfig, extra: dict[str, Any], dtype: str) -> dict[st
     known = hf_architectures.QWEN3 if cfg.qk_norm else hf_architectures.LLAMA
     if cfg.kv_lora_rank is not None:
         known = hf_architectures.DEEPSEEK
-    if cfg.zero_centered_gamma:
+    if cfg.zero_centered_gamma or cfg.norm_gain != "vector":
         raise CheckpointError(
-            "expected zero_centered_gamma false, got true: the architecture's norms multiply by "
-            "gamma; add 1 to every gamma first"
+            "expected zero_centered_gamma false and norm_gain vector, got "
+            f"{str(cfg.zero_centered_gamma).lower()} and {cfg.norm_gain}: the architecture's norms "
+            "multiply by a vector; make that first, with convert --vector-gains"
         )
     if cfg.swiglu_clamp is not None:
         raise CheckpointError(

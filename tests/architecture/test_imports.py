@@ -77,6 +77,7 @@ ROOMS = {
             "model",
             "objectives",
             "optim",
+            "pallas_kernels",
             "parallel",
             "plan",
             "report",

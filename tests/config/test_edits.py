@@ -239,7 +239,7 @@ def staged():
 _SINGLE = config.setting_names(pretrain.Config)
 _SETTINGS = {
     "single": (pretrain.Config, _SINGLE),
-    "compared": (sweep.Sweep, _SINGLE | {"arms", "axes", "seeds", "base"}),
+    "compared": (sweep.Sweep, _SINGLE | {"arms", "axes", "seeds", "pack", "base"}),
     "staged": (pipeline.Pipeline, {f"next.{name}" for name in _SINGLE} | {"stages", "next"}),
 }
 

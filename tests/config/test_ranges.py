@@ -257,6 +257,11 @@ def test_no_field_takes_none_or_an_object_unless_it_may_be_none(owner, field):
             {"llama3_rope": LLAMA3_ROPE, "yarn": YARN},
             "yarn and .* exclude each other",
         ),
+        (
+            config.ModelConfig,
+            {"norm_gain": "none", "zero_centered_gamma": True},
+            "zero_centered_gamma is for norms that have a gain",
+        ),
         (config.ModelConfig, {"num_kv_heads": 2}, "num_kv_heads must be None with kv_lora_rank"),
         (config.ModelConfig, {"qk_norm": True}, "qk_norm must be False with kv_lora_rank"),
         (config.ModelConfig, {"qk_nope_head_dim": 0}, "must be positive with kv_lora_rank, got 0"),

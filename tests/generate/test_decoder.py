@@ -70,8 +70,10 @@ def test_prefill_and_decode_equal_the_full_forward(cfg, stacks, weights, prompt_
 @pytest.mark.parametrize(
     "changes",
     [
-        {"q_lora_rank": None, "yarn": None, "tie_embeddings": True, "swiglu_clamp": 0.02},
-        {"num_dense_layers": 0, "zero_centered_gamma": True, "num_shared_experts": 0},
+        {"q_lora_rank": None, "yarn": None, "tie_embeddings": True, "swiglu_clamp": 0.02}
+        | {"norm_gain": "none"},
+        {"num_dense_layers": 0, "zero_centered_gamma": True, "num_shared_experts": 0}
+        | {"norm_gain": "scalar"},
         GROUPED,
         GROUPED | {"num_kv_heads": 4, "qk_norm": True, "num_dense_layers": 2},
     ],

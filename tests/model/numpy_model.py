@@ -80,7 +80,7 @@ def weights(cfg, bias_LE=None):
 
 
 def rms_norm(x, gamma, eps, cfg):
-    gain = gamma + 1.0 if cfg.zero_centered_gamma else gamma
+    gain = 1.0 if gamma is None else gamma + 1.0 if cfg.zero_centered_gamma else gamma
     return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps) * gain
 
 
@@ -192,9 +192,11 @@ def latent_heads(p, x_SD, positions, cfg):
     if cfg.q_lora_rank is None:
         q = np.einsum("sd,dhk->shk", x_SD, p["wq"])
     else:
-        q = np.einsum("sq,qhk->shk", rms_norm(x_SD @ p["wq_a"], p["q_norm"], 1e-6, cfg), p["wq_b"])
+        q = np.einsum(
+            "sq,qhk->shk", rms_norm(x_SD @ p["wq_a"], p.get("q_norm"), 1e-6, cfg), p["wq_b"]
+        )
     kv_a = x_SD @ p["wkv_a"]
-    c = rms_norm(kv_a[:, :latent], p["kv_norm"], 1e-6, cfg)
+    c = rms_norm(kv_a[:, :latent], p.get("kv_norm"), 1e-6, cfg)
     kv = np.einsum("sc,chm->shm", c, p["wkv_b"])
     found = []
     for head in range(cfg.num_heads):
@@ -273,16 +275,16 @@ def forward(params, bias_LE, tokens_S, positions_S, segments_S, cfg):
         is_moe = layer >= cfg.num_dense_layers
         index = layer - cfg.num_dense_layers if is_moe else layer
         block = _layer(params["moe_layers" if is_moe else "dense_layers"], index)
-        normed = rms_norm(x, block["attention_norm"], cfg.rms_norm_eps, cfg)
+        normed = rms_norm(x, block.get("attention_norm"), cfg.rms_norm_eps, cfg)
         out, top = attention(block["attention"], normed, positions_S, segments_S, cfg)
         x = x + out
         largest.append(top)
-        normed = rms_norm(x, block["mlp_norm"], cfg.rms_norm_eps, cfg)
+        normed = rms_norm(x, block.get("mlp_norm"), cfg.rms_norm_eps, cfg)
         if is_moe:
             x = x + experts(block["mlp"], normed, bias_LE[index], cfg)[0]
         else:
             x = x + swiglu(block["mlp"], normed, cfg)
-    x = rms_norm(x, params["final_norm"], cfg.rms_norm_eps, cfg)
+    x = rms_norm(x, params.get("final_norm"), cfg.rms_norm_eps, cfg)
     head = params["embed"].T if cfg.tie_embeddings else params["head"]
     return x @ head, np.array(largest)
 

@@ -17,6 +17,7 @@ VARIANTS = {
     "tied_without_shared": dataclasses.replace(SMALL, tie_embeddings=True, num_shared_experts=0),
     "all_dense": dataclasses.replace(SMALL, num_dense_layers=3),
     "all_moe": dataclasses.replace(SMALL, num_dense_layers=0),
+    "no_gains": dataclasses.replace(SMALL, q_lora_rank=12, norm_gain="none"),
     "grouped": GROUPED,
     "own_key_heads": dataclasses.replace(GROUPED, num_kv_heads=4),
     "head_norms": dataclasses.replace(GROUPED, qk_norm=True),

@@ -30,8 +30,14 @@ VARIANTS = {
         "num_shared_experts": 0,
         "num_dense_layers": 0,
     },
-    "clamped": {"swiglu_clamp": 0.3},
-    "all_dense": {"num_dense_layers": 3, "num_experts": 0, "num_experts_per_token": 0},
+    "clamped_without_gains": {"swiglu_clamp": 0.3, "norm_gain": "none", "q_lora_rank": 12},
+    "all_dense_one_gain_a_norm": {
+        "num_dense_layers": 3,
+        "num_experts": 0,
+        "num_experts_per_token": 0,
+        "norm_gain": "scalar",
+        "zero_centered_gamma": True,
+    },
 }
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from numpy_model import SMALL, init, jit, weights
 
 from kanana_jax import config, model
-from kanana_jax.model import presets, rope, transformer
+from kanana_jax.model import layers, presets, rope, transformer
 
 LAPTOP = presets.LAPTOP
 
@@ -41,7 +41,7 @@ def unrolled_loss(params, inputs):
             block = jax.tree.map(lambda leaf, index=index: leaf[index], stack)
             x, (_, stats) = block(x, jnp.zeros(8), context)
             balance += stats.balance_loss if stats else 0.0
-    x = transformer._norm(SMALL, x, whole.final_norm)
+    x = layers.norm(SMALL, x, whole.final_norm)
     logits = x @ whole.head[...]
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - logits[..., 0]) + balance
 

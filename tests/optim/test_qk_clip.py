@@ -57,6 +57,18 @@ def test_clip_leaves_small_logits_bitwise_unchanged():
     assert not np.any(state.num_clips)
 
 
+def test_clip_by_layer_gives_all_its_heads_the_factor_of_the_largest():
+    nan = float("nan")
+    by_head = jnp.array([[10.0, 60.0, 40.0], [nan, 20.0, 45.0]])
+    *_, of_heads, heads = clip(by_head)
+    *_, of_layers, layers = clip(by_head, per_layer=True)
+    *_, expected, _ = clip(jnp.array([[60.0] * 3, [45.0] * 3]))
+    np.testing.assert_allclose(heads.gamma, [[1.0, 0.5, 0.75], [1.0, 1.0, 2 / 3]])
+    np.testing.assert_allclose(layers.gamma, [[0.5] * 3, [2 / 3] * 3])
+    jax.tree.map(np.testing.assert_array_equal, of_layers, expected)
+    assert np.any(of_heads["wq"] != of_layers["wq"])
+
+
 def test_clip_multiplies_the_new_weights_logits_by_gamma():
     max_logits = jnp.array([[10.0, 60.0, 20.0], [300.0, 30.0, 45.0]])
     params, updates, new, state = clip(max_logits)

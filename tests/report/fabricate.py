@@ -42,13 +42,18 @@ def run(
     heldout_text: str = "",
     num_sources: int = 1,
     max_vio: float = 0.6,
+    decay_steps: int = 0,
+    noise: float = 0.1,
+    before_decay: float = 0.0,
+    extra: dict | None = None,
 ) -> Run:
     """A run whose max logit rises to `peak` and ends around `tail` (in logits), with its files.
 
     Held-out sequences differ by far more than `spread`, but alike in all runs; by `spread` a run
     deviates from that (standard deviation over sequences). Zero: no sequences are recorded. `axes`
     are those of the run; by default arm, learning rate and seed. `max_vio` is the mean of MaxVio
-    over layers in the last third.
+    over layers in the last third, `noise` that of the update's orthogonality error. Before its
+    `decay_steps` a run has `before_decay` more held-out loss. `extra` is recorded at the last step.
     """
     directory = directory / f"{arm}-{lr:g}-{seed}".replace(" ", "_")
     optimizer = optimizer or ARMS.get(arm, "muon")
@@ -60,6 +65,9 @@ def run(
     for step in range(1, (diverged_step or num_steps) + 1):
         record = _record(step, num_steps, max_logit_N[step - 1], random, bpb, clips, tau)
         record |= _balance(step, num_steps, max_vio, of_balance)
+        if step % 5 == 0:
+            record["orthogonality_error"] += noise - 0.1
+            record["heldout_bpb"] += before_decay * (step <= num_steps - decay_steps)
         if num_sources > 1 and step % 5 == 0:
             record |= {"heldout_specialisation": 0.2, "heldout_source_divergence": 0.1}
         lines.append({"step": step, **record})
@@ -71,6 +79,7 @@ def run(
             "source_divergence_layers": of_balance.uniform(0.05, 0.15, LAYERS - 1),
             "source_load": of_balance.uniform(0.5, 1.5, (num_sources, EXPERTS)),
         }
+    lines[-1] |= extra or {}
     if diverged_step:
         lines.append({"step": diverged_step + 1, "loss": math.nan, "max_logit": math.nan})
     directory.mkdir(parents=True, exist_ok=True)
@@ -93,7 +102,11 @@ def run(
         },
     }
     (directory / results.RESULT_NAME).write_text(json.dumps(result))
-    settings = {"optimizer": {"name": optimizer, "lr": lr, "tau": tau}, "model": {"num_layers": 3}}
+    schedule = {"decay_steps": decay_steps}
+    settings = {
+        "optimizer": {"name": optimizer, "lr": lr, "tau": tau, "schedule": schedule},
+        "model": {"num_layers": 3},
+    }
     record = {"axes": axes, "tokenizer": "", "config": settings}
     (directory / results.RUN_NAME).write_text(json.dumps(record))
     return results.load(directory)

@@ -57,6 +57,7 @@ CHANGES = [
     ("optimizer.transfer", "kakao", *HALF, "optimizer.name=adamw"),
     ("optimizer.transfer_base_width", "32", *HALF),
     ("optimizer.tau", "50"),
+    ("optimizer.clip_by", "layer"),
     ("optimizer.b1", "0.8"),
     ("optimizer.b1", "0.8", "optimizer.name=adamw"),
     ("optimizer.b2", "0.9"),

@@ -87,6 +87,19 @@ def test_a_grown_folder_of_16_bits_keeps_them_and_says_what_it_costs(tmp_path, c
     assert _exported(tmp_path / "to") == opened.cfg
 
 
+def test_norms_of_any_gain_become_vectors_that_are_exported(tmp_path, capsys):
+    cfg = dataclasses.replace(CFG, norm_gain="scalar", zero_centered_gamma=True)
+    start = folder(tmp_path / "start", made := random_weights(cfg=cfg), cfg)
+    to_hf = [f"--to-hf={tmp_path / 'hf'}", "--max-position-embeddings=64"]
+    with pytest.raises(SystemExit):
+        convert.main([f"--from={start}", *to_hf])
+    assert "make that first, with convert --vector-gains" in capsys.readouterr().err
+    convert.main(["--vector-gains", f"--from={start}", f"--to={tmp_path / 'to'}"])
+    assert _exported(tmp_path / "to") == CFG
+    found = whole.load(source.open_source(tmp_path / "to")).params["final_norm"]
+    np.testing.assert_array_equal(found, np.full(CFG.hidden_size, 1.0 + made.params["final_norm"]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -102,7 +102,11 @@ NOT_EXPORTED = {
     ),
     "zero_centred": (
         dataclasses.replace(hf_config.from_hf(QWEN3), zero_centered_gamma=True),
-        "zero_centered_gamma false",
+        "zero_centered_gamma false and norm_gain vector, got true and vector",
+    ),
+    "no_gains": (
+        dataclasses.replace(hf_config.from_hf(QWEN3), norm_gain="none"),
+        "got false and none: the architecture's norms multiply by a vector",
     ),
 }
 

@@ -11,6 +11,7 @@ from kanana_jax.model.surgery import depth, heads, hidden, latents, widths
 from kanana_jax.model.surgery.activations import Activations, observe
 from kanana_jax.model.surgery.depth import interpose, stack, with_layers
 from kanana_jax.model.surgery.experts import SCORES, Score, cut_experts, duplicate_experts
+from kanana_jax.model.surgery.gains import by_class, drop_gains, fold_gains, with_vector_gains
 from kanana_jax.model.surgery.resizing import Cut
 from kanana_jax.model.transformer import Weights
 
@@ -33,10 +34,14 @@ __all__ = [
     "Activations",
     "Cut",
     "Score",
+    "by_class",
     "cut_experts",
+    "drop_gains",
     "duplicate_experts",
+    "fold_gains",
     "interpose",
     "observe",
     "stack",
     "with_layers",
+    "with_vector_gains",
 ]

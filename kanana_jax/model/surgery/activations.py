@@ -109,19 +109,17 @@ def _layer(cfg, rotation, segment_ids_BS, x_BSD, layer):
 
 
 def _norm(
-    cfg: ModelConfig, x_BSD: Array, gamma: nnx.Param, is_token_BS: Bool[Array, "B S"]
+    cfg: ModelConfig, x_BSD: Array, gamma: nnx.Param | None, is_token_BS: Bool[Array, "B S"]
 ) -> tuple[Float[Array, "B S D"], Norm]:
     """What a norm of the stream gives, and its sums."""
-    normed_BSD = layers.rms_norm(
-        x_BSD, gamma[...], cfg.rms_norm_eps, zero_centered=cfg.zero_centered_gamma
-    )
+    normed_BSD = layers.norm(cfg, x_BSD, gamma)
     unit_BSD = _unit(x_BSD, cfg.rms_norm_eps)
     return normed_BSD, Norm(_sum(unit_BSD**2, is_token_BS), _sizes(normed_BSD, is_token_BS))
 
 
 def _unit(x: Array, eps: float) -> Array:
     """RMSNorm without its gamma, in float32."""
-    return layers.rms_norm(x.astype(jnp.float32), jnp.ones(x.shape[-1]), eps, zero_centered=False)
+    return layers.rms_norm(x.astype(jnp.float32), None, eps, zero_centered=False)
 
 
 def _heads(wo_HUD: Array, out_BSHU: Array, is_token_BS: Array) -> Float[Array, "H"]:

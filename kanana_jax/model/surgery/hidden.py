@@ -20,6 +20,7 @@ from kanana_jax.model.transformer import Weights
 def cut_hidden(cfg: ModelConfig, weights: Weights, seen: Activations, size: int) -> resizing.Cut:
     """Importance is the size of all norms' outputs, summed over layers."""
     resizing.expect_size(cfg, "hidden_size", size)
+    resizing.expect_vector_gains(cfg, "hidden_size")
     norms = {"params/final_norm": seen.final_norm}
     for stack, leaves in seen.stacks.items():
         norms |= {f"params/{stack}/{k}": x for k, x in leaves.items() if isinstance(x, Norm)}

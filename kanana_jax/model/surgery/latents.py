@@ -39,6 +39,7 @@ def _cut(
     cfg: ModelConfig, weights: Weights, seen: Activations, size: int, field: str
 ) -> resizing.Cut:
     resizing.expect_size(cfg, field, size)
+    resizing.expect_vector_gains(cfg, field)
     params, shares = dict(weights.params), []
     for stack, found in seen.stacks.items():
         attention, share_L = _rotated(

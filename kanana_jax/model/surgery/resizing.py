@@ -110,3 +110,12 @@ def expect_part(cfg: ModelConfig, field: str, count: int) -> None:
             f"num_dense_layers = {cfg.num_dense_layers} of {cfg.num_layers}, "
             f"num_shared_experts = {cfg.num_shared_experts}"
         )
+
+
+def expect_vector_gains(cfg: ModelConfig, field: str) -> None:
+    """Raises ConfigError unless norms have a number for each entry, which the cut scales."""
+    if cfg.norm_gain != "vector":
+        raise ConfigError(
+            f"a cut of model.{field} scales the gains of norms, which must be vectors, got "
+            f"norm_gain {cfg.norm_gain}; `model.surgery.with_vector_gains` gives the same model so"
+        )
