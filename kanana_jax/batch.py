@@ -9,6 +9,19 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 
+class Images(NamedTuple):
+    """The patches of the images of each row, and which positions they stand at.
+
+    The patches of a square that a projector merges into one position lie together, the squares row
+    by row, the images one after the other. So slot n of a row is made of its n-th square.
+    """
+
+    pixels: Any  # (B, P, C) uint8, channel by channel
+    places: Any  # (B, P, 4) int32: row and column in the image's grid; its rows and columns
+    image_ids: Any  # (B, P) int32: 1, 2, ... number a row's images, 0 is padding
+    slots: Any  # (B, S) int32: the slot that stands at a position; -1: a token does
+
+
 class Inputs(NamedTuple):
     """What a forward pass reads beside the weights."""
 
@@ -18,6 +31,7 @@ class Inputs(NamedTuple):
     # (B, S, L, K) integers: the experts that each token goes to in each MoE layer, as when it was
     # drawn; -1: those that the router chooses. None: the router chooses all.
     routes: Any = None
+    features: Images | None = None  # what stands in the place of tokens; None: nothing does
 
     @classmethod
     def of_tokens(cls, tokens: Any) -> Self:
@@ -40,6 +54,7 @@ class Batch(NamedTuple):
     # Of a stored teacher (B, S, K); `soft_targets.Divergence.columns` has those.
     extra: Mapping[str, Any] = {}
     routes: Any = None  # see `Inputs`
+    features: Images | None = None  # see `Inputs`
 
     @classmethod
     def of_tokens(cls, tokens: Any) -> Self:
@@ -61,18 +76,22 @@ class Batch(NamedTuple):
 
     @classmethod
     def _joined(cls, join: Callable[[Sequence[Any]], Any], parts: Sequence[Self]) -> Self:
-        *columns, extras, routes = zip(*parts, strict=True)
+        *columns, extras, routes, features = zip(*parts, strict=True)
         extra = {name: join([extra[name] for extra in extras]) for name in extras[0]}
         replayed = None if routes[0] is None else join(routes)
-        return cls(*map(join, columns), extra=extra, routes=replayed)
+        images = None
+        if features[0] is not None:
+            images = Images(*map(join, zip(*features, strict=True)))
+        return cls(*map(join, columns), extra=extra, routes=replayed, features=images)
 
     def map(self, fn: Callable[[Any], Any]) -> Self:
         """`fn` of every column."""
-        *columns, extra, routes = self
+        *columns, extra, routes, features = self
         mapped = {name: fn(column) for name, column in extra.items()}
         replayed = None if routes is None else fn(routes)
-        return type(self)(*map(fn, columns), extra=mapped, routes=replayed)
+        images = None if features is None else Images(*map(fn, features))
+        return type(self)(*map(fn, columns), extra=mapped, routes=replayed, features=images)
 
     @property
     def inputs(self) -> Inputs:
-        return Inputs(self.tokens, self.positions, self.segment_ids, self.routes)
+        return Inputs(self.tokens, self.positions, self.segment_ids, self.routes, self.features)

@@ -2,7 +2,8 @@
 
     --from-hf=DIR  --to=DIR       a Hugging Face folder becomes a model folder: of
                                   DeepseekV3ForCausalLM, Glm4MoeLiteForCausalLM, LlamaForCausalLM
-                                  or Qwen3ForCausalLM, or the language model of one with images
+                                  or Qwen3ForCausalLM, or the language model of one with images;
+                                  with --images its encoder of images, too (Kimi K2.5's)
     --from=DIR     --to-hf=DIR    and back
     --from-gguf=FILE --to=DIR     a GGUF file of Llama's architecture becomes a model folder
     --from-run=DIR --to=DIR       the newest checkpoint of a training run becomes a model folder;
@@ -77,7 +78,11 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 def _from_hf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
     left_out = hf.import_directory(
-        arguments.from_hf, arguments.to, dtype=arguments.dtype, on_tensor=bar.update
+        arguments.from_hf,
+        arguments.to,
+        dtype=arguments.dtype,
+        with_images=bool(arguments.images),
+        on_tensor=bar.update,
     )
     if left_out:
         parts = sorted(hf_checks.parts_of(left_out))
@@ -96,6 +101,7 @@ def _to_hf(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
         arguments.to_hf,
         dtype=arguments.dtype,
         max_position_embeddings=arguments.max_position_embeddings,
+        image_token_id=arguments.image_token_id,
         on_tensor=bar.update,
     )
 
@@ -180,9 +186,9 @@ class _Way(NamedTuple):
 
 
 _WAYS = (
-    _Way(("from_hf", "to"), ("dtype",), _from_hf),
+    _Way(("from_hf", "to"), ("dtype", "images"), _from_hf),
     _Way(("from_gguf", "to"), ("dtype",), _from_gguf),
-    _Way(("native", "to_hf"), ("dtype", "max_position_embeddings"), _to_hf),
+    _Way(("native", "to_hf"), ("dtype", "max_position_embeddings", "image_token_id"), _to_hf),
     _Way(("from_run", "to"), ("average",), _from_run),
     _Way(("from_run", "to_peft"), (), _to_peft),
     _Way(("adapters", "native", "to"), ("dtype",), _with_adapters),
@@ -248,6 +254,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=hf.DTYPES, help="of the weights; default: as they are")
     parser.add_argument(
         "--max-position-embeddings", type=int, help="longest context, where it is not known"
+    )
+    parser.add_argument(
+        "--images", action="store_const", const=True, help="import the encoder of images, too"
+    )
+    parser.add_argument(
+        "--image-token-id", type=_count, help="stands for images, where it is not known"
     )
     return parser
 

@@ -20,6 +20,7 @@ from kanana_jax.config import listing, ranges
 from kanana_jax.jobs import (
     calibration,
     distillation,
+    drawn_images,
     online_preference,
     pipeline,
     preference,
@@ -298,7 +299,7 @@ def test_the_printed_configuration_is_the_one_that_would_run(name, tmp_path, mon
         edits = ["seconds=9.5", "listeners=1,2"]
     elif isinstance(made, pipeline.Pipeline):
         edits = [f"base.{edit}" for edit in edits]
-    else:
+    elif not name.startswith("vision_"):  # which draws what it reads
         # As many as before, for arms may weigh them.
         before = getattr(made, "base", made).data.paths
         edits.append(f"data.paths={','.join(['a.txt', 'b c.txt', *before[2:]])}")
@@ -311,7 +312,7 @@ def test_the_printed_configuration_is_the_one_that_would_run(name, tmp_path, mon
             found = one["config"].get("base", one["config"])  # of a comparison, or alone
             assert config.from_json(type(stage.base), found) == stage.base
     elif kind is sweep.Sweep:
-        assert config.from_json(pretrain.Config, shown["base"]) == cfg.base
+        assert config.from_json(type(cfg.base), shown["base"]) == cfg.base
         assert [config.from_json(sweep.Arm, arm) for arm in shown["arms"]] == [*cfg.arms]
     else:
         assert config.from_json(kind, shown) == cfg
@@ -328,6 +329,7 @@ _JOBS = {
     calibration.Config: calibration.JOB,
     rl.Config: rl.JOB,
     distillation.Config: distillation.JOB,
+    drawn_images.Config: drawn_images.JOB,
 }
 
 
@@ -405,6 +407,14 @@ def taken():
     return set()
 
 
+def _layers_and_heads(model):
+    """Of the decoder, and of an encoder of images behind it; the most heads of either."""
+    images = model.vision
+    if images is None:
+        return model.num_layers, model.num_heads
+    return model.num_layers + images.num_layers, max(model.num_heads, images.num_heads)
+
+
 def _runs(made, folder):
     if isinstance(made, pipeline.Pipeline):
         return [run for stage in made.stages for run in stage.runs(folder / stage.name)]
@@ -459,5 +469,5 @@ def _take(steps, taken):
         built = step_lib.build(step_config, parallel.make_mesh(cfg.mesh, jax.devices()[:1]))
         after, record = built.trace().out_info
         assert jax.tree.structure(after) == jax.tree.structure(built.like)
-        assert record["max_logits"].shape == (cfg.model.num_layers, cfg.model.num_heads)
+        assert record["max_logits"].shape == _layers_and_heads(cfg.model)
         taken.add(key)

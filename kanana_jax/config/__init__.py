@@ -11,6 +11,7 @@ from kanana_jax.config.edits import diff, edit, from_json, parse, to_json
 from kanana_jax.config.execution import ExecutionConfig, Implementation
 from kanana_jax.config.fields import ConfigError, nearest, shown, some
 from kanana_jax.config.fields import names as setting_names
+from kanana_jax.config.images import ImageTasksConfig
 from kanana_jax.config.job import Stage, TrainingConfig, check_allowed, edited_paths, setting
 from kanana_jax.config.lora import LoraConfig
 from kanana_jax.config.mesh import BATCH_AXES, MeshConfig
@@ -27,6 +28,7 @@ from kanana_jax.config.train import (
     ResumeConfig,
     TrainConfig,
 )
+from kanana_jax.config.vision import VisionConfig
 
 __all__ = [
     "BATCH_AXES",
@@ -37,6 +39,7 @@ __all__ = [
     "DistillConfig",
     "ExecutionConfig",
     "GuardConfig",
+    "ImageTasksConfig",
     "Implementation",
     "Llama3RopeConfig",
     "LoraConfig",
@@ -55,6 +58,7 @@ __all__ = [
     "SurgeryConfig",
     "TrainConfig",
     "TrainingConfig",
+    "VisionConfig",
     "YarnConfig",
     "check_allowed",
     "diff",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from kanana_jax.config import fields
 from kanana_jax.config.fields import ConfigError
 from kanana_jax.config.paths import Location
-from kanana_jax.config.ranges import Count, Range, Seed, SourceWeight, expect_int32
+from kanana_jax.config.ranges import Count, CountOrZero, Range, Seed, SourceWeight, expect_int32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class DataConfig:
     bpe_vocab_size: Annotated[int, Range(258, 2**24, "256 bytes and two special tokens")] = 8192
     seq_len: Count = 256
     batch_size: Count = 8  # sequences per optimizer step, over all devices and micro-batches
+    image_patches: CountOrZero = 0  # room in a row for patches of images; 0: rows have text only
     # How conversations become text: "plain", "hermes", or a chat template: a .jinja file or a
     # folder that has one.
     chat_format: Annotated[str, Location(schemes=None)] = "plain"
@@ -44,6 +45,7 @@ class DataConfig:
     def __post_init__(self):
         fields.check(self, "data")
         expect_int32("data.batch_size x seq_len", self.batch_size, self.seq_len)
+        expect_int32("data.batch_size x image_patches", self.batch_size, self.image_patches)
         if self.weights and len(self.weights) != len(self.paths):
             raise ConfigError(
                 f"data.weights needs one weight per path: got {len(self.weights)} weights "

@@ -47,10 +47,12 @@ class TrainingConfig:
     def __post_init__(self):
         fields.check(self, "")
         self._check_batch()
+        self._check_images()
         self._check_schedule()
         self._check_average()
         self._check_balance()
         self._check_lora()
+        self._check_frozen()
 
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits applied; raises ConfigError."""
@@ -108,6 +110,26 @@ class TrainingConfig:
             *(batch_size // num_micro, self.data.seq_len, max(self.model.num_experts_per_token, 1)),
         )
 
+    def _check_images(self):
+        patches, vision = self.data.image_patches, self.model.vision
+        if not patches:
+            return
+        if vision is None:
+            raise ConfigError(
+                f"data.image_patches must be 0 without model.vision, got {patches}; give the model "
+                "an encoder, or read text only"
+            )
+        if patches % vision.merge_size**2:
+            raise ConfigError(
+                f"data.image_patches must be a multiple of {vision.merge_size**2}, the patches "
+                f"that model.vision.merge_size joins, got {patches}"
+            )
+        if self.mesh.context != 1:
+            raise ConfigError(
+                f"mesh.context must be 1 with data.image_patches, got {self.mesh.context}: an "
+                "image is not cut"
+            )
+
     def _check_average(self):
         every_tokens = self.train.average.every_tokens
         of_a_step = self.data.batch_size * self.data.seq_len
@@ -153,6 +175,23 @@ class TrainingConfig:
             raise ConfigError(
                 "train.router_bias_rate must be 0 with lora.rank, for the router's bias belongs to "
                 f"the frozen model; got {self.train.router_bias_rate:g} and train.router_balance = "
+                f"{self.train.router_balance}; set them to 0 and sign"
+            )
+
+    def _check_frozen(self):
+        frozen = self.optimizer.frozen
+        if not frozen:
+            return
+        if self.model.vision is None or self.lora.rank or len({*frozen}) == 3:
+            raise ConfigError(
+                "optimizer.frozen is for a model with model.vision and without lora.rank, of which "
+                f"some part is trained; got {', '.join(frozen)}"
+            )
+        is_moving = self.train.router_balance == "quantile" or self.train.router_bias_rate
+        if "decoder" in frozen and self.model.num_moe_layers and is_moving:
+            raise ConfigError(
+                "train.router_bias_rate must be 0 where optimizer.frozen has the decoder, whose "
+                f"bias it moves; got {self.train.router_bias_rate:g} and train.router_balance = "
                 f"{self.train.router_balance}; set them to 0 and sign"
             )
 

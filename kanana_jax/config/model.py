@@ -16,6 +16,7 @@ from kanana_jax.config.ranges import (
     WidthOrZero,
     expect_int32,
 )
+from kanana_jax.config.vision import VisionConfig
 
 RopeTheta = Annotated[float, Range(1.0, 1e12, "angles shrink from pair to pair", "(]")]
 
@@ -101,6 +102,7 @@ class ModelConfig:
     tie_embeddings: bool = False
     scalar_head: bool = False  # a vector beside the vocabulary's head: a reward model's
     init_std: Rate = 0.02
+    vision: VisionConfig | None = None  # an encoder of images; None: the model reads text only
 
     def __post_init__(self):
         fields.check(self, "model")

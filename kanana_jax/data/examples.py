@@ -222,21 +222,36 @@ def _split(
     is_heldout_N = np.zeros(len(read_once.source_N), bool)
     for index, source in enumerate(sources):
         is_here_N = read_once.source_N == index
-        hashes = read_once.hash_N[is_here_N]
-        if not len(hashes):
-            reason = source.skipped.describe() or (
-                "each is in another source, too, or longer than data.max_bytes."
-            )
-            raise DataError(f"{source.name}: expected {kind.name}, got none; {reason}")
-        smallest, largest = int(hashes.min()), int(hashes.max())
-        if smallest == largest:
-            raise DataError(
-                f"{source.name}: expected at least two different {kind.keys}, one to train on and "
-                f"one held out, got one; add {kind.name}."
-            )
-        limit = min(max(int(heldout_fraction * 2**64), smallest + 1), largest)
-        is_heldout_N[is_here_N] = hashes < np.uint64(limit)
+        is_heldout_N[is_here_N] = heldout_of_source(
+            read_once.hash_N[is_here_N], heldout_fraction, source.name, source.skipped, kind
+        )
     return is_heldout_N
+
+
+def heldout_of_source(
+    hash_N: UInt64[np.ndarray, "N"],
+    heldout_fraction: float,
+    name: str,
+    skipped: Skipped,
+    kind: Kind,
+) -> Bool[np.ndarray, "N"]:
+    """Which examples of the source `name` are held out, by the hashes of their keys.
+
+    DataError where there are not two, one for each side.
+    """
+    if not len(hash_N):
+        reason = skipped.describe() or (
+            "each is in another source, too, or longer than data.max_bytes."
+        )
+        raise DataError(f"{name}: expected {kind.name}, got none; {reason}")
+    smallest, largest = int(hash_N.min()), int(hash_N.max())
+    if smallest == largest:
+        raise DataError(
+            f"{name}: expected at least two different {kind.keys}, one to train on and "
+            f"one held out, got one; add {kind.name}."
+        )
+    limit = min(max(int(heldout_fraction * 2**64), smallest + 1), largest)
+    return hash_N < np.uint64(limit)
 
 
 def _train_texts(

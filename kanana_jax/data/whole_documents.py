@@ -19,12 +19,12 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8
 
-from kanana_jax.batch import Batch
+from kanana_jax.batch import Batch, Images
 from kanana_jax.config import DataConfig
 from kanana_jax.data import chat, mixture, packing
 from kanana_jax.data.errors import DataError
@@ -40,6 +40,8 @@ class Examples:
     ends_G: Int64[np.ndarray, "G"]
     source_N: Int32[np.ndarray, "N"]
     is_heldout_N: Bool[np.ndarray, "N"]
+    # Positions that an example takes at least, where something else fills its row; None: nothing.
+    least_N: Int64[np.ndarray, "N"] | None = None
 
     @property
     def is_target_T(self) -> Bool[np.ndarray, "T"]:
@@ -54,7 +56,8 @@ class Examples:
     def lengths_N(self) -> Int64[np.ndarray, "N"]:
         """The positions that each example takes."""
         of_segment_G = np.diff(self.ends_G, prepend=0) - 1
-        return of_segment_G.reshape(len(self.source_N), -1).sum(axis=1)
+        lengths_N = of_segment_G.reshape(len(self.source_N), -1).sum(axis=1)
+        return lengths_N if self.least_N is None else np.maximum(lengths_N, self.least_N)
 
     def segments(self, example: int) -> list[slice]:
         """Where the tokens of the example's segments lie."""
@@ -76,6 +79,7 @@ class Examples:
             ends_G=np.cumsum(sizes_G[is_kept_G]),
             source_N=self.source_N[is_kept_N],
             is_heldout_N=self.is_heldout_N[is_kept_N],
+            least_N=None if self.least_N is None else self.least_N[is_kept_N],
         )
 
 
@@ -92,6 +96,8 @@ class WholeDocuments:
     num_skipped: int = 0  # lines left out by data.skip_bad_lines
     # Numbers of the tokens as targets, by name, which batches hold as `Batch.extra`.
     columns: Mapping[str, Float32[np.ndarray, "T"]] = field(default_factory=dict)
+    # What stands in the place of tokens of a row with these examples, of so many positions.
+    features: Callable[[Int64[np.ndarray, "N"], int], Images] | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -198,10 +204,14 @@ class WholeDocuments:
             yield self._stack(wanted, cfg.seq_len), places
 
     def _stack(self, rows: Sequence[Int64[np.ndarray, "N"]], seq_len: int) -> Batch:
-        token_bytes_V = self.tokenizer.token_bytes_V
-        return Batch.stacked(
-            [make_row(self.examples, row, token_bytes_V, seq_len, self.columns) for row in rows]
-        )
+        token_bytes_V, features = self.tokenizer.token_bytes_V, self.features
+        made = [make_row(self.examples, row, token_bytes_V, seq_len, self.columns) for row in rows]
+        if features is not None:
+            made = [
+                one._replace(features=features(row, seq_len))
+                for one, row in zip(made, rows, strict=True)
+            ]
+        return Batch.stacked(made)
 
 
 def _expect_fit(examples: Examples, seq_len: int) -> None:
@@ -227,8 +237,10 @@ def make_row(
     places = [place for n in row_N for place in examples.segments(int(n))]
     columns = [_columns(examples, place, number) for number, place in enumerate(places, start=1)]
     dtypes = (np.int32,) * 4 + (np.float32,) * 2
-    *names, _, _ = Batch._fields  # the last ones are `extra` and `routes`
-    found = dict(zip(names, (np.zeros(seq_len, dtype) for dtype in dtypes), strict=True))
+    names = Batch._fields[: len(dtypes)]
+    found: dict[str, Any] = {
+        name: np.zeros(seq_len, dtype) for name, dtype in zip(names, dtypes, strict=True)
+    }
     begin = 0
     for segment in columns:
         end = begin + len(segment["tokens"])

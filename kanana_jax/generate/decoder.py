@@ -4,7 +4,7 @@ A cache row belongs to one sequence and holds position t at index t. What lies p
 is from padding or an earlier sequence; it is overwritten before a query may see it.
 
 Letters: B rows, S new tokens of a row, T cache length, D hidden, V vocabulary, L MoE layers,
-K experts of a token, N steps.
+K experts of a token, N steps, M slots of a row's images.
 """
 
 import contextlib
@@ -36,6 +36,13 @@ class Drawn(NamedTuple):
     # The experts of the tokens that were read to draw these; None: not asked for.
     routes_NBLK: Int[Array | np.ndarray, "N B L K"] | None
     logprobs: Logprobs | None = None  # of (N, B) tokens, where rows are processed
+
+
+class Inserted(NamedTuple):
+    """What stands in the place of tokens; see `model.Images`."""
+
+    slots_BMD: Float[Array, "B M D"]
+    slots_BS: Int[Array | np.ndarray, "B S"]
 
 
 def on_mesh(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
@@ -71,6 +78,7 @@ def forward(
     tokens_BS: Int[Array, "B S"],
     start_B: Int[Array, "B"],
     row_B: Int[Array, "B"] | None = None,
+    inserted: Inserted | None = None,
 ) -> tuple[Float[Array, "B S D"], Cache, list[moe.RoutingStats]]:
     """What the head reads of tokens at positions start, start + 1, ...; and the cache with them.
 
@@ -80,6 +88,8 @@ def forward(
     positions_BS = start_B[:, None] + jnp.arange(tokens_BS.shape[1])
     rotation = rope.rotation(cfg, positions_BS)
     x_BSD = weights.embed_VD[tokens_BS].astype(layers.compute_dtype(execution))
+    if inserted is not None:
+        x_BSD = model.vision.insert(x_BSD, inserted.slots_BMD, jnp.asarray(inserted.slots_BS))
     is_token_BS = jnp.ones(tokens_BS.shape, bool)
     written, stats_of_layers = [], []
     for index, (layer, cache_of_layer) in enumerate(zip(weights.layers, cache, strict=True)):
@@ -117,6 +127,19 @@ def routes(
     return jnp.stack([one.expert_BSK for one in stats_of_layers], axis=2).astype(jnp.int16)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def encode(
+    cfg: config.ModelConfig,
+    execution: config.ExecutionConfig,
+    weights: AnyWeights,
+    images: model.Images,
+) -> Float[Array, "B M D"]:
+    """What stands at the slots of each row's images."""
+    is_unstacked = isinstance(weights, UnstackedWeights)
+    params = weights.vision if is_unstacked else weights.params["vision"]
+    return model.vision.encode(cfg, execution, params, images)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="with_routes", donate_argnums=3)
 def prefill(
     cfg: config.ModelConfig,
@@ -128,6 +151,7 @@ def prefill(
     start_B: Int[Array, "B"],
     last_B: Int[Array, "B"],
     targets_BS: Int[Array, "B S"] | None = None,
+    inserted: Inserted | None = None,
     *,
     with_routes: bool = False,
 ) -> tuple[Float[Array, "B V"], Cache, Int[Array, "B S L K"] | None, Logprobs | None]:
@@ -138,7 +162,9 @@ def prefill(
     its token, where there are targets.
     """
     weights = unstacked.ready(cfg, execution, weights)
-    hidden_BSD, cache, stats = forward(cfg, execution, weights, cache, tokens_BS, start_B, row_B)
+    hidden_BSD, cache, stats = forward(
+        cfg, execution, weights, cache, tokens_BS, start_B, row_B, inserted
+    )
     hidden_BD = hidden_BSD[jnp.arange(len(hidden_BSD)), last_B]
     found_BSLK = routes(cfg, stats, tokens_BS.shape) if with_routes else None
     found = None if targets_BS is None else _logprobs(cfg, weights, hidden_BSD, targets_BS)

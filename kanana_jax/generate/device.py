@@ -9,15 +9,17 @@ layers, K experts of a token.
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from kanana_jax import config
+from kanana_jax import config, model
 from kanana_jax.generate import decoder, processors, prompts, sampling
 from kanana_jax.generate.decoder import Drawn
 from kanana_jax.generate.logprobs import Logprobs
@@ -39,9 +41,11 @@ class Shape:
     tokens_per_step: int
     prompts_at_once: int
     with_routes: bool
+    image_patches: int = 0  # room in a row for patches of a prompt's images
 
     def __post_init__(self):
-        sizes = {name: value for name, value in vars(self).items() if name != "with_routes"}
+        others = ("with_routes", "image_patches")
+        sizes = {name: value for name, value in vars(self).items() if name not in others}
         decoder.check_sizes(**sizes)
 
 
@@ -59,6 +63,17 @@ class Start(NamedTuple):
     sampling: Sampling
     processing: Processing | None = None
     has_prompt_logprobs: bool = False
+    images: model.Images | None = None  # as in `Request`
+
+    @property
+    def read(self) -> tuple[tuple[int, ...], bytes]:
+        """Equal for prompts that read alike."""
+        if self.images is None:
+            return self.prompt, b""
+        total = hashlib.blake2b(digest_size=16)
+        for x in self.images:
+            total.update(repr(x.shape).encode() + np.ascontiguousarray(x).tobytes())
+        return self.prompt, total.digest()
 
 
 class Token(NamedTuple):
@@ -145,15 +160,18 @@ class Device:
 
     def start(self, starts: Mapping[int, Start]) -> dict[int, Token]:
         """Reads prompts into these rows of the cache, and draws the first token of each."""
-        readers: dict[tuple[int, ...], int] = {}  # by prompt: the row that it is read into
+        read_by = {row: one.read for row, one in starts.items()}
+        readers: dict[Any, int] = {}  # by prompt and images: the row that they are read into
         sharers = collections.defaultdict(list)  # by that row: all rows of this prompt
-        for row, one in starts.items():
-            sharers[readers.setdefault(one.prompt, row)].append(row)
-        scored = {readers[one.prompt] for one in starts.values() if one.has_prompt_logprobs}
+        for row, key in read_by.items():
+            sharers[readers.setdefault(key, row)].append(row)
+        scored = {readers[read_by[row]] for row, one in starts.items() if one.has_prompt_logprobs}
         read, drawn = collections.defaultdict(list), []
         with decoder.on_mesh(self._mesh):
             self._begin(starts)
-            for part, logits_NV, routes_NSLK, found in self._read(readers, scored):
+            for part, logits_NV, routes_NSLK, found in self._read(
+                {row: starts[row] for row in readers.values()}, scored
+            ):
                 ended = []
                 for place, reader in enumerate(part.rows):
                     read[reader].append(_Read(place, part.lengths[place], routes_NSLK, found))
@@ -166,7 +184,7 @@ class Device:
         for rows, *on_device in drawn:
             tokens, logps, found = jax.tree.map(np.asarray, on_device)
             for place, row in enumerate(rows):
-                routes, prompt_logprobs = of_prompts[readers[starts[row].prompt]]
+                routes, prompt_logprobs = of_prompts[readers[read_by[row]]]
                 of_token = found and Logprobs(*(x[place] for x in found))
                 firsts[row] = Token(
                     int(tokens[place]), float(logps[place]), routes, of_token, prompt_logprobs
@@ -192,12 +210,13 @@ class Device:
         )
 
     def _read(
-        self, readers: Mapping[tuple[int, ...], int], scored: Set[int]
+        self, readers: Mapping[int, Start], scored: Set[int]
     ) -> Iterator[tuple[prompts.Part, Array, Array | None, Logprobs | None]]:
         """Parts of these prompts; the logits after each, the experts of its tokens, and the
         log-probabilities of those that follow them, for the rows `scored`."""
         shape = self._shape
-        by_row = {row: np.array(prompt, np.int32) for prompt, row in readers.items()}
+        by_row = {row: np.array(one.prompt, np.int32) for row, one in readers.items()}
+        of_images = self._encode(readers)
         for part in prompts.parts(
             by_row, chunk=shape.chunk, at_once=shape.prompts_at_once, num_rows=shape.num_rows
         ):
@@ -212,9 +231,25 @@ class Device:
                 part.start_N,
                 part.last_N,
                 prompts.targets(part, by_row) if is_scored else None,
+                _inserted(part, of_images, shape.prompts_at_once),
                 with_routes=shape.with_routes,
             )
             yield part, logits_NV, routes_NSLK, found
+
+    def _encode(self, readers: Mapping[int, Start]) -> dict[int, "_OfImages"]:
+        """What the images of each prompt that has some stand for, N prompts at a time."""
+        shape, vision = self._shape, self._cfg.vision
+        with_images = {row: one.images for row, one in readers.items() if one.images is not None}
+        found = {}
+        for few in itertools.batched(with_images.items(), shape.prompts_at_once):
+            assert vision is not None  # the engine has checked it
+            rows = [_padded(images, shape.image_patches) for _, images in few]
+            rows += [jax.tree.map(np.zeros_like, rows[0])] * (shape.prompts_at_once - len(few))
+            images = model.Images(*map(np.stack, zip(*rows, strict=True)))
+            slots_NMD = decoder.encode(self._cfg, self._execution, self.weights, images)
+            for place, (row, of_row) in enumerate(few):
+                found[row] = _OfImages(slots_NMD[place], np.asarray(of_row.slots))
+        return found
 
     def _draw_first(
         self,
@@ -249,6 +284,35 @@ class Device:
             ends = np.zeros((2, self._shape.num_rows), np.int32)
             ends[:, : len(pairs)] = np.transpose(pairs)
             self._cache = decoder.copy_rows(self._cache, *ends, np.int32(len(pairs)))
+
+
+class _OfImages(NamedTuple):
+    """What stands in the place of some tokens of a prompt."""
+
+    slots_MD: Float[Array, "M D"]
+    slots_T: Int[np.ndarray, "T"]
+
+
+def _padded(images: model.Images, num_patches: int) -> model.Images:
+    """A row with room for so many patches. Its slots, which are not read here, are left out."""
+
+    def fill(x: np.ndarray) -> np.ndarray:
+        return np.pad(x, ((0, num_patches - len(x)), *[(0, 0)] * (x.ndim - 1)))
+
+    return model.Images(*map(fill, images[:3]), slots=np.zeros(0, np.int32))
+
+
+def _inserted(
+    part: prompts.Part, of_images: Mapping[int, _OfImages], num_rows: int
+) -> decoder.Inserted | None:
+    """What stands in the place of tokens of a part; None where no prompt in it has images."""
+    some = next((of_images[row] for row in part.rows if row in of_images), None)
+    if some is None:
+        return None
+    none = jnp.zeros_like(some.slots_MD)
+    rows = [of_images[row].slots_MD if row in of_images else none for row in part.rows]
+    slots_NS = prompts.slots(part, {row: one.slots_T for row, one in of_images.items()})
+    return decoder.Inserted(jnp.stack(rows + [none] * (num_rows - len(rows))), slots_NS)
 
 
 class _Read(NamedTuple):

@@ -1,7 +1,7 @@
 """A model folder of `kanana_jax.convert` or a Hugging Face one, ready to generate."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from kanana_jax.data.chat import dialects
 from kanana_jax.generate import chat, engine, special_tokens, unstacked
 from kanana_jax.generate.unstacked import UnstackedWeights
 from kanana_jax.model import decoding, layers
-from kanana_jax.weights import hf_names, hf_tokenizer, source
+from kanana_jax.weights import hf_image_config, hf_names, hf_tokenizer, source, whole
 
 
 class OwnFormat(NamedTuple):
@@ -40,6 +40,7 @@ class Loaded(NamedTuple):
     mesh: jax.sharding.Mesh | None
     closing_ids: tuple[int, ...] = ()  # what a prompt ends with, where tokenizer.json adds it
     own_format: OwnFormat | None = None  # where the template is that of one
+    image_id: int | None = None  # what a foreign template writes for an image
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of a prompt, special tokens where it spells them; no second bos if it begins with it.
@@ -84,15 +85,7 @@ class Loaded(NamedTuple):
         tools: Sequence[formats.Tool] | None,
     ) -> list[int]:
         try:
-            known = formats.checked_tools(tools and [*tools], "the request")
-            said = formats.checked_messages(
-                [_renamed(one) for one in messages],
-                "the messages",
-                "the request",
-                last=("user", "tool"),
-                tools=known,
-                is_of_model=True,
-            )
+            said, known = checked(messages, tools)
             return formats.encode(*own, said, known, add_generation_prompt=True).ids
         except DataError as error:
             raise chat.ChatError(str(error)) from error
@@ -160,7 +153,24 @@ def load(
         mesh=mesh,
         closing_ids=special.after,
         own_format=own_format,
+        image_id=opened.extra.get(hf_image_config.EXTRA, {}).get("image_token_id"),
     )
+
+
+def checked(
+    messages: Sequence[dict[str, Any]], tools: Sequence[formats.Tool] | None
+) -> tuple[list[dict[str, Any]], list[formats.Tool]]:
+    """Messages and tools of a request, as formats of ours take them. Raises DataError."""
+    known = formats.checked_tools(tools and [*tools], "the request")
+    said = formats.checked_messages(
+        [_renamed(one) for one in messages],
+        "the messages",
+        "the request",
+        last=("user", "tool"),
+        tools=known,
+        is_of_model=True,
+    )
+    return said, known
 
 
 def _renamed(message: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +223,25 @@ def _place(
         specs_of_layer = decoding.describe_layer(cfg, is_moe=is_moe)
         placed = jax.tree.map(put, block, specs_of_layer)
         made.append(unstacked.Layer(placed, put(bias_E, bias_spec)))
-    return UnstackedWeights(top["embed"], top.get("final_norm"), top.get("head"), tuple(made))
+    images = None
+    if cfg.vision is not None:
+        read = _image_params(opened, specs["vision"], "vision", hf_names.leaves(cfg))
+        images = jax.tree.map(put, read, specs["vision"])
+    return UnstackedWeights(
+        top["embed"], top.get("final_norm"), top.get("head"), tuple(made), images
+    )
+
+
+def _image_params(
+    opened: source.Source, specs: Any, path: str, leaves: Mapping[str, hf_names.Leaf]
+) -> Any:
+    """The parameters of the encoder of images, whose layers stay stacked as in training."""
+    if isinstance(specs, model.ParamSpec):
+        return whole.read(opened, path, leaves[path])
+    return {
+        name: _image_params(opened, inner, f"{path}/{name}", leaves)
+        for name, inner in specs.items()
+    }
 
 
 def _read_block(

@@ -53,6 +53,15 @@ def targets(part: Part, prompts: Mapping[int, Int[np.ndarray, "T"]]) -> Int[np.n
     return targets_NS
 
 
+def slots(part: Part, of_rows: Mapping[int, Int[np.ndarray, "T"]]) -> Int[np.ndarray, "N S"]:
+    """The slots that stand at a part's positions, of rows that have images; -1 where none does."""
+    slots_NS = np.full_like(part.tokens_NS, -1)
+    for slots_S, row, start in zip(slots_NS, part.rows, part.start_N.tolist(), strict=False):
+        here = of_rows[row][start : start + len(slots_S)] if row in of_rows else ()
+        slots_S[: len(here)] = here
+    return slots_NS
+
+
 def _part(
     prompts: Mapping[int, np.ndarray], start: int, width: int, at_once: int, num_rows: int
 ) -> Part:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Int, UInt32
 
+from kanana_jax import model
 from kanana_jax.errors import UserError
 from kanana_jax.generate.logprobs import Logprobs
 from kanana_jax.generate.processors import NOTHING, Processors
@@ -61,6 +62,8 @@ class Request:
     num_top_logprobs: int | None = None  # most likely tokens beside each; None: no logprobs at all
     has_prompt_logprobs: bool = False
     has_special_tokens: bool = False  # whether their text is shown
+    # A row of `model.Images` without the axis of the batch, whose `slots` are of the prompt.
+    images: model.Images | None = None
 
     @property
     def is_processed(self) -> bool:

@@ -26,6 +26,7 @@ class UnstackedWeights(NamedTuple):
     final_norm: Float[Array, "G"] | None  # None: the model's norms have no gain
     head_DV: Float[Array, "D V"] | None  # None: the embedding's
     layers: tuple[Layer, ...]
+    vision: Any = None  # parameters of the encoder of images, as in training; None: there is none
 
 
 AnyWeights = UnstackedWeights | model.Weights
@@ -80,6 +81,7 @@ def from_stacks(
         params.get("final_norm"),
         None if cfg.tie_embeddings else cast(params["head"], specs["head"]),
         tuple(map(Layer, [*dense, *moe], [*no_bias, *bias_LE])),
+        params.get("vision"),
     )
 
 

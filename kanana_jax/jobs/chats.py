@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,12 @@ from kanana_jax.workdir import events
 
 def begin(corpus: WholeDocuments, folders: Sequence[Path]) -> None:
     """Writes chat_template.jinja into the folders of runs, and reports one example."""
+    keep_template(corpus, folders)
+    events.show(described(corpus, is_coloured=sys.stderr.isatty()))
+
+
+def keep_template(corpus: Any, folders: Sequence[Path]) -> None:
+    """Writes chat_template.jinja for a corpus with a format and a tokenizer."""
     fmt = corpus.format
     if fmt.template and not fmt.is_foreign:
         expect_twin(fmt)
@@ -21,7 +28,6 @@ def begin(corpus: WholeDocuments, folders: Sequence[Path]) -> None:
     for folder in folders if template else ():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / choice.TEMPLATE_NAME).write_text(template)
-    events.show(described(corpus, is_coloured=sys.stderr.isatty()))
 
 
 def described(corpus: WholeDocuments, *, is_coloured: bool) -> str:

@@ -41,6 +41,9 @@ class Place(NamedTuple):
     length: int
     with_routes: bool = False  # whether answers say which experts their tokens went to
     compute_dtype: Literal["", "bfloat16", "float32"] = ""  # empty: training's
+    image_patches: int = 0  # room for patches of a prompt's images
+    chunk: int = _CHUNK  # tokens of a prompt that are read at a time
+    prompts_at_once: int = _PROMPTS_AT_ONCE
 
 
 def of(
@@ -67,11 +70,12 @@ def of(
         decode=decode,
         eos_ids=[] if end_id is None else [end_id],
         num_rows=_whole(place.num_rows, handed.num_parts),
-        length=rounded(place.length),
-        chunk=_CHUNK,
+        length=rounded(place.length, place.chunk),
+        chunk=place.chunk,
         tokens_per_step=_TOKENS_PER_STEP,
-        prompts_at_once=_whole(_PROMPTS_AT_ONCE, handed.num_parts),
+        prompts_at_once=_whole(place.prompts_at_once, handed.num_parts),
         with_routes=place.with_routes,
+        image_patches=place.image_patches,
         version=version,
         mesh=handed.mesh,
     )
@@ -106,9 +110,9 @@ def hand_over(weights: model.Weights, cfg: Any, mesh: jax.sharding.Mesh) -> Hand
     return HandedOver(_on_one_device(cfg.model, cfg.execution, mesh)(weights), None, 1)
 
 
-def rounded(length: int) -> int:
+def rounded(length: int, chunk: int = _CHUNK) -> int:
     """A length of cache that is whole chunks."""
-    return _whole(length, _CHUNK)
+    return _whole(length, chunk)
 
 
 def _whole(number: int, size: int) -> int:

@@ -1,7 +1,7 @@
 """Decoders with latent or grouped-query attention, used through functions over plain dicts."""
 
-from kanana_jax.batch import Inputs
-from kanana_jax.model import attention, decoding, expert_matrices, lora, presets
+from kanana_jax.batch import Images, Inputs
+from kanana_jax.model import attention, decoding, expert_matrices, lora, presets, vision
 from kanana_jax.model.balance import (
     Routing,
     init_router_bias,
@@ -29,6 +29,7 @@ from kanana_jax.model.transformer import (
 
 __all__ = [
     "Aux",
+    "Images",
     "Inputs",
     "ParamSpec",
     "Params",
@@ -54,4 +55,5 @@ __all__ = [
     "quantile_router_bias",
     "scalars",
     "update_router_bias",
+    "vision",
 ]

@@ -29,6 +29,7 @@ from kanana_jax.model import (
     lora,
     moe,
     rope,
+    vision,
     xla_hints,
 )
 from kanana_jax.parallel import local
@@ -49,7 +50,8 @@ class Aux(NamedTuple):
     """What the forward pass saw. Padding (segment id 0) counts nowhere; no field but the loss has
     a gradient."""
 
-    max_logits: Float[Array, "L H"]  # dense layers first; -inf if there was no token
+    # Dense layers first, those of an encoder of images last; -inf if there was no token.
+    max_logits: Float[Array, "L H"]
     sequence_load: Float[Array, "Lmoe B E"]  # tokens of each sequence sent to each expert
     balance_loss: Float[Array, ""]  # sum over MoE layers, unweighted
     # By the bias with which tokens would just have chosen an expert; None: not asked for.
@@ -242,6 +244,8 @@ class Transformer(nnx.Module):
         if cfg.scalar_head:
             # Zero, so that all rewards begin alike and the first step moves this vector only.
             self.scalar_head = nnx.Param(jnp.zeros((cfg.hidden_size,), jnp.float32))
+        if cfg.vision is not None:
+            self.vision = vision.Tower(cfg, execution, rngs=rngs)
 
     def __call__(
         self,
@@ -277,6 +281,7 @@ class Transformer(nnx.Module):
         of_stack = adapters or {}
         context = Context(rope.rotation(cfg, positions_BS), segment_ids_BS, counts_needed)
         x_BSD = _look_up(self.embed[...], tokens_BS, layers.compute_dtype(execution))
+        x_BSD, max_of_images_LH = self._with_features(x_BSD, inputs.features)
         max_logits, stats = [], None
         if cfg.num_dense_layers:
             no_bias_L0 = jnp.zeros((cfg.num_dense_layers, 0))
@@ -307,6 +312,8 @@ class Transformer(nnx.Module):
             no_route_LBSK = jnp.zeros((0, *tokens_BS.shape, cfg.num_experts_per_token), jnp.int32)
             no_load_LBE = jnp.zeros((0, x_BSD.shape[0], cfg.num_experts))
             stats = moe.RoutingStats(no_route_LBSK, no_load_LBE, jnp.zeros((0,)))
+        if max_of_images_LH is not None:
+            max_logits = _same_heads([*max_logits, max_of_images_LH])
         aux = Aux(
             jnp.concatenate(max_logits),
             stats.load_BE,
@@ -315,6 +322,31 @@ class Transformer(nnx.Module):
             stats.expert_BSK,
         )
         return _constrain_stream(layers.norm(cfg, x_BSD, self.final_norm)), aux
+
+    def _with_features(
+        self, x_BSD: Float[Array, "B S D"], features: Any
+    ) -> tuple[Float[Array, "B S D"], Float[Array, "L H"] | None]:
+        """What the first layer reads, and the largest logits of the encoder, where there is one."""
+        shape = self.cfg.vision
+        if shape is None:
+            if features is not None:
+                raise ValueError(
+                    "features need a model with an encoder, got model.vision = None; set it"
+                )
+            return x_BSD, None
+        if features is None:
+            return x_BSD, jnp.full((shape.num_layers, shape.num_heads), -jnp.inf)
+        slots_BMD, max_logits_LH = self.vision(features)
+        inserted_BSD = vision.insert(x_BSD, slots_BMD, jnp.asarray(features.slots))
+        return _constrain_stream(inserted_BSD), max_logits_LH
+
+
+def _same_heads(max_logits: list[Array]) -> list[Array]:
+    """Filled up to the most heads of a layer, with what no logit is below."""
+    most = max(x.shape[1] for x in max_logits)
+    return [
+        jnp.pad(x, ((0, 0), (0, most - x.shape[1])), constant_values=-jnp.inf) for x in max_logits
+    ]
 
 
 def _by_layer(routes_BSLK: Any) -> Array | None:

@@ -130,6 +130,7 @@ def _gamma_of_leaf(gamma: jax.Array, shape: tuple[int, ...], spec: QKClipSpec) -
         padded = jnp.pad(gamma, ((0, 0), (0, 1)), constant_values=1.0)
         gamma = padded[:, np.array(index)].min(axis=-1)
     head_axis = spec.head_axis % len(shape)
+    gamma = gamma[:, : shape[head_axis]]  # other layers may have more heads
     aligned = [1] * len(shape)
     aligned[head_axis] = shape[head_axis]
     if spec.layer_axis is not None:

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 import pallas_kernels
 from kanana_jax import config, model, optim, parallel
-from kanana_jax.train import trained, transfer
+from kanana_jax.train import freezing, trained, transfer
 
 Metrics = dict[str, Array]
 _OFF = config.LoraConfig()
@@ -129,6 +129,8 @@ def make(
     specs = _matrix_specs(cfg, shape, lora)
     clip_specs = _map_specs(lambda s: s.qk_clip, shape, lora)
     made = TABLE[cfg.name].make(rate, specs, clip_specs, cfg, adam, polar)
+    if cfg.frozen:
+        made = optax.chain(made, freezing.keep(cfg.frozen))
     return optax.with_extra_args_support(made)
 
 

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from kanana_jax import config, model, optim, parallel
-from kanana_jax.batch import Batch
+from kanana_jax.batch import Batch, Images
 from kanana_jax.objectives import NextToken, Objective, Seen, soft_targets
 from kanana_jax.train import (
     choices,
@@ -58,6 +58,7 @@ class StepConfig:
     num_steps: int  # of the schedule, as far as it depends on them
     batch_size: int
     seq_len: int
+    image_patches: int = 0  # room in a row for patches of images
     balance_loss_weight: float = 0.0
     router_balance: Literal["sign", "quantile"] = "sign"
     router_bias_rate: float = 0.0
@@ -114,6 +115,7 @@ def step_config(
         num_steps=_scheduled_steps(cfg),
         batch_size=cfg.data.batch_size,
         seq_len=cfg.data.seq_len,
+        image_patches=cfg.data.image_patches,
         balance_loss_weight=cfg.train.balance_loss_weight,
         router_balance=cfg.train.router_balance,
         router_bias_rate=cfg.train.router_bias_rate,
@@ -196,6 +198,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
             cfg.objective.columns,
             routes=_routes_of_token(cfg),
             of_teacher=_columns_of_teacher(cfg),
+            patches=_patches_of_row(cfg),
         )
         frozen = dict.fromkeys(cfg.objective.frozen, like_whole)
         if cfg.lora.rank:
@@ -295,16 +298,28 @@ def abstract_batch(
     columns: tuple[str, ...] = (),
     routes: tuple[int, int] | None = None,
     of_teacher: Mapping[str, soft_targets.Column] = types.MappingProxyType({}),
+    patches: tuple[int, int] | None = None,
 ) -> Batch:
     """Shapes, dtypes and shardings of a batch on `mesh`; `columns` are those of `Batch.extra`.
 
     `routes` are MoE layers and experts of a token, where the batch says which these are;
-    `of_teacher` are columns of several numbers per position.
+    `of_teacher` are columns of several numbers per position. `patches` are those that a row has
+    room for, and the numbers of one, where rows have images.
     """
     sharding = parallel.batch_sharding(mesh)
 
-    def column(dtype, *of_token: int) -> Any:
-        return jax.ShapeDtypeStruct((batch_size, seq_len, *of_token), dtype, sharding=sharding)
+    def column(dtype, *of_token: int, length: int = seq_len) -> Any:
+        return jax.ShapeDtypeStruct((batch_size, length, *of_token), dtype, sharding=sharding)
+
+    images = None
+    if patches is not None:
+        room, values = patches
+        images = Images(
+            pixels=column(jnp.uint8, values, length=room),
+            places=column(jnp.int32, 4, length=room),
+            image_ids=column(jnp.int32, length=room),
+            slots=column(jnp.int32),
+        )
 
     return Batch(
         *[column(jnp.int32)] * 4,
@@ -312,12 +327,19 @@ def abstract_batch(
         extra=dict.fromkeys(columns, column(jnp.float32))
         | {name: column(one.dtype, one.size) for name, one in of_teacher.items()},
         routes=None if routes is None else column(jnp.int32, *routes),
+        features=images,
     )
 
 
 def _routes_of_token(cfg: StepConfig) -> tuple[int, int] | None:
     is_read = cfg.objective.replays_routes
     return (cfg.model.num_moe_layers, cfg.model.num_experts_per_token) if is_read else None
+
+
+def _patches_of_row(cfg: StepConfig) -> tuple[int, int] | None:
+    if not cfg.image_patches or cfg.model.vision is None:
+        return None
+    return cfg.image_patches, cfg.model.vision.patch_values
 
 
 def _columns_of_teacher(cfg: StepConfig) -> Mapping[str, soft_targets.Column]:

@@ -2,7 +2,8 @@
 
 Every tensor of the files must be claimed once and have the shape that config.json implies; all of
 that is checked on headers before anything is written. Float16 becomes float32, and what is
-quantised (`hf_quantized`) bfloat16. Of a folder with a text_config, the language model is read.
+quantised (`hf_quantized`) bfloat16. Of a folder with a text_config, the language model is read,
+and the encoder of images beside it where one is wanted (`hf_image_config`).
 """
 
 import dataclasses
@@ -20,6 +21,8 @@ from kanana_jax.weights import (
     hf_checks,
     hf_config,
     hf_files,
+    hf_image_config,
+    hf_image_names,
     hf_names,
     hf_quantized,
     hf_tokenizer,
@@ -64,8 +67,11 @@ class Opened:
         return out
 
 
-def open_directory(source: Path) -> Opened:
-    """Reads config.json and all headers; raises CheckpointError when they do not agree."""
+def open_directory(source: Path, *, with_images: bool = False) -> Opened:
+    """Reads config.json and all headers; raises CheckpointError when they do not agree.
+
+    With `with_images` there must be an encoder of images, and it belongs to the model.
+    """
     whole = hf_files.read_json(source / "config.json")
     fields = hf_config.text_fields(whole)
     cfg = hf_config.from_hf(fields)
@@ -73,15 +79,24 @@ def open_directory(source: Path) -> Opened:
     entries = hf_files.read_headers(source)
     left_out: list[str] = []
     if fields is not whole:
-        entries, left_out = hf_checks.of_text(entries)
+        entries, others = hf_checks.of_text(entries)
+        if with_images:
+            entries |= hf_image_names.of_encoder(others)
+        left_out = [name for name in others if name not in entries]
+    if with_images:
+        cfg = dataclasses.replace(cfg, vision=hf_image_config.from_hf(whole))
     hf_checks.check_size(cfg, entries)
     predictors = hf_checks.predictor_names(entries, fields, cfg.num_layers)
     unread = {*predictors, *hf_checks.computed_names(cfg, entries)}
     kept = {name: entry for name, entry in entries.items() if name not in unread}
     stored = hf_quantized.gather(kept, group_size)
+    if with_images:
+        stored = hf_image_names.split(stored)
     leaves = hf_names.leaves(cfg)
     hf_checks.check_tensors(leaves, stored)
     extra, is_interleaved = hf_config.extra_fields(fields), hf_config.is_rope_interleaved(fields)
+    if with_images:
+        extra[hf_image_config.EXTRA] = hf_image_config.extra_fields(whole)
     return Opened(cfg, extra, leaves, left_out + predictors, stored, is_interleaved)
 
 
@@ -90,6 +105,7 @@ def import_directory(
     target: Path,
     *,
     dtype: str | None = None,
+    with_images: bool = False,
     on_tensor: OnTensor = lambda num_bytes: None,
 ) -> list[str]:
     """Writes `target`, a folder that training starts from and generate loads.
@@ -97,7 +113,7 @@ def import_directory(
     Weights keep the dtype of the files (the widest in a leaf) unless `dtype` names another. Returns
     the names of the tensors left out: other parts, and predictors of further tokens.
     """
-    opened = open_directory(source)
+    opened = open_directory(source, with_images=with_images)
     tokenizer_json = hf_tokenizer.read(source, opened.cfg.vocab_size)
     with native.new_directory(target) as folder:
         write_native(opened, folder, dtype=dtype, on_tensor=on_tensor)
@@ -132,6 +148,7 @@ def export_directory(
     *,
     dtype: str | None = None,
     max_position_embeddings: int | None = None,
+    image_token_id: int | None = None,
     shard_bytes: int = 5_000_000_000,
     on_tensor: OnTensor = lambda num_bytes: None,
 ) -> None:
@@ -140,6 +157,9 @@ def export_directory(
     extra = dict(what.extra)
     if max_position_embeddings is not None:
         extra["max_position_embeddings"] = max_position_embeddings
+    of_images = dict(extra.pop(hf_image_config.EXTRA, {}))
+    if image_token_id is not None:
+        of_images["image_token_id"] = image_token_id
     leaves = hf_names.leaves(what.cfg)
     open_leaf = native.part_reader(source)
     arrays = {path: open_leaf(native_path(path)) for path in leaves}
@@ -149,22 +169,39 @@ def export_directory(
         for path, array in arrays.items()
     }
     fields = hf_config.to_hf(what.cfg, extra, dtypes["embed"].name)
+    prefix = ""
+    if what.cfg.vision is not None:
+        fields, prefix = hf_image_config.to_hf(what.cfg, fields, of_images), hf_image_names.OF_TEXT
     order = sorted(
         ((path, tensor) for path, leaf in leaves.items() for tensor in leaf.tensors),
         key=lambda item: _layer(item[1].name),
     )
-    planned = [hf_files.Planned(tensor.name, tensor.shape, dtypes[path]) for path, tensor in order]
+    written = [*hf_image_names.joined(order)]
+    planned = [_planned(prefix, one, dtypes) for one in written]
+
+    def read(path: str, tensor: hf_names.Tensor) -> np.ndarray:
+        part = np.asarray(arrays[path][tensor.index].read().result())
+        on_tensor(part.nbytes)
+        return hf_names.from_part(tensor, part.astype(dtypes[path], copy=False))
 
     def tensors() -> Iterator[np.ndarray]:
-        for path, tensor in order:
-            part = np.asarray(arrays[path][tensor.index].read().result())
-            on_tensor(part.nbytes)
-            yield hf_names.from_part(tensor, part.astype(dtypes[path], copy=False))
+        for one in written:
+            parts = [read(*part) for part in one.parts]
+            yield parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     with native.new_directory(target) as folder:
         hf_files.write_shards(folder, planned, tensors(), shard_bytes)
         (folder / "config.json").write_text(json.dumps(fields, indent=2))
         native.copy_tokenizer(source, folder)
+
+
+def _planned(
+    prefix: str, one: hf_image_names.Written, dtypes: Mapping[str, np.dtype]
+) -> hf_files.Planned:
+    path, tensor = one.parts[0]
+    shape = (len(one.parts) * tensor.shape[0], *tensor.shape[1:])
+    name = one.name if path.startswith("vision/") else prefix + one.name
+    return hf_files.Planned(name, shape, dtypes[path])
 
 
 def native_path(path: str) -> str:

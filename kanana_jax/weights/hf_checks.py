@@ -22,8 +22,8 @@ _Entries = dict[str, hf_files.Entry]
 _Stored = Mapping[str, hf_quantized.Stored]
 
 
-def of_text(entries: _Entries) -> tuple[_Entries, list[str]]:
-    """The tensors of the language model, named as without other parts, and the names of the others.
+def of_text(entries: _Entries) -> tuple[_Entries, _Entries]:
+    """The tensors of the language model, named as without other parts, and the others.
 
     Its own begin with what stands before the name of its embedding.
     """
@@ -36,7 +36,7 @@ def of_text(entries: _Entries) -> tuple[_Entries, list[str]]:
     (prefix,) = found
     is_inside = {name: name.startswith(prefix) for name in entries}
     inside = {name.removeprefix(prefix): x for name, x in entries.items() if is_inside[name]}
-    return inside, [name for name in entries if not is_inside[name]]
+    return inside, {name: x for name, x in entries.items() if not is_inside[name]}
 
 
 def predictor_names(entries: _Entries, fields: dict[str, Any], num_layers: int) -> list[str]:

@@ -3,6 +3,7 @@
 Theirs are matrices (outputs, inputs), one per layer and expert. Ours carry layers, experts and
 gate/up as leading axes and keep heads as an axis of their own; the model's description says which
 axes are inputs. So a tensor becomes one part of a leaf by an optional transpose and a reshape.
+An encoder of images has names of its own, see `hf_image_names`.
 """
 
 import functools
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 
 from kanana_jax import config, model
+from kanana_jax.weights import hf_image_names
 
 _TOP = {
     "embed": "model.embed_tokens",
@@ -65,12 +67,17 @@ class Tensor(NamedTuple):
     index: tuple[int, ...]
     shape: tuple[int, ...]
     is_transposed: bool
+    is_paired: bool = False  # whether neighbours of the last axis are (i, i + half) here
 
 
 class Leaf(NamedTuple):
     shape: tuple[int, ...]
     tensors: tuple[Tensor, ...]
     num_rotary: int  # rotary columns at the end of the last axis
+
+    @property
+    def is_stacked(self) -> bool:
+        return not self.tensors or bool(self.tensors[0].index)
 
     @property
     def part_shape(self) -> tuple[int, ...]:
@@ -101,6 +108,8 @@ def _leaf(
     cfg: config.ModelConfig, path: str, shape: tuple[int, ...], spec: model.ParamSpec
 ) -> Leaf:
     stack, _, rest = path.partition("/")
+    if stack == "vision":
+        return _image_leaf(cfg, rest, shape, spec)
     if not rest:
         wanted = shape[::-1] if spec.role == "head" else shape
         if spec.role == "scalar_head":
@@ -110,9 +119,7 @@ def _leaf(
     axes = [name for name in ("layer", "expert", "half") if f"{{{name}}}" in template]
     wanted, is_transposed = shape[1:], False
     if spec.matrix is not None:
-        rows = math.prod(shape[axis] for axis in spec.matrix.rows)
-        cols = math.prod(shape[axis] for axis in spec.matrix.cols)
-        wanted, is_transposed = (cols, rows), spec.matrix.rows < spec.matrix.cols
+        wanted, is_transposed = _theirs(shape, spec)
     first = 0 if stack == "dense_layers" else cfg.num_dense_layers
     tensors = []
     for index in itertools.product(*map(range, shape[: len(axes)])):
@@ -127,15 +134,62 @@ def _leaf(
     return Leaf(shape, tuple(tensors), cfg.qk_rope_head_dim if is_rotary else 0)
 
 
+def _theirs(shape: tuple[int, ...], spec: model.ParamSpec) -> tuple[tuple[int, ...], bool]:
+    """The shape (outputs, inputs) of a matrix, and whether ours is the transpose."""
+    matrix = spec.matrix
+    assert matrix is not None
+    rows = math.prod(shape[axis] for axis in matrix.rows)
+    cols = math.prod(shape[axis] for axis in matrix.cols)
+    return (cols, rows), matrix.rows < matrix.cols
+
+
+def _image_leaf(
+    cfg: config.ModelConfig, path: str, shape: tuple[int, ...], spec: model.ParamSpec
+) -> Leaf:
+    """A leaf of the encoder of images, whose path is below "vision"."""
+    images = cfg.vision
+    assert images is not None
+    stack, _, rest = path.partition("/")
+    is_stacked, is_transposed = stack == "layers", False
+    wanted = shape[is_stacked:]
+    if spec.matrix is not None:
+        wanted, is_transposed = _theirs(shape, spec)
+    elif spec.role != "embedding":
+        wanted = (math.prod(wanted),)  # heads lie in one axis there
+    if path == "patch/w":
+        wanted = (wanted[0], images.num_channels, images.patch_size, images.patch_size)
+    if not is_stacked:
+        # Files have no name for what an abstractor has, and an export refuses it.
+        name = hf_image_names.TOP.get(path, f"mm_projector.{path}")
+        return Leaf(shape, (Tensor(name, (), wanted, is_transposed),), 0)
+    is_paired = rest.rpartition("/")[2] in hf_image_names.PAIRED
+    tensors = (
+        Tensor(
+            hf_image_names.layer_name(layer, hf_image_names.OF_LAYER[rest]),
+            (layer,),
+            wanted,
+            is_transposed,
+            is_paired,
+        )
+        for layer in range(shape[0])
+    )
+    return Leaf(shape, tuple(tensors), 0)
+
+
 def to_part(leaf: Leaf, tensor: Tensor, x: np.ndarray) -> np.ndarray:
     """The part of the leaf that the tensor `x` is."""
-    return (x.T if tensor.is_transposed else x).reshape(leaf.part_shape)
+    part = (x.reshape(len(x), -1).T if tensor.is_transposed else x).reshape(leaf.part_shape)
+    if not tensor.is_paired:
+        return part
+    return part.reshape(*part.shape[:-1], -1, 2).swapaxes(-1, -2).reshape(part.shape)
 
 
 def from_part(tensor: Tensor, part: np.ndarray) -> np.ndarray:
     """The inverse of `to_part`."""
+    if tensor.is_paired:
+        part = part.reshape(*part.shape[:-1], 2, -1).swapaxes(-1, -2)
     if tensor.is_transposed:
-        return np.ascontiguousarray(part.reshape(tensor.shape[::-1]).T)
+        part = part.reshape(-1, tensor.shape[0]).T
     return np.ascontiguousarray(part.reshape(tensor.shape))
 
 

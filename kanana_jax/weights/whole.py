@@ -15,12 +15,13 @@ def load(opened: Source) -> model.Weights:
     """Numpy arrays, each leaf in the widest dtype of its layers."""
     tree: dict[str, Any] = {}
     for path, leaf in hf_names.leaves(opened.cfg).items():
-        hf.insert(tree, hf.native_path(path), _read(opened, path, leaf))
+        hf.insert(tree, hf.native_path(path), read(opened, path, leaf))
     return native.from_stored(tree)
 
 
-def _read(opened: Source, path: str, leaf: hf_names.Leaf) -> np.ndarray:
-    if "/" not in path and path != hf_names.ROUTER_BIAS:
+def read(opened: Source, path: str, leaf: hf_names.Leaf) -> np.ndarray:
+    """All layers of a leaf."""
+    if not leaf.is_stacked:
         return opened.read(path, None)
     if not leaf.shape[0]:
         return np.zeros(leaf.shape, opened.dtype(path))

@@ -36,11 +36,12 @@ ROOMS = {
         {"batch", "config", "errors", "extras", "korean"},
         {
             *("numpy", "jaxtyping", "grain", "tensorstore", "tokenizers", "pyarrow", "fsspec"),
-            *("jinja2", "ftfy", "py3langid", "datatrove"),
+            *("jinja2", "ftfy", "py3langid", "datatrove", "PIL"),
         },
     ),
     "kanana_jax/rollouts": Room(
-        {"config", "data", "errors", "extras", "generate", "korean"}, {"numpy", "reasoning_gym"}
+        {"batch", "config", "data", "errors", "extras", "generate", "korean"},
+        {"numpy", "jaxtyping", "reasoning_gym", "PIL"},
     ),
     "kanana_jax/report": Room(
         set(), {"numpy", "scipy", "jaxtyping", "matplotlib", "jinja2", "tensorboardX", "tqdm"}

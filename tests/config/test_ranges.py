@@ -16,6 +16,7 @@ from kanana_jax.config import fields, paths, ranges
 from kanana_jax.jobs import (
     calibration,
     distillation,
+    drawn_images,
     on_policy_distillation,
     online_preference,
     pipeline,
@@ -104,8 +105,15 @@ LLAMA3_ROPE = config.Llama3RopeConfig(factor=8.0, original_max_positions=8)
 LORA = config.LoraConfig(rank=8)
 LOAD = spoken_load.Config(name="test", question="?")
 AUDIO = config.AudioConfig(hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8)
+VISION = config.VisionConfig(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16)
+READER = drawn_images.Config(
+    name="test",
+    question="?",
+    model=dataclasses.replace(presets.tiny(), vision=VISION),
+    data=config.DataConfig(image_patches=8),
+)
 ALONE = (LLAMA3_ROPE, SURGERY, LORA, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART, LOAD, AUDIO)
-EXAMPLES = (*TRAININGS, *TAUGHT, *ALONE)
+EXAMPLES = (READER, *TRAININGS, *TAUGHT, *ALONE)
 BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}
 

@@ -69,11 +69,11 @@ def segments(batch: Batch) -> list[list[tuple[list[int], list[int]]]]:
         # In order from 1, each in one stretch, the padding behind.
         stretches = np.repeat(np.arange(1, len(lengths) + 1), lengths)
         np.testing.assert_array_equal(ids, np.pad(stretches, (0, len(ids) - len(stretches))))
-        for column in one[:-2]:
+        for column in one[:6]:
             assert not column[ids == 0].any()
         of_row = []
         for number in range(1, len(lengths) + 1):
-            tokens, targets, positions, _, mask, _ = (column[ids == number] for column in one[:-2])
+            tokens, targets, positions, _, mask, _ = (column[ids == number] for column in one[:6])
             np.testing.assert_array_equal(tokens[1:], targets[:-1])
             np.testing.assert_array_equal(positions, np.arange(len(tokens)))
             counted = (1 + np.flatnonzero(mask)).tolist()

@@ -57,8 +57,8 @@ def test_rows_of_a_batch_are_those_of_the_whole_one_and_no_other_is_read(
 def test_batch_has_the_declared_shapes_and_types(open_text):
     corpus, cfg = open_text(documents(100))
     for batch in (data.train_batch(corpus, cfg, 0), *data.heldout_batches(corpus, cfg, 9)):
-        assert {column.shape for column in batch[:-2]} == {(cfg.batch_size, cfg.seq_len)}
-        dtypes = [column.dtype.name for column in batch[:-2]]
+        assert {column.shape for column in batch[:6]} == {(cfg.batch_size, cfg.seq_len)}
+        dtypes = [column.dtype.name for column in batch[:6]]
         assert dtypes == ["int32"] * 4 + ["float32"] * 2
 
 

@@ -88,8 +88,8 @@ def test_target_bytes_are_those_of_what_the_assistant_says(opened):
 def test_batch_has_the_declared_shapes_and_types(opened):
     found, cfg = opened(some(60))
     for batch in (found.train_batch(cfg, 0), *found.heldout_batches(cfg, 9)):
-        assert {column.shape for column in batch[:-2]} == {(cfg.batch_size, cfg.seq_len)}
-        dtypes = [column.dtype.name for column in batch[:-2]]
+        assert {column.shape for column in batch[:6]} == {(cfg.batch_size, cfg.seq_len)}
+        dtypes = [column.dtype.name for column in batch[:6]]
         assert dtypes == ["int32"] * 4 + ["float32"] * 2
 
 

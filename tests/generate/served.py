@@ -23,12 +23,12 @@ def text_of(answer, place=0):
     return answer.body["choices"][place]["text"]
 
 
-def write_model(folder, template=TEMPLATE):
+def write_model(folder, template=TEMPLATE, shape=small_decoder.SHALLOW, extra=None):
     """A model of bytes with a chat template."""
-    weights = small_decoder.random_weights(small_decoder.SHALLOW)
+    weights = small_decoder.random_weights(shape)
     stored = jax.tree.map(lambda x: native.streamed(np.asarray(x)), native.stored(weights))
     with native.new_directory(folder) as temporary:
-        native.write(temporary, native.Description(small_decoder.SHALLOW, {}, "float32"), stored)
+        native.write(temporary, native.Description(shape, extra or {}, "float32"), stored)
         (temporary / "chat_template.jinja").write_text(template)
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from kanana_jax import model
-from kanana_jax.config import ModelConfig, YarnConfig
+from kanana_jax.config import ModelConfig, VisionConfig, YarnConfig
 from kanana_jax.generate import unstacked
 
 CFG = ModelConfig(
@@ -32,6 +32,21 @@ CFG = ModelConfig(
 )
 # A layer of each kind, where the stacks are not the point: every layer is compiled.
 SHALLOW = dataclasses.replace(CFG, num_layers=2)
+# One layer that reads images, too.
+READER = dataclasses.replace(
+    CFG,
+    num_layers=1,
+    yarn=None,
+    vision=VisionConfig(
+        patch_size=2,
+        num_channels=1,
+        hidden_size=16,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=24,
+        position_grid=3,
+    ),
+)
 
 
 def random_weights(cfg: ModelConfig):

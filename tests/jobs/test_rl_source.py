@@ -100,7 +100,7 @@ def test_a_run_that_goes_on_reads_what_it_played(tmp_path):
     again = _source(tmp_path, made)
     for number in (5, 4):
         found = again.batch(number, "other weights")
-        for one, other in zip(found[:-2], wanted[number][:-2], strict=True):
+        for one, other in zip(found[:6], wanted[number][:6], strict=True):
             np.testing.assert_array_equal(one, other)
         np.testing.assert_array_equal(found.routes, wanted[number].routes)
         for name, column in found.extra.items():

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from kanana_jax import model
-from kanana_jax.config import ModelConfig
+from kanana_jax.config import ModelConfig, VisionConfig
 
 SMALL = ModelConfig(
     vocab_size=50,
@@ -41,6 +41,15 @@ GROUPED = dataclasses.replace(
     qk_nope_head_dim=0,
     qk_rope_head_dim=8,
     v_head_dim=8,
+)
+VISION = VisionConfig(
+    patch_size=2,
+    num_channels=1,
+    hidden_size=16,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=24,
+    position_grid=3,
 )
 
 

@@ -4,7 +4,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from numpy_model import GROUPED, SMALL, init, jit
+from numpy_model import GROUPED, SMALL, VISION, init, jit
 
 from kanana_jax import model
 from kanana_jax.model import presets, rope
@@ -21,6 +21,10 @@ VARIANTS = {
     "grouped": GROUPED,
     "own_key_heads": dataclasses.replace(GROUPED, num_kv_heads=4),
     "head_norms": dataclasses.replace(GROUPED, qk_norm=True),
+    "images": dataclasses.replace(SMALL, vision=VISION),
+    "images_abstracted": dataclasses.replace(
+        SMALL, vision=dataclasses.replace(VISION, projector="c_abstractor")
+    ),
 }
 
 

@@ -40,10 +40,17 @@ def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, list[se
     model_name = arguments.model_name or folder.name
     _check(arguments, model_name)
     loaded = command.load(arguments)
+    of_images = None
+    if loaded.cfg.vision is not None and arguments.image_patches:
+        square = loaded.cfg.vision.merge_size**2
+        of_images = serve.ImageLimits(
+            max(arguments.image_patches // square, 1) * square, max_pixels=arguments.max_pixels
+        )
     engine = loaded.engine(
         num_rows=arguments.batch_size,
         length=arguments.length,
         tokens_per_step=arguments.tokens_per_step,
+        image_patches=of_images.num_patches if of_images else 0,
     )
     engine.warm_up()
     spoken = speech_command.opened(arguments, loaded, on_failure=lambda: end())
@@ -55,6 +62,7 @@ def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, list[se
         max_body_bytes=arguments.max_body_bytes,
         api_key=arguments.api_key,
         origins=tuple(arguments.allow_origin),
+        images=of_images,
     )
 
     def end() -> None:
@@ -83,10 +91,11 @@ def _check(arguments: argparse.Namespace, model_name: str) -> None:
             "--length": arguments.length,
             "--tokens-per-step": arguments.tokens_per_step,
             "--max-body-bytes": arguments.max_body_bytes,
+            "--max-pixels": arguments.max_pixels,
         }
     )
     speech_command.check(arguments)
-    for name in ("max-waiting", "shutdown-seconds"):
+    for name in ("max-waiting", "shutdown-seconds", "image-patches"):
         value = getattr(arguments, name.replace("-", "_"))
         if value < 0:
             raise config.ConfigError(f"--{name} must not be negative, got {value}")
@@ -124,6 +133,13 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens-per-step", type=int, default=4, help="drawn before the host looks at them"
     )
     parser.add_argument("--max-body-bytes", type=int, default=8 * 2**20, help="of a request")
+    parser.add_argument(
+        "--image-patches",
+        type=int,
+        default=4096,
+        help="of a request's images together, where the model reads images; 0: none",
+    )
+    parser.add_argument("--max-pixels", type=int, default=2**24, help="of an image")
     parser.add_argument("--api-key", help="that requests must have; default: none")
     parser.add_argument(
         "--allow-origin",

@@ -11,6 +11,7 @@ The body is JSON whatever its content type says.
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import reprlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -30,9 +31,10 @@ from kanana_jax.generate.load import Loaded
 from kanana_jax.generate.requests import Matcher, Request, RequestError
 from kanana_jax.generate.serve import (
     access,
+    bodies,
     failures,
-    fields,
     hearing,
+    images,
     messages,
     metrics,
     protocol,
@@ -41,6 +43,7 @@ from kanana_jax.generate.serve import (
     streaming,
 )
 from kanana_jax.generate.serve.fields import ApiError
+from kanana_jax.generate.serve.images import ImageLimits, Prompt
 from kanana_jax.generate.serve.protocol import Ask
 from kanana_jax.generate.serve.tools import Tooling
 from kanana_jax.generate.serve.worker import QueueFullError, StoppedError, Worker
@@ -59,6 +62,7 @@ class Limits:
     max_body_bytes: int = 8 * 2**20
     api_key: str | None = None  # None: whoever can connect may ask
     origins: tuple[str, ...] = ()  # of web pages that may ask, "*" for all
+    images: ImageLimits | None = None  # None: messages have text only
 
 
 def make_app(
@@ -142,7 +146,7 @@ class _Server:
         ask = await self._parsed(protocol.parse_prompt, await self.read_json(http))
         self.check_model(ask.model)
         if not isinstance(ask.given, str):
-            ids = await self._chat_ids(ask.given, ask.tooling, ask.variables)
+            ids = (await self._chat_prompt(ask.given, ask.tooling, ask.variables)).ids
         elif ask.is_whole:
             ids = await self._prompt_ids(ask.given)
         else:
@@ -168,10 +172,10 @@ class _Server:
         ask = protocol.parse_completion(await self.read_json(http))
         self._check(ask)
         used, is_drawn = self._loaded.tokenizer, ask.max_tokens != 0
-        prompts = [await self._prompt_ids(one) for one in ask.inputs]
+        prompts = [Prompt(await self._prompt_ids(one)) for one in ask.inputs]
 
         def choice(place: int) -> replies.Choice:
-            given, ids = ask.inputs[place], prompts[place]
+            given, ids = ask.inputs[place], prompts[place].ids
             text = given if isinstance(given, str) else used.decode(ids)
             prompt = (text, ids) if ask.is_echoed else None
             return replies.Completion(used, ask.num_top_logprobs, prompt, has_answer=is_drawn)
@@ -180,10 +184,11 @@ class _Server:
         return await self._answer(http, ask, prompts, constraint, replies.COMPLETION, choice)
 
     async def chat_completions(self, http: HttpRequest) -> Response:
-        ask = await self._parsed(protocol.parse_chat, await self.read_json(http))
+        parse = functools.partial(protocol.parse_chat, has_images=self._limits.images is not None)
+        ask = await self._parsed(parse, await self.read_json(http))
         self._check(ask)
-        ids = await self._chat_ids(ask.inputs[0], ask.tooling, ask.variables)
-        thinking = self._thinking(ids)
+        prompt = await self._chat_prompt(ask.inputs[0], ask.tooling, ask.variables, ask.image_urls)
+        thinking = self._thinking(prompt.ids)
         constraint = await self._constraint(ask, thinking)
         reads_calls = ask.tooling.reads_calls
 
@@ -193,7 +198,7 @@ class _Server:
             used = self._loaded.tokenizer
             return replies.Message(used, ask.num_top_logprobs, reader, max_calls=max_calls)
 
-        return await self._answer(http, ask, [ids], constraint, replies.CHAT, choice)
+        return await self._answer(http, ask, [prompt], constraint, replies.CHAT, choice)
 
     async def _parsed[A](self, parse: Callable[[Any, messages.Hear], A], body: Any) -> A:
         """The fields of a conversation; one that may hold sound is read beside the event loop."""
@@ -236,9 +241,13 @@ class _Server:
         prompt_ids = self._loaded.prompt_ids
         return await asyncio.to_thread(prompt_ids, prompt) if is_long else prompt_ids(prompt)
 
-    async def _chat_ids(
-        self, conversation: list[dict[str, Any]], tooling: Tooling, variables: Mapping[str, Any]
-    ) -> list[int]:
+    async def _chat_prompt(
+        self,
+        conversation: list[dict[str, Any]],
+        tooling: Tooling,
+        variables: Mapping[str, Any],
+        image_urls: Sequence[str] = (),
+    ) -> Prompt:
         template = self._loaded.template
         if template is not None:
             if tooling.told and (self._dialect is None or not template.reads("tools")):
@@ -259,7 +268,13 @@ class _Server:
                 )
         try:
             return await asyncio.to_thread(
-                self._loaded.chat_ids, conversation, tooling.told or None, **variables
+                images.prompt,
+                self._loaded,
+                conversation,
+                image_urls,
+                self._limits.images,
+                tooling.told or None,
+                variables,
             )
         except ChatError as error:
             raise ApiError(400, str(error), param="messages") from None
@@ -290,7 +305,7 @@ class _Server:
         self,
         http: HttpRequest,
         ask: Ask,
-        prompts: list[list[int]],
+        prompts: list[Prompt],
         constraint: Callable[[], Matcher] | None,
         form: replies.Form,
         choice: Callable[[int], replies.Choice],
@@ -303,7 +318,7 @@ class _Server:
             raise ApiError(429, str(error), kind="rate_limit_error", code="queue_full") from None
         except StoppedError as error:
             raise ApiError(503, str(error), kind="server_error") from None
-        num_prompt_tokens = sum(map(len, prompts))
+        num_prompt_tokens = sum(len(one.ids) for one in prompts)
         self.metrics.num_prompt_tokens += num_prompt_tokens
         answering = streaming.Answering(
             job,
@@ -323,19 +338,20 @@ class _Server:
             self._worker.close(job)
 
     def _requests(
-        self, ask: Ask, prompts: list[list[int]], constraint: Callable[[], Matcher] | None
+        self, ask: Ask, prompts: list[Prompt], constraint: Callable[[], Matcher] | None
     ) -> list[Request]:
         asked, requests = ask.options, []
         # Marks that are special tokens must be seen to be read.
         marks = self._dialect.marks if self._dialect and ask.tooling.reads_calls else ()
         has_marks = any(map(self._loaded.tokenizer.is_special, marks))
         for prompt in prompts:
-            room = self._limits.length - len(prompt)
-            self._check_prompt(ask, prompt, room)
+            room = self._limits.length - len(prompt.ids)
+            self._check_prompt(ask, prompt.ids, room)
             for _ in range(ask.num_choices):
                 requests.append(
                     Request(
-                        prompt=prompt,
+                        prompt=prompt.ids,
+                        images=prompt.images,
                         max_tokens=room if ask.max_tokens is None else ask.max_tokens or 1,
                         sampling=asked.sampling.at_place(len(requests)),
                         stop=asked.stop,
@@ -362,11 +378,4 @@ class _Server:
             )
 
     async def read_json(self, http: HttpRequest) -> Any:
-        body, num_bytes, most = bytearray(), 0, self._limits.max_body_bytes
-        async for part in http.stream():
-            num_bytes += len(part)
-            if num_bytes <= most:  # clients hear an answer when all is sent
-                body += part
-        if num_bytes > most:
-            raise ApiError(413, f"expected at most {most} bytes, got {num_bytes}")
-        return fields.read_json(bytes(body))
+        return await bodies.read_json(http, self._limits.max_body_bytes)

@@ -5,7 +5,7 @@ A field that would do nothing here is refused unless it has a value that asks fo
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanana_jax.generate import neutral
@@ -35,6 +35,7 @@ class Ask:
     is_echoed: bool = False
     tooling: Tooling = dataclasses.field(default_factory=Tooling)  # of chat
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the template
+    image_urls: Sequence[str] = ()  # of chat, one for each mark in it
 
     @property
     def num_requests(self) -> int:
@@ -63,10 +64,10 @@ def parse_completion(body: Any) -> Ask:
     )
 
 
-def parse_chat(body: Any, hear: messages.Hear = messages.deaf) -> Ask:
+def parse_chat(body: Any, hear: messages.Hear = messages.deaf, *, has_images: bool = False) -> Ask:
     """The fields of /v1/chat/completions; raises ApiError with status 400."""
     left = _object(body)
-    conversation = messages.parse(left.pop("messages", None), hear)
+    conversation = messages.parse(left.pop("messages", None), hear, has_images=has_images)
     max_tokens = None
     # Clients send the old name beside the new one, which counts.
     for name in ("max_tokens", "max_completion_tokens"):
@@ -77,7 +78,8 @@ def parse_chat(body: Any, hear: messages.Hear = messages.deaf) -> Ask:
     num_top = options.top_logprobs(left, "top_logprobs")
     tooling, variables = tools.parse(left), _variables(left)
     return Ask(
-        inputs=[conversation],
+        inputs=[conversation.messages],
+        image_urls=conversation.image_urls,
         num_top_logprobs=num_top if has_logprobs else None,
         tooling=tooling,
         variables=variables,
@@ -106,7 +108,7 @@ def parse_prompt(body: Any, hear: messages.Hear = messages.deaf) -> AskTokens:
             raise bad("prompt", f"must be a string, got {kind_of(prompt)}")
         fields.refuse_others(left, {})
         return AskTokens(model=model, given=prompt, is_whole=is_whole)
-    conversation = messages.parse(left.pop("messages"), hear)
+    conversation = messages.parse(left.pop("messages"), hear).messages
     tooling, variables = tools.parse(left), _variables(left)
     fields.refuse_others(left, neutral.PROMPT)
     return AskTokens(model=model, given=conversation, tooling=tooling, variables=variables)

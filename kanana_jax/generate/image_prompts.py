@@ -1,0 +1,77 @@
+"""Conversations with images as prompts.
+
+In a format of ours an image stands at each mark in what a user says. A foreign template is given
+parts {"type": "image"} and {"type": "text"}, and an image stands at each id that the model's files
+name for it. Either way there must be as many places as images, so text that spells a mark or that
+id is refused.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kanana_jax.data import DataError, images
+from kanana_jax.data import chat as formats
+from kanana_jax.data.images import EncodedImages
+from kanana_jax.generate import chat
+from kanana_jax.generate.load import Loaded, checked
+
+
+def encode(
+    loaded: Loaded,
+    messages: list[dict[str, Any]],
+    spans: Sequence[range],
+    tools: Sequence[formats.Tool] | None = None,
+    **variables: Any,
+) -> EncodedImages:
+    """The ids of a conversation in which `images.MARK` stands for each image.
+
+    `spans` are the slots of each. ChatError where the model or its template has no images.
+    """
+    if loaded.template is not None:
+        variables = {k: value for k, value in variables.items() if loaded.template.reads(k)}
+    if loaded.own_format is not None and not variables:
+        fmt, used = loaded.own_format
+        try:
+            said, known = checked(messages, tools)
+            return images.encode(fmt, used, fmt.render(said, known, True), spans)
+        except DataError as error:
+            raise chat.ChatError(str(error)) from error
+    if loaded.template is None:
+        raise chat.ChatError(chat.no_template_message(loaded.directory))
+    if loaded.image_id is None:
+        raise chat.ChatError(
+            "the files of this model name no token that stands for images; import it from its "
+            "published folder with --images"
+        )
+    text = loaded.template.render([_in_parts(one) for one in messages], tools=tools, **variables)
+    ids = loaded.tokenizer.encode_marked(text)
+    return _at_ids(ids, loaded.image_id, spans)
+
+
+def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    first, *rest = message["content"].split(images.MARK)
+    if not rest:
+        return message
+    parts = [{"type": "text", "text": first}] if first else []
+    for text in rest:
+        parts.append({"type": "image"})
+        parts += [{"type": "text", "text": text}] if text else []
+    return message | {"content": parts}
+
+
+def _at_ids(ids: Sequence[int], image_id: int, spans: Sequence[range]) -> EncodedImages:
+    """Each `image_id` becomes the slots of an image."""
+    count = sum(one == image_id for one in ids)
+    if count != len(spans):
+        raise chat.ChatError(
+            f"expected the chat template to write the token of an image for each of {len(spans)} "
+            f"images, got {count}"
+        )
+    found, slots, left = [], [], iter(spans)
+    for one in ids:
+        span = next(left) if one == image_id else None
+        found += [one] if span is None else [images.PLACEHOLDER] * len(span)
+        slots += [-1] if span is None else [*span]
+    return EncodedImages(found, [formats.Origin.USER] * len(found), np.array(slots, np.int32))

@@ -1,0 +1,63 @@
+"""Fine-tuning on conversations with images: loss on the assistant's tokens only.
+
+`kanana_jax.data.images.chats` says what a line holds. The weights to start from are
+train.init_from's, or fresh ones; optimizer.frozen says which parts of them stay.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kanana_jax import config, data
+from kanana_jax.data.images import chats
+from kanana_jax.data.images.chats import ImageChats
+from kanana_jax.data.images.documents import documents
+from kanana_jax.data.whole_documents import WholeDocuments
+from kanana_jax.jobs import buckets, training
+from kanana_jax.jobs.chats import keep_template
+from kanana_jax.jobs.packed import PackedSource
+from kanana_jax.train import fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(config.TrainingConfig):
+    """The settings of every job that trains; data.paths name files of conversations."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model.vision is None or not self.data.image_patches:
+            raise config.ConfigError(
+                "conversations with images need model.vision and data.image_patches, got "
+                f"{'none' if self.model.vision is None else 'an encoder'} and "
+                f"{self.data.image_patches}; set both"
+            )
+
+
+def _documents(corpus: ImageChats, cfg: config.DataConfig, built: training.Built) -> WholeDocuments:
+    shape = built.steps.cfg.model.vision
+    assert shape is not None  # Config has checked it
+    return documents(corpus, shape, cfg)
+
+
+def _source(
+    corpus: ImageChats,
+    cfg: config.DataConfig,
+    stages: Sequence[data.Stage],
+    built: training.Built,
+) -> fit.Source:
+    return PackedSource(_documents(corpus, cfg, built), cfg, stages)
+
+
+def _evaluators(
+    corpus: ImageChats, cfg: config.DataConfig, train: config.TrainConfig, built: training.Built
+) -> tuple[fit.Evaluator, ...]:
+    return buckets.evaluators(_documents(corpus, cfg, built), cfg, train, built)
+
+
+JOB = training.Job(
+    objective=training.next_token,
+    read=chats.read,
+    source=_source,
+    evaluators=_evaluators,
+    begin=keep_template,
+)
+run = training.of(JOB)
