@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from kanana_jax import config
 from kanana_jax.jobs import drawn_images
@@ -26,7 +27,7 @@ class Size:
     images: config.ImageTasksConfig
     num_steps: int
     lr: float
-    polar_dtype: str
+    polar_dtype: Literal["auto", "float32", "bfloat16"]
     eval_batches: int
 
 
