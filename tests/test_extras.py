@@ -33,7 +33,8 @@ for module, absent in {cases!r}:
         runpy.run_module(module, run_name="__main__")
     except SystemExit as ended:
         print(module, ended.code)
-    for name in [name for name in sys.modules if name.startswith("kanana_jax")] + absent.split():
+    left = ("kanana_jax", *absent.split())
+    for name in [name for name in sys.modules if name.partition(".")[0] in left]:
         del sys.modules[name]
 """
 _ALL = "flax orbax grain tensorstore jinja2 tqdm jaxtyping safetensors tokenizers absl"

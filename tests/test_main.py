@@ -366,6 +366,7 @@ _NUM_STEPS = {
     "cascade": 7,  # the base, it and half of it measured, both taught, as long as one, scratch
     "prune_distill": 8,  # the base, it measured, five arms and a new model, from scratch
     "depth_upscaling": 7,  # the parent, it again, starts and the grown models, three from scratch
+    "distill_smollm2": 5,  # the teacher measured, and four arms
     "distill_small": 6,  # the teacher, and five arms
     "rl_tracks": 4,  # the base, tracks, both in twice as many steps, and what is only measured
     "rl_routing": 8,  # the base, three corrections with and without replay, float32

@@ -95,14 +95,14 @@ def _unknown(words: list[str]) -> list[str]:
 
 @functools.cache
 def _sources(module: str) -> str:
-    """What defines the flags of a command: its file, or those of its folder."""
+    """What defines the flags of a command: its file, or those of its room."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
     file = Path(spec.origin)
-    folder = file.parent
-    is_package = file.name == "__init__.py"
-    beside = folder.rglob("*.py") if is_package else folder.glob("*.py")
+    parts = file.relative_to(ROOT).parts
+    # Commands of a room share flags; those of a file at the top have their own.
+    beside = [file] if len(parts) == 2 else ROOT.joinpath(*parts[:2]).rglob("*.py")
     return "\n".join(path.read_text() for path in beside)
 
 

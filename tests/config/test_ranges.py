@@ -17,6 +17,7 @@ from kanana_jax.jobs import (
     calibration,
     distillation,
     drawn_images,
+    image_chats,
     on_policy_distillation,
     online_preference,
     pipeline,
@@ -112,8 +113,11 @@ READER = drawn_images.Config(
     model=dataclasses.replace(presets.tiny(), vision=VISION),
     data=config.DataConfig(image_patches=8),
 )
+LOOKER = image_chats.Config(
+    name="test", question="?", model=READER.model, data=config.DataConfig(image_patches=8)
+)
 ALONE = (LLAMA3_ROPE, SURGERY, LORA, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART, LOAD, AUDIO)
-EXAMPLES = (READER, *TRAININGS, *TAUGHT, *ALONE)
+EXAMPLES = (READER, LOOKER, *TRAININGS, *TAUGHT, *ALONE)
 BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}
 

@@ -296,7 +296,7 @@ def test_a_command_that_names_no_conversion_is_one_line(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         convert.main(arguments)
     assert stopped.value.code == 2
-    assert "expected the flags --from-hf --to [--dtype], or" in capsys.readouterr().err
+    assert "expected the flags --from-hf --to [--dtype] [--images], or" in capsys.readouterr().err
 
 
 def _check_refused(source, tmp_path, capsys, message):
