@@ -86,7 +86,8 @@ def _unknown(words: list[str]) -> list[str]:
         if not flag.startswith("--"):
             continue
         name = flag.removeprefix("--")
-        if f'"{name}"' not in text and f'"--{name}"' not in text and name != "help":
+        read = (f'"{name}"', f'"--{name}"', f"arguments.{name.replace('-', '_')}")
+        if not any(one in text for one in read) and name != "help":
             wrong.append(word)
         if name == "experiment" and value.isidentifier() and value.islower():
             wrong += [] if value in main.experiment_names() else [word]
