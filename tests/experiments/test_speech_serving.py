@@ -8,6 +8,8 @@ from experiments import speech_serving
 from experiments.speech_serving import verdict
 from kanana_jax.report import results
 
+pytestmark = pytest.mark.slow
+
 SHORT = {"listeners": (4, 24), "seeds": 3, "seconds": 8.0, "width": 8}
 
 

@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from kanana_jax import config, main
 from kanana_jax.jobs import pipeline
 from kanana_jax.report import results, stages
 from kanana_jax.report.metrics import Series
+
+pytestmark = pytest.mark.slow
 
 
 class _All(dict):

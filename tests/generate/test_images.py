@@ -16,6 +16,8 @@ from kanana_jax.generate.requests import RequestError
 from kanana_jax.model import presets
 from kanana_jax.train import step
 
+pytestmark = pytest.mark.slow
+
 CFG = small_decoder.READER
 PATCHES = 8
 # Chunks of 8 positions cut each image; the last one stands twice, as in a second look.

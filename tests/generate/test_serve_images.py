@@ -15,6 +15,8 @@ from kanana_jax.generate import image_prompts, serve
 from kanana_jax.generate.chat import ChatError
 from kanana_jax.weights import hf_image_config
 
+pytestmark = pytest.mark.slow
+
 VISION = small_decoder.READER.vision
 PATCHES, LENGTH = 16, 64
 # Parts of a message; an image is a byte that no text of these tests has.
@@ -69,6 +71,7 @@ def _logprobs(answer):
     return [one["logprob"] for one in answer.body["choices"][0]["logprobs"]["content"]]
 
 
+@pytest.mark.long
 def test_the_answer_is_that_of_the_engine_on_the_same_pixels(served, loaded):
     first, second = _pixels(0), _pixels(1)
     found = served.fetch("/v1/chat/completions", _body("a", _part(first), "b", _part(second)))

@@ -22,6 +22,8 @@ from kanana_jax.speech import codec, hearing, mel, vocabulary
 from kanana_jax.speech.codec import CodecConfig
 from kanana_jax.speech.folder import Speaker
 
+pytestmark = pytest.mark.slow
+
 CFG = CodecConfig(num_codes=16, width=8)
 PATH, CHAT = "/v1/audio/speech", "/v1/chat/completions"
 ASK = {"input": "good morning", "voice": "en-m1", "response_format": "pcm"}

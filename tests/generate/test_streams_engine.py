@@ -17,6 +17,8 @@ from kanana_jax.speech.codec import CodecConfig
 from kanana_jax.speech.folder import Speaker
 from kanana_jax.speech.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 CFG = dataclasses.replace(small_decoder.SHALLOW, vocab_size=258 + 16)
 OF_CODEC = CodecConfig(num_codes=16, width=8)
 VOCABULARY = Vocabulary(first=258, num_codes=16, end=257)

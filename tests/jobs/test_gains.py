@@ -12,6 +12,8 @@ from kanana_jax.batch import Batch
 from kanana_jax.jobs import gains
 from kanana_jax.model import presets
 
+pytestmark = pytest.mark.slow
+
 CFG = dataclasses.replace(presets.tiny_family(32, vocab_size=31), zero_centered_gamma=True)
 
 

@@ -16,6 +16,8 @@ from kanana_jax.rollouts import task
 from kanana_jax.rollouts.tasks.images import families, record, rows
 from kanana_jax.rollouts.tasks.images.rows import Recipe
 
+pytestmark = pytest.mark.slow
+
 VISION = config.VisionConfig(
     patch_size=8,
     num_channels=1,

@@ -19,6 +19,8 @@ from kanana_jax.report import metrics, results
 from kanana_jax.train import several
 from kanana_jax.train import step as step_lib
 
+pytestmark = pytest.mark.slow
+
 RATES = (0.01, 0.02, 1000.0)  # the last one diverges on the way
 
 

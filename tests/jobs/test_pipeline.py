@@ -75,6 +75,7 @@ def _must_not_run(cfg, workdir):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_each_stage_starts_from_the_weights_and_tokens_of_the_one_it_names(
     staged, tmp_path, capsys
 ):

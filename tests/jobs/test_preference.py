@@ -106,6 +106,7 @@ def _assert_same(found, wanted):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dpo", pytest.param("ipo", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_cached_reference_gives_the_losses_of_a_computed_one(cfg, tmp_path, loss):
     cfg = cfg.edited(["train.num_steps=4", f"preference.loss={loss}"])
     cached = cfg.edited(["preference.reference=cached"])

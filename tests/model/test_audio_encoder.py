@@ -12,6 +12,8 @@ from kanana_jax import config
 from kanana_jax.model import presets
 from kanana_jax.model.audio import Encoder
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = np.load(Path(__file__).with_name("audio_golden.npz"))
 SHAPE = config.AudioConfig(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24)
 # Where Whisper's names stand here; a product's weight is (outputs, inputs) there.

@@ -10,6 +10,8 @@ from numpy_model import GROUPED, SMALL, forward, init
 from kanana_jax import config, model
 from kanana_jax.model import surgery
 
+pytestmark = pytest.mark.slow
+
 LATENT = dataclasses.replace(SMALL, q_lora_rank=12)
 CASES = {
     "latents": LATENT,

@@ -17,6 +17,8 @@ from kanana_jax.model import presets, vision
 from kanana_jax.model.vision import projector
 from kanana_jax.optim import qk_clip
 
+pytestmark = pytest.mark.slow
+
 PLAIN = dataclasses.replace(SMALL, vision=VISION)
 ABSTRACTED = dataclasses.replace(
     SMALL, vision=dataclasses.replace(VISION, projector="c_abstractor")

@@ -199,6 +199,7 @@ def grouped(*, qk_norm: bool, **mesh) -> config.TrainingConfig:
     ],
     ids=str,
 )
+@pytest.mark.long
 def test_grouped_queries_train_on_eight_devices_as_on_one(mesh, qk_norm):
     one = run(grouped(qk_norm=qk_norm), 1)
     assert one[0][0]["clip_count"] > 0

@@ -10,6 +10,8 @@ import pytest
 
 from kanana_jax.speech import codec
 
+pytestmark = pytest.mark.slow
+
 CFG = codec.CodecConfig(num_codes=16, width=16)
 
 

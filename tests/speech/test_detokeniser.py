@@ -7,6 +7,8 @@ import pytest
 
 from kanana_jax.speech import codec, detokeniser, mel, vocoder
 
+pytestmark = pytest.mark.slow
+
 CFG = codec.CodecConfig(num_codes=16, width=16)
 LENGTHS = jnp.array([5, 3])
 

@@ -7,6 +7,8 @@ import pytest
 
 from kanana_jax.speech import mel
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = np.load(Path(__file__).with_name("mel_golden.npz"))
 
 

@@ -10,6 +10,8 @@ from kanana_jax.speech import voices
 from kanana_jax.speech.errors import SpeechError
 from kanana_jax.speech.voices import Voice
 
+pytestmark = pytest.mark.slow
+
 needs_espeak = pytest.mark.skipif(
     importlib.util.find_spec("espeakng_loader") is None,
     reason="needs pip install 'kanana_jax[speech]'",

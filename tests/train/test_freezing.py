@@ -10,6 +10,8 @@ import tiny_jobs
 from kanana_jax import config, model
 from kanana_jax.train import freezing, optimizers
 
+pytestmark = pytest.mark.slow
+
 VISION = config.VisionConfig(
     patch_size=2,
     num_channels=1,

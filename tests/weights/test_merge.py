@@ -33,6 +33,7 @@ def _assert_close(found, wanted, **bound):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **(bound or EXACT)), found, wanted)
 
 
+@pytest.mark.long
 def test_geometric_weights_give_the_moving_average(tmp_path):
     """Of the trainer's: it begins at the first model and takes each of the others in."""
     decay, models = 0.6, [random_weights(seed).params for seed in range(4)]

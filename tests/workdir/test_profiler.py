@@ -29,6 +29,7 @@ def _traced_steps(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_leaves_a_trace_of_these_steps(cfg, corpus, tmp_path):
     traced = cfg.edited(["profile.steps=3:4", "train.num_steps=6", "optimizer.name=adamw"])
     tiny_jobs.train(traced, corpus, tmp_path / "run", tiny_jobs.build(traced))
