@@ -82,17 +82,11 @@ def write(arguments: Sequence[str], out: Path) -> str:
             "runs": [str(run.directory) for run in runs],
         }
     }
-    found = differences(runs)
-    words = comparison.write(
-        runs, about, out / "report.html", curves=curves.TRAINING, sections=_sections(found)
-    )
-    lines = [f"{path}: {values}" for path, values in found]
-    return "\n".join([words, *lines, f"Report: {out / 'report.html'}"])
-
-
-def _sections(found: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    lines = [f"{path}: {values}" for path, values in found]
-    return [("Settings that differ", "\n".join(lines) or "None.")]
+    lines = [f"{path}: {values}" for path, values in differences(runs)]
+    sections = [("Settings that differ", "\n".join(lines) or "None.")]
+    path = out / "report.html"
+    words = comparison.write(runs, about, path, curves=curves.TRAINING, sections=sections)
+    return "\n".join([words, *lines, f"Report: {path}"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -46,7 +46,7 @@ from kanana_jax.generate.serve.fields import ApiError
 from kanana_jax.generate.serve.images import ImageLimits, Prompt
 from kanana_jax.generate.serve.protocol import Ask
 from kanana_jax.generate.serve.tools import Tooling
-from kanana_jax.generate.serve.worker import QueueFullError, StoppedError, Worker
+from kanana_jax.generate.serve.worker import Worker
 
 _MANY_CHARACTERS = 20_000  # more text is tokenized in a thread
 
@@ -310,14 +310,8 @@ class _Server:
         form: replies.Form,
         choice: Callable[[int], replies.Choice],
     ) -> Response:
-        try:
+        with failures.of_opening("prompt"):
             job = self._worker.open(self._requests(ask, prompts, constraint))
-        except RequestError as error:
-            raise ApiError(400, str(error), param="prompt") from None
-        except QueueFullError as error:
-            raise ApiError(429, str(error), kind="rate_limit_error", code="queue_full") from None
-        except StoppedError as error:
-            raise ApiError(503, str(error), kind="server_error") from None
         num_prompt_tokens = sum(len(one.ids) for one in prompts)
         self.metrics.num_prompt_tokens += num_prompt_tokens
         answering = streaming.Answering(

@@ -1,5 +1,7 @@
 """What a client is told where a request ends by an exception."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -7,8 +9,23 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from kanana_jax.generate.requests import RequestError
 from kanana_jax.generate.serve import streaming
 from kanana_jax.generate.serve.fields import ApiError
+from kanana_jax.generate.serve.worker import QueueFullError, StoppedError
+
+
+@contextlib.contextmanager
+def of_opening(param: str) -> Iterator[None]:
+    """Where a worker is given requests: ApiError with status 400 for them, 429 or 503 for it."""
+    try:
+        yield
+    except RequestError as error:
+        raise ApiError(400, str(error), param=param) from None
+    except QueueFullError as error:
+        raise ApiError(429, str(error), kind="rate_limit_error", code="queue_full") from None
+    except StoppedError as error:
+        raise ApiError(503, str(error), kind="server_error") from None
 
 
 async def _api_error(http: HttpRequest, error: Exception) -> Response:

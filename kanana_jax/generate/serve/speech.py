@@ -19,12 +19,11 @@ from starlette.responses import Response
 from kanana_jax.generate import neutral
 from kanana_jax.generate.chat import ChatError
 from kanana_jax.generate.load import Loaded
-from kanana_jax.generate.requests import RequestError
 from kanana_jax.generate.sampling import NUM_SEEDS, Sampling
-from kanana_jax.generate.serve import fields, streaming
+from kanana_jax.generate.serve import failures, fields, streaming
 from kanana_jax.generate.serve.fields import ApiError, bad, take
 from kanana_jax.generate.serve.metrics import Metrics
-from kanana_jax.generate.serve.worker import Job, QueueFullError, StoppedError, Worker
+from kanana_jax.generate.serve.worker import Job, Worker
 from kanana_jax.generate.streams.engine import Utterance
 from kanana_jax.speech import mel, vocabulary
 from kanana_jax.speech.folder import Speaker
@@ -78,14 +77,8 @@ class Speech:
             max_tokens=max(self._spoken.length - len(prompt), 1),
             sampling=Sampling(min_p=_MIN_P, seed=secrets.randbelow(NUM_SEEDS)),
         )
-        try:
+        with failures.of_opening("input"):
             job = self._spoken.worker.open([asked])
-        except RequestError as error:
-            raise ApiError(400, str(error), param="input") from None
-        except QueueFullError as error:
-            raise ApiError(429, str(error), kind="rate_limit_error", code="queue_full") from None
-        except StoppedError as error:
-            raise ApiError(503, str(error), kind="server_error") from None
         self._metrics.num_prompt_tokens += len(prompt)
         sound = self._sound(job, begin_s)
         media_type = "text/event-stream" if ask.has_events else _TYPES[ask.form]

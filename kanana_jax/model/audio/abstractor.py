@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from kanana_jax.config import AudioConfig, ModelConfig
 from kanana_jax.model import layers
-from kanana_jax.model.audio.parts import LayerNorm, Linear
+from kanana_jax.model.biased import LayerNorm, Linear
 
 _TAPS = 3
 

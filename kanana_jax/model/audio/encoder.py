@@ -22,7 +22,7 @@ import pallas_kernels
 from kanana_jax.config import AudioConfig, ExecutionConfig, ModelConfig
 from kanana_jax.model import causal_attention, layers
 from kanana_jax.model.audio.abstractor import Abstractor
-from kanana_jax.model.audio.parts import LayerNorm, Linear, zeros
+from kanana_jax.model.biased import LayerNorm, Linear, zeros
 from pallas_kernels import maxima
 
 _TAPS = 3

@@ -1,4 +1,4 @@
-"""Pieces of the encoder: LayerNorm, a product with a bias, the block of a vision transformer.
+"""Pieces of the encoder: attention, MLP and block of a vision transformer.
 
     x <- x + attention(norm(x))        x <- x + W_down gelu(W_up norm(x))
 
@@ -15,40 +15,11 @@ from jaxtyping import Array, Float, Int
 import pallas_kernels
 from kanana_jax.config import ExecutionConfig, ModelConfig, VisionConfig
 from kanana_jax.model import causal_attention, layers, rope
+from kanana_jax.model.biased import LayerNorm, Linear, zeros
 from kanana_jax.parallel import local
 from pallas_kernels import maxima
 
 _PATCHES = ("batch", "whole")
-
-
-def zeros(*shape: int) -> nnx.Param:
-    return nnx.Param(jnp.zeros(shape, jnp.float32))
-
-
-class LayerNorm(nnx.Module):
-    """Normalises in float32; the result has the dtype of x."""
-
-    def __init__(self, size: int, eps: float):
-        self.eps = eps
-        self.gamma = nnx.Param(jnp.ones((size,), jnp.float32))
-        self.beta = zeros(size)
-
-    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(axis=-1, keepdims=True)
-        scale = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
-        return (centred * scale * self.gamma[...] + self.beta[...]).astype(x.dtype)
-
-
-class Linear(nnx.Module):
-    """x W + b."""
-
-    def __init__(self, cfg: ModelConfig, rows: int, cols: int, *, rngs: nnx.Rngs):
-        self.w = layers.normal(rngs, cfg, rows, cols)
-        self.b = zeros(cols)
-
-    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows I"]:
-        return x @ self.w[...].astype(x.dtype) + self.b[...].astype(x.dtype)
 
 
 class Attention(nnx.Module):

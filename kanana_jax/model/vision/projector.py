@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int
 
 from kanana_jax.config import ModelConfig, VisionConfig
 from kanana_jax.model import layers
+from kanana_jax.model.biased import LayerNorm, Linear, zeros
 from kanana_jax.model.vision import positions
-from kanana_jax.model.vision.layers import LayerNorm, Linear, zeros
 
 _AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 

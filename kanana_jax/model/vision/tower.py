@@ -17,9 +17,10 @@ from jaxtyping import Array, Float, Int
 from kanana_jax.batch import Images
 from kanana_jax.config import ExecutionConfig, ModelConfig
 from kanana_jax.model import layers, param_specs
+from kanana_jax.model.biased import LayerNorm, Linear
 from kanana_jax.model.param_specs import ParamSpec
 from kanana_jax.model.vision import positions
-from kanana_jax.model.vision.layers import Block, LayerNorm, Linear
+from kanana_jax.model.vision.layers import Block
 from kanana_jax.model.vision.projector import Abstractor, Merge
 from kanana_jax.optim.specs import MatrixSpec, QKClipSpec
 from kanana_jax.parallel import local
