@@ -17,7 +17,7 @@ from kanana_jax.optim.coefficients import (
     turbo_muon,
 )
 from kanana_jax.optim.factors import RateFactors, scale_by_factors
-from kanana_jax.optim.guards import SkipState, skip_bad_steps, skip_report
+from kanana_jax.optim.guards import SkipState, forget_norms, skip_bad_steps, skip_report
 from kanana_jax.optim.matrices import fans, map_matrices, merge_matrices, split_matrices
 from kanana_jax.optim.orthogonalize import orthogonality_error, polar, polar_flops
 from kanana_jax.optim.recipes import adamuon, adamw, muon, muon_hyperball, muonclip, normuon
@@ -52,6 +52,7 @@ __all__ = [
     "clip_report",
     "deepseek_v4",
     "fans",
+    "forget_norms",
     "hyperball",
     "layouts",
     "map_matrices",

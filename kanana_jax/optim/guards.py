@@ -18,7 +18,7 @@ from kanana_jax.optim import checks, dtypes
 
 class SkipState(NamedTuple):
     inner: Any
-    accepted_norms: jax.Array  # float32 ring buffer
+    accepted_norms: jax.Array  # float32 ring buffer, 0 where none has been entered
     num_accepted: jax.Array
     num_skipped: jax.Array
     consecutive_skips: jax.Array
@@ -38,8 +38,9 @@ def skip_bad_steps(
     is not finite though its gradient was becomes zero and counts as skipped, but the inner state
     has moved: if that is what broke, every step is skipped until the caller restores an old one.
 
-    Spikes are judged once `window_steps` norms were accepted; std is taken as at least 1 % of the
-    mean, so that a quiet stretch does not make every ripple a spike. After `max_consecutive_skips`
+    Spikes are judged once `window_steps` norms were accepted, and as many again after
+    `forget_norms`; std is taken as at least 1 % of the mean, so that a quiet stretch does not make
+    every ripple a spike. After `max_consecutive_skips`
     in a row a finite gradient is accepted whatever its norm: the level has moved. Non-finite ones
     never are; `skip_report(state)` tells the training loop when to give up or roll back.
     """
@@ -61,7 +62,8 @@ def skip_bad_steps(
         norm = optax.tree_utils.tree_norm(dtypes.widen_tree(updates)).astype(jnp.float32)
         mean, std = jnp.mean(state.accepted_norms), jnp.std(state.accepted_norms)
         limit = mean + num_sigmas * jnp.maximum(std, 0.01 * mean)
-        is_spike = (norm > limit) & (state.num_accepted >= window_steps)
+        is_full = jnp.all(state.accepted_norms > 0)
+        is_spike = (norm > limit) & is_full
         has_moved = state.consecutive_skips >= max_consecutive_skips
         is_trusted = jnp.isfinite(norm) & jnp.isfinite(loss) & (~is_spike | has_moved)
 
@@ -90,14 +92,35 @@ def skip_bad_steps(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def forget_norms(opt_state: Any) -> Any:
+    """The state with no norm to judge the next ones by, as other data begins: its level is new.
+
+    Counts stay. Raises ValueError where the state has not one SkipState.
+    """
+    _only(opt_state)
+
+    def forget(node):
+        if not _is_skip(node):
+            return node
+        norms = node.accepted_norms
+        return node._replace(accepted_norms=jnp.zeros_like(norms, device=norms.sharding))
+
+    return jax.tree.map(forget, opt_state, is_leaf=_is_skip)
+
+
 def skip_report(opt_state: Any) -> dict[str, jax.Array]:
     """Return counts of accepted, skipped and consecutively skipped steps, and the last norm."""
-
-    def is_skip(node):
-        return isinstance(node, SkipState)
-
-    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_skip) if is_skip(node)]
-    if len(found) != 1:
-        raise ValueError(f"skip_report needs one SkipState in the state, found {len(found)}.")
+    found = _only(opt_state)
     kept = ("num_accepted", "num_skipped", "consecutive_skips", "last_norm")
-    return {name: getattr(found[0], name) for name in kept}
+    return {name: getattr(found, name) for name in kept}
+
+
+def _is_skip(node: Any) -> bool:
+    return isinstance(node, SkipState)
+
+
+def _only(opt_state: Any) -> SkipState:
+    found = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_skip) if _is_skip(node)]
+    if len(found) != 1:
+        raise ValueError(f"one SkipState is needed in the state, found {len(found)}.")
+    return found[0]

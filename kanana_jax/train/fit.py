@@ -203,6 +203,8 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
         due = number + at.skipped_batches
         index = run.stage_of(due)
         stage = run.stages[index]
+        if run.guard.enabled and number > 1 and run.stage_of(due - 1) != index:
+            current = current._replace(opt_state=optim.forget_norms(current.opt_state))
         with clock.spent("waiting_for_data"):
             batch = run.source.batch(due - 1, _whole(stage, run)(current.weights))
         batch = parallel.shard_batch(run.mesh, batch, stage.batch_size)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_jobs
 
-from kanana_jax import config
+from kanana_jax import config, optim
 from kanana_jax.jobs import pretrain, training
 from kanana_jax.report import metrics
 from kanana_jax.weights import native, run_folder
@@ -57,8 +57,13 @@ def _columns(workdir):
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_run_killed_in_every_stage_equals_an_unbroken_one_bit_for_bit(staged, tmp_path, capsys):
+def test_a_run_killed_in_every_stage_equals_an_unbroken_one_bit_for_bit(
+    staged, tmp_path, capsys, monkeypatch
+):
+    forget, forgotten = optim.forget_norms, []
+    monkeypatch.setattr(optim, "forget_norms", lambda x: forgotten.append(1) or forget(x))
     _run(staged, tmp_path / "unbroken")
+    assert len(forgotten) == 2  # as the second and the third stage begin
     for kill_at in (3, 5, 8, 10):
         with pytest.raises(tiny_jobs.Killed):
             _run(staged, tmp_path / "broken", kill_at)

@@ -74,3 +74,17 @@ def test_spikes_are_not_judged_before_the_window_is_full():
 def test_quiet_stretches_do_not_make_ripples_spikes():
     moves, _ = follow([*[1.0] * WINDOW, 1.02, 1.03, 1.04])
     assert all(moves)
+
+
+def test_a_new_level_is_no_spike_after_norms_were_forgotten():
+    optimizer, step = guarded()
+    params = jnp.zeros(4)
+    state = optimizer.init(params)
+    for size in ripple(WINDOW):
+        _, state = step(jnp.full(4, size / 2), state, params)
+    state = optim.forget_norms(state)
+    for size in [50.0] * WINDOW:
+        _, state = step(jnp.full(4, size / 2), state, params)
+    assert int(state.num_accepted) == 2 * WINDOW and int(state.num_skipped) == 0
+    _, state = step(jnp.full(4, 5000.0), state, params)
+    assert int(state.num_skipped) == 1
