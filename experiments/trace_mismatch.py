@@ -100,6 +100,14 @@ def judge(runs: Sequence[Run]) -> list[Claim]:
         asked("Does it solve more over all rounds?", "rl_", solved),
         asked("Is it ahead after them?", "rl_", of_key(_PASS)),
         asked("Also in problems longer than it has read?", "rl_", of_key(_LONGER)),
+        *(
+            claims.rises(
+                f"Rewarded in the way {way!r}, is the base ahead that has read it?",
+                mean([(way, way)], "rl_", of_key(_PASS)),
+                mean([(other, way)], "rl_", of_key(_PASS)),
+            )
+            for other, way in reversed(CROSSED)
+        ),
         claims.rises(
             "Is one way harder to learn than the other?",
             mean(MATCHED[:1], "rl_", of_key(_PASS)),

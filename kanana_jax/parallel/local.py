@@ -21,7 +21,7 @@ def on_parts(fn: Callable, arrays: tuple, in_axes: tuple[Axes, ...], out_axes: A
     `out_axes` is a tuple of names for one output, or a list of such for several. The mesh is the
     one set by `jax.set_mesh`.
     """
-    if jax.sharding.get_abstract_mesh().size <= 1:
+    if is_alone():
         return fn(*arrays)
     is_several = isinstance(out_axes, list)
     out_specs = [rules.partition_spec(axes) for axes in (out_axes if is_several else [out_axes])]
@@ -34,9 +34,14 @@ def on_parts(fn: Callable, arrays: tuple, in_axes: tuple[Axes, ...], out_axes: A
 
 def constrain(x: jax.Array, axes: Axes) -> jax.Array:
     """Tells the compiler how an activation is spread, so that it moves weights and not these."""
-    if jax.sharding.get_abstract_mesh().size <= 1:
+    if is_alone():
         return x
     return jax.lax.with_sharding_constraint(x, rules.partition_spec(axes))
+
+
+def is_alone() -> bool:
+    """Whether the program runs on one device."""
+    return jax.sharding.get_abstract_mesh().size <= 1
 
 
 def axis_size(axis: str) -> int:
