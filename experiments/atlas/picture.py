@@ -31,9 +31,13 @@ class LossOfTokens:
                 is_here_P = (data.size_P == size) & (data.mix_P == mix)
                 at_N = np.unique(tokens_P[is_here_P])
                 loss_N = [data.loss_P[is_here_P & (tokens_P == one)].mean() for one in at_N]
-                panel.plot(at_N, loss_N, color=colors[number % len(colors)], label=mix, lw=1.4)
-            panel.set(xscale="log", yscale="log", xlabel="tokens of all languages")
+                round_, color = divmod(number, len(colors))
+                style = "--" if round_ else "-"
+                panel.plot(at_N, loss_N, style, color=colors[color], label=mix, lw=1.4)
+            panel.set(xlabel="tokens of all languages")
             canvas.title(panel, f"{size:,.0f} parameters")
+        canvas.log_axis(grid[0], "x")
+        canvas.log_axis(grid[0])
         grid[0, 0].set_ylabel("bits per byte of the target")
         lines, words = grid[0, 0].get_legend_handles_labels()
         figure.legend(lines, words, loc="outside upper left", ncols=4, frameon=False)

@@ -38,7 +38,7 @@ class OverTau:
                     step_W = (np.arange(_WINDOWS) + 0.5) * here[0].steps / _WINDOWS
                     panel.plot(step_W, np.mean(shares, axis=0), color=look.colors[arm])
             canvas.title(panel, look.words(place))
-            panel.set(xlabel="step", ylim=(0, None))
+            panel.set(xlabel="step", ylim=(0, 1.02))
         grid[0, 0].set_ylabel("share of heads over tau")
         canvas.legend(figure, runs, look)
         return canvas.Sketch(

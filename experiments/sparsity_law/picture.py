@@ -26,7 +26,8 @@ class LossOfFlops:
             loss_T = np.mean([curve.loss_N for curve in of_arm.values()], axis=0)
             flops_T = first.tokens_N * measures.flops_per_token(runs, arm)
             panel.plot(flops_T, loss_T, "o-", ms=3.5, color=look.colors[arm])
-        panel.set(xscale="log", xlabel="training FLOPs")
+        panel.set_xlabel("training FLOPs")
+        canvas.log_axis([panel], "x")
         panel.set_ylabel("held-out bits per byte, averaged weights")
         canvas.legend(figure, runs, look)
         return canvas.Sketch(

@@ -25,7 +25,8 @@ class LossOfTokens:
             found = list(verdict.of_arm(drawn, arm).values())
             loss_N = np.mean([one.loss_N for one in found], axis=0)
             panel.plot(found[0].tokens_N, loss_N, "o-", ms=3.5, color=look.colors[arm])
-        panel.set(xscale="log", xlabel="tokens of the target")
+        panel.set_xlabel("tokens of the target")
+        canvas.log_axis([panel], "x")
         panel.set_ylabel("held-out bits per byte, averaged weights")
         canvas.legend(figure, drawn, look)
         return canvas.Sketch(

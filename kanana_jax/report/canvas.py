@@ -6,7 +6,7 @@ made with matplotlib's object interface; nothing here touches pyplot's global st
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -167,6 +167,20 @@ def panels(
             axes.tick_params(labelleft=column == 0, labelbottom=row == rows_per_panel - 1)
             table[row, panel] = axes
     return figure, table
+
+
+def log_axis(panels: Sequence["Axes"], name: Literal["x", "y"] = "y") -> None:
+    """A logarithmic axis with plain numbers, three to a decade where there is room."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for panel in panels:
+        panel.set(**{f"{name}scale": "log"})
+        low, high = getattr(panel, f"get_{name}lim")()
+        axis = getattr(panel, f"{name}axis")
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        if high / low < 3000:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def dress(axes: "Axes") -> None:

@@ -112,7 +112,7 @@ def draw_row(
             for height in reference.heights(runs):
                 panel.axhline(height, zorder=1.5, **REFERENCE_STYLE)
     if row.is_log:
-        log_axis(panels)
+        canvas.log_axis(panels)
     if row.fits_trained:
         fit_trained(panels[0], runs, row)
     if row.bottom is not None or row.top is not None:
@@ -198,19 +198,6 @@ def beside_handles(rows: Sequence[Row], runs: Sequence[Run]) -> list["Line2D"]:
         for one in found
         if any(has_finite(run, one.key) for run in runs)
     ]
-
-
-def log_axis(row: Sequence["Axes"]) -> None:
-    """A logarithmic y axis with plain numbers, three to a decade where there is room."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    for panel in row:
-        panel.set_yscale("log")
-        low, high = panel.get_ylim()
-        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        if high / low < 3000:
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def fit_trained(panel: "Axes", runs: Sequence[Run], row: Row) -> None:
