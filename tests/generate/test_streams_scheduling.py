@@ -2,7 +2,7 @@
 
 import pytest
 
-from kanana_jax.generate.streams import scheduling, simulated
+from kanana_jax.generate.streams import playback, scheduling, simulated
 from kanana_jax.generate.streams.scheduling import Stream
 
 DEVICE = simulated.Device(
@@ -83,3 +83,12 @@ def test_a_device_that_is_too_slow_makes_listeners_wait():
     )
     assert slow[0].underruns == 3
     assert slow[0].stalled_s == pytest.approx(0.3)
+
+
+def test_silent_answers_are_counted_and_not_timed():
+    loud, silent = playback.Playback(1.0), playback.Playback(1.0)
+    loud.hear(playback.BYTES_PER_TOKEN, 1.5)
+    found = playback.summary([loud.heard(), silent.heard()], 2)
+    assert (found["requests"], found["silent"], found["ttfa_p95_s"]) == (2, 1, 0.5)
+    with pytest.raises(ValueError, match="none of 1 answers had sound"):
+        playback.summary([silent.heard()], 1)

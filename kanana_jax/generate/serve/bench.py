@@ -60,7 +60,7 @@ def streams_per_device(levels: Sequence[dict[str, Any]]) -> int:
 
 
 def _level(arguments: argparse.Namespace, host: str, port: int, number: int) -> dict[str, Any]:
-    heard = asyncio.run(
+    answers = asyncio.run(
         listeners.listen(
             host,
             port,
@@ -70,15 +70,20 @@ def _level(arguments: argparse.Namespace, host: str, port: int, number: int) -> 
             seconds=arguments.seconds,
         )
     )
-    return playback.summary(heard, number)
+    try:
+        return playback.summary(answers, number)
+    except ValueError as error:
+        raise errors.UserError(f"with {number} listeners {error}; train the model first") from None
 
 
 def _table(arm: str, levels: Sequence[dict[str, Any]]) -> str:
     lines = [f"{arm}: {streams_per_device(levels)} streams without an underrun"]
-    lines.append("listeners requests  TTFA p50   p95 (ms)    RTF  underruns  held back (tokens)")
+    lines.append(
+        "listeners requests silent  TTFA p50   p95 (ms)    RTF  underruns  held back (tokens)"
+    )
     for one in levels:
         lines.append(
-            f"{one['listeners']:9d} {one['requests']:8d} {1e3 * one['ttfa_p50_s']:9.1f} "
+            f"{one['listeners']:9d} {one['requests']:8d} {one['silent']:6d} {1e3 * one['ttfa_p50_s']:9.1f} "
             f"{1e3 * one['ttfa_p95_s']:9.1f} {one['rtf']:10.3f} {one['underruns']:10d} "
             f"{one['held_back_tokens']:11.1f}"
         )

@@ -16,11 +16,11 @@ from kanana_jax.generate.streams.playback import Heard, Playback
 
 async def listen(
     host: str, port: int, texts: Sequence[str], voice: str, *, num_listeners: int, seconds: float
-) -> list[Heard]:
-    """Requests that began within `seconds`, of listeners that all begin at once."""
+) -> list[Heard | None]:
+    """Requests that began within `seconds`, of listeners that all begin at once; None of silence."""
     deadline_s = time.monotonic() + seconds
 
-    async def follow(place: int) -> list[Heard]:
+    async def follow(place: int) -> list[Heard | None]:
         found = []
         for number in itertools.count(place):
             heard, ends_s = await _ask(host, port, texts[number % len(texts)], voice)
@@ -35,7 +35,7 @@ async def listen(
     ]
 
 
-async def _ask(host: str, port: int, text: str, voice: str) -> tuple[Heard, float]:
+async def _ask(host: str, port: int, text: str, voice: str) -> tuple[Heard | None, float]:
     """One request; also when its playback ends."""
     body = json.dumps({"input": text, "voice": voice, "response_format": "pcm"}).encode()
     playback = Playback(time.monotonic())

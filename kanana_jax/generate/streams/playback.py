@@ -56,10 +56,10 @@ class Playback:
         self.ends_s += num_bytes / _BYTES_PER_SECOND
         self.last_s = now_s
 
-    def heard(self) -> Heard:
-        """Raises ValueError where nothing was heard."""
+    def heard(self) -> Heard | None:
+        """None where the answer was silent: a model may end speech before it begins."""
         if self.first_s is None:
-            raise ValueError("an answer of /v1/audio/speech had no sound in it")
+            return None
         return Heard(
             first_s=self.first_s - self.asked_s,
             whole_s=self.last_s - self.asked_s,
@@ -71,12 +71,16 @@ class Playback:
         )
 
 
-def summary(heard: Sequence[Heard], num_listeners: int) -> dict[str, float]:
-    """The figures of so many listeners at once."""
+def summary(answers: Sequence[Heard | None], num_listeners: int) -> dict[str, float]:
+    """The figures of so many listeners at once; ValueError where all answers are silent."""
+    heard = [one for one in answers if one is not None]
+    if not heard:
+        raise ValueError(f"none of {len(answers)} answers had sound in it")
     first_s = [one.first_s for one in heard]
     return {
         "listeners": num_listeners,
-        "requests": len(heard),
+        "requests": len(answers),
+        "silent": len(answers) - len(heard),
         "ttfa_p50_s": float(np.percentile(first_s, 50)),
         "ttfa_p95_s": float(np.percentile(first_s, 95)),
         "rtf": float(np.mean([one.whole_s / one.sound_s for one in heard])),

@@ -91,7 +91,9 @@ def simulate(
                 sound_s=one.stream.sound_s + new * _SECONDS_PER_TOKEN,
             )
             if not one.left:
-                found[number] = one.playback.heard()
+                heard = one.playback.heard()
+                assert heard is not None  # an answer is one token or more
+                found[number] = heard
                 del streams[number]
                 if one.playback.ends_s < seconds:
                     again = one.playback.ends_s, one.listener, one.place + 1
