@@ -78,14 +78,12 @@ def _level(arguments: argparse.Namespace, host: str, port: int, number: int) -> 
 
 def _table(arm: str, levels: Sequence[dict[str, Any]]) -> str:
     lines = [f"{arm}: {streams_per_device(levels)} streams without an underrun"]
-    lines.append(
-        "listeners requests silent  TTFA p50   p95 (ms)    RTF  underruns  held back (tokens)"
-    )
+    lines.append("listeners requests silent TTFA p50   p95 (ms)    RTF underruns tokens held back")
     for one in levels:
         lines.append(
-            f"{one['listeners']:9d} {one['requests']:8d} {one['silent']:6d} {1e3 * one['ttfa_p50_s']:9.1f} "
-            f"{1e3 * one['ttfa_p95_s']:9.1f} {one['rtf']:10.3f} {one['underruns']:10d} "
-            f"{one['held_back_tokens']:11.1f}"
+            f"{one['listeners']:9d} {one['requests']:8d} {one['silent']:6d} "
+            f"{1e3 * one['ttfa_p50_s']:8.1f} {1e3 * one['ttfa_p95_s']:10.1f} {one['rtf']:6.3f} "
+            f"{one['underruns']:9d} {one['held_back_tokens']:18.1f}"
         )
     return "\n".join(lines)
 

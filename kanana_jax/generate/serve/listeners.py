@@ -17,7 +17,7 @@ from kanana_jax.generate.streams.playback import Heard, Playback
 async def listen(
     host: str, port: int, texts: Sequence[str], voice: str, *, num_listeners: int, seconds: float
 ) -> list[Heard | None]:
-    """Requests that began within `seconds`, of listeners that all begin at once; None of silence."""
+    """Requests that began within `seconds`, all listeners at once; None of a silent answer."""
     deadline_s = time.monotonic() + seconds
 
     async def follow(place: int) -> list[Heard | None]:
