@@ -377,7 +377,7 @@ _NUM_STEPS = {
 _LARGE = {
     *("prune_distill", "cascade", "rl_routing", "fp8_parity", "rmsnorm", "rmsnorm_adamw"),
     *("polar_express_late", "clip_granularity", "stabilisers", "sparsity_law", "head_count"),
-    *("atlas", "tune_or_scratch"),
+    *("atlas", "tune_or_scratch", "distill_smollm2", "lr_transfer", "muon_rl"),
 }  # fmt: skip
 
 

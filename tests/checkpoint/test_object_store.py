@@ -17,6 +17,8 @@ from test_checkpoints import Lab, assert_same, like, make_state
 from kanana_jax import checkpoint, config
 from kanana_jax.checkpoint import objects, owner, places
 
+pytestmark = pytest.mark.slow
+
 SHORT_LIMIT_S = 0.5
 NUM_OBJECTS = 1 + 2 * 5  # a manifest, and of each array .zarray and a chunk
 

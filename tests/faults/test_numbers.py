@@ -19,6 +19,8 @@ from kanana_jax.report import results
 from kanana_jax.train import optimizers
 from kanana_jax.train import step as step_lib
 
+pytestmark = pytest.mark.slow
+
 # Bytes per target that no text has: the batches whose loss or gradient becomes NaN in the step.
 BAD_LOSS, BAD_GRADIENT = 1e6, 2e6
 BAD_UPDATE_COUNT = 25  # updates that the optimizer made before the one that becomes NaN

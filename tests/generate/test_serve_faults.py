@@ -15,6 +15,8 @@ from served import GREEDY, Served, text_of
 
 from kanana_jax import generate
 
+pytestmark = pytest.mark.slow
+
 GOOD = generate.Request(prompt=[1], max_tokens=2)
 
 

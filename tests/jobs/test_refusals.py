@@ -15,6 +15,8 @@ from kanana_jax.jobs import pretrain, sweep, training
 from kanana_jax.weights import native, run_folder
 from kanana_jax.workdir import Run, lock
 
+pytestmark = pytest.mark.slow
+
 
 def _tree(folder):
     """Every path below a folder, with its time and content."""

@@ -65,6 +65,7 @@ def unbroken(cfg, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_was_stopped_in_a_round_ends_as_one_that_was_not(cfg, unbroken, tmp_path):
     class Stop(Exception):
         pass

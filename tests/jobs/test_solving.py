@@ -15,6 +15,8 @@ from kanana_jax.jobs import solving, training
 from kanana_jax.rollouts import tasks
 from kanana_jax.train import step as step_lib
 
+pytestmark = pytest.mark.slow
+
 BYTES = tokenizer.byte_tokenizer()
 FAMILIES = [tasks.FAMILIES[name] for name in ("letters", "chain_sum")]
 PROBLEMS = tasks.mixed(FAMILIES, tasks.LANGUAGES, seed=0, count=8, heldout=False, sizes=[3])

@@ -8,6 +8,8 @@ import pytest
 from kanana_jax.laws import __main__ as command
 from kanana_jax.laws import design, errors, fitting, forms, intervals, objective, recovery
 
+pytestmark = pytest.mark.slow
+
 # Standard deviations over ten draws of noise, 64 points, sigma 0.003 and 0.01.
 SD = {
     0.003: {

@@ -13,6 +13,8 @@ from kanana_jax.generate import unstacked
 from kanana_jax.model import lora, presets
 from kanana_jax.train import trained
 
+pytestmark = pytest.mark.slow
+
 LORA = config.LoraConfig(rank=2, alpha=6.0, experts_rank=3)
 CFG = dataclasses.replace(
     presets.tiny(40),

@@ -16,6 +16,8 @@ from kanana_jax.objectives import corrections, presets, squared, surrogates
 from kanana_jax.objectives.critic import ValueLoss
 from kanana_jax.objectives.policy_gradient import PolicyGradient
 
+pytestmark = pytest.mark.slow
+
 # Widths are such that among 41 tokens and 9 rollouts some are clipped and some are not.
 CASES = {
     "reinforce_loo": presets.reinforce_loo(),

@@ -19,6 +19,8 @@ from kanana_jax.batch import Batch
 from kanana_jax.objectives.dpo import dpo, dpo_norm
 from kanana_jax.objectives.ipo import ipo
 
+pytestmark = pytest.mark.slow
+
 S = 12
 # Segments of each row as (prompt positions, answer positions); the rest of a row is padding.
 ROWS = (

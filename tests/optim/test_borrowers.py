@@ -14,6 +14,8 @@ from flax import nnx
 
 from kanana_jax import optim
 
+pytestmark = pytest.mark.slow
+
 M = optim.MatrixSpec
 MAX_LOGITS = np.array([[200.0, 10.0]], np.float32)
 SPECS = {"bias": None, "mlp": {"down": M(), "up": M()}, "wq": M(rows=(0,), cols=(1, 2))}

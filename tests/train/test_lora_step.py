@@ -16,6 +16,8 @@ from kanana_jax.plan import figures
 from kanana_jax.train import choices, state, trained
 from kanana_jax.train import step as step_lib
 
+pytestmark = pytest.mark.slow
+
 ADAPTED = ["lora.rank=2", "lora.alpha=3", "optimizer.name=muon", "train.router_bias_rate=0"]
 
 

@@ -12,6 +12,8 @@ from kanana_jax import config, model
 from kanana_jax.batch import Batch
 from kanana_jax.train import step
 
+pytestmark = pytest.mark.slow
+
 # Read by the loop, which tests/faults holds to them.
 OF_THE_LOOP = {"guard.max_rewinds", "guard.max_logit_alarm"}
 # The optimizer's own scale: `make` is given the rate, which rates of a comparison share.

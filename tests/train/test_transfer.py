@@ -12,6 +12,8 @@ from kanana_jax import config, model, optim
 from kanana_jax.model import presets
 from kanana_jax.train import optimizers, transfer
 
+pytestmark = pytest.mark.slow
+
 BASE = presets.kanana_2_width(256)
 WIDE = presets.kanana_2_width(2048)  # every width and count of heads and experts times 8
 
