@@ -11,8 +11,9 @@ from kanana_jax.jobs.sweep import Arm, Sweep
 from kanana_jax.model import presets
 
 _SEQ_LEN, _BATCH_SIZE = 512, 4
-_SFT_SEQ_LEN = 640  # the longest conversation has 596 tokens
-_BASE_STEPS, _SFT_STEPS = 100, 300
+_SFT_SEQ_LEN = 400  # the longest conversation has 352 tokens
+_BASE_STEPS, _SFT_STEPS = 100, 600
+_VOCAB_SIZE = 1024  # of BPE: calls copy names, which are few tokens of it
 
 
 def experiment() -> Pipeline:
@@ -39,7 +40,12 @@ def experiment() -> Pipeline:
 
 def _data(path: str, seq_len: int) -> config.DataConfig:
     return config.DataConfig(
-        paths=(path,), seq_len=seq_len, batch_size=_BATCH_SIZE, heldout_fraction=0.05
+        paths=(path,),
+        tokenizer="bpe",
+        bpe_vocab_size=_VOCAB_SIZE,
+        seq_len=seq_len,
+        batch_size=_BATCH_SIZE,
+        heldout_fraction=0.05,
     )
 
 
