@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/muon_stress
 DURATION ?= 1800
 
-.PHONY: stress post test tests lint format types test-oldest test-long gpu-test aot-test soak kill-stress kill-stages kill-post kill-rl kill-rephrasing clean
+.PHONY: stress post test tests lint format types api test-oldest test-long gpu-test aot-test soak kill-stress kill-stages kill-post kill-rl kill-rephrasing clean
 
 stress: $(VENV)/installed  ## Train the comparison and write its report
 	JAX_PLATFORMS=cpu $(BIN)/python -m kanana_jax.main --experiment=muon_stress --workdir=$(WORKDIR)
@@ -38,6 +38,12 @@ types: $(VENV)/installed
 
 # They and what they test import nothing of constraints-oldest.txt (a test looks).
 WITHOUT_JAX := architecture config data experiments rollouts synthesize
+
+# What is made to be imported; the rest is behind commands.
+API := $(addprefix kanana_jax.,optim model objectives generate data weights rollouts laws) pallas_kernels
+
+api: $(VENV)/installed  ## The reference of all public functions, as pages in build/api
+	JAX_PLATFORMS=cpu $(BIN)/python -W error -m pdoc --docformat=google -o build/api $(API)
 
 test-oldest: .venv-oldest/installed  ## The fast tests of what uses jax, on the oldest supported one
 	$(QUICK) .venv-oldest/bin/python -m pytest $(SPREAD) -m "not slow and not long" \
