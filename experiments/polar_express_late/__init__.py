@@ -58,5 +58,5 @@ def experiment() -> sweep.Sweep:
             checkpoint_interval_steps=num_steps // 2,
         ),
     )
-    rates = sweep.Axis("optimizer.lr", (0.0075, 0.015, 0.03))
+    rates = sweep.Axis("optimizer.lr", (0.00375, 0.0075, 0.015, 0.03))
     return sweep.Sweep(base=base, arms=ARMS, axes=(rates,), seeds=3)
