@@ -106,5 +106,6 @@ def test_the_layer_agrees_with_products_that_are_read_back(precision):
     got, want = (gradients(*arrays, implementation=name) for name in ("mosaic_gpu", "xla"))
     for one, other in zip(got, want, strict=True):
         one, other = (np.asarray(a, np.float64) for a in (one, other))
-        # Numbers that were rounded to bfloat16 the other way change what FP8 rounds to.
-        assert np.linalg.norm(one - other) <= 2e-2 * np.linalg.norm(other)
+        # Numbers that were rounded to bfloat16 the other way change what FP8 rounds to, and scales
+        # that are no powers of two round again: 2.2e-2 on an H200.
+        assert np.linalg.norm(one - other) <= 3e-2 * np.linalg.norm(other)
