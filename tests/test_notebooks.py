@@ -28,6 +28,15 @@ def test_a_clipped_run_is_read(tmp_path, monkeypatch, run_notebook):
     assert found["end"] < found["peak"]
 
 
+@pytest.mark.long
+def test_a_run_is_planned(run_notebook):
+    found = run_notebook(FOLDER / "plan_a_155b_run.ipynb")
+    assert 150e9 < found["num_params"] < 160e9
+    assert all(one.fits for one in found["plans"])
+    band = found["found"].rate_band
+    assert band.low < found["truth"] < band.high
+
+
 def test_every_notebook_is_executed_by_a_test():
     """By name, wherever it is."""
     tests = "\n".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
