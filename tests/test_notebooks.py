@@ -37,6 +37,14 @@ def test_a_run_is_planned(run_notebook):
     assert band.low < found["truth"] < band.high
 
 
+@pytest.mark.long
+def test_a_base_becomes_a_model_that_greets(tmp_path, monkeypatch, run_notebook):
+    monkeypatch.chdir(tmp_path)
+    found = run_notebook(FOLDER / "from_pretraining_to_chat.ipynb")
+    assert found["share_seen"] > 0.8
+    assert found["share_unseen"] > 0.3
+
+
 def test_every_notebook_is_executed_by_a_test():
     """By name, wherever it is."""
     tests = "\n".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
