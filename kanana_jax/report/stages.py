@@ -189,4 +189,6 @@ def _draw_panel(panel, key: str, cells: Sequence[Cell], look: Look) -> None:
             panel.axvline(value, color=canvas.INK, linewidth=0.8, linestyle=(0, (4, 3)))
     panel.set_yticks(rows, [cell.arm for cell in cells])
     panel.set_ylim(len(cells) - 0.5, -0.5)
+    panel.locator_params(axis="x", nbins=5)
+    panel.ticklabel_format(axis="x", scilimits=(-3, 4))
     canvas.title(panel, _words(key))
