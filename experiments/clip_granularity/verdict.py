@@ -30,18 +30,20 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
     cost = [_as_good(runs, arm) for arm in (LAYER, HEAD)]
     goes_on = [_goes_on(runs, place, arm) for arm in (HEAD, LAYER, NONE) for place in places]
     headline = [
-        _sentence("a clip by head has a lower loss than one by layer", loss),
-        _sentence("it scales fewer heads", reach),
-        _sentence("heads go on passing tau under it", goes_on[: len(places)]),
+        _sentence("Has a clip by head a lower loss than one by layer?", loss),
+        _sentence("Does it scale fewer heads?", reach),
+        _sentence("Do heads go on passing tau under it?", goes_on[: len(places)]),
     ]
     found = [*loss, *reach, *cost, *goes_on, claims.divergence(tables.summarize(runs))]
-    return " ".join(headline), found
+    return ". ".join(headline) + ".", found
 
 
-def _sentence(words: str, found: Sequence[Claim]) -> str:
-    counts = [sum(one.holds is held for one in found) for held in (True, False, None)]
-    yes, no, unknown = (f"{count} of {len(found)}" for count in counts)
-    return f"{words[0].upper()}{words[1:]} at {yes} rates, not at {no}, undecided at {unknown}."
+def _sentence(question: str, found: Sequence[Claim]) -> str:
+    words = {True: "yes", False: "no", None: "not resolved"}
+    counts = {words[held]: sum(one.holds is held for one in found) for held in words}
+    return f"{question} " + ", ".join(
+        f"{word} at {count} of {len(found)} rates" for word, count in counts.items() if count
+    )
 
 
 def _at(runs: Sequence[Run], place: Place, arm: str) -> list[Run]:
@@ -75,8 +77,8 @@ def _goes_on(runs: Sequence[Run], place: Place, arm: str) -> Claim:
     question = f"With {arm}, do heads go on passing tau{_where(place)}?"
     here = _at(runs, place, arm)
     found = claims.above(question, _by_seed(here, late), LATE, noun="The share in the last fifth")
-    fullest = [f"{peak(run):.3f} in the fullest fifth" for run in here]
-    return Claim(question, found.holds, found.answer, (*found.details, *fullest))
+    details = [f"{late(run):.3f}, and {peak(run):.3f} in the fullest fifth" for run in here]
+    return Claim(question, found.holds, found.answer, tuple(details))
 
 
 def _by_seed(runs: Sequence[Run], value: Callable[[Run], float]) -> dict[int, float]:

@@ -57,9 +57,9 @@ def test_fewer_scaled_heads_are_counted(tmp_path):
             passes_NL = (logits_NLH > 30.0).any(axis=2)
             run.metrics["clip_count"] = Series(steps_N, passes_NL.sum(axis=1) * logits_NLH.shape[2])
     assert [one.holds for one in claim(runs, "scale fewer heads")] == [True] * 2
-    assert verdict.judge(runs)[0].startswith(
-        "A clip by head has a lower loss than one by layer at 0"
-    )
+    headline = verdict.judge(runs)[0]
+    assert headline.startswith("Has a clip by head a lower loss than one by layer? ")
+    assert "Does it scale fewer heads? yes at 2 of 2 rates." in headline
 
 
 def test_two_seeds_judge_nothing(tmp_path):
