@@ -40,9 +40,9 @@ def skip_bad_steps(
 
     Spikes are judged once `window_steps` norms were accepted, and as many again after
     `forget_norms`; std is taken as at least 1 % of the mean, so that a quiet stretch does not make
-    every ripple a spike. After `max_consecutive_skips`
-    in a row a finite gradient is accepted whatever its norm: the level has moved. Non-finite ones
-    never are; `skip_report(state)` tells the training loop when to give up or roll back.
+    every ripple a spike. After `max_consecutive_skips` in a row a finite gradient is accepted
+    whatever its norm: the level has moved. Non-finite ones never are; `skip_report(state)` tells
+    the training loop when to give up or roll back.
     """
     checks.count("window_steps", window_steps)
     inner = optax.with_extra_args_support(inner)
