@@ -206,10 +206,12 @@ def legend(figure: "Figure", runs: Sequence[Run], look: Look, extra: Iterable = 
             Line2D([], [], color=INK, marker="x", markersize=7, linestyle="", label="diverged")
         )
     if len(handles) > 1:
+        longest = max(len(str(one.get_label())) for one in handles)
+        entry_inches = 0.6 + 0.08 * longest  # a line, and letters of 10 points
         figure.legend(
             handles=handles,
             loc="outside upper left",
-            ncols=len(handles),
+            ncols=max(1, min(len(handles), int(figure.get_figwidth() / entry_inches))),
             frameon=False,
             fontsize=10,
             handlelength=1.6,
