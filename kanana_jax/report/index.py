@@ -46,6 +46,7 @@ _PAGE = (
 {% for one in reports %}
 <article>
 <h2><a href="{{ one.link }}">{{ one.name }}</a></h2>
+{% if one.place != one.name %}<p class="note">{{ one.place }}</p>{% endif %}
 <p class="question">{{ one.question }}</p>
 <p>{{ one.headline | replace('+-', '\u00b1') }}</p>
 {% if one.claims %}
@@ -79,6 +80,7 @@ def found(folder: Path) -> list[dict[str, Any]]:
         made.append(
             summary
             | {
+                "place": place.as_posix(),
                 "link": (place / "report.html").as_posix(),
                 "picture": (place / picture).as_posix() if picture else "",
             }

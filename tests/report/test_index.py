@@ -25,6 +25,14 @@ def test_every_report_has_a_link_relative_to_the_page(tmp_path):
     assert str(tmp_path) not in text
 
 
+def test_runs_of_one_experiment_are_told_apart_by_their_folders(tmp_path):
+    for name in ("stress", "again", "deep/more"):
+        _report(tmp_path / name, "stress")
+    text = index.write(tmp_path).read_text()
+    assert all(f'<p class="note">{name}</p>' in text for name in ("again", "deep/more"))
+    assert '<p class="note">stress</p>' not in text
+
+
 def test_the_report_of_a_stage_is_left_to_its_pipeline(tmp_path):
     _report(tmp_path / "pipeline", "whole")
     _report(tmp_path / "pipeline/stage", "part")
