@@ -42,7 +42,7 @@ WITHOUT_JAX := architecture config data experiments rollouts synthesize
 # What is made to be imported; the rest is behind commands.
 API := $(addprefix kanana_jax.,optim model objectives generate data weights rollouts laws) pallas_kernels
 
-api: $(VENV)/installed  ## The reference of all public functions, as pages in build/api
+api: $(VENV)/installed  ## The reference of these packages, from docstrings, in build/api
 	JAX_PLATFORMS=cpu $(BIN)/python -W error -m pdoc --docformat=google -o build/api $(API)
 
 test-oldest: .venv-oldest/installed  ## The fast tests of what uses jax, on the oldest supported one

@@ -18,7 +18,7 @@ from kanana_jax.optim import checks, dtypes
 
 class SkipState(NamedTuple):
     inner: Any
-    accepted_norms: jax.Array  # float32 ring buffer, 0 where none has been entered
+    accepted_norms: jax.Array  # float32 ring buffer, -1 where forgotten
     num_accepted: jax.Array
     num_skipped: jax.Array
     consecutive_skips: jax.Array
@@ -62,7 +62,7 @@ def skip_bad_steps(
         norm = optax.tree_utils.tree_norm(dtypes.widen_tree(updates)).astype(jnp.float32)
         mean, std = jnp.mean(state.accepted_norms), jnp.std(state.accepted_norms)
         limit = mean + num_sigmas * jnp.maximum(std, 0.01 * mean)
-        is_full = jnp.all(state.accepted_norms > 0)
+        is_full = (state.num_accepted >= window_steps) & jnp.all(state.accepted_norms >= 0)
         is_spike = (norm > limit) & is_full
         has_moved = state.consecutive_skips >= max_consecutive_skips
         is_trusted = jnp.isfinite(norm) & jnp.isfinite(loss) & (~is_spike | has_moved)
@@ -103,7 +103,7 @@ def forget_norms(opt_state: Any) -> Any:
         if not _is_skip(node):
             return node
         norms = node.accepted_norms
-        return node._replace(accepted_norms=jnp.zeros_like(norms, device=norms.sharding))
+        return node._replace(accepted_norms=jnp.full_like(norms, -1.0, device=norms.sharding))
 
     return jax.tree.map(forget, opt_state, is_leaf=_is_skip)
 

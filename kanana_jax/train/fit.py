@@ -136,7 +136,11 @@ def fit(workdir: Folder, run: Run) -> Outcome:
         outcome = _advance(workdir, run, at)
         if outcome.status != "diverged" or at.rewinds >= max_rewinds:
             return outcome
-        at = rewound(at, _latest(workdir, run), outcome.step)
+        good = _latest(workdir, run)
+        at = rewound(at, good, outcome.step)
+        # What is left out may end in another stage than that of the last batch before it.
+        seen, left_out = (one.step + one.skipped_batches for one in (good, at))
+        at = at._replace(state=_for_batch(run, at.state, seen, left_out))
         workdir.report(
             "rewind",
             f"number {at.rewinds}: from step {outcome.step} back to step {at.step}; the batches "
@@ -193,6 +197,13 @@ def rewound(before: Position, good: Position, trouble_step: int) -> Position:
     return good._replace(skipped_batches=next_batch - good.step, rewinds=before.rewinds + 1)
 
 
+def _for_batch(run: Run, current: state.TrainState, seen: int, batch: int) -> state.TrainState:
+    """The state after batch `seen` as `batch` finds it: guards know no norms of another stage."""
+    if not run.guard.enabled or not seen or run.stage_of(seen) == run.stage_of(batch):
+        return current
+    return current._replace(opt_state=optim.forget_norms(current.opt_state))
+
+
 def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
     """Trains on from `at` to the last step, or to the first that is in trouble."""
     current, last, clock = at.state, run.train.num_steps, workdir.clock
@@ -203,8 +214,7 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
         due = number + at.skipped_batches
         index = run.stage_of(due)
         stage = run.stages[index]
-        if run.guard.enabled and number > 1 and run.stage_of(due - 1) != index:
-            current = current._replace(opt_state=optim.forget_norms(current.opt_state))
+        current = _for_batch(run, current, due - 1, due)
         with clock.spent("waiting_for_data"):
             batch = run.source.batch(due - 1, _whole(stage, run)(current.weights))
         batch = parallel.shard_batch(run.mesh, batch, stage.batch_size)

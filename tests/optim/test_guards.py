@@ -88,3 +88,8 @@ def test_a_new_level_is_no_spike_after_norms_were_forgotten():
     assert int(state.num_accepted) == 2 * WINDOW and int(state.num_skipped) == 0
     _, state = step(jnp.full(4, 5000.0), state, params)
     assert int(state.num_skipped) == 1
+
+
+def test_a_gradient_of_zero_does_not_stop_the_judging():
+    moves, _ = follow([0.0, *ripple(WINDOW - 1), 100.0])
+    assert moves[-1] == 0.0

@@ -83,8 +83,11 @@ def test_the_up_product_quantises_what_the_plain_one_gives(group_sizes, clamp):
     np.testing.assert_array_equal(np.isfinite(h.scales), True)
 
 
-@pytest.mark.parametrize("precision", ["fp8", "fp8_float32_scales", "fp8_store"])
-def test_the_layer_agrees_with_products_that_are_read_back(precision):
+# Scales that are no powers of two round once more: 2.13e-2 on an H200.
+@pytest.mark.parametrize(
+    ("precision", "bound"), [("fp8", 2e-2), ("fp8_float32_scales", 2.5e-2), ("fp8_store", 2e-2)]
+)
+def test_the_layer_agrees_with_products_that_are_read_back(precision, bound):
     keys = jax.random.split(jax.random.key(0), 6)
     tokens, hidden, width, experts, top_k = 500, 512, 256, 8, 3
     x, dy = (jax.random.normal(key, (tokens, hidden), jnp.bfloat16) for key in keys[:2])
@@ -106,6 +109,5 @@ def test_the_layer_agrees_with_products_that_are_read_back(precision):
     got, want = (gradients(*arrays, implementation=name) for name in ("mosaic_gpu", "xla"))
     for one, other in zip(got, want, strict=True):
         one, other = (np.asarray(a, np.float64) for a in (one, other))
-        # Numbers that were rounded to bfloat16 the other way change what FP8 rounds to, and scales
-        # that are no powers of two round again: 2.2e-2 on an H200.
-        assert np.linalg.norm(one - other) <= 3e-2 * np.linalg.norm(other)
+        # Numbers that were rounded to bfloat16 the other way change what FP8 rounds to.
+        assert np.linalg.norm(one - other) <= bound * np.linalg.norm(other)
