@@ -104,9 +104,11 @@ def tile_cols(dtype) -> int:
 
 
 def tiled(shape: tuple[int, ...], dtype):
-    """Shared memory in the 128-byte swizzle that TMA writes and wgmma reads."""
-    tiling = plgpu.TilingTransform((8, tile_cols(dtype)))
-    return plgpu.SMEM(shape, dtype, transforms=(tiling, SWIZZLE))
+    """Shared memory in the swizzle that TMA writes and wgmma reads: 128 bytes, or a whole row."""
+    itemsize = jnp.dtype(dtype).itemsize
+    num_bytes = min(SWIZZLE_BYTES, shape[-1] * itemsize)
+    tiling = plgpu.TilingTransform((8, num_bytes // itemsize))
+    return plgpu.SMEM(shape, dtype, transforms=(tiling, plgpu.SwizzleTransform(num_bytes)))
 
 
 def accumulator(num_rows: int, num_cols: int):

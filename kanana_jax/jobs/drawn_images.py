@@ -7,6 +7,7 @@ draw batches ahead; how many there are changes no batch.
 import concurrent.futures
 import multiprocessing
 import operator
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +63,14 @@ def _read(cfg: config.DataConfig, cache_dir: Path, report: Callable[[str], None]
 
 
 class DrawnSource:
-    """Batches in their order are drawn ahead by `num_workers` processes."""
+    """Batches in their order are drawn ahead by `num_workers` processes.
 
-    def __init__(self, recipe: Recipe, of_process: Sequence[int] | None, last: int):
-        self._recipe, self._last = recipe, last
+    Processes end with the source. How many batches there are is not known: where a run goes back,
+    those that it leaves out are made up for behind its last one.
+    """
+
+    def __init__(self, recipe: Recipe, of_process: Sequence[int] | None):
+        self._recipe = recipe
         self._rows = [*range(recipe.data.batch_size)] if of_process is None else [*of_process]
         self._waiting: dict[int, concurrent.futures.Future[Batch]] = {}
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
@@ -79,15 +84,10 @@ class DrawnSource:
             # Processes begin anew: a copy of one that uses an accelerator could not go on.
             context = multiprocessing.get_context("spawn")
             self._pool = concurrent.futures.ProcessPoolExecutor(num_workers, context)
-        wanted = range(number, min(number + _AHEAD * num_workers, self._last + 1))
-        for one in {number, *wanted} - self._waiting.keys():
+            weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+        for one in {*range(number, number + _AHEAD * num_workers)} - self._waiting.keys():
             self._waiting[one] = self._pool.submit(rows.batch, self._recipe, one, self._rows)
-        found = self._waiting.pop(number).result()
-        if number >= self._last:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
-            self._waiting.clear()
-        return found
+        return self._waiting.pop(number).result()
 
 
 def _recipe(cfg: config.DataConfig, built: training.Built) -> Recipe:
@@ -100,7 +100,7 @@ def _source(
     corpus: Drawn, cfg: config.DataConfig, stages: Sequence[data.Stage], built: training.Built
 ) -> fit.Source:
     (only,) = stages
-    return DrawnSource(_recipe(cfg, built), only.rows, only.num_batches - 1)
+    return DrawnSource(_recipe(cfg, built), only.rows)
 
 
 def _evaluators(

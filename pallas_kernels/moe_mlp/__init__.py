@@ -101,7 +101,8 @@ def _forward(options, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_T
     token_M = routes.pair_M // expert_ids_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
     w_gate_up = w_gate_up_E2FD.astype(x_TD.dtype)
-    h_M2F, act_MF = stages.up(x_TD[token_M], w_gate_up, clamp=clamp, **products)
+    x_MD = stages.take_rows(x_TD, token_M, implementation)
+    h_M2F, act_MF = stages.up(x_MD, w_gate_up, clamp=clamp, **products)
     y_MD = grouped_matmul(act_MF, w_down_EFD.astype(x_TD.dtype), **products)
     y_TD = routing.sum_of_rows(y_MD, routes.row_TK, weights_TK)
     return y_TD, (x_TD, h_M2F, w_gate_up_E2FD, w_down_EFD, routes, weights_TK)
@@ -136,15 +137,16 @@ def _backward(options, residuals, dy_TD):
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
     w_gate_up, w_down = (w.astype(x_TD.dtype) for w in (w_gate_up_E2FD, w_down_EFD))
 
-    dy_MD = dy_TD[token_M]
+    dy_MD = stages.take_rows(dy_TD, token_M, implementation)
     weight_M = weights_TK.reshape(-1)[routes.pair_M]
     dh_M2F, weighted_MF, dweight_M = stages.down_backward(
         dy_MD, w_down, h_M2F, weight_M, clamp=clamp, **products
     )
     dw_down = grouped_outer(weighted_MF, dy_MD, preferred_element_type=w_down_EFD.dtype, **products)
     dx_MD = grouped_matmul(dh_M2F, stages.merge_gate_up(w_gate_up), **products)
+    x_MD = stages.take_rows(x_TD, token_M, implementation)
     dw_gate_up = grouped_outer(
-        dh_M2F, x_TD[token_M], preferred_element_type=w_gate_up_E2FD.dtype, **products
+        dh_M2F, x_MD, preferred_element_type=w_gate_up_E2FD.dtype, **products
     )
     dx_TD = routing.sum_of_rows(dx_MD, routes.row_TK)
     dw_gate_up = dw_gate_up.reshape(w_gate_up_E2FD.shape)

@@ -46,6 +46,7 @@ def forward(
     token_M = routes.pair_M // expert_ids_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
     to_rows = of_experts.quantizer(recipe.rows, recipe, implementation)
+    take = partial(stages.take_rows, implementation=implementation)
     kept_x, kept_weights = to_rows(x_TD), (w_gate_up_E2FD, w_down_EFD)
     if recipe.has_products:
         up, down = matrices or of_experts.of_weights(
@@ -54,12 +55,13 @@ def forward(
         if matrices is not None:
             kept_weights = tuple(jnp.zeros((0,), w.dtype) for w in kept_weights)
         products["preferred_element_type"] = x_TD.dtype
-        x_M = kept_x.take_rows(token_M)
+        x_M = kept_x.take_rows(token_M, take)
         kept_h, act_MF = stages.up_quantized(x_M, up.plain, recipe, clamp=clamp, **products)
         y_MD = of_experts.multiply(act_MF, down, **products)
     else:
         w_gate_up, w_down = (w.astype(x_TD.dtype) for w in (w_gate_up_E2FD, w_down_EFD))
-        h_M2F, act_MF = stages.up(x_TD[token_M], w_gate_up, clamp=clamp, **products)
+        x_MD = take(x_TD, token_M)
+        h_M2F, act_MF = stages.up(x_MD, w_gate_up, clamp=clamp, **products)
         y_MD = grouped_matmul(act_MF, w_down, **products)
         kept_h = to_rows(h_M2F)
     y_TD = routing.sum_of_rows(y_MD, routes.row_TK, weights_TK)
@@ -73,24 +75,27 @@ def backward(recipe: Recipe, implementation, clamp, residuals, dy_TD):
     token_M = routes.pair_M // weights_TK.shape[1]
     products = {"group_sizes": routes.group_sizes_E, "implementation": implementation}
     to_rows = of_experts.quantizer(recipe.rows, recipe, implementation)
+    take = partial(stages.take_rows, implementation=implementation)
+    dy_MD = take(dy_TD, token_M)
+    weight_M = weights_TK.reshape(-1)[routes.pair_M]
     if recipe.has_products:
         up, down = matrices or of_experts.of_weights(recipe, implementation, dtype, *kept_weights)
         product = partial(of_experts.multiply, preferred_element_type=dtype, **products)
-        dy = to_rows(dy_TD).take_rows(token_M)
+        dy = to_rows(dy_TD).take_rows(token_M, take)
+        dact_MF = product(dy, down, transpose_rhs=True)
+        dh_M2F, dh, weighted_MF, dweight_M = stages.activation_backward_quantized(
+            dact_MF, kept_h, weight_M, recipe, clamp=clamp, implementation=implementation
+        )
+        dx_MD = product(dh, up)
     else:
-        w_gate_up_E2FD, down = (w.astype(dtype) for w in kept_weights)
-        up = stages.merge_gate_up(w_gate_up_E2FD)
-        product, dy = partial(grouped_matmul, **products), dy_TD[token_M]
-
-    dact_MF = product(dy, down, transpose_rhs=True)
-    weight_M = weights_TK.reshape(-1)[routes.pair_M]
-    h_M2F = dequantize(kept_h, dtype)
-    dh_M2F, weighted_MF, dweight_M = stages.activation_backward(dact_MF, h_M2F, weight_M, clamp)
-    dx_MD = product(to_rows(dh_M2F) if recipe.has_products else dh_M2F, up)
-    dw_down = grouped_outer(
-        weighted_MF, dy_TD[token_M], preferred_element_type=dtype_down, **products
-    )
-    x_MD = dequantize(kept_x.take_rows(token_M), dtype)
+        w_gate_up_E2FD, w_down_EFD = (w.astype(dtype) for w in kept_weights)
+        dh_M2F, weighted_MF, dweight_M = stages.down_backward(
+            dy_MD, w_down_EFD, dequantize(kept_h, dtype), weight_M, clamp=clamp, **products
+        )
+        dx_MD = grouped_matmul(dh_M2F, stages.merge_gate_up(w_gate_up_E2FD), **products)
+    dw_down = grouped_outer(weighted_MF, dy_MD, preferred_element_type=dtype_down, **products)
+    # Read back before they are gathered: a token's row is read once.
+    x_MD = take(dequantize(kept_x, dtype), token_M)
     dw_E2FD = grouped_outer(dh_M2F, x_MD, preferred_element_type=dtype_up, **products)
     dw_gate_up = dw_E2FD.reshape(dw_E2FD.shape[0], 2, -1, dw_E2FD.shape[2])
     dx_TD = routing.sum_of_rows(dx_MD, routes.row_TK)

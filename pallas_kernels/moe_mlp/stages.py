@@ -1,13 +1,14 @@
-"""The two steps of the layer that a fused kernel can replace: on Hopper one does for `up`.
-
-Each is one product with elementwise work on its result: what a kernel would do before it stores.
+"""The steps of the layer that kernels can replace: on Hopper those of `gpu`, and one for `up`.
 
     up              h = x w_gate_up^T                      a = swiglu(h), see `activation`
     down_backward   a' = dy w_down^T                       dweight = sum_F a' a
                     dh = (dswiglu/dh) (weight a')          weighted = weight a
 
-Letters: M rows sorted by expert, E experts, F expert width, D hidden width. Columns 0 .. F-1 of
-h (M, 2F) are the gate, the others the up projection.
+Both are one product with elementwise work on its result. What FP8 makes of their results is found
+in one pass where a kernel can, and rows are gathered by one.
+
+Letters: T tokens, M rows sorted by expert, E experts, F expert width, D hidden width. Columns
+0 .. F-1 of h (M, 2F) are the gate, the others the up projection.
 """
 
 from functools import partial
@@ -17,21 +18,19 @@ import jax.numpy as jnp
 
 from pallas_kernels import dtypes
 from pallas_kernels.grouped_matmul import grouped_matmul, select
-from pallas_kernels.grouped_matmul.gpu import dispatch as on_gpu
-from pallas_kernels.grouped_matmul.quantized import (
-    grouped_matmul_quantized,
-    grouped_matmul_quantized_choice,
-)
+from pallas_kernels.grouped_matmul.gpu import dispatch as grouped_on_gpu
+from pallas_kernels.grouped_matmul.quantized import grouped_matmul_quantized
 from pallas_kernels.moe_mlp import activation
-from pallas_kernels.quantize import SQUARE_BLOCK, Quantized, Recipe, quantize
+from pallas_kernels.moe_mlp.gpu import dispatch as on_gpu
+from pallas_kernels.quantize import Quantized, Recipe, dequantize, quantize
 
 
 def up(x_MD, w_gate_up_E2FD, *, clamp, group_sizes, implementation):
     """Returns the pre-activation h (M, 2F) and the activation a (M, F), both in x's dtype."""
     w_E2FD = merge_gate_up(w_gate_up_E2FD)
     name = select(x_MD, w_E2FD, implementation)
-    if name == "mosaic_gpu" and on_gpu.fits_up(w_gate_up_E2FD.shape[2]):
-        return on_gpu.up(x_MD, w_gate_up_E2FD, group_sizes, clamp=clamp)
+    if name == "mosaic_gpu" and grouped_on_gpu.fits_up(w_gate_up_E2FD.shape[2]):
+        return grouped_on_gpu.up(x_MD, w_gate_up_E2FD, group_sizes, clamp=clamp)
     h_M2F = grouped_matmul(
         x_MD,
         w_E2FD,
@@ -53,29 +52,28 @@ def up_quantized(
     implementation,
     preferred_element_type,
 ) -> tuple[Quantized, Quantized]:
-    """`up` of FP8 rows and matrices w (E, 2F, D): Q(h) and Q(a), both from preferred_element_type.
-
-    Where Q has blocks of rows, a fused kernel makes both before it stores.
-    """
-    dtype, width = jnp.dtype(preferred_element_type), w.values.shape[1] // 2
-    choice = grouped_matmul_quantized_choice(x, w, dtype).implementation
-    is_named = implementation in ("auto", "mosaic_gpu")
-    if is_named and choice == "mosaic_gpu" and width % SQUARE_BLOCK[1] == 0:
-        group_sizes = jnp.asarray(group_sizes, jnp.int32)
-        return on_gpu.up_quantized(x, w, group_sizes, dtype=dtype, scale=recipe.scale, clamp=clamp)
+    """`up` of FP8 rows and matrices w (E, 2F, D): Q(h) and Q(a), from preferred_element_type."""
     h_M2F = grouped_matmul_quantized(
         x,
         w,
         group_sizes,
         transpose_rhs=True,
-        preferred_element_type=dtype,
+        preferred_element_type=preferred_element_type,
         implementation=implementation,
     )
+    if _has_passes(h_M2F, recipe, implementation):
+        return on_gpu.activate(h_M2F, recipe, clamp=clamp)
     gate_MF, up_MF = split(h_M2F)
-    act_MF = activation.swiglu(gate_MF, up_MF, clamp).astype(dtype)
-    name = "auto" if is_named else "xla"
-    to_rows = partial(quantize, block=recipe.rows, scale=recipe.scale, implementation=name)
+    act_MF = activation.swiglu(gate_MF, up_MF, clamp).astype(h_M2F.dtype)
+    to_rows = _quantizer(recipe, implementation)
     return to_rows(h_M2F), to_rows(act_MF)
+
+
+def take_rows(x_TD, index_M, implementation) -> jax.Array:
+    """x[index]."""
+    if _is_kernel(implementation) and on_gpu.fits_gather(x_TD, jax.default_backend()):
+        return on_gpu.take_rows(x_TD, index_M)
+    return x_TD[index_M]
 
 
 def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, clamp, group_sizes, implementation):
@@ -110,6 +108,17 @@ def activation_backward(dact_MF, h_M2F, weight_M, clamp):
     return dh_M2F, (weight_M1 * act_MF).astype(dtype), dweight_M
 
 
+def activation_backward_quantized(
+    dact_MF, h: Quantized, weight_M, recipe: Recipe, *, clamp, implementation
+):
+    """`activation_backward` of an h that was kept as FP8: dh, Q(dh), weighted and dweight."""
+    if _has_passes(dact_MF, recipe, implementation, num_halves=1):
+        return on_gpu.activate_backward(dact_MF, h, weight_M, recipe, clamp=clamp)
+    h_M2F = dequantize(h, dact_MF.dtype)
+    dh_M2F, weighted_MF, dweight_M = activation_backward(dact_MF, h_M2F, weight_M, clamp)
+    return dh_M2F, _quantizer(recipe, implementation)(dh_M2F), weighted_MF, dweight_M
+
+
 def merge_gate_up(w_E2FD):
     """(E, 2, F, D) to (E, 2F, D): one product for both projections."""
     return w_E2FD.reshape(w_E2FD.shape[0], -1, w_E2FD.shape[3])
@@ -120,3 +129,18 @@ def split(h_M2F):
     # Halves before float32: compilers may keep a converted h, which is twice as large.
     wide = dtypes.wide(h_M2F.dtype)
     return tuple(half_MF.astype(wide) for half_MF in jnp.split(h_M2F, 2, axis=1))
+
+
+def _quantizer(recipe: Recipe, implementation):
+    """Kernels that quantise belong to those that multiply; they have no other implementation."""
+    name = "auto" if _is_kernel(implementation) else "xla"
+    return partial(quantize, block=recipe.rows, scale=recipe.scale, implementation=name)
+
+
+def _is_kernel(implementation) -> bool:
+    return implementation in ("auto", "mosaic_gpu")
+
+
+def _has_passes(x, recipe: Recipe, implementation, num_halves: int = 2) -> bool:
+    fits = partial(on_gpu.fits_activation, x.shape[1] // num_halves, x.dtype, recipe)
+    return _is_kernel(implementation) and fits(jax.default_backend())

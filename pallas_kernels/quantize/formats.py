@@ -8,6 +8,8 @@ those that FP8 units form.
 Letters: M rows, N columns, m and n rows and columns of a block.
 """
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -43,12 +45,16 @@ class Quantized:
     scales: jax.Array
     block: Block
 
-    def take_rows(self, index: jax.Array) -> "Quantized":
-        """The rows that `index` names, of a matrix whose blocks lie within rows."""
+    def take_rows(self, index: jax.Array, take: Callable = operator.getitem) -> "Quantized":
+        """The rows that `index` names, of a matrix whose blocks lie within rows.
+
+        take(values, index) moves the values; scales are few.
+        """
+        values = take(self.values, index)
         if self.block is None:
-            return Quantized(self.values[index], self.scales, None)
+            return Quantized(values, self.scales, None)
         assert self.block[0] == 1
-        return Quantized(self.values[index], self.scales[index], self.block)
+        return Quantized(values, self.scales[index], self.block)
 
 
 class Recipe(NamedTuple):

@@ -1,5 +1,6 @@
 """What is measured of questions on images, with a model whose answers are written here."""
 
+import concurrent.futures
 import dataclasses
 import random
 
@@ -110,9 +111,9 @@ def test_f1_is_of_totals_that_are_called_wrong(wrong, right, f1):
 
 
 def test_rows_of_processes_are_those_of_one_and_held_out_ones_differ():
-    source = drawn_images.DrawnSource(RECIPE, None, 3)
+    source = drawn_images.DrawnSource(RECIPE, None)
     whole = source.batch(1, None)
-    half = drawn_images.DrawnSource(RECIPE, [1], 3).batch(1, None)
+    half = drawn_images.DrawnSource(RECIPE, [1]).batch(1, None)
     for one, other in zip([*whole[:6], *whole.features], [*half[:6], *half.features], strict=True):
         np.testing.assert_array_equal(one[1:], other)
     held = rows.batch(RECIPE, 1, [0, 1], heldout=True)
@@ -120,15 +121,24 @@ def test_rows_of_processes_are_those_of_one_and_held_out_ones_differ():
 
 
 @pytest.mark.long
-def test_processes_that_draw_change_no_batch():
+def test_processes_that_draw_change_no_batch_and_stay(monkeypatch):
+    pools = []
+
+    def counted(*args):
+        pools.append(pool := executor(*args))
+        return pool
+
+    executor = concurrent.futures.ProcessPoolExecutor
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", counted)
     tasks = config.ImageTasksConfig(num_workers=2)
-    alone = drawn_images.DrawnSource(RECIPE, None, 3)
+    alone = drawn_images.DrawnSource(RECIPE, None)
     recipe = Recipe(tasks=tasks, vision=VISION, data=RECIPE.data)
-    drawn = drawn_images.DrawnSource(recipe, None, 3)
-    for number in (0, 1, 2, 3):
+    drawn = drawn_images.DrawnSource(recipe, None)
+    for number in (0, 1, 2, 3, 40, 41):  # a run that goes back leaves some out
         pair = (source.batch(number, None)[:6] for source in (alone, drawn))
         for one, other in zip(*pair, strict=True):
             np.testing.assert_array_equal(one, other)
+    assert len(pools) == 1
 
 
 @pytest.mark.parametrize("missing", ["vision", "room", "paths"])

@@ -10,8 +10,6 @@ Letters: M rows, G groups, K contracted width, N output width, I blocks of K.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,27 +23,6 @@ from pallas_kernels.grouped_matmul.gpu.scaled_ring import STEP, Config
 
 # Of a thread that multiplies; a multiprocessor has 512 for one thread of each warpgroup.
 _REGISTERS = {2: 240, 3: 160}
-
-
-class Tile(NamedTuple):
-    """What the plain product and one with more work on its result do differently.
-
-    column(col, start) is where in rhs the columns from `start` on of tile `col` lie: start is a
-    multiple of 128. store(sums, outs, place, buffers) writes a warpgroup's result, of which each
-    128 columns are one of `sums`, to outs.
-    """
-
-    column: Callable
-    store: Callable
-
-
-class Place(NamedTuple):
-    """Where a warpgroup's rows of a tile lie."""
-
-    row: Any
-    group: Any
-    col: Any
-    num_rows: Any
 
 
 def matmul(
@@ -63,46 +40,9 @@ def matmul(
 
     scales (M or fewer, I) and rhs_scales (G, N / 128, I) are float32; I is K / 128 or 1.
     """
-    num_rows, out_width = lhs_MK.shape[0], rhs_GNK.shape[1]
+    (num_rows, width), out_width = lhs_MK.shape, rhs_GNK.shape[1]
     assert out_width % config.tile_n == 0
-
-    def column(col, start):
-        return col * config.tile_n + start
-
-    def store(sums, outs, place, buffers):
-        width = buffers.tiled.shape[-1]
-        chunks = [
-            (
-                lambda total=total, start=start: total[:, start : start + width],
-                outs[0],
-                column(place.col, i * STEP + start),
-            )
-            for i, total in enumerate(sums)
-            for start in range(0, STEP, width)
-        ]
-        ring.store_chunks(chunks, place.row, place.num_rows, buffers)
-
-    out_types = [jax.ShapeDtypeStruct((num_rows, out_width), out_dtype)]
-    arrays = lhs_MK, scales_MI, rhs_GNK, rhs_scales_GNI, group_sizes_G
-    tile, num_cols = Tile(column, store), out_width // config.tile_n
-    return call(tile, num_cols, out_types, *arrays, config=config, interpret=interpret)[0]
-
-
-def call(
-    tile: Tile,
-    num_col_tiles,
-    out_types,
-    lhs_MK,
-    scales_MI,
-    rhs_GNK,
-    rhs_scales_GNI,
-    group_sizes_G,
-    *,
-    config,
-    interpret,
-):
-    """Runs the tiles of a product over the groups; a chunk of any output has the first's dtype."""
-    num_rows, width = lhs_MK.shape
+    num_col_tiles = out_width // config.tile_n
     table, num_tiles = schedule.of_matmul(
         group_sizes_G, num_rows, config.tile_m, num_col_tiles, config.band
     )
@@ -112,7 +52,6 @@ def call(
     num_blocks = ring.num_blocks(interpret)
     body = functools.partial(
         _kernel,
-        tile,
         config=config,
         num_blocks=num_blocks,
         num_groups=rhs_GNK.shape[0],
@@ -121,8 +60,8 @@ def call(
     )
     return plgpu.kernel(
         body,
-        out_type=out_types,
-        scratch_types=scaled_ring.scratch(lhs_MK.dtype, out_types[0].dtype, config, interpret),
+        out_type=jax.ShapeDtypeStruct((num_rows, out_width), out_dtype),
+        scratch_types=scaled_ring.scratch(lhs_MK.dtype, out_dtype, config, interpret),
         kernel_name="grouped_matmul_block_scaled",
         grid=(num_blocks,),
         grid_names=("block",),
@@ -131,14 +70,14 @@ def call(
 
 
 def _kernel(
-    tile,
     table,
     num_tiles,
     lhs,
     lhs_scales,
     rhs,
     rhs_scales,
-    *outs,
+    out,
+    *,
     config,
     num_blocks,
     num_groups,
@@ -160,27 +99,33 @@ def _kernel(
     )
     hopper.specialize(
         warpgroup,
-        lambda warpgroup: _compute(tile, work, outs, warpgroup, memory, scales, buffers, config),
-        lambda: scaled_ring.load(tile.column, work, lhs, rhs, memory, config),
+        lambda warpgroup: _compute(work, out, warpgroup, memory, scales, buffers, config),
+        lambda: scaled_ring.load(work, lhs, rhs, memory, config),
         compute_registers=_REGISTERS[config.num_compute],
         num_compute=config.num_compute,
     )
 
 
-def _compute(tile, work, outs, warpgroup, memory, scales, buffers, config):
+def _compute(work, out, warpgroup, memory, scales, buffers, config):
     buffers = ring.Rows(*(view.at[warpgroup] for view in buffers))
     add_up = scaled_sums.of_blocks if scales.has_blocks else scaled_sums.of_whole_rows
 
     def of_tile(at, first_step):
         row, num_rows, group, col, num_steps = at
         own_row, own_rows = row + warpgroup * hopper.ROWS, num_rows - warpgroup * hopper.ROWS
-        columns = [tile.column(col, start) for start in range(0, config.tile_n, STEP)]
+        columns = [col * config.tile_n + start for start in range(0, config.tile_n, STEP)]
         own = scaled_sums.Work(warpgroup, own_row, group, columns, first_step, num_steps)
 
         @pl.when(own_rows > 0)
         def _():
             sums = add_up(memory, scales, config, own)
-            tile.store(sums, outs, Place(own_row, group, col, own_rows), buffers)
+            width = buffers.tiled.shape[-1]
+            chunks = [
+                (lambda total=total, start=start: total[:, start : start + width], out, at + start)
+                for at, total in zip(columns, sums, strict=True)
+                for start in range(0, STEP, width)
+            ]
+            ring.store_chunks(chunks, own_row, own_rows, buffers)
 
         @pl.when(own_rows <= 0)
         def _():

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from pallas_kernels import hopper
-from pallas_kernels.grouped_matmul.gpu import block_scaled, ring, swiglu, swiglu_scaled
+from pallas_kernels.grouped_matmul.gpu import block_scaled, ring, swiglu
 from pallas_kernels.grouped_matmul.gpu import matmul as matmul_kernel
 from pallas_kernels.grouped_matmul.gpu import outer as outer_kernel
-from pallas_kernels.quantize import ROW_BLOCK, SQUARE_BLOCK, Quantized, Scale, transpose
+from pallas_kernels.quantize import ROW_BLOCK, SQUARE_BLOCK, Quantized, transpose
 
 _DTYPES = (jnp.bfloat16, jnp.float16)
 
@@ -125,30 +125,6 @@ def matmul_quantized(
     )
     arrays = _pad_rows(lhs.values), lhs.scales, rhs.values, rhs.scales, group_sizes_G
     return hopper.call(kernel, *arrays)[: lhs.values.shape[0]]
-
-
-def up_quantized(
-    x: Quantized,
-    w_gate_up: Quantized,
-    group_sizes_E,
-    *,
-    dtype,
-    scale: Scale,
-    clamp: float | None,
-    interpret: bool = False,
-) -> tuple[Quantized, Quantized]:
-    """Q(h) and Q(silu(gate) * up) of experts, where `why_not_quantized` has found no reason.
-
-    w_gate_up is (E, 2F, D), 128 divides F. Sums become dtype before they are quantised.
-    """
-    kernel = functools.partial(
-        swiglu_scaled.up, dtype=dtype, scale=scale, clamp=clamp, interpret=interpret
-    )
-    arrays = _pad_rows(x.values), x.scales, w_gate_up.values, w_gate_up.scales, group_sizes_E
-    h, act, h_scales, act_scales = (
-        out[: x.values.shape[0]] for out in hopper.call(kernel, *arrays)
-    )
-    return Quantized(h, h_scales, ROW_BLOCK), Quantized(act, act_scales, ROW_BLOCK)
 
 
 def why_not_quantized(lhs: Quantized, rhs: Quantized, platform: str) -> str | None:

@@ -95,8 +95,8 @@ def skip(memory: Memory, config: Config, first_step, num_steps):
         plgpu.barrier_arrive(memory.slots.free.at[slot])
 
 
-def load(column, work: ring.Work, lhs, rhs, memory: Memory, config: Config):
-    """Fills the slots, tile by tile; column(col, start) says where in rhs a turn's columns lie."""
+def load(work: ring.Work, lhs, rhs, memory: Memory, config: Config):
+    """Fills the slots, tile by tile."""
     slots = memory.slots
 
     def of_tile(at, first_step):
@@ -111,7 +111,7 @@ def load(column, work: ring.Work, lhs, rhs, memory: Memory, config: Config):
             plgpu.copy_gmem_to_smem(lhs.at[rows, depth], lhs_smem, ready)
             for turn in range(config.num_turns):
                 start = turn * config.part_n
-                cols = pl.ds(column(col, start), config.part_n)
+                cols = pl.ds(col * config.tile_n + start, config.part_n)
                 rhs_smem = memory.rhs.at[slot, pl.ds(start, config.part_n)]
                 opens = landed(memory, config, slot, turn)
                 plgpu.copy_gmem_to_smem(rhs.at[group, cols, depth], rhs_smem, opens)

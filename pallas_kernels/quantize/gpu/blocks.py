@@ -17,10 +17,13 @@ _BITS = (64, 32, 16, 8, 4, 2, 1)
 
 
 def magnitudes(x_MN):
-    """Sizes of what counts for a scale, float32: 0 for what is too small or not finite."""
+    """Sizes of what counts for a scale, float32: 0 for what is not finite.
+
+    Those of numbers that are too small may stay: where no other is larger, the scale is the
+    smallest one anyway.
+    """
     size_MN = jnp.abs(x_MN)
-    is_number = (size_MN < jnp.inf) & (size_MN >= formats.SMALLEST_NUMBER)
-    return jnp.where(is_number, size_MN, 0.0)
+    return jnp.where(size_MN < jnp.inf, size_MN, 0.0)
 
 
 def scales_of(amax, scale: formats.Scale):

@@ -3,14 +3,12 @@
     rows      64 rows by 256 columns: 64 blocks (1, 128) side by side, twice
     squares   128 rows by 128 columns
 
-One warpgroup waits for its tile, and others of the same multiprocessor work meanwhile: shared
-memory is 48 KB of bfloat16 and its values, so four fit. No number is read twice.
+Shared memory is 48 KB of bfloat16 and its values, so four blocks of threads share a multiprocessor.
 
 Letters: M rows, N columns, I blocks of a row, J squares of a column.
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels import hopper
+from pallas_kernels import hopper, passes
 from pallas_kernels.quantize import formats
 from pallas_kernels.quantize.gpu import blocks
 
@@ -30,90 +28,80 @@ _WGMMA = plgpu.Layout.WGMMA
 def rows(x_MN, *, scale: formats.Scale, interpret: bool):
     """Values (M, N) and scales (I, M) of rows of 128; M is a multiple of 64 and N of 128."""
     num_blocks = 2 if x_MN.shape[1] % (2 * SIDE) == 0 else 1
-    body = functools.partial(_rows, scale=scale, num_blocks=num_blocks)
-    scales = x_MN.shape[1] // SIDE, x_MN.shape[0]
     tile = ROWS, num_blocks * SIDE
-    return _call(body, x_MN, scales, tile, (num_blocks, ROWS), interpret, "quantize_rows")
+
+    def at_scales(row, col):
+        return pl.ds(col * num_blocks, num_blocks), pl.ds(row * ROWS, ROWS)
+
+    return _call(
+        functools.partial(_rows, scale=scale, num_blocks=num_blocks),
+        x_MN,
+        (x_MN.shape[1] // SIDE, x_MN.shape[0]),
+        tile,
+        passes.Tile(1, (num_blocks, ROWS), at_scales),
+        interpret,
+        "quantize_rows",
+    )
 
 
 def squares(x_MN, *, scale: formats.Scale, interpret: bool):
     """Values (M, N) and scales (J, I, 128) of squares, each scale repeated; 128 divides M and N."""
-    body = functools.partial(_squares, scale=scale)
-    scales = x_MN.shape[0] // SIDE, x_MN.shape[1] // SIDE, SIDE
-    return _call(body, x_MN, scales, (SIDE, SIDE), (SIDE,), interpret, "quantize_squares")
-
-
-class _Memory(NamedTuple):
-    landed: Any
-    scales_smem: Any
-    values_smem: Any
-    x_smem: Any
+    return _call(
+        functools.partial(_squares, scale=scale),
+        x_MN,
+        (x_MN.shape[0] // SIDE, x_MN.shape[1] // SIDE, SIDE),
+        (SIDE, SIDE),
+        passes.Tile(1, (SIDE,), lambda row, col: (row, col)),
+        interpret,
+        "quantize_squares",
+    )
 
 
 def _call(body, x_MN, scales_shape, tile, scales_tile, interpret, name):
-    num_rows, num_cols = x_MN.shape
+    def at(row, col):
+        return tuple(pl.ds(i * side, side) for i, side in zip((row, col), tile, strict=True))
 
-    def kernel(x, values, scales, **scratch):
-        memory = hopper.pick(_Memory, scratch)
-        row, col = (lax.axis_index(axis) for axis in ("row", "col"))
-        at = pl.ds(row * tile[0], tile[0]), pl.ds(col * tile[1], tile[1])
-        plgpu.copy_gmem_to_smem(x.at[at], memory.x_smem, memory.landed)
-        plgpu.barrier_wait(memory.landed)
-        body(memory)
-        plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(memory.values_smem, values.at[at])
-        if len(scales_shape) == 2:
-            at = pl.ds(col * scales_tile[0], scales_tile[0]), at[0]
-        else:
-            at = row, col
-        plgpu.copy_smem_to_gmem(memory.scales_smem, scales.at[at])
-        plgpu.wait_smem_to_gmem(0)
-
-    return plgpu.kernel(
-        kernel,
-        out_type=(
-            jax.ShapeDtypeStruct(x_MN.shape, formats.VALUES),
-            jax.ShapeDtypeStruct(scales_shape, jnp.float32),
-        ),
-        scratch_types=dict(
-            landed=plgpu.Barrier(num_arrivals=1),
-            scales_smem=plgpu.SMEM(scales_tile, jnp.float32),
-            values_smem=hopper.tiled(tile, formats.VALUES),
-            x_smem=hopper.tiled(tile, x_MN.dtype),
-        ),
-        kernel_name=name,
-        grid=(num_rows // tile[0], num_cols // tile[1]),
-        grid_names=("row", "col"),
-        interpret=plgpu.InterpretGPUParams(detect_races=True) if interpret else None,
-        compiler_params=plgpu.CompilerParams(
-            approx_math=False,
-            lowering_semantics=plgpu.LoweringSemantics.Warpgroup,
-        ),
-    )(x_MN)
+    whole = passes.Tile(0, tile, at)
+    out_types = (
+        jax.ShapeDtypeStruct(x_MN.shape, formats.VALUES),
+        jax.ShapeDtypeStruct(scales_shape, jnp.float32),
+    )
+    return passes.call(
+        body,
+        (x_MN,),
+        out_types,
+        loads=(whole,),
+        stores=(whole, scales_tile),
+        grid=(x_MN.shape[0] // tile[0], x_MN.shape[1] // tile[1]),
+        name=name,
+        interpret=interpret,
+    )
 
 
-def _rows(memory: _Memory, *, scale, num_blocks):
+def _rows(loaded, stored, *, scale, num_blocks):
+    (x_smem,), (values_smem, scales_smem) = loaded, stored
     for i in range(num_blocks):
         cols = pl.ds(i * SIDE, SIDE)
-        x = plgpu.layout_cast(memory.x_smem[:, cols], _WGMMA).astype(jnp.float32)
+        x = plgpu.layout_cast(x_smem[:, cols], _WGMMA).astype(jnp.float32)
         found = blocks.scales_of(blocks.magnitudes(x).max(axis=1), scale)
-        memory.values_smem[:, cols] = blocks.values_of(x, found, scale)
-        memory.scales_smem[i] = found
+        values_smem[:, cols] = blocks.values_of(x, found, scale)
+        scales_smem[i] = found
 
 
-def _squares(memory: _Memory, *, scale):
+def _squares(loaded, stored, *, scale):
+    (x_smem,), (values_smem, scales_smem) = loaded, stored
     halves = pl.ds(0, ROWS), pl.ds(ROWS, ROWS)
 
     def read(at):
-        return plgpu.layout_cast(memory.x_smem[at], _WGMMA).astype(jnp.float32)
+        return plgpu.layout_cast(x_smem[at], _WGMMA).astype(jnp.float32)
 
     for at in halves:
-        memory.scales_smem[at] = blocks.magnitudes(read(at)).max(axis=1)
+        scales_smem[at] = blocks.magnitudes(read(at)).max(axis=1)
     plgpu.commit_smem()
     # Every row of a tile sees the maxima of all rows, as its columns, and so finds one scale.
-    of_rows = plgpu.load(memory.scales_smem, layout=_WGMMA.reduce(0), optimized=False)
+    of_rows = plgpu.load(scales_smem, layout=_WGMMA.reduce(0), optimized=False)
     found = blocks.scales_of(lax.broadcast_in_dim(of_rows, (ROWS, SIDE), (1,)).max(axis=1), scale)
     plgpu.commit_smem()
     for at in halves:
-        memory.values_smem[at] = blocks.values_of(read(at), found, scale)
-        memory.scales_smem[at] = found
+        values_smem[at] = blocks.values_of(read(at), found, scale)
+        scales_smem[at] = found
