@@ -27,13 +27,13 @@ def experiment() -> sweep.Sweep:
             base.optimizer,
             lr=0.01,
             polar_dtype="auto",
-            schedule=config.ScheduleConfig(name="wsd", warmup_steps=20, decay_steps=100),
+            schedule=config.ScheduleConfig(name="wsd", warmup_steps=20, decay_steps=300),
         ),
         train=dataclasses.replace(
             base.train,
-            num_steps=300,
-            eval_interval_steps=100,
-            checkpoint_interval_steps=150,
+            num_steps=900,
+            eval_interval_steps=300,
+            checkpoint_interval_steps=450,
         ),
     )
     return dataclasses.replace(comparison, base=base)

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colour-blind safe palette (Color Universal Design, 2008), plus a grey. Blue is
-# kept for emphasized arms, so that they are the same colour whatever else is in the figure.
+# Okabe and Ito's colour-blind safe palette (Color Universal Design, 2008), plus a grey; from the
+# sixth on Tol's muted one. Blue is kept for emphasized arms, so that they are the same colour
+# whatever else is in the figure.
 EMPHASIZED_COLORS = ("#0072B2", "#56B4E9")
-OTHER_COLORS = ("#8A8A8A", "#E69F00", "#CC79A7", "#009E73", "#D55E00")
+OTHER_COLORS = (
+    "#8A8A8A", "#E69F00", "#CC79A7", "#009E73", "#D55E00",
+    "#332288", "#882255", "#999933", "#661100", "#44AA99",
+)  # fmt: skip
 INK, FAINT = "#333333", "#D8D8D8"
 
 # Beside matplotlib's own font, for arms that are named in scripts that it lacks; what is installed.
