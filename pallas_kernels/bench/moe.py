@@ -28,18 +28,18 @@ def rows(case: cases.Case) -> list[timing.Row]:
     *arrays, ids, weights, dy = cases.make_inputs(case)
     arrays = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
     choice = pallas_kernels.grouped_matmul_choice(arrays[0], arrays[2]).implementation
-    in_fp8 = _with_precision("fp8")
+    in_fp8 = with_precision("fp8")
     made = jax.jit(functools.partial(quantize_experts, dtype=jnp.bfloat16))(*arrays[1:])
     layers = [
         (f"ours ({choice})", pallas_kernels.moe_mlp, None),
         ("plain autodiff", plain, None),
-        ("ours, fp8_store", _with_precision("fp8_store"), None),
+        ("ours, fp8_store", with_precision("fp8_store"), None),
         ("ours, fp8", in_fp8, None),
         ("ours, fp8, matrices made before", in_fp8, made),
     ]
     inputs = *arrays, jnp.asarray(ids), jnp.asarray(weights)
     dy = jnp.asarray(dy, jnp.bfloat16)
-    pairs = [pair for _, *one in layers for pair in _both(case, one, inputs, dy)]
+    pairs = [pair for _, *one in layers for pair in both(case, one, inputs, dy)]
     found = []
     for i, run in enumerate(timing.compiled(pairs)):
         (name, layer, _), op = layers[i // len(OPS)], OPS[i % len(OPS)]
@@ -92,11 +92,11 @@ def _argsort(expert_ids_TK, num_experts):
     return pair_M, row_TK.reshape(expert_ids_TK.shape), group_sizes_E
 
 
-def _with_precision(precision):
+def with_precision(precision):
     return functools.partial(pallas_kernels.moe_mlp, precision=precision)
 
 
-def _both(case, layer, inputs, dy):
+def both(case, layer, inputs, dy):
     """A layer and its gradients, each with its arguments."""
     routed, matrices = layer
     width = case.num_shared * case.width
