@@ -25,7 +25,7 @@ ARMS = (
     sweep.Arm(name="per-head Muon", edits=("optimizer.split=heads",)),
     sweep.Arm(name="QK-norm", edits=("model.qk_norm=true",)),
 )
-RATES = (0.005, 0.015, 0.045, 0.135, 0.405)
+RATES = (0.0017, 0.005, 0.015, 0.045, 0.135, 0.405)
 
 
 def shape() -> config.ModelConfig:
