@@ -58,21 +58,21 @@ def experiment() -> pipeline.Pipeline:
         dataclasses.replace(presets.tiny(), num_layers=num_layers, num_dense_layers=0)
         for num_layers in (8, 4, 2)
     )
-    part, whole = _TAUGHT_STEPS // 2, _TAUGHT_STEPS
+    part, whole, training = _TAUGHT_STEPS // 2, _TAUGHT_STEPS, settings.LAPTOP
     text = "What does as much text do?"
     return pipeline.Pipeline(
         name="cascade",
         question="Is a model cut in two steps better than one cut in one?",
         stages=(
-            settings.reading(BASE, "What does the base know?", eight, _BASE_STEPS),
-            settings.cut(cut_for(HALF), BASE, eight, ["num_layers=4"]),
-            settings.taught(HALF, four, BASE, part, init_from=cut_for(HALF)),
-            settings.cut(cut_for(CASCADE), HALF, four, ["num_layers=2"]),
-            settings.taught(CASCADE, two, HALF, part, init_from=cut_for(CASCADE)),
-            settings.taught(BY_BASE, two, BASE, part, init_from=cut_for(CASCADE)),
-            settings.cut(cut_for(ONCE), BASE, eight, ["num_layers=2"]),
-            settings.taught(ONCE, two, BASE, whole, init_from=cut_for(ONCE)),
-            settings.taught(NEW, two, BASE, whole),
-            settings.reading(SCRATCH, text, two, _BASE_STEPS + _TAUGHT_STEPS),
+            training.reading(BASE, "What does the base know?", eight, _BASE_STEPS),
+            training.cut(cut_for(HALF), BASE, eight, ["num_layers=4"]),
+            training.taught(HALF, four, BASE, part, init_from=cut_for(HALF)),
+            training.cut(cut_for(CASCADE), HALF, four, ["num_layers=2"]),
+            training.taught(CASCADE, two, HALF, part, init_from=cut_for(CASCADE)),
+            training.taught(BY_BASE, two, BASE, part, init_from=cut_for(CASCADE)),
+            training.cut(cut_for(ONCE), BASE, eight, ["num_layers=2"]),
+            training.taught(ONCE, two, BASE, whole, init_from=cut_for(ONCE)),
+            training.taught(NEW, two, BASE, whole),
+            training.reading(SCRATCH, text, two, _BASE_STEPS + _TAUGHT_STEPS),
         ),
     )

@@ -366,6 +366,8 @@ _NUM_STEPS = {
     "cascade": 7,  # the base, it and half of it measured, both taught, as long as one, scratch
     "prune_distill": 8,  # the base, it measured, five arms and a new model, from scratch
     "depth_upscaling": 7,  # the parent, it again, starts and the grown models, three from scratch
+    "prune_distill_h100": 8,
+    "depth_upscaling_h100": 7,
     "distill_smollm2": 5,  # the teacher measured, and four arms
     "distill_small": 6,  # the teacher, and five arms
     "rl_tracks": 4,  # the base, tracks, both in twice as many steps, and what is only measured
@@ -375,6 +377,7 @@ _NUM_STEPS = {
 
 
 _LARGE = {
+    *("prune_distill_h100", "depth_upscaling_h100"),
     *("prune_distill", "cascade", "rl_routing", "fp8_parity", "rmsnorm", "rmsnorm_adamw"),
     *("polar_express_late", "clip_granularity", "stabilisers", "sparsity_law", "head_count"),
     *("atlas", "tune_or_scratch", "distill_smollm2", "lr_transfer", "muon_rl"),

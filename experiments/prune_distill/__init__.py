@@ -15,10 +15,10 @@ import dataclasses
 from experiments import distill_small
 from experiments.prune_distill import report, settings
 from experiments.prune_distill.verdict import BASE, CUT, CUTS, NEW, SCRATCH, STUDENT, cut_of
+from kanana_jax import config
 from kanana_jax.jobs import pipeline
 from kanana_jax.model import presets
 
-_BASE_STEPS, _TAUGHT_STEPS = 800, 80
 _SHAPE = dataclasses.replace(presets.tiny(), q_lora_rank=64, num_shared_experts=2)
 _LEFT = {
     "hidden_size": 96,
@@ -34,24 +34,42 @@ run = pipeline.of(
 )
 
 
-def experiment() -> pipeline.Pipeline:
-    small = dataclasses.replace(_SHAPE, **_LEFT)
-    changes = [f"{name}={size}" for name, size in _LEFT.items()]
+def compared(
+    name: str,
+    training: settings.Training,
+    shape: config.ModelConfig,
+    left: dict[str, int],
+    *,
+    base_steps: int,
+    taught_steps: int,
+) -> pipeline.Pipeline:
+    """The stages of a base of `shape`, where `left` is what is left of all widths together."""
+    small = dataclasses.replace(shape, **left)
+    changes = [f"{field}={size}" for field, size in left.items()]
+    cuts = {
+        cut: (f"{field}={round(part * getattr(shape, field))}", score)
+        for cut, (field, part, score) in CUTS.items()
+    }
     text = "What does ten times the text do?"
     return pipeline.Pipeline(
-        name="prune_distill",
+        name=name,
         question="What does a cut lose, and what does a teacher win back?",
         stages=(
-            settings.reading(BASE, "What does the base know?", _SHAPE, _BASE_STEPS),
+            training.reading(BASE, "What does the base know?", shape, base_steps),
             *(
-                settings.cut(cut_of(name), BASE, _SHAPE, [change], score)
-                for name, (change, score) in CUTS.items()
+                training.cut(cut_of(cut), BASE, shape, [change], score)
+                for cut, (change, score) in cuts.items()
             ),
-            settings.cut(CUT, BASE, _SHAPE, changes),
-            settings.taught(
-                STUDENT, small, BASE, _TAUGHT_STEPS, init_from=CUT, arms=distill_small.ARMS
+            training.cut(CUT, BASE, shape, changes),
+            training.taught(
+                STUDENT, small, BASE, taught_steps, init_from=CUT, arms=distill_small.ARMS
             ),
-            settings.taught(NEW, small, BASE, _TAUGHT_STEPS),
-            settings.reading(SCRATCH, text, small, 10 * _TAUGHT_STEPS),
+            training.taught(NEW, small, BASE, taught_steps),
+            training.reading(SCRATCH, text, small, 10 * taught_steps),
         ),
     )
+
+
+def experiment() -> pipeline.Pipeline:
+    sizes = {"base_steps": 800, "taught_steps": 80}
+    return compared("prune_distill", settings.LAPTOP, _SHAPE, _LEFT, **sizes)

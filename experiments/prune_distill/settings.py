@@ -1,7 +1,8 @@
-"""Stages that read text and stages that a teacher's distribution is learned in."""
+"""Stages that read text, cut, and learn a teacher's distribution, on a laptop or a GPU."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from experiments import distill_small
 from kanana_jax import config
@@ -9,68 +10,89 @@ from kanana_jax.jobs import distillation, pipeline, pretrain, sweep
 from kanana_jax.model import presets
 
 PRETRAIN, DISTILL = sweep.of(pretrain.JOB), sweep.of(distillation.JOB)
-FRESH_LR, CUT_LR = 0.015, 0.01  # peaks, of new models and of what is left of trained ones
 
 
-def _blocks(num_steps: int, lr: float) -> dict[str, Any]:
-    return {
-        "execution": presets.LAPTOP,
-        "data": config.DataConfig(seq_len=128, batch_size=8),
-        "optimizer": config.OptimizerConfig(
-            lr=lr,
-            polar_dtype="float32",
-            schedule=config.ScheduleConfig(
-                warmup_steps=10 if num_steps else 0, decay_steps=num_steps // 3
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What all stages of a pipeline train with, and the stages that do."""
+
+    execution: config.ExecutionConfig
+    data: config.DataConfig
+    fresh_lr: float  # the peak of new models
+    cut_lr: float  # that of what is left of trained ones
+    polar_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    warmup_steps: int
+
+    def reading(
+        self, name: str, question: str, shape: config.ModelConfig, num_steps: int, **places: Any
+    ) -> pipeline.Stage:
+        """Text from scratch, or measured only where there are no steps."""
+        blocks = self._blocks(num_steps, self.fresh_lr)
+        cfg = pretrain.Config(name=name, question=question, model=shape, **blocks)
+        return pipeline.Stage(name, sweep.Sweep(base=cfg, seeds=3), **places)
+
+    def cut(
+        self,
+        name: str,
+        start: str,
+        shape: config.ModelConfig,
+        changes: Sequence[str],
+        score: Any = "reap",
+    ) -> pipeline.Stage:
+        """What is left of the model of `start`, which has `shape`, measured."""
+        made = config.SurgeryConfig(
+            prune=tuple(changes), num_samples=256, length=128, expert_score=score
+        )
+        question = "What is lost at once?"
+        return self.reading(name, question, shape, 0, init_from=start, surgery=made)
+
+    def taught(
+        self,
+        name: str,
+        shape: config.ModelConfig,
+        teacher: str,
+        num_steps: int,
+        *,
+        init_from: str = "",
+        arms: tuple[sweep.Arm, ...] = (),
+    ) -> pipeline.Stage:
+        """Taught by the model of a stage; without `init_from` a new model of `shape`."""
+        cfg = distillation.Config(
+            name=name,
+            question="What does the teacher win back?" if init_from else "What does it do alone?",
+            model=shape,
+            distill=config.DistillConfig(num_tokens=distill_small.NUM_KEPT),
+            **self._blocks(num_steps, self.cut_lr if init_from else self.fresh_lr),
+        )
+        made = sweep.Sweep(base=cfg, arms=arms, seeds=3)
+        return pipeline.Stage(name, made, init_from=init_from, uses=(("distill.teacher", teacher),))
+
+    def _blocks(self, num_steps: int, lr: float) -> dict[str, Any]:
+        return {
+            "execution": self.execution,
+            "data": self.data,
+            "optimizer": config.OptimizerConfig(
+                lr=lr,
+                polar_dtype=self.polar_dtype,
+                schedule=config.ScheduleConfig(
+                    warmup_steps=self.warmup_steps if num_steps else 0, decay_steps=num_steps // 3
+                ),
             ),
-        ),
-        "train": config.TrainConfig(
-            num_steps=num_steps,
-            z_loss_weight=0.0,
-            eval_interval_steps=max(num_steps // 4, 1),
-            eval_batches=16,
-            checkpoint_interval_steps=max(num_steps // 2, 1),
-        ),
-    }
+            "train": config.TrainConfig(
+                num_steps=num_steps,
+                z_loss_weight=0.0,
+                eval_interval_steps=max(num_steps // 4, 1),
+                eval_batches=16,
+                checkpoint_interval_steps=max(num_steps // 2, 1),
+            ),
+        }
 
 
-def reading(
-    name: str, question: str, shape: config.ModelConfig, num_steps: int, **places: Any
-) -> pipeline.Stage:
-    """Text from scratch, or measured only where there are no steps."""
-    cfg = pretrain.Config(name=name, question=question, model=shape, **_blocks(num_steps, FRESH_LR))
-    return pipeline.Stage(name, sweep.Sweep(base=cfg, seeds=3), **places)
-
-
-def cut(
-    name: str,
-    start: str,
-    shape: config.ModelConfig,
-    changes: Sequence[str],
-    score: Any = "reap",
-) -> pipeline.Stage:
-    """What is left of the model of `start`, which has `shape`, measured."""
-    made = config.SurgeryConfig(
-        prune=tuple(changes), num_samples=256, length=128, expert_score=score
-    )
-    return reading(name, "What is lost at once?", shape, 0, init_from=start, surgery=made)
-
-
-def taught(
-    name: str,
-    shape: config.ModelConfig,
-    teacher: str,
-    num_steps: int,
-    *,
-    init_from: str = "",
-    arms: tuple[sweep.Arm, ...] = (),
-) -> pipeline.Stage:
-    """Taught by the model of a stage; without `init_from` a new model of `shape`."""
-    cfg = distillation.Config(
-        name=name,
-        question="What does the teacher win back?" if init_from else "What does it do alone?",
-        model=shape,
-        distill=config.DistillConfig(num_tokens=distill_small.NUM_KEPT),
-        **_blocks(num_steps, CUT_LR if init_from else FRESH_LR),
-    )
-    made = sweep.Sweep(base=cfg, arms=arms, seeds=3)
-    return pipeline.Stage(name, made, init_from=init_from, uses=(("distill.teacher", teacher),))
+LAPTOP = Training(
+    execution=presets.LAPTOP,
+    data=config.DataConfig(seq_len=128, batch_size=8),
+    fresh_lr=0.015,
+    cut_lr=0.01,
+    polar_dtype="float32",
+    warmup_steps=10,
+)

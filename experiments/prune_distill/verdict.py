@@ -12,19 +12,19 @@ from kanana_jax.report.claims import Claim
 from kanana_jax.report.results import Run
 
 BASE, CUT, STUDENT, NEW, SCRATCH = "base", "cut", "student", "new", "scratch"  # stages
-# What is cut of the base, and by which score experts are chosen.
+# What is cut of the base, how much of it is left, and by which score experts are chosen.
 CUTS = {
-    "layers": ("num_layers=3", "reap"),
-    "hidden": ("hidden_size=96", "reap"),
-    "heads": ("num_heads=3", "reap"),
-    "dense_width": ("intermediate_size=192", "reap"),
-    "expert_width": ("moe_intermediate_size=48", "reap"),
-    "kv_rank": ("kv_lora_rank=48", "reap"),
-    "q_rank": ("q_lora_rank=48", "reap"),
-    "shared": ("num_shared_experts=1", "reap"),
-    "reap": ("num_experts=4", "reap"),
-    "frequency": ("num_experts=4", "frequency"),
-    "random": ("num_experts=4", "random"),
+    "layers": ("num_layers", 0.75, "reap"),
+    "hidden": ("hidden_size", 0.75, "reap"),
+    "heads": ("num_heads", 0.75, "reap"),
+    "dense_width": ("intermediate_size", 0.75, "reap"),
+    "expert_width": ("moe_intermediate_size", 0.75, "reap"),
+    "kv_rank": ("kv_lora_rank", 0.75, "reap"),
+    "q_rank": ("q_lora_rank", 0.75, "reap"),
+    "shared": ("num_shared_experts", 0.5, "reap"),
+    "reap": ("num_experts", 0.5, "reap"),
+    "frequency": ("num_experts", 0.5, "frequency"),
+    "random": ("num_experts", 0.5, "random"),
 }
 HALF = 0.5  # of what was lost
 

@@ -10,6 +10,7 @@ from test_staged_experiments import holds, made
 
 from experiments import depth_upscaling
 from experiments.depth_upscaling import report, verdict
+from kanana_jax.model import presets
 from kanana_jax.plan import flops
 from kanana_jax.report import metrics
 
@@ -40,7 +41,8 @@ def runs(tmp_path):
 
     A curve is relative to the parent's loss, of a growth by its name.
     """
-    parent_shape, grown_shape = depth_upscaling._PARENT, depth_upscaling._GROWN
+    parent_shape = presets.tiny(vocab_size=258)
+    grown_shape = dataclasses.replace(parent_shape, num_layers=6)
     parent, grown = (flops.of_model(one, 8, 128) for one in (parent_shape, grown_shape))
     whole = 150 + 400 * parent / grown
 
