@@ -344,6 +344,7 @@ _NUM_STEPS = {
     "batch_ramp": 6,  # two arms have two batch sizes each
     "weight_average": 2,
     "lr_transfer": 12,  # four rules at three widths
+    "lr_transfer_h100": 12,  # three rules at four widths
     "fp8_parity": 7,
     "fp8_parity_h100": 7,
     "agentic": 2,
@@ -377,7 +378,7 @@ _NUM_STEPS = {
 
 
 _LARGE = {
-    *("prune_distill_h100", "depth_upscaling_h100"),
+    *("prune_distill_h100", "depth_upscaling_h100", "lr_transfer_h100"),
     *("prune_distill", "cascade", "rl_routing", "fp8_parity", "rmsnorm", "rmsnorm_adamw"),
     *("polar_express_late", "clip_granularity", "stabilisers", "sparsity_law", "head_count"),
     *("atlas", "tune_or_scratch", "distill_smollm2", "lr_transfer", "muon_rl"),

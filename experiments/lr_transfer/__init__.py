@@ -7,7 +7,7 @@ matrices; the spectral rule takes other ones for W_q and W_o, which decides betw
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.lr_transfer import verdict
@@ -18,7 +18,7 @@ from kanana_jax.model import presets
 from kanana_jax.report import comparison
 from kanana_jax.report.results import Run
 
-BASE_WIDTH, WIDTHS = 32, (32, 64, 128)
+WIDTHS = 32, 64, 128
 RULES = ("kakao", "spectral", "half", "none")
 # A factor 2.5 apart, around the best rate of width 32.
 RATES = (0.004, 0.01, 0.025, 0.06, 0.15)
@@ -32,21 +32,27 @@ def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike
 run = sweep.of(pretrain.JOB, write_report=write)
 
 
-def arm(rule: str, width: int) -> sweep.Arm:
-    """One rule at one width: all that the family changes with it."""
-    shape = presets.tiny_family(width)
+def arms(
+    family: Callable[[int], config.ModelConfig], widths: Sequence[int], rules: Sequence[str] = RULES
+) -> tuple[sweep.Arm, ...]:
+    """Every rule at every width, the first of which is the base: all that the family changes."""
     names = ("hidden_size", "num_heads", "num_experts", "routed_scaling_factor")
-    edits = [f"model.{name}={getattr(shape, name)}" for name in names]
-    if rule != "none":
-        edits += [f"optimizer.transfer={rule}", f"optimizer.transfer_base_width={BASE_WIDTH}"]
-    return sweep.Arm(name=verdict.name(rule, width), edits=tuple(edits))
+    found = []
+    for rule in rules:
+        transfer = f"optimizer.transfer={rule}", f"optimizer.transfer_base_width={widths[0]}"
+        for width in widths:
+            shape = family(width)
+            edits = tuple(f"model.{name}={getattr(shape, name)}" for name in names)
+            edits += transfer if rule != "none" else ()
+            found.append(sweep.Arm(name=verdict.name(rule, width), edits=edits))
+    return tuple(found)
 
 
 def experiment() -> sweep.Sweep:
     base = pretrain.Config(
         name="lr_transfer",
         question="Does the best learning rate of a narrow model stay that of a wider one?",
-        model=presets.tiny_family(BASE_WIDTH),
+        model=presets.tiny_family(WIDTHS[0]),
         execution=presets.LAPTOP,
         data=config.DataConfig(seq_len=128, batch_size=8),
         optimizer=config.OptimizerConfig(
@@ -62,7 +68,7 @@ def experiment() -> sweep.Sweep:
     )
     return sweep.Sweep(
         base=base,
-        arms=tuple(arm(rule, width) for rule in RULES for width in WIDTHS),
+        arms=arms(presets.tiny_family, WIDTHS),
         axes=(sweep.Axis("optimizer.lr", RATES),),
         seeds=3,
     )
