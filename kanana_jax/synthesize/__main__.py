@@ -19,7 +19,7 @@ from kanana_jax.data import sources
 from kanana_jax.data.curate.document import Document, of_text
 
 with extras.needed("train", "synthesize"):
-    from kanana_jax.synthesize import endpoints, flags, rephrase, running, styles
+    from kanana_jax.synthesize import endpoints, fidelity, flags, rephrase, running, styles
 
 _PROGRAM = "kanana_jax.synthesize"
 LANGUAGES = ("en", "ko", "ja", "zh", "th", "vi", "de", "fr", "es", "ru")
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_intermixed_args(argv)
     with errors.reported(_PROGRAM):
         settings, by_model = _settings(arguments)
+        fidelity.prepare(arguments.language)
         out = paths.local(arguments.to, "--to")
         documents = _documents(arguments)
         if arguments.dry_run:

@@ -108,7 +108,7 @@ ROOMS = {
         {*_ARRAYS, "scipy", "lm_eval", "tqdm"},
     ),
     "kanana_jax/synthesize": Room(
-        {"config", "data", "errors", "extras", "rollouts"}, {"httpx2", "tqdm"}
+        {"config", "data", "errors", "extras", "rollouts"}, {"httpx2", "kiwipiepy", "tqdm"}
     ),
     "kanana_jax/convert.py": Room(
         {"checkpoint", "config", "errors", "extras", "surgery", "weights"}, {"absl", "tqdm"}

@@ -22,6 +22,9 @@ NAMES = {
     아르덴 김민수 밀양 한라산 ValueError 박서준 브라질 설악봉 조한결 강릉박물관 최은영 오렐 타른
     대구 셀레네 포드 오르반 한지우 대전 에드먼드 스카르섬 정현우
     통영 겐트 뉴올리언스 AlreadyConnected 송민호 배선호
+    이순신 한산도 박지민 함부르크 갈릴레이 최민호 속초 김하늘 정약용 윤서연 이청준 불국사 고미자
+    유카탄반도 퀴리 한라수목원 장영실 송지훈 히파소스 정선희 유네스코 오경수 고흐 레이캬비크 유관순
+    한유진 하노이 윤동주 후쿠오카 손흥민 개경 임은주 백승호 소세키
 """),
 }
 # Units as they stand in rewrites, and another one of the same kind.
@@ -49,7 +52,16 @@ class Case(NamedTuple):
 
 
 def faithful(language: str) -> list[tuple[str, str]]:
-    lines = (_HERE / f"faithful_{language}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [*aligned(language), *(_pairs("ko_more") if language == "ko" else ())]
+
+
+def aligned(language: str) -> list[tuple[str, str]]:
+    """Those whose sentences each say what no other one says."""
+    return _pairs(language)
+
+
+def _pairs(name: str) -> list[tuple[str, str]]:
+    lines = (_HERE / f"faithful_{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [(one["source"], one["rewrite"]) for one in map(json.loads, lines)]
 
 
@@ -86,7 +98,7 @@ def wrong_names(language: str) -> Iterator[Case]:
 
 def dropped_sentences(language: str) -> Iterator[Case]:
     """Every sentence of a rewrite left out, but for questions, whose answers say the same."""
-    for source, rewrite in faithful(language):
+    for source, rewrite in aligned(language):
         parts = chunks.sentences(rewrite)
         for place, part in enumerate(parts):
             if len(part.strip()) > 12 and not re.match("Question|질문|#", part):

@@ -57,11 +57,30 @@ def test_names_are_capitals_inside_sentences_and_no_headings():
     assert names.months("They may march on.", "en") == set()
 
 
-def test_korean_names_are_persons_places_and_foreign_words():
+def test_korean_names_are_proper_nouns_and_titles():
     text = "김민수 씨는 한라산과 아르덴에서 '별 노래'를 불렀다. 이야기를 모르는 고양이도 있었다."
     assert names.of(text, "ko") == {"김민수", "한라산", "아르덴", "별 노래"}
     assert names.months("삼월과 12월", "ko") == {3, 12}
     assert names.months("십일월에", "ko") == {11}
+
+
+def test_the_last_of_names_that_stand_together_stays():
+    source = "강원도 속초에서 다산 정약용의 책을 읽었다."
+    assert names.groups(source, "ko") >= {("강원도", "속초")}
+
+    def missing(rewrite):
+        found = fidelity.check(source, rewrite, "ko")
+        return [one.detail for one in found if one.kind == "name missing"]
+
+    assert missing("속초에서 정약용이 쓴 책을 읽었다고 한다.") == []
+    assert missing("강원도에서 정약용이 쓴 책을 읽었다고 한다.") == ["강원도 속초"]
+
+
+def test_rates_and_words_for_one_are_numbers():
+    assert [str(one.value) for one in numbers.of("그램당 5원", "ko")] == ["1", "5"]
+    assert units.of("초속 340미터", numbers.of("초속 340미터", "ko")[0]) == "second"
+    assert [one.is_certain for one in numbers.of("열두 글자, 세 개", "ko")] == [True, False]
+    assert numbers.of("세일합니다", "ko") == []
 
 
 def test_code_is_kept_to_the_letter():

@@ -10,7 +10,15 @@ from decimal import Decimal
 from typing import Literal, NamedTuple, get_args
 
 from kanana_jax.data.curate import language as languages
-from kanana_jax.synthesize.fidelity import coverage, maths, names, numbers, sums, units
+from kanana_jax.synthesize.fidelity import (
+    coverage,
+    korean_words,
+    maths,
+    names,
+    numbers,
+    sums,
+    units,
+)
 
 Kind = Literal[
     "number missing", "number added", "unit changed", "month missing", "name missing",
@@ -32,6 +40,15 @@ class Limits:
     least_coverage: float = 0.15  # share of a sentence's own words that the rewrite has
     most_copied: float = 0.7
     most_repeated: float = 0.2
+
+
+def prepare(language: str) -> None:
+    """Loads what `check` needs for a language, the extra `korean` for Korean.
+
+    ModuleNotFoundError says how to install what is missing.
+    """
+    if language == "ko":
+        korean_words.analyser()
 
 
 def check(source: str, rewrite: str, language: str, limits: Limits = Limits()) -> list[Problem]:
@@ -118,12 +135,12 @@ def _agree(wanted: set[str], found: set[str]) -> bool:
 
 def _of_names(source: str, rewrite: str, language: str) -> Iterator[Problem]:
     here, there = source.lower(), rewrite.lower()
-    for name in sorted(names.of(source, language)):
-        if name not in there:
-            yield Problem("name missing", name)
+    for group in sorted(names.groups(source, language)):
+        if group[-1] not in there:
+            yield Problem("name missing", " ".join(group))
     for name in sorted(names.of(rewrite, language)):
-        # A Korean name may have a further syllable behind it that is no particle.
-        known = name if language != "ko" or len(name) < 4 else name[:-1]
+        # A Korean compound may be taken for a name that is one of the source's and a noun.
+        known = name if language != "ko" else name[:2]
         if known not in here:
             yield Problem("name added", name)
     for span in sorted(names.code(source)):

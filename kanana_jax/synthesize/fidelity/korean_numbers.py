@@ -16,7 +16,7 @@ _TENS = {"열": 10, "스물": 20, "스무": 20, "서른": 30, "마흔": 40, "쉰
          "일흔": 70, "여든": 80, "아흔": 90}  # fmt: skip
 _OTHERS = {"절반": Decimal("0.5"), "첫째": 1, "둘째": 2, "셋째": 3, "넷째": 4, "이틀": 2,
            "사흘": 3, "나흘": 4, "닷새": 5, "엿새": 6, "열흘": 10, "보름": 15,
-           "하루": 1, "갑절": 2}  # fmt: skip
+           "하루": 1, "갑절": 2, "초속": 1, "분속": 1, "시속": 1}  # fmt: skip
 # What is counted; a word in front of one of these is a number.
 COUNTERS = (
     "명", "개", "원", "년", "월", "일", "주", "시간", "시", "분", "초", "살", "세", "마리", "권",
@@ -27,6 +27,8 @@ COUNTERS = (
     "포기", "통", "칸", "자루", "방울", "박", "모금", "센트", "유로", "엔", "헥타르", "밤", "자",
 )  # fmt: skip
 _COUNTER = "|".join(sorted(COUNTERS, key=len, reverse=True))
+_SINO_ONLY = "원", "년", "월", "일", "초", "도", "층", "퍼센트", "위", "호", "회", "세기", "학년"
+_NATIVE_COUNTER = "|".join(sorted({*COUNTERS} - {*_SINO_ONLY}, key=len, reverse=True))
 _NUMERAL = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 _PART = rf"(?:{_NUMERAL})\s?(?:[천백십]?(?:만(?!큼)|[억조])|[천백십](?![가-힣]))"
 _DIGITAL = re.compile(
@@ -38,10 +40,13 @@ _SINO = re.compile(
 )
 _NATIVE_WORD = "|".join(sorted([*_NATIVE], key=len, reverse=True))
 _TENS_WORD = "|".join(sorted(_TENS, key=len, reverse=True))
+# From ten on, words can be nothing else, whatever is counted.
 _NATIVES = re.compile(
-    rf"(?<![가-힣])((?:{_TENS_WORD})(?:\s?(?:{_NATIVE_WORD}))?|(?:{_NATIVE_WORD}))\s?({_COUNTER})"
+    rf"(?<![가-힣])((?:{_TENS_WORD})(?:\s?(?:{_NATIVE_WORD}))|"
+    rf"(?:(?:{_TENS_WORD})|(?:{_NATIVE_WORD}))(?=\s?(?:{_NATIVE_COUNTER})))"
 )
 _OTHER = re.compile(rf"(?<![가-힣])(?:{'|'.join(_OTHERS)})")
+_FOR_ONE = re.compile(r"(?<=[\w%])당(?![가-힣])")  # 그램당 = of one gram
 
 
 def of(text: str) -> Iterator[tuple[Decimal, int, int, bool]]:
@@ -55,7 +60,8 @@ def of(text: str) -> Iterator[tuple[Decimal, int, int, bool]]:
             continue
         letters = re.sub(r"\s", "", match[1])
         value, is_counted = _sino(letters), bool(match[2])
-        if len(letters) == 1 and match[0][1:2].isspace():  # "this" and "work" are such letters
+        is_alone = len(letters) == 1 and match[0][1:2].isspace()
+        if is_alone and not (match[2] and _has_scale(letters)):  # 이 is "this", too, 일 "work"
             continue
         if value is None and letters.endswith("일"):  # days
             value, is_counted = _sino(letters[:-1]), True
@@ -64,7 +70,10 @@ def of(text: str) -> Iterator[tuple[Decimal, int, int, bool]]:
             is_certain = len(letters) > 2 and is_counted and _has_scale(letters)
             yield Decimal(value), match.start(), match.end(1), is_certain
     for match in _NATIVES.finditer(text):
-        yield Decimal(_native(match[1])), match.start(), match.end(1), False
+        value = _native(match[1])
+        yield Decimal(value), *match.span(1), value > 10
+    for match in _FOR_ONE.finditer(text):
+        yield Decimal(1), *match.span(), False
     for match in _OTHER.finditer(text):
         yield Decimal(_OTHERS[match[0]]), *match.span(), False
 

@@ -49,6 +49,8 @@ _SPELLINGS = {
     "kilobyte": "kb kilobytes? 킬로바이트",
     "person": "people persons? 명 사람 인당",
 }
+# Numbers that are units: of one second, minute, hour.
+_RATES = {"초속": "second", "분속": "minute", "시속": "hour"}
 _SIGNS = {"$": "dollar", "\u20ac": "euro", "\u20a9": "won", "\u00a5": "yen", "\u00a3": "sterling"}
 
 
@@ -78,6 +80,8 @@ _BEHIND = _behind()
 
 def of(text: str, number: Number) -> str | None:
     """The name of the unit at a number; None where there is none that is known."""
+    if (rate := text[number.start : number.end]) in _RATES:
+        return _RATES[rate]
     before = text[: number.start].rstrip()[-1:]
     if before in _SIGNS and before:
         return _SIGNS[before]
