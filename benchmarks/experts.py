@@ -50,7 +50,7 @@ def main(_) -> None:
         _, (gradients, args) = moe.both(case, layer, inputs, jnp.asarray(dy, jnp.bfloat16))
         compiled = jax.jit(gradients).lower(*args).compile()
         run = functools.partial(compiled, *args)
-        times = kernel_times.measure(run, compiled.as_text(), _CALLS.value)
+        times = kernel_times.measure(run, compiled.as_text() or "", _CALLS.value)
         by_kind: dict[str, float] = collections.defaultdict(float)
         for (kernel, _), ms in times.items():
             by_kind[next((k for k, p in KINDS.items() if re.search(p, kernel)), "other")] += ms

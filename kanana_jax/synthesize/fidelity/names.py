@@ -113,7 +113,7 @@ def _is_heading(sentence: str) -> bool:
 
 
 def _korean(text: str) -> set[tuple[str, ...]]:
-    found = {(match[1],) for match in _QUOTED.finditer(text)}
+    found: set[tuple[str, ...]] = {(match[1],) for match in _QUOTED.finditer(text)}
     found |= {(match[0].lower(),) for match in _LATIN_IN_HANGUL.finditer(text)}
     group: list[str] = []
     end, before = -1, ""

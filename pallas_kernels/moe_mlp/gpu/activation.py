@@ -107,7 +107,7 @@ def _halves(array: int, width: int) -> tuple[passes.Tile, passes.Tile]:
     return gate, gate._replace(at=lambda row, col: _at(row, col + width // SIDE))
 
 
-def _parts(tile: passes.Tile) -> tuple[passes.Tile, passes.Tile]:
+def _parts(tile: passes.Tile) -> tuple[passes.Tile, ...]:
     """A tile cut in two between its columns."""
 
     def at(start, row, col):
@@ -140,7 +140,7 @@ def _forward(loaded, stored, *, scale, clamp, dtype):
     for i, half in enumerate(loaded):
         _store(_read(half), values[i], scales, i, scale)
     # Read again: both halves and their values do not fit registers.
-    gate, up = activation.clip(*map(_read, loaded), clamp)
+    gate, up = activation.clip(_read(loaded[0]), _read(loaded[1]), clamp)
     act = (gate * _sigmoid(gate) * up).astype(dtype).astype(jnp.float32)
     _store(act, values[2], scales, 2, scale)
 
