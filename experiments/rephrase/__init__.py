@@ -8,6 +8,7 @@ behind an endpoint are `kanana_jax.synthesize`'s.
 """
 
 import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.rephrase import settings, verdict, world
@@ -26,7 +27,11 @@ def _answered(
     )
 
 
-JOB = measuring(
-    pretrain.JOB._replace(read=functools.partial(data.read_text, streams=world.TEXTS)), _answered
-)
-run = sweep.of(JOB, write_report=verdict.write)
+def running(streams: Mapping[str, Callable[[], Iterator[bytes]]], arms: Sequence[str]) -> Any:
+    """The `run` of an experiment whose arms read these texts."""
+    read = functools.partial(data.read_text, streams=streams)
+    job = measuring(pretrain.JOB._replace(read=read), _answered)
+    return sweep.of(job, write_report=verdict.writer(arms))
+
+
+run = running(world.TEXTS, settings.ARMS)

@@ -5,6 +5,7 @@ ask     questions and the arm's text by halves, at a falling rate
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from experiments.rephrase import world
 from kanana_jax import config
@@ -13,7 +14,8 @@ from kanana_jax.model import presets
 
 RAW = f"raw x {world.NUM_REWRITES}"
 ONE, MANY = f"1 rewrite x {world.NUM_REWRITES}", f"{world.NUM_REWRITES} rewrites x 1"
-SOURCES = {RAW: "raw", ONE: "one", MANY: "many"}
+ARMS = RAW, ONE, MANY
+TEXTS = "raw", "one", "many"  # that they read
 QUESTIONS = "questions"
 
 _SEQ_LEN, _BATCH_SIZE = 128, 4
@@ -21,8 +23,7 @@ _SEQ_LEN, _BATCH_SIZE = 128, 4
 _READ_STEPS, _ASK_STEPS = 440, 100
 
 
-def _arm(name: str) -> sweep.Arm:
-    text = SOURCES[name]
+def _arm(name: str, text: str) -> sweep.Arm:
     return sweep.Arm(
         name=name,
         edits=(
@@ -42,10 +43,11 @@ def _stage(name: str, num_steps: int, lr_begin: float, lr_end: float) -> config.
     return config.StageConfig(name=name, tokens=tokens, lr_begin=lr_begin, lr_end=lr_end)
 
 
-def experiment() -> sweep.Sweep:
+def experiment(name: str = "rephrase", arms: Sequence[str] = ARMS) -> sweep.Sweep:
+    """`arms` are what those with the raw text, one rewrite and many are called."""
     num_steps = _READ_STEPS + _ASK_STEPS
     base = pretrain.Config(
-        name="rephrase",
+        name=name,
         question="Do rewrites of a text, each read once, teach more than a text read again?",
         model=dataclasses.replace(presets.tiny(), num_layers=2),
         execution=presets.LAPTOP,
@@ -73,4 +75,4 @@ def experiment() -> sweep.Sweep:
         # Facts are learned within a few updates, whose gradients look like a spike.
         guard=config.GuardConfig(num_sigmas=100.0),
     )
-    return sweep.Sweep(base=base, arms=tuple(map(_arm, SOURCES)), seeds=3)
+    return sweep.Sweep(base=base, arms=tuple(map(_arm, arms, TEXTS)), seeds=3)

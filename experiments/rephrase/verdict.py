@@ -1,6 +1,7 @@
 """Is the order that of Kimi K2 (arXiv:2507.20534, table 1): raw, one rewrite, many rewrites?"""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 from experiments.rephrase import settings, wording, world
 from kanana_jax.report import claims, results, stages
@@ -11,13 +12,13 @@ ACCURACY = "heldout_accuracy"
 _SHOWN = (ACCURACY, *(f"{ACCURACY}_{one.name}" for one in wording.RELATIONS))
 
 
-def judge(runs: Sequence[Run]) -> list[Claim]:
+def judge(runs: Sequence[Run], arms: Sequence[str] = settings.ARMS) -> list[Claim]:
     """The claims, whatever came out."""
 
     def of(arm: str) -> dict[int, float]:
         return {run.seed: run.value(ACCURACY) for run in results.select(runs, arm=arm)}
 
-    raw, one, many = (of(arm) for arm in (settings.RAW, settings.ONE, settings.MANY))
+    raw, one, many = map(of, arms)
     return [
         claims.rises("Are many rewrites answered from better than one?", many, one),
         claims.rises("Is one rewrite answered from better than the raw text?", one, raw),
@@ -30,4 +31,9 @@ def judge(runs: Sequence[Run]) -> list[Claim]:
     ]
 
 
-write = stages.judged(judge, _SHOWN)
+def writer(arms: Sequence[str]) -> Callable[..., str]:
+    """A report of runs whose arms are called so."""
+    return stages.judged(functools.partial(judge, arms=arms), _SHOWN)
+
+
+write = writer(settings.ARMS)

@@ -1,11 +1,15 @@
 """Claims about the closed world of the rephrase experiment, and about its verdict."""
 
 import collections
+import json
 
 import pytest
 from test_staged_experiments import holds, made
 
+from experiments import rephrase_smollm2
 from experiments.rephrase import settings, verdict, wording, world
+from kanana_jax import config
+from kanana_jax.data.curate.document import of_text
 from kanana_jax.rollouts.tasks import is_right
 
 
@@ -13,7 +17,7 @@ def _texts(name):
     return [text.decode() for text in world.TEXTS[name]()]
 
 
-@pytest.mark.parametrize("name", settings.SOURCES.values())
+@pytest.mark.parametrize("name", settings.TEXTS)
 def test_every_text_has_all_facts_of_its_person(name):
     people, texts = world.people(), _texts(name)
     assert len(texts) % len(people) == 0
@@ -48,10 +52,10 @@ def test_frequent_answers_get_few_questions_right():
 
 def test_arms_read_as_much_and_each_its_own_text():
     sweep = settings.experiment()
-    for arm in sweep.arms:
+    for arm, text in zip(sweep.arms, settings.TEXTS, strict=True):
         read, ask = sweep.base.edited(arm.edits).stages
         assert sum(weight > 0 for weight in read.weights) == 1
-        assert read.weights[list(world.TEXTS).index(settings.SOURCES[arm.name])] == 1.0
+        assert read.weights[list(world.TEXTS).index(text)] == 1.0
         assert ask.weights[-1] == 0.5
 
 
@@ -78,3 +82,25 @@ def test_claims_follow_the_accuracies(tmp_path, accuracies, wanted):
     assert [one for one, asked in zip(found, wanted, strict=True) if asked is not None] == [
         one for one in wanted if one is not None
     ]
+
+
+def test_rewrites_of_a_model_are_those_that_passed_and_else_the_raw_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(config.ConfigError, match=r"as the module .* says"):
+        list(rephrase_smollm2.all_rewrites())
+    rephrase_smollm2.write_people("people.jsonl")
+    written = (tmp_path / "people.jsonl").read_text(encoding="utf-8").splitlines()
+    raw = [json.loads(line)["text"] for line in written]
+    assert raw == _texts("raw")
+    lines = (
+        of_text(f"{raw[1]} Twice.", f"people.jsonl, {style}").line(
+            of=of_text(raw[1], "people.jsonl").id, style=style
+        )
+        for style in ("wiki", "faq")
+    )
+    rephrase_smollm2.REWRITTEN.parent.mkdir()
+    rephrase_smollm2.REWRITTEN.write_text("".join(lines), encoding="utf-8")
+    every = [text.decode() for text in rephrase_smollm2.all_rewrites()]
+    first = [text.decode() for text in rephrase_smollm2.first_rewrites()]
+    assert every == [raw[0], *[f"{raw[1]} Twice."] * 2, *raw[2:]]
+    assert first == [raw[0], f"{raw[1]} Twice.", *raw[2:]]
