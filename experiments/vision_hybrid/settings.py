@@ -85,6 +85,6 @@ def comparison(name: str, size: Size, seeds: int = 1) -> Sweep:
             checkpoint_interval_steps=max(num_steps // 4, 1),
         ),
         # Reading is learned within a few updates, whose gradients look like a spike.
-        guard=config.GuardConfig(num_sigmas=100.0),
+        guard=config.GuardConfig(num_sigmas=1000.0),
     )
     return Sweep(base=base, arms=ARMS, seeds=seeds)
