@@ -9,7 +9,9 @@ from kanana_jax.config.ranges import Count
 # Of a kernel; "auto" always works, the others raise where they cannot run.
 Implementation = Literal["auto", "reference", "xla", "mosaic_gpu", "mosaic_tpu"]
 Auto = Literal["auto"]
-Precision = Literal["full", "fp8_store", "fp8", "fp8_float32_scales", "fp8_per_tensor"]
+Precision = Literal[
+    "full", "fp8_store", "fp8", "fp8_experts", "fp8_float32_scales", "fp8_per_tensor"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

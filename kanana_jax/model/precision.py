@@ -24,7 +24,7 @@ def einsum(execution: ExecutionConfig) -> Einsum:
     Of FP8 the spec contracts the last axes of x with the first or the last ones of w.
     """
     recipe = quantize.recipe(execution.precision)
-    if recipe is None or not recipe.has_products:
+    if recipe is None or not recipe.has_dense_products:
         return jnp.einsum
     return functools.partial(_einsum, recipe)
 

@@ -61,9 +61,10 @@ def test_all_products_but_the_routers_are_of_fp8(cfg, num_projections):
 
     # Two kinds of blocks, each with gate and up in one product, and down; the router's.
     assert count(presets.LAPTOP) == 2 * (num_projections + 2) + 1
-    assert count(dataclasses.replace(presets.LAPTOP, precision="fp8_store")) == count(
-        presets.LAPTOP
-    )
+    for of_experts in ("fp8_store", "fp8_experts"):
+        assert count(dataclasses.replace(presets.LAPTOP, precision=of_experts)) == count(
+            presets.LAPTOP
+        )
     assert count(FP8) == 1
 
 
