@@ -345,8 +345,8 @@ _NUM_STEPS = {
     "weight_average": 2,
     "lr_transfer": 12,  # four rules at three widths
     "lr_transfer_h100": 12,  # three rules at four widths
-    "fp8_parity": 7,
-    "fp8_parity_h100": 7,
+    "fp8_parity": 8,
+    "fp8_parity_h100": 8,
     "agentic": 2,
     "rmsnorm": 6,
     "rmsnorm_adamw": 6,

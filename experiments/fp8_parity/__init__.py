@@ -1,9 +1,10 @@
 """Does a model that trains in FP8 lose anything? On a laptop, real text.
 
 One small model trains on the same bytes with the same seeds through a rate that falls at the end,
-where gaps show: without FP8, with rows only kept as FP8, and with products of FP8 in three kinds of
-scales (docs/precision.md). MuonClip trains all of them, AdamW the first and the main one of FP8:
-Muon leaves fewer outliers in activations (arXiv:2506.19697), which FP8 would have to hold.
+where gaps show: without FP8, with rows only kept as FP8, with products of FP8 in three kinds of
+scales, and with those of routed experts alone (docs/precision.md). MuonClip trains all of them,
+AdamW the first and the main one of FP8: Muon leaves fewer outliers in activations
+(arXiv:2506.19697), which FP8 would have to hold.
 
 All else is float32, since CPUs emulate bfloat16. FP8 is rounded as on a Hopper GPU. At a hidden
 size of 128 a block is the whole row of a token.
@@ -21,6 +22,7 @@ ARMS = (
     sweep.Arm(name=verdict.FULL),
     sweep.Arm(name="kept as FP8", edits=("execution.precision=fp8_store",)),
     sweep.Arm(name=verdict.FP8, edits=("execution.precision=fp8",)),
+    sweep.Arm(name="FP8 in experts alone", edits=("execution.precision=fp8_experts",)),
     sweep.Arm(name="FP8, float32 scales", edits=("execution.precision=fp8_float32_scales",)),
     sweep.Arm(name="FP8, a scale per tensor", edits=("execution.precision=fp8_per_tensor",)),
     sweep.Arm(name=verdict.ADAMW_FULL, edits=ADAMW),
