@@ -230,7 +230,9 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
             entry |= stage.steps.diagnose(whole, current.opt_state)
         else:
             entry.pop("relative_load", None)  # a number for each expert: too much for every step
-        is_end = number == last or due == stage.last_batch
+        # Batches that are left out are made up for behind the last one of the last stage.
+        is_stage_end = due == stage.last_batch and stage is not run.stages[-1]
+        is_end = number == last or is_stage_end
         due_now = [one for one in stage.evaluators if is_end or number % one.every == 0]
         has_average = run.train.average.every_tokens > 0
         entry |= _evaluate(due_now, due, current, _whole(stage, run), is_end, clock, has_average)
