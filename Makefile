@@ -18,7 +18,7 @@ post: $(VENV)/installed  ## Train through all stages of post-training and write 
 QUICK := XLA_FLAGS=--xla_backend_optimization_level=0
 # Files in the order of their names, whose last are light: those of fewest tests, which would come
 # last else, take the longest, and one of two workers would wait for the other.
-SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
+SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 
 test: format  ## Lint and all tests but the long ones
 	$(MAKE) -j2 types tests
