@@ -28,8 +28,9 @@ class Optima:
                 color = canvas.OTHER_COLORS[number % len(canvas.OTHER_COLORS)]
                 axes.plot(rates, means, "o-", ms=3.5, color=color, label=f"width {width:g}")
                 axes.plot(sweep.rate_R, sweep.loss_R, ".", ms=3, alpha=0.5, color=color)
-            axes.set(xscale="log", xlabel="learning rate at the base width")
+            axes.set_xlabel("learning rate at the base width")
             canvas.title(axes, rule)
+        canvas.log_axis(table[0], "x")
         table[0, 0].set_ylabel("held-out bits per byte")
         handles, labels = table[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)

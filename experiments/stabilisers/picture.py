@@ -29,7 +29,8 @@ class LossOfRate:
                 color=look.colors[arm],
             )
         best = min(loss for line in lines.values() for _, loss in line)
-        panel.set(xscale="log", xlabel="learning rate", ylim=(best - 0.05, best + 1.0))
+        panel.set(xlabel="learning rate", ylim=(best - 0.05, best + 1.0))
+        canvas.log_axis([panel], "x")
         panel.set_ylabel("held-out bits per byte")
         canvas.legend(figure, runs, look)
         return canvas.Sketch(

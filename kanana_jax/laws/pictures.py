@@ -26,7 +26,7 @@ def transfer(
         color = (0.12, 0.33, 0.6, shade)
         of_rates.plot(proxies.rate_R[order_R], found.fitted_RT[order_R, column], color=color, lw=1)
         of_rates.plot(proxies.rate_R, proxies.loss_RT[:, column], ".", color=color, ms=4)
-    of_rates.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    of_rates.set(xlabel="learning rate", ylabel="loss")
     canvas.title(of_rates, "parabola of every budget, darker: more tokens")
     kept_T = found.is_bracketed_T
     of_tokens.plot(found.tokens_T[kept_T], found.rate_T[kept_T], "o", ms=4, label="best rate")
@@ -43,7 +43,9 @@ def transfer(
             capsize=3,
             label="target, 95 %",
         )
-    of_tokens.set(xscale="log", yscale="log", xlabel="tokens", ylabel="best learning rate")
+    of_tokens.set(xlabel="tokens", ylabel="best learning rate")
+    canvas.log_axis([of_rates, of_tokens], "x")
+    canvas.log_axis([of_tokens])
     of_tokens.legend(frameon=False)
     for axes in (of_rates, of_tokens):
         canvas.dress(axes)
