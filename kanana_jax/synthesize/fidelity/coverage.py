@@ -20,7 +20,7 @@ from kanana_jax.synthesize.fidelity import words as lists
 _WORD = re.compile(r"[^\W\d_]+")
 _STEM = {"ko": 2, "ja": 2, "zh": 2, "th": 4}  # characters that two words share; others 5
 _SHORTEST = {"ja": 2, "zh": 2, "th": 4}  # others 4: shorter words are mostly grammar
-_FEWEST = 3  # words of its own that a sentence needs to be looked for
+_FEWEST = 2  # words of its own that a sentence needs to be looked for
 _STOP = frozenset(
     lists.listed("""
     about above after again also although among another because been before being below between
