@@ -1,7 +1,7 @@
 """Which sentences of a source a rewrite has nothing of, and how much of it is copied or repeated.
 
     own(s) = content words and numbers of sentence s that no other sentence of the source has
-    s is missing  <=>  own(s) has two or more, and the share of them that the rewrite has is below `least`
+    s is missing  <=>  own(s) has two or more, of which the rewrite has a share below `least`
 
 Words are compared by their beginnings, in Korean by their stems, so that endings may differ, and
 numbers by value. Copying and repetition are shares of shingles of eight words (sixteen characters
