@@ -50,6 +50,12 @@ def call(kernel: Callable, *arrays):
     return run(*arrays)
 
 
+def pad_rows(x: jax.Array, step: int) -> jax.Array:
+    """With zeros behind, so that `step` divides the first dimension."""
+    missing = -x.shape[0] % step
+    return jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1))) if missing else x
+
+
 def launch(
     interpret: bool, *, approx_math: bool = True, num_compute: int = COMPUTE
 ) -> dict[str, Any]:

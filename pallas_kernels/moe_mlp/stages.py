@@ -11,8 +11,6 @@ Letters: T tokens, M rows sorted by expert, E experts, F expert width, D hidden 
 0 .. F-1 of h (M, 2F) are the gate, the others the up projection.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
@@ -22,7 +20,8 @@ from pallas_kernels.grouped_matmul.gpu import dispatch as grouped_on_gpu
 from pallas_kernels.grouped_matmul.quantized import grouped_matmul_quantized
 from pallas_kernels.moe_mlp import activation
 from pallas_kernels.moe_mlp.gpu import dispatch as on_gpu
-from pallas_kernels.quantize import Quantized, Recipe, dequantize, quantize
+from pallas_kernels.moe_mlp.matrices import quantizer
+from pallas_kernels.quantize import Quantized, Recipe, dequantize
 
 
 def up(x_MD, w_gate_up_E2FD, *, clamp, group_sizes, implementation):
@@ -61,11 +60,11 @@ def up_quantized(
         preferred_element_type=preferred_element_type,
         implementation=implementation,
     )
-    if _has_passes(h_M2F, recipe, implementation):
+    if _has_passes(h_M2F.shape[1] // 2, h_M2F.dtype, recipe, implementation):
         return on_gpu.activate(h_M2F, recipe, clamp=clamp)
     gate_MF, up_MF = split(h_M2F)
     act_MF = activation.swiglu(gate_MF, up_MF, clamp).astype(h_M2F.dtype)
-    to_rows = _quantizer(recipe, implementation)
+    to_rows = quantizer(recipe.rows, recipe, implementation)
     return to_rows(h_M2F), to_rows(act_MF)
 
 
@@ -112,11 +111,12 @@ def activation_backward_quantized(
     dact_MF, h: Quantized, weight_M, recipe: Recipe, *, clamp, implementation
 ):
     """`activation_backward` of an h that was kept as FP8: dh, Q(dh), weighted and dweight."""
-    if _has_passes(dact_MF, recipe, implementation, num_halves=1):
+    if _has_passes(dact_MF.shape[1], dact_MF.dtype, recipe, implementation):
         return on_gpu.activate_backward(dact_MF, h, weight_M, recipe, clamp=clamp)
     h_M2F = dequantize(h, dact_MF.dtype)
     dh_M2F, weighted_MF, dweight_M = activation_backward(dact_MF, h_M2F, weight_M, clamp)
-    return dh_M2F, _quantizer(recipe, implementation)(dh_M2F), weighted_MF, dweight_M
+    to_rows = quantizer(recipe.rows, recipe, implementation)
+    return dh_M2F, to_rows(dh_M2F), weighted_MF, dweight_M
 
 
 def merge_gate_up(w_E2FD):
@@ -131,16 +131,10 @@ def split(h_M2F):
     return tuple(half_MF.astype(wide) for half_MF in jnp.split(h_M2F, 2, axis=1))
 
 
-def _quantizer(recipe: Recipe, implementation):
-    """Kernels that quantise belong to those that multiply; they have no other implementation."""
-    name = "auto" if _is_kernel(implementation) else "xla"
-    return partial(quantize, block=recipe.rows, scale=recipe.scale, implementation=name)
-
-
 def _is_kernel(implementation) -> bool:
     return implementation in ("auto", "mosaic_gpu")
 
 
-def _has_passes(x, recipe: Recipe, implementation, num_halves: int = 2) -> bool:
-    fits = partial(on_gpu.fits_activation, x.shape[1] // num_halves, x.dtype, recipe)
-    return _is_kernel(implementation) and fits(jax.default_backend())
+def _has_passes(width: int, dtype, recipe: Recipe, implementation) -> bool:
+    fits = on_gpu.fits_activation(width, dtype, recipe, jax.default_backend())
+    return _is_kernel(implementation) and fits

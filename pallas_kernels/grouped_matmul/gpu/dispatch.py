@@ -17,6 +17,7 @@ from pallas_kernels.grouped_matmul.gpu import outer as outer_kernel
 from pallas_kernels.quantize import ROW_BLOCK, SQUARE_BLOCK, Quantized, transpose
 
 _DTYPES = (jnp.bfloat16, jnp.float16)
+_ROWS = 8  # of which TMA with a swizzle needs whole groups
 
 
 class Config(NamedTuple):
@@ -60,7 +61,9 @@ def matmul(
         config=config.matmul,
         interpret=interpret,
     )
-    return hopper.call(kernel, _pad_rows(lhs_MK), rhs, group_sizes_G)[: lhs_MK.shape[0]]
+    return hopper.call(kernel, hopper.pad_rows(lhs_MK, _ROWS), rhs, group_sizes_G)[
+        : lhs_MK.shape[0]
+    ]
 
 
 def outer(
@@ -80,7 +83,9 @@ def outer(
         config=config.outer,
         interpret=interpret,
     )
-    return hopper.call(kernel, _pad_rows(lhs_MK), _pad_rows(grad_MN), group_sizes_G)
+    return hopper.call(
+        kernel, hopper.pad_rows(lhs_MK, _ROWS), hopper.pad_rows(grad_MN, _ROWS), group_sizes_G
+    )
 
 
 def up(
@@ -96,7 +101,7 @@ def up(
     num_experts, _, width, hidden = w_gate_up_E2FD.shape
     config = config or choose_config(hidden, 2 * width, num_experts)
     kernel = functools.partial(swiglu.up, clamp=clamp, config=config.matmul, interpret=interpret)
-    outs = hopper.call(kernel, _pad_rows(x_MD), w_gate_up_E2FD, group_sizes_E)
+    outs = hopper.call(kernel, hopper.pad_rows(x_MD, _ROWS), w_gate_up_E2FD, group_sizes_E)
     return tuple(out[: x_MD.shape[0]] for out in outs)
 
 
@@ -123,7 +128,7 @@ def matmul_quantized(
         config=config or choose_tile(*rhs.values.shape),
         interpret=interpret,
     )
-    arrays = _pad_rows(lhs.values), lhs.scales, rhs.values, rhs.scales, group_sizes_G
+    arrays = hopper.pad_rows(lhs.values, _ROWS), lhs.scales, rhs.values, rhs.scales, group_sizes_G
     return hopper.call(kernel, *arrays)[: lhs.values.shape[0]]
 
 
@@ -158,9 +163,3 @@ def why_not(problem) -> str | None:
     if any(width % ring.STEP for width in widths):
         return f"it needs widths that are multiples of {ring.STEP}, got {widths}"
     return None
-
-
-def _pad_rows(x):
-    """TMA with a swizzle needs whole groups of 8 rows."""
-    missing = -x.shape[0] % 8
-    return jnp.pad(x, ((0, missing), (0, 0))) if missing else x

@@ -125,24 +125,14 @@ def _of_scales(array: int, num: int) -> passes.Tile:
     )
 
 
-def _read(ref):
-    return plgpu.layout_cast(ref[...], _WGMMA).astype(jnp.float32)
-
-
-def _store(x, values, scales, i: int, scale):
-    found = blocks.scales_of(blocks.magnitudes(x).max(axis=1), scale)
-    values[...] = blocks.values_of(x, found, scale)
-    scales[i] = found
-
-
 def _forward(loaded, stored, *, scale, clamp, dtype):
     *values, scales = stored
     for i, half in enumerate(loaded):
-        _store(_read(half), values[i], scales, i, scale)
+        blocks.store_rows(blocks.read(half), values[i], scales.at[i], scale)
     # Read again: both halves and their values do not fit registers.
-    gate, up = activation.clip(_read(loaded[0]), _read(loaded[1]), clamp)
+    gate, up = activation.clip(blocks.read(loaded[0]), blocks.read(loaded[1]), clamp)
     act = (gate * _sigmoid(gate) * up).astype(dtype).astype(jnp.float32)
-    _store(act, values[2], scales, 2, scale)
+    blocks.store_rows(act, values[2], scales.at[2], scale)
 
 
 def _backward(loaded, stored, *, scale, clamp, dtype):
@@ -158,10 +148,10 @@ def _backward(loaded, stored, *, scale, clamp, dtype):
     dweight = None
     for i, parts in enumerate(zip(gate_smem, up_smem, strict=True)):
         cols = slice(None), pl.ds(i * _PART, _PART)
-        dact = _read(dact_smem.at[cols])
+        dact = blocks.read(dact_smem.at[cols])
         raw_gate, raw_up = (
             # As it is read back, in the dtype of products.
-            (_read(part) * to_columns(each)).astype(dtype).astype(jnp.float32)
+            (blocks.read(part) * to_columns(each)).astype(dtype).astype(jnp.float32)
             for part, each in zip(parts, h_scales, strict=True)
         )
         gate, up = activation.clip(raw_gate, raw_up, clamp)
@@ -178,7 +168,7 @@ def _backward(loaded, stored, *, scale, clamp, dtype):
         dh_smem[1][cols] = dup.astype(dtype)
     dweight_smem[...] = dweight
     for i, (half, values) in enumerate(zip(dh_smem, (gate_values, up_values), strict=True)):
-        _store(_read(half), values, dh_scales, i, scale)
+        blocks.store_rows(blocks.read(half), values, dh_scales.at[i], scale)
 
 
 def _sigmoid(x):

@@ -27,7 +27,7 @@ def take_rows(x_TD, index_M, *, interpret: bool = False) -> jax.Array:
     """x[index], where `fits_gather`."""
     num_rows = index_M.shape[0]
     step = gather.rows_per_block(x_TD.shape[1] * x_TD.dtype.itemsize)
-    index_M = _pad_rows(index_M.astype(jnp.int32), step)
+    index_M = hopper.pad_rows(index_M.astype(jnp.int32), step)
     run = functools.partial(gather.take_rows, interpret=interpret)
     return hopper.call(run, x_TD, index_M)[:num_rows]
 
@@ -44,7 +44,7 @@ def activate(h_M2F, recipe: Recipe, *, clamp: float | None, interpret: bool = Fa
     run = functools.partial(
         activation.forward, scale=recipe.scale, clamp=clamp, interpret=interpret
     )
-    h, act, scales_3JM = hopper.call(run, _pad_rows(h_M2F, activation.ROWS))
+    h, act, scales_3JM = hopper.call(run, hopper.pad_rows(h_M2F, activation.ROWS))
     scales_M3J = scales_3JM.reshape(-1, h.shape[0]).T[:num_rows]
     width = scales_3JM.shape[1]
     return (
@@ -61,7 +61,7 @@ def activate_backward(
     run = functools.partial(
         activation.backward, scale=recipe.scale, clamp=clamp, interpret=interpret
     )
-    arrays = (_pad_rows(x, activation.ROWS) for x in (dact_MF, h.values, h.scales, weight_M))
+    arrays = (hopper.pad_rows(x, activation.ROWS) for x in (dact_MF, h.values, h.scales, weight_M))
     dact, values, scales, weight = arrays
     scales_2JM = scales.T.reshape(2, -1, scales.shape[0])
     outs = hopper.call(run, dact, values, scales_2JM, weight)
@@ -71,8 +71,3 @@ def activate_backward(
     )
     dweight_M = dweight_JM.sum(axis=0)[:num_rows]
     return dh_M2F[:num_rows], quantized, weighted_MF[:num_rows], dweight_M
-
-
-def _pad_rows(x, step: int):
-    missing = -x.shape[0] % step
-    return jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1))) if missing else x

@@ -8,6 +8,7 @@ Letters: M rows, N columns of a tile.
 
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.quantize import formats
 
@@ -47,6 +48,18 @@ def values_of(x_MN, scales, scale: formats.Scale):
     size_MN = jnp.abs(x_MN)
     scaled_MN = jnp.where(size_MN >= formats.SMALLEST_NUMBER, scaled_MN, 0.0)
     return jnp.where(size_MN < jnp.inf, scaled_MN, jnp.nan).astype(formats.VALUES)
+
+
+def read(ref):
+    """A tile of shared memory as float32 registers, (M, N)."""
+    return plgpu.layout_cast(ref[...], plgpu.Layout.WGMMA).astype(jnp.float32)
+
+
+def store_rows(x_MN, values, scales, scale: formats.Scale) -> None:
+    """Stores values (M, N) and scales (M,) of rows that are a block each."""
+    found = scales_of(magnitudes(x_MN).max(axis=1), scale)
+    values[...] = values_of(x_MN, found, scale)
+    scales[...] = found
 
 
 def _to_columns(factors, shape):

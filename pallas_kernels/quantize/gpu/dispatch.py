@@ -25,8 +25,7 @@ def quantize(x, block: formats.Block, scale: formats.Scale, *, interpret: bool =
         values, scales = hopper.call(run, x_MN)
         scales = scales[..., 0].reshape(*lead[:-1], -1, scales.shape[1])
     else:
-        missing = -num_rows % kernel.ROWS
-        x_MN = jnp.pad(x_MN, ((0, missing), (0, 0))) if missing else x_MN
+        x_MN = hopper.pad_rows(x_MN, kernel.ROWS)
         run = functools.partial(kernel.rows, scale=scale, interpret=interpret)
         values, scales_IM = hopper.call(run, x_MN)
         values, scales = values[:num_rows], scales_IM.T[:num_rows].reshape(*lead, -1)

@@ -81,27 +81,21 @@ def _call(body, x_MN, scales_shape, tile, scales_tile, interpret, name):
 def _rows(loaded, stored, *, scale, num_blocks):
     (x_smem,), (values_smem, scales_smem) = loaded, stored
     for i in range(num_blocks):
-        cols = pl.ds(i * SIDE, SIDE)
-        x = plgpu.layout_cast(x_smem[:, cols], _WGMMA).astype(jnp.float32)
-        found = blocks.scales_of(blocks.magnitudes(x).max(axis=1), scale)
-        values_smem[:, cols] = blocks.values_of(x, found, scale)
-        scales_smem[i] = found
+        at = slice(None), pl.ds(i * SIDE, SIDE)
+        x = blocks.read(x_smem.at[at])
+        blocks.store_rows(x, values_smem.at[at], scales_smem.at[i], scale)
 
 
 def _squares(loaded, stored, *, scale):
     (x_smem,), (values_smem, scales_smem) = loaded, stored
     halves = pl.ds(0, ROWS), pl.ds(ROWS, ROWS)
-
-    def read(at):
-        return plgpu.layout_cast(x_smem[at], _WGMMA).astype(jnp.float32)
-
     for at in halves:
-        scales_smem[at] = blocks.magnitudes(read(at)).max(axis=1)
+        scales_smem[at] = blocks.magnitudes(blocks.read(x_smem.at[at])).max(axis=1)
     plgpu.commit_smem()
     # Every row of a tile sees the maxima of all rows, as its columns, and so finds one scale.
     of_rows = plgpu.load(scales_smem, layout=_WGMMA.reduce(0), optimized=False)
     found = blocks.scales_of(lax.broadcast_in_dim(of_rows, (ROWS, SIDE), (1,)).max(axis=1), scale)
     plgpu.commit_smem()
     for at in halves:
-        values_smem[at] = blocks.values_of(read(at), found, scale)
+        values_smem[at] = blocks.values_of(blocks.read(x_smem.at[at]), found, scale)
         scales_smem[at] = found
