@@ -34,6 +34,3 @@ def judge(runs: Sequence[Run], arms: Sequence[str] = settings.ARMS) -> list[Clai
 def writer(arms: Sequence[str]) -> Callable[..., str]:
     """A report of runs whose arms are called so."""
     return stages.judged(functools.partial(judge, arms=arms), _SHOWN)
-
-
-write = writer(settings.ARMS)
