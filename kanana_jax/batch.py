@@ -1,6 +1,6 @@
 """What a loader hands to the model and to the loss. Arrays of numpy or jax; rows are sequences.
 
-Letters: B sequences, S positions, L MoE layers, K experts of a token.
+Letters: B sequences, S positions, L MoE layers, K experts of a token; P patches, C numbers of one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,21 @@ class Images(NamedTuple):
     slots: Any  # (B, S) int32: the slot that stands at a position; -1: a token does
 
 
+class Sounds(NamedTuple):
+    """The sounds of each row as log-mel frames, and which positions they stand at.
+
+    Each has room for as many frames, which an encoder makes into as many slots; those of a row's
+    sounds are numbered one sound after the other.
+    """
+
+    frames: Any  # (B, N, F, M) float16: N sounds of F frames of M bands
+    num_frames: Any  # (B, N) int32, those that are of the sound; 0: there is none
+    slots: Any  # (B, S) int32: the slot that stands at a position; -1: a token does
+
+
+Features = Images | Sounds
+
+
 class Inputs(NamedTuple):
     """What a forward pass reads beside the weights."""
 
@@ -31,7 +46,7 @@ class Inputs(NamedTuple):
     # (B, S, L, K) integers: the experts that each token goes to in each MoE layer, as when it was
     # drawn; -1: those that the router chooses. None: the router chooses all.
     routes: Any = None
-    features: Images | None = None  # what stands in the place of tokens; None: nothing does
+    features: Features | None = None  # what stands in the place of tokens; None: nothing does
 
     @classmethod
     def of_tokens(cls, tokens: Any) -> Self:
@@ -54,7 +69,7 @@ class Batch(NamedTuple):
     # Of a stored teacher (B, S, K); `soft_targets.Divergence.columns` has those.
     extra: Mapping[str, Any] = {}
     routes: Any = None  # see `Inputs`
-    features: Images | None = None  # see `Inputs`
+    features: Features | None = None  # see `Inputs`
 
     @classmethod
     def of_tokens(cls, tokens: Any) -> Self:
@@ -79,18 +94,18 @@ class Batch(NamedTuple):
         *columns, extras, routes, features = zip(*parts, strict=True)
         extra = {name: join([extra[name] for extra in extras]) for name in extras[0]}
         replayed = None if routes[0] is None else join(routes)
-        images = None
+        inserted = None
         if features[0] is not None:
-            images = Images(*map(join, zip(*features, strict=True)))
-        return cls(*map(join, columns), extra=extra, routes=replayed, features=images)
+            inserted = type(features[0])(*map(join, zip(*features, strict=True)))
+        return cls(*map(join, columns), extra=extra, routes=replayed, features=inserted)
 
     def map(self, fn: Callable[[Any], Any]) -> Self:
         """`fn` of every column."""
         *columns, extra, routes, features = self
         mapped = {name: fn(column) for name, column in extra.items()}
         replayed = None if routes is None else fn(routes)
-        images = None if features is None else Images(*map(fn, features))
-        return type(self)(*map(fn, columns), extra=mapped, routes=replayed, features=images)
+        inserted = None if features is None else type(features)(*map(fn, features))
+        return type(self)(*map(fn, columns), extra=mapped, routes=replayed, features=inserted)
 
     @property
     def inputs(self) -> Inputs:

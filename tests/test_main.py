@@ -30,6 +30,7 @@ from kanana_jax.jobs import (
     rl,
     runs,
     sft,
+    sound_chats,
     spoken_load,
     sweep,
 )
@@ -330,6 +331,7 @@ _JOBS = {
     rl.Config: rl.JOB,
     distillation.Config: distillation.JOB,
     drawn_images.Config: drawn_images.JOB,
+    sound_chats.Config: sound_chats.JOB,
 }
 
 
@@ -413,11 +415,10 @@ def taken():
 
 
 def _layers_and_heads(model):
-    """Of the decoder, and of an encoder of images behind it; the most heads of either."""
-    images = model.vision
-    if images is None:
-        return model.num_layers, model.num_heads
-    return model.num_layers + images.num_layers, max(model.num_heads, images.num_heads)
+    """Of the decoder, and of the encoders behind it; the most heads of any."""
+    all_of_them = (model, *(one for one in (model.vision, model.audio) if one is not None))
+    num_layers = sum(one.num_layers for one in all_of_them)
+    return num_layers, max(one.num_heads for one in all_of_them)
 
 
 def _runs(made, folder):

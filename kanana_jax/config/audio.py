@@ -40,6 +40,11 @@ class AudioConfig:
         return self.hidden_size // self.num_heads
 
     @property
+    def frames_per_position(self) -> int:
+        """Of which the encoder joins two into a state, and the abstractor those."""
+        return 2 * self.merge_size
+
+    @property
     def positions_per_second(self) -> float:
         """Of the decoder."""
         return _STATES_PER_SECOND / self.merge_size

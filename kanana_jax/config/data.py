@@ -25,7 +25,9 @@ class DataConfig:
     bpe_vocab_size: Annotated[int, Range(258, 2**24, "256 bytes and two special tokens")] = 8192
     seq_len: Count = 256
     batch_size: Count = 8  # sequences per optimizer step, over all devices and micro-batches
-    image_patches: CountOrZero = 0  # room in a row for patches of images; 0: rows have text only
+    image_patches: CountOrZero = 0  # room in a row for patches of images; 0: rows have none
+    sounds: CountOrZero = 0  # room in a row for sounds; 0: rows have none
+    sound_frames: Count = 400  # room for the frames of one, of which a second has 100
     # How conversations become text: "plain", "hermes", or a chat template: a .jinja file or a
     # folder that has one.
     chat_format: Annotated[str, Location(schemes=None)] = "plain"
@@ -46,6 +48,15 @@ class DataConfig:
         fields.check(self, "data")
         expect_int32("data.batch_size x seq_len", self.batch_size, self.seq_len)
         expect_int32("data.batch_size x image_patches", self.batch_size, self.image_patches)
+        expect_int32(
+            "data.batch_size x sounds x sound_frames",
+            *(self.batch_size, self.sounds, self.sound_frames),
+        )
+        if self.image_patches and self.sounds:
+            raise ConfigError(
+                "data.image_patches and data.sounds: rows have images or sounds, got "
+                f"{self.image_patches} and {self.sounds}; set one to 0"
+            )
         if self.weights and len(self.weights) != len(self.paths):
             raise ConfigError(
                 f"data.weights needs one weight per path: got {len(self.weights)} weights "

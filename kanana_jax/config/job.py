@@ -48,6 +48,7 @@ class TrainingConfig:
         fields.check(self, "")
         self._check_batch()
         self._check_images()
+        self._check_sounds()
         self._check_schedule()
         self._check_average()
         self._check_balance()
@@ -130,6 +131,26 @@ class TrainingConfig:
                 "image is not cut"
             )
 
+    def _check_sounds(self):
+        sounds, frames, audio = self.data.sounds, self.data.sound_frames, self.model.audio
+        if not sounds:
+            return
+        if audio is None:
+            raise ConfigError(
+                f"data.sounds must be 0 without model.audio, got {sounds}; give the model an "
+                "encoder, or read text only"
+            )
+        if frames % audio.frames_per_position:
+            raise ConfigError(
+                f"data.sound_frames must be a multiple of {audio.frames_per_position}, the frames "
+                f"of a position, 2 x model.audio.merge_size; got {frames}"
+            )
+        if self.mesh.context != 1:
+            raise ConfigError(
+                f"mesh.context must be 1 with data.sounds, got {self.mesh.context}: a sound is not "
+                "cut"
+            )
+
     def _check_average(self):
         every_tokens = self.train.average.every_tokens
         of_a_step = self.data.batch_size * self.data.seq_len
@@ -182,10 +203,11 @@ class TrainingConfig:
         frozen = self.optimizer.frozen
         if not frozen:
             return
-        if self.model.vision is None or self.lora.rank or len({*frozen}) == 3:
+        has_encoder = self.model.vision is not None or self.model.audio is not None
+        if not has_encoder or self.lora.rank or len({*frozen}) == 3:
             raise ConfigError(
-                "optimizer.frozen is for a model with model.vision and without lora.rank, of which "
-                f"some part is trained; got {', '.join(frozen)}"
+                "optimizer.frozen is for a model with model.vision or model.audio and without "
+                f"lora.rank, of which some part is trained; got {', '.join(frozen)}"
             )
         is_moving = self.train.router_balance == "quantile" or self.train.router_bias_rate
         if "decoder" in frozen and self.model.num_moe_layers and is_moving:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from kanana_jax.config import fields
+from kanana_jax.config.audio import AudioConfig
 from kanana_jax.config.fields import ConfigError
 from kanana_jax.config.ranges import (
     Count,
@@ -102,7 +103,8 @@ class ModelConfig:
     tie_embeddings: bool = False
     scalar_head: bool = False  # a vector beside the vocabulary's head: a reward model's
     init_std: Rate = 0.02
-    vision: VisionConfig | None = None  # an encoder of images; None: the model reads text only
+    vision: VisionConfig | None = None  # an encoder of images; None: the model reads none
+    audio: AudioConfig | None = None  # an encoder of sounds; None: the model hears none
 
     def __post_init__(self):
         fields.check(self, "model")

@@ -57,7 +57,8 @@ class OptimizerConfig:
     # of adamw, muon and muonclip. See kanana_jax/train/transfer.py.
     transfer: Literal["none", "kakao", "spectral", "half"] = "none"
     transfer_base_width: WidthOrZero = 0
-    # Parts of a model with an encoder of images that stay as they are.
+    # Parts of a model with an encoder of images or sounds that stay as they are; the projector is
+    # what makes positions of the decoder, of sounds the abstractor.
     frozen: tuple[Literal["encoder", "projector", "decoder"], ...] = ()
     tau: Factor = 100.0  # QK-Clip: largest max attention logit that is left alone
     clip_by: Literal["head", "layer"] = "head"  # what QK-Clip gives one factor

@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt8
 
-from kanana_jax.batch import Batch, Images
+from kanana_jax.batch import Batch, Features
 from kanana_jax.config import DataConfig
 from kanana_jax.data import chat, mixture, packing
 from kanana_jax.data.errors import DataError
@@ -97,7 +97,7 @@ class WholeDocuments:
     # Numbers of the tokens as targets, by name, which batches hold as `Batch.extra`.
     columns: Mapping[str, Float32[np.ndarray, "T"]] = field(default_factory=dict)
     # What stands in the place of tokens of a row with these examples, of so many positions.
-    features: Callable[[Int64[np.ndarray, "N"], int], Images] | None = None
+    features: Callable[[Int64[np.ndarray, "N"], int], Features] | None = None
 
     @property
     def vocab_size(self) -> int:

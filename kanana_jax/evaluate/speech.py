@@ -1,6 +1,7 @@
 """What a speech model hears and says: python -m kanana_jax.evaluate.speech --checkpoint=DIR [...].
 
-    --conversations=heldout.jsonl        as `python -m kanana_jax.speech` writes them
+    --conversations=heldout.jsonl        as `python -m kanana_jax.speech` writes them; those of
+                                         heard/ for a model with an encoder of sounds
 
     cer_heard        character errors of what it writes down of held-out voices, over characters
     exact_heard      share of utterances without an error
@@ -9,23 +10,28 @@
                      the same model's, so this is how far mouth and ear agree
     cer_shuffled     control: what it hears against the text of another utterance
 
---out writes the same as JSON. Exit code 2: the folder, the file or a setting cannot be used.
+A model with an encoder has no figures of codes. --out writes the same as JSON. Exit code 2: the
+folder, the file or a setting cannot be used.
 """
 
 import argparse
+import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from kanana_jax import errors, generate
-from kanana_jax.data import jsonl
+from kanana_jax.data import files, jsonl, media_chats
 from kanana_jax.data.errors import DataError
 from kanana_jax.evaluate import scoring
-from kanana_jax.generate import Request, Sampling, command
+from kanana_jax.generate import Request, Room, Sampling, command, sound_prompts
 from kanana_jax.generate.answers import answers
-from kanana_jax.speech import vocabulary, voices
+from kanana_jax.speech import chats, vocabulary, voices
 
 _PROGRAM = "kanana_jax.evaluate.speech"
 _MIN_P = 0.05
@@ -38,8 +44,15 @@ class Spoken(NamedTuple):
     said: str
 
 
+class Sound(NamedTuple):
+    """A text, and the features of its sound."""
+
+    text: str
+    mel_FM: Float[np.ndarray, "F M"]
+
+
 def measure(loaded: generate.Loaded, spoken: Sequence[Spoken], *, length: int) -> dict[str, float]:
-    """The figures of held-out utterances, of which there are two or more."""
+    """The figures of held-out utterances as codes, of which there are two or more."""
     engine = loaded.engine(num_rows=16, length=length, prompts_at_once=4)
     heard = _written_down(loaded, engine, [one.said for one in spoken], length)
     texts = [one.text for one in spoken]
@@ -54,12 +67,49 @@ def measure(loaded: generate.Loaded, spoken: Sequence[Spoken], *, length: int) -
         ],
     )
     heard_again = _written_down(loaded, engine, [one.text for one in said], length)
-    return {
-        "utterances": float(len(spoken)),
-        "cer_heard": character_error_rate(texts, heard),
-        "exact_heard": sum(map(str.__eq__, texts, heard)) / len(texts),
+    return figures(texts, heard) | {
         "token_accuracy": _token_accuracy(loaded, spoken, known, length),
         "cer_said": character_error_rate(texts, heard_again),
+    }
+
+
+def measure_sounds(
+    loaded: generate.Loaded, sounds: Sequence[Sound], *, length: int
+) -> dict[str, float]:
+    """The figures of held-out utterances as sounds, by a model that has an encoder."""
+    shape = loaded.cfg.audio
+    assert shape is not None  # the caller has asked
+    longest, whole = max(len(one.mel_FM) for one in sounds), shape.frames_per_position
+    room = Room(sounds=1, sound_frames=-(-longest // whole) * whole)
+    engine = loaded.engine(num_rows=16, length=length, prompts_at_once=4, room=room)
+    asked = [{"role": "user", "content": chats.MARK}]
+    requests = []
+    for one in sounds:
+        prompt = sound_prompts.encode(loaded, asked, [one.mel_FM], room)
+        left = length - len(prompt.ids)
+        if left < 1:
+            raise DataError(
+                f"--length: expected more than {len(prompt.ids)}, the positions of a sound, got "
+                f"{length}"
+            )
+        requests.append(
+            Request(
+                prompt=prompt.ids,
+                max_tokens=left,
+                sampling=Sampling(temperature=0.0),
+                features=prompt.sounds,
+            )
+        )
+    heard = [one.text for one in answers(engine, requests)]
+    return figures([one.text for one in sounds], heard)
+
+
+def figures(texts: Sequence[str], heard: Sequence[str]) -> dict[str, float]:
+    """Of what was said and what was written down, two utterances or more."""
+    return {
+        "utterances": float(len(texts)),
+        "cer_heard": character_error_rate(texts, heard),
+        "exact_heard": sum(map(str.__eq__, texts, heard)) / len(texts),
         "cer_shuffled": character_error_rate([*texts[1:], texts[0]], heard),
     }
 
@@ -81,18 +131,39 @@ def _distance(wanted: str, got: str) -> int:
 def read(path: Path, most: int) -> list[Spoken]:
     """The first utterances of a file of conversations. DataError where there are fewer than two."""
     found = []
+    for record in _records(path):
+        asked, answer = (one["content"] for one in record.fields["messages"])
+        if isinstance(asked, str) and vocabulary.codes_in(asked):
+            found.append(Spoken(answer, asked))
+    return _enough(path, found, "that write down codes,")[:most]
+
+
+def read_sounds(path: Path, most: int) -> list[Sound]:
+    """As `read`, of a file whose conversations name files of sound."""
+    found = []
+    (file,) = files.find(str(path))
+    for record in itertools.islice(_records(path), most):
+        asked, answer = record.fields["messages"]
+        _, sounds = media_chats.in_text(chats.SOUNDS, [asked], file, record.where)
+        if len(sounds) == 1:
+            found.append(Sound(answer["content"], chats.frames(sounds[0].read())))
+    return _enough(path, found, "that write down a sound, of heard/,")
+
+
+def _records(path: Path) -> Iterator[jsonl.Record]:
     for record in jsonl.read(jsonl.find(str(path))):
         if isinstance(record, DataError):
             raise record
-        asked, answer = (one["content"] for one in record.fields["messages"])
-        if vocabulary.codes_in(asked):
-            found.append(Spoken(answer, asked))
+        yield record
+
+
+def _enough[One](path: Path, found: list[One], kind: str) -> list[One]:
     if len(found) < 2:
         raise DataError(
-            f"{path} must hold conversations that write down what was said, got {len(found)}; make "
-            "it with python -m kanana_jax.speech"
+            f"{path} must hold conversations {kind} got {len(found)}; make it with "
+            "python -m kanana_jax.speech"
         )
-    return found[:most]
+    return found
 
 
 def _as_asked(text: str, known: Sequence[str], rng: random.Random) -> str:
@@ -143,8 +214,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _measured(arguments: argparse.Namespace) -> dict[str, float]:
-    spoken = read(Path(arguments.conversations), arguments.utterances)
-    return measure(command.load(arguments), spoken, length=arguments.length)
+    path, most, length = Path(arguments.conversations), arguments.utterances, arguments.length
+    loaded = command.load(arguments)
+    if loaded.cfg.audio is not None:
+        return measure_sounds(loaded, read_sounds(path, most), length=length)
+    return measure(loaded, read(path, most), length=length)
 
 
 if __name__ == "__main__":

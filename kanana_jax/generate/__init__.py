@@ -6,6 +6,7 @@ with extras.needed("train"):
     from kanana_jax.generate.answers import Answer, answers
     from kanana_jax.generate.chat import ChatError
     from kanana_jax.generate.engine import Engine
+    from kanana_jax.generate.features import Room
     from kanana_jax.generate.load import Loaded, load
     from kanana_jax.generate.processors import Processors
     from kanana_jax.generate.requests import Piece, Request, RequestError
@@ -20,6 +21,7 @@ __all__ = [
     "Processors",
     "Request",
     "RequestError",
+    "Room",
     "Sampling",
     "answers",
     "load",

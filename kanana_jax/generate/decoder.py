@@ -39,7 +39,7 @@ class Drawn(NamedTuple):
 
 
 class Inserted(NamedTuple):
-    """What stands in the place of tokens; see `model.Images`."""
+    """What stands in the place of tokens; see `model.Features`."""
 
     slots_BMD: Float[Array, "B M D"]
     slots_BS: Int[Array | np.ndarray, "B S"]
@@ -89,7 +89,7 @@ def forward(
     rotation = rope.rotation(cfg, positions_BS)
     x_BSD = weights.embed_VD[tokens_BS].astype(layers.compute_dtype(execution))
     if inserted is not None:
-        x_BSD = model.vision.insert(x_BSD, inserted.slots_BMD, jnp.asarray(inserted.slots_BS))
+        x_BSD = model.encoders.insert(x_BSD, inserted.slots_BMD, jnp.asarray(inserted.slots_BS))
     is_token_BS = jnp.ones(tokens_BS.shape, bool)
     written, stats_of_layers = [], []
     for index, (layer, cache_of_layer) in enumerate(zip(weights.layers, cache, strict=True)):
@@ -132,12 +132,14 @@ def encode(
     cfg: config.ModelConfig,
     execution: config.ExecutionConfig,
     weights: AnyWeights,
-    images: model.Images,
+    features: model.Features,
 ) -> Float[Array, "B M D"]:
-    """What stands at the slots of each row's images."""
+    """What stands at the slots of each row's features."""
     is_unstacked = isinstance(weights, UnstackedWeights)
-    params = weights.vision if is_unstacked else weights.params["vision"]
-    return model.vision.encode(cfg, execution, params, images)
+    params = (weights.encoders if is_unstacked else weights.params)[
+        model.encoders.kind_of(cfg, features)
+    ]
+    return model.encoders.encode(cfg, execution, params, features)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="with_routes", donate_argnums=3)

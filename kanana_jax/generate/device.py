@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from kanana_jax import config, model
-from kanana_jax.generate import decoder, processors, prompts, sampling
+from kanana_jax.generate import decoder, features, processors, prompts, sampling
 from kanana_jax.generate.decoder import Drawn
 from kanana_jax.generate.logprobs import Logprobs
 from kanana_jax.generate.processors import NOTHING, Processors
@@ -41,10 +41,10 @@ class Shape:
     tokens_per_step: int
     prompts_at_once: int
     with_routes: bool
-    image_patches: int = 0  # room in a row for patches of a prompt's images
+    room: features.Room = features.NO_ROOM
 
     def __post_init__(self):
-        others = ("with_routes", "image_patches")
+        others = ("with_routes", "room")
         sizes = {name: value for name, value in vars(self).items() if name not in others}
         decoder.check_sizes(**sizes)
 
@@ -63,15 +63,15 @@ class Start(NamedTuple):
     sampling: Sampling
     processing: Processing | None = None
     has_prompt_logprobs: bool = False
-    images: model.Images | None = None  # as in `Request`
+    features: model.Features | None = None  # as in `Request`
 
     @property
     def read(self) -> tuple[tuple[int, ...], bytes]:
         """Equal for prompts that read alike."""
-        if self.images is None:
+        if self.features is None:
             return self.prompt, b""
         total = hashlib.blake2b(digest_size=16)
-        for x in self.images:
+        for x in self.features:
             total.update(repr(x.shape).encode() + np.ascontiguousarray(x).tobytes())
         return self.prompt, total.digest()
 
@@ -161,7 +161,7 @@ class Device:
     def start(self, starts: Mapping[int, Start]) -> dict[int, Token]:
         """Reads prompts into these rows of the cache, and draws the first token of each."""
         read_by = {row: one.read for row, one in starts.items()}
-        readers: dict[Any, int] = {}  # by prompt and images: the row that they are read into
+        readers: dict[Any, int] = {}  # by prompt and features: the row that they are read into
         sharers = collections.defaultdict(list)  # by that row: all rows of this prompt
         for row, key in read_by.items():
             sharers[readers.setdefault(key, row)].append(row)
@@ -216,7 +216,7 @@ class Device:
         log-probabilities of those that follow them, for the rows `scored`."""
         shape = self._shape
         by_row = {row: np.array(one.prompt, np.int32) for row, one in readers.items()}
-        of_images = self._encode(readers)
+        encoded = self._encode(readers)
         for part in prompts.parts(
             by_row, chunk=shape.chunk, at_once=shape.prompts_at_once, num_rows=shape.num_rows
         ):
@@ -231,24 +231,26 @@ class Device:
                 part.start_N,
                 part.last_N,
                 prompts.targets(part, by_row) if is_scored else None,
-                _inserted(part, of_images, shape.prompts_at_once),
+                _inserted(part, encoded, shape.prompts_at_once),
                 with_routes=shape.with_routes,
             )
             yield part, logits_NV, routes_NSLK, found
 
-    def _encode(self, readers: Mapping[int, Start]) -> dict[int, "_OfImages"]:
-        """What the images of each prompt that has some stand for, N prompts at a time."""
-        shape, vision = self._shape, self._cfg.vision
-        with_images = {row: one.images for row, one in readers.items() if one.images is not None}
-        found = {}
-        for few in itertools.batched(with_images.items(), shape.prompts_at_once):
-            assert vision is not None  # the engine has checked it
-            rows = [_padded(images, shape.image_patches) for _, images in few]
-            rows += [jax.tree.map(np.zeros_like, rows[0])] * (shape.prompts_at_once - len(few))
-            images = model.Images(*map(np.stack, zip(*rows, strict=True)))
-            slots_NMD = decoder.encode(self._cfg, self._execution, self.weights, images)
-            for place, (row, of_row) in enumerate(few):
-                found[row] = _OfImages(slots_NMD[place], np.asarray(of_row.slots))
+    def _encode(self, readers: Mapping[int, Start]) -> dict[int, "_Encoded"]:
+        """What the features of each prompt that has some stand for, N prompts at a time."""
+        by_kind = collections.defaultdict(list)
+        for row, one in readers.items():
+            if one.features is not None:
+                by_kind[type(one.features)].append((row, one.features))
+        found, size = {}, self._shape.prompts_at_once
+        for kind, of_kind in by_kind.items():
+            for few in itertools.batched(of_kind, size):
+                rows = [features.padded(one, self._shape.room) for _, one in few]
+                rows += [jax.tree.map(np.zeros_like, rows[0])] * (size - len(few))
+                stacked = kind(*map(np.stack, zip(*rows, strict=True)))
+                slots_NMD = decoder.encode(self._cfg, self._execution, self.weights, stacked)
+                for place, (row, one) in enumerate(few):
+                    found[row] = _Encoded(slots_NMD[place], np.asarray(one.slots))
         return found
 
     def _draw_first(
@@ -286,32 +288,23 @@ class Device:
             self._cache = decoder.copy_rows(self._cache, *ends, np.int32(len(pairs)))
 
 
-class _OfImages(NamedTuple):
+class _Encoded(NamedTuple):
     """What stands in the place of some tokens of a prompt."""
 
     slots_MD: Float[Array, "M D"]
     slots_T: Int[np.ndarray, "T"]
 
 
-def _padded(images: model.Images, num_patches: int) -> model.Images:
-    """A row with room for so many patches. Its slots, which are not read here, are left out."""
-
-    def fill(x: np.ndarray) -> np.ndarray:
-        return np.pad(x, ((0, num_patches - len(x)), *[(0, 0)] * (x.ndim - 1)))
-
-    return model.Images(*map(fill, images[:3]), slots=np.zeros(0, np.int32))
-
-
 def _inserted(
-    part: prompts.Part, of_images: Mapping[int, _OfImages], num_rows: int
+    part: prompts.Part, encoded: Mapping[int, _Encoded], num_rows: int
 ) -> decoder.Inserted | None:
-    """What stands in the place of tokens of a part; None where no prompt in it has images."""
-    some = next((of_images[row] for row in part.rows if row in of_images), None)
+    """What stands in the place of tokens of a part; None where no prompt in it has features."""
+    some = next((encoded[row] for row in part.rows if row in encoded), None)
     if some is None:
         return None
     none = jnp.zeros_like(some.slots_MD)
-    rows = [of_images[row].slots_MD if row in of_images else none for row in part.rows]
-    slots_NS = prompts.slots(part, {row: one.slots_T for row, one in of_images.items()})
+    rows = [encoded[row].slots_MD if row in encoded else none for row in part.rows]
+    slots_NS = prompts.slots(part, {row: one.slots_T for row, one in encoded.items()})
     return decoder.Inserted(jnp.stack(rows + [none] * (num_rows - len(rows))), slots_NS)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from kanana_jax import config
 from kanana_jax.errors import UserError
-from kanana_jax.generate import decoder, device, processors, text
+from kanana_jax.generate import decoder, device, features, processors, text
 from kanana_jax.generate.logprobs import Logprobs
 from kanana_jax.generate.requests import Piece, Request, RequestError
 from kanana_jax.generate.running import Anything, Running, forced
@@ -32,7 +32,7 @@ class Engine:
     num_rows requests run at a time, each with `length` positions of cache; prompts are read
     `prompts_at_once` by `chunk` tokens; a step draws `tokens_per_step` tokens before the host looks
     at them, but one where a constraint follows. With `with_routes` pieces say which experts tokens
-    went to. A prompt may have images of `image_patches` patches together.
+    went to. `room` is for what a prompt may have beside tokens.
 
     `weights` are decoding's or training's own and are not copied, but by each call that computes,
     for as long as it runs, where they are training's. `version` numbers them.
@@ -59,7 +59,7 @@ class Engine:
         tokens_per_step: int = 4,
         prompts_at_once: int = 1,
         with_routes: bool = False,
-        image_patches: int = 0,
+        room: features.Room = features.NO_ROOM,
         version: int = 0,
         mesh: jax.sharding.Mesh | None = None,
     ):
@@ -70,7 +70,7 @@ class Engine:
             tokens_per_step=tokens_per_step,
             prompts_at_once=prompts_at_once,
             with_routes=with_routes,
-            image_patches=image_patches,
+            room=room,
         )
         self.length, self.version = length, version
         self._device = device.Device(cfg, execution, weights, shape, mesh)
@@ -168,7 +168,8 @@ class Engine:
         for ids in map(np.asarray, filter(len, named)):
             if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self._vocab_size:
                 raise RequestError(f"token ids must lie in [0, {self._vocab_size})")
-        self._check_images(request)
+        if request.features is not None:
+            features.check(request.features, self._shape.room, len(request.prompt))
         decode = self._decode_marked if request.has_special_tokens else self._decode
         stream = text.TextStream(decode, request.stop)
         for token in request.drawn:
@@ -184,21 +185,6 @@ class Engine:
                 f"{len(request.drawn)} tokens of one that has ended; there is no more of it"
             )
         return running
-
-    def _check_images(self, request: Request) -> None:
-        images, room = request.images, self._shape.image_patches
-        if images is None:
-            return
-        if len(images.places) > room:
-            raise RequestError(
-                f"images of a prompt must have at most {room} patches, got {len(images.places)}; "
-                "make them smaller, or start the engine with more image_patches"
-            )
-        if len(images.slots) != len(request.prompt):
-            raise RequestError(
-                f"images.slots must say what stands at each of the {len(request.prompt)} positions "
-                f"of the prompt, got {len(images.slots)}"
-            )
 
     def _draw_running(self) -> list[Piece]:
         rows = self._rows
@@ -238,7 +224,7 @@ class Engine:
                     one.request.sampling,
                     one.processing(self._eos_ids),
                     one.request.has_prompt_logprobs,
-                    one.request.images,
+                    one.request.features,
                 )
         firsts = self._device.start(starts) if starts else {}
         return [piece for row in starts for piece in self._push(row, firsts[row])]

@@ -223,23 +223,23 @@ def _place(
         specs_of_layer = decoding.describe_layer(cfg, is_moe=is_moe)
         placed = jax.tree.map(put, block, specs_of_layer)
         made.append(unstacked.Layer(placed, put(bias_E, bias_spec)))
-    images = None
-    if cfg.vision is not None:
-        read = _image_params(opened, specs["vision"], "vision", hf_names.leaves(cfg))
-        images = jax.tree.map(put, read, specs["vision"])
+    encoders = {}
+    for name in model.encoders.shapes(cfg):
+        read = _encoder_params(opened, specs[name], name, hf_names.leaves(cfg))
+        encoders[name] = jax.tree.map(put, read, specs[name])
     return UnstackedWeights(
-        top["embed"], top.get("final_norm"), top.get("head"), tuple(made), images
+        top["embed"], top.get("final_norm"), top.get("head"), tuple(made), encoders
     )
 
 
-def _image_params(
+def _encoder_params(
     opened: source.Source, specs: Any, path: str, leaves: Mapping[str, hf_names.Leaf]
 ) -> Any:
-    """The parameters of the encoder of images, whose layers stay stacked as in training."""
+    """The parameters of an encoder, whose layers stay stacked as in training."""
     if isinstance(specs, model.ParamSpec):
         return whole.read(opened, path, leaves[path])
     return {
-        name: _image_params(opened, inner, f"{path}/{name}", leaves)
+        name: _encoder_params(opened, inner, f"{path}/{name}", leaves)
         for name, inner in specs.items()
     }
 

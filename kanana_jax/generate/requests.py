@@ -62,8 +62,8 @@ class Request:
     num_top_logprobs: int | None = None  # most likely tokens beside each; None: no logprobs at all
     has_prompt_logprobs: bool = False
     has_special_tokens: bool = False  # whether their text is shown
-    # A row of `model.Images` without the axis of the batch, whose `slots` are of the prompt.
-    images: model.Images | None = None
+    # A row of `model.Features` without the axis of the batch, whose `slots` are of the prompt.
+    features: model.Features | None = None
 
     @property
     def is_processed(self) -> bool:

@@ -6,6 +6,8 @@ handing them over copies nothing, and their copy exists only while a function ru
 Letters: D hidden, V vocabulary, E experts, G numbers of a gain: D or 1.
 """
 
+import types
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +28,8 @@ class UnstackedWeights(NamedTuple):
     final_norm: Float[Array, "G"] | None  # None: the model's norms have no gain
     head_DV: Float[Array, "D V"] | None  # None: the embedding's
     layers: tuple[Layer, ...]
-    vision: Any = None  # parameters of the encoder of images, as in training; None: there is none
+    # Parameters of encoders, as in training, by the names of `model.encoders`.
+    encoders: Mapping[str, Any] = types.MappingProxyType({})
 
 
 AnyWeights = UnstackedWeights | model.Weights
@@ -81,7 +84,7 @@ def from_stacks(
         params.get("final_norm"),
         None if cfg.tie_embeddings else cast(params["head"], specs["head"]),
         tuple(map(Layer, [*dense, *moe], [*no_bias, *bias_LE])),
-        params.get("vision"),
+        {name: params[name] for name in model.encoders.shapes(cfg)},
     )
 
 

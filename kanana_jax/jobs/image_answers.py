@@ -18,7 +18,7 @@ import numpy as np
 from kanana_jax import model
 from kanana_jax.data import chat, images
 from kanana_jax.data.images import Patches
-from kanana_jax.generate import Request, Sampling
+from kanana_jax.generate import Request, Room, Sampling
 from kanana_jax.generate.answers import Answer
 from kanana_jax.jobs import sampling
 from kanana_jax.jobs.job import Built
@@ -107,7 +107,7 @@ def _sampler(recipe: Recipe, built: Built, weights: model.Weights) -> sampling.S
     place = sampling.Place(
         cfg.num_rows,
         most + 2 * cfg.max_tokens,
-        image_patches=patches,
+        room=Room(image_patches=patches),
         chunk=_CHUNK,
         prompts_at_once=min(_PROMPTS_AT_ONCE, cfg.num_rows),
     )
@@ -135,7 +135,7 @@ def _request(recipe: Recipe, asked: _Asked) -> Request:
         prompt=encoded.ids,
         max_tokens=recipe.tasks.max_tokens,
         sampling=Sampling(temperature=0.0),
-        images=images.row_of([asked.patches], room, encoded.slots, recipe.vision.patch_values),
+        features=images.row_of([asked.patches], room, encoded.slots, recipe.vision.patch_values),
     )
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from kanana_jax import config, data
 from kanana_jax.data.images import chats
-from kanana_jax.data.images.chats import ImageChats
-from kanana_jax.data.images.documents import documents
+from kanana_jax.data.media_chats import MediaChats
 from kanana_jax.data.whole_documents import WholeDocuments
 from kanana_jax.jobs import buckets, training
 from kanana_jax.jobs.chats import keep_template
@@ -32,14 +31,14 @@ class Config(config.TrainingConfig):
             )
 
 
-def _documents(corpus: ImageChats, cfg: config.DataConfig, built: training.Built) -> WholeDocuments:
+def _documents(corpus: MediaChats, cfg: config.DataConfig, built: training.Built) -> WholeDocuments:
     shape = built.steps.cfg.model.vision
     assert shape is not None  # Config has checked it
-    return documents(corpus, shape, cfg)
+    return chats.documents(corpus, shape, cfg)
 
 
 def _source(
-    corpus: ImageChats,
+    corpus: MediaChats,
     cfg: config.DataConfig,
     stages: Sequence[data.Stage],
     built: training.Built,
@@ -48,7 +47,7 @@ def _source(
 
 
 def _evaluators(
-    corpus: ImageChats, cfg: config.DataConfig, train: config.TrainConfig, built: training.Built
+    corpus: MediaChats, cfg: config.DataConfig, train: config.TrainConfig, built: training.Built
 ) -> tuple[fit.Evaluator, ...]:
     return buckets.evaluators(_documents(corpus, cfg, built), cfg, train, built)
 

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax import config, model, parallel
-from kanana_jax.generate import Engine, Request, unstacked
+from kanana_jax.generate import Engine, Request, Room, unstacked
 from kanana_jax.generate.answers import Answer, answers, from_json, to_json
 
 # Prompts are read in parts of one width, so one function is compiled for all of them.
@@ -41,7 +41,7 @@ class Place(NamedTuple):
     length: int
     with_routes: bool = False  # whether answers say which experts their tokens went to
     compute_dtype: Literal["", "bfloat16", "float32"] = ""  # empty: training's
-    image_patches: int = 0  # room for patches of a prompt's images
+    room: Room = Room()  # for what stands in the place of a prompt's tokens
     chunk: int = _CHUNK  # tokens of a prompt that are read at a time
     prompts_at_once: int = _PROMPTS_AT_ONCE
 
@@ -75,7 +75,7 @@ def of(
         tokens_per_step=_TOKENS_PER_STEP,
         prompts_at_once=_whole(place.prompts_at_once, handed.num_parts),
         with_routes=place.with_routes,
-        image_patches=place.image_patches,
+        room=place.room,
         version=version,
         mesh=handed.mesh,
     )

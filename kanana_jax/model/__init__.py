@@ -1,7 +1,7 @@
 """Decoders with latent or grouped-query attention, used through functions over plain dicts."""
 
-from kanana_jax.batch import Images, Inputs
-from kanana_jax.model import attention, decoding, expert_matrices, lora, presets, vision
+from kanana_jax.batch import Features, Images, Inputs, Sounds
+from kanana_jax.model import attention, decoding, encoders, expert_matrices, lora, presets
 from kanana_jax.model.balance import (
     Routing,
     init_router_bias,
@@ -29,11 +29,13 @@ from kanana_jax.model.transformer import (
 
 __all__ = [
     "Aux",
+    "Features",
     "Images",
     "Inputs",
     "ParamSpec",
     "Params",
     "Routing",
+    "Sounds",
     "Transformer",
     "Weights",
     "apply",
@@ -41,6 +43,7 @@ __all__ = [
     "bind",
     "decoding",
     "describe",
+    "encoders",
     "expert_matrices",
     "hidden_states",
     "init",
@@ -55,5 +58,4 @@ __all__ = [
     "quantile_router_bias",
     "scalars",
     "update_router_bias",
-    "vision",
 ]

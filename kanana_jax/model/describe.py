@@ -8,7 +8,7 @@ Attention's parameters are described beside it, in `mla` and `gqa`.
 from typing import Any
 
 from kanana_jax.config import ModelConfig
-from kanana_jax.model import attention, param_specs, vision
+from kanana_jax.model import attention, encoders, param_specs
 from kanana_jax.model.param_specs import ParamSpec
 from kanana_jax.optim.specs import MatrixSpec
 
@@ -35,9 +35,7 @@ def describe(cfg: ModelConfig, split: str = "parts") -> dict[str, Any]:
         specs["dense_layers"] = _block(cfg, split, _mlp(), first_layer=0)
     if cfg.num_moe_layers:
         specs["moe_layers"] = _block(cfg, split, _moe(cfg), first_layer=cfg.num_dense_layers)
-    if cfg.vision is not None:
-        specs["vision"] = vision.specs(cfg, split)
-    return specs
+    return specs | encoders.specs(cfg, split)
 
 
 def _block(cfg: ModelConfig, split: str, mlp: dict[str, Any], first_layer: int) -> dict[str, Any]:

@@ -19,17 +19,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from kanana_jax.batch import Inputs
+from kanana_jax.batch import Features, Inputs
 from kanana_jax.config import ExecutionConfig, ModelConfig
 from kanana_jax.model import (
     attention,
     balance,
+    encoders,
     expert_matrices,
     layers,
     lora,
     moe,
     rope,
-    vision,
     xla_hints,
 )
 from kanana_jax.parallel import local
@@ -50,7 +50,7 @@ class Aux(NamedTuple):
     """What the forward pass saw. Padding (segment id 0) counts nowhere; no field but the loss has
     a gradient."""
 
-    # Dense layers first, those of an encoder of images last; -inf if there was no token.
+    # Dense layers first, those of encoders last, of images before sounds; -inf: there was no token.
     max_logits: Float[Array, "L H"]
     sequence_load: Float[Array, "Lmoe B E"]  # tokens of each sequence sent to each expert
     balance_loss: Float[Array, ""]  # sum over MoE layers, unweighted
@@ -244,8 +244,8 @@ class Transformer(nnx.Module):
         if cfg.scalar_head:
             # Zero, so that all rewards begin alike and the first step moves this vector only.
             self.scalar_head = nnx.Param(jnp.zeros((cfg.hidden_size,), jnp.float32))
-        if cfg.vision is not None:
-            self.vision = vision.Tower(cfg, execution, rngs=rngs)
+        for name, encoder in encoders.modules(cfg, execution, rngs=rngs).items():
+            setattr(self, name, encoder)
 
     def __call__(
         self,
@@ -281,7 +281,7 @@ class Transformer(nnx.Module):
         of_stack = adapters or {}
         context = Context(rope.rotation(cfg, positions_BS), segment_ids_BS, counts_needed)
         x_BSD = _look_up(self.embed[...], tokens_BS, layers.compute_dtype(execution))
-        x_BSD, max_of_images_LH = self._with_features(x_BSD, inputs.features)
+        x_BSD, max_of_encoders = self._with_features(x_BSD, inputs.features)
         max_logits, stats = [], None
         if cfg.num_dense_layers:
             no_bias_L0 = jnp.zeros((cfg.num_dense_layers, 0))
@@ -312,8 +312,8 @@ class Transformer(nnx.Module):
             no_route_LBSK = jnp.zeros((0, *tokens_BS.shape, cfg.num_experts_per_token), jnp.int32)
             no_load_LBE = jnp.zeros((0, x_BSD.shape[0], cfg.num_experts))
             stats = moe.RoutingStats(no_route_LBSK, no_load_LBE, jnp.zeros((0,)))
-        if max_of_images_LH is not None:
-            max_logits = _same_heads([*max_logits, max_of_images_LH])
+        if max_of_encoders:
+            max_logits = _same_heads([*max_logits, *max_of_encoders])
         aux = Aux(
             jnp.concatenate(max_logits),
             stats.load_BE,
@@ -324,21 +324,20 @@ class Transformer(nnx.Module):
         return _constrain_stream(layers.norm(cfg, x_BSD, self.final_norm)), aux
 
     def _with_features(
-        self, x_BSD: Float[Array, "B S D"], features: Any
-    ) -> tuple[Float[Array, "B S D"], Float[Array, "L H"] | None]:
-        """What the first layer reads, and the largest logits of the encoder, where there is one."""
-        shape = self.cfg.vision
-        if shape is None:
-            if features is not None:
-                raise ValueError(
-                    "features need a model with an encoder, got model.vision = None; set it"
-                )
-            return x_BSD, None
-        if features is None:
-            return x_BSD, jnp.full((shape.num_layers, shape.num_heads), -jnp.inf)
-        slots_BMD, max_logits_LH = self.vision(features)
-        inserted_BSD = vision.insert(x_BSD, slots_BMD, jnp.asarray(features.slots))
-        return _constrain_stream(inserted_BSD), max_logits_LH
+        self, x_BSD: Float[Array, "B S D"], features: Features | None
+    ) -> tuple[Float[Array, "B S D"], list[Float[Array, "L H"]]]:
+        """What the first layer reads, and the largest logits of each encoder that there is."""
+        kind = None if features is None else encoders.kind_of(self.cfg, features)
+        max_logits = []
+        for name, shape in encoders.shapes(self.cfg).items():
+            if features is None or name != kind:
+                max_logits.append(jnp.full((shape.num_layers, shape.num_heads), -jnp.inf))
+                continue
+            slots_BMD, max_LH = getattr(self, name).slots(features)
+            max_logits.append(max_LH)
+            x_BSD = encoders.insert(x_BSD, slots_BMD, jnp.asarray(features.slots))
+            x_BSD = _constrain_stream(x_BSD)
+        return x_BSD, max_logits
 
 
 def _same_heads(max_logits: list[Array]) -> list[Array]:

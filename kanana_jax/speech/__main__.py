@@ -4,10 +4,12 @@
     DIR/tokenizer.json                   bytes, two special tokens and the codes
     DIR/train.jsonl, heldout.jsonl       conversations: texts to say, and codes to write down;
                                          heldout has other sentences of other voices
+    DIR/heard/train.jsonl, heldout.jsonl the same sounds as files, to be written down by a model
+                                         that has an encoder
     DIR/codec.json                       what the codec does to the held-out voices
 
-Train on them by --experiment=speech_small. Exit code 2: espeakng-loader is missing, or the folder
-cannot be written.
+Train on them by --experiment=speech_small or speech_heard. Exit code 2: espeakng-loader is missing,
+or the folder cannot be written.
 """
 
 import argparse

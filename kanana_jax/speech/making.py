@@ -3,14 +3,16 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from kanana_jax import extras
 from kanana_jax.data import tokenizer
-from kanana_jax.speech import folder, learning, toy, vocabulary, voices
+from kanana_jax.speech import folder, learning, mel, toy, vocabulary, voices
 from kanana_jax.speech.codec import Codec, CodecConfig
 from kanana_jax.speech.errors import SpeechError
 
 _NUM_HELD_OUT = 256
+_HEARD = "heard"
 
 
 class Sizes(NamedTuple):
@@ -57,17 +59,35 @@ def make(out: Path, sizes: Sizes, report: Callable[[str], None]) -> None:
     (out / "tokenizer.json").write_text(vocabulary.with_codes(of_bytes.json, cfg.num_codes))
     for name, some in (("train", trained), ("heldout", held_out)):
         _write_conversations(out / f"{name}.jsonl", of, some)
+        write_sounds(out / _HEARD, name, some)
 
 
 def _write_conversations(path: Path, of: Codec, some: Sequence[toy.Utterance]) -> None:
     """Two of each utterance: said, and written down."""
-    lines = []
+    conversations = []
     for one, codes in zip(some, learning.tokens(of, [x.mel_FM for x in some]), strict=True):
         said, voice = vocabulary.spelt(codes), f"{one.voice.language}-{one.voice.variant}"
-        for asked, answer in ((vocabulary.to_say(voice, one.text), said), (said, one.text)):
-            messages = [
-                {"role": "user", "content": asked},
-                {"role": "assistant", "content": answer},
-            ]
-            lines.append(json.dumps({"messages": messages}, ensure_ascii=False))
+        conversations += [(vocabulary.to_say(voice, one.text), said), (said, one.text)]
+    _write(path, conversations)
+
+
+def write_sounds(folder: Path, name: str, some: Sequence[toy.Utterance]) -> None:
+    """Sounds as files, and conversations NAME.jsonl in which each is written down."""
+    with extras.needed("speech"):
+        import soundfile
+    folder.mkdir(exist_ok=True)
+    conversations = []
+    for number, one in enumerate(some):
+        file = f"{name}-{number:05d}.flac"
+        soundfile.write(folder / file, one.samples_T, mel.SAMPLE_RATE)
+        conversations.append(([{"type": "audio", "path": file}], one.text))
+    _write(folder / f"{name}.jsonl", conversations)
+
+
+def _write(path: Path, conversations: Sequence[tuple[Any, str]]) -> None:
+    """What a user says, and the answer."""
+    lines = []
+    for asked, answer in conversations:
+        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        lines.append(json.dumps({"messages": messages}, ensure_ascii=False))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

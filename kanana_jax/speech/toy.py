@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 
 from kanana_jax.speech import mel, voices
 from kanana_jax.speech.errors import SpeechError
@@ -40,10 +40,11 @@ _CHUNK = 128  # utterances that a process speaks at a time
 
 
 class Utterance(NamedTuple):
-    """A text, who says it, and its features: a whole number of tokens long."""
+    """A text, who says it, its sound, and features: a whole number of tokens long."""
 
     text: str
     voice: Voice
+    samples_T: Int16[np.ndarray, "T"]
     mel_FM: Float[np.ndarray, "F M"]
 
     @property
@@ -89,5 +90,6 @@ def _part(of: tuple[int, int, int, tuple[str, ...]]) -> list[Utterance] | str:
             return str(error)
         features = mel.log_mel(samples)
         whole = len(features) // mel.FRAMES_PER_TOKEN * mel.FRAMES_PER_TOKEN
-        found.append(Utterance(text, voice, features[:whole].astype(np.float16)))
+        rounded = np.round(samples * (2**15 - 1)).astype(np.int16)
+        found.append(Utterance(text, voice, rounded, features[:whole].astype(np.float16)))
     return found

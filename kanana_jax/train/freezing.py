@@ -14,9 +14,9 @@ import optax
 
 def part_of(path: Any) -> str:
     """Of optimizer.frozen, by the path of a leaf of the parameters."""
-    if path[0].key != "vision":
+    if path[0].key not in ("vision", "audio"):
         return "decoder"
-    return "projector" if path[1].key == "projector" else "encoder"
+    return "projector" if path[1].key in ("projector", "abstractor") else "encoder"
 
 
 def keep(frozen: Collection[str]) -> optax.GradientTransformation:

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from kanana_jax import config, model, optim, parallel
-from kanana_jax.batch import Batch, Images
+from kanana_jax.batch import Batch, Features, Images, Sounds
 from kanana_jax.objectives import NextToken, Objective, Seen, soft_targets
 from kanana_jax.train import (
     choices,
@@ -59,6 +59,7 @@ class StepConfig:
     batch_size: int
     seq_len: int
     image_patches: int = 0  # room in a row for patches of images
+    sounds: tuple[int, int] = (0, 0)  # and for sounds, and the frames of each
     balance_loss_weight: float = 0.0
     router_balance: Literal["sign", "quantile"] = "sign"
     router_bias_rate: float = 0.0
@@ -116,6 +117,7 @@ def step_config(
         batch_size=cfg.data.batch_size,
         seq_len=cfg.data.seq_len,
         image_patches=cfg.data.image_patches,
+        sounds=(cfg.data.sounds, cfg.data.sound_frames) if cfg.data.sounds else (0, 0),
         balance_loss_weight=cfg.train.balance_loss_weight,
         router_balance=cfg.train.router_balance,
         router_bias_rate=cfg.train.router_bias_rate,
@@ -198,7 +200,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
             cfg.objective.columns,
             routes=_routes_of_token(cfg),
             of_teacher=_columns_of_teacher(cfg),
-            patches=_patches_of_row(cfg),
+            features=_features_of_row(cfg),
         )
         frozen = dict.fromkeys(cfg.objective.frozen, like_whole)
         if cfg.lora.rank:
@@ -298,28 +300,21 @@ def abstract_batch(
     columns: tuple[str, ...] = (),
     routes: tuple[int, int] | None = None,
     of_teacher: Mapping[str, soft_targets.Column] = types.MappingProxyType({}),
-    patches: tuple[int, int] | None = None,
+    features: Features | None = None,
 ) -> Batch:
     """Shapes, dtypes and shardings of a batch on `mesh`; `columns` are those of `Batch.extra`.
 
     `routes` are MoE layers and experts of a token, where the batch says which these are;
-    `of_teacher` are columns of several numbers per position. `patches` are those that a row has
-    room for, and the numbers of one, where rows have images.
+    `of_teacher` are columns of several numbers per position. `features` are shapes and dtypes of a
+    row's.
     """
     sharding = parallel.batch_sharding(mesh)
 
-    def column(dtype, *of_token: int, length: int = seq_len) -> Any:
-        return jax.ShapeDtypeStruct((batch_size, length, *of_token), dtype, sharding=sharding)
+    def column(dtype, *of_token: int) -> Any:
+        return of_rows(jax.ShapeDtypeStruct((seq_len, *of_token), dtype))
 
-    images = None
-    if patches is not None:
-        room, values = patches
-        images = Images(
-            pixels=column(jnp.uint8, values, length=room),
-            places=column(jnp.int32, 4, length=room),
-            image_ids=column(jnp.int32, length=room),
-            slots=column(jnp.int32),
-        )
+    def of_rows(one: jax.ShapeDtypeStruct) -> Any:
+        return jax.ShapeDtypeStruct((batch_size, *one.shape), one.dtype, sharding=sharding)
 
     return Batch(
         *[column(jnp.int32)] * 4,
@@ -327,7 +322,7 @@ def abstract_batch(
         extra=dict.fromkeys(columns, column(jnp.float32))
         | {name: column(one.dtype, one.size) for name, one in of_teacher.items()},
         routes=None if routes is None else column(jnp.int32, *routes),
-        features=images,
+        features=jax.tree.map(of_rows, features),
     )
 
 
@@ -336,10 +331,24 @@ def _routes_of_token(cfg: StepConfig) -> tuple[int, int] | None:
     return (cfg.model.num_moe_layers, cfg.model.num_experts_per_token) if is_read else None
 
 
-def _patches_of_row(cfg: StepConfig) -> tuple[int, int] | None:
-    if not cfg.image_patches or cfg.model.vision is None:
-        return None
-    return cfg.image_patches, cfg.model.vision.patch_values
+def _features_of_row(cfg: StepConfig) -> Features | None:
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    slots = array(jnp.int32, cfg.seq_len)
+    if cfg.image_patches and cfg.model.vision is not None:
+        room = cfg.image_patches
+        return Images(
+            pixels=array(jnp.uint8, room, cfg.model.vision.patch_values),
+            places=array(jnp.int32, room, 4),
+            image_ids=array(jnp.int32, room),
+            slots=slots,
+        )
+    if any(cfg.sounds) and cfg.model.audio is not None:
+        sounds, frames = cfg.sounds
+        bands = cfg.model.audio.num_bands
+        return Sounds(array(jnp.float16, sounds, frames, bands), array(jnp.int32, sounds), slots)
+    return None
 
 
 def _columns_of_teacher(cfg: StepConfig) -> Mapping[str, soft_targets.Column]:

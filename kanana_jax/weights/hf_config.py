@@ -148,6 +148,11 @@ def to_hf(cfg: config.ModelConfig, extra: dict[str, Any], dtype: str) -> dict[st
     known = hf_architectures.QWEN3 if cfg.qk_norm else hf_architectures.LLAMA
     if cfg.kv_lora_rank is not None:
         known = hf_architectures.DEEPSEEK
+    if cfg.audio is not None:
+        raise CheckpointError(
+            "expected a model of text or images, got one with model.audio: no published layout has "
+            "such an encoder of sounds; keep the model folder"
+        )
     if cfg.zero_centered_gamma or cfg.norm_gain != "vector":
         raise CheckpointError(
             "expected zero_centered_gamma false and norm_gain vector, got "

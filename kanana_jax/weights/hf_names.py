@@ -110,6 +110,9 @@ def _leaf(
     stack, _, rest = path.partition("/")
     if stack == "vision":
         return _image_leaf(cfg, rest, shape, spec)
+    if stack == "audio":
+        # Files have no name for it, and an export refuses it.
+        return Leaf(shape, (Tensor(path.replace("/", "."), (), shape, False),), 0)
     if not rest:
         wanted = shape[::-1] if spec.role == "head" else shape
         if spec.role == "scalar_head":

@@ -82,6 +82,7 @@ ROOMS = {
             "plan",
             "report",
             "rollouts",
+            "speech",
             "surgery",
             "train",
             "weights",
@@ -90,7 +91,7 @@ ROOMS = {
         _ARRAYS,
     ),
     "kanana_jax/speech": Room(
-        {"data", "errors", "extras"},
+        {"batch", "config", "data", "errors", "extras"},
         {*_ARRAYS, "optax", "scipy", "safetensors", "tokenizers", "espeakng_loader", "soundfile"},
     ),
     "kanana_jax/generate": Room(

@@ -27,6 +27,7 @@ from kanana_jax.jobs import (
     reward,
     rl,
     sft,
+    sound_chats,
     spoken_load,
     sweep,
 )
@@ -116,8 +117,14 @@ READER = drawn_images.Config(
 LOOKER = image_chats.Config(
     name="test", question="?", model=READER.model, data=config.DataConfig(image_patches=8)
 )
-ALONE = (LLAMA3_ROPE, SURGERY, LORA, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART, LOAD, AUDIO)
-EXAMPLES = (READER, LOOKER, *TRAININGS, *TAUGHT, *ALONE)
+HEARER = sound_chats.Config(
+    name="test",
+    question="?",
+    model=dataclasses.replace(presets.tiny(), audio=AUDIO),
+    data=config.DataConfig(sounds=2),
+)
+ALONE = (LLAMA3_ROPE, SURGERY, LORA, SWEEP, ARM, AXIS, PIPELINE, STAGE, PART, LOAD)
+EXAMPLES = (READER, LOOKER, HEARER, *TRAININGS, *TAUGHT, *ALONE)
 BUILT = {type(inner): inner for one in EXAMPLES for inner in below(one)}
 HINTS = {kind: typing.get_type_hints(kind, include_extras=True) for kind in BUILT}
 

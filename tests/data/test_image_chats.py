@@ -12,7 +12,7 @@ from kanana_jax import config
 from kanana_jax.data import images
 from kanana_jax.data.errors import DataError
 from kanana_jax.data.images import chats
-from kanana_jax.data.images.documents import documents
+from kanana_jax.data.images.chats import documents
 
 VISION = config.VisionConfig(
     patch_size=4,

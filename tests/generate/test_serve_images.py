@@ -10,8 +10,8 @@ from PIL import Image
 from served import Served, write_model
 
 from kanana_jax import generate
-from kanana_jax.data import chat, images
-from kanana_jax.generate import image_prompts, serve
+from kanana_jax.data import chat, images, inserted
+from kanana_jax.generate import Room, media_prompts, serve
 from kanana_jax.generate.chat import ChatError
 from kanana_jax.weights import hf_image_config
 
@@ -60,7 +60,7 @@ def loaded(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(loaded):
-    engine = loaded.engine(num_rows=2, length=LENGTH, chunk=16, image_patches=PATCHES)
+    engine = loaded.engine(num_rows=2, length=LENGTH, chunk=16, room=Room(image_patches=PATCHES))
     limits = serve.ImageLimits(PATCHES, max_images=2, max_pixels=10_000)
     with Served(loaded, engine=engine, num_rows=2, length=LENGTH, images=limits) as server:
         yield server
@@ -79,15 +79,15 @@ def test_the_answer_is_that_of_the_engine_on_the_same_pixels(served, loaded):
         [{"role": "user", "content": f"a{images.MARK}b{images.MARK}"}], (), True
     )
     spans = [range(2), range(2, 4)]
-    encoded = images.encode(chat.PLAIN, loaded.own_format.tokenizer, pieces, spans)
+    encoded = inserted.encode(chat.PLAIN, loaded.own_format.tokenizer, pieces, spans, images.MARK)
     patches = [images.of_image(VISION, one[..., None]) for one in (first, second)]
     request = generate.Request(
         prompt=encoded.ids,
         max_tokens=4,
         sampling=generate.Sampling(seed=3),
-        images=images.row_of(patches, PATCHES, encoded.slots, VISION.patch_values),
+        features=images.row_of(patches, PATCHES, encoded.slots, VISION.patch_values),
     )
-    engine = loaded.engine(num_rows=2, length=LENGTH, chunk=16, image_patches=PATCHES)
+    engine = loaded.engine(num_rows=2, length=LENGTH, chunk=16, room=Room(image_patches=PATCHES))
     (wanted,) = generate.answers(engine, [request])
     np.testing.assert_allclose(_logprobs(found), wanted.logps, atol=1e-4)
     assert found.body["usage"]["prompt_tokens"] == len(encoded.ids)
@@ -117,7 +117,7 @@ REFUSED = {
     "detail": ([_part(_pixels(0), detail="best")], "detail must be one of auto, low, high"),
     "more": ([_part(_pixels(0)) | {"x": 1}], "unknown field"),
     "kind": ([{"type": "video_url"}], "must be a part of type text, input_audio or image_url"),
-    "mark": ([_part(_pixels(0)), images.MARK], "for each of 1 images, got 2"),
+    "mark": ([_part(_pixels(0)), images.MARK], "1 times, got 2"),
 }
 
 
@@ -142,12 +142,12 @@ def test_a_foreign_template_writes_the_token_that_the_models_files_name(tmp_path
     extra = {hf_image_config.EXTRA: {"image_token_id": ord("~")}}
     reader = _load(tmp_path / "foreign", FOREIGN, extra)
     said = [{"role": "user", "content": f"a{images.MARK}b"}]
-    encoded = image_prompts.encode(reader, said, [range(3)])
+    encoded = media_prompts.encode(reader, said, [range(3)])
     before = [*b"user:a"]
-    assert encoded.ids == [*before, *[images.PLACEHOLDER] * 3, *b"b;"]
+    assert encoded.ids == [*before, *[inserted.PLACEHOLDER] * 3, *b"b;"]
     np.testing.assert_array_equal(encoded.slots, [-1] * len(before) + [0, 1, 2, -1, -1])
     said = [{"role": "user", "content": f"~{images.MARK}"}]
     with pytest.raises(ChatError, match="for each of 1 images, got 2"):
-        image_prompts.encode(reader, said, [range(3)])
+        media_prompts.encode(reader, said, [range(3)])
     with pytest.raises(ChatError, match="name no token that stands for images"):
-        image_prompts.encode(reader._replace(image_id=None), said, [range(3)])
+        media_prompts.encode(reader._replace(image_id=None), said, [range(3)])

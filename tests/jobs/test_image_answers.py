@@ -57,7 +57,7 @@ class Scripted:
 
 
 def _is_blank(request):
-    return not request.images.pixels.any()
+    return not request.features.pixels.any()
 
 
 def test_every_mode_is_asked_and_a_blank_image_too():
@@ -83,7 +83,7 @@ def test_every_mode_is_asked_and_a_blank_image_too():
     # The second look follows the first answer, and the image stands twice.
     first, second = sample.rounds[3][0], sample.rounds[4][0]
     assert bytes(x for x in second.prompt if x < 256).endswith(b"check\nassistant: ")
-    assert (second.images.slots >= 0).sum() == 2 * (first.images.slots >= 0).sum()
+    assert (second.features.slots >= 0).sum() == 2 * (first.features.slots >= 0).sum()
 
 
 def test_a_model_of_direct_answers_is_not_asked_for_others():

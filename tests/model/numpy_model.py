@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from kanana_jax import model
-from kanana_jax.config import ModelConfig, VisionConfig
+from kanana_jax.config import AudioConfig, ModelConfig, VisionConfig
 
 SMALL = ModelConfig(
     vocab_size=50,
@@ -51,6 +51,7 @@ VISION = VisionConfig(
     intermediate_size=24,
     position_grid=3,
 )
+AUDIO = AudioConfig(num_bands=6, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=12)
 
 
 # Most of these tests' time is compilation; what they compute is small.

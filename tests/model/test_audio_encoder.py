@@ -1,5 +1,6 @@
 """The encoder of sound: states of a reference, and what is behind a sound changes nothing."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 GOLDEN = np.load(Path(__file__).with_name("audio_golden.npz"))
 SHAPE = config.AudioConfig(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24)
+CFG = dataclasses.replace(presets.tiny(258), audio=SHAPE)
 # Where Whisper's names stand here; a product's weight is (outputs, inputs) there.
 OF_LAYER = {
     "attention_norm.gamma": "self_attn_layer_norm.weight",
@@ -71,7 +73,7 @@ def at(module, path):
 
 @pytest.fixture(scope="module")
 def encoder():
-    return filled(Encoder(presets.tiny(258), SHAPE, presets.LAPTOP, rngs=nnx.Rngs(0)))
+    return filled(Encoder(CFG, presets.LAPTOP, rngs=nnx.Rngs(0)))
 
 
 @pytest.fixture(scope="module")
@@ -120,4 +122,4 @@ def test_a_position_is_a_tenth_of_a_second(encode):
 
 def test_frames_that_are_no_whole_positions_are_refused(encoder):
     with pytest.raises(ValueError, match="multiple of 10, got 38"):
-        encoder(np.zeros((1, 38, 80), np.float32), np.array([38]))
+        encoder(jnp.zeros((1, 38, 80)), jnp.array([38]))

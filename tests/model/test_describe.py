@@ -4,7 +4,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from numpy_model import GROUPED, SMALL, VISION, init, jit
+from numpy_model import AUDIO, GROUPED, SMALL, VISION, init, jit
 
 from kanana_jax import model
 from kanana_jax.model import presets, rope
@@ -25,6 +25,7 @@ VARIANTS = {
     "images_abstracted": dataclasses.replace(
         SMALL, vision=dataclasses.replace(VISION, projector="c_abstractor")
     ),
+    "images_and_sounds": dataclasses.replace(SMALL, vision=VISION, audio=AUDIO),
 }
 
 

@@ -13,7 +13,7 @@ from numpy_model import SMALL, VISION, init, jit, silu, weights
 from kanana_jax import model
 from kanana_jax.batch import Images
 from kanana_jax.data import images
-from kanana_jax.model import presets, vision
+from kanana_jax.model import encoders, presets
 from kanana_jax.model.vision import projector
 from kanana_jax.optim import qk_clip
 
@@ -43,7 +43,7 @@ def encoder(request):
     """The configuration, and slots of a row of images."""
     cfg = request.param
     params = init(cfg)["vision"]
-    run = jit(lambda row: vision.encode(cfg, presets.LAPTOP, params, row))
+    run = jit(lambda row: encoders.encode(cfg, presets.LAPTOP, params, row))
     return cfg, lambda pictures: np.asarray(run(_row(pictures)))[0]
 
 
@@ -130,7 +130,7 @@ def test_qk_clip_scales_the_heads_of_the_encoder():
     @jit
     def largest(params):
         bound = model.bind(cfg, params, presets.LAPTOP)
-        return bound.vision(row)[1]
+        return bound.vision.slots(row)[1]
 
     before, after = largest(params), largest(jax.tree.map(np.add, params, updates))
     gamma = np.array([[1.0, 1.0], [1.0, 0.25]])
@@ -156,7 +156,7 @@ def test_images_without_an_encoder_are_refused():
 def test_slots_stand_in_the_place_of_tokens():
     x = jnp.arange(8.0).reshape(1, 4, 2)
     slots = jnp.full((1, 3, 2), 9.0).at[0, 2].set(7.0)
-    got = vision.insert(x, slots, jnp.array([[-1, 2, 0, -1]]))
+    got = encoders.insert(x, slots, jnp.array([[-1, 2, 0, -1]]))
     np.testing.assert_array_equal(got[0], [[0, 1], [7, 7], [9, 9], [6, 7]])
 
 

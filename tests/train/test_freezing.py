@@ -1,6 +1,7 @@
 """Parts that are frozen stay to the bit, and the others move as they would alone."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -23,15 +24,26 @@ VISION = config.VisionConfig(
 )
 
 
-def _cfg(tmp_path, **changes):
+AUDIO = config.AudioConfig(hidden_size=8, num_layers=1, num_heads=1, intermediate_size=8)
+
+
+def _cfg(tmp_path, encoders=types.MappingProxyType({"vision": VISION}), **changes):
     base = tiny_jobs.pretraining(tmp_path / "none.txt")
-    shape = dataclasses.replace(base.model, vocab_size=20, vision=VISION)
+    shape = dataclasses.replace(base.model, vocab_size=20, **encoders)
     return dataclasses.replace(base, model=shape, **changes)
 
 
-@pytest.mark.parametrize("frozen", [("encoder", "decoder"), ("projector",)], ids="+".join)
-def test_what_is_frozen_stays_to_the_bit_and_all_else_moves(frozen, tmp_path):
-    cfg = _cfg(tmp_path)
+@pytest.mark.parametrize(
+    ("encoders", "frozen"),
+    [
+        ({"vision": VISION}, ("encoder", "decoder")),
+        ({"vision": VISION}, ("projector",)),
+        ({"audio": AUDIO}, ("encoder",)),
+        ({"audio": AUDIO}, ("projector", "decoder")),
+    ],
+)
+def test_what_is_frozen_stays_to_the_bit_and_all_else_moves(encoders, frozen, tmp_path):
+    cfg = _cfg(tmp_path, encoders)
     optimizer = dataclasses.replace(cfg.optimizer, frozen=frozen, weight_decay=10.0, tau=0.1)
     made = optimizers.make(optimizer, cfg.model, lambda step: 0.1)
     rng = np.random.default_rng(0)
@@ -67,7 +79,7 @@ def test_freezing_is_for_models_with_an_encoder_of_which_something_is_trained(tm
     with pytest.raises(config.ConfigError, match="some part is trained; got encoder, projector"):
         _cfg(tmp_path, optimizer=everything)
     text = dataclasses.replace(_cfg(tmp_path).model, vision=None)
-    with pytest.raises(config.ConfigError, match=r"is for a model with model\.vision"):
+    with pytest.raises(config.ConfigError, match=r"with model\.vision or model\.audio"):
         dataclasses.replace(
             _cfg(tmp_path), model=text, optimizer=config.OptimizerConfig(frozen=("encoder",))
         )

@@ -13,7 +13,7 @@ import pytest
 
 from kanana_jax import convert, model
 from kanana_jax.checkpoint.errors import CheckpointError
-from kanana_jax.data import images
+from kanana_jax.data import images, inserted
 from kanana_jax.model import presets
 from kanana_jax.weights import hf, hf_image_config, native
 
@@ -38,7 +38,7 @@ def _inputs(cfg, name):
     room = sum(len(one.places) for one in pictures)
     slots = images.slots_of(is_image[0])
     row = images.row_of(pictures, room, slots, cfg.vision.patch_values)
-    tokens = np.where(is_image, images.PLACEHOLDER, ids)
+    tokens = np.where(is_image, inserted.PLACEHOLDER, ids)
     return model.Inputs.of_tokens(jnp.asarray(tokens))._replace(features=images.stacked([row]))
 
 

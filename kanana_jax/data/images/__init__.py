@@ -1,6 +1,5 @@
-"""Images as arrays of pixels, their patches, and conversations in which they stand."""
+"""Images as arrays of pixels and their patches."""
 
-from kanana_jax.data.images.encoding import MARK, PLACEHOLDER, EncodedImages, encode, num_marks
 from kanana_jax.data.images.files import (
     ImageError,
     Limits,
@@ -12,17 +11,15 @@ from kanana_jax.data.images.files import (
 )
 from kanana_jax.data.images.patches import Patches, of_image, row_of, slots_of, stacked
 
+MARK = "<|image|>"  # in text, where an image stands
+
 __all__ = [
     "MARK",
-    "PLACEHOLDER",
-    "EncodedImages",
     "ImageError",
     "Limits",
     "Patches",
     "data_of_url",
-    "encode",
     "fitted",
-    "num_marks",
     "num_slots",
     "of_data_url",
     "of_image",

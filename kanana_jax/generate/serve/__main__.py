@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from kanana_jax import config, errors, extras
+from kanana_jax import config, errors, extras, generate
 from kanana_jax.config import paths
 from kanana_jax.generate import command, decoder, serve
 from kanana_jax.generate.serve import speech_command
@@ -40,17 +40,23 @@ def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, list[se
     model_name = arguments.model_name or folder.name
     _check(arguments, model_name)
     loaded = command.load(arguments)
-    of_images = None
+    of_images, room = None, generate.Room()
     if loaded.cfg.vision is not None and arguments.image_patches:
         square = loaded.cfg.vision.merge_size**2
         of_images = serve.ImageLimits(
             max(arguments.image_patches // square, 1) * square, max_pixels=arguments.max_pixels
         )
+        room = room._replace(image_patches=of_images.num_patches)
+    of_sounds = None
+    if loaded.cfg.audio is not None and arguments.max_sounds:
+        of_sounds = serve.SoundLimits(arguments.max_sounds, arguments.sound_seconds)
+        heard = of_sounds.room(loaded.cfg.audio)
+        room = room._replace(sounds=heard.sounds, sound_frames=heard.sound_frames)
     engine = loaded.engine(
         num_rows=arguments.batch_size,
         length=arguments.length,
         tokens_per_step=arguments.tokens_per_step,
-        image_patches=of_images.num_patches if of_images else 0,
+        room=room,
     )
     engine.warm_up()
     spoken = speech_command.opened(arguments, loaded, on_failure=lambda: end())
@@ -63,6 +69,7 @@ def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, list[se
         api_key=arguments.api_key,
         origins=tuple(arguments.allow_origin),
         images=of_images,
+        sounds=of_sounds,
     )
 
     def end() -> None:
@@ -92,10 +99,11 @@ def _check(arguments: argparse.Namespace, model_name: str) -> None:
             "--tokens-per-step": arguments.tokens_per_step,
             "--max-body-bytes": arguments.max_body_bytes,
             "--max-pixels": arguments.max_pixels,
+            "--sound-seconds": arguments.sound_seconds,
         }
     )
     speech_command.check(arguments)
-    for name in ("max-waiting", "shutdown-seconds", "image-patches"):
+    for name in ("max-waiting", "shutdown-seconds", "image-patches", "max-sounds"):
         value = getattr(arguments, name.replace("-", "_"))
         if value < 0:
             raise config.ConfigError(f"--{name} must not be negative, got {value}")
@@ -140,6 +148,13 @@ def _parser() -> argparse.ArgumentParser:
         help="of a request's images together, where the model reads images; 0: none",
     )
     parser.add_argument("--max-pixels", type=int, default=2**24, help="of an image")
+    parser.add_argument(
+        "--max-sounds",
+        type=int,
+        default=4,
+        help="of a request, where the model has an encoder of sounds; 0: none",
+    )
+    parser.add_argument("--sound-seconds", type=int, default=30, help="of each, at most")
     parser.add_argument("--api-key", help="that requests must have; default: none")
     parser.add_argument(
         "--allow-origin",

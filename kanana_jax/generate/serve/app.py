@@ -42,7 +42,8 @@ from kanana_jax.generate.serve import (
     speech,
     streaming,
 )
-from kanana_jax.generate.serve.fields import ApiError
+from kanana_jax.generate.serve.fields import ApiError, bad
+from kanana_jax.generate.serve.hearing import SoundLimits
 from kanana_jax.generate.serve.images import ImageLimits, Prompt
 from kanana_jax.generate.serve.protocol import Ask
 from kanana_jax.generate.serve.tools import Tooling
@@ -62,7 +63,8 @@ class Limits:
     max_body_bytes: int = 8 * 2**20
     api_key: str | None = None  # None: whoever can connect may ask
     origins: tuple[str, ...] = ()  # of web pages that may ask, "*" for all
-    images: ImageLimits | None = None  # None: messages have text only
+    images: ImageLimits | None = None  # None: messages have no images
+    sounds: SoundLimits | None = None  # of a model's encoder; None: it has none
 
 
 def make_app(
@@ -71,7 +73,9 @@ def make_app(
     """An ASGI application; it starts the workers when it starts up and stops them when it shuts
     down. With `spoken` it speaks."""
     workers = [worker] if spoken is None else [worker, spoken.worker]
-    ears = None if spoken is None else hearing.Ears(spoken.speaker.codec, limits.length)
+    ears = None if spoken is None else hearing.by_codes(spoken.speaker.codec, limits.length)
+    if limits.sounds is not None:
+        ears = hearing.by_encoder(limits.sounds)
     server = _Server(loaded, worker, limits, workers, ears)
 
     @contextlib.asynccontextmanager
@@ -143,8 +147,10 @@ class _Server:
         return JSONResponse(self._model())
 
     async def tokenize(self, http: HttpRequest) -> Response:
-        ask = await self._parsed(protocol.parse_prompt, await self.read_json(http))
+        ask, sounds = await self._parsed(protocol.parse_prompt, await self.read_json(http))
         self.check_model(ask.model)
+        if sounds:
+            raise bad("messages", "must have no sound here: an encoder reads it, not as tokens")
         if not isinstance(ask.given, str):
             ids = (await self._chat_prompt(ask.given, ask.tooling, ask.variables)).ids
         elif ask.is_whole:
@@ -185,9 +191,13 @@ class _Server:
 
     async def chat_completions(self, http: HttpRequest) -> Response:
         parse = functools.partial(protocol.parse_chat, has_images=self._limits.images is not None)
-        ask = await self._parsed(parse, await self.read_json(http))
+        ask, sounds = await self._parsed(parse, await self.read_json(http))
         self._check(ask)
-        prompt = await self._chat_prompt(ask.inputs[0], ask.tooling, ask.variables, ask.image_urls)
+        if sounds and ask.image_urls:
+            raise bad("messages", "must have images or sounds of one kind, got both")
+        prompt = await self._chat_prompt(
+            ask.inputs[0], ask.tooling, ask.variables, ask.image_urls, sounds
+        )
         thinking = self._thinking(prompt.ids)
         constraint = await self._constraint(ask, thinking)
         reads_calls = ask.tooling.reads_calls
@@ -200,11 +210,15 @@ class _Server:
 
         return await self._answer(http, ask, [prompt], constraint, replies.CHAT, choice)
 
-    async def _parsed[A](self, parse: Callable[[Any, messages.Hear], A], body: Any) -> A:
-        """The fields of a conversation; one that may hold sound is read beside the event loop."""
+    async def _parsed[A](
+        self, parse: Callable[[Any, messages.Hear], A], body: Any
+    ) -> tuple[A, list[hearing.Mel]]:
+        """The fields of a conversation, and its sounds where an encoder hears them; one that may
+        hold sound is read beside the event loop."""
         if self._ears is None:
-            return parse(body, messages.deaf)
-        return await asyncio.to_thread(parse, body, self._ears.of_request())
+            return parse(body, messages.deaf), []
+        hear = hearing.Hearing(self._ears)
+        return await asyncio.to_thread(parse, body, hear), hear.sounds
 
     def _model(self) -> dict[str, Any]:
         return {
@@ -247,6 +261,7 @@ class _Server:
         tooling: Tooling,
         variables: Mapping[str, Any],
         image_urls: Sequence[str] = (),
+        sounds: Sequence[hearing.Mel] = (),
     ) -> Prompt:
         template = self._loaded.template
         if template is not None:
@@ -266,14 +281,26 @@ class _Server:
                     param="documents",
                     code="unsupported_parameter",
                 )
+        told = tooling.told or None
         try:
+            if sounds:
+                assert self._limits.sounds is not None  # by which there are ears
+                return await asyncio.to_thread(
+                    hearing.prompt,
+                    self._loaded,
+                    conversation,
+                    sounds,
+                    self._limits.sounds,
+                    told,
+                    variables,
+                )
             return await asyncio.to_thread(
                 images.prompt,
                 self._loaded,
                 conversation,
                 image_urls,
                 self._limits.images,
-                tooling.told or None,
+                told,
                 variables,
             )
         except ChatError as error:
@@ -345,7 +372,7 @@ class _Server:
                 requests.append(
                     Request(
                         prompt=prompt.ids,
-                        images=prompt.images,
+                        features=prompt.features,
                         max_tokens=room if ask.max_tokens is None else ask.max_tokens or 1,
                         sampling=asked.sampling.at_place(len(requests)),
                         stop=asked.stop,

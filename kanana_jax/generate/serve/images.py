@@ -11,7 +11,7 @@ from typing import Any
 from kanana_jax import model
 from kanana_jax.data import chat as formats
 from kanana_jax.data import images
-from kanana_jax.generate import image_prompts
+from kanana_jax.generate import media_prompts
 from kanana_jax.generate.load import Loaded
 from kanana_jax.generate.serve import fields
 from kanana_jax.generate.serve.fields import bad, kind_of
@@ -30,10 +30,10 @@ class ImageLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """The ids of a prompt, and its images."""
+    """The ids of a prompt, and what stands in the place of some."""
 
     ids: list[int]
-    images: model.Images | None = None
+    features: model.Features | None = None
 
 
 def url_of(param: str, part: Mapping[str, Any]) -> str:
@@ -76,7 +76,7 @@ def prompt(
     spans, begin = [], 0
     for one in patches:
         spans.append(range(begin, begin := begin + one.num_slots(shape.merge_size)))
-    encoded = image_prompts.encode(loaded, messages, spans, tools, **variables)
+    encoded = media_prompts.encode(loaded, messages, spans, tools, **variables)
     count = sum(len(one.places) for one in patches)
     row = images.row_of(patches, count, encoded.slots, shape.patch_values)
     return Prompt(encoded.ids, row)

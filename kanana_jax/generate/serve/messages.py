@@ -24,7 +24,10 @@ Hear = Callable[[str, Any], str]
 
 def deaf(param: str, value: Any) -> str:
     """Of a server that does not hear."""
-    raise bad(param, "is sound, which this server does not hear: start it with --speech")
+    raise bad(
+        param,
+        "is sound, which this server does not hear: start it with --speech or a model that hears",
+    )
 
 
 class Conversation(NamedTuple):

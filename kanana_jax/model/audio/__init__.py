@@ -1,5 +1,5 @@
 """An encoder of sound and what joins its states into positions of the decoder."""
 
-from kanana_jax.model.audio.encoder import Encoded, Encoder
+from kanana_jax.model.audio.encoder import Encoded, Encoder, specs
 
-__all__ = ["Encoded", "Encoder"]
+__all__ = ["Encoded", "Encoder", "specs"]

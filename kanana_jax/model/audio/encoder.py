@@ -10,7 +10,7 @@ Letters: B sounds, F frames, S states (F / 2), N positions, M bands, D width, H 
 head, W width of the decoder, L layers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 import pallas_kernels
+from kanana_jax.batch import Sounds
 from kanana_jax.config import AudioConfig, ExecutionConfig, ModelConfig
-from kanana_jax.model import causal_attention, layers
+from kanana_jax.model import causal_attention, encoder_specs, layers
 from kanana_jax.model.audio.abstractor import Abstractor
 from kanana_jax.model.biased import LayerNorm, Linear, zeros
+from kanana_jax.model.param_specs import ParamSpec
+from kanana_jax.optim.specs import MatrixSpec
+from kanana_jax.parallel import local
 from pallas_kernels import maxima
 
 _TAPS = 3
@@ -41,9 +45,9 @@ class Encoded(NamedTuple):
 class Encoder(nnx.Module):
     """Encoder and abstractor. Float32 parameters; activations in `execution.compute_dtype`."""
 
-    def __init__(
-        self, cfg: ModelConfig, shape: AudioConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs):
+        shape = cfg.audio
+        assert shape is not None
         self.shape, self.execution = shape, execution
         width = shape.hidden_size
         self.conv1 = layers.normal(rngs, cfg, _TAPS, shape.num_bands, width)
@@ -56,8 +60,8 @@ class Encoder(nnx.Module):
         self.abstractor = Abstractor(cfg, shape, rngs=rngs)
 
     def __call__(self, mel_BFM: Float[Array, "B F M"], num_frames_B: Int[Array, "B"]) -> Encoded:
-        """`mel_BFM` as `speech.mel.log_mel` has it; F is a multiple of 2 * merge_size."""
-        num_frames, merged = mel_BFM.shape[1], 2 * self.shape.merge_size
+        """`mel_BFM` as `speech.mel.log_mel` has it; F is a multiple of frames_per_position."""
+        num_frames, merged = mel_BFM.shape[1], self.shape.frames_per_position
         if num_frames % merged:
             raise ValueError(
                 f"frames must be a multiple of {merged}, got {num_frames}; pad them with zeros"
@@ -78,6 +82,22 @@ class Encoder(nnx.Module):
         num_positions_B = -(-num_states_B // self.shape.merge_size)
         positions_BNW = self.abstractor(states_BSD, is_state_BS)
         return Encoded(positions_BNW, num_positions_B, states_BSD, max_logits_LH)
+
+    def slots(self, sounds: Sounds) -> tuple[Float[Array, "B M W"], Float[Array, "L H"]]:
+        """What stands at each slot, and the largest logit of each head of the encoder."""
+        frames_BNFM, num_frames_BN = (
+            local.constrain(jnp.asarray(x), ("batch", "whole", "whole", "whole")[: jnp.ndim(x)])
+            for x in sounds[:2]
+        )
+        num_rows, num_sounds = num_frames_BN.shape
+        found = self(
+            frames_BNFM.reshape(-1, *frames_BNFM.shape[2:]),
+            jnp.minimum(num_frames_BN, frames_BNFM.shape[2]).reshape(-1),
+        )
+        positions_BMW = found.positions_BNW.reshape(
+            num_rows, num_sounds * found.positions_BNW.shape[1], -1
+        )
+        return positions_BMW, found.max_logits_LH
 
     def _convolved(
         self, mel_BFM: Float[Array, "B F M"], is_frame_BF: Bool[Array, "B F"]
@@ -148,3 +168,35 @@ class Block(nnx.Module):
         )
         out_BSD = jnp.einsum("BSHK,HKD->BSD", out_BSHK, self.wo[...].astype(x_BSD.dtype))
         return out_BSD + self.bo[...].astype(x_BSD.dtype), maxima.keep_nan(max_logits_BH, axis=0)
+
+
+def specs(cfg: ModelConfig, split: str) -> dict[str, Any]:
+    """See `describe.describe`. The encoder's heads are clipped as a decoder's layers behind its
+    last one, and behind those of an encoder of images."""
+    shape = cfg.audio
+    assert shape is not None
+    first_layer = cfg.num_layers + (cfg.vision.num_layers if cfg.vision is not None else 0)
+    taps = ParamSpec(
+        role="matrix",
+        logical_axes=("whole", "whole", "embed"),
+        matrix=MatrixSpec(rows=(0, 1), cols=(2,)),
+    )
+    return {
+        "conv1": taps,
+        "conv1_bias": encoder_specs.vector("norm"),
+        "conv2": taps,
+        "conv2_bias": encoder_specs.vector("norm"),
+        "layers": {
+            "attention_norm": encoder_specs.norm("layers"),
+            **encoder_specs.attention(shape.head_dim, first_layer, split),
+            "mlp_norm": encoder_specs.norm("layers"),
+            "up": encoder_specs.linear("embed", "mlp", "layers"),
+            "down": encoder_specs.linear("mlp", "embed", "layers"),
+        },
+        "final_norm": encoder_specs.norm(),
+        "abstractor": {
+            "layers": encoder_specs.convolutions("whole"),
+            "norm": encoder_specs.norm(),
+            **encoder_specs.merge(),
+        },
+    }

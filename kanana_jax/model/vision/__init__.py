@@ -1,5 +1,5 @@
 """An encoder of images and what joins its patches into positions of the decoder."""
 
-from kanana_jax.model.vision.tower import Tower, encode, insert, specs
+from kanana_jax.model.vision.tower import Tower, specs
 
-__all__ = ["Tower", "encode", "insert", "specs"]
+__all__ = ["Tower", "specs"]

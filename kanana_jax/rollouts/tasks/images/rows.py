@@ -13,9 +13,10 @@ import numpy as np
 
 from kanana_jax import config
 from kanana_jax.batch import Batch
-from kanana_jax.data import chat, images
+from kanana_jax.data import chat, images, inserted
 from kanana_jax.data.chat import Origin, reasoning
-from kanana_jax.data.images import EncodedImages, Patches
+from kanana_jax.data.images import Patches
+from kanana_jax.data.inserted import Encoded
 from kanana_jax.data.tokenizer import Tokenizer, byte_tokenizer
 from kanana_jax.rollouts.task import Task
 from kanana_jax.rollouts.tasks.images import families, lessons
@@ -53,7 +54,7 @@ def row(recipe: Recipe, number: int, heldout: bool = False) -> Batch:
     """One row: lessons one after the other, until the next one would not fit."""
     rng = random.Random(f"row {recipe.data.seed} {number} {heldout}")
     room, room_of_patches = recipe.data.seq_len, recipe.data.image_patches
-    encoded: list[EncodedImages] = []
+    encoded: list[Encoded] = []
     pictures: list[Patches] = []
     num_slots = 0
     while True:
@@ -83,22 +84,24 @@ def patches_of(shape: config.VisionConfig, given: Task) -> Patches:
     return images.of_image(shape, np.repeat(grey_YX[..., None], shape.num_channels, axis=-1))
 
 
-def prompt(recipe: Recipe, messages: Sequence[lessons.Message], num_slots: int) -> EncodedImages:
+def prompt(recipe: Recipe, messages: Sequence[lessons.Message], num_slots: int) -> Encoded:
     """What a model is given: messages, at whose every mark the one image stands."""
     pieces = _FORMAT.render([*messages], (), True)
     said = [one["content"] for one in messages if one["role"] == "user"]
     marks = sum(text.count(images.MARK) for text in said)
-    return images.encode(_FORMAT, recipe.tokenizer, pieces, [range(num_slots)] * marks)
+    return inserted.encode(
+        _FORMAT, recipe.tokenizer, pieces, [range(num_slots)] * marks, images.MARK
+    )
 
 
-def _encoded(recipe: Recipe, made: Lesson, picture: Patches, first_slot: int) -> EncodedImages:
+def _encoded(recipe: Recipe, made: Lesson, picture: Patches, first_slot: int) -> Encoded:
     where = f"a lesson of {made.task.family}"
     pieces = reasoning.judged(_FORMAT, made.messages, (), made.first, "all", where)
     span = range(first_slot, first_slot + picture.num_slots(recipe.vision.merge_size))
-    return images.encode(_FORMAT, recipe.tokenizer, pieces, [span] * made.num_marks)
+    return inserted.encode(_FORMAT, recipe.tokenizer, pieces, [span] * made.num_marks, images.MARK)
 
 
-def _joined(recipe: Recipe, encoded: Sequence[EncodedImages], pictures: Sequence[Patches]) -> Batch:
+def _joined(recipe: Recipe, encoded: Sequence[Encoded], pictures: Sequence[Patches]) -> Batch:
     length = recipe.data.seq_len
     columns: dict[str, Any] = {
         name: np.zeros(length, dtype)

@@ -1,9 +1,9 @@
-"""Conversations with images as prompts.
+"""Conversations with images or sounds as prompts.
 
-In a format of ours an image stands at each mark in what a user says. A foreign template is given
-parts {"type": "image"} and {"type": "text"}, and an image stands at each id that the model's files
-name for it. Either way there must be as many places as images, so text that spells a mark or that
-id is refused.
+In a format of ours one stands at each mark in what a user says. A foreign template is given parts
+{"type": "image"} and {"type": "text"}, and an image stands at each id that the model's files name
+for it; it has no place for sounds. Either way there must be as many places as there are images, so
+text that spells a mark or that id is refused.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from kanana_jax.data import DataError, images
+from kanana_jax.data import DataError, images, inserted
 from kanana_jax.data import chat as formats
-from kanana_jax.data.images import EncodedImages
+from kanana_jax.data.inserted import PLACEHOLDER, Encoded
 from kanana_jax.generate import chat
 from kanana_jax.generate.load import Loaded, checked
 
@@ -23,11 +23,12 @@ def encode(
     messages: list[dict[str, Any]],
     spans: Sequence[range],
     tools: Sequence[formats.Tool] | None = None,
+    mark: str = images.MARK,
     **variables: Any,
-) -> EncodedImages:
-    """The ids of a conversation in which `images.MARK` stands for each image.
+) -> Encoded:
+    """The ids of a conversation in which `mark` stands for each image or sound.
 
-    `spans` are the slots of each. ChatError where the model or its template has no images.
+    `spans` are the slots of each. ChatError where the model or its template has none.
     """
     if loaded.template is not None:
         variables = {k: value for k, value in variables.items() if loaded.template.reads(k)}
@@ -35,11 +36,13 @@ def encode(
         fmt, used = loaded.own_format
         try:
             said, known = checked(messages, tools)
-            return images.encode(fmt, used, fmt.render(said, known, True), spans)
+            return inserted.encode(fmt, used, fmt.render(said, known, True), spans, mark)
         except DataError as error:
             raise chat.ChatError(str(error)) from error
     if loaded.template is None:
         raise chat.ChatError(chat.no_template_message(loaded.directory))
+    if mark != images.MARK:
+        raise chat.ChatError("the chat template of this model has no place for sounds")
     if loaded.image_id is None:
         raise chat.ChatError(
             "the files of this model name no token that stands for images; import it from its "
@@ -61,7 +64,7 @@ def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
     return message | {"content": parts}
 
 
-def _at_ids(ids: Sequence[int], image_id: int, spans: Sequence[range]) -> EncodedImages:
+def _at_ids(ids: Sequence[int], image_id: int, spans: Sequence[range]) -> Encoded:
     """Each `image_id` becomes the slots of an image."""
     count = sum(one == image_id for one in ids)
     if count != len(spans):
@@ -72,6 +75,6 @@ def _at_ids(ids: Sequence[int], image_id: int, spans: Sequence[range]) -> Encode
     found, slots, left = [], [], iter(spans)
     for one in ids:
         span = next(left) if one == image_id else None
-        found += [one] if span is None else [images.PLACEHOLDER] * len(span)
+        found += [one] if span is None else [PLACEHOLDER] * len(span)
         slots += [-1] if span is None else [*span]
-    return EncodedImages(found, [formats.Origin.USER] * len(found), np.array(slots, np.int32))
+    return Encoded(found, [formats.Origin.USER] * len(found), np.array(slots, np.int32))

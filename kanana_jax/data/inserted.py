@@ -1,9 +1,9 @@
-"""Conversations with images as ids, and the slots of images that stand among them.
+"""Conversations as ids, and the slots of images or sounds that stand among them.
 
     "user: " "<|image|>" "sum?"   ->   ids of "user: ", one placeholder for each slot, ids of "sum?"
 
-A mark in what a user or a tool says stands for an image. `spans` say for each mark which slots
-stand there; two marks may name the same ones, which are then read again.
+A mark in what a user or a tool says stands for an image or a sound. `spans` say for each mark which
+slots stand there; two marks may name the same ones, which are then read again.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,11 @@ from kanana_jax.data.chat import Origin, Piece
 from kanana_jax.data.errors import DataError
 from kanana_jax.data.tokenizer import Tokenizer
 
-MARK = "<|image|>"
 PLACEHOLDER = 0  # an id; the model never reads its embedding
 _MARKED = (Origin.USER, Origin.TOOL)
 
 
-class EncodedImages(NamedTuple):
+class Encoded(NamedTuple):
     """Ids, where each is from, and the slot that stands at it; -1 where it is a token."""
 
     ids: list[int]
@@ -31,13 +30,18 @@ class EncodedImages(NamedTuple):
 
 
 def encode(
-    fmt: chat.Format, tokenizer: Tokenizer, pieces: Sequence[Piece], spans: Sequence[range]
-) -> EncodedImages:
+    fmt: chat.Format,
+    tokenizer: Tokenizer,
+    pieces: Sequence[Piece],
+    spans: Sequence[range],
+    mark: str,
+) -> Encoded:
     """The ids of a conversation from BOS on. DataError unless there are as many marks as spans."""
-    groups = _between_marks(pieces)
+    groups = _between_marks(pieces, mark)
     if len(groups) - 1 != len(spans):
         raise DataError(
-            f"expected a mark {MARK} for each of {len(spans)} images, got {len(groups) - 1}"
+            f"expected {mark} as often as there is something to stand there, {len(spans)} times, "
+            f"got {len(groups) - 1}"
         )
     first, *rest = groups
     texts = chat.encode_pieces(fmt, tokenizer, [first])
@@ -47,22 +51,22 @@ def encode(
         ids += [PLACEHOLDER] * len(span) + text.ids
         origins += [Origin.USER] * len(span) + text.origins
         slots += [*span] + [-1] * len(text.ids)
-    return EncodedImages(ids, origins, np.array(slots, np.int32))
+    return Encoded(ids, origins, np.array(slots, np.int32))
 
 
-def num_marks(pieces: Sequence[Piece]) -> int:
-    """Images that stand in these pieces of a conversation."""
-    return len(_between_marks(pieces)) - 1
+def num_marks(pieces: Sequence[Piece], mark: str) -> int:
+    """How often one stands in these pieces of a conversation."""
+    return len(_between_marks(pieces, mark)) - 1
 
 
-def _between_marks(pieces: Sequence[Piece]) -> list[list[Piece]]:
+def _between_marks(pieces: Sequence[Piece], mark: str) -> list[list[Piece]]:
     """The pieces before the first mark, between it and the next one, and so on."""
     groups: list[list[Piece]] = [[]]
     for piece in pieces:
-        if piece.origin not in _MARKED or MARK not in piece.text:
+        if piece.origin not in _MARKED or mark not in piece.text:
             groups[-1].append(piece)
             continue
-        *parts, last = piece.text.split(MARK)
+        *parts, last = piece.text.split(mark)
         for part in parts:
             groups[-1].append(piece._replace(text=part, is_closed=False))
             groups.append([])
