@@ -217,6 +217,7 @@ def _measured(arguments: argparse.Namespace) -> dict[str, float]:
     path, most, length = Path(arguments.conversations), arguments.utterances, arguments.length
     loaded = command.load(arguments)
     if loaded.cfg.audio is not None:
+        chats.check(loaded.cfg.audio)
         return measure_sounds(loaded, read_sounds(path, most), length=length)
     return measure(loaded, read(path, most), length=length)
 

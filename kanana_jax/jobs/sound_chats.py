@@ -29,6 +29,7 @@ class Config(config.TrainingConfig):
                 f"{'none' if self.model.audio is None else 'an encoder'} and {self.data.sounds}; "
                 "set both"
             )
+        sound_chats.check(self.model.audio)
 
 
 def _documents(corpus: MediaChats, cfg: config.DataConfig, built: training.Built) -> WholeDocuments:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from kanana_jax.batch import Sounds
-from kanana_jax.config import AudioConfig, DataConfig
+from kanana_jax.config import AudioConfig, ConfigError, DataConfig
 from kanana_jax.data import media_chats, media_documents
 from kanana_jax.data.errors import DataError
 from kanana_jax.data.media_chats import Chat, MediaChats, Medium
@@ -31,6 +31,15 @@ _MOST_SECONDS = 600.0  # of one; how much a row has room for is checked with the
 
 class SoundError(DataError):
     """A file that is no sound that can be read here."""
+
+
+def check(shape: AudioConfig) -> None:
+    """Raises ConfigError unless the encoder reads the features that are made here."""
+    if shape.num_bands != mel.NUM_BANDS:
+        raise ConfigError(
+            f"model.audio.num_bands must be {mel.NUM_BANDS}, which log-mel frames have, got "
+            f"{shape.num_bands}"
+        )
 
 
 def read(

@@ -1,6 +1,7 @@
 """Conversations with sounds: their rows, what is left out, and what is refused."""
 
 import base64
+import dataclasses
 import io
 import json
 
@@ -9,6 +10,8 @@ import pytest
 
 from kanana_jax import config
 from kanana_jax.data.errors import DataError
+from kanana_jax.jobs import pretrain, sound_chats
+from kanana_jax.model import presets
 from kanana_jax.speech import chats, mel
 
 soundfile = pytest.importorskip("soundfile")
@@ -119,3 +122,24 @@ def test_sounds_that_a_row_has_no_room_for_are_named(found):
         chats.documents(found, SHAPE, settings("unused", sound_frames=70))
     with pytest.raises(DataError, match=r"line 11: expected at most data\.sounds = 1 sounds"):
         chats.documents(found, SHAPE, settings("unused", sounds=1))
+
+
+def test_an_encoder_of_other_features_is_refused():
+    shape = dataclasses.replace(presets.tiny(), audio=dataclasses.replace(SHAPE, num_bands=40))
+    data = config.DataConfig(sounds=2, sound_frames=ROOM)
+    with pytest.raises(config.ConfigError, match=r"num_bands must be 80.*, got 40"):
+        sound_chats.Config(name="x", question="?", model=shape, data=data)
+    for changes, message in (
+        ({"sound_frames": 85}, "sound_frames must be a multiple of 10"),
+        ({"sounds": 0}, "need model.audio and data.sounds, got an encoder and 0"),
+        ({"image_patches": 4}, "images or sounds, got 4 and 2"),
+    ):
+        with pytest.raises(config.ConfigError, match=message):
+            sound_chats.Config(
+                name="x",
+                question="?",
+                model=dataclasses.replace(shape, audio=SHAPE),
+                data=dataclasses.replace(data, **changes),
+            )
+    with pytest.raises(config.ConfigError, match=r"data\.sounds must be 0 without model\.audio"):
+        pretrain.Config(name="x", question="?", model=presets.tiny(), data=data)

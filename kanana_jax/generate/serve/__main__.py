@@ -16,6 +16,7 @@ from kanana_jax import config, errors, extras, generate
 from kanana_jax.config import paths
 from kanana_jax.generate import command, decoder, serve
 from kanana_jax.generate.serve import speech_command
+from kanana_jax.speech import chats
 
 with extras.needed("train", "serve"):
     import uvicorn
@@ -49,6 +50,7 @@ def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, list[se
         room = room._replace(image_patches=of_images.num_patches)
     of_sounds = None
     if loaded.cfg.audio is not None and arguments.max_sounds:
+        chats.check(loaded.cfg.audio)
         of_sounds = serve.SoundLimits(arguments.max_sounds, arguments.sound_seconds)
         heard = of_sounds.room(loaded.cfg.audio)
         room = room._replace(sounds=heard.sounds, sound_frames=heard.sound_frames)
