@@ -4,17 +4,13 @@
 train.init_from's, or fresh ones; optimizer.frozen says which parts of them stay.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kanana_jax import config, data
+from kanana_jax import config
 from kanana_jax.data.images import chats
 from kanana_jax.data.media_chats import MediaChats
 from kanana_jax.data.whole_documents import WholeDocuments
-from kanana_jax.jobs import buckets, training
-from kanana_jax.jobs.chats import keep_template
-from kanana_jax.jobs.packed import PackedSource
-from kanana_jax.train import fit
+from kanana_jax.jobs import media_chats, training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,32 +27,12 @@ class Config(config.TrainingConfig):
             )
 
 
-def _documents(corpus: MediaChats, cfg: config.DataConfig, built: training.Built) -> WholeDocuments:
-    shape = built.steps.cfg.model.vision
-    assert shape is not None  # Config has checked it
-    return chats.documents(corpus, shape, cfg)
+def _documents(
+    corpus: MediaChats, shape: config.ModelConfig, cfg: config.DataConfig
+) -> WholeDocuments:
+    assert shape.vision is not None  # Config has checked it
+    return chats.documents(corpus, shape.vision, cfg)
 
 
-def _source(
-    corpus: MediaChats,
-    cfg: config.DataConfig,
-    stages: Sequence[data.Stage],
-    built: training.Built,
-) -> fit.Source:
-    return PackedSource(_documents(corpus, cfg, built), cfg, stages)
-
-
-def _evaluators(
-    corpus: MediaChats, cfg: config.DataConfig, train: config.TrainConfig, built: training.Built
-) -> tuple[fit.Evaluator, ...]:
-    return buckets.evaluators(_documents(corpus, cfg, built), cfg, train, built)
-
-
-JOB = training.Job(
-    objective=training.next_token,
-    read=chats.read,
-    source=_source,
-    evaluators=_evaluators,
-    begin=keep_template,
-)
+JOB = media_chats.job(chats.read, _documents)
 run = training.of(JOB)

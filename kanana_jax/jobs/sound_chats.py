@@ -1,20 +1,16 @@
 """Fine-tuning on conversations with sounds: loss on the assistant's tokens only.
 
-`kanana_jax.speech.chats` says what a line holds. The weights to start from are
-train.init_from's, or fresh ones; optimizer.frozen says which parts of them stay.
+`kanana_jax.speech.chats` says what a line holds. The weights to start from are train.init_from's,
+or fresh ones; optimizer.frozen says which parts of them stay.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kanana_jax import config, data
+from kanana_jax import config
 from kanana_jax.data.media_chats import MediaChats
 from kanana_jax.data.whole_documents import WholeDocuments
-from kanana_jax.jobs import buckets, training
-from kanana_jax.jobs.chats import keep_template
-from kanana_jax.jobs.packed import PackedSource
-from kanana_jax.speech import chats as sound_chats
-from kanana_jax.train import fit
+from kanana_jax.jobs import media_chats, training
+from kanana_jax.speech import chats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,35 +25,15 @@ class Config(config.TrainingConfig):
                 f"{'none' if self.model.audio is None else 'an encoder'} and {self.data.sounds}; "
                 "set both"
             )
-        sound_chats.check(self.model.audio)
+        chats.check(self.model.audio)
 
 
-def _documents(corpus: MediaChats, cfg: config.DataConfig, built: training.Built) -> WholeDocuments:
-    shape = built.steps.cfg.model.audio
-    assert shape is not None  # Config has checked it
-    return sound_chats.documents(corpus, shape, cfg)
+def _documents(
+    corpus: MediaChats, shape: config.ModelConfig, cfg: config.DataConfig
+) -> WholeDocuments:
+    assert shape.audio is not None  # Config has checked it
+    return chats.documents(corpus, shape.audio, cfg)
 
 
-def _source(
-    corpus: MediaChats,
-    cfg: config.DataConfig,
-    stages: Sequence[data.Stage],
-    built: training.Built,
-) -> fit.Source:
-    return PackedSource(_documents(corpus, cfg, built), cfg, stages)
-
-
-def _evaluators(
-    corpus: MediaChats, cfg: config.DataConfig, train: config.TrainConfig, built: training.Built
-) -> tuple[fit.Evaluator, ...]:
-    return buckets.evaluators(_documents(corpus, cfg, built), cfg, train, built)
-
-
-JOB = training.Job(
-    objective=training.next_token,
-    read=sound_chats.read,
-    source=_source,
-    evaluators=_evaluators,
-    begin=keep_template,
-)
+JOB = media_chats.job(chats.read, _documents)
 run = training.of(JOB)
