@@ -107,7 +107,7 @@ def test_every_field_of_a_model_is_read_from_a_folder_or_of_its_training():
     fields = {field.name for field in dataclasses.fields(config.ModelConfig)}
     not_read = {"rope_theta", "init_std", "yarn", "llama3_rope", "zero_centered_gamma"}
     not_read |= {"norm_gain", "swiglu_clamp"}
-    not_read |= {"vision"}  # whose folders have fields of their own
+    not_read |= {"vision", "audio"}  # whose folders have fields of their own, or are our own alone
     not_read |= {"scalar_head", "qk_norm"}  # it is the architecture that says so
     read = {name for known in hf_architectures.ALL for name in known.names}
     assert fields == read | not_read
