@@ -1,4 +1,4 @@
-"""One command for all of them: kanana-jax COMMAND [...], or python -m kanana_jax COMMAND [...].
+"""One command for all programs: kanana-jax COMMAND [...], or python -m kanana_jax COMMAND [...].
 
 kanana-jax --help               the commands
 kanana-jax COMMAND --help       the flags of one, as python -m MODULE --help
@@ -40,7 +40,7 @@ def help_text() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code where no command ran; one that ran ends the process as it does alone."""
+    """The exit code where no command ran; a command that runs ends the process as it does alone."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] in ([], ["--help"], ["-h"], ["help"]):
         print(help_text())

@@ -25,8 +25,8 @@ class Images(NamedTuple):
 class Sounds(NamedTuple):
     """The sounds of each row as log-mel frames, and which positions they stand at.
 
-    Each has room for as many frames, which an encoder makes into as many slots; those of a row's
-    sounds are numbered one sound after the other.
+    Each has room for the same number of frames, which an encoder makes into the same number of
+    slots; a row's slots are numbered one sound after the other.
     """
 
     frames: Any  # (B, N, F, M) float16: N sounds of F frames of M bands
@@ -38,7 +38,7 @@ Features = Images | Sounds
 
 
 class Inputs(NamedTuple):
-    """What a forward pass reads beside the weights."""
+    """What a forward pass reads besides the weights."""
 
     tokens: Any  # (B, S) int32
     positions: Any  # (B, S) int32, counted from the start of each document
@@ -66,14 +66,14 @@ class Batch(NamedTuple):
     loss_mask: Any  # (B, S) float32: 1 where the target counts
     target_bytes: Any  # (B, S) float32: UTF-8 bytes of the target, 0 where it does not count
     # Further columns (B, S) float32 that an objective reads, by name; `Objective.columns` has them.
-    # Of a stored teacher (B, S, K); `soft_targets.Divergence.columns` has those.
+    # Those of a stored teacher are (B, S, K); `soft_targets.Divergence.columns` has them.
     extra: Mapping[str, Any] = {}
     routes: Any = None  # see `Inputs`
     features: Features | None = None  # see `Inputs`
 
     @classmethod
     def of_tokens(cls, tokens: Any) -> Self:
-        """From (B, S + 1) token ids: each row is one document of which every token is a target."""
+        """From (B, S + 1) token ids: each row is one document, and every token is a target."""
         tokens = np.asarray(tokens)
         inputs = Inputs.of_tokens(tokens[:, :-1])
         ones = np.ones(inputs.tokens.shape, np.float32)
@@ -100,7 +100,7 @@ class Batch(NamedTuple):
         return cls(*map(join, columns), extra=extra, routes=replayed, features=inserted)
 
     def map(self, fn: Callable[[Any], Any]) -> Self:
-        """`fn` of every column."""
+        """Applies `fn` to every column."""
         *columns, extra, routes, features = self
         mapped = {name: fn(column) for name, column in extra.items()}
         replayed = None if routes is None else fn(routes)

@@ -1,8 +1,8 @@
 """Finished runs in one report: python -m kanana_jax.compare A B [...] --out=DIR.
 
-A run is a folder with result.json, or a workdir that holds such folders. Each argument is an arm
-under the name of its last part, or NAME=PATH names it. What the runs were swept over stays an axis
-where they all have it, seeds are told apart, and the report says in which settings arms differ.
+A run is a folder with result.json, or a workdir that holds such folders. Each argument is an arm,
+named by the last part of its path or by NAME=PATH. Settings that the runs were swept over stay axes
+where all runs have them, seeds are told apart, and the report says in which settings arms differ.
 Held-out losses are compared where the held-out text is the same. Exit code 2: a run is missing.
 """
 

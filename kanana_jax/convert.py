@@ -178,7 +178,7 @@ def _vector_gains(arguments: argparse.Namespace, bar: tqdm.tqdm) -> None:
 
 
 class _Way(NamedTuple):
-    """Flags by the names that arguments have, and what is done with them."""
+    """Flags, by their argument names, and the function that takes them."""
 
     needed: tuple[str, ...]
     optional: tuple[str, ...]

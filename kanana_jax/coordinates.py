@@ -1,10 +1,10 @@
-"""The coordinate check: do activations move as far at every width?
+"""The coordinate check: do activations move equally far at every width?
 
     python -m kanana_jax.coordinates --rules=none,half,spectral,kakao --out=DIR
 
-Models of one family (`presets.tiny_family`) take the same few steps at every width. Measured is the
-RMS over tokens and coordinates of how far each activation is from where it began. A rule fits the
-widths if that does not depend on them: |slope| of ln RMS against ln width of at most 0.1.
+Models of one family (`presets.tiny_family`) take the same few steps at every width. The measure is
+how far each activation is from where it began, as an RMS over tokens and coordinates. A rule fits
+the widths if that does not depend on them: |slope| of ln RMS against ln width of at most 0.1.
 """
 
 import argparse
@@ -49,8 +49,10 @@ class Change(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """Of ln RMS against ln width, over seeds; `band` is twice its standard error, NaN for two
-    points."""
+    """The slope of ln RMS against ln width, over seeds.
+
+    `band` is twice its standard error, NaN for two points.
+    """
 
     rule: str
     step: int
@@ -89,7 +91,7 @@ def training(
 def changes(
     step: step_lib.StepConfig, lr: float, batches: Sequence[Batch], seeds: Sequence[int]
 ) -> Iterator[Change]:
-    """Takes one step on each batch and compares the activations of the first with the start."""
+    """Takes one step on each batch and compares the first batch's activations with the start."""
     mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=1), jax.devices()[:1])
     read, gradients = _shared_by_rules(dataclasses.replace(step, optimizer=_ANY))
     optimizer = step.make_optimizer(lr)
@@ -120,7 +122,7 @@ def changes(
 
 @functools.lru_cache(maxsize=16)
 def _shared_by_rules(step: step_lib.StepConfig):
-    """The activations and the gradients, which a rule of rates does not change."""
+    """Functions for activations and gradients, which the rule for rates does not change."""
 
     def activations(weights, inputs):
         return streams.activations(step.model, weights, inputs, step.execution)
@@ -130,7 +132,7 @@ def _shared_by_rules(step: step_lib.StepConfig):
 
 
 def slopes(found: Sequence[Change]) -> list[Slope]:
-    """Of every activation at every step, over widths and seeds."""
+    """The slope of every activation at every step, over widths and seeds."""
     cells: dict[tuple[str, int, str], list[Change]] = {}
     for one in found:
         cells.setdefault((one.rule, one.step, one.name), []).append(one)

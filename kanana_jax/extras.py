@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def needed(*names: str) -> Iterator[None]:
-    """Inside are imports that need the extras `names` of this package.
+    """Wraps imports that need the extras `names` of this package.
 
     A missing package raises ModuleNotFoundError with the command that installs it; where
     `python -m kanana_jax...` was started, that one line ends the process with exit code 2.

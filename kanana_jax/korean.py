@@ -1,4 +1,4 @@
-"""Korean particles, whose form follows the sound that the word before them ends with.
+"""Korean particles, whose form follows the final sound of the word before them.
 
     word + 은, 이, 을, 과, 으로   where it ends with a consonant
     word + 는, 가, 를, 와, 로     where it ends with a vowel; 로 also behind an l

@@ -4,7 +4,8 @@
     --experiment=NAME --help    lists its settings with their values
     --print_config              shows what would run, as JSON, and ends
 
-One of your own is named by its file, --experiment=path/to/mine.py, or as a module, my_project.mine.
+An experiment of your own is named by its file, --experiment=path/to/mine.py, or as a module,
+my_project.mine.
 Running the same command again continues where it stopped. On several hosts every process runs it;
 `kanana_jax.parallel.join` says how they find each other.
 
@@ -45,7 +46,7 @@ _SET = flags.DEFINE_multi_string(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go; default runs/<experiment>.")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Show what would run, and end.")
 
-# Found by its place and not by its name, which a project of the user's may have too.
+# Found by its place and not by its name: the user's project may have an experiments/ too.
 _EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 _NO_EXPERIMENTS = ("notebooks",)
 
@@ -59,7 +60,7 @@ def experiment_names() -> list[str]:
 def load_experiment(name: str | None) -> ModuleType:
     """The module: its `experiment()` gives a job's configuration, its `run` takes that.
 
-    `name` is of experiments/, or a path that ends in .py, or a module with a dot in its name.
+    `name` is one of experiments/, a path that ends in .py, or a module with a dot in its name.
     ConfigError lists the names of experiments/.
     """
     module = _load(name or "")
@@ -73,7 +74,7 @@ def load_experiment(name: str | None) -> ModuleType:
 
 
 def _configuration(module: ModuleType) -> Any:
-    """What its `experiment()` gives; raises ConfigError unless a job can have made it."""
+    """What `experiment()` returns; raises ConfigError unless it can be a job's configuration."""
     cfg = module.experiment()
     if not all(hasattr(cfg, name) for name in ("name", "question", "edited", "listing")):
         raise config.ConfigError(
@@ -109,7 +110,7 @@ def _load(name: str) -> ModuleType:
 
 
 def _load_ours(name: str) -> ModuleType:
-    """A module of experiments/, which leaves a package of that name of the user's as it is."""
+    """A module of experiments/; a package of the user's with the same name stays as it is."""
     theirs = _take_experiments()
     try:
         _import_file("experiments", _EXPERIMENTS / "__init__.py")
@@ -164,7 +165,7 @@ def main(argv: list[str]) -> None:
     except Exception:
         if not parallel.is_joined():
             raise
-        # At its exit JAX would wait for the others, which wait for this process.
+        # On exit, JAX would wait for the other processes, which wait for this one.
         traceback.print_exc()
         os._exit(1)
 
@@ -187,7 +188,7 @@ def _run(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """absl's parser, with our own --help: its own knows flags only."""
+    """absl's parser, with our own --help, because absl's knows only flags."""
     if not any(one in ("--help", "-help", "-h") for one in argv):
         return app.parse_flags_with_usage(argv)
     given = re.findall(r"^--?experiment[=\n](.+)$", "\n".join(argv), re.MULTILINE)

@@ -1,8 +1,8 @@
 """Model folders made from model folders, by growth or by cuts.
 
 `kanana_jax.convert` runs it, and stages of a pipeline start from what it makes. Each cut is
-measured on calibration text by the model that the cuts before it left. The whole model is in the
-host's memory twice, and while it is measured once on the device.
+measured on calibration text with the model that the cuts before it left. The whole model is in the
+host's memory twice, and, while it is measured, once on the device.
 """
 
 import functools
@@ -30,7 +30,7 @@ _FLOPS_LENGTH = 4096  # tokens of a sequence
 
 
 class Step(NamedTuple):
-    """A model on the way, and what made it of the one before."""
+    """A model along the way, and the change that made it from the one before."""
 
     what: str
     cfg: ModelConfig
@@ -42,7 +42,7 @@ _Steps = Callable[[ModelConfig, model.Weights], Iterator[Step]]
 
 
 def expect_known(chosen: SurgeryConfig) -> None:
-    """Raises ConfigError where it names what cannot be grown or cut."""
+    """Raises ConfigError where `chosen` names something that cannot be grown or cut."""
     verb, known = ("grow", _growths(chosen)) if chosen.grow else ("prune", _cuts(chosen))
     others = [name for name, _ in chosen.changes if name not in known]
     if others:
@@ -60,8 +60,8 @@ def make(
 ) -> None:
     """Writes `target`, what `chosen` makes of the model in `folder`; nothing where `is_dry`.
 
-    `text` is what cuts are chosen by; its tokenizer is that of the folder. Raises ConfigError on
-    what the model cannot be, CheckpointError on the folders and DataError on the text.
+    Cuts are chosen by `text`, with the tokenizer of the folder. Raises ConfigError on a shape that
+    the model cannot have, CheckpointError on the folders and DataError on the text.
     """
     expect_known(chosen)
     opened = source.open_source(folder)

@@ -1,8 +1,8 @@
 """Kernels for training transformers on GPUs and TPUs, with XLA fallbacks everywhere.
 
-Needs only jax. Every op has a plain `reference` with the same signature; `implementation="auto"`
-always works, a named implementation that cannot run says why. An op's folder has its kernels for
-Hopper GPUs under gpu/ and those for TPUs under tpu/; `hopper` is what the former share.
+Needs only jax. Every op has a plain `reference` with the same signature. `implementation="auto"`
+always works; a named implementation that cannot run says why. An op's folder has its kernels for
+Hopper GPUs under gpu/ and those for TPUs under tpu/; all Hopper kernels share `hopper`.
 """
 
 from pallas_kernels.flash_attention import flash_attention, flash_attention_choice

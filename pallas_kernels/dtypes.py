@@ -1,4 +1,4 @@
-"""The dtype of sums: float32, or float64 for arrays of that; and kernels where JAX has 64 bits."""
+"""The dtype of sums (float32, or float64 for float64 arrays), and kernels where JAX has 64 bits."""
 
 import functools
 from collections.abc import Callable
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 
 def wide(dtype) -> jnp.dtype:
-    """Returns the dtype in which numbers of this one are added up."""
+    """Returns the dtype in which numbers of `dtype` are added up."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def in_32_bits(kernel: Callable) -> Callable:
-    """Traces a function as without JAX_ENABLE_X64, whose int64 indices kernels do not take."""
+    """Traces a function as if without JAX_ENABLE_X64: kernels do not take its int64 indices."""
 
     @functools.wraps(kernel)
     def call(*args, **kwargs):

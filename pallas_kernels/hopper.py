@@ -1,4 +1,4 @@
-"""What the Hopper kernels share: how they are launched, their memory, the ring that loads fill.
+"""What the Hopper kernels share: their launch, their memory, and the ring that the loads fill.
 
 A block of threads is three warpgroups, or four. All but one multiply, each into float32 registers.
 The last one loads by TMA into a ring of slots of shared memory. A slot has two barriers: `ready`
@@ -39,7 +39,7 @@ def why_not(platform: str) -> str | None:
 
 
 def call(kernel: Callable, *arrays):
-    """Runs a kernel of arrays where JAX has 64 bits, under vmap, and over manual mesh axes."""
+    """Runs a kernel on arrays where JAX has 64 bits, under vmap, and over manual mesh axes."""
 
     @jax.custom_batching.sequential_vmap
     def run(*arrays):
@@ -51,7 +51,7 @@ def call(kernel: Callable, *arrays):
 
 
 def pad_rows(x: jax.Array, step: int) -> jax.Array:
-    """With zeros behind, so that `step` divides the first dimension."""
+    """Appends zeros, so that `step` divides the first dimension."""
     missing = -x.shape[0] % step
     return jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1))) if missing else x
 
@@ -84,7 +84,7 @@ def specialize(
 ) -> None:
     """Runs compute(warpgroup) on the warpgroups that multiply and load() on the last one.
 
-    Registers are those of one thread.
+    Registers are counted per thread.
     """
 
     @pl.when(warpgroup < num_compute)
@@ -151,7 +151,7 @@ def wait_for_slot(step, slots: Slots):
 
 
 def drain(num_steps, slots: Slots) -> None:
-    """A block must not end, nor interpret mode, with releases that nobody has seen."""
+    """Neither a block nor interpret mode may end with releases that nobody has seen."""
 
     @pl.loop(jnp.maximum(0, num_steps - slots.num_stages), num_steps)
     def _(step):

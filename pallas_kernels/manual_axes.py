@@ -1,4 +1,4 @@
-"""Manual mesh axes: what the arguments of a custom derivative must agree on inside shard_map."""
+"""Manual mesh axes, on which the arguments of a custom derivative must agree inside shard_map."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import jax
 
 
 def align(*arrays) -> tuple[Any, ...]:
-    """Marks arrays (None passes) as varying over every manual axis that any of them varies on.
+    """Marks arrays (None passes) as varying over every manual axis over which any of them varies.
 
     A custom VJP rule must return each gradient with its argument's axes. Aligned arguments all
-    have the same, and JAX sums the gradient of what was replicated where it enters.
+    have the same axes, and JAX sums the gradient of a replicated array where that array enters.
     """
     varying = [_varying(x) for x in arrays]
     wanted = frozenset().union(*varying)

@@ -17,14 +17,14 @@ def split(x: jax.Array) -> jax.Array:
 
 
 def joined(largest: jax.Array) -> jax.Array:
-    """Returns what `split` gave, after the maximum."""
+    """Returns the maximum of x, given the maximum of `split(x)`."""
     return jnp.where(largest[..., 1] > 0, jnp.nan, largest[..., 0])
 
 
 def of_rows(largest: jax.Array, lse_rows: jax.Array) -> jax.Array:
-    """Returns maxima of scores, NaN where a row's log-sum-exp, over the last axis, tells of NaN.
+    """Returns maxima of scores, NaN where any row's log-sum-exp, over the last axis, shows a NaN.
 
-    A sum keeps what a maximum loses; of a row with a score of +inf it is NaN as well.
+    A sum keeps the NaN that a maximum loses; for a row with a score of +inf it is NaN as well.
     """
     is_nan = jnp.isnan(lse_rows).any(axis=-1) & (largest < jnp.inf)
     return jnp.where(is_nan, jnp.nan, largest)

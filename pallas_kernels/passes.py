@@ -1,7 +1,7 @@
 """One pass over arrays on Hopper: a block of threads loads its tiles, works, and stores others.
 
-One warpgroup waits for its tiles while others of the same multiprocessor work: as many blocks share
-one as shared memory has room for. No number is read twice.
+One warpgroup waits for its tiles while others of the same multiprocessor work: a multiprocessor
+runs as many blocks as its shared memory has room for. No number is read twice.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from pallas_kernels import hopper
 
 
 class Tile(NamedTuple):
-    """What each block of threads loads or stores of one array.
+    """The part of one array that each block of threads loads or stores.
 
     at(row, col) is where it lies, given the block's place on the grid. Tiles of 16 or 8 bits with
     two dimensions are swizzled.

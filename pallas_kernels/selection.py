@@ -1,4 +1,4 @@
-"""Which implementation of an op runs: the first able one of a table, or the one that is named.
+"""Which implementation of an op runs: the first in a table that can, or the one that is named.
 
 A table maps names to kernels in order of preference. A kernel has `why_not(problem)`, which
 returns None or the reason why the problem is beyond it; the last kernels take every problem.

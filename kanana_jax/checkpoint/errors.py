@@ -1,4 +1,4 @@
-"""The error of this package, and how errors are told; apart so that every module can import it."""
+"""The error of this package, and how errors are shown; apart so that all modules can import it."""
 
 from kanana_jax.config import shown as shown
 from kanana_jax.config import some as some
@@ -14,5 +14,5 @@ class CheckpointError(UserError, ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """An error's message, as far as it fits in one of ours; its name where it has none."""
+    """The first line of an error's message; the error's name where it has no message."""
     return (str(error).strip() or repr(error)).splitlines()[0]

@@ -3,8 +3,8 @@
     <checkpoint>/state/           arrays
     <checkpoint>/manifest.json    hashes of the arrays, and the run's notes
 
-Every process writes its shards; once all have, process 0 makes the checkpoint exist. How it does
-that in a folder and in an object store is said in `places`. All processes need to see the place.
+Every process writes its shards; once all have, process 0 makes the checkpoint exist. `places` says
+how it does that in a folder and in an object store. All processes need to see the place.
 """
 
 import concurrent.futures
@@ -26,7 +26,7 @@ from kanana_jax.errors import UserError
 # Called with the kind of an event and one line about it; also from the writing thread.
 Report = Callable[[str, str], None]
 
-_WRITTEN = "written"  # what a process tells when nothing went wrong
+_WRITTEN = "written"  # what a process reports when nothing went wrong
 
 
 class NoUsableCheckpointError(UserError, RuntimeError):
@@ -65,7 +65,7 @@ class Checkpoints:
         self._in_flight: concurrent.futures.Future | None = None
         self._is_failing = False
         parallel.on_first(self._place.prepare)
-        # Names saves, together with their number, as no other program does.
+        # With the number of a save, this makes a name that no other program gives a save.
         self._started, self._num_saves = parallel.everyones(time.time_ns())[0], 0
         self._last_seen = list(self._place.finished())
 
@@ -80,7 +80,7 @@ class Checkpoints:
         self._in_flight = self._thread.submit(self._write, step, save, shards.copy(state), notes)
 
     def wait(self) -> None:
-        """Returns once no save is in flight on this process; on process 0, on none."""
+        """Returns once no save is in flight on this process; on process 0, on any process."""
         if self._in_flight is not None:
             self._in_flight.result()
             self._in_flight = None
@@ -171,7 +171,7 @@ class Checkpoints:
     def _write_part(
         self, step: int, save: str, shares: dict[str, shards.Share]
     ) -> tuple[dict[str, shards.Entry], str]:
-        """Writes this process's shards; returns what they are, and what went wrong or nothing."""
+        """Writes this process's shards; returns their entries, and what went wrong, if anything."""
         try:
             folder = self._place.begin(step, save)
             mine = shards.write(folder.below("state"), shares)
@@ -206,7 +206,7 @@ def _part(process: int) -> str:
 
 
 def _others_parts(folder: Objects, told: list[str]) -> list[dict[str, shards.Entry]]:
-    """What the others wrote; raises OSError if anyone, of whom `told` is the trouble, could not."""
+    """What the others wrote; raises OSError if `told` says that any process could not write."""
     for process, line in enumerate(told):
         if line != _WRITTEN:
             raise OSError(f"process {process}: {line}" if len(told) > 1 else line)

@@ -29,7 +29,7 @@ def write(
 
 
 def read(folder: Objects, step: int, like: Any) -> dict[str, Any]:
-    """Reads what `write` wrote, sound and of a tree like `like`.
+    """Reads what `write` wrote; it is sound and describes a tree like `like`.
 
     Raises DamagedError, or MismatchError when the manifest is sound but describes another tree.
     """

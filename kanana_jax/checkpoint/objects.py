@@ -32,7 +32,7 @@ class UnreachableError(UserError, RuntimeError):
 
 
 class Objects:
-    """What lies below one folder or prefix; also of the arrays there, which `spec` is for."""
+    """What lies below one folder or prefix, including arrays, which `spec` is for."""
 
     def __init__(self, url: str, context: ts.Context, spec: dict[str, Any], limit_s: float | None):
         self._url, self.context, self._spec, self._limit_s = url, context, spec, limit_s
@@ -59,7 +59,7 @@ class Objects:
         self._must(self._store().write(name, content))
 
     def create(self, name: str, content: bytes) -> bool:
-        """Writes it if no one has, and says whether that was so."""
+        """Writes it if no one has; returns whether it did."""
         before = self.wait(self._store().read(name))
         if before.state == "value":
             return False
@@ -73,7 +73,7 @@ class Objects:
         self._must(self._store().delete_range(_starting_with(f"{path}/")))
 
     def names(self, path: str = "") -> list[str]:
-        """What begins with `path`, without it."""
+        """The names that begin with `path`, without it."""
         listed = self._must(self._store().list(_starting_with(path)))
         return [name.decode().removeprefix(path) for name in listed]
 
@@ -92,7 +92,7 @@ class Objects:
             raise UnreachableError(f"{self._url}: {first_line(error)}") from error
 
     def _must(self, future: Any) -> Any:
-        """`wait` for what needs no object to be there: if anything is missing, it is the bucket."""
+        """`wait` for calls that need no object to exist: only the bucket can be missing."""
         try:
             return self.wait(future)
         except ValueError as error:
@@ -126,8 +126,8 @@ def open_objects(where: Path | str, environ: Mapping[str, str] = os.environ) -> 
 def _open_bucket(spec: str) -> tuple[ts.Context, ts.KvStore]:
     """Opens a bucket once and for all.
 
-    A bucket of S3 that is opened anew after a listing failed never answers (TensorStore 0.1.86):
-    finding out its region hangs.
+    An S3 bucket that is opened again after a failed listing never answers (TensorStore 0.1.86):
+    looking up its region hangs.
     """
     context = ts.Context({f"{json.loads(spec)['driver']}_request_retries": _RETRIES})
     return context, ts.KvStore.open(json.loads(spec), context=context).result()
@@ -148,5 +148,5 @@ def _s3_settings(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _starting_with(path: str) -> ts.KvStore.KeyRange:
-    # "\xff" would be no UTF-8; no name of ours has anything above "~".
+    # "\xff" would not be UTF-8; no name of ours has anything above "~".
     return ts.KvStore.KeyRange(path, f"{path}\x7f") if path else ts.KvStore.KeyRange()

@@ -1,7 +1,8 @@
-"""Whose the checkpoints outside of a working directory are.
+"""Who owns the checkpoints outside of a working directory.
 
-A working directory keeps a name of its own in checkpoints.json, and what it writes to has the same
-in owner.json: two of them cannot mix their checkpoints up, and one that moved finds its own.
+A working directory keeps a name of its own in checkpoints.json; the place that it writes to has the
+same name in owner.json. So two directories cannot mix up their checkpoints, and one that moved
+finds its own.
 """
 
 import json
@@ -20,8 +21,8 @@ _MINE, _OWNER, _PROBE = "checkpoints.json", "owner.json", "probe"
 def check(where: str, workdir: Path, *, may_take_over: bool = False, probe: bool = False) -> None:
     """Raises ConfigError unless `where` can be read and is this directory's or no one's.
 
-    With `may_take_over` it may be another's. With `probe` an object store is written to, listed,
-    and cleared of that again.
+    With `may_take_over` it may be another's. With `probe`, a test object is written to an object
+    store, listed and deleted.
     """
     place = objects.open_objects(where)
     try:

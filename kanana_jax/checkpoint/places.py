@@ -21,7 +21,7 @@ from kanana_jax.checkpoint import objects
 from kanana_jax.checkpoint.objects import Objects, UnreachableError
 
 _FINISHED, _UNUSABLE = "marks/finished", "marks/unusable"
-# Always there: TensorStore (0.1.86) takes it for an empty listing when Cloud Storage refuses one.
+# Always there: TensorStore (0.1.86) takes a listing that Cloud Storage refuses for an empty one.
 _LISTED = "marks/listed"
 _NAME = re.compile(r"\d+-[^/]+")
 
@@ -29,8 +29,8 @@ _NAME = re.compile(r"\d+-[^/]+")
 class Place(Protocol):
     """A save is begun by every process, with the same `save`; process 0 does all else.
 
-    `save` is letters, digits and "-", and no other save's. What an object store does not answer
-    raises UnreachableError.
+    `save` is letters, digits and "-", and belongs to this save alone. A call that an object store
+    does not answer raises UnreachableError.
     """
 
     def finished(self) -> dict[int, str]:
@@ -54,13 +54,13 @@ class Place(Protocol):
     def remove(self, name: str) -> None: ...
 
     def set_aside(self, name: str) -> str:
-        """Makes a checkpoint one that does not exist and says what it is now called."""
+        """Makes a checkpoint one that does not exist; returns what it is now called."""
         ...
 
     def has_unusable(self) -> bool: ...
 
     def prepare(self) -> None:
-        """Removes what killed processes were writing; before anything else, and once."""
+        """Removes what killed processes were writing; called once, before anything else."""
         ...
 
 
@@ -72,7 +72,7 @@ def place_of(checkpoint_dir: str, experiment: str, run: Path) -> str:
 
 
 def shared_place(checkpoint_dir: str, experiment: str) -> str:
-    """What all runs of an experiment share of a train.checkpoint_dir."""
+    """The place in a train.checkpoint_dir that all runs of an experiment share."""
     return f"{checkpoint_dir.rstrip('/')}/{experiment}"
 
 

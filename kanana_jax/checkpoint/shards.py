@@ -3,8 +3,9 @@
     state/<path of the array>/.zarray    shape, dtype, shape of a chunk
     state/<path of the array>/1.0        the shard at that place of the grid, uncompressed
 
-Every process writes the shards that are on its devices, copies on other devices once, and reads the
-chunks that its devices need, whatever mesh wrote them. A flipped bit makes a chunk's hash differ.
+Every process writes the shards that are on its devices and reads the chunks that its devices need,
+whatever mesh wrote them. A shard with copies on several devices is written once. A flipped bit
+makes a chunk's hash differ.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ import tensorstore as ts
 
 from kanana_jax.checkpoint.objects import Objects
 
-# Of an array: {"shape", "dtype", "chunk_shape", "zarray": its hash, "chunks": {"1.0": its hash}}.
+# An array: {"shape", "dtype", "chunk_shape", "zarray": its hash, "chunks": {"1.0": its hash}}.
 Entry = dict[str, Any]
 # What a process needs of an array: the numbers at each ((begin, end), ...).
 Regions = dict[tuple[tuple[int, int], ...], np.ndarray]
@@ -60,13 +61,13 @@ def _share(x: jax.Array) -> Share:
                 part.indices(size)[0] for part, size in zip(shard.index, x.shape, strict=True)
             ]
             place = tuple(b // size for b, size in zip(begins, chunk_shape, strict=True))
-            # A copy: the train step is about to reuse the memory, which on a CPU this is.
+            # A copy: on a CPU this is the memory that the train step is about to reuse.
             chunks[place] = np.array(shard.data)
     return Share(x.shape, np.dtype(x.dtype), chunk_shape, chunks)
 
 
 def write(folder: Objects, shares: dict[str, Share]) -> dict[str, Entry]:
-    """Writes them below `folder` and returns the entries, with this process's chunks."""
+    """Writes `shares` below `folder` and returns the entries, with this process's chunks."""
     entries, writes = {}, []
     for path, share in shares.items():
         chunks = {_name(place): _hash(chunk) for place, chunk in share.chunks.items()}
@@ -100,8 +101,8 @@ def merge(parts: list[dict[str, Entry]]) -> dict[str, Entry]:
 def read(folder: Objects, path: str, entry: Entry, like: Any) -> Regions:
     """What this process's devices need of the array at `path`, laid out as `like`.
 
-    Raises DamagedError, or what TensorStore raises, when it is not what was saved, ValueError when
-    `like` has another shape or dtype, and UnreachableError.
+    Raises DamagedError, or what TensorStore raises, when the array is not what was saved,
+    ValueError when `like` has another shape or dtype, and UnreachableError.
     """
     saved = {key: entry[key] for key in ("shape", "dtype")}
     if saved != _shape(like):

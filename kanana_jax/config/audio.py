@@ -41,10 +41,10 @@ class AudioConfig:
 
     @property
     def frames_per_position(self) -> int:
-        """Of which the encoder joins two into a state, and the abstractor those."""
+        """The encoder joins two frames into a state, and the abstractor `merge_size` states."""
         return 2 * self.merge_size
 
     @property
     def positions_per_second(self) -> float:
-        """Of the decoder."""
+        """Positions of the decoder per second of sound."""
         return _STATES_PER_SECOND / self.merge_size

@@ -27,11 +27,11 @@ class DataConfig:
     batch_size: Count = 8  # sequences per optimizer step, over all devices and micro-batches
     image_patches: CountOrZero = 0  # room in a row for patches of images; 0: rows have none
     sounds: CountOrZero = 0  # room in a row for sounds; 0: rows have none
-    sound_frames: Count = 400  # room for the frames of one, of which a second has 100
+    sound_frames: Count = 400  # room for the frames of one sound, 100 a second
     # How conversations become text: "plain", "hermes", or a chat template: a .jinja file or a
     # folder that has one.
     chat_format: Annotated[str, Location(schemes=None)] = "plain"
-    # Whose reasoning is written: of all turns, of those behind the user's last message, of none.
+    # Reasoning of which turns is written: all, those after the user's last message, or none.
     chat_reasoning: Literal["all", "last", "none"] = "all"
     # Share of documents kept for evaluation.
     heldout_fraction: Annotated[float, Range(1e-9, 1.0, "some on both sides", "[)")] = 0.02

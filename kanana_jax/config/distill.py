@@ -17,8 +17,8 @@ class DistillConfig:
     teacher: Annotated[str, Location(may_be_empty=True)] = ""
     divergence: Literal["forward_kl", "reverse_kl", "top_k", "sampled"] = "forward_kl"
     weight: LossWeight = 1.0  # of the divergence; 0: nobody teaches
-    ce_weight: LossWeight = 0.0  # of the text's cross-entropy beside it
-    num_tokens: Count = 64  # of a position that top_k and sampled read of the teacher
+    ce_weight: LossWeight = 0.0  # of the text's cross-entropy, added to it
+    num_tokens: Count = 64  # that top_k and sampled read of the teacher at a position
     temperature: Factor = 1.0  # at which `sampled` draws them
     # A forward pass in each step, or one pass before the first and no teacher in memory after it.
     outputs: Literal["live", "cached"] = "live"

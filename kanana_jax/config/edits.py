@@ -1,4 +1,4 @@
-"""Settings as text: typed `path=value` edits of nested dataclasses, JSON, what differs."""
+"""Settings as text: typed `path=value` edits of nested dataclasses, JSON, differences."""
 
 import dataclasses
 import json
@@ -15,8 +15,8 @@ def edit(config: Any, edits: Iterable[str]) -> Any:
     """Returns `config` with each `path=value` applied, the value read by its field's type.
 
     Lists are written a,b or as JSON, ["a,b.txt"]; text may be JSON too, "" for none. Of two values
-    for one path the later holds, but a list is refused then. In a list of groups with names, the
-    name leads into one: stages.NAME.tokens=64. Settings are checked once all edits are in. Raises
+    for one path the later holds, but a list may not be given twice. In a list of named groups the
+    name selects one: stages.NAME.tokens=64. Settings are checked once all edits are in. Raises
     ConfigError when a path names no field, or a value does not fit it or the others.
     """
     changes: dict[str, Any] = {}
@@ -81,7 +81,7 @@ def _replace(config: Any, changes: dict[str, Any]) -> Any:
 
 def parse(kind: Any, text: str, path: str) -> Any:
     """Reads `text` as `kind`: a scalar, Literal, optional or tuple of these."""
-    if not text:  # most often a variable of the shell that is not set
+    if not text:  # most often an unset shell variable
         raise ConfigError(f'{path} is given an empty value; "" is empty text, [] an empty list')
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:

@@ -25,17 +25,17 @@ class ExecutionConfig:
     # What is rounded to FP8 before products and kept as FP8 between the passes: docs/precision.md.
     precision: Precision = "full"
     remat: Literal["none", "dots", "full"] = "none"
-    # One compiled block for all layers. False, for few layers: none is copied out of a stack, and
+    # One compiled block for all layers. False suits few layers: none is copied out of a stack, and
     # backward needs less memory, but the time to compile grows with their number.
     scan_layers: bool | Auto = "auto"
     loss_chunk_tokens: Count | Auto = "auto"  # a device forms the logits of this many at a time
     accumulation_steps: Count | Auto = "auto"  # micro-batches per optimizer step
     attention_implementation: Implementation = "auto"
     grouped_matmul_implementation: Implementation = "auto"
-    # How tokens reach the experts of other devices: all-gathered, or each to its experts' devices
-    # only, as "auto" does on TPUs where model/exchange.py finds that it saves half the bytes.
+    # How tokens reach the experts of other devices: all-gathered, or each sent to its experts'
+    # devices only. "auto" sends on TPUs where model/exchange.py finds that it saves half the bytes.
     expert_exchange: Literal["auto", "gather", "ragged"] = "auto"
-    # On a GPU too, runs repeat bit for bit; costs some speed there.
+    # Runs repeat bit for bit on a GPU too, at the cost of some speed there.
     deterministic: bool = False
 
     def __post_init__(self):

@@ -68,7 +68,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
 
 
 def _read_any_of(kinds: tuple, value: Any, name: str) -> Any:
-    """Of an optional setting, or of one that may also be one of some words."""
+    """`_read` for an optional setting, or for one that may also be one of some words."""
     if value is None and type(None) in kinds:
         return None
     inner, words = alternatives(kinds)
@@ -79,7 +79,7 @@ def _read_any_of(kinds: tuple, value: Any, name: str) -> Any:
 
 
 def alternatives(kinds: tuple) -> tuple[Any, list[str]]:
-    """What the kinds of a union beside None are: one kind, and the words that may stand for it."""
+    """The kinds of a union besides None: one kind, and the words that may stand for it."""
     literals = [kind for kind in kinds if typing.get_origin(kind) is Literal]
     (inner,) = (kind for kind in kinds if kind is not type(None) and kind not in literals)
     return inner, [word for kind in literals for word in typing.get_args(kind)]

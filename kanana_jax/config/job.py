@@ -1,4 +1,4 @@
-"""The settings that every job that trains has. A job adds blocks of its own."""
+"""The settings that every training job has. A job adds blocks of its own."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from kanana_jax.config.train import GuardConfig, ProfileConfig, ResumeConfig, Tr
 class Stage(NamedTuple):
     """Steps of a run that share a batch size, a sequence length, a mixture and a rope."""
 
-    name: str  # "" of a run without stages
+    name: str  # "" for a run without stages
     num_steps: int
     config: "TrainingConfig"  # as if the run had no other stage
 
@@ -84,7 +84,7 @@ class TrainingConfig:
         return self
 
     def with_seed(self, seed: int) -> Self:
-        """Another seed of initialisation and, by the same distance, of the order of the data."""
+        """Another seed of initialisation; that of the data's order moves by the same distance."""
         order = self.data.seed + seed - self.train.seed
         for name, number in (("train.seed", seed), ("data.seed", order)):
             if number > SEED_MAX:

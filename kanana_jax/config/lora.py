@@ -13,7 +13,7 @@ RankOfRole = RankOrZero | Literal["rank"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """W + alpha / rank A B in the place of W: A and B are trained, the model they are added to not.
+    """W + alpha / rank A B instead of W: A and B are trained, the model they are added to is not.
 
     Every matrix of a layer but the router can have one; embedding, head and norms have none.
     """
@@ -24,7 +24,7 @@ class LoraConfig:
     dense_rank: RankOfRole = "rank"  # of MLPs in layers without experts
     experts_rank: RankOfRole = "rank"  # of every routed expert by itself
     shared_rank: RankOfRole = "rank"  # of shared experts, which are one MLP
-    # What the model beside them is kept in; norms, routers and their bias are always float32.
+    # Of the frozen model; norms, routers and their bias are always float32.
     base_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
@@ -42,7 +42,7 @@ class LoraConfig:
             )
 
     def rank_of(self, role: str) -> int:
-        """That of a matrix of the role "attention", "dense", "experts" or "shared"."""
+        """The rank of a matrix with the role "attention", "dense", "experts" or "shared"."""
         chosen = self._ranks[role]
         return chosen if isinstance(chosen, int) else self.rank
 

@@ -65,9 +65,9 @@ class Llama3RopeConfig:
 class ModelConfig:
     """Shape of a decoder: latent or grouped-query attention, and dense or expert MLPs.
 
-    With `kv_lora_rank` attention is multi-head latent attention (DeepSeek-V3). Without, keys and
-    values of `num_kv_heads` heads are projected from the hidden state, and several query heads read
-    one of them (Llama 3, Qwen 3); all of a head is rotary then.
+    With `kv_lora_rank` attention is multi-head latent attention (DeepSeek-V3). Without it, keys and
+    values of `num_kv_heads` heads are projected from the hidden state, several query heads read one
+    of them (Llama 3, Qwen 3), and all of a head is rotary.
     """
 
     vocab_size: CountOrZero  # 0: the tokenizer's
@@ -95,13 +95,13 @@ class ModelConfig:
     yarn: YarnConfig | None = None
     llama3_rope: Llama3RopeConfig | None = None
     rms_norm_eps: Epsilon = 1e-5
-    swiglu_clamp: Factor | None = None  # clips what enters SwiGLU, DeepSeek-V4's is 10; None: no
+    swiglu_clamp: Factor | None = None  # clips SwiGLU's inputs, DeepSeek-V4's is 10; None: no
     # What an RMSNorm multiplies by: a number for each entry, one for all, or nothing. Norms of
     # `qk_norm` always have a number for each.
     norm_gain: Literal["vector", "scalar", "none"] = "vector"
-    zero_centered_gamma: bool = False  # by 1 + gamma instead of gamma
+    zero_centered_gamma: bool = False  # norms multiply by 1 + gamma instead of gamma
     tie_embeddings: bool = False
-    scalar_head: bool = False  # a vector beside the vocabulary's head: a reward model's
+    scalar_head: bool = False  # a vector next to the vocabulary's head: a reward model's
     init_std: Rate = 0.02
     vision: VisionConfig | None = None  # an encoder of images; None: the model reads none
     audio: AudioConfig | None = None  # an encoder of sounds; None: the model hears none

@@ -27,7 +27,7 @@ class ScheduleConfig:
             )
 
 
-# The others keep norms or scale updates by what they were, so that no rule of widths is theirs.
+# The others keep norms or scale updates by earlier ones, so no rule for widths applies to them.
 _TRANSFERRED = ("adamw", "muon", "muonclip")
 
 
@@ -38,27 +38,27 @@ class OptimizerConfig:
     name: Literal["adamw", "muon", "muonclip", "normuon", "adamuon", "muon_hyperball"] = "muonclip"
     lr: Rate = 1e-3  # peak; Muon's updates are scaled to AdamW's RMS, so both share it
     weight_decay: Annotated[float, Range(0.0, 1e3, "a share per step, times lr")] = 0.1
-    norm_decay: Literal["none", "all", "input"] = "all"  # of RMSNorm gains; input: of blocks' own
+    norm_decay: Literal["none", "all", "input"] = "all"  # of RMSNorm gains; input: of block inputs
     embedding_decay: bool = True
     momentum: Decay = 0.95
-    nesterov: bool = True  # not of normuon, which has none, and adamuon, which always has it
+    nesterov: bool = True  # but normuon never has it, and adamuon always does
     polar: Literal["newton_schulz", "polar_express"] = "polar_express"
     polar_steps: Annotated[int, Range(1, 100, "each is compiled")] = 5
     # "auto": float16 on GPUs, more exact there and with fewer passes over memory, else bfloat16.
     polar_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     polar_implementation: Implementation = "auto"  # of its products with a symmetric result
-    # Of muon and muonclip; the others scale updates in a way of their own.
+    # Of muon and muonclip; the others scale updates in their own way.
     shape_scale: Literal["moonlight", "keller_jordan", "spectral", "none"] = "moonlight"
     # muon_hyperball turns matrices by an angle per step: AdamW's rate, as a multiple of that.
     adamw_lr_ratio: Factor = 1.0
     split: Literal["none", "parts", "heads"] = "parts"  # what counts as one matrix in attention
     router: Literal["adamw", "muon"] = "adamw"
-    # Rates and initial scales of a model wider than transfer_base_width, whose settings these are;
-    # of adamw, muon and muonclip. See kanana_jax/train/transfer.py.
+    # Rates and initial scales of a model wider than transfer_base_width, the width that these
+    # settings are for. Of adamw, muon and muonclip; see kanana_jax/train/transfer.py.
     transfer: Literal["none", "kakao", "spectral", "half"] = "none"
     transfer_base_width: WidthOrZero = 0
-    # Parts of a model with an encoder of images or sounds that stay as they are; the projector is
-    # what makes positions of the decoder, of sounds the abstractor.
+    # Parts that stay as they are, in a model with an encoder of images or sounds. The projector
+    # makes positions of the decoder; for sounds it is the abstractor.
     frozen: tuple[Literal["encoder", "projector", "decoder"], ...] = ()
     tau: Factor = 100.0  # QK-Clip: largest max attention logit that is left alone
     clip_by: Literal["head", "layer"] = "head"  # what QK-Clip gives one factor

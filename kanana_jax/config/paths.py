@@ -26,7 +26,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*:[:/]", re.IGNORECASE)
 _FILE_URL = re.compile(r"file:(//(localhost)?)?(/(?!/).*)", re.IGNORECASE | re.DOTALL)
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # NUL, line breaks, bytes that are not UTF-8
 
-# What says that a disk takes nothing, whatever the name.
+# Errors that say that a disk takes nothing, whatever the name.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
@@ -35,7 +35,7 @@ class Location:
     """The constraint of a setting that names files.
 
     `schemes` are those of remote places that it can name, None where the setting's reader decides;
-    `advice` is for who names another. An empty name is refused unless it is the setting's default.
+    `advice` is for users who name another. An empty name is refused unless it is the default.
     """
 
     schemes: Sequence[str] | None = ()
@@ -92,14 +92,14 @@ def folder_name(text: str, name: str) -> str:
 
 
 def is_remote(path: str) -> bool:
-    """Whether what `Location` returned lies elsewhere."""
+    """Whether a path that `Location` returned is remote."""
     return bool(_URL.match(path))
 
 
 def expect_folder(folder: Path, name: str) -> None:
     """Raises ConfigError unless `folder` can be written to, made first if need be.
 
-    A disk that takes nothing stays the OSError that it is, one of DISK_ERRORS.
+    For a disk that takes nothing the OSError itself is raised, one of DISK_ERRORS.
     """
     above = (one for one in (folder, *folder.parents) if os.path.lexists(one))
     nearest = next(above, Path())

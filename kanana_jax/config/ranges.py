@@ -1,4 +1,4 @@
-"""Ranges of numbers that annotations of settings name: finite, with a reason.
+"""Ranges of numbers for annotations of settings: finite, with a reason.
 
 width: Width        share: Annotated[float, Range(0.0, 1.0, "of the peak")]
 """
@@ -14,7 +14,7 @@ from kanana_jax.config.fields import ConfigError, shown
 class Range:
     """The finite numbers from `lower` to `upper`, and those in `also`.
 
-    `why` is the reason of the bounds, `ends` which of them belong to the range.
+    `why` is the reason for the bounds, `ends` says which of them belong to the range.
     """
 
     lower: float
@@ -24,7 +24,7 @@ class Range:
     also: tuple[int, ...] = ()
 
     def __call__(self, value: float, name: str) -> float:
-        # NaN is in no comparison.
+        # NaN fails every comparison.
         is_above = self.lower <= value if self.ends[0] == "[" else self.lower < value
         is_below = value <= self.upper if self.ends[1] == "]" else value < self.upper
         if value in self.also or (is_above and is_below):

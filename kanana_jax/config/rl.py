@@ -19,7 +19,7 @@ class RLConfig:
     rollouts: RolloutConfig
     reward: str = "truth"  # truth, format, random, inverted, judge, or package.module:NAME
     overlong_buffer: CountOrZero = 0  # tokens before a try's limit in which its reward falls by 1
-    loss: Loss = "grpo"  # see kanana_jax.objectives.policies
+    loss: Loss = "grpo"  # see kanana_jax.objectives.presets
     tau: Factor = 0.05  # of the squared losses
     correction: Literal["none", "tis", "icepop", "sequence_mask"] = "none"
     kl: Literal["none", "reward_k1", "loss_k2", "loss_rk3", "loss_k3"] = "none"
@@ -27,12 +27,12 @@ class RLConfig:
     # Which experts the trainer's tokens go to: those it chooses, those it chose before the first
     # update of the round (R2), or those of the sampler (R3, arXiv:2510.11370).
     routing: Literal["live", "trainer", "sampler"] = "sampler"
-    measures_routing: bool = True  # how sampler and trainer differ, which takes a forward pass
+    measures_routing: bool = True  # how sampler and trainer differ; takes a forward pass
     epochs: Count = 1  # passes over the tries of a round
-    stored_share: Share = 0.0  # of the rows of a batch, which are of data.paths
+    stored_share: Share = 0.0  # of the rows of a batch: those from data.paths
     stored_weight: LossWeight = 0.1  # of their loss (the PTX term)
-    drop_equal: bool = False  # groups whose tries are all worth the same
-    max_draws: Count = 1  # of prompts in a round, until none is to be replaced
+    drop_equal: bool = False  # drop groups whose tries are all worth the same
+    max_draws: Count = 1  # of prompts in a round, until none has to be replaced
     tokens_per_round: CountOrZero = 0  # of a try, which then goes on in the next round; 0: all
     temperature_end: Annotated[float, Range(0.0, 1e6, "0: as at the start")] = 0.0
     max_mismatch: Factor = 0.01  # k3 of sampler and trainer from which an event warns

@@ -9,17 +9,17 @@ from kanana_jax.config.ranges import Count, Factor, Seed
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
-    """Tasks, and the answers drawn to each of them."""
+    """Tasks, and the answers drawn for each of them."""
 
     families: tuple[str, ...]  # by name, with the levels to draw behind an @: products@1,2
-    # Of these, families that earn too much for what solves nothing (kanana_jax.rollouts.audit).
+    # Which of them may pay too much for replies that solve nothing (kanana_jax.rollouts.audit).
     allow: tuple[str, ...] = ()
     languages: tuple[Literal["en", "ko"], ...] = ("en", "ko")
     num_prompts: Count = 64  # a round
-    num_samples: Count = 4  # to each prompt
+    num_samples: Count = 4  # for each prompt
     temperature: Factor = 1.0
     max_tokens: Count = 64  # of one turn of the model
-    max_turns: Count = 4  # of the model, to one task
+    max_turns: Count = 4  # of the model, for one task
     num_rows: Count = 32  # answers drawn at a time
     compute_dtype: Literal["", "bfloat16", "float32"] = ""  # of the sampler; empty: training's
     seed: Seed = 0

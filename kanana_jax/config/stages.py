@@ -27,7 +27,7 @@ Ratio = Annotated[float, Range(0.0, 1e3, "a multiple of the peak")]
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """A part of a run. What is empty, 0 or None is as in the other settings."""
+    """A part of a run. Fields that are empty, 0 or None are as in the other settings."""
 
     name: Annotated[str, folder_name]
     tokens: Annotated[int, Range(1, 2**62, "no run is longer")]  # inputs, all sequences together
@@ -35,8 +35,8 @@ class StageConfig:
     weights: tuple[SourceWeight, ...] = ()
     seq_len: CountOrZero = 0  # divides data.seq_len, the longest
     batch_size: CountOrZero = 0  # sequences; micro-batches keep their size, where it is given
-    # The rate at its first step and where it ends, as multiples of optimizer.lr. Without the first
-    # optimizer.schedule decides, for all stages; without the second the rate stays.
+    # The rate at its first step and where it ends, as multiples of optimizer.lr. Without lr_begin
+    # optimizer.schedule decides, for all stages; without lr_end the rate stays.
     lr_begin: Ratio | None = None
     lr_end: Ratio | None = None
     lr_shape: Literal["linear", "cosine"] = "linear"  # between the two
@@ -62,7 +62,7 @@ class RateSegment(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StagedConfig(TrainingConfig):
-    """A run that may have stages. Then train.num_steps is what their tokens come to."""
+    """A run that may have stages. If so, their tokens decide train.num_steps."""
 
     stages: tuple[StageConfig, ...] = ()
     # Readings of a source over the whole run; more are refused. 0: any number.
@@ -81,7 +81,7 @@ class StagedConfig(TrainingConfig):
         for one in self.stages:
             _check_shape(self, one)
         _check_rates(self)
-        self.in_stages()  # each must be a run that could be
+        self.in_stages()  # each must be a valid run
 
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits applied; raises ConfigError."""
@@ -164,7 +164,7 @@ def _check_rates(cfg: StagedConfig) -> None:
 
 
 def _settings(cfg: StagedConfig, stage: StageConfig) -> StagedConfig:
-    """The settings of a stage, as of a run of its own."""
+    """The settings of a stage, as for a run of its own."""
     batch_size, seq_len = _sequences(cfg, stage)
     num_micro = cfg.execution.accumulation_steps
     if num_micro != "auto":

@@ -22,7 +22,7 @@ def _change(text: str, name: str) -> str:
 class SurgeryConfig:
     """A growth or cuts, in order; docs/surgery.md has the names.
 
-    What cuts keep is chosen by what the model does with the first `length` tokens of `num_samples`
+    Cuts choose what to keep by what the model does with the first `length` tokens of `num_samples`
     documents.
     """
 

@@ -1,4 +1,4 @@
-"""How long to train, how often to look and to save, what to make of steps that go wrong."""
+"""How long to train, how often to look and to save, what to do about steps that go wrong."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from kanana_jax.config.ranges import Count, CountOrZero, Decay, Factor, LossWeig
 class AverageConfig:
     """A moving average of the weights, on which evaluators measure too: A <- d A + (1 - d) W.
 
-    It begins as the weights before the first step, of which d^k is left after k averagings. The
+    It begins as the weights before the first step; their share is d^k after k averagings. The
     source (arXiv:2608.20061, sec. 2.2) averages every 2 B tokens, at a constant learning rate.
     """
 
@@ -33,7 +33,7 @@ class TrainConfig:
     # Folder of a converted model to start from, which then gives the shape; {seed} stands for
     # train.seed, here and in optimizer_from.
     init_from: Annotated[str, Location(may_be_empty=True)] = ""
-    # Folder of a run whose optimizer state goes on, its rate from the first step; empty: a new one.
+    # Folder of a run whose optimizer state goes on, its schedule from the start; empty: a new one.
     optimizer_from: Annotated[str, Location(may_be_empty=True)] = ""
     seed: Seed = 0
     z_loss_weight: LossWeight = 5e-6
@@ -60,7 +60,7 @@ class GuardConfig:
     """What becomes of steps whose loss, gradient or update cannot be trusted.
 
     They change no weight. After `max_skips` in a row the run goes back to its last checkpoint and
-    leaves the data of the steps in between out; after `max_rewinds` of these it ends as diverged.
+    leaves out the data of the steps in between; after `max_rewinds` rewinds it ends as diverged.
     """
 
     enabled: bool = True  # false: the first loss that is not finite ends the run as diverged
@@ -69,7 +69,7 @@ class GuardConfig:
     num_sigmas: Factor = 6.0  # a spike is this far above their mean
     max_skips: Count = 3
     max_rewinds: CountOrZero = 3
-    # An event when a max attention logit passes it.
+    # A max attention logit above it raises an event.
     max_logit_alarm: Annotated[float, Range(1e-30, 1e30, "float32 holds it")] = 1000.0
 
     def __post_init__(self):
@@ -98,10 +98,10 @@ class ProfileConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeConfig:
-    """Continuing a run with other settings than it was begun with."""
+    """Continuing a run with settings other than those it began with."""
 
     allow: tuple[str, ...] = ()  # settings or groups that may differ, e.g. train.num_steps,mesh
-    restart: bool = False  # from the first step, where the checkpoints that were made are gone
+    restart: bool = False  # from the first step, if the checkpoints that were made are gone
 
     def __post_init__(self):
         fields.check(self, "resume")

@@ -10,7 +10,7 @@ from kanana_jax.config.ranges import Count, Epsilon, Width
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """A vision transformer over patches of any grid, as MoonViT is (arXiv:2504.07491, sec. 2.1).
+    """A vision transformer over patches of any grid, like MoonViT (arXiv:2504.07491, sec. 2.1).
 
     Learned positions of a square grid are interpolated to an image's own grid, and heads rotate by
     rows and columns. The projector joins `merge_size` x `merge_size` patches into one position of

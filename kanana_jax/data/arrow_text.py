@@ -70,7 +70,7 @@ def _path(schema: Any, name: str, text_field: str) -> list[str]:
 
 
 def _names(schema: Any) -> list[str]:
-    """The columns, the fields of a struct behind a dot."""
+    """The columns; the fields of a struct follow its name and a dot."""
     from pyarrow import types
 
     return [

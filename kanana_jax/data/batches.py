@@ -2,14 +2,14 @@
 
     document order per epoch -> windows -> shuffle -> repeat -> mix of sources -> batch
 
-`stages` says which windows a batch has where mixture, batch or sequence length change in a run.
+`stages` says which windows a batch has where mixture, batch or sequence length changes in a run.
 
 Every stage maps an index to an index, so step n costs the same whether or not the steps before
 it were read, and resuming needs no state but n. The seed decides the order of documents, the
 order of windows and nothing else; the held-out batches are the same for every seed.
 
-`rows` are those of a batch that a process needs: it reads their windows only, and all processes
-together have the batch that one alone would, however many they are.
+`rows` are the rows of a batch that a process needs. It reads only their windows, and all processes
+together, however many, have the batch that one alone would have.
 """
 
 import sys
@@ -40,7 +40,7 @@ def train_batch(
 ) -> Batch:
     """The batch of one step, or its rows `rows`.
 
-    With `stages`, they say the batch size, sequence length, mixture and rows of each batch;
+    `stages`, if given, say the batch size, sequence length, mixture and rows of each batch;
     cfg.seq_len is the longest.
     """
     batch = _train_dataset(corpus, cfg, _in_stages(cfg, rows, stages))[step]
@@ -62,7 +62,7 @@ def train_batches(
 
 
 def num_epochs(corpus: Corpus, cfg: DataConfig, stages: Sequence[Stage]) -> list[float]:
-    """How often all stages together read each source."""
+    """How many times all stages together read each source."""
     return Schedule(stages, _epoch_tokens(corpus, cfg)).epochs()
 
 
@@ -71,8 +71,8 @@ def heldout_batches(
 ) -> list[Batch]:
     """At most `num_batches` batches of held-out windows, spread over all documents.
 
-    Every source has as many windows as the others, as far as it goes. Less text than that gives
-    fewer batches, the last one filled up with padding windows.
+    Every source gives as many windows as the others, until it runs out. With too little text
+    there are fewer batches, and padding windows fill up the last.
     """
     sources = _heldout_packings(corpus, cfg)
     chosen = _chosen_windows(sources, num_batches * cfg.batch_size)
@@ -148,7 +148,7 @@ def _train_dataset(
 def _stream(
     array: TokenArray, tokenizer: Tokenizer, cfg: DataConfig, index: int
 ) -> Callable[[int, int], Batch]:
-    """The window of a source that begins at a token of its stream, of so many tokens."""
+    """The windows of a source, by the token of its stream at which one begins, and its length."""
     order = packing.shuffled(array, "documents", cfg.seed, index)
     num_blocks = max(0, (array.num_tokens - 1) // cfg.seq_len)
     # map_with_index hands on the index as counted over epochs; range alone would wrap it.

@@ -1,4 +1,4 @@
-"""What all files in the cache of tokens share: a name out of their content, and a lock."""
+"""What all files in the cache of tokens share: a name made from their content, and a lock."""
 
 import contextlib
 import fcntl

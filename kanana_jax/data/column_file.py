@@ -1,4 +1,4 @@
-"""Numbers of the tokens of a corpus in one file of the cache, checked when it is read.
+"""A number for each token of a corpus, in one file of the cache, checked when it is read.
 
 It is a zip of a numpy array (T,) and a digest of its bytes, written under another name and renamed
 when complete. Letter: T tokens.
@@ -32,7 +32,7 @@ def save(path: pathlib.Path, column_T: Float32[np.ndarray, "T"]) -> None:
 
 
 def load(path: pathlib.Path, num_tokens: int) -> Float32[np.ndarray, "T"]:
-    """Reads the file. StoreError if anything differs from what was written for so many tokens."""
+    """Reads the file. StoreError unless it is as written, with `num_tokens` numbers."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
             column_T, wanted = content["column_T"], content["digest"]

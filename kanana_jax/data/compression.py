@@ -15,7 +15,7 @@ _CHUNK = 2**16
 
 @contextlib.contextmanager
 def decompressed(file: BinaryIO, suffix: str, name: str) -> Iterator[io.BufferedReader]:
-    """The content of `file`, which it closes; `suffix` is of SUFFIXES, or "" for plain files."""
+    """The content of `file`, which it closes; `suffix` is one of SUFFIXES, "" for plain files."""
     with io.BufferedReader(file, _CHUNK) as plain:  # pyright: ignore[reportArgumentType]
         if not suffix:
             yield plain

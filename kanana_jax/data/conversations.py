@@ -3,10 +3,10 @@
     {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}],
      "tools": [...]}
 
-`chat.messages` says what messages and tools hold; the assistant's is the last. `data.chat_format`
-says how they become text. The loss counts what the assistant writes and the token that ends its
-turn, nothing else. A conversation is never cut; see `whole_documents` for rows and batches, and
-`examples` for the cache and the split.
+`chat.messages` says what messages and tools hold; the last message is the assistant's.
+`data.chat_format` says how they become text. The loss counts what the assistant writes and the
+token that ends its turn, nothing else. A conversation is never cut; see `whole_documents` for rows
+and batches, and `examples` for the cache and the split.
 """
 
 import functools
@@ -30,10 +30,10 @@ def read(
 ) -> Text:
     """Reads and checks the conversations of `cfg`, and writes nothing; `open` gives their batches.
 
-    `fmt` is the format, that of the settings unless given. An entry of data.paths that names one of
-    `streams` is the records that its function yields, and no file. `report` is told, a line each,
-    that a damaged file of the cache is made anew and what `data.skip_bad_lines` has left out.
-    Raises DataError, with file and line, for a record that cannot be used.
+    `fmt` is the format, by default that of the settings. An entry of data.paths that names one of
+    `streams` stands for the records that its function yields, not for a file. `report` gets a line
+    when a damaged file of the cache is made anew, and lines on what `data.skip_bad_lines` has left
+    out. Raises DataError, with file and line, for a record that cannot be used.
     """
     fmt = fmt or chat.chosen(cfg)
     kind = examples.Kind(

@@ -62,7 +62,7 @@ def open_corpus(
 ) -> Corpus:
     """Reads the text of `cfg` and returns its tokens, from `cache_dir` if they are there.
 
-    `report` is told, a line each, that a damaged store is built anew from the text and what
+    `report` gets a line when a damaged store is built anew from the text, and lines on what
     `data.skip_bad_lines` has left out. Raises DataError, before anything is written, when the text
     or the tokenizer cannot be used.
     """
@@ -75,10 +75,10 @@ def read_text(
     report: Callable[[str], None] = lambda line: None,
     streams: sources.Streams | None = None,
 ) -> Text:
-    """`open_corpus` in two steps, of which the first writes nothing.
+    """`open_corpus` in two steps; the first writes nothing.
 
-    `streams` are sources that data.paths may name beside files, each a function that yields
-    documents, the same ones every time.
+    `streams` are sources that data.paths may name besides files, each a function that yields the
+    same documents every time.
     """
     wanted = wanted_tokenizer.wanted_tokenizer(cfg)
     opened = sources.open_sources(cfg, streams)

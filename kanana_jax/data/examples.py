@@ -3,7 +3,7 @@
     data.paths -> records -> pieces of text -> split by content hash -> tokenizer -> tokens
 
 A segment is pieces of text, each with its origin; `chat.encoding` makes ids of them. Pieces are
-tokenized apart, so that the tokens of a prompt do not depend on the answer.
+tokenized separately, so that the tokens of a prompt do not depend on the answer.
 
 The side of an example is decided by the hash of its `key` alone,
 
@@ -39,7 +39,7 @@ from kanana_jax.data.whole_documents import Examples, WholeDocuments
 _BATCH_EXAMPLES = 64  # tokenized together
 
 
-# Functions that yield the fields of records from the beginning, for entries that are no files.
+# Functions that yield the fields of records from the beginning, for entries that are not files.
 Streams = Mapping[str, Callable[[], Iterator[dict[str, Any]]]]
 
 
@@ -53,7 +53,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """How to make examples from records. `parse` raises DataError where a record is none."""
+    """How to make examples from records. `parse` raises DataError where a record makes none."""
 
     name: str  # of the examples, in the plural
     keys: str  # what decides the side, in the plural
@@ -65,7 +65,7 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """Examples that were read and found fit. `open` writes their tokens, unless they are there."""
+    """Examples that were read and found usable. `open` writes their tokens, unless cached."""
 
     tokenizer: tokenizers.Tokenizer
     digest: str  # equal if and only if every example, its side and the tokenizer are
@@ -77,7 +77,7 @@ def read(
 ) -> Text:
     """Reads and checks all examples of `cfg`, and writes nothing.
 
-    `report` is told, a line each, that a damaged file of the cache is made anew and what
+    `report` gets a line when a damaged file of the cache is made anew, and lines on what
     `data.skip_bad_lines` has left out. Raises DataError when an example, a side or the tokenizer
     cannot be used.
     """
@@ -237,7 +237,7 @@ def heldout_of_source(
 ) -> Bool[np.ndarray, "N"]:
     """Which examples of the source `name` are held out, by the hashes of their keys.
 
-    DataError where there are not two, one for each side.
+    DataError where there are not two different ones, one for each side.
     """
     if not len(hash_N):
         reason = skipped.describe() or (

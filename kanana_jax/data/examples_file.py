@@ -54,7 +54,7 @@ def _write(path: pathlib.Path, examples: Examples, tokenizer: tokenizers.Tokeniz
     }
     arrays = {name: getattr(examples, name) for name in _ARRAYS}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    # Whoever left one held the lock, so it is dead.
+    # Whoever left an unfinished file held the lock, so it is dead.
     with whole_files.replaced(path) as unfinished, open(unfinished, "wb") as file:
         np.savez(file, **arrays)
 

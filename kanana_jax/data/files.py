@@ -1,6 +1,6 @@
 """Entries of `data.paths` as files: a path, a glob or a URL that fsspec knows, local or remote.
 
-A folder is read only where it says itself what it holds, as those of Hugging Face's `save_to_disk`
+A folder is read only if it says itself what it holds, as folders of Hugging Face's `save_to_disk`
 do; for others the error asks for a pattern.
 """
 
@@ -24,7 +24,7 @@ class File(NamedTuple):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Opens it for reading; whatever goes wrong until it is closed is a DataError."""
+        """Opens it for reading; any error until it is closed becomes a DataError."""
         with explained(self.name), self.filesystem.open(self.path, "rb") as file:
             yield file
 
@@ -64,7 +64,7 @@ def find(entry: str) -> list[File]:
 
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Whatever goes wrong inside is a DataError that says `name`."""
+    """Any error inside becomes a DataError that gives `name`."""
     try:
         yield
     except DataError:

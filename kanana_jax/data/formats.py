@@ -1,11 +1,11 @@
-"""Documents of one file, by the format that its name says.
+"""Documents of one file, by the format that its suffix names.
 
     .txt .md                   the file is one document
     .json .jsonl .ndjson       one per line, or per item of an array
     .parquet .arrow .feather   one per row
 
-Plain text and JSON may be compressed: .gz, .bz2, .xz or .zst behind that. Records have their text
-in `text_field`; a dot leads into a record or struct inside: "message.text".
+Plain text and JSON may be compressed: .gz, .bz2, .xz or .zst then ends the name. Records have their
+text in `text_field`; a dot leads into a record or struct inside: "message.text".
 """
 
 import codecs
@@ -24,7 +24,7 @@ class Format(NamedTuple):
     """How to read a file."""
 
     reader: _Reader
-    compression: str  # a suffix; none for plain files
+    compression: str  # a suffix; empty for plain files
 
     def read(self, file: BinaryIO, name: str, text_field: str) -> Documents:
         """The documents of `file`, which errors call `name`."""
@@ -33,7 +33,7 @@ class Format(NamedTuple):
 
 
 def format_of(path: str, name: str) -> Format:
-    """The format that the end of `path` says; `name` is for the error, DataError if unknown."""
+    """The format by the suffix of `path`; `name` is for the error. DataError if unknown."""
     lower = path.lower()
     packed = compression.suffix_of(path)
     readers = _TEXT if packed else _TEXT | _ARROW

@@ -2,8 +2,8 @@
 
     "user: " "<|image|>" "sum?"   ->   ids of "user: ", one placeholder for each slot, ids of "sum?"
 
-A mark in what a user or a tool says stands for an image or a sound. `spans` say for each mark which
-slots stand there; two marks may name the same ones, which are then read again.
+A mark in the text of a user or a tool stands for an image or a sound. `spans` give the slots of
+each mark; two marks may name the same slots, which are then read again.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _MARKED = (Origin.USER, Origin.TOOL)
 
 
 class Encoded(NamedTuple):
-    """Ids, where each is from, and the slot that stands at it; -1 where it is a token."""
+    """Ids, the origin of each, and the slot at its place; -1 for a token."""
 
     ids: list[int]
     origins: list[Origin]
@@ -55,7 +55,7 @@ def encode(
 
 
 def num_marks(pieces: Sequence[Piece], mark: str) -> int:
-    """How often one stands in these pieces of a conversation."""
+    """How many marks stand in these pieces of a conversation."""
     return len(_between_marks(pieces, mark)) - 1
 
 

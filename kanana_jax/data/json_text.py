@@ -1,7 +1,7 @@
 """Documents from JSON: an object or a string per line, or an array of them.
 
-Both are read piece by piece. What cannot be used of them is yielded as a DataError. Where the
-syntax of an array is broken, nothing after it can be read, so the error is raised.
+Both are read piece by piece. A line or item that cannot be used is yielded as a DataError. Where
+the syntax of an array is broken, nothing after that can be read, so the error is raised.
 """
 
 import codecs
@@ -60,7 +60,7 @@ def _lines(file: io.BufferedReader, name: str, text_field: str) -> Iterator[byte
 
 
 def lines(file: io.BufferedReader, name: str) -> Iterator[tuple[str, Any]]:
-    """The place and the value of each line that is not blank; a DataError where there is none.
+    """The place and the value of each line that is not blank; a bad one has a DataError as value.
 
     Raises DataError where a line is too long to be one.
     """
@@ -120,7 +120,7 @@ class _Window:
         return f"{self._name}, line {self._line}"
 
     def peek(self) -> str:
-        """The next character that is no space; none at the end."""
+        """The next character that is not a space; empty at the end."""
         while True:
             match = _SPACE.match(self._text, self._place)
             assert match
@@ -129,7 +129,7 @@ class _Window:
                 return self._text[self._place : self._place + 1]
 
     def take(self, mark: str) -> None:
-        """Goes on behind `mark`, which must come next."""
+        """Moves past `mark`, which must come next."""
         got = self.peek()
         if got != mark:
             found = repr(got) if got else "the end of the file"
@@ -137,7 +137,7 @@ class _Window:
         self._advance(self._place + 1)
 
     def value(self) -> Any:
-        """Goes on behind the next value and returns it."""
+        """Moves past the next value and returns it."""
         self.peek()
         while True:
             try:
@@ -211,7 +211,7 @@ def _find(record: dict[str, Any], text_field: str, where: str) -> Any:
 
 
 def _names(record: dict[str, Any]) -> list[str]:
-    """The keys of a record, those of a record inside it behind a dot."""
+    """The keys of a record; those of a record inside it follow its key and a dot."""
     return [
         name
         for key, value in record.items()

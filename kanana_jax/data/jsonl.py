@@ -1,6 +1,6 @@
 """Records of JSON lines, read and written: an object per line, with the place of each for errors.
 
-.jsonl .ndjson     also with .gz, .bz2, .xz or .zst behind that
+.jsonl .ndjson     also followed by .gz, .bz2, .xz or .zst
 """
 
 import json
@@ -22,7 +22,7 @@ class Record(NamedTuple):
 
 
 def find(entry: str) -> list[files.File]:
-    """The files of an entry of data.paths. DataError if there is none or one is no JSON lines."""
+    """The files of an entry of data.paths. DataError if there is none or one is not JSON lines."""
     found = files.find(entry)
     for file in found:
         _compression_of(file)
@@ -32,7 +32,7 @@ def find(entry: str) -> list[files.File]:
 def read(found: Sequence[files.File]) -> Iterator[Record | DataError]:
     """The records of the files; an error stands for a line that cannot be used.
 
-    Blank lines are passed over. Raises DataError where a file cannot be read on or has no record.
+    Blank lines are ignored. Raises DataError where a file cannot be read further or has no record.
     """
     for file in found:
         is_empty = True
@@ -47,9 +47,9 @@ def read(found: Sequence[files.File]) -> Iterator[Record | DataError]:
 
 
 def write(path: pathlib.Path, texts: Iterable[str]) -> int:
-    """Writes a record {"text": ...} of every text and returns the bytes of the texts.
+    """Writes a record {"text": ...} for every text and returns the bytes of the texts.
 
-    The file is there whole or as it was before. DataError where it cannot be written.
+    The file is replaced as a whole or stays as it was. DataError where it cannot be written.
     """
     if not path.name.lower().endswith(_SUFFIXES):
         raise DataError(f"expected a file ending in {' or '.join(_SUFFIXES)}, got {str(path)!r}.")

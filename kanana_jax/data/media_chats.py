@@ -1,13 +1,13 @@
-"""Conversations with images or sounds, as `data.conversations` has them without: a record is
+"""Conversations with images or sounds, otherwise as in `data.conversations`: a record is
 
     {"messages": [{"role": "user", "content": [{"type": "image", "path": "a.png"},
                                                {"type": "text", "text": "sum?"}]},
                   {"role": "assistant", "content": "86"}]}
 
-A path is one beside the record's file; how content is given in the record itself, the medium says.
-Each is decoded once while records are read. One that cannot be used leaves its conversation out,
-which is counted and never ends a run. How many positions it takes is known with the model's
-encoder, see `media_documents`.
+A path names a file beside the record's file; the medium says how a record itself gives content.
+Each image or sound is decoded once while records are read. If one cannot be used, its conversation
+is left out, which is counted and never ends a run. How many positions each takes depends on the
+model's encoder, see `media_documents`.
 """
 
 import functools
@@ -38,14 +38,14 @@ from kanana_jax.data.wanted_tokenizer import wanted_tokenizer
 
 
 class Medium(NamedTuple):
-    """What conversations have beside text."""
+    """What conversations have besides text."""
 
     name: str  # "image": the type of a part with a path
-    embedded: str  # the type of a part that holds its content, which lies under this key
+    embedded: str  # the type of a part that holds its content, and the key of that content
     mark: str
-    # The content of a part's value under `embedded`; raises `error`, as all that follow.
+    # The content of a part's value under `embedded`; raises `error`, as `size_of` does.
     content_of: Callable[[Any], bytes]
-    size_of: Callable[[bytes], tuple[int, ...]]  # decodes it: what decides how much room it takes
+    size_of: Callable[[bytes], tuple[int, ...]]  # decodes it; the size decides its room
     error: type[DataError]
 
 
@@ -67,7 +67,7 @@ class Chat(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MediaChats:
-    """Conversations that were read and found fit."""
+    """Conversations that were read and found usable."""
 
     medium: Medium
     names: tuple[str, ...]
@@ -105,7 +105,7 @@ def read(
 ) -> MediaChats:
     """Reads and checks the conversations of `cfg` and all that they hold, and writes nothing.
 
-    `report` is told of each source what was left out. DataError names file and line.
+    `report` is told what was left out of each source. A DataError names file and line.
     """
     if not cfg.paths:
         raise DataError(
@@ -199,7 +199,7 @@ def _chats(
 def in_text(
     medium: Medium, messages: Any, file: files.File, where: str
 ) -> tuple[Any, list[Attachment]]:
-    """Messages with marks in the place of what they hold, and that."""
+    """Messages with marks in place of their attachments, and the attachments."""
     found: list[Attachment] = []
     if isinstance(messages, list):
         messages = [

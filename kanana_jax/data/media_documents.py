@@ -1,8 +1,8 @@
 """Batches of conversations with images or sounds, for the encoder that reads them.
 
-A batch decodes them anew, so no more than a batch of them is in memory; files that a record holds
-stay there as they are. An example counts as long as its share of a row's room is, of positions or
-of what else there is room for, so a row that has positions for its examples has room for the rest.
+Each batch decodes them anew, so no more than one batch of them is in memory; files that a record
+holds stay there as they are. An example's length is its share of a row's room, be it positions or
+anything else that fills a row, so a row with positions for its examples has room for the rest.
 """
 
 import functools
@@ -23,12 +23,12 @@ from kanana_jax.data.whole_documents import Examples, WholeDocuments
 
 
 class Room(Protocol):
-    """What a row has room for beside positions, and the encoder that reads it. Hashable."""
+    """What a row has room for besides positions, and the encoder that reads it. Hashable."""
 
     def spans(self, one: Chat) -> list[range]:
-        """The slots of each attachment of a conversation, in a row that has it alone.
+        """The slots of each attachment of a conversation, in a row that holds it alone.
 
-        DataError where a row has not room for them.
+        DataError where a row has no room for them.
         """
         ...
 
@@ -37,17 +37,17 @@ class Room(Protocol):
         ...
 
     def row(self, chats: Sequence[Chat], slots_S: Int32[np.ndarray, "S"]) -> Features:
-        """What these conversations of one row hold; `slots_S` stand at its positions."""
+        """What the conversations of one row hold; `slots_S` are the slots at its positions."""
         ...
 
     def num_slots(self, one: Chat) -> int:
-        """By which those of the next conversation in a row are shifted."""
+        """By how much the slots of the next conversation in a row are shifted."""
         ...
 
 
 @functools.lru_cache(maxsize=2)
 def documents(found: MediaChats, room: Room, seq_len: int) -> WholeDocuments:
-    """Their batches. DataError where a row has not room for one of them."""
+    """The batches of these conversations. DataError where a row has no room for one of them."""
     encoded = [_encoded(found, one, room, seq_len) for one in found.chats]
     dtype = np.uint16 if found.vocab_size <= 2**16 else np.uint32
     slots_T = np.concatenate([one.slots for one in encoded])
@@ -105,5 +105,5 @@ def _features(
 
 
 def following(counts: Sequence[int]) -> list[range]:
-    """Slots one after the other, so many of each."""
+    """Ranges of slots, one after the other, of the sizes `counts`."""
     return [range(*pair) for pair in itertools.pairwise(np.cumsum([0, *counts]).tolist())]

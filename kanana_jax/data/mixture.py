@@ -1,7 +1,7 @@
 """Draws from several sources by ratio, as a pure function of their number.
 
-Draw k of source i has its turn at (k + 1/2) / weight i, so that after any number of draws each
-source is less than one draw per other source from its share. A weight of 0 is never drawn.
+Draw k of source i has its turn at (k + 1/2) / weight i, so after any number of draws each
+source is off its share by less than one draw per other source. A source of weight 0 is never drawn.
 """
 
 from collections.abc import Sequence

@@ -2,12 +2,12 @@
 
     {"prompt": "Hi.", "chosen": "Hello.", "rejected": "Go away."}
 
-The prompt is text, which is what a user says, or a list of messages of which a user's is the last,
-or a tool's; "tools" are as in `conversations`. The answers are what the assistant says to it, text
-or a message of the assistant with reasoning and calls. A pair is two segments of one row, the
-prompt with the chosen answer and the prompt with the rejected one: pair k = 1, 2, ... of a row has
-segment ids 2k - 1 and 2k, so what is cut by rows keeps pairs whole. The loss counts an answer and
-the token that ends it; what the assistant has said before, in the prompt, is EARLIER.
+The prompt is text, the words of a user, or a list of messages that ends with a user's or a tool's;
+"tools" are as in `conversations`. An answer is what the assistant says to it, text or a message of
+the assistant with reasoning and calls. A pair is two segments of one row, the prompt with the
+chosen answer and the prompt with the rejected one: pair k = 1, 2, ... of a row has segment ids
+2k - 1 and 2k, so a cut between rows keeps pairs whole. The loss counts an answer and the token that
+ends it; what the assistant said before, in the prompt, is EARLIER.
 
 All pairs of one prompt are on one side of the split: a held-out prompt was never trained on.
 """

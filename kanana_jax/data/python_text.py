@@ -3,7 +3,7 @@
 One document per module of the standard library and one per topic of `pydoc_data`, in sorted order.
 The text depends on the Python version, and so does the corpus fingerprint. `read_code` and
 `read_prose` are the same text in two parts that share nothing: modules without their docstrings,
-and docstrings of a sentence or more with the topics.
+and docstrings of a sentence or more, together with the topics.
 """
 
 import ast
@@ -37,7 +37,7 @@ _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionD
 
 
 class _Parts(NamedTuple):
-    """A module in two."""
+    """A module in two parts."""
 
     code: bytes
     docstrings: tuple[bytes, ...]
@@ -55,7 +55,7 @@ def read_code() -> Iterator[bytes]:
 
 
 def read_prose() -> Iterator[bytes]:
-    """Yields the docstrings that are no mere titles, and the topics of the language reference."""
+    """Yields the docstrings that are more than titles, and the topics of the language reference."""
     for parts in _parts_of_modules():
         yield from (text for text in parts.docstrings if len(text) >= _PROSE_BYTES)
     yield from _topics()

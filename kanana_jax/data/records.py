@@ -1,7 +1,7 @@
 """Records of an entry of data.paths: objects of JSON lines, or rows of Parquet files.
 
-A null inside a row is a field that is not there: columns give every struct all fields. Arguments of
-calls and tools that differ from row to row are best kept as JSON strings.
+A null inside a row means an absent field, because columns give every struct all fields. Arguments
+of calls and tools that differ from row to row are best kept as JSON strings.
 """
 
 from collections.abc import Iterator, Sequence

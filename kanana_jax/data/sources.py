@@ -45,7 +45,7 @@ Streams = Mapping[str, Callable[[], Iterator[bytes]]]
 def open_sources(cfg: DataConfig, streams: Streams | None = None) -> tuple[Source, ...]:
     """Resolves `cfg.paths`; without any, the default corpus. DataError if one cannot be read.
 
-    An entry that names one of `streams` is what that function yields, and no file.
+    An entry that names one of `streams` stands for what that function yields, not for a file.
     """
     if not cfg.paths:
         return (_limited(Source(name="python", read=python_text.read_documents), cfg.max_bytes),)

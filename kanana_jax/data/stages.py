@@ -1,7 +1,7 @@
 """Where the windows of a staged run lie: a pure function of the batch, the row and the stages.
 
-Each source is a stream of tokens, epoch after epoch, that all stages read on from where the stage
-before them stopped. A stage whose sequences are longer begins at the next multiple of its length.
+Each source is a stream of tokens, epoch after epoch. Each stage reads on from where the stage
+before it stopped; one with longer sequences begins at the next multiple of its length.
 
     begin of a stage in a source = sum over earlier stages of (draws of the source) x seq_len
 
@@ -23,7 +23,7 @@ class Stage(NamedTuple):
 
     num_batches: int
     cfg: DataConfig  # its batch_size, seq_len and weights
-    rows: Sequence[int] | None = None  # those of a batch that this process loads; None: all
+    rows: Sequence[int] | None = None  # the rows that this process loads; None: all
 
 
 class Place(NamedTuple):
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 class Schedule:
-    """The stages of a run over sources of so many tokens per epoch. The last never ends."""
+    """The stages of a run over sources of `epoch_tokens` tokens per epoch. The last never ends."""
 
     def __init__(self, stages: Sequence[Stage], epoch_tokens: Sequence[int]):
         self.stages, self._epoch_tokens = tuple(stages), tuple(epoch_tokens)
@@ -58,7 +58,7 @@ class Schedule:
         return Place(source, begin + before * stage.cfg.seq_len)
 
     def epochs(self) -> list[float]:
-        """How often each source is read in all stages."""
+        """How many times each source is read over all stages."""
         ends = self._read(self.stages[-1], self._begins[-1])
         return [end / tokens for end, tokens in zip(ends, self._epoch_tokens, strict=True)]
 
@@ -75,7 +75,7 @@ class Schedule:
         ]
 
     def _weights(self, stage: Stage) -> Sequence[float]:
-        # Without weights each source lasts one epoch as long as the others.
+        # Without weights, an epoch lasts equally long in every source.
         return stage.cfg.weights or self._epoch_tokens
 
 

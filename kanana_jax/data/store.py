@@ -51,7 +51,7 @@ class TokenArray:
         return len(self.ends_N)
 
     def read(self, begin: int, end: int) -> Shaped[np.ndarray, "T"]:
-        """Tokens [begin, end). StoreError if what lies on the disk is damaged."""
+        """Tokens [begin, end). StoreError if the data on disk is damaged."""
         try:
             return np.asarray(self.tokens[begin:end])
         except ValueError as error:

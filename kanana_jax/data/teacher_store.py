@@ -1,10 +1,10 @@
-"""What is read of a teacher for every batch of a run: zarr3 arrays, written once.
+"""Numbers from a teacher for every batch of a run: zarr3 arrays, written once.
 
     <store>/manifest.json      shapes, dtypes and checksums, itself checksummed
     <store>/<column>/          (batches * B * S * K,) numbers, batch after batch
 
-It is written under another name and renamed when complete. Every slice is checked by the crc32c of
-its chunks when it is read. Letters: B sequences, S positions, K numbers of a position.
+A store is written under another name and renamed when complete. Every slice is checked by the
+crc32c of its chunks when it is read. Letters: B sequences, S positions, K numbers of a position.
 """
 
 import json
@@ -32,7 +32,7 @@ class TeacherStore:
     shapes: Mapping[str, tuple[int, int, int]]  # (B, S, K) of a batch
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
-        """The columns of batch `number` from 0. StoreError if what lies on the disk is damaged."""
+        """The columns of batch `number` from 0. StoreError if the data on disk is damaged."""
         found = {}
         for name, array in self.arrays.items():
             size = math.prod(self.shapes[name])
@@ -49,8 +49,8 @@ class TeacherStore:
 def write(path: pathlib.Path, batches: Iterable[Mapping[str, np.ndarray]], owner: str) -> None:
     """Writes the columns (B, S, K) of all batches, which have the same shapes and dtypes.
 
-    `owner` is whom no other process writes for at the same time; what it left unfinished is
-    removed. DataError where it cannot be written.
+    No two processes may write for one `owner` at the same time; what it left unfinished is removed.
+    DataError where the store cannot be written.
     """
     unfinished = path.with_name(f".{path.name}-{owner}")
     try:
@@ -60,7 +60,7 @@ def write(path: pathlib.Path, batches: Iterable[Mapping[str, np.ndarray]], owner
         with cache_files.locked(path):
             shutil.rmtree(path, ignore_errors=True)
             unfinished.rename(path)
-    except DataError:  # of what the batches are made of
+    except DataError:  # raised by `batches` itself
         raise
     except (OSError, ValueError) as error:  # TensorStore reports a full disk as ValueError
         raise DataError(
@@ -87,7 +87,7 @@ def _write(folder: pathlib.Path, batches: Iterable[Mapping[str, np.ndarray]]) ->
 
 
 def opened(path: pathlib.Path) -> TeacherStore:
-    """StoreError if what the folder says of itself differs from what was written."""
+    """Opens a store. StoreError if its metadata differ from what was written."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         wanted = manifest.pop("checksum")

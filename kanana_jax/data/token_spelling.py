@@ -25,7 +25,7 @@ def sizes(library: Any) -> Int32[np.ndarray, "V"]:
 
 
 def spelling(library: Any) -> Callable[[int], bytes]:
-    """The bytes of a token, the text of a special one; none for an id that is not used."""
+    """Gives the bytes of a token: the text of a special one, none for an unused id."""
     added = library.get_added_tokens_decoder()
     byte_of = _byte_alphabet() if _is_byte_level(library) else {}
 
@@ -45,7 +45,7 @@ def _is_byte_level(library: Any) -> bool:
 
 
 def _byte_alphabet() -> dict[str, bytes]:
-    """GPT-2's: printable bytes are themselves, the others letters from 256 on in their order."""
+    """GPT-2's: printable bytes are themselves, the others are characters from 256 on, in order."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = (byte for byte in range(256) if byte not in printable)
     found = {chr(byte): bytes([byte]) for byte in printable}

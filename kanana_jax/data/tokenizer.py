@@ -2,9 +2,9 @@
 
 A document of n tokens is stored as  BOS t_1 ... t_n EOS : the first token is predicted from BOS,
 and predicting EOS is what ends a generation. Text that merely spells a special token
-is encoded as text, except by `encode_marked`, which is for what a chat template has written.
+is encoded as text, except by `encode_marked`, which is for the output of a chat template.
 
-`token_bytes` holds the UTF-8 bytes each token stands for, 0 for special tokens, so that
+`token_bytes` holds how many UTF-8 bytes each token stands for, 0 for special tokens, so that
 
     bits per byte = sum_t nll_t / (log 2 * sum_t token_bytes[target_t]).
 
@@ -36,7 +36,7 @@ BESIDE = (
     "generation_config.json",
     "config.json",
 )
-# How names say it where no file does: <s>, <bos>, <|begin_of_text|>, [EOS], </s>, <|endoftext|>.
+# Names that show it where no file does: <s>, <bos>, <|begin_of_text|>, [EOS], </s>, <|endoftext|>.
 _UNIT = r"[\W_]*of[\W_]*(text|sentence|sequence|document)\W*"
 _BEGINS = re.compile(rf"<s>|\W*bos\W*|\W*(begin|start){_UNIT}", re.IGNORECASE)
 _ENDS = re.compile(rf"</s>|\W*eos\W*|\W*end{_UNIT}", re.IGNORECASE)
@@ -47,16 +47,16 @@ class Tokenizer:
     """Maps text to ids and back. `json` is the tokenizer.json; empty for bytes."""
 
     vocab_size: int
-    bos_id: int | None  # None only where `from_json` was not to look for one
+    bos_id: int | None  # None only where `from_json` was told not to look for one
     eos_id: int | None
     token_bytes_V: Int32[np.ndarray, "V"]
     encode_batch: Callable[[Sequence[bytes]], list[np.ndarray]]
     decode: Callable[[Sequence[int]], str]
     encode_marked: Callable[[str], list[int]]  # the ids of special tokens where they are spelled
-    token_id: Callable[[str], int | None]  # of the token that is spelled so, special or not
+    token_id: Callable[[str], int | None]  # of the token with this spelling, special or not
     decode_marked: Callable[[Sequence[int]], str]  # with the text of special tokens
-    spelled: Callable[[int], bytes]  # the bytes of one token, which may be a part of a character
-    # What the tokenizer.json puts before and after a text.
+    spelled: Callable[[int], bytes]  # the bytes of one token, which may be part of a character
+    # The ids that the tokenizer.json puts before and after a text.
     around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     json: str = ""
     # Whether `json` alone would give bos_id and eos_id.
@@ -72,11 +72,11 @@ class Tokenizer:
         return [np.concatenate([bos, ids, eos]) for ids in self.encode_batch(texts)]
 
     def is_text(self, index: int) -> bool:
-        """Whether a token stands for text: it is no special one, and none that is not used."""
+        """Whether a token stands for text: it is neither special nor unused."""
         return index < len(self.token_bytes_V) and bool(self.token_bytes_V[index])
 
     def is_special(self, text: str) -> bool:
-        """Whether a token is spelled so that `decode` leaves out."""
+        """Whether `text` spells a token that `decode` leaves out."""
         token = self.token_id(text)
         return token is not None and not self.is_text(token)
 
@@ -150,10 +150,10 @@ def from_json(
 ) -> Tokenizer:
     """Loads the content of a tokenizer.json; `name` is for the error. DataError if unusable.
 
-    `bos` and `eos` are what the files beside it name, a token's text or id. What they leave open,
-    the tokenizer's template of a document says, and then the names of its special tokens. A
-    tokenizer with one of the two has it at both ends. Without `needs_ends` it gets neither: the
-    caller reads other files for them.
+    `bos` and `eos` are what the files beside it name, a token's text or id. Where they are None,
+    the tokenizer's template of a document decides, then the names of its special tokens. A
+    tokenizer with only one of the two has it at both ends. Without `needs_ends` it gets neither:
+    the caller reads other files for them.
     """
     import tokenizers
 
@@ -198,7 +198,7 @@ def from_json(
         token_bytes_V=token_bytes_V,
         encode_batch=functools.partial(_encode_batch, library, name),
         decode=lambda ids: library.decode([int(i) for i in ids]),
-        # Encoded before: the library says TypeError where text is no Unicode.
+        # Encoded first: the library raises TypeError where text is not Unicode.
         encode_marked=lambda text: (
             marking.encode(text.encode().decode(), add_special_tokens=False).ids
         ),
@@ -255,7 +255,7 @@ def _special(library: Any) -> dict[str, int]:
 
 
 def _own_special_ids(library: Any) -> tuple[int | None, int | None]:
-    """What the tokenizer.json says itself: its template, else the names of its special tokens."""
+    """BOS and EOS by the tokenizer.json itself: its template, else its special tokens' names."""
     known = _special(library)
     bos = next((known[name] for name in known if _BEGINS.fullmatch(name)), None)
     eos = next((known[name] for name in known if _ENDS.fullmatch(name)), None)
@@ -287,7 +287,7 @@ def _at_both_ends(bos: int | None, eos: int | None) -> tuple[int | None, int | N
 
 
 def _around(library: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What the post-processor puts before and after a text."""
+    """The ids that the post-processor puts before and after a text."""
     try:
         encoding = library.encode("a")
     except Exception:  # the library raises bare Exception; here: no token for this letter

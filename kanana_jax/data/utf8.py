@@ -1,10 +1,10 @@
-"""Text is UTF-8 without NULs; what else is found is named with its file, its line and a cause."""
+"""Text is UTF-8 without NULs; the error for anything else gives the file, the line and a cause."""
 
 import codecs
 
 from kanana_jax.data.errors import DataError
 
-_MARKS = {  # that of UTF-32 begins with that of UTF-16
+_MARKS = {  # the mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
@@ -12,7 +12,7 @@ _MARKS = {  # that of UTF-32 begins with that of UTF-16
 
 
 def decode(content: bytes, name: str, line: int = 1) -> str:
-    """The text of `content`, which begins at `line` of what `name` names. DataError if it is none.
+    """The text of `content`, which begins at line `line` of `name`. DataError if it is not text.
 
     A UTF-8 mark at its beginning is dropped.
     """

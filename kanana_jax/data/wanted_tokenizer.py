@@ -1,4 +1,4 @@
-"""The tokenizer that data.tokenizer asks for: "bytes", "bpe", or a path of a tokenizer.json."""
+"""The tokenizer that data.tokenizer asks for: "bytes", "bpe", or the path of a tokenizer.json."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class WantedTokenizer(NamedTuple):
 
 
 def wanted_tokenizer(cfg: DataConfig) -> WantedTokenizer:
-    """Reads what must be read for it but the train text. DataError if it cannot be used."""
+    """Reads all that the tokenizer needs except the train text. DataError if it cannot be used."""
     if cfg.tokenizer == "bytes":
         return WantedTokenizer("bytes", lambda texts: tokenizer.byte_tokenizer())
     if cfg.tokenizer == "bpe":

@@ -7,8 +7,8 @@ row: its inputs are all but the last token, its targets all but the first. The s
 numbered from 1 in their order, positions start at 0 in each, and padding fills the end of the row.
 
 A batch is a pure function of (data.seed, number). Epochs differ in how many rows they fill, so the
-first batch after a start packs the epochs before it, without reading a token; later ones do not.
-Without data.weights all sources are one population; with them, each is packed for itself and rows
+first batch after a start packs the epochs before it, without reading a token; later batches do not.
+Without data.weights all sources are one population; with them, each is packed by itself and rows
 are drawn by ratio.
 
 Letters: T tokens, G segments, N examples, R rows, S positions of a row, V vocabulary.
@@ -33,14 +33,14 @@ from kanana_jax.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """Examples as tokens, segment after segment; every example has as many of them."""
+    """Examples as tokens, segment after segment; all examples have the same number of segments."""
 
     tokens_T: Shaped[np.ndarray, "T"]  # of an unsigned type
     origin_T: UInt8[np.ndarray, "T"]  # of chat.Origin
     ends_G: Int64[np.ndarray, "G"]
     source_N: Int32[np.ndarray, "N"]
     is_heldout_N: Bool[np.ndarray, "N"]
-    # Positions that an example takes at least, where something else fills its row; None: nothing.
+    # The least positions of an example, where something else fills its row; None: nothing does.
     least_N: Int64[np.ndarray, "N"] | None = None
 
     @property
@@ -49,7 +49,7 @@ class Examples:
 
     @property
     def num_segments(self) -> int:
-        """Of each example."""
+        """The segments of each example."""
         return len(self.ends_G) // max(len(self.source_N), 1)
 
     @functools.cached_property
@@ -67,7 +67,7 @@ class Examples:
         return [slice(*span) for span in itertools.pairwise([begin, *ends])]
 
     def kept(self, is_kept_N: Bool[np.ndarray, "N"]) -> "Examples":
-        """Those that `is_kept_N` says."""
+        """The examples that `is_kept_N` marks."""
         if is_kept_N.all():
             return self
         is_kept_G = np.repeat(is_kept_N, self.num_segments)
@@ -85,7 +85,7 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class WholeDocuments:
-    """Examples to train on and to evaluate on; the batches of them."""
+    """Examples to train on and to evaluate on, and their batches."""
 
     names: tuple[str, ...]  # of the sources, as in data.paths
     kind: str  # what an example is, in the plural
@@ -94,9 +94,9 @@ class WholeDocuments:
     examples: Examples
     fingerprint: str  # equal if and only if every token, target, side and the tokenizer are
     num_skipped: int = 0  # lines left out by data.skip_bad_lines
-    # Numbers of the tokens as targets, by name, which batches hold as `Batch.extra`.
+    # A number for each token as a target, by name; batches hold them as `Batch.extra`.
     columns: Mapping[str, Float32[np.ndarray, "T"]] = field(default_factory=dict)
-    # What stands in the place of tokens of a row with these examples, of so many positions.
+    # What stands in place of tokens in a row of these examples, which has so many positions.
     features: Callable[[Int64[np.ndarray, "N"], int], Features] | None = None
 
     @property
@@ -124,8 +124,8 @@ class WholeDocuments:
     ) -> list[Batch]:
         """At most `num_batches` batches of held-out rows, the same for every seed.
 
-        A row is of one source. Fewer rows than that give fewer batches, the last one filled up with
-        rows of padding.
+        Each row comes from one source. With too few rows there are fewer batches, and rows of
+        padding fill up the last.
         """
         chosen = [row for _, row in self._heldout_rows(cfg, num_batches)]
         none = np.zeros(0, np.int64)
@@ -138,7 +138,7 @@ class WholeDocuments:
         return batches
 
     def joined_with(self, examples: Examples, name: str) -> Self:
-        """With examples of one more source, `name`, which must number them after those here."""
+        """With the examples of one more source, `name`, whose number must follow those here."""
         parts = self.examples, examples
         joint = Examples(
             tokens_T=np.concatenate([one.tokens_T for one in parts]),
@@ -156,7 +156,7 @@ class WholeDocuments:
         return np.array([source for source, _ in self._heldout_rows(cfg, num_batches)], np.int64)
 
     def trained_shares(self, cfg: DataConfig) -> list[float]:
-        """The share of the tokens that training counts which comes from each source."""
+        """Each source's share of the tokens that training counts."""
         examples = self.examples
         targets_T = np.cumsum(examples.is_target_T)
         ends_N = examples.ends_G[examples.num_segments - 1 :: examples.num_segments]
@@ -188,10 +188,10 @@ class WholeDocuments:
     def every_example(
         self, cfg: DataConfig, rows: Sequence[int] | None = None
     ) -> Iterator[tuple[Batch, list[Int64[np.ndarray, "targets"]]]]:
-        """Batches that hold each example once, with where in `tokens_T` the targets of a row lie.
+        """Batches that hold each example once, and the places in `tokens_T` of each row's targets.
 
-        The batches hold the rows `rows`, the places are of all rows. The last batch is filled up
-        with rows of padding.
+        The batches hold the rows `rows`; the places are those of all rows. The last batch is filled
+        up with rows of padding.
         """
         _expect_fit(self.examples, cfg.seq_len)
         all_N = np.arange(len(self.examples.source_N))
@@ -232,7 +232,7 @@ def make_row(
 ) -> Batch:
     """One row of a batch, columns of `seq_len`, from the examples in their order.
 
-    `columns_T` are those that become its `extra`.
+    `columns_T` become its `extra`.
     """
     places = [place for n in row_N for place in examples.segments(int(n))]
     columns = [_columns(examples, place, number) for number, place in enumerate(places, start=1)]

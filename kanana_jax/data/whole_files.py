@@ -1,4 +1,4 @@
-"""Files that are there whole or as they were before."""
+"""Files that are replaced as a whole or stay as they were."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ from kanana_jax.data.errors import DataError, first_line
 
 @contextlib.contextmanager
 def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A path to write to, which takes the place of `path` where what is inside ends without an
-    error, and is gone otherwise."""
+    """A path to write to. It replaces `path` if the block ends without an error, and is removed
+    otherwise."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         yield unfinished
@@ -24,9 +24,9 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def written(path: pathlib.Path) -> Iterator[TextIO]:
-    """Opens a text file that takes the place of `path` where what is inside ends without an error.
+    """Opens a text file that replaces `path` if the block ends without an error.
 
-    Folders above it are made. DataError where it cannot be written.
+    Missing folders above it are made. DataError where it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,14 +50,14 @@ class Writer:
 
 
 def opened(path: str, entry: dict[str, Any]) -> tensorstore.TensorStore:
-    """For reading; `entry` is what `Writer.close` gave."""
+    """An array opened for reading; `entry` is what `Writer.close` returned."""
     return tensorstore.open(
         _location(path), open=True, read=True, dtype=entry["dtype"], shape=[entry["length"]]
     ).result()
 
 
 def checksum(manifest: dict[str, Any]) -> str:
-    """Of what a manifest in JSON says."""
+    """The checksum of a manifest, taken from its JSON."""
     canonical = json.dumps(manifest, sort_keys=True).encode()
     return hashlib.blake2b(canonical, digest_size=16).hexdigest()
 

@@ -5,9 +5,9 @@
     --checkpoint=DIR --path=books.txt --path='wiki/*.jsonl'
 
 Each --path is a source, as in `data.paths`. Documents are scored one by one from their beginning;
-one longer than --length is cut into windows that each have as much context as fits. The end of a
-document is not scored. Prints a JSON line per source, and one for all. Exit code 2: the folder or
-the text cannot be used.
+one longer than --length is cut into windows that each have as much context as fits. The token
+that ends a document is not scored. Prints a JSON line per source, and one for all. Exit code 2: the
+folder or the text cannot be used.
 """
 
 import argparse

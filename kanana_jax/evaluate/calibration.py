@@ -1,12 +1,12 @@
-"""How well confidence tells what is right.
+"""How well confidence predicts correctness.
 
     ECE    =  sum over bins  (n_b / N) |mean confidence_b - share right_b|        bins of equal mass
     Brier  =  mean (confidence - is_right)^2
     T      =  argmin  mean NLL of is_right under sigmoid(logit / T)
 
-Equal-mass bins hold as many answers each, so none is empty and none is judged by a handful
-(arXiv:1909.10155). Equal confidences share a bin, whatever the order of the answers. The
-temperature is that of arXiv:1706.04599, on the log-odds of a confidence.
+Equal-mass bins each hold the same number of answers, so none is empty and none is judged by a
+handful (arXiv:1909.10155). Equal confidences share a bin, whatever the order of the answers. The
+temperature follows arXiv:1706.04599 and applies to the log-odds of a confidence.
 
 Letters: N answers, B bins.
 """
@@ -22,11 +22,11 @@ from kanana_jax.config import ConfigError
 NUM_BINS = 10
 _NUM_RESAMPLES = 200
 _SMALLEST = 1e-6  # a confidence of 0 or 1 has no finite log-odds
-_LOG_TEMPERATURES = (-4.0, 4.0)  # the natural logarithms between which one is looked for
+_LOG_TEMPERATURES = (-4.0, 4.0)  # bounds of the search, natural logarithms
 
 
 class Reliability(NamedTuple):
-    """The answers by confidence, from the least confident bin on."""
+    """The answers binned by confidence, the least confident bin first."""
 
     confidence_B: Float[np.ndarray, "B"]  # means
     accuracy_B: Float[np.ndarray, "B"]
@@ -50,7 +50,7 @@ def reliability(
     confidence_N, is_right_N = _checked(confidence_N, is_right_N)
     order = np.argsort(confidence_N, kind="stable")
     sorted_N, right_N = confidence_N[order], is_right_N[order].astype(np.float64)
-    # Where the k-th part would begin, moved back to the first answer that is as confident.
+    # Where the k-th part would begin, moved back to the first answer of equal confidence.
     wanted = np.arange(num_bins) * len(sorted_N) // num_bins
     starts = np.unique(np.searchsorted(sorted_N, sorted_N[wanted], side="left"))
     count_B = np.diff(np.append(starts, len(sorted_N))).astype(np.float64)
@@ -66,7 +66,7 @@ def measure(
     is_right_N: Bool[np.ndarray, "N"],
     num_bins: int = NUM_BINS,
 ) -> Calibration:
-    """The figures of the module's head. ConfigError unless confidences lie in [0, 1]."""
+    """The figures at the top of the module. ConfigError unless confidences lie in [0, 1]."""
     confidence_N, is_right_N = _checked(confidence_N, is_right_N)
     rng = np.random.default_rng(0)
     picks = rng.integers(len(confidence_N), size=(_NUM_RESAMPLES, len(confidence_N)))
@@ -83,9 +83,9 @@ def measure(
 def fit_temperature(
     confidence_N: Float[np.ndarray, "N"], is_right_N: Bool[np.ndarray, "N"]
 ) -> float:
-    """The temperature of the module's head; over 1 where answers are too confident.
+    """The temperature at the top of the module; over 1 where answers are too confident.
 
-    To be fitted on other answers than those that are measured.
+    Fit it on answers other than those that are measured.
     """
     confidence_N, is_right_N = _checked(confidence_N, is_right_N)
     logit_N = log_odds(confidence_N)
@@ -99,7 +99,7 @@ def fit_temperature(
 
 
 def tempered(confidence_N: Float[np.ndarray, "N"], temperature: float) -> Float[np.ndarray, "N"]:
-    """Confidences at a temperature; their order stays."""
+    """Confidences at a temperature; their order is kept."""
     return special.expit(log_odds(confidence_N) / temperature)
 
 

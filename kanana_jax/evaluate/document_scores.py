@@ -1,4 +1,4 @@
-"""What a model says of whole documents: bits per byte, and states to tell kinds of text by.
+"""What a model says of whole documents: bits per byte, and states that tell kinds of text apart.
 
 Letters: N documents, B rows at a time, S positions, D dims.
 """
@@ -30,14 +30,15 @@ def expect_bits_per_byte(folder: str) -> None:
 
 
 def expect_states(folder: str) -> None:
-    """Raises CheckpointError unless the folder is one of `kanana_jax.convert` or of a run."""
+    """Raises CheckpointError unless `kanana_jax.convert` or a run wrote the folder."""
     native.read_description(Path(folder))
 
 
 def bits_per_byte(folder: str, *, num_rows: int = _ROWS, length: int = _LENGTH) -> Measure:
-    """(N,): -log2 p of each document by its UTF-8 bytes; 0 for an empty one.
+    """(N,): -log2 p of each document per UTF-8 byte; 0 for an empty one.
 
-    A longer document is cut into windows of `length` tokens, each with as much context as fits.
+    A document longer than `length` tokens is cut into windows of `length`, each with as much
+    context as fits.
     """
     loaded = generate.load(folder)
     scorer = scoring.Scorer(loaded, num_rows=num_rows, length=length)

@@ -15,14 +15,14 @@ from kanana_jax.config import ConfigError
 
 
 class Share(NamedTuple):
-    """A mean over problems, and the standard error of having drawn them; NaN for a single one."""
+    """A mean over problems, and the standard error from sampling them; NaN for a single one."""
 
     value: float
     stderr: float
 
 
 def pass_at_k(num_right_N: Sequence[int], num_answers: int, k: int) -> Share:
-    """Over problems with `num_answers` answers each. ConfigError where there are fewer than k."""
+    """pass@k of problems with `num_answers` answers each. ConfigError if these are fewer than k."""
     if not 1 <= k <= num_answers:
         raise ConfigError(
             f"pass@{k} needs {k} answers or more to each problem, and one at least, got "
@@ -38,7 +38,7 @@ def pass_at_k(num_right_N: Sequence[int], num_answers: int, k: int) -> Share:
 
 
 def mean(values_N: Sequence[float]) -> Share:
-    """Of numbers, one for each problem."""
+    """The mean of numbers, one for each problem."""
     values = np.asarray(values_N, np.float64)
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Share(float(values.mean()), float(error))

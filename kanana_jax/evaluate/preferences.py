@@ -4,9 +4,9 @@
 
     --checkpoint=DIR --data=pairs.jsonl --by=mean
 
-    mean     s = log p(answer | prompt), its EOS too, by the tokens of the answer
-    sum      the same not divided, by which the shorter answer is mostly preferred
-    reward   s = what the scalar head of a reward model gives the answer's last token
+    mean     s = log p(answer | prompt), its EOS too, divided by the answer's tokens
+    sum      the same undivided, which mostly prefers the shorter answer
+    reward   s = the output of a reward model's scalar head at the answer's last token
 
 A tie counts one half. A folder with a scalar head is measured by reward unless --by says otherwise,
 others by mean. Pairs are read and tokenized as in training (`kanana_jax.data.preferences`); each
@@ -49,7 +49,7 @@ class Accuracy(NamedTuple):
 
 
 def accuracy(score_N: Float[np.ndarray, "N"]) -> Accuracy:
-    """Of the scores of answers in pairs, each chosen one before its rejected one.
+    """The accuracy of the scores of paired answers, each chosen one before its rejected one.
 
     ValueError without a pair.
     """
@@ -57,7 +57,7 @@ def accuracy(score_N: Float[np.ndarray, "N"]) -> Accuracy:
         raise ValueError(f"expected an even number of answers, two at least, got {len(score_N)}")
     margin_K = score_N[::2] - score_N[1::2]
     right_K = 0.5 * (1.0 + np.sign(margin_K))
-    # Of one pair nothing is known of the spread.
+    # A single pair tells nothing about the spread.
     stderr = right_K.std(ddof=1) / np.sqrt(len(right_K)) if len(right_K) > 1 else np.nan
     return Accuracy(len(right_K), float(right_K.mean()), float(stderr), float(margin_K.mean()))
 
@@ -65,7 +65,7 @@ def accuracy(score_N: Float[np.ndarray, "N"]) -> Accuracy:
 def likelihoods(
     scorer: scoring.Scorer, answers: Sequence[scoring.Pair], by: Literal["mean", "sum"]
 ) -> Float[np.ndarray, "N"]:
-    """The log-likelihood of every answer, with "mean" by its tokens."""
+    """The log-likelihood of every answer; with "mean", divided by its tokens."""
     score_N = np.zeros(len(answers))
     for place, score in scorer.score(answers):
         length = len(answers[place].continuation) if by == "mean" else 1
@@ -82,7 +82,7 @@ def rewards(
     num_rows: int,
     length: int,
 ) -> Float[np.ndarray, "N"]:
-    """What the scalar head gives the last token of every answer, whose target is the EOS."""
+    """The scalar head's output at the last token of every answer, whose target is the EOS."""
 
     @jax.jit
     def last(weights: model.Weights, tokens_BS: Array, last_B: Array) -> Array:
@@ -104,7 +104,7 @@ def rewards(
 
 
 def read(path: str, tokenizer: str, length: int) -> list[scoring.Pair]:
-    """The answers behind their prompts, each chosen one before its rejected one. DataError."""
+    """The answers after their prompts, each chosen one before its rejected one. DataError."""
     cfg = config.DataConfig(paths=(path,), tokenizer=tokenizer, seq_len=2 * length, batch_size=1)
     with tempfile.TemporaryDirectory() as cache:
         corpus = preferences.read(cfg, Path(cache)).open()
@@ -112,7 +112,7 @@ def read(path: str, tokenizer: str, length: int) -> list[scoring.Pair]:
 
 
 def _answers(batch: Batch) -> Iterator[scoring.Pair]:
-    """Those of the only row of a batch, in the order of their segments."""
+    """The answers in a batch's only row, in the order of their segments."""
     segment_S, counts_S = batch.segment_ids[0], batch.loss_mask[0] > 0
     for number in range(1, segment_S.max() + 1):
         (places,) = np.nonzero(segment_S == number)

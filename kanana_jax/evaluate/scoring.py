@@ -1,4 +1,4 @@
-"""Log-probabilities of given text: what multiple choice, perplexity and bits per byte are made of.
+"""Log-probabilities of given text, the basis of multiple choice, perplexity and bits per byte.
 
     ll(continuation | context) = sum_i log p(continuation_i | context, continuation_<i)
 
@@ -23,14 +23,14 @@ class Score(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Ids; at least one of each."""
+    """Token ids, at least one in each part."""
 
     context: Sequence[int]
     continuation: Sequence[int]
 
 
 class Scorer:
-    """Scores `num_rows` pairs at a time, of at most `length` tokens without the last one."""
+    """Scores `num_rows` pairs at a time, each of at most `length` tokens without its last."""
 
     def __init__(self, loaded: Loaded, *, num_rows: int = 8, length: int = 2048, chunk: int = 512):
         decoder.check_sizes(num_rows=num_rows, length=length, chunk=chunk)
@@ -89,14 +89,14 @@ class Scorer:
         return scores
 
     def _padded(self, num_tokens: int) -> int:
-        """A width of few kinds, so that little is compiled: whole chunks or a power of two."""
+        """One of few widths, so that little is compiled: whole chunks or a power of two."""
         if num_tokens > self._chunk:
             return -(-num_tokens // self._chunk) * self._chunk
         return decoder.padded_chunk(num_tokens, self._chunk)
 
 
 def windows(ids: Sequence[int], prefix: int, length: int) -> list[Pair]:
-    """Cuts a text into pairs that score each of its tokens once, after `prefix` as its beginning.
+    """Cuts a text that begins after `prefix` into pairs that score each of its tokens once.
 
     Each has as much context as fits in `length`.
     """
@@ -110,7 +110,7 @@ def windows(ids: Sequence[int], prefix: int, length: int) -> list[Pair]:
 
 
 def prefix_id(loaded: Loaded) -> int:
-    """What a text without context is scored after: bos, else eos.
+    """The token after which a text without context is scored: bos, else eos.
 
     Raises CheckpointError where a checkpoint names neither.
     """

@@ -3,14 +3,14 @@
     --conversations=heldout.jsonl        as `python -m kanana_jax.speech` writes them; those of
                                          heard/ for a model with an encoder of sounds
 
-    cer_heard        character errors of what it writes down of held-out voices, over characters
+    cer_heard        character errors in its transcripts of held-out voices, over characters
     exact_heard      share of utterances without an error
-    token_accuracy   share of held-out codes that are the most likely ones after those before them
-    cer_said         as cer_heard, of what it has said itself in voices that it knows; the ear is
-                     the same model's, so this is how far mouth and ear agree
-    cer_shuffled     control: what it hears against the text of another utterance
+    token_accuracy   share of held-out codes that are the most likely ones given those before them
+    cer_said         as cer_heard, of its own speech in voices that it knows; the same model
+                     listens, so this is how far its speaking and its hearing agree
+    cer_shuffled     control: its transcripts against the texts of other utterances
 
-A model with an encoder has no figures of codes. --out writes the same as JSON. Exit code 2: the
+A model with an encoder has no figures for codes. --out writes the same as JSON. Exit code 2: the
 folder, the file or a setting cannot be used.
 """
 
@@ -52,7 +52,7 @@ class Sound(NamedTuple):
 
 
 def measure(loaded: generate.Loaded, spoken: Sequence[Spoken], *, length: int) -> dict[str, float]:
-    """The figures of held-out utterances as codes, of which there are two or more."""
+    """The figures of two or more held-out utterances as codes."""
     engine = loaded.engine(num_rows=16, length=length, prompts_at_once=4)
     heard = _written_down(loaded, engine, [one.said for one in spoken], length)
     texts = [one.text for one in spoken]
@@ -76,9 +76,9 @@ def measure(loaded: generate.Loaded, spoken: Sequence[Spoken], *, length: int) -
 def measure_sounds(
     loaded: generate.Loaded, sounds: Sequence[Sound], *, length: int
 ) -> dict[str, float]:
-    """The figures of held-out utterances as sounds, by a model that has an encoder."""
+    """The figures of held-out utterances as sounds, for a model that has an encoder."""
     shape = loaded.cfg.audio
-    assert shape is not None  # the caller has asked
+    assert shape is not None  # the caller has checked
     longest, whole = max(len(one.mel_FM) for one in sounds), shape.frames_per_position
     room = Room(sounds=1, sound_frames=-(-longest // whole) * whole)
     engine = loaded.engine(num_rows=16, length=length, prompts_at_once=4, room=room)
@@ -105,7 +105,7 @@ def measure_sounds(
 
 
 def figures(texts: Sequence[str], heard: Sequence[str]) -> dict[str, float]:
-    """Of what was said and what was written down, two utterances or more."""
+    """The figures of what was said against what was written down, two utterances or more."""
     return {
         "utterances": float(len(texts)),
         "cer_heard": character_error_rate(texts, heard),
@@ -139,7 +139,7 @@ def read(path: Path, most: int) -> list[Spoken]:
 
 
 def read_sounds(path: Path, most: int) -> list[Sound]:
-    """As `read`, of a file whose conversations name files of sound."""
+    """As `read`, for a file whose conversations name sound files."""
     found = []
     (file,) = files.find(str(path))
     for record in itertools.islice(_records(path), most):

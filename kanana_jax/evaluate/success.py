@@ -1,13 +1,13 @@
-"""How tries of tasks ended, in figures, each with the standard error of having drawn the tasks.
+"""Figures of how tries of tasks ended, each with the standard error from sampling the tasks.
 
     success          mean reward; of each family as success_FAMILY where there are several
-    valid_turns      the share of which every turn was ended by the model and can be read
+    valid_turns      the share in which the model ended every turn and each can be read
     tool_call_rate   of tasks with tools, the share that called one
     over_length      the share that a limit of tokens or turns cut off
     answer_bytes     the length of the last message
 
-What has no reward, since a tool or grader gave nothing in time, counts as 0 and is told by
-`ungraded`.
+A try without a reward, because a tool or grader gave nothing in time, counts as 0; `ungraded` is
+the share of such tries.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from kanana_jax.rollouts.episodes import Episode
 
 
 def summarize(played: Sequence[Episode], prefix: str = "") -> dict[str, float]:
-    """The figures of the module's head, one try of each task."""
+    """The figures at the top of the module, from one try of each task."""
     values = {"success": [one.reward or 0.0 for one in played]}
     families = list(dict.fromkeys(one.task.family for one in played))
     for family in families if len(families) > 1 else ():
@@ -38,7 +38,7 @@ def summarize(played: Sequence[Episode], prefix: str = "") -> dict[str, float]:
 def passes(
     groups: Sequence[Sequence[Episode]], ks: Sequence[int], threshold: float
 ) -> dict[str, float]:
-    """pass@k of groups of tries, a group for each task; a reward from `threshold` on is a pass."""
+    """pass@k of groups of tries, one group per task; a reward of at least `threshold` is a pass."""
     num_right = [sum((one.reward or 0.0) >= threshold for one in group) for group in groups]
     sizes = {len(group) for group in groups}
     (size,) = sizes

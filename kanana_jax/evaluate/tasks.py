@@ -1,10 +1,10 @@
-"""Tasks that a model folder solves: python -m kanana_jax.evaluate.tasks --checkpoint=DIR [...].
+"""How well a model solves tasks: python -m kanana_jax.evaluate.tasks --checkpoint=DIR [...].
 
     --family=products@1,2 --family=shop --language=en,ko --count=64 --samples=8
 
-The folder is one of `kanana_jax.convert` or a Hugging Face one, with a chat template. Prints what
+The folder is from `kanana_jax.convert` or Hugging Face, with a chat template. Prints what
 greedy answers earn, pass@k of the samples, what the best constant answer earns, and how turns end,
-each with the standard error of having drawn the tasks. The tasks are held-out ones; tools and
+each with the standard error from sampling the tasks. The tasks are held-out ones; tools and
 graders run in the sandbox. --out writes the same as JSON. Exit code 2: the folder or a setting
 cannot be used.
 """
@@ -37,8 +37,8 @@ def measure(
 ) -> dict[str, float]:
     """The figures of `success.summarize` for greedy answers, and of `success.passes` for samples.
 
-    `length` is the most tokens of an episode; `threshold` the reward from which a try is a pass.
-    `constant` is what the best of all oracles' answers earns when it is given to every task.
+    An episode has at most `length` tokens. A try with a reward of at least `threshold` is a pass.
+    `constant` is what the best of the oracles' answers earns when it is given to every task.
     """
     drawn = drawing.tasks_of(
         [families.of(name) for name in cfg.families],

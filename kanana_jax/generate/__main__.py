@@ -1,7 +1,7 @@
 """Generates text: python -m kanana_jax.generate --checkpoint=DIR --prompt="Once upon a time".
 
-The folder is one of `kanana_jax.convert` or a Hugging Face one. Give --prompt several times for a
-batch; with --chat each is what a user says, put into the checkpoint's chat template. Exit code 2:
+The folder is from `kanana_jax.convert` or Hugging Face. Give --prompt several times for a batch;
+with --chat each is a user's message, put into the checkpoint's chat template. Exit code 2:
 the folder or a setting cannot be used.
 """
 
@@ -11,7 +11,7 @@ from kanana_jax import config, errors, generate
 from kanana_jax.generate import command
 
 _PROGRAM = "kanana_jax.generate"
-# Cache lengths of few kinds compile less, and kernels like them even.
+# Few distinct cache lengths mean few compilations, and kernels prefer round ones.
 _LENGTH_STEP = 128
 
 
@@ -57,7 +57,7 @@ def _prompt_ids(loaded: generate.Loaded, arguments: argparse.Namespace, prompt: 
 
 
 def _show(engine: generate.Engine, requests: list[generate.Request]) -> None:
-    """One prompt is streamed; of several, each text is a line block when it is whole."""
+    """Streams the text of one prompt; prints those of several as blocks when all are whole."""
     texts = [""] * len(requests)
     for piece in engine.run(requests):
         if len(requests) == 1:

@@ -15,14 +15,14 @@ from kanana_jax.generate.requests import Piece, Request
 
 
 class Answer(NamedTuple):
-    """What was drawn for a request, without what it said was drawn before (`Request.drawn`)."""
+    """What was drawn for a request, without what had been drawn before (`Request.drawn`)."""
 
     ids: tuple[int, ...]  # as they were drawn, with the token that ended them
     text: str
     is_ended: bool  # by the model, not by a limit
     logps: tuple[float, ...] = ()  # of the ids, in the distributions that they were drawn from
     versions: tuple[int, ...] = ()  # of the weights that drew them
-    # The experts of prompt, `Request.drawn` and ids without the last one, which nothing has read.
+    # The experts of the prompt, `Request.drawn` and the ids but the last, which was never read.
     routes: Int[np.ndarray, "S L K"] | None = None
 
 
@@ -53,7 +53,7 @@ def to_json(answer: Answer) -> list[Any]:
 
 
 def from_json(told: Sequence[Any]) -> Answer:
-    """The answer of which `to_json` made this, bit for bit."""
+    """The answer from which `to_json` made this, bit for bit."""
     ids, text, is_ended, logps, versions, routes = told
     found = routes_from_json(routes)
     return Answer(tuple(ids), text, is_ended, tuple(logps), tuple(versions), found)
@@ -67,7 +67,7 @@ def routes_to_json(routes: np.ndarray | None) -> Any:
 
 
 def routes_from_json(told: Any) -> np.ndarray | None:
-    """The routes of which `routes_to_json` made this, bit for bit."""
+    """The routes from which `routes_to_json` made this, bit for bit."""
     if told is None:
         return None
     dtype, shape, data = told

@@ -1,4 +1,4 @@
-"""Chat templates: a conversation as the one text that the model was trained on.
+"""Chat templates: a conversation as one text, in the form that the model was trained on.
 
     chat_template.jinja, else chat_template of tokenizer_config.json, else of chat_template.json
     several by name: as a list in tokenizer_config.json, or additional_chat_templates/NAME.jinja
@@ -32,7 +32,7 @@ def load(directory: Path) -> Template | None:
     for name, source in sources.items():
         try:
             templates.compiled(source)
-        except Exception as error:  # beside jinja2's own, Python's for what jinja2 lets through
+        except Exception as error:  # jinja2's own, and Python's for what jinja2 lets through
             raise CheckpointError(
                 f"{directory}: the chat template {name!r} is no valid jinja ({first_line(error)}); "
                 f"write another as {TEMPLATE_NAME}"

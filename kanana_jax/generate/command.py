@@ -8,7 +8,7 @@ from kanana_jax import generate, parallel
 
 
 def model_parser(program: str) -> argparse.ArgumentParser:
-    """A parser that knows the model of `load`."""
+    """A parser with the flags that `load` reads."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", allow_abbrev=False)
     parser.add_argument("--checkpoint", required=True, help="a model's folder")
     parser.add_argument(

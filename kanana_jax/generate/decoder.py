@@ -23,7 +23,7 @@ from kanana_jax.generate.logprobs import Logprobs
 from kanana_jax.generate.unstacked import AnyWeights, UnstackedWeights
 from kanana_jax.model import attention, decoding, layers, moe, rope
 
-Cache = tuple[Any, ...]  # of each layer what its attention keeps: arrays (B, T, ...)
+Cache = tuple[Any, ...]  # what the attention of each layer keeps: arrays (B, T, ...)
 
 _SMALLEST_CHUNK = 32
 
@@ -46,7 +46,7 @@ class Inserted(NamedTuple):
 
 
 def on_mesh(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
-    """Inside, everything here runs on `mesh`; None: on one device."""
+    """A context in which everything here runs on `mesh`; None: on one device."""
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
@@ -58,7 +58,7 @@ def check_sizes(**sizes: int) -> None:
 
 
 def padded_chunk(num_tokens: int, chunk: int) -> int:
-    """The smallest compiled width that holds so many tokens: a power of two, or `chunk`."""
+    """The smallest compiled width that holds `num_tokens`: a power of two, or `chunk`."""
     return min(chunk, max(_SMALLEST_CHUNK, 1 << (num_tokens - 1).bit_length()))
 
 
@@ -80,10 +80,10 @@ def forward(
     row_B: Int[Array, "B"] | None = None,
     inserted: Inserted | None = None,
 ) -> tuple[Float[Array, "B S D"], Cache, list[moe.RoutingStats]]:
-    """What the head reads of tokens at positions start, start + 1, ...; and the cache with them.
+    """The head's inputs for tokens at positions start, start + 1, ...; and the cache with them.
 
     Third, where the tokens went in every MoE layer. `row_B` says which cache row each sequence has;
-    None: sequence b has row b. Of a row that is not in the cache nothing is written.
+    None: sequence b has row b. Nothing is written for a row that is not in the cache.
     """
     positions_BS = start_B[:, None] + jnp.arange(tokens_BS.shape[1])
     rotation = rope.rotation(cfg, positions_BS)
@@ -157,11 +157,11 @@ def prefill(
     *,
     with_routes: bool = False,
 ) -> tuple[Float[Array, "B V"], Cache, Int[Array, "B S L K"] | None, Logprobs | None]:
-    """Chunks of prompts, each from position `start` of its row; the logits after its token `last`.
+    """Reads chunks of prompts, from position `start` of each row; the logits after token `last`.
 
-    Rows differ. Those that are not in the cache are read for nothing and written nowhere. Third,
-    the experts of the tokens, with `with_routes`; fourth, the log-probability of each target after
-    its token, where there are targets.
+    Rows are distinct. Those outside the cache are computed but written nowhere. Third, the experts
+    of the tokens, with `with_routes`; fourth, the log-probability of each target after its token,
+    where there are targets.
     """
     weights = unstacked.ready(cfg, execution, weights)
     hidden_BSD, cache, stats = forward(
@@ -179,7 +179,7 @@ def _logprobs(
     hidden_BSD: Float[Array, "B S D"],
     targets_BS: Int[Array, "B S"],
 ) -> Logprobs:
-    """Logits of one row at a time: they are the largest array."""
+    """Takes the logits of one row at a time: they are the largest array."""
     return jax.lax.map(
         lambda row: logprobs.of(logits(cfg, weights, row[0]), row[1]), (hidden_BSD, targets_BS)
     )
@@ -192,7 +192,7 @@ def copy_rows(
     to_P: Int[Array, "P"],
     num_copies: Int[Array, ""],
 ) -> Cache:
-    """The cache in which the first `num_copies` of the rows `to` hold what those of `from` do."""
+    """The cache after the first `num_copies` of the rows `from` are copied to those of `to`."""
 
     def copy(place, cache: Cache) -> Cache:
         def of_array(x_BT: Array) -> Array:
@@ -213,7 +213,7 @@ def decode(
     tokens_B: Int[Array, "B"],
     positions_B: Int[Array, "B"],
 ) -> tuple[Float[Array, "B V"], Cache, Int[Array, "B L K"]]:
-    """One token of every row; the logits after it, and its experts."""
+    """Reads one token of every row; the logits after it, and its experts."""
     weights = unstacked.ready(cfg, execution, weights)
     tokens_B1 = tokens_B[:, None]
     hidden_B1D, cache, stats = forward(cfg, execution, weights, cache, tokens_B1, positions_B)
@@ -241,11 +241,11 @@ def draw(
     is_filtered: bool,
     with_routes: bool = False,
 ) -> tuple[Drawn, Cache, processors.State | None]:
-    """The next tokens of every row, without a word to the host between the N steps.
+    """The next tokens of every row, without returning to the host between the N steps.
 
-    A token of `forced_NB` that is not negative takes the place of the one that is drawn there.
-    `is_filtered` is that of `sampling.sample`. With `processing` logits are processed; the state
-    counts the tokens that are read.
+    A token of `forced_NB` that is not negative replaces the one drawn there. `is_filtered` is as in
+    `sampling.sample`. With `processing`, logits are processed; the state counts the tokens that are
+    read.
     """
     weights = unstacked.ready(cfg, execution, weights)
 

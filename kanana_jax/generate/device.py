@@ -1,7 +1,7 @@
 """The device's side of an engine: weights, cache, and the compiled functions that work on them.
 
-Prompts that start together are read several at a time; of equal ones one is read, and its row of
-the cache copied. All that is handed out lies on the host.
+Prompts that start together are read several at a time; of equal prompts only one is read, and its
+cache row is copied. All results lie on the host.
 
 Letters: B rows, N prompts read at once, M tokens of a step, V vocabulary, S tokens read, L MoE
 layers, K experts of a token.
@@ -27,13 +27,13 @@ from kanana_jax.generate.processors import NOTHING, Processors
 from kanana_jax.generate.sampling import Sampling
 from kanana_jax.generate.unstacked import AnyWeights
 
-# Of rows that draw nothing.
+# For rows that draw nothing.
 UNUSED = Sampling(temperature=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What functions are compiled for, beside the model."""
+    """What functions are compiled for, besides the model."""
 
     num_rows: int
     length: int  # positions of a row
@@ -67,7 +67,7 @@ class Start(NamedTuple):
 
     @property
     def read(self) -> tuple[tuple[int, ...], bytes]:
-        """Equal for prompts that read alike."""
+        """A key that is equal for prompts with equal tokens and features."""
         if self.features is None:
             return self.prompt, b""
         total = hashlib.blake2b(digest_size=16)
@@ -77,17 +77,17 @@ class Start(NamedTuple):
 
 
 class Token(NamedTuple):
-    """One that was drawn for a row."""
+    """A token that was drawn for a row."""
 
     token: int
     logp: float
     routes: Int[np.ndarray, "S L K"] | None  # of what was read to draw it
     logprobs: Logprobs | None
-    prompt_logprobs: Logprobs | None = None  # behind a prompt, of its tokens but the first
+    prompt_logprobs: Logprobs | None = None  # after a prompt, of its tokens but the first
 
 
 class Device:
-    """Calls of one engine, one after the other; `weights` may be replaced between them."""
+    """Serves the calls of one engine in turn; `weights` may be replaced between them."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Device:
         forced_MB: Int[np.ndarray, "M B"],
         processing: Sequence[Processing | None],
     ) -> Drawn:
-        """The next tokens of all rows; see `decoder.draw`. One of each where any is constrained."""
+        """The next tokens of all rows; see `decoder.draw`. One per row where any is constrained."""
         is_processed = any(one is not None for one in processing)
         if any(one and one.allowed for one in processing):
             (forced_B,) = forced_MB
@@ -192,7 +192,7 @@ class Device:
         return firsts
 
     def _begin(self, starts: Mapping[int, Start]) -> None:
-        """Sets what rows that are processed need of their requests."""
+        """Sets the state that processed rows need from their requests."""
         for row, one in starts.items():
             if one.processing is None:
                 continue
@@ -212,8 +212,8 @@ class Device:
     def _read(
         self, readers: Mapping[int, Start], scored: Set[int]
     ) -> Iterator[tuple[prompts.Part, Array, Array | None, Logprobs | None]]:
-        """Parts of these prompts; the logits after each, the experts of its tokens, and the
-        log-probabilities of those that follow them, for the rows `scored`."""
+        """Parts of these prompts, each with the logits after it, the experts of its tokens and, for
+        the rows `scored`, the log-probabilities of the tokens that follow them."""
         shape = self._shape
         by_row = {row: np.array(one.prompt, np.int32) for row, one in readers.items()}
         encoded = self._encode(readers)
@@ -237,7 +237,7 @@ class Device:
             yield part, logits_NV, routes_NSLK, found
 
     def _encode(self, readers: Mapping[int, Start]) -> dict[int, "_Encoded"]:
-        """What the features of each prompt that has some stand for, N prompts at a time."""
+        """Encodes the features of each prompt that has some, N prompts at a time."""
         by_kind = collections.defaultdict(list)
         for row, one in readers.items():
             if one.features is not None:
@@ -281,7 +281,7 @@ class Device:
             yield rows, token_N, logp_N, found
 
     def _copy(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Rows of the cache, each from one that is not overwritten here."""
+        """Copies rows of the cache, each from one that is not overwritten here."""
         if pairs:
             ends = np.zeros((2, self._shape.num_rows), np.int32)
             ends[:, : len(pairs)] = np.transpose(pairs)
@@ -289,7 +289,7 @@ class Device:
 
 
 class _Encoded(NamedTuple):
-    """What stands in the place of some tokens of a prompt."""
+    """What stands in place of some of a prompt's tokens."""
 
     slots_MD: Float[Array, "M D"]
     slots_T: Int[np.ndarray, "T"]
@@ -298,7 +298,7 @@ class _Encoded(NamedTuple):
 def _inserted(
     part: prompts.Part, encoded: Mapping[int, _Encoded], num_rows: int
 ) -> decoder.Inserted | None:
-    """What stands in the place of tokens of a part; None where no prompt in it has features."""
+    """What stands in place of a part's tokens; None where no prompt in it has features."""
     some = next((encoded[row] for row in part.rows if row in encoded), None)
     if some is None:
         return None
@@ -309,7 +309,7 @@ def _inserted(
 
 
 class _Read(NamedTuple):
-    """What is known of a prompt's chunk, among those that were read with it."""
+    """A prompt's chunk: its place among those read with it, and what is known of it."""
 
     place: int
     length: int
@@ -328,7 +328,7 @@ def _routes(parts: Sequence[_Read]) -> Int[np.ndarray, "S L K"] | None:
 
 
 def _logprobs(parts: Sequence[_Read]) -> Logprobs | None:
-    """Those of a prompt's tokens but the first, which nothing precedes."""
+    """The log-probabilities of a prompt's tokens but the first, which nothing precedes."""
     found = [
         [np.asarray(x)[one.place, : one.length] for x in one.logprobs]
         for one in parts

@@ -1,8 +1,8 @@
-"""Continuous batching: requests wait in a queue and take a row of the cache as one gets free.
+"""Continuous batching: requests wait in a queue and take a row of the cache as one becomes free.
 
 A step draws a few tokens for every running request, then gives waiting requests the free rows and
-reads their prompts in chunks; of equal prompts one is read and its row copied. Shapes come from a
-short list, so few functions are compiled.
+reads their prompts in chunks; of equal prompts one is read, and its row is copied. Shapes come
+from a short list, so few functions are compiled.
 
 Letters: B rows, M tokens of a step, S tokens read, L MoE layers, K experts of a token.
 """
@@ -26,22 +26,23 @@ from kanana_jax.generate.unstacked import AnyWeights
 
 
 class Engine:
-    """Generates for many requests at once; `decode` turns ids into text, `decode_marked` with the
-    text of special tokens. Not for several threads.
+    """Generates for many requests at once. Not for several threads.
 
-    num_rows requests run at a time, each with `length` positions of cache; prompts are read
-    `prompts_at_once` by `chunk` tokens; a step draws `tokens_per_step` tokens before the host looks
-    at them, but one where a constraint follows. With `with_routes` pieces say which experts tokens
-    went to. `room` is for what a prompt may have beside tokens.
+    `decode` turns ids into text, `decode_marked` does so with the text of special tokens.
 
-    `weights` are decoding's or training's own and are not copied, but by each call that computes,
-    for as long as it runs, where they are training's. `version` numbers them.
+    `num_rows` requests run at a time, each with `length` positions of cache. Prompts are read
+    `prompts_at_once` at a time, `chunk` tokens of each. A step draws `tokens_per_step` tokens
+    before the host looks at them, or one where a constraint applies. With `with_routes`, pieces say
+    which experts tokens went to. `room` is for what a prompt may have besides tokens.
 
-    What a request gets depends on the weights, its prompt and its seed only, not on what runs
-    beside it, nor on whether its prompt was read for others too. In float32 on CPUs that holds bit
-    for bit where num_rows, and prompts_at_once times the width of a chunk, are at most 16 or
-    multiples of 16: of other numbers XLA sums the last rows in another order. With another
-    `prompts_at_once` prompts are read in other shapes, which may move the last bits.
+    `weights` are decoding's or training's own. Decoding's are never copied, training's only by each
+    call that computes, for as long as it runs. `version` numbers them.
+
+    What a request gets depends only on the weights, its prompt and its seed, not on what runs next
+    to it, nor on whether its prompt was read for others too. In float32 on CPUs this holds bit for
+    bit where num_rows, and prompts_at_once times the width of a chunk, are at most 16 or multiples
+    of 16: for other numbers XLA sums the last rows in another order. With another
+    `prompts_at_once`, prompts are read in other shapes, which may change the last bits.
     """
 
     def __init__(
@@ -94,9 +95,9 @@ class Engine:
         return not self._waiting and not any(self._rows)
 
     def update(self, weights: AnyWeights, version: int) -> None:
-        """Takes other weights over, without a copy; requests that wait begin under them.
+        """Replaces the weights, without a copy; waiting requests begin under the new ones.
 
-        UserError while requests run: an answer is of one version. Cut them off and go on with
+        UserError while requests run: an answer comes from one version. Cancel them and go on with
         `Request.drawn`.
         """
         if self.num_running:
@@ -107,7 +108,7 @@ class Engine:
         self._device.weights, self.version = weights, version
 
     def check(self, request: Request) -> None:
-        """Raises RequestError when a request can never be served; any thread may ask."""
+        """Raises RequestError when a request can never be served; any thread may call it."""
         self._begun(0, request)
 
     def submit(self, request: Request) -> int:
@@ -190,7 +191,7 @@ class Engine:
         rows = self._rows
         if not any(rows):
             return []
-        # What a constraint allows is known when the token before it is.
+        # What a constraint allows is known only once the token before is.
         is_constrained = any(one and one.matcher for one in rows)
         drawn = self._device.draw(
             np.array([one.token if one else 0 for one in rows], np.int32),
@@ -230,7 +231,7 @@ class Engine:
         return [piece for row in starts for piece in self._push(row, firsts[row])]
 
     def _push(self, row: int, drawn: device.Token) -> list[Piece]:
-        """Books a token of a row, and frees the row if it was the last one."""
+        """Records a token of a row, and frees the row if the token is its last."""
         running = self._rows[row]
         assert running is not None
         if drawn.routes is not None:

@@ -9,7 +9,7 @@ from kanana_jax.generate.requests import RequestError
 
 
 class Room(NamedTuple):
-    """What the features of a prompt may have together; engines are compiled for it."""
+    """The most that a prompt's features may have together; engines are compiled for it."""
 
     image_patches: int = 0
     sounds: int = 0
@@ -20,7 +20,7 @@ NO_ROOM = Room()
 
 
 def check(features: model.Features, room: Room, num_tokens: int) -> None:
-    """Those of a prompt, which have no axis of the batch; RequestError where they do not fit."""
+    """Checks a prompt's features, which have no batch axis; RequestError where they do not fit."""
     if isinstance(features, model.Images):
         if len(features.places) > room.image_patches:
             raise RequestError(
@@ -46,7 +46,7 @@ def check(features: model.Features, room: Room, num_tokens: int) -> None:
 
 
 def padded(features: model.Features, room: Room) -> model.Features:
-    """A row of the size of the room. Its slots, which are not read here, are left out."""
+    """A row padded to the size of `room`. Its slots, which are not read here, are left out."""
     size = room.image_patches if isinstance(features, model.Images) else room.sounds
 
     def fill(x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Constrained sampling: answers that keep to a JSON schema, or that are calls of tools.
+"""Constrained sampling: answers that fit a JSON schema, or that are tool calls.
 
 A constraint is written in llguidance's dialect of Lark and compiled once; each answer follows a
-copy of it. Reasoning, where the model may write it, stays free.
+copy of it. Reasoning, where the model may write it, is not constrained.
 
 Letters: W words of 32 bits, one per token.
 """
@@ -25,21 +25,21 @@ from kanana_jax.generate.requests import Matcher
 with extras.needed("train", "serve"):
     import llguidance
 
-# Between the tokens of JSON: room to indent, and an end to it.
+# Between JSON tokens: room to indent, but bounded.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
-# All but those by number, which may be halves of surrogate pairs and are never needed.
+# All but the numeric ones, which may be halves of surrogate pairs and are never needed.
 _ESCAPES = 'nrbtf\\"'
 _ANYTHING = "(?s:.*)"
 _MAX_CHARACTERS = 2**18  # compiled in about a second
 
 
 class GrammarError(UserError, ValueError):
-    """A schema that cannot be kept to."""
+    """A schema that cannot be enforced."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What an answer must be: content that fits a schema, or calls of tools, or one of both."""
+    """What an answer must be: content that fits a schema, tool calls, or either."""
 
     schema: Mapping[str, Any] | None = None  # of the content; None: any text
     tools: Sequence[Mapping[str, Any]] = ()  # that may be called
@@ -69,7 +69,7 @@ class Grammars:
     def constraint(
         self, wanted: Wanted, dialect: Dialect | None, thinking: Thinking
     ) -> Callable[[], Matcher]:
-        """Makes a matcher for each answer. GrammarError where the schema cannot be kept to."""
+        """Makes a matcher for each answer. GrammarError where the schema cannot be enforced."""
         source = _Source(self._used, dialect, wanted).lark(thinking)
         if len(source) > _MAX_CHARACTERS:
             raise GrammarError(
@@ -96,7 +96,7 @@ class _Matcher:
         return self._matcher.is_error()
 
     def allowed(self) -> UInt32[np.ndarray, "W"]:
-        # Of a matcher that has given up, or does so here, the bits are those of the ends.
+        # If the matcher has given up, or does so here, the bits are those of the ends.
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
         allowed_W = np.zeros(self._num_words, np.uint32)
         allowed_W[: len(bits)] = bits[: self._num_words]
@@ -107,7 +107,7 @@ class _Matcher:
 
 
 class _Bytes:
-    """The tokenizer of bytes as llguidance reads it."""
+    """The byte tokenizer as llguidance reads it."""
 
     def __init__(self, used: Tokenizer):
         special = range(256, used.vocab_size)
@@ -144,8 +144,8 @@ class _Source:
         ]
 
     def _up_to(self, name: str, mark: str) -> str:
-        """The rule of text that ends in `mark` and does not have it before."""
-        # Special tokens are no text; else the shortest match counts.
+        """The rule for text that ends in `mark` and does not contain it earlier."""
+        # Special tokens are not text; for other marks the shortest match counts.
         lazy = "" if self.used.is_special(mark) else "[lazy]"
         return f"{name}{lazy}: TEXT {self._symbol(mark)}"
 
@@ -201,7 +201,7 @@ def _arguments(tool: Mapping[str, Any], *, is_compact: bool) -> str:
 
 
 def _json(schema: Mapping[str, Any], *, is_compact: bool = False, is_lenient: bool = False) -> str:
-    """The schema as it stands in a grammar; a lenient one may have words that are not known."""
+    """The schema as it stands in a grammar; a lenient one may have unknown keywords."""
     spaces = {"whitespace_flexible": False} if is_compact else {"whitespace_pattern": _WHITESPACE}
     options = {**spaces, "json_allowed_escapes": _ESCAPES, "lenient": is_lenient}
     return json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)

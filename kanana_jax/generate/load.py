@@ -1,4 +1,4 @@
-"""A model folder of `kanana_jax.convert` or a Hugging Face one, ready to generate."""
+"""A model folder from `kanana_jax.convert` or Hugging Face, ready to generate."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -39,13 +39,13 @@ class Loaded(NamedTuple):
     template: chat.Template | None
     mesh: jax.sharding.Mesh | None
     closing_ids: tuple[int, ...] = ()  # what a prompt ends with, where tokenizer.json adds it
-    own_format: OwnFormat | None = None  # where the template is that of one
+    own_format: OwnFormat | None = None  # where the template belongs to one
     image_id: int | None = None  # what a foreign template writes for an image
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Ids of a prompt, special tokens where it spells them; no second bos if it begins with it.
+        """Ids of a prompt, special tokens where spelled; no second bos if it begins with one.
 
-        Thus a conversation that a client has put into the template is what `chat_ids` gives.
+        So a conversation that a client has put into the template gets the ids of `chat_ids`.
         """
         ids = self.tokenizer.encode_marked(prompt)
         has_bos = tuple(ids[: len(self.bos_ids)]) == self.bos_ids
@@ -53,7 +53,7 @@ class Loaded(NamedTuple):
 
     @property
     def dialect(self) -> dialects.Dialect | None:
-        """How the model writes reasoning and calls, by the template that it has for them."""
+        """How the model writes reasoning and calls, judging by its template for them."""
         if self.template is None:
             return None
         return dialects.of(self.template.tool_source or self.template.source)
@@ -66,8 +66,8 @@ class Loaded(NamedTuple):
     ) -> list[int]:
         """Ids of a conversation; ChatError where the checkpoint has no template or it refuses.
 
-        Of a format of ours they are those of training. `variables` are further ones of a template;
-        those that it does not name change nothing. No token is put around what it writes.
+        With a format of ours the ids are those of training. `variables` are further variables of a
+        template; those that it does not name change nothing. No token is put around its output.
         """
         if self.template is not None:
             variables = {k: value for k, value in variables.items() if self.template.reads(k)}
@@ -113,11 +113,11 @@ def load(
     tensor_parallel: int = 1,
     adapters: str | Path | None = None,
 ) -> Loaded:
-    """Loads weights in the dtype that the model computes in, its config's unless given.
+    """Loads weights in the compute dtype, which is the config's unless given.
 
     One layer of a leaf at a time goes from the files to the devices: heads and the experts' width
-    are split over `tensor_parallel` of them. `adapters`, a PEFT folder or that of a run which
-    trained them, are added on the way. A folder without tokenizer.json is a model of bytes.
+    are split over `tensor_parallel` of them. `adapters`, a PEFT folder or the folder of a run
+    that trained them, are added on the way. A folder without tokenizer.json is a model of bytes.
     Raises CheckpointError, and ConfigError when the sizes do not divide over the devices.
     """
     directory = paths.local(directory, "--checkpoint")
@@ -174,7 +174,7 @@ def checked(
 
 
 def _renamed(message: dict[str, Any]) -> dict[str, Any]:
-    """A message with its role and reasoning under one name, of the two that clients have."""
+    """A message with role and reasoning under one of the two names that clients use for each."""
     rest = {key: value for key, value in message.items() if key != "reasoning"}
     if message.get("role") == "developer":
         rest["role"] = "system"
@@ -182,7 +182,7 @@ def _renamed(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_in_training(directory: Path, used: tokenizer.Tokenizer) -> tokenizer.Tokenizer:
-    """The tokenizer with the ends that training takes from the files beside it."""
+    """The tokenizer with the BOS and EOS that training takes from the files next to it."""
     if not used.json:
         return tokenizer.byte_tokenizer()
     beside = {
@@ -262,7 +262,7 @@ def _tokenizer(
     if content is None:
         return _fitting(directory, cfg, tokenizer.byte_tokenizer())
     path = directory / hf_tokenizer.NAME
-    # A model trained here from nothing is described by no file but its tokenizer.
+    # A model trained here from scratch is described by no file but its tokenizer.
     needs_ends = not (is_described or special_tokens.is_described(directory))
     try:
         used = tokenizer.from_json(content, str(path), needs_ends=needs_ends)

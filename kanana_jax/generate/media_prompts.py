@@ -1,9 +1,9 @@
 """Conversations with images or sounds as prompts.
 
-In a format of ours one stands at each mark in what a user says. A foreign template is given parts
-{"type": "image"} and {"type": "text"}, and an image stands at each id that the model's files name
-for it; it has no place for sounds. Either way there must be as many places as there are images, so
-text that spells a mark or that id is refused.
+In a format of ours, one stands at each mark in a user's message. A foreign template is given parts
+{"type": "image"} and {"type": "text"}, and an image stands at each occurrence of the id that the
+model's files name for images; such a template has no place for sounds. Either way there must be as
+many places as images, so text that spells a mark or that id is refused.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def encode(
 ) -> Encoded:
     """The ids of a conversation in which `mark` stands for each image or sound.
 
-    `spans` are the slots of each. ChatError where the model or its template has none.
+    `spans` are the slots of each. ChatError where the model or its template supports none.
     """
     if loaded.template is not None:
         variables = {k: value for k, value in variables.items() if loaded.template.reads(k)}

@@ -1,7 +1,7 @@
-"""Settings that do nothing here, and with which values they ask for nothing.
+"""Settings that do nothing here, and the values with which they ask for nothing.
 
-Clients send them by default or echo what they got. Null is neutral for every setting; another
-value must be refused by name. A type stands for all its values: notes about the caller.
+Clients send them by default or echo what they got. Null is neutral for every setting; any
+other value must be refused by name. A type stands for all its values: notes about the caller.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from kanana_jax.generate.sampling import Sampling
 
 Table = Mapping[str, tuple[Any, ...] | type]
 
-# Of generation, by the names of transformers, vLLM, sglang and llama.cpp.
+# Generation settings, by their names in transformers, vLLM, sglang and llama.cpp.
 GENERATION: Table = {
     "allowed_token_ids": ([],),
     "bad_words": ([],),
@@ -46,12 +46,12 @@ GENERATION: Table = {
     "use_cache": bool,
     "xtc_probability": (0,),
 }
-# Of these the server does what they ask for.
+# The server does what these ask for.
 _SERVED = {
     *("frequency_penalty", "ignore_eos", "min_tokens", "presence_penalty", "repetition_penalty"),
     *("skip_special_tokens", "stop_token_ids"),
 }
-# Of both of OpenAI's endpoints.
+# Fields of both OpenAI endpoints.
 REQUEST: Table = {name: value for name, value in GENERATION.items() if name not in _SERVED} | {
     "cache_prompt": bool,
     "cache_salt": str,
@@ -80,17 +80,17 @@ CHAT: Table = REQUEST | {
     "separate_reasoning": (True,),
     "verbosity": ("medium",),
 }
-# Of a prompt that is only tokenized.
+# Fields of a prompt that is only tokenized.
 PROMPT: Table = {name: CHAT[name] for name in ("add_generation_prompt", "add_special_tokens")}
 STREAM_OPTIONS: Table = {"continuous_usage_stats": (False,), "include_obfuscation": (False,)}
-# Of a message, as answers have it; and of a part of its content.
+# Fields of a message, as answers have it, and of a part of its content.
 MESSAGE: Table = {
     "annotations": ([],),
     "tool_calls": ([],),
     "type": ("text", "message"),
 }
 PART: Table = {"annotations": ([],), "cache_control": dict}
-# Of /v1/audio/speech.
+# Fields of /v1/audio/speech.
 SPEECH: Table = {"instructions": ("",), "speed": (1,), "user": str}
 
 
@@ -109,14 +109,14 @@ def find_other(fields: Mapping[str, Any], table: Table) -> tuple[str, str | None
 
 
 def _is_same(value: Any, other: Any) -> bool:
-    # For Python true is 1 and false is 0.
+    # In Python true is 1 and false is 0.
     return isinstance(value, bool) == isinstance(other, bool) and value == other
 
 
 def to_sampling(options: Mapping[str, Any], *, place: int) -> Sampling:
-    """The sampling of settings with transformers' names, for the prompt at `place` of several.
+    """A `Sampling` from settings with transformers' names, for the prompt at `place` of several.
 
-    Raises ConfigError for what would do nothing here.
+    Raises ConfigError for a setting that would do nothing here.
     """
     left = {name: value for name, value in options.items() if value is not None}
     is_sampled = left.pop("do_sample", True)

@@ -4,7 +4,7 @@
     z <- z - f n - p [n > 0] + bias       n: how often the token was drawn
     z <- -inf                             ends before min_tokens; what a constraint does not allow
 
-Rows that ask for nothing keep the bits of their logits.
+Rows that ask for nothing keep their logits bit for bit.
 
 Letters: B rows, V vocabulary, W words of 32 bits.
 """
@@ -29,7 +29,7 @@ _ALL = np.uint32(2**32 - 1)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Processors:
-    """Of one request; the defaults change nothing."""
+    """The processors of one request; the defaults change nothing."""
 
     repetition_penalty: float = 1.0  # r
     frequency_penalty: float = 0.0  # f
@@ -81,7 +81,7 @@ def rows(
     *,
     has_logprobs: bool,
 ) -> Rows:
-    """On the host: a jitted function takes them to the device in one go. None allows all."""
+    """Arrays on the host: a jitted function takes them to the device in one go. None allows all."""
     allowed_BW = np.full((len(processors), num_words(vocab_size)), _ALL)
     for row, allowed_W in enumerate(allowed):
         if allowed_W is not None:
@@ -149,7 +149,7 @@ def counted(state: State, tokens_B: Int[Array, "B"]) -> State:
 def processed(
     logits_BV: Float[Array, "B V"], state: State, how: Rows, num_drawn_B: Int[Array, "B"]
 ) -> Float[Array, "B V"]:
-    """The logits that tokens are drawn from; each row keeps a token that its constraint allows."""
+    """The logits to draw from; each row keeps at least one token that its constraint allows."""
     counts_BV = state.num_drawn_BV
     is_repeated_BV = state.is_in_prompt_BV | (counts_BV > 0)
     r_B1 = how.repetition_penalty_B[:, None]
@@ -161,7 +161,7 @@ def processed(
     is_allowed_BV = _bits(jnp.asarray(how.allowed_BW))[:, : z_BV.shape[1]]
     is_early_BV = state.is_end_BV & (num_drawn_B < how.min_tokens_B)[:, None]
     is_kept_BV = is_allowed_BV & ~is_early_BV
-    # A constraint that allows nothing but the end goes before min_tokens.
+    # A constraint that allows nothing but the end takes precedence over min_tokens.
     is_kept_BV = jnp.where(is_kept_BV.any(axis=-1, keepdims=True), is_kept_BV, is_allowed_BV)
     return jnp.where(how.is_used_B[:, None], jnp.where(is_kept_BV, z_BV, -jnp.inf), logits_BV)
 
@@ -176,7 +176,7 @@ def sample(
 ) -> tuple[Int[Array, "B"], Float[Array, "B"], Logprobs]:
     """What `sampling.sample` draws from processed logits, and the tokens' log-probabilities.
 
-    They are zeros where no row is asked for them.
+    The log-probabilities are zeros where no row is asked for them.
     """
     z_BV = processed(logits_BV, state, how, jnp.asarray(sampled.num_drawn_B))
     token_B, logp_B = sampling.sample(z_BV, sampled, is_filtered=True)
@@ -194,9 +194,9 @@ def draw(
     sampled: sampling.Rows,
     forced_B: Int[Array, "B"],
 ) -> tuple[Int[Array, "B"], Float[Array, "B"], Logprobs, State]:
-    """The same behind the tokens `read_B`, which the state counts then.
+    """As `sample`, after the state has counted the tokens `read_B`.
 
-    A token of `forced_B` that is not negative takes the place of the one that is drawn.
+    A token of `forced_B` that is not negative replaces the one drawn.
     """
     state = counted(state, read_B)
     token_B, logp_B, found = sample(logits_BV, state, how, sampled)
@@ -212,6 +212,6 @@ def sample_first(
     how: Rows,
     sampled: sampling.Rows,
 ) -> tuple[Int[Array, "B"], Float[Array, "B"], Logprobs]:
-    """The same from the logits `row_B` of several prompts; each row has the state `state_row_B`."""
+    """As `sample`, from the logits `row_B` of several prompts; each has the state `state_row_B`."""
     of_rows = jax.tree.map(lambda x_BV: x_BV[state_row_B], state)
     return sample(logits_NV[row_B], of_rows, how, sampled)

@@ -1,7 +1,7 @@
 """Prompts that begin together, put into parts of few shapes for `decoder.prefill`.
 
-A part holds chunks of up to N prompts, of one padded width, so what a prompt is read in depends on
-its own length and on N only, not on the prompts beside it.
+A part holds chunks of up to N prompts, of one padded width. The shapes in which a prompt is read
+depend only on its own length and on N, not on the prompts next to it.
 
 Letters: N prompts read at once, S width of a chunk.
 """
@@ -18,7 +18,7 @@ from kanana_jax.generate import decoder
 
 
 class Part(NamedTuple):
-    """What one call of `decoder.prefill` reads, and which prompts it is of."""
+    """What one call of `decoder.prefill` reads, and from which prompts."""
 
     rows: tuple[int, ...]  # of the cache; the first of the N
     lengths: tuple[int, ...]  # tokens of each
@@ -32,7 +32,7 @@ class Part(NamedTuple):
 def parts(
     prompts: Mapping[int, Int[np.ndarray, "T"]], *, chunk: int, at_once: int, num_rows: int
 ) -> Iterator[Part]:
-    """All chunks of the prompts by cache row, each after those before it; `at_once` a part."""
+    """All chunks of prompts by cache row, a prompt's chunks in order; `at_once` per part."""
     for start in range(0, max(map(len, prompts.values())), chunk):
         by_width = collections.defaultdict(list)
         for row, ids in prompts.items():
@@ -45,7 +45,7 @@ def parts(
 
 
 def targets(part: Part, prompts: Mapping[int, Int[np.ndarray, "T"]]) -> Int[np.ndarray, "N S"]:
-    """The token that follows each of a part's; 0 where none does."""
+    """The token that follows each token of a part; 0 where none does."""
     targets_NS = np.zeros_like(part.tokens_NS)
     for targets_S, row, start in zip(targets_NS, part.rows, part.start_N.tolist(), strict=False):
         following = prompts[row][start + 1 : start + 1 + len(targets_S)]
@@ -54,7 +54,7 @@ def targets(part: Part, prompts: Mapping[int, Int[np.ndarray, "T"]]) -> Int[np.n
 
 
 def slots(part: Part, of_rows: Mapping[int, Int[np.ndarray, "T"]]) -> Int[np.ndarray, "N S"]:
-    """The slots that stand at a part's positions, of rows that have images; -1 where none does."""
+    """The slots at a part's positions, for rows that have features; -1 where there is none."""
     slots_NS = np.full_like(part.tokens_NS, -1)
     for slots_S, row, start in zip(slots_NS, part.rows, part.start_N.tolist(), strict=False):
         here = of_rows[row][start : start + len(slots_S)] if row in of_rows else ()
@@ -69,7 +69,7 @@ def _part(
     tokens_NS = np.zeros((at_once, width), np.int32)
     for tokens_S, part in zip(tokens_NS, chunks, strict=False):
         tokens_S[: len(part)] = part
-    # Rows differ even where nothing is written, as the writes promise.
+    # Rows are distinct even where nothing is written, because the writes promise it.
     row_N = num_rows + np.arange(at_once, dtype=np.int32)
     row_N[: len(chunks)] = list(prompts)
     lengths = tuple(map(len, chunks))

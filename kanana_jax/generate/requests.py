@@ -15,7 +15,7 @@ from kanana_jax.generate.sampling import Sampling
 
 
 class RequestError(UserError, ValueError):
-    """A request that can never be served, with the settings that there are."""
+    """A request that can never be served with the present settings."""
 
 
 class Matcher(Protocol):
@@ -28,11 +28,11 @@ class Matcher(Protocol):
 
     @property
     def has_given_up(self) -> bool:
-        """Whether it does not follow the answer any further."""
+        """Whether it no longer follows the answer."""
         ...
 
     def allowed(self) -> UInt32[np.ndarray, "W"]:
-        """A bit per token; of a matcher that gives up here, that of an end."""
+        """A bit per token; if the matcher gives up here, that of an end."""
         ...
 
     def push(self, token: int) -> None: ...
@@ -42,12 +42,12 @@ class Matcher(Protocol):
 class Request:
     """A prompt and how to go on from it.
 
-    `drawn` is what an answer that was cut off holds already. Under the same weights it goes on as
-    if it had not been cut: places of the seed, stop strings and `max_tokens` count from its
-    beginning. What is handed out begins after it.
+    `drawn` holds the tokens of an answer that was cut off. Under the same weights the answer goes
+    on as if it had not been cut off: places of the seed, stop strings and `max_tokens` count from
+    its beginning. What is handed out begins after `drawn`.
 
-    Of the model's ends and `stop_ids` the first one ends the answer; `ignores_eos` leaves the
-    former out. `constraint` makes a matcher for each answer, to which its tokens keep.
+    The first of the model's ends and `stop_ids` to come ends the answer; `ignores_eos` leaves out
+    the model's. `constraint` makes a matcher for each answer, which its tokens obey.
     """
 
     prompt: Sequence[int]
@@ -62,7 +62,7 @@ class Request:
     num_top_logprobs: int | None = None  # most likely tokens beside each; None: no logprobs at all
     has_prompt_logprobs: bool = False
     has_special_tokens: bool = False  # whether their text is shown
-    # A row of `model.Features` without the axis of the batch, whose `slots` are of the prompt.
+    # A row of `model.Features` without the batch axis; its `slots` are the prompt's.
     features: model.Features | None = None
 
     @property
@@ -85,8 +85,8 @@ class Piece(NamedTuple):
     # Of the token, in the distribution that it was drawn from: after temperature and filters.
     logp: float = 0.0
     version: int = 0  # of the weights that drew it
-    # Experts of the tokens read since the last piece, if the engine keeps them: of the prompt and
-    # what was drawn already for the first, of one token for each later one.
+    # Experts of the tokens read since the last piece, if the engine keeps them. The first piece
+    # has those of the prompt and of `drawn`, each later piece those of one token.
     routes: Int[np.ndarray, "S L K"] | None = None
     logprobs: Logprobs | None = None  # of the token, where they were asked for
     prompt_logprobs: Logprobs | None = None  # of all tokens of the prompt but the first

@@ -1,4 +1,4 @@
-"""A request from when it is submitted to its last token.
+"""A request from its submission to its last token.
 
 Letters: B rows, M tokens of a step, W words of 32 bits.
 """
@@ -16,7 +16,7 @@ from kanana_jax.generate.requests import Matcher, Request
 
 @dataclasses.dataclass
 class Running:
-    """A request from when it is submitted."""
+    """A request from its submission on."""
 
     number: int
     request: Request
@@ -28,7 +28,7 @@ class Running:
 
     @property
     def position(self) -> int:
-        """Of the token that was drawn last."""
+        """The position of the token that was drawn last."""
         return len(self.request.prompt) + self.num_drawn - 1
 
     @property
@@ -42,7 +42,7 @@ class Running:
             self.matcher = self.request.constraint()
 
     def match(self, token: int) -> Literal["stop", "length"] | None:
-        """Why the constraint ends the answer behind `token`."""
+        """Why the constraint ends the answer after `token`."""
         if self.matcher is None:
             return None
         self.matcher.push(token)
@@ -84,7 +84,7 @@ class Anything:
 
 
 def forced(rows: Sequence[Running | None], num_tokens: int) -> Int[np.ndarray, "M B"]:
-    """The next tokens of each row that were drawn before its answer was cut off; then -1."""
+    """For each row the next tokens that were drawn before its answer was cut off, then -1."""
     forced_MB = np.full((num_tokens, len(rows)), -1, np.int32)
     for row, one in enumerate(rows):
         if one and one.is_forced:

@@ -5,7 +5,7 @@
     logp = log(p_token / sum of the p that are kept)        of the distribution really drawn from
 
 Ties with the last token kept are kept. The draw depends on the request's seed and the token's
-place in it, not on the batch around it.
+place in the request, not on the rest of the batch.
 
 Letters: B rows, N rows of logits, V vocabulary.
 """
@@ -69,8 +69,8 @@ class Rows(NamedTuple):
 
 
 def rows(samplings: Sequence[Sampling], num_drawn: Sequence[int]) -> Rows:
-    """On the host: a jitted function takes them to the device in one go."""
-    # What 32 bits cannot hold means the nearest that they can; devices may read subnormals as zero.
+    """Arrays on the host: a jitted function takes them to the device in one go."""
+    # What 32 bits cannot hold becomes the nearest that they can; devices may read subnormals as 0.
     tiny, largest = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
     temperatures = [min(one.temperature, largest) for one in samplings]
     top_ks = [min(max(one.top_k, 0), np.iinfo(np.int32).max) for one in samplings]
@@ -85,7 +85,7 @@ def rows(samplings: Sequence[Sampling], num_drawn: Sequence[int]) -> Rows:
 
 
 def is_filtered(samplings: Sequence[Sampling]) -> bool:
-    """Whether any of them ranks tokens, which `sample` then has to know."""
+    """Whether any of them ranks tokens; if so, `sample` has to know."""
     return any(one.top_k > 0 or one.top_p < 1 for one in samplings if one.temperature)
 
 
@@ -99,13 +99,13 @@ def sample(
 ) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """One token of each row of `how`, and its log-probability among those that are kept.
 
-    It is 0 where the most likely token is taken. `row_B` says whose logits each one is drawn from;
-    None: its own. Without `is_filtered` top_k and top_p of all rows are taken to be off; with it
-    tokens are ranked if they are on in any row.
+    The log-probability is 0 where the most likely token is taken. `row_B` says whose logits each
+    one is drawn from; None: its own. Without `is_filtered` top_k and top_p of all rows are taken to
+    be off; with it tokens are ranked if they are on in any row.
     """
     logits_BV = logits_NV if row_B is None else logits_NV[row_B]
     is_greedy_B = how.temperature_B == 0
-    # Below the largest, which is 0: a small temperature makes the others -inf and none inf.
+    # Relative to the largest, which is 0: a small temperature makes the others -inf, none inf.
     below_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
     scaled_BV = below_BV / jnp.where(is_greedy_B, 1.0, how.temperature_B)[:, None]
     is_kept_BV = scaled_BV >= jnp.log(how.min_p_B)[:, None]
@@ -123,7 +123,7 @@ def sample(
     )
     noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:]))(keys)
     drawn_BV = jnp.where(is_kept_BV, scaled_BV + noise_BV, -jnp.inf)
-    # One search for both kinds of rows, each of which would be a pass over the logits.
+    # One argmax for both kinds of rows: one for each would be two passes over the logits.
     token_B = jnp.argmax(jnp.where(is_greedy_B[:, None], logits_BV, drawn_BV), axis=-1)
     # The largest is 0 and kept, so that no sum of exponentials is zero or infinite.
     total_B = jnp.where(is_kept_BV, jnp.exp(scaled_BV), 0.0).sum(axis=-1)
@@ -132,7 +132,7 @@ def sample(
 
 
 def _in_top_k_and_p(x_BV: Array, how: Rows) -> Array:
-    """By the smallest value kept, found bit by bit: sorting a vocabulary takes far longer."""
+    """Finds the smallest kept value bit by bit: sorting a vocabulary takes far longer."""
     # As unsigned integers, floats keep their order if negative ones are flipped.
     bits_BV = jax.lax.bitcast_convert_type(x_BV, jnp.uint32)
     order_BV = jnp.where(bits_BV >> 31 == 1, ~bits_BV, bits_BV | jnp.uint32(1 << 31))
@@ -146,12 +146,12 @@ def _in_top_k_and_p(x_BV: Array, how: Rows) -> Array:
         lambda t_B: jnp.where(order_BV > t_B[:, None], p_BV, 0.0).sum(axis=-1) < how.top_p_B,
         top_k_B.shape,
     )
-    # Rounded sums reach 1 before the last token, and a row must not lose it to its neighbours' way.
+    # Rounded sums reach 1 before the last token; a row must not lose it because of other rows.
     return is_kept_BV & (is_in_top_p_BV | (how.top_p_B == 1)[:, None])
 
 
 def _smallest(holds: Callable[[Array], Array], shape: tuple[int, ...]) -> Array:
-    """The smallest uint32 t of each row from which on `holds(t)` is true; (B, 1)."""
+    """The smallest uint32 t of each row at and above which `holds(t)` is true; (B, 1)."""
 
     def set_bit(i, largest_false_B):
         candidate_B = largest_false_B | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))

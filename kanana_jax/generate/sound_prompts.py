@@ -1,4 +1,4 @@
-"""Conversations with sounds as prompts, for models that have an encoder of them.
+"""Conversations with sounds as prompts, for models that have a sound encoder.
 
 Letters: F frames, M bands.
 """
@@ -34,11 +34,11 @@ def encode(
 ) -> SoundPrompt:
     """A conversation in which `speech.chats.MARK` stands for each of these sounds.
 
-    No more of them than `room` has, and none longer. ChatError where the model or its template has
-    no sounds.
+    The sounds must be no more and no longer than `room` allows. ChatError where the model or its
+    template supports no sounds.
     """
     shape = loaded.cfg.audio
-    assert shape is not None  # who has sounds has asked
+    assert shape is not None  # a caller with sounds has checked
     spans = chats.spans(shape, [len(one) for one in heard], room.sound_frames)
     found = media_prompts.encode(loaded, messages, spans, tools, mark=chats.MARK, **variables)
     row = chats.row_of(shape, heard, len(heard), room.sound_frames, found.slots)

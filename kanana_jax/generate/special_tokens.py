@@ -1,4 +1,4 @@
-"""Special tokens of a checkpoint as its own files name them; what none names, it does not have.
+"""Special tokens of a checkpoint as its own files name them; it has none that they do not name.
 
     end of a text         ids of generation_config.json, of config.json, else eos_token
     beginning of a text   bos_token, else ids of config.json, of generation_config.json
@@ -31,7 +31,7 @@ class SpecialTokens(NamedTuple):
 
 
 def is_described(directory: Path) -> bool:
-    """Whether a file beside config.json speaks of special tokens."""
+    """Whether a file next to config.json describes special tokens."""
     return any((directory / name).exists() for name in (CONFIG_NAME, _GENERATION_NAME, _MAP_NAME))
 
 
@@ -50,10 +50,10 @@ def texts(directory: Path) -> dict[str, str | None]:
 def read(
     directory: Path, config: Mapping[str, Any], used: tokenizer.Tokenizer, vocab_size: int
 ) -> SpecialTokens:
-    """What the files of `directory` say, and the fields of its config.json.
+    """What the files of `directory` and the fields of its config.json say.
 
-    Where none names a token it is that of `used`, if that has one. Raises CheckpointError on an id
-    that the model does not have, and on a text that the tokenizer does not know and that counts.
+    A token that none of them names is that of `used`, if it has one. Raises CheckpointError for an
+    id that the model does not have, and for a text that counts but is unknown to the tokenizer.
     """
     names = (_GENERATION_NAME, CONFIG_NAME)
     fields = {name: hf_files.read_json_if_there(directory / name) for name in names}
@@ -66,7 +66,7 @@ def read(
 
 @dataclasses.dataclass(frozen=True)
 class _Files:
-    """Ids are tuples of any length here; an empty one is a token that is not named."""
+    """Ids are tuples of any length here; an empty one stands for a token that is not named."""
 
     directory: Path
     fields: Mapping[str, Mapping[str, Any]]  # by file

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-_INCOMPLETE = "\ufffd"  # a decoder's sign for bytes that do not end a character yet
+_INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that do not complete a character yet
 _MAX_OPEN = 3  # a character has at most 4 bytes
 _MAX_WINDOW = 64  # tokens without a whole character between them
 
@@ -47,14 +47,14 @@ class TextStream:
         end = max(self._num_known, len(text) - num_open)
         new, self._num_known = text[self._num_known : end], end
         if not num_open:
-            # How a token reads may depend on the one before it, so that stays.
+            # A token's text may depend on the token before it, so that one stays.
             del self._window[: self._num_context]
             self._num_context = len(self._window)
             self._num_known = len(self._decode(self._window))
         return new
 
     def _num_held_back(self) -> int:
-        """Length of the longest end of the held text with which a stop string begins."""
+        """Length of the longest suffix of the held text with which a stop string begins."""
         return max(
             (
                 n

@@ -1,7 +1,7 @@
-"""A model as decoding reads it: each layer's weights by themselves, as its attention decodes.
+"""A model as decoding reads it: each layer's weights separately, in its attention's decoding form.
 
 Decoding also takes training's own weights, whose stacks it slices inside its compiled functions:
-handing them over copies nothing, and their copy exists only while a function runs.
+handing them over copies nothing, and the sliced copy exists only while a function runs.
 
 Letters: D hidden, V vocabulary, E experts, G numbers of a gain: D or 1.
 """
@@ -38,14 +38,14 @@ AnyWeights = UnstackedWeights | model.Weights
 def ready(
     cfg: config.ModelConfig, execution: config.ExecutionConfig, weights: AnyWeights
 ) -> UnstackedWeights:
-    """Unstacked weights as they are; those of training in the dtype that the model computes in.
+    """Unstacked weights as they are; training's unstacked, in the dtype that the model computes in.
 
     For use inside a jitted function.
     """
     if isinstance(weights, UnstackedWeights):
         return weights
     made = from_stacks(cfg, weights, layers.compute_dtype(execution))
-    # Else XLA may leave the rounding to bfloat16 out where products convert back to float32.
+    # Otherwise XLA may skip the rounding to bfloat16 where products convert back to float32.
     return jax.lax.optimization_barrier(made)
 
 
@@ -54,8 +54,8 @@ def from_stacks(
 ) -> UnstackedWeights:
     """The weights of training, layer by layer; the stacks are copied.
 
-    With a `dtype` they are cast to what `kept_dtype` says, but for an embedding that is only looked
-    up: of that a few rows are cast at a time.
+    With a `dtype` they are cast to what `kept_dtype` says, except an embedding that is only looked
+    up: a few of its rows are cast at a time.
     """
     specs = model.describe(cfg)
 
@@ -89,7 +89,7 @@ def from_stacks(
 
 
 def kept_dtype(spec: model.ParamSpec, dtype: jnp.dtype) -> jnp.dtype:
-    """Float32 of norms and routers, which compute in it, and `dtype` of all else."""
+    """Float32 for norms and routers, which compute in it; `dtype` for all else."""
     return jnp.dtype(jnp.float32) if spec.role in ("norm", "router") else dtype
 
 

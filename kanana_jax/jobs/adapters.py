@@ -39,7 +39,7 @@ def base(
     restored: Callable[[], model.Weights],
     report: Callable[[str, str], None],
 ) -> Base:
-    """Takes it from `restored` where adapters are asked for, and says what is trained beside it."""
+    """The base from `restored` where adapters are asked for; reports what is trained next to it."""
     if not lora.rank:
         return Base({}, "")
     own, (whole, _) = trained.count(shape, lora), model.num_params(shape)

@@ -16,12 +16,12 @@ from kanana_jax.train import fit
 
 MEANS = ("loss", "accuracy", "margin")
 
-# Nothing beside the loss moves the model; the router's bias is part of what the loss sees.
+# Nothing but the loss moves the model; the router's bias is part of what the loss sees.
 STILL = config.TrainConfig(z_loss_weight=0.0, balance_loss_weight=0.0, router_bias_rate=0.0)
 
 
 def expect_still(train: config.TrainConfig, what: str) -> None:
-    """Raises ConfigError where a setting would move the model beside the loss."""
+    """Raises ConfigError where a setting besides the loss would move the model."""
     for name in ("z_loss_weight", "balance_loss_weight", "router_bias_rate"):
         if getattr(train, name):
             raise config.ConfigError(

@@ -1,10 +1,10 @@
-"""What held-out conversations say by source: the share of tokens that the model would have said.
+"""Held-out conversations by source: the share of tokens that the model would have said.
 
     token accuracy = share of trained tokens that have the largest logit
     share trained  = share of the trained tokens of a run that come from a source
 
-Bits per byte by source are `heldout.bits_per_byte`'s. Names end in that of a source as there; the
-accuracy over all sources has none.
+`heldout.bits_per_byte` gives bits per byte by source. As there, names end in the label of a
+source; that of the accuracy over all sources does not.
 """
 
 import functools
@@ -89,7 +89,7 @@ def _compiled(cfg: step_lib.StepConfig, mesh: jax.sharding.Mesh):
 def _hits(
     weights: model.Weights, batch: Batch, *, cfg: step_lib.StepConfig
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """Trained tokens of each sequence that have the largest logit, and all of them."""
+    """Counts the trained tokens of each sequence: those with the largest logit, and all of them."""
     hidden_BSD, _ = model.hidden_states(cfg.model, weights, batch.inputs, cfg.execution)
     is_hit_BS = head.hits(
         cfg.model,

@@ -2,7 +2,7 @@
 
     rounds of   answer tasks -> grade -> "Sure?" -> yes or no          beside data.paths as replay
 
-data.paths name conversations, as for `sft`. What is measured is `confidence.evaluator`'s.
+data.paths name conversations, as for `sft`. `confidence.evaluator` says what is measured.
 """
 
 import operator
@@ -26,9 +26,9 @@ class CalibrationConfig:
     rollouts: config.RolloutConfig
     steps_per_round: Count = 50
     share: Share = 0.5  # of the rows of a batch that are questions
-    threshold: Share = 1.0  # the reward from which an answer is right
+    threshold: Share = 1.0  # the least reward of a right answer
     num_heldout: Count = 128  # tasks that measure it
-    num_agreeing: Count = 4  # samples of which agreement is counted
+    num_agreeing: Count = 4  # samples over which agreement is counted
 
     def __post_init__(self):
         fields.check(self, "calibration")

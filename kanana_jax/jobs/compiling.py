@@ -32,9 +32,9 @@ def ahead(
 ) -> Iterator[Callable[[step.StepConfig, Mesh], tuple[step.Steps, float]]]:
     """Compiles every step once, in threads; yields a function that gives one when it is ready.
 
-    One that is not needed is compiled where it is first called. Beside the step it returns the
-    seconds that it had to wait. One at a time for every four cores: compilation keeps more than
-    one busy.
+    A step that is not in `needed` is compiled where it is first called. The function also returns
+    the seconds that it had to wait. One step compiles at a time for every four cores: compilation
+    keeps more than one core busy.
     """
 
     def compile(cfg: step.StepConfig, mesh: Mesh) -> step.Steps:
@@ -58,9 +58,9 @@ def ahead(
 
 
 def keep(folder: Path) -> None:
-    """Later processes use what this one compiles: autotuned anew, they could round otherwise."""
+    """Later processes use what this one compiles: autotuned anew, they could round differently."""
     folder = Path(jax.config.jax_compilation_cache_dir or folder)  # pyright: ignore
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    compilation_cache.reset_cache()  # of a process that has compiled before
+    compilation_cache.reset_cache()  # the process may have compiled before

@@ -1,10 +1,10 @@
 """The evaluator of calibration: how well three kinds of confidence tell which answers are right.
 
-    stated       P(yes) / (P(yes) + P(no))  behind the question whether it is sure
+    stated       P(yes) / (P(yes) + P(no))  after the question whether it is sure
     likelihood   exp of the mean log-probability of the answer's tokens
     agreement    the share of sampled answers that equal the greedy one
 
-Answers are greedy, so accuracy is that of the weights alone. A temperature is fitted on tasks of
+Answers are greedy, so accuracy depends on the weights alone. A temperature is fitted on tasks of
 the training side and applied to the confidence on held-out ones.
 """
 
@@ -44,7 +44,7 @@ def evaluator(
 ) -> fit.Evaluator:
     """`heldout_ece_KIND` and `heldout_brier_KIND`, also `_tempered`; `heldout_answer_accuracy`.
 
-    The bins of the reliability diagram beside them, `heldout_bin_confidence_KIND` and
+    Also the bins of the reliability diagram, `heldout_bin_confidence_KIND` and
     `heldout_bin_accuracy_KIND`. What was not answered counts as wrong, with a confidence of 0.
     """
     heldout = player.heldout_tasks(num_heldout)
@@ -75,7 +75,7 @@ def measured(job: Job, rollouts: RolloutConfig, *, num_heldout: int, num_agreein
     return measuring(job, make)
 
 
-# Its tasks are those of no round that is trained on.
+# No round that is trained on has its tasks.
 _FITTING_ROUND = 1_000_000
 
 

@@ -1,8 +1,8 @@
 """Distillation: a student learns what a teacher says at every position, not its text alone.
 
-The teacher is a model folder, of another shape as a rule and with the student's tokens. It is held
-beside the student, spread over the same mesh, and is in no checkpoint; or `distill.outputs=cached`
-keeps what is read of it. The data are those of pretraining; `over` takes another job's.
+The teacher is a model folder, usually of another shape, with the student's tokens. It is held next
+to the student, spread over the same mesh, and is in no checkpoint; `distill.outputs=cached` keeps
+its outputs instead. The data are pretraining's; `over` takes another job's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Config(config.TrainingConfig):
     """The settings of every job that trains, and `distill`."""
 
     distill: config.DistillConfig = config.DistillConfig()  # noqa: RUF009
-    # Its term goes with the cross-entropy, of which there is none by default.
+    # The z-loss goes with the cross-entropy, which has weight 0 by default.
     train: config.TrainConfig = config.TrainConfig(z_loss_weight=0.0)  # noqa: RUF009
 
     def __post_init__(self):
@@ -55,7 +55,7 @@ def objective(chosen: config.DistillConfig, z_weight: float) -> Distillation:
 
 
 def frozen(built: training.Built, start: training.Start) -> Mapping[str, model.Weights]:
-    """The teacher's, where a step runs it; `built.own` says who it is."""
+    """The teacher's weights, where a step runs it; `built.own` says who the teacher is."""
     if built.steps.cfg.teacher is None:
         return {}
     return {teacher.NAME: teachers.restored(built.own, built, start)}

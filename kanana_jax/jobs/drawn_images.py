@@ -1,4 +1,4 @@
-"""Training on tasks about images that are drawn on the way; nothing is stored.
+"""Training on tasks about images that are drawn on the fly; nothing is stored.
 
 A batch is a function of the seed and its number, so a run goes on where it stopped. Other processes
 draw batches ahead; how many there are changes no batch.
@@ -46,7 +46,7 @@ class Config(config.TrainingConfig):
 
 
 class Drawn:
-    """What stands for a corpus: the tokenizer, for all else is in the settings."""
+    """What stands for a corpus: only the tokenizer, because all else is in the settings."""
 
     fingerprint = digest = "images 1"  # another number where other images are drawn
     num_skipped = 0
@@ -63,10 +63,10 @@ def _read(cfg: config.DataConfig, cache_dir: Path, report: Callable[[str], None]
 
 
 class DrawnSource:
-    """Batches in their order are drawn ahead by `num_workers` processes.
+    """Batches, which `num_workers` processes draw ahead in order.
 
-    Processes end with the source. How many batches there are is not known: where a run goes back,
-    those that it leaves out are made up for behind its last one.
+    Processes end with the source. The number of batches is not known: where a run goes back, the
+    batches that it leaves out are made up for after its last one.
     """
 
     def __init__(self, recipe: Recipe, of_process: Sequence[int] | None):
@@ -81,7 +81,7 @@ class DrawnSource:
         if not num_workers:
             return rows.batch(self._recipe, number, self._rows)
         if self._pool is None:
-            # Processes begin anew: a copy of one that uses an accelerator could not go on.
+            # Processes start afresh: a copy of one that uses an accelerator could not go on.
             context = multiprocessing.get_context("spawn")
             self._pool = concurrent.futures.ProcessPoolExecutor(num_workers, context)
             weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)

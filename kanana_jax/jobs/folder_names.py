@@ -9,7 +9,7 @@ from typing import Any
 from kanana_jax.config import ConfigError
 from kanana_jax.report import progress
 
-_LONGEST_BYTES = 100  # of an arm's name in a folder's, which file systems limit to 255
+_LONGEST_BYTES = 100  # of an arm's name in a folder name, which file systems limit to 255
 
 
 def unique(names: Sequence[str]) -> dict[str, str]:

@@ -1,14 +1,14 @@
-"""The evaluator of what gains of norms come to, and of what their outputs are like.
+"""The evaluator of the gains of norms, and of the outputs of norms.
 
     gain_max_C, gain_spread_C      largest |g|, and standard deviation over mean |g|, of a class C
-    kurtosis_C                     E[y^4] / E[y^2]^2 - 3 of the norm's output y: 0 of a normal one
-    fp8_error_C                    |y - q(y)| / |y|, q being E4M3 with a scale for 128 numbers
-    heldout_folded, _dropped       bits per byte when gains are taken into the matrices behind them,
-                                   which changes no function, and when they are left out
+    kurtosis_C                     E[y^4] / E[y^2]^2 - 3 of the norm's output y: 0 for a normal one
+    fp8_error_C                    |y - q(y)| / |y|, q being E4M3 with one scale per 128 numbers
+    heldout_folded, _dropped       bits per byte with gains folded into the matrices behind them,
+                                   which changes no function, and with them left out
 
-Classes are those of `model.surgery.by_class`. Outputs are measured of the norms of the stream, on
-the first held-out batch. The last two are of models that have gains, a head of their own and no
-adapters, which `surgery.fold_gains` takes.
+Classes are those of `model.surgery.by_class`. Outputs are those of the norms of the stream, on the
+first held-out batch. The last two are measured on models that have gains, a head of their own and
+no adapters, which `surgery.fold_gains` takes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def evaluator(
 
 
 def sizes(cfg: config.ModelConfig, weights: model.Weights) -> dict[str, Array]:
-    """The largest gain of each class and their spread; nothing of a model without gains."""
+    """The largest gain of each class and their spread; empty for a model without gains."""
     found = {}
     for name, gains in surgery.by_class(cfg, weights).items():
         size = jnp.abs(jnp.concatenate([jnp.ravel(gain) for gain in gains]))
@@ -70,7 +70,7 @@ def outputs(
     batch: Batch,
     execution: config.ExecutionConfig,
 ) -> dict[str, Array]:
-    """Of the norms in front of attention, the mean of all layers, and of the last norm."""
+    """Kurtosis and FP8 error: the mean over the norms before attention, and the last norm's."""
     found = {}
     made = streams.norm_outputs(cfg, weights, batch.inputs, execution)
     for name, outputs_L in made.items():
@@ -86,7 +86,7 @@ def kurtosis(y: Float[Array, "B S D"]) -> Float[Array, ""]:
 
 
 def fp8_error(y: Float[Array, "B S D"]) -> Float[Array, ""]:
-    """Relative, of rounding to E4M3 with a scale for every 128 numbers of a token."""
+    """Relative error of rounding to E4M3 with a scale for every 128 numbers of a token."""
     rows = y.reshape(-1, y.shape[-1]).astype(jnp.float32)
     rounded = quantize.dequantize(quantize.quantize(rows), jnp.float32)
     return jnp.linalg.norm(rows - rounded) / jnp.linalg.norm(rows)

@@ -17,7 +17,7 @@ from kanana_jax.train import step as step_lib
 
 
 class Sources(NamedTuple):
-    """Which source each held-out sequence is of."""
+    """The source of each held-out sequence."""
 
     names: tuple[str, ...]  # as in data.paths
     source_S: Int64[np.ndarray, "S"]  # without the sequences of padding at the end
@@ -43,9 +43,9 @@ def labels(names: Sequence[str]) -> list[str]:
 def bits_per_byte(
     placed: Sequence[Batch], every: int, built: Any, sources: Sources | None = None
 ) -> fit.Evaluator:
-    """Over batches that are on the devices; measured every so many steps.
+    """Measured on batches that are on the devices, every so many steps.
 
-    With `sources`, two or more, also of each.
+    With two `sources` or more, also for each source.
     """
     steps: step_lib.Steps = built.steps
 
@@ -61,8 +61,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Bits per byte over the held-out text, with the standard error of sampling its sequences.
 
-    Beside them the nats and bytes of every sequence, without those that fill up the last batch. The
-    same of each source, under its label.
+    Also the nats and bytes of every sequence, without those that fill up the last batch. The same
+    for each source, under its label.
     """
     nats, num_bytes = (np.concatenate(x).astype(np.float64) for x in zip(*per_batch, strict=True))
     whole = statistics.Heldout(nats, num_bytes)

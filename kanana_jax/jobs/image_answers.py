@@ -2,9 +2,9 @@
 
     heldout_QUESTION_MODE          the share of right answers      each with _stderr
     heldout_QUESTION_MODE_ko, _en  the same by language
-    heldout_QUESTION_blind         directly answered, with an image of zeros in its place
+    heldout_QUESTION_blind         direct answers, with an image of zeros in its place
     heldout_audit_f1_MODE          F1 of finding wrong totals; "first" is the answer before a check
-    heldout_QUESTION_tokens_MODE   drawn for an answer
+    heldout_QUESTION_tokens_MODE   tokens drawn for an answer
 
 Answers are drawn greedily, so what is measured is a function of the weights alone.
 """
@@ -116,7 +116,7 @@ def _sampler(recipe: Recipe, built: Built, weights: model.Weights) -> sampling.S
 
 
 def _prompt_length(recipe: Recipe, num_rows: int) -> int:
-    """Positions of the image of so many rows, twice, and the most that is said around it."""
+    """Twice the positions of an image of `num_rows` rows, and the most that is said around it."""
     side = recipe.vision.patch_size * recipe.vision.merge_size
     slots = families.num_pixels(num_rows) // side**2
     return 2 * slots + 160
@@ -170,7 +170,7 @@ def _summary(
 
 
 def f1(is_wrong: Sequence[bool], is_right: Sequence[bool]) -> float:
-    """Of totals that are called wrong, where an answer that is not right says the other thing."""
+    """F1 of calling totals wrong; an answer that is not right says the opposite of the truth."""
     called = [wrong == right for wrong, right in zip(is_wrong, is_right, strict=True)]
     hits = sum(wrong and said for wrong, said in zip(is_wrong, called, strict=True))
     total = sum(is_wrong) + sum(called)

@@ -43,7 +43,7 @@ def with_shape[Config: config.TrainingConfig](cfg: Config) -> Config:
 
 
 def check_tokenizer(folder: str, tokenizer: str, whose: str = "the model to start from") -> None:
-    """Raises ConfigError when data.tokenizer is another than that of a model folder, if any."""
+    """Raises ConfigError when data.tokenizer differs from a model folder's tokenizer, if any."""
     path = Path(folder, "tokenizer.json")
     if not folder or not path.exists():
         return
@@ -71,9 +71,10 @@ def restore(init_from: str, like: model.Weights) -> model.Weights:
 
 
 def optimizer_state(run: Path, like: state.TrainState) -> Any:
-    """That of the newest checkpoint of a run, laid out as in `like`, its rate at the first step.
+    """A run's newest optimizer state, laid out as in `like`, with its rate at the first step.
 
-    Raises CheckpointError where the run has none, or one of another optimizer or model.
+    Raises CheckpointError where the run has no checkpoint, MismatchError where it is of another
+    optimizer or model.
     """
     where, train = _checkpoints(run)
     with checkpoint.Checkpoints(
@@ -96,7 +97,7 @@ def check_optimizer(train: config.TrainConfig) -> None:
 
 
 def _checkpoints(run: Path) -> tuple[str, dict[str, Any]]:
-    """Where those of a run are, and the settings `train` that it was made with."""
+    """Where a run's checkpoints are, and the settings `train` that it was made with."""
     path = run / "run.json"
     if not path.is_file():
         raise checkpoint.CheckpointError(

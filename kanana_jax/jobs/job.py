@@ -47,7 +47,7 @@ class Start(NamedTuple):
 
 
 class Built(NamedTuple):
-    """What is needed beside settings and corpus to make sources and evaluators."""
+    """What is needed besides settings and corpus to make sources and evaluators."""
 
     mesh: jax.sharding.Mesh
     steps: step_lib.Steps
@@ -58,7 +58,7 @@ class Built(NamedTuple):
     start: Start | None = None  # of the run, once it is about to begin
 
     def rows(self, batch_size: int) -> list[int]:
-        """Those of a batch that this process loads."""
+        """The rows of a batch that this process loads."""
         return parallel.local_rows(self.mesh, batch_size)
 
     def place(self, batch: Any, batch_size: int) -> Any:
@@ -70,7 +70,7 @@ class Job(NamedTuple):
 
     objective: Callable[[Any], Objective]
     read: Callable[[config.DataConfig, Path, Callable[[str], None]], Text]
-    # Of a corpus, its settings, and the stages that batches are asked for in.
+    # Takes a corpus, its settings, and the stages in which batches are asked for.
     source: Callable[[Any, config.DataConfig, Sequence[data.Stage], "Built"], fit.Source]
     evaluators: Callable[
         [Any, config.DataConfig, config.TrainConfig, "Built"], Sequence[fit.Evaluator]
@@ -82,7 +82,7 @@ class Job(NamedTuple):
     own: Callable[[Any], Any] = lambda cfg: None
     # Raises ConfigError where a corpus, now read, is not enough for the settings of a run.
     check: Callable[[Any, Any], None] = lambda corpus, cfg: None
-    # Told of a corpus and the folders of the runs that read it, by process 0, before they train.
+    # Process 0 calls it before runs train, with a corpus and the folders of the runs that read it.
     begin: Callable[[Any, Sequence[Path]], None] = lambda corpus, folders: None
     # The corpus with the columns that the objective reads.
     prepared: Callable[[Any, config.DataConfig, "Built", "Start"], Any] = lambda corpus, *others: (
@@ -90,14 +90,14 @@ class Job(NamedTuple):
     )
     # Weights that are not trained and that the step reads, by name.
     frozen: Callable[["Built", "Start"], Mapping[str, model.Weights]] = lambda built, start: {}
-    # The shape of a live teacher, of the whole configuration; raises where that cannot teach.
+    # The shape of a live teacher, from the whole configuration; raises where it cannot teach.
     teacher: Callable[[Any], config.ModelConfig | None] = lambda cfg: None
 
 
 def stored(
     make: Callable[[Any, config.DataConfig, Sequence[data.Stage]], fit.Source],
 ) -> Callable[[Any, config.DataConfig, Sequence[data.Stage], Built], fit.Source]:
-    """The source of a job whose batches are of its corpus alone."""
+    """The source of a job whose batches come from its corpus alone."""
     return lambda corpus, cfg, stages, built: make(corpus, cfg, stages)
 
 
@@ -105,7 +105,7 @@ def measuring(
     job: Job,
     make: Callable[[Any, config.DataConfig, config.TrainConfig, Built], fit.Evaluator],
 ) -> Job:
-    """`job` with one evaluator more, made of what its own are made of."""
+    """`job` with one more evaluator, made from what its own are made from."""
 
     def evaluators(
         corpus: Any, cfg: config.DataConfig, train: config.TrainConfig, built: Built

@@ -37,7 +37,7 @@ class JudgeConfig:
 
     kind: Literal["rubric", "reward_model", "endpoint"] = "rubric"
     reward_model: Annotated[str, Location(may_be_empty=True)] = ""
-    url: str = ""  # of the endpoint, up to and with /v1
+    url: str = ""  # of the endpoint, up to and including /v1
     model: str = ""  # its name there
     instruction: str = _TASK
     timeout_s: Annotated[float, Range(0.1, 3600.0, "seconds of one reply")] = 60.0
@@ -53,7 +53,7 @@ class JudgeConfig:
 
 
 def of(cfg: JudgeConfig, player: playing.Playing, built: Any, seed: int) -> Judge:
-    """The judge of the settings. Raises what reading a reward model does."""
+    """The judge of the settings. Raises what reading a reward model raises."""
     if cfg.kind == "rubric":
         return rubric
     if cfg.kind == "reward_model":
@@ -68,7 +68,7 @@ def rubric(played: Sequence[Episode]) -> list[float]:
 
 def _by_reward_model(score: Score, player: playing.Playing) -> Judge:
     def judge(played: Sequence[Episode]) -> list[float]:
-        """At the token that ends an answer; an answer without one is not judged."""
+        """The scalar at the token that ends an answer; an answer without one is not judged."""
         kept = [k for k, one in enumerate(played) if one.end == "answered"]
         segments = [Segment(played[k].ids, played[k].origins) for k in kept]
         found = [math.nan] * len(played)

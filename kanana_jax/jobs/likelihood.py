@@ -1,6 +1,6 @@
 """Log-probabilities, or scalars, of sequences that were made during training.
 
-Rows have the shape of training's batches, so that one compiled function does for all of them.
+Rows have the shape of training's batches, so that one compiled function serves all of them.
 Letters: B sequences, S positions.
 """
 
@@ -24,7 +24,7 @@ def of_targets(
     batch_size: int,
     seq_len: int,
 ) -> list[np.ndarray]:
-    """Of every segment of n ids the n - 1 numbers of its targets, ids 1 to n - 1.
+    """For every segment of n ids, the n - 1 numbers of its targets, ids 1 to n - 1.
 
     `score` may also give arrays (B, S, ...).
     """

@@ -18,7 +18,7 @@ def job(
     read: Callable[[config.DataConfig, pathlib.Path, Callable[[str], None]], MediaChats],
     documents: Documents,
 ) -> training.Job:
-    """A job that reads conversations by `read`, of which `documents` makes batches for a model."""
+    """A job that reads conversations by `read`; `documents` makes them into batches for a model."""
 
     def source(
         corpus: MediaChats,

@@ -2,10 +2,10 @@
 
     round:  prompts -> the student's answers -> divergence from the teacher at each drawn token
 
-A student that has read a teacher's text alone meets its own mistakes for the first time when it
+A student that has read only a teacher's text meets its own mistakes for the first time when it
 writes (GKD, arXiv:2306.13649). `distill.divergence=reverse_kl` is usual here. data.paths name
-conversations, as for `sft`; 1 - `on_policy.share` of the rows are of them, taught too. No gradient
-flows through the draws, and no reward is asked.
+conversations, as for `sft`; 1 - `on_policy.share` of the rows come from them and are taught too. No
+gradient flows through the draws, and no reward is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class OnPolicyConfig:
 
     rollouts: config.RolloutConfig
     steps_per_round: Count = 10
-    share: Share = 1.0  # of the rows of a batch that are of the newest round
+    share: Share = 1.0  # of a batch's rows, from the newest round
 
     def __post_init__(self):
         fields.check(self, "on_policy")

@@ -3,8 +3,8 @@
     round:  prompts -> samples -> judge -> best against worst -> train          arXiv:2402.04792
 
 The reference stays what the run began with (Kanana-1, arXiv:2502.18934: a reference that moves on
-makes answers longer). data.paths name pairs as for `preference`; 1 - `online.share` of the rows are
-of them.
+makes answers longer). data.paths name pairs as for `preference`; 1 - `online.share` of the rows
+come from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ class OnlineConfig:
     rollouts: config.RolloutConfig
     judge: judges.JudgeConfig = judges.JudgeConfig()  # noqa: RUF009
     steps_per_round: Count = 10
-    share: Share = 1.0  # of the rows of a batch that are of the newest round
-    min_gap: Factor = 1e-3  # by which the scores of a pair differ at least
+    share: Share = 1.0  # of a batch's rows, from the newest round
+    min_gap: Factor = 1e-3  # the least difference between the scores of a pair
     num_heldout: Count = 64  # tasks that measure it
 
     def __post_init__(self):
@@ -88,7 +88,7 @@ def win_rate(
 ) -> fit.Evaluator:
     """Greedy answers against the reference's, by the tasks' own graders; a draw counts one half.
 
-    `heldout_win_rate`, and by how many bytes the answers are longer, `heldout_longer_by`.
+    Measures `heldout_win_rate`, and by `heldout_longer_by` how many bytes longer the answers are.
     """
     tries = [(task, 0) for task in player.heldout_tasks(num_tasks)]
 

@@ -9,7 +9,7 @@ from kanana_jax.workdir import Run, Workdir, storage
 from kanana_jax.workdir.clock import OVERHEADS, PREFIX
 
 _WINDOW = 10  # losses over which a run's start and end are judged
-_MEASURED = ("heldout_", "round_")  # how metrics begin of which the last value is kept
+_MEASURED = ("heldout_", "round_")  # prefixes of the metrics whose last value is kept
 _SPEEDS = ("tokens_per_second", "model_tflops_per_second", "mfu")
 
 
@@ -27,8 +27,8 @@ def write(folder: Workdir, ended: fit.Outcome, one: Run, corpus: str) -> None:
     columns = metrics.read_metrics(folder.directory / metrics.METRICS_NAME)
     losses_N = columns["loss"].values_N if "loss" in columns else np.zeros(0)
     if cfg.guard.enabled and np.any(np.isfinite(losses_N)):
-        losses_N = losses_N[np.isfinite(losses_N)]  # the others' steps changed nothing
-    # Each round has data of its own, so that its losses are above or below those of another.
+        losses_N = losses_N[np.isfinite(losses_N)]  # steps with other losses changed nothing
+    # Each round has data of its own, so its losses are above or below another round's.
     has_rounds = any(name.startswith("round_") for name in columns)
     if has_rounds:
         is_lost = not np.all(np.isfinite(losses_N[-_WINDOW:]))
@@ -58,8 +58,8 @@ def is_diverged(losses_N: Float[np.ndarray, "N"], vocab_size: int) -> bool:
     """Whether training ended well above its start, by more than batches differ.
 
     That is: each of the last 10 losses exceeds each of the first 10, and their mean by a quarter;
-    or, when it broke within the first 10 steps, their median is twice the first loss and twice
-    that of guessing tokens evenly. A flat loss is neither, whichever batch came first.
+    or, when training broke within the first 10 steps, their median is twice the first loss and
+    twice the loss of guessing tokens evenly. A flat loss is neither, whichever batch came first.
     """
     if not losses_N.size:
         return False

@@ -18,7 +18,7 @@ from kanana_jax.train import step as step_lib
 
 
 class Request(NamedTuple):
-    """What one run asks the step for."""
+    """What one run gives the step."""
 
     state: state.TrainState
     batch: Batch
@@ -80,7 +80,7 @@ class Pack:
         requests = [asked.get(slot, some) for slot in range(self._size)]
         try:
             taken: Sequence[Any] = self._step(*zip(*requests, strict=True))
-        except Exception as error:  # each run fails by it, in its own thread
+        except Exception as error:  # each run raises it, in its own thread
             taken = [error] * self._size
         self._given |= {slot: taken[slot] for slot in asked}
         self._turn.notify_all()
@@ -92,10 +92,10 @@ def train(
     size: int,
     runs: Sequence[Callable[[step_lib.Steps], Any]],
 ) -> list[Any]:
-    """What each of `runs` returns, all at once; each is given the functions that it trains with.
+    """Calls all `runs` at once, each with the functions it trains with; returns what each returns.
 
-    `size` slots, of which there may be more than runs. Raises what the first of them raises that
-    raises, when all have ended.
+    There are `size` slots, which may be more than runs. When all have ended, raises the error of
+    the first run that failed.
     """
     pack = Pack(several.build(steps.cfg, mesh, size), size)
     for slot in range(len(runs), size):

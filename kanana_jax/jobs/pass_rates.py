@@ -2,8 +2,8 @@
 
     heldout_SET_pass@1, heldout_SET_pass@k     k: the tries of a task        each with _stderr
     heldout_SET_PART                           means of the parts of the rewards
-    heldout_SET_constant                       what the answer earns that is right most often
-    heldout_SET_reasoned                       the share of answers behind a reasoning
+    heldout_SET_constant                       what the answer that is right most often earns
+    heldout_SET_reasoned                       the share of answers after a reasoning
     heldout_SET_drawn_tokens, heldout_SET_over_length
 
 Tasks and seeds are the same in every run, so runs can be compared task by task.
@@ -57,7 +57,7 @@ def measured(job: Job, sets: Mapping[str, RolloutConfig]) -> Job:
 
 
 def summarize(groups: Sequence[Sequence[Episode]]) -> dict[str, float]:
-    """The figures of the module's head, of one set."""
+    """The figures in the module's head, for one set."""
     size = len(groups[0])
     found = success.passes(groups, sorted({1, size}), _RIGHT)
     tries = [one for group in groups for one in group]

@@ -18,13 +18,13 @@
         )
 
 Each stage has a folder of its own in the working directory, with its checkpoints and report. The
-last checkpoint becomes the model folder <stage>/model, whose tokenizer the next stage reads with; a
-comparison of one arm has a model for each seed, model/seed0, from which that seed of a comparison
-goes on. A stage of `surgery` starts from what is grown or cut of that model, each seed of its own,
-with a new optimizer; what cuts keep is chosen by the text that the stage reads. Finished stages are
-skipped: to run one again, remove its folder and those of the stages that start from it. The report
-of the working directory has what every evaluator measured at the end of every stage. On a command
-line chat.train.num_steps=50 edits a stage.
+last checkpoint becomes the model folder <stage>/model, and the next stage reads with its tokenizer.
+A comparison of one arm has a model for each seed, such as model/seed0, from which the same seed of
+a later comparison goes on. A stage with `surgery` grows or cuts that model and starts from the
+result, each seed from its own, with a new optimizer; the text that the stage reads decides what
+cuts keep. Finished stages are skipped: to run one again, remove its folder and those of the stages
+that start from it. The report of the working directory has what every evaluator measured at the end
+of every stage. On a command line, chat.train.num_steps=50 edits a stage.
 """
 
 import dataclasses
@@ -46,11 +46,11 @@ from kanana_jax.weights import merge, run_folder
 from kanana_jax.workdir import Run, events, provenance, run_record
 
 RunStage = Callable[[Any, Path], None]
-# Of the runs of all stages, whose arms are named by stage, and the record of how they were made.
+# Takes the runs of all stages, their arms named by stage, and the record of how they were made.
 WriteReport = Callable[[list[results.Run], Mapping[str, Any], Path], str]
 MODEL = "model"  # the folder of a finished stage's weights
-MERGED = "merged"  # that of the weights that a stage of merges starts from
-CHANGED = "changed"  # and that of a stage of surgery
+MERGED = "merged"  # the folder of the weights that a stage with merges starts from
+CHANGED = "changed"  # the same for a stage with surgery
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Stage:
     config: Any  # a job's configuration, or a comparison
     init_from: str = ""  # the stage whose weights it starts from; empty: its own settings
     keeps_optimizer: bool = False  # goes on with the optimizer state of that stage too
-    # Stages whose models it starts from in one; all of them began where init_from says.
+    # Stages whose models it merges and starts from; all of them began where init_from says.
     merges: tuple[str, ...] = ()
     density: Annotated[float, Range(0.0, 1.0, "a share")] = 0.0  # of TIES; 0: their mean
     surgery: SurgeryConfig | None = None  # done to the model of init_from
-    # Settings that name a model folder, each with the stage whose model it is to be.
+    # Settings that name a model folder, each with the stage whose model it is to name.
     uses: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
@@ -108,7 +108,7 @@ class Stage:
 
     @property
     def seeds(self) -> list[int] | None:
-        """Of a comparison of one arm at one place; None where there is a single model, or none."""
+        """Seeds of a comparison of one arm at one place; None where there is one model, or none."""
         if not isinstance(self.config, sweep.Sweep) or not self.has_models:
             return None
         first = self.base.train.seed
@@ -160,7 +160,7 @@ class Pipeline:
             earlier[stage.name] = stage
 
     def edited(self, edits: Iterable[str]) -> Self:
-        """With edits of stages, STAGE.path=value; seeds=N is for all that are comparisons."""
+        """With edits of stages, STAGE.path=value; seeds=N applies to all comparisons."""
         of_stage: dict[str, list[str]] = {stage.name: [] for stage in self.stages}
         for text in edits:
             name, _, rest = text.strip().partition(".")
@@ -298,7 +298,7 @@ def _model_of(start: Stage, workdir: Path) -> Path:
 
 
 def _made_for(stage: Stage, workdir: Path) -> Path:
-    """The folder of what it starts from, of each seed; in a comparison {seed} stands for it."""
+    """The folder of what a stage starts from; in a comparison {seed} in it stands for each seed."""
     folder = workdir / stage.name / (MERGED if stage.merges else CHANGED)
     return folder / "seed{seed}" if isinstance(stage.config, sweep.Sweep) else folder
 

@@ -40,11 +40,11 @@ class Playing:
         self._tasks_of = functools.lru_cache(maxsize=2)(self.tasks)
 
     def tasks(self, index: int) -> list[Task]:
-        """Those of round `index`: new ones in every round, none of them held out."""
+        """The tasks of round `index`: new ones in every round, none of them held out."""
         return self._drawn(seed=_seed_of(self._seed, index), heldout=False)
 
     def heldout_tasks(self, count: int) -> list[Task]:
-        """The same for every seed of training."""
+        """Held-out tasks, the same for every seed of training."""
         return self._drawn(seed=self._cfg.seed, heldout=True, count=count)
 
     def groups(self, weights: model.Weights, index: int) -> list[list[Episode]]:
@@ -52,7 +52,7 @@ class Playing:
         return self._groups(weights, self.tasks(index), self._seed, index)
 
     def heldout_groups(self, weights: model.Weights, count: int) -> list[list[Episode]]:
-        """The same of `count` held-out tasks, with seeds that no round has."""
+        """The same for `count` held-out tasks, with seeds that no round has."""
         return self._groups(weights, self.heldout_tasks(count), "heldout", self._cfg.seed)
 
     def _groups(
@@ -81,7 +81,7 @@ class Playing:
     def opened(
         self, weights: model.Weights, version: int = 0, with_routes: bool = False
     ) -> Iterator[tuple[episodes.Player, sampling.Sample]]:
-        """What plays episodes and what draws answers by `weights`, with the sandbox running."""
+        """Yields a player of episodes and a sampler by `weights`, with the sandbox running."""
         dtype = self._cfg.compute_dtype
         place = sampling.Place(self._cfg.num_rows, self.length, with_routes, dtype)
         end = chat.end_id(self.form, self.tokenizer)
@@ -103,13 +103,13 @@ class Playing:
     def logp(
         self, weights: model.Weights, segments: Sequence[store.Segment]
     ) -> list[Float[np.ndarray, "S"]]:
-        """Of the targets of every segment."""
+        """The log-probabilities of the targets of every segment."""
         return self.scored(lambda batch: self._built.steps.logp(weights, batch), segments)
 
     def scored(
         self, score: likelihood.Score, segments: Sequence[store.Segment]
     ) -> list[np.ndarray]:
-        """What `score` gives the position of every target of every segment."""
+        """What `score` gives at the position of every target of every segment."""
         rows = self._built.rows(self._batch_size)
 
         def place(batch: Batch) -> Batch:
@@ -163,7 +163,7 @@ def success(player: Playing, drawn: Sequence[Task], every: int) -> fit.Evaluator
 def measured(job: Job, held: Sequence[tuple[RolloutConfig, int]]) -> Job:
     """`job`, which measures `success` too, at the end of training.
 
-    `held` are families with their number of held-out tasks; the first one's limits are of all.
+    `held` are families with their number of held-out tasks; the first one's limits hold for all.
     """
 
     def make(

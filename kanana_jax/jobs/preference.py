@@ -1,9 +1,9 @@
 """Training on preferences: pairs of answers in JSON lines, against a frozen reference.
 
-The reference are the weights before the first step: train.init_from's, or fresh ones. Its
+The reference is the weights before the first step: train.init_from's, or fresh ones. Its
 log-probabilities are computed in every step, or once before the first and kept in the data's cache;
-then no second model is held. Routing is part of the policy that the loss sees, so its bias stays as
-it is. `kanana_jax.data.preferences` says what a line holds.
+then no second model is held. Routing is part of the policy that the loss sees, so the router's bias
+stays as it is. `kanana_jax.data.preferences` says what a line holds.
 """
 
 import dataclasses

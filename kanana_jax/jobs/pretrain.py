@@ -1,4 +1,4 @@
-"""Next-token training on text: from nothing, or on from the weights of a model folder.
+"""Next-token training on text: from scratch, or from the weights of a model folder.
 
 A run may have stages, see `config.StagedConfig`.
 """

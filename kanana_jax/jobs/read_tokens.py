@@ -3,7 +3,7 @@
     epochs_S           how often source S was read up to this step, by its label
     unique_tokens_S    tokens of S that there are to be read
 
-Runs of one stage; tokens read are the product.
+For runs of one stage. Tokens read are the product.
 """
 
 from collections.abc import Mapping

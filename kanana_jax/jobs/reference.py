@@ -3,8 +3,8 @@
     CACHE/reference-NAME.npz        NAME: digest of the corpus, of the weights' bytes, of the model
 
 The file has a number for every token of the corpus as a target, held-out ones too. Batches carry
-those of their targets, so a step needs no reference weights and no forward pass of them. A run that
-goes on reads the file; where it is gone or damaged it is made again from the same weights.
+the numbers of their targets, so a step needs no reference weights and no forward pass of them. A
+run that goes on reads the file; where it is gone or damaged it is made again from the same weights.
 """
 
 import pathlib
@@ -30,7 +30,7 @@ def column(
     weights = start.first_weights()
     path = _path(corpus, built, weights, start.cache_dir)
     found = _read(path, corpus, start.report)
-    # Each may have a disk of its own; the pass below needs all of them.
+    # Each process may have its own disk; the pass below needs all processes.
     if not all(parallel.everyones(found is not None)):
         found = _one_pass(corpus, cfg, built, weights)
         column_file.save(path, found)

@@ -2,8 +2,8 @@
 
     round:  draw tasks -> sample -> run tools -> keep what reached the goal -> train -> next round
 
-data.paths name conversations, as for `sft`, and a share of the rows of every batch is of kept
-tries. A round begins every `rejection.steps_per_round` steps.
+data.paths name conversations, as for `sft`, and a share of the rows of every batch comes from
+kept tries. A round begins every `rejection.steps_per_round` steps.
 """
 
 import operator
@@ -21,12 +21,12 @@ from kanana_jax.train import fit
 
 @dataclass(frozen=True, kw_only=True)
 class RejectionConfig:
-    """Tries, and what is kept of those of a round."""
+    """Tries, and which of a round's are kept."""
 
     rollouts: config.RolloutConfig
     steps_per_round: Count = 50
-    share: Share = 0.5  # of the rows of a batch that are kept tries, of all rounds so far
-    threshold: Share = 1.0  # the reward from which a try has reached the goal
+    share: Share = 0.5  # of a batch's rows, from the kept tries of all rounds so far
+    threshold: Share = 1.0  # the least reward of a try that has reached the goal
     max_kept: Count = 4  # of one task
     num_heldout: Count = 64  # tasks that measure it
 

@@ -1,4 +1,4 @@
-"""A reward model: pairs of answers in JSON lines, of which the chosen one is to get more reward.
+"""A reward model, trained on pairs of answers in JSON lines to give the chosen one more reward.
 
 The reward of an answer is what the model's scalar head gives its last token, the one whose target
 is the EOS that closes it. The head starts at zero, so all rewards do, unless train.init_from is a

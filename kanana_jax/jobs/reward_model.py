@@ -1,4 +1,4 @@
-"""A reward model beside the model that is trained: loaded once, never trained, never saved."""
+"""A reward model next to the model that is trained: loaded once, never trained, never saved."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,7 @@ from kanana_jax.weights import native
 def load(folder: Path, built: Any) -> Score:
     """A function that gives the scalar of every position of a batch.
 
-    CheckpointError where the folder holds no model, ConfigError where that has no scalar head.
+    CheckpointError where the folder holds no model, ConfigError where the model has no scalar head.
     """
     shape = native.read_description(folder).cfg
     if not shape.scalar_head:

@@ -3,7 +3,7 @@
     round:  prompts -> tries -> reward -> advantage -> updates -> next round
 
 The sampler shares its weights with the trainer, and a draw depends on weights, prompt and seed
-alone. data.paths name conversations, as for `sft`, of which rl.stored_share of the rows are;
+alone. data.paths name conversations, as for `sft`; rl.stored_share of the rows come from them.
 `over` takes another job's data. The router's bias is part of the policy, so it stays as it is.
 """
 
@@ -33,7 +33,7 @@ from kanana_jax.train import fit
 
 @dataclass(frozen=True, kw_only=True)
 class Config(config.TrainingConfig):
-    """The settings of every job that trains, `rl`, and `judge`, who judges for rl.reward=judge."""
+    """The settings of every job that trains, `rl`, and `judge`, the judge of rl.reward=judge."""
 
     rl: config.RLConfig
     judge: judges.JudgeConfig = judges.JudgeConfig()  # noqa: RUF009

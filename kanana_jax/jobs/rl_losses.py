@@ -20,7 +20,7 @@ _CORRECTIONS: dict[str, corrections.Correction | None] = {
     "icepop": corrections.Masked(),
     "sequence_mask": corrections.SequenceMask(),
 }
-# PPO's are of tokens and not of groups.
+# PPO's advantages are of tokens, not of groups.
 _ESTIMATES: dict[str, Estimate] = {
     "reinforce": advantages.leave_one_out,
     "grpo": advantages.group_norm,
@@ -34,12 +34,12 @@ _ESTIMATES: dict[str, Estimate] = {
 
 
 def estimate(cfg: config.RLConfig) -> Estimate | None:
-    """Advantages of tries; None where they are of tokens, by `gae`."""
+    """Advantages of tries; None where `gae` gives those of tokens."""
     return _ESTIMATES.get(cfg.loss)
 
 
 def objective(cfg: config.RLConfig) -> PolicyGradient:
-    """ConfigError where the settings do not fit together."""
+    """The loss of the settings; raises ConfigError where they do not fit together."""
     is_in_loss = cfg.kl not in ("none", "reward_k1")
     options: dict[str, Any] = {
         "correction": _CORRECTIONS[cfg.correction],
@@ -68,5 +68,5 @@ def objective(cfg: config.RLConfig) -> PolicyGradient:
 
 
 def has_temperature(cfg: config.RLConfig) -> bool:
-    """Whether tokens are drawn at another temperature than 1."""
+    """Whether tokens are drawn at a temperature other than 1."""
     return cfg.rollouts.temperature != 1.0 or cfg.temperature_end not in (0.0, 1.0)

@@ -36,7 +36,7 @@ class Worked(NamedTuple):
 
 
 class Rounds:
-    """Collects rounds. The same weights and what the round before left give the same round."""
+    """Collects rounds. The same weights and rest of the round before give the same round."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Rounds:
         return Worked(complete, equal, waiting, worked.next_prompt + num_fresh)
 
     def _judged(self, group: Group) -> list[Judged]:
-        """Its tries with what they are worth; none where fewer than two of them were judged."""
+        """The tries of a group with their worth; none where fewer than two of them were judged."""
         rollouts, buffer = self._cfg.rollouts, self._cfg.overlong_buffer
         values = np.asarray(self._rewards(group.episodes), np.float64)
         if buffer:
@@ -123,7 +123,7 @@ class Rounds:
         return found if len(found) > 1 else []
 
     def _temperature(self, index: int) -> float:
-        """That of the round: from the first to the last in a straight line."""
+        """The temperature of round `index`: linear from the first to the last."""
         first = self._cfg.rollouts.temperature
         last = self._cfg.temperature_end or first
         return first + (last - first) * index / max(self._num_rounds - 1, 1)

@@ -62,7 +62,8 @@ class Segments:
     ) -> tuple[list[Collected], dict[str, float]]:
         """An example of each try, and figures of all of them.
 
-        How sampler and trainer differ is told of tries that these weights, `version`, drew alone.
+        Figures on how sampler and trainer differ are of tries that these weights, `version`, drew
+        alone.
         """
         if not tries:
             return [], {}
@@ -139,7 +140,7 @@ class Segments:
         }
 
     def _live_routes(self, weights: model.Weights, plain: Sequence[Segment]) -> list[np.ndarray]:
-        """The experts that the trainer chooses; nothing where nobody asks."""
+        """The experts that the trainer chooses; empty where no setting asks for them."""
         is_asked = self._cfg.measures_routing or self._cfg.routing == "trainer"
         if not (self._has_experts and is_asked):
             return []
@@ -151,7 +152,7 @@ class Segments:
         episodes: Sequence[Episode],
         live_routes: Sequence[np.ndarray],
     ) -> list[Segment]:
-        """With the experts that the update is to use, where it does not choose anew."""
+        """Segments with the experts that the update is to use, where it does not choose anew."""
         routes: Iterable[np.ndarray | None] = [None] * len(plain)
         if self._has_experts and self._cfg.routing == "sampler":
             routes = [one.routes for one in episodes]
@@ -178,7 +179,7 @@ def mismatch(
 
 
 def disagreement(tries: Sequence[tuple[Episode, np.ndarray]]) -> dict[str, float]:
-    """The share of (id, layer) whose experts are not those of the sampler, in whatever order."""
+    """The share of (id, layer) whose experts differ from the sampler's, in any order."""
     differs = []
     for one, theirs in tries:
         assert one.routes is not None

@@ -1,4 +1,4 @@
-"""Batches of the tries of a round, each try in `epochs` of them, beside rows of stored data.
+"""Batches of the tries of a round, each try in `epochs` of them, next to rows of stored data.
 
     round r  =  batches r n, ..., r n + n - 1        played by the weights before its first step
     n        =  epochs x tries of a round / rows of a batch that are tries
@@ -28,12 +28,12 @@ from kanana_jax.workdir import events
 
 
 def num_stored(cfg: RLConfig, batch_size: int) -> int:
-    """The rows of a batch that are of stored data."""
+    """The number of rows of a batch that come from stored data."""
     return round(cfg.stored_share * batch_size)
 
 
 def steps_per_round(cfg: RLConfig, batch_size: int) -> int:
-    """ConfigError where a round does not fill whole batches."""
+    """The steps of a round; raises ConfigError where it does not fill whole batches."""
     tries = cfg.rollouts.num_prompts * cfg.rollouts.num_samples
     rows = batch_size - num_stored(cfg, batch_size)
     if rows < 1 or tries % rows:

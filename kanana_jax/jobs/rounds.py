@@ -1,4 +1,4 @@
-"""Batches of what the model itself has written, collected in rounds, beside stored data.
+"""Batches of what the model itself has written, collected in rounds, next to stored data.
 
     round r  =  batches r n, ..., r n + n - 1        collected by the weights before its first step
     row      =  of a round with probability `share`, else of the stored corpus
@@ -22,7 +22,7 @@ from kanana_jax.rollouts.store import Collected, Round
 from kanana_jax.train import fit
 from kanana_jax.workdir import events
 
-SOURCE = "rollouts"  # the name of what was collected among the sources
+SOURCE = "rollouts"  # the name of collected examples among the sources
 
 
 class Plan(NamedTuple):
@@ -94,7 +94,7 @@ class RoundsSource:
 def mixed(
     corpus: WholeDocuments, cfg: config.DataConfig, found: Sequence[Collected], share: float
 ) -> tuple[WholeDocuments, config.DataConfig]:
-    """`corpus` and `found`, of which a share of the rows is; and the settings that say so."""
+    """`corpus` with `found`, which gets `share` of the rows; and the settings that say so."""
     weights = cfg.weights or _sizes(corpus.examples)
     total = sum(weights)
     joint = corpus.joined_with(examples_of(found, source=len(corpus.names)), SOURCE)
@@ -117,12 +117,12 @@ def examples_of(found: Sequence[Collected], source: int) -> Examples:
 def figures(directory: Path, every: int) -> fit.Evaluator:
     """The figures of a batch's round, under round_NAME; `every` is how many batches a round has.
 
-    Later rounds may be on disk already, of a process that was killed.
+    Later rounds of a killed process may be on disk already.
     """
 
     def of_batch(number: int) -> Mapping[str, float]:
         finished = (int(path.stem) for path in (directory / store.FOLDER).glob("*.json"))
-        # Batches behind the last round belong to it.
+        # Batches after the last round belong to it.
         index = max((one for one in finished if one <= (number - 1) // every), default=None)
         found = None if index is None else store.read(directory, index)
         return {f"round_{name}": value for name, value in found.figures.items()} if found else {}
@@ -131,6 +131,6 @@ def figures(directory: Path, every: int) -> fit.Evaluator:
 
 
 def _sizes(examples: Examples) -> tuple[float, ...]:
-    """Of sources without weights: as many rows as they have examples to train on."""
+    """Weights of sources that have none: as many rows as they have examples to train on."""
     kept_N = examples.source_N[~examples.is_heldout_N]
     return tuple(np.bincount(kept_N).astype(float))

@@ -48,7 +48,7 @@ def data_stages(
 ) -> list[data.Stage]:
     """The stages of a run as its source takes them.
 
-    `rows_of` gives those of a batch of so many sequences that this process loads; None: all.
+    `rows_of` takes the size of a batch and gives the rows that this process loads; None: all.
     """
     return [
         data.Stage(stage.num_steps, stage.config.data, rows_of(stage.config.data.batch_size))
@@ -64,7 +64,7 @@ def train(
     stop: StopRequest,
     pack_size: int = 1,
 ) -> None:
-    """One after the other; with a `pack_size`, as many of one compiled step at once."""
+    """Trains runs in turn; with a `pack_size`, as many that share a compiled step at once."""
     sweep = progress.Sweep(len(waiting), file=None if parallel.is_first() else progress.Silent())
     meshes = {one.config.mesh: parallel.make_mesh(one.config.mesh) for one in waiting}
     needed = [step_configs(job, one) for one in waiting]
@@ -124,7 +124,7 @@ def _packs(
 def _bar(
     begun: Callable[..., progress.Progress], one: Run, work: Sequence[Work], is_shown: bool
 ) -> progress.Progress:
-    """Of the runs of a pack the first one's is shown."""
+    """The progress bar of a run; of the runs of a pack, the first one's is shown."""
     stages = [
         progress.Stage(stage.name, stage.num_steps, done.tokens)
         for stage, done in zip(one.config.in_stages(), work, strict=True)

@@ -28,14 +28,14 @@ from kanana_jax.generate.answers import Answer, answers, from_json, to_json
 # Prompts are read in parts of one width, so one function is compiled for all of them.
 _CHUNK = 32
 _PROMPTS_AT_ONCE = 4
-# Of answers of some 30 tokens more would be drawn in vain after their ends than is saved.
+# With more, answers of some 30 tokens would waste more draws after their ends than is saved.
 _TOKENS_PER_STEP = 8
 
 Sample = Callable[[Sequence[Request]], list[Answer]]
 
 
 class Place(NamedTuple):
-    """What decoding is compiled for, beside the model: `num_rows` requests of `length` tokens."""
+    """What decoding is compiled for, besides the model: `num_rows` requests of `length` tokens."""
 
     num_rows: int
     length: int
@@ -56,7 +56,7 @@ def of(
 ) -> Sample:
     """A function that draws answers up to `end_id`; all processes call it together.
 
-    RequestError where a prompt and its answer do not fit in `place.length`.
+    Raises RequestError where a prompt and its answer do not fit in `place.length`.
     """
     cfg, index, count = built.steps.cfg, jax.process_index(), jax.process_count()
     if place.compute_dtype:
@@ -111,12 +111,12 @@ def hand_over(weights: model.Weights, cfg: Any, mesh: jax.sharding.Mesh) -> Hand
 
 
 def rounded(length: int, chunk: int = _CHUNK) -> int:
-    """A length of cache that is whole chunks."""
+    """The length of a cache, rounded up to whole chunks."""
     return _whole(length, chunk)
 
 
 def _whole(number: int, size: int) -> int:
-    """The smallest multiple of `size` that is no less."""
+    """The smallest multiple of `size` that is at least `number`."""
     return -(-number // size) * size
 
 
@@ -124,7 +124,7 @@ def _whole(number: int, size: int) -> int:
 def _on_one_device(
     cfg: config.ModelConfig, execution: config.ExecutionConfig, mesh: jax.sharding.Mesh
 ) -> Callable:
-    """From weights of training on `mesh` to those that decoding reads, on a device of our own."""
+    """Turns weights of training on `mesh` into decoding's, on one device of this process."""
     unstack = jax.jit(
         functools.partial(unstacked.ready, cfg, execution), out_shardings=NamedSharding(mesh, P())
     )

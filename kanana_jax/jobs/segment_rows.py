@@ -1,4 +1,4 @@
-"""Batches with one segment a row; the rows that are left are padding.
+"""Batches with one segment a row; the rows left over are padding.
 
 A column of a segment has a number for every id. Its place in a batch is where the id is the target.
 Letters: B rows, S positions, L MoE layers, K experts of a token.
@@ -16,7 +16,7 @@ LIVE = -1  # a route that the router chooses
 
 
 def batch_of(segments: Sequence[Segment], num_rows: int, seq_len: int) -> Batch:
-    """All ids of the segments, none of which has more than `seq_len` + 1, are targets.
+    """All ids of the segments are targets; no segment is longer than `seq_len` + 1.
 
     Columns and routes are those that the first segment has.
     """
@@ -42,7 +42,7 @@ def batch_of(segments: Sequence[Segment], num_rows: int, seq_len: int) -> Batch:
 
 
 def only_drawn(batch: Batch, segments: Sequence[Segment]) -> Batch:
-    """`batch_of` the segments where the loss counts what the model drew."""
+    """`batch_of` the segments, with a loss that counts what the model drew."""
     mask = np.zeros_like(batch.loss_mask)
     for row, one in enumerate(segments):
         mask[row, : len(one.ids) - 1] = np.asarray(one.origins[1:]) == Origin.MODEL

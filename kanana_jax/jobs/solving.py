@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
     is_right: bool
     has_trace: bool
-    trace_follows: bool  # every step of it, and none is missing
+    trace_follows: bool  # every step of it follows, and none is missing
 
 
 def accuracy(
@@ -52,9 +52,9 @@ def accuracy(
 
     Measures `heldout_accuracy`, `heldout_trace_share`, `heldout_trace_accuracy`, and
     `heldout_accuracy_<name>` of every language and every family where there are several; each with
-    `<key>_stderr`, the standard error of having sampled the problems. Beside them
-    `heldout_constant_accuracy`, that of the one answer which is right most often. ConfigError where
-    there is no problem.
+    `<key>_stderr`, the standard error from sampling the problems. Also
+    `heldout_constant_accuracy`, the accuracy of the one answer that is right most often. Raises
+    ConfigError where there is no problem.
     """
     if not problems:
         raise config.ConfigError("expected problems to measure accuracy on, got none")

@@ -1,4 +1,4 @@
-"""The evaluator of what experts have to do with the source of their tokens.
+"""The evaluator of how the choice of experts depends on the source of tokens.
 
     p_de = load of expert e from source d / load of all experts from d
     J(p_1 .. p_D) = H(mean_d p_d) - mean_d H(p_d)          Jensen-Shannon divergence, in nats
@@ -6,7 +6,7 @@
     specialisation     I(E; S) / H(S) = J(all sources) / ln D,  S uniform       0 alike, 1 disjoint
     source divergence  mean over pairs of sources of J(p_d, p_d')               at most ln 2
 
-As in arXiv:2608.20061, App. F and G. Both are of loads that were counted, so chance alone gives
+As in arXiv:2608.20061, App. F and G. Both are computed from counted loads, so chance alone gives
 about (E - 1) (D - 1) / (2 choices of experts) nats.
 
 Letters: L MoE layers, B sequences of a batch, S of all batches, D sources, E experts.
@@ -33,7 +33,7 @@ def evaluators(
 ) -> tuple[fit.Evaluator, ...]:
     """One over batches, as `heldout.bits_per_byte` takes them; none without experts or sources.
 
-    A forward pass of its own over each batch.
+    It makes a forward pass of its own over each batch.
     """
     steps: step_lib.Steps = built.steps
     has_experts = steps.like.weights.buffers["router_bias"].size > 0
@@ -48,7 +48,7 @@ def evaluators(
 
 
 def summarize(load_LSE: Float[np.ndarray, "L S E"], sources: heldout.Sources) -> dict[str, Any]:
-    """Means over layers, and by layer; the sources' loads in the layer that tells most of them.
+    """Means over layers, and by layer; the sources' loads in the layer that tells them apart most.
 
     Sequences beyond those of `sources` fill up the last batch.
     """
@@ -70,7 +70,7 @@ def summarize(load_LSE: Float[np.ndarray, "L S E"], sources: heldout.Sources) ->
 
 
 def divergence(share_LDE: Float[np.ndarray, "L D E"]) -> Float[np.ndarray, "L"]:
-    """Jensen-Shannon, of D distributions that weigh the same."""
+    """Jensen-Shannon divergence of D distributions with equal weights."""
     return _entropy(share_LDE.mean(axis=1)) - _entropy(share_LDE).mean(axis=1)
 
 

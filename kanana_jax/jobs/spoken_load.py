@@ -1,7 +1,7 @@
 """Listeners of a speech server in simulated time, one policy against another; nothing is trained.
 
 The device is known by its costs, which `python -m kanana_jax.generate.serve.bench` measures: see
-`generate.streams.simulated`. Runs are of a policy, a number of listeners and a seed, which decides
+`generate.streams.simulated`. A run has a policy, a number of listeners and a seed, which decides
 when they first ask and how long answers are.
 """
 
@@ -73,7 +73,7 @@ class Config:
         return listing.table(self)
 
     def heard(self, arm: str, number: int, seed: int) -> list[playback.Heard]:
-        """What so many listeners hear under a policy."""
+        """What `number` listeners hear under the policy `arm`."""
         rng = random.Random(f"{seed} {number}")
         asked = [(rng.uniform(0, self.first_asked_within_s), one) for one in range(number)]
         names = [field.name for field in dataclasses.fields(simulated.Device)]
@@ -120,7 +120,7 @@ def _written(
     seconds: float,
     record: Mapping[str, Any],
 ) -> results.Run:
-    """A run's folder, and what a report reads of it."""
+    """Writes a run's folder; returns what a report reads of it."""
     values = playback.summary(heard, axes[LISTENERS])
     values["underruns_per_minute"] = 60 * values["underruns"] / values["sound_s"]
     directory = workdir / f"{axes[results.ARM]}-{axes[LISTENERS]}-seed{axes[results.SEED]}"

@@ -1,9 +1,9 @@
-"""What is read of a teacher, found once for every batch of a run and kept in the data's cache.
+"""Outputs of a teacher for every batch of a run, computed once and kept in the data's cache.
 
     CACHE/teacher-NAME/        NAME: digest of the batches, of the teacher and of what is read of it
 
-The pass is made before the first step; then the teacher is not held any more. A run that goes on
-reads the store. Each process has one of its own, with the rows that it loads.
+The pass is made before the first step; then the teacher is no longer held. A run that goes on reads
+the store. Each process has a store of its own, with the rows that it loads.
 """
 
 import functools
@@ -57,12 +57,12 @@ def source(
     start: Start,
     teacher: Teacher,
 ) -> TaughtSource:
-    """`of_text` with what is read of the teacher. All processes call it together."""
+    """`of_text` with the teacher's outputs. All processes call it together."""
     weights = teacher.load()
     of_batches = (of_text.fingerprint, cfg.seed, cfg.seq_len, cfg.batch_size, cfg.weights)
     path = start.cache_dir / _name(built, teacher.shape, weights, (*of_batches, num_batches))
     found = _opened(path, start.report)
-    # Each may have a disk of its own; the pass below needs all of them.
+    # Each process may have its own disk; the pass below needs all processes.
     if not all(parallel.everyones(found is not None)):
         batches = (of_text.batch(number, weights) for number in range(num_batches))
         owner = cache_files.digest(str(built.directory.absolute()))

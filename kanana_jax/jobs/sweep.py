@@ -71,7 +71,7 @@ class Sweep:
     arms: tuple[Arm, ...] = ()
     axes: tuple[Axis, ...] = ()
     seeds: Annotated[int, Range(1, 10_000, "each is a run")] = 1
-    # Runs that train at once, of those that differ in rate and seed; see `pack`.
+    # How many of the runs that differ in rate and seed train at once; see `pack`.
     pack: Annotated[int, Range(1, 1024, "their states are on the device together")] = 1
 
     def __post_init__(self):
@@ -90,14 +90,14 @@ class Sweep:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the record of a comparison has beside the settings of its base."""
+        """What the record of a comparison has besides the settings of its base."""
         everything = json.loads(config.to_json(self))
         return {name: everything[name] for name in ("arms", "axes", "seeds", "pack")}
 
     def edited(self, edits: Iterable[str]) -> Self:
         """With `path=value` edits; refuses settings that arms or axes would silently override.
 
-        New values of an axis are those of all arms: they replace what single arms have of it.
+        New values of an axis hold for all arms: they replace the values of single arms.
         """
         own, of_axes, of_base = {}, {}, []
         axes = {axis.path for axis in self.all_axes()}
@@ -134,7 +134,7 @@ class Sweep:
         return edited
 
     def listing(self) -> str:
-        """As of `base`, with what the runs differ in."""
+        """The listing of `base`, with what the runs differ in."""
         axes = [f"{axis.path} = {', '.join(map(str, axis.values))}" for axis in self.axes]
         arms = [f"arm {arm.name!r}: {', '.join(arm.edits)}" for arm in self.arms]
         seeds = f"seeds = {self.seeds}"
@@ -169,7 +169,7 @@ class Sweep:
         return tuple(arm for name, arm in known.items() if name in names)
 
     def all_axes(self) -> list[Axis]:
-        """Those of all arms and of single ones."""
+        """The axes of all arms and of single ones."""
         return [*self.axes, *(axis for arm in self.arms for axis in arm.axes)]
 
     def values_of(self, arm: Arm) -> dict[str, tuple[Any, ...]]:
@@ -184,7 +184,7 @@ class Sweep:
         return found
 
     def run_of(self, arm: Arm, at: dict[str, Any], seed: int, folder: Path, name: str) -> Run:
-        """One arm at one place; `name` begins that of its folder below `folder`."""
+        """One arm at one place; the name of its folder below `folder` begins with `name`."""
         base = self.base
         for path, value in at.items():
             base = _with(base, path, value)
@@ -226,7 +226,7 @@ class Sweep:
 
 
 def _items(text: str, path: str) -> list[str]:
-    """Between commas, or of a JSON list."""
+    """The items of a JSON list, or those between commas."""
     try:
         items = json.loads(text) if text.startswith("[") else text.split(",")
     except (ValueError, RecursionError) as error:

@@ -20,12 +20,15 @@ class Known(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The teacher's; empty: the student is held to what it was."""
+        """The teacher's folder; empty: the student is held to what it was."""
         return self.distill.teacher.replace("{seed}", str(self.train.seed))
 
 
 def shape(own: Known) -> config.ModelConfig:
-    """Raises ConfigError where it reads other tokens, CheckpointError where it is no folder."""
+    """The teacher's shape.
+
+    Raises ConfigError where it reads other tokens, CheckpointError where it is no folder.
+    """
     if not own.folder:
         return own.student
     initial.check_tokenizer(own.folder, own.tokenizer, "distill.teacher")
@@ -39,7 +42,7 @@ def shape(own: Known) -> config.ModelConfig:
 
 
 def expect(own: Known) -> None:
-    """Raises ConfigError where nobody is named who could teach."""
+    """Raises ConfigError where the settings name nobody who could teach."""
     if own.distill.weight and not own.folder and not own.train.init_from:
         raise config.ConfigError(
             "distill.teacher must name a model folder, got nothing; only a student with "
@@ -56,7 +59,7 @@ def shape_in_step(own: Known) -> config.ModelConfig | None:
 
 
 def restored(own: Known, built: Built, start: Start) -> model.Weights:
-    """Spread over the mesh as the student is."""
+    """The teacher's weights, spread over the mesh as the student's are."""
     if not own.folder:
         return start.first_weights()
     like = state.abstract_weights(shape(own), built.mesh)

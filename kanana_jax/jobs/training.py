@@ -1,6 +1,6 @@
 """What every job that trains shares: checks, data, folders, compilation, the loop, the report.
 
-A job says what is its own in a `Job`; `run_all` does the rest, for one run or for those of a
+A `Job` says what is a job's own; `run_all` does the rest, for one run or for those of a
 comparison. With several processes all of them call it. Whatever one of them finds wrong, all raise.
 """
 
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     """The runs of a command, and what its folder says of them."""
 
     base: config.TrainingConfig
-    axes: dict[str, Any]  # beside the settings in config.json
+    axes: dict[str, Any]  # next to the settings in config.json
     runs: list[Run]
     write_report: Callable[[list[results.Run], Mapping[str, Any], Path], str]
     pack: int = 1  # runs that train at once, where their compiled steps are the same
@@ -90,8 +90,8 @@ def next_token(cfg: config.TrainingConfig) -> NextToken:
 def run_all(job: Job, plan: Plan, workdir: Path) -> None:
     """Trains every run of `plan` in `workdir`, or continues it; finished ones are not repeated.
 
-    Raises UserError before anything is written in `workdir`, and StorageError when it takes no
-    writing at the start or the end.
+    Raises UserError before anything is written in `workdir`, and StorageError when `workdir` cannot
+    be written to at the start or the end.
     """
     parallel.expect_devices()
     _expect_same(plan)
@@ -133,7 +133,7 @@ class _Opened(NamedTuple):
 
 
 def _check(job: Job, plan: Plan, workdir: Path) -> Plan:
-    """All that can be known without the data; the runs have the shape of train.init_from."""
+    """Checks all that can be known without the data; gives runs the shape of train.init_from."""
     plan = plan._replace(
         base=initial.with_shape(plan.base), runs=[_with_shape(one) for one in plan.runs]
     )
@@ -182,7 +182,7 @@ def _with_shape(one: Run) -> Run:
 
 
 def _shared_checkpoints(plan: Plan) -> list[tuple[str, bool]]:
-    """Where they lie, and whether they may be those of another working directory."""
+    """Where checkpoints lie, and whether they may be those of another working directory."""
     places = dict.fromkeys(one.config.train.checkpoint_dir for one in plan.runs)
     may_take_over = provenance.is_allowed("train.checkpoint_dir", plan.base.resume.allow)
     return [(checkpoint.shared_place(one, plan.base.name), may_take_over) for one in places if one]
@@ -201,7 +201,7 @@ def _open(job: Job, plan: Plan, workdir: Path) -> _Opened:
 
     runs = [with_vocab(one) for one in plan.runs]
     base = plan.base
-    if not base.model.vocab_size:  # else an arm's or an axis' may be another
+    if not base.model.vocab_size:  # else that of an arm or axis may differ
         base = base.with_vocab(runs[0].config.model.vocab_size)
     digest = ",".join(dict.fromkeys(text.digest for text in texts.values()))
     provenance.check_data(workdir, base.resume.allow, digest, "text")

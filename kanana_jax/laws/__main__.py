@@ -1,6 +1,6 @@
 """Fits scaling laws: python -m kanana_jax.laws COMMAND --help.
 
-Exit code 2: the runs do not tell what was asked of them; one line says why.
+Exit code 2: the runs cannot answer what was asked; one line says why.
 """
 
 import argparse

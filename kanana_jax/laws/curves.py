@@ -1,11 +1,11 @@
-"""Losses against tokens, and what two of them say of transfer (arXiv:2510.22037).
+"""Loss curves against tokens, and what two of them say about transfer (arXiv:2510.22037).
 
     BTS(d) = -(sigma(L(d)) - 2 d) / d        L: of target text alone, sigma: tokens at which an even
                                              mixture of two languages has that loss
 
 1: the source is as good as target text, 0: of no use, below: it does harm. The score drifts with
 its anchor d, so it is a curve and has a range. Amounts are tokens, or content where a token of one
-text holds more than one of the other.
+text holds more than a token of the other.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from kanana_jax.laws.errors import LawError
 
 @dataclass(frozen=True)
 class Curve:
-    """Losses on target text after so many tokens, at one state of the learning rate."""
+    """Losses on target text against tokens read, at one state of the learning rate."""
 
     tokens_N: Float[np.ndarray, "N"]
     loss_N: Float[np.ndarray, "N"]
@@ -41,7 +41,7 @@ class Curve:
             raise LawError(f"content_per_token must be positive, got {self.content_per_token}")
 
     def loss_at(self, tokens: Float[np.ndarray, "A"]) -> Float[np.ndarray, "A"]:
-        """Between readings on logarithms; NaN outside of them."""
+        """Interpolated between readings on logarithms; NaN outside of them."""
         return np.exp(
             np.interp(
                 np.log(tokens),
@@ -70,7 +70,7 @@ class TransferScore(NamedTuple):
 
     @property
     def range(self) -> tuple[float, float]:
-        """Lowest and highest, which belong to what is published of a pair."""
+        """Lowest and highest score, which belong in what is published about a pair."""
         return float(np.nanmin(self.score_A)), float(np.nanmax(self.score_A))
 
 
@@ -83,8 +83,8 @@ def bilingual_transfer(
 ) -> TransferScore:
     """BTS with anchors in tokens of target text.
 
-    LawError where the curves are of two states of the rate, which alone looks like transfer, or
-    share no anchor.
+    LawError where the two curves have different states of the rate, which alone looks like
+    transfer, or share no anchor.
     """
     _expect_one_state(mono, bilingual)
     anchor_A = np.asarray(anchor_A, float)
@@ -102,7 +102,7 @@ def bilingual_transfer(
 
 
 def crossover(fine_tuned: Curve, scratch: Curve) -> float | None:
-    """Tokens from which training from scratch is better than going on from another model.
+    """Tokens from which training from scratch is better than continuing from another model.
 
     None where that was not seen: scratch stays behind, or is ahead from the first common reading.
     """

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from kanana_jax.laws.errors import LawError
 from kanana_jax.laws.forms import Form, Points
 
-_STEP = 1e-4  # of the differences that stand for derivatives
+_STEP = 1e-4  # of the finite differences
 _IDLE = 1e-9  # the derivative of ln L by a parameter that nothing depends on
 _SINGULAR = 1e-7  # of the largest singular value, columns scaled to 1
 _PART = 0.05  # of a vanishing direction: parameters below are not named
@@ -21,8 +21,8 @@ _PART = 0.05  # of a vanishing direction: parameters below are not named
 def check(form: Form, points: Points, states: Iterable[str] | None = None) -> None:
     """LawError names the parameters that the design leaves open, and what to run for them.
 
-    `states` say of every point at which state of the learning rate it was read, such as "decayed":
-    losses of two states differ by more than what is fitted.
+    `states` gives for every point the state of the learning rate at which it was read, such as
+    "decayed": losses of two states differ by more than what is fitted.
     """
     kinds = sorted(set(states or ()))
     if len(kinds) > 1:
@@ -36,7 +36,7 @@ def check(form: Form, points: Points, states: Iterable[str] | None = None) -> No
 
 
 def _few_shares(form: Form, points: Points) -> list[str]:
-    """A tau from one mixture share is as good as the form of the law between it and none."""
+    """A tau from one mixture share is only as good as the law's form between it and none."""
     names = [name for name in form.names if name.startswith("tau_")]
     if not names:
         return []
@@ -52,7 +52,7 @@ def _few_shares(form: Form, points: Points) -> list[str]:
 
 
 def open_parameters(form: Form, points: Points) -> list[str]:
-    """Parameters that some direction without effect on ln L is made of."""
+    """Parameters that take part in a direction without effect on ln L."""
     slope_PX = _slopes(form, points)
     size_X = np.linalg.norm(slope_PX, axis=0)
     is_idle_X = size_X < _IDLE
@@ -64,7 +64,7 @@ def open_parameters(form: Form, points: Points) -> list[str]:
     slope_PX = slope_PX[:, ~is_idle_X] / size_X[~is_idle_X]
     _, sizes, directions = np.linalg.svd(slope_PX, full_matrices=False)
     vanishing = directions[sizes < _SINGULAR * sizes[0]]
-    # Several directions mix; what any of them moves cannot be told from the rest of them.
+    # Several directions mix; the parameters that any of them moves cannot be told apart.
     parts = [n for n, part in zip(names, np.abs(vanishing).T, strict=True) if any(part > _PART)]
     if parts:
         found.append(f"{' and '.join(_two(parts))} apart (losses depend on them together alone)")
@@ -72,7 +72,7 @@ def open_parameters(form: Form, points: Points) -> list[str]:
 
 
 def _slopes(form: Form, points: Points) -> Float[np.ndarray, "P X"]:
-    """At a law of no special place: E, A f and B g alike, theta a little beside its starts."""
+    """Derivatives at a generic law: E, A f and B g alike, theta a little off its starts."""
     theta = form.internal([np.mean(one.starts) + 0.013 for one in form.thetas])
     at_X = np.concatenate([np.zeros(3), theta])
 

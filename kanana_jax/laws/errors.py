@@ -1,7 +1,7 @@
-"""What a fit says when the data cannot answer it."""
+"""What a fit raises when the data cannot answer it."""
 
 from kanana_jax.errors import UserError
 
 
 class LawError(UserError, ValueError):
-    """The runs, or their design, do not tell what was asked of them."""
+    """The runs, or their design, cannot answer what was asked."""

@@ -2,7 +2,7 @@
 
     direct        L-BFGS over all parameters
     projected     L-BFGS over theta; for each theta the best E, A and B are found (variable
-                  projection), so that the search has three dimensions less
+                  projection), so that the search has three dimensions fewer
 
 Both start from the grid of the form's starts and go on from the best few. Gradients are JAX's.
 """
@@ -54,7 +54,7 @@ def fit(
 ) -> Fit:
     """The law of least summed Huber loss. `start` is the vector of another fit, in place of a grid.
 
-    LawError with fewer points than parameters or a loss that is not positive.
+    LawError unless there are more points than parameters and all losses are positive.
     """
     loss_P = np.asarray(loss_P, np.float64)
     if loss_P.shape != (len(points),) or not np.all(np.isfinite(loss_P) & (loss_P > 0)):
@@ -98,7 +98,7 @@ def _projected(form: Form, points: Points, log_loss_P, start, delta) -> Fit:
 
 
 def _minimize(evaluate: Callable, start: Any, limits: list) -> Any:
-    """L-BFGS, begun again where it stopped until that gains nothing: its memory goes stale."""
+    """L-BFGS, restarted where it stopped until that gains nothing: its memory goes stale."""
     options = {"maxiter": 3000, "maxfun": 6000, "ftol": 1e-14, "gtol": 1e-7, "maxcor": 30}
 
     def search(x):
@@ -139,7 +139,7 @@ def _grid(form: Form) -> list[Float[np.ndarray, "T"]]:
 
 
 def bounds(form: Form) -> list[tuple[float, float]]:
-    """Of theta, as it is fitted."""
+    """Bounds of theta, as it is fitted."""
     lower_T, upper_T = (
         form.internal([getattr(one, end) for one in form.thetas]) for end in ("lower", "upper")
     )
@@ -168,7 +168,7 @@ def _project(form, points, log_loss_P, delta, theta):
     """(objective, its gradient by theta, ln of the best E, A and B).
 
     At the best E, A and B the objective does not change with them, so its gradient by theta is
-    that at fixed ones.
+    the one with them fixed.
     """
     log_eab = _best_eab(objective.centered(form, theta, points), log_loss_P, delta)
 

@@ -4,8 +4,8 @@
     chinchilla    f = N^-alpha           g = D_total^-beta       theta: alpha, beta
     curse         f = K^phi N^-alpha     g = K^psi D_t^-beta     theta: alpha, beta, phi, psi
 
-N and D count from a geometric mean of the data while a fit is under way, which keeps E, A and B
-apart; `Law` has them as written. Letters: P points, S sources, K languages, T thetas.
+During a fit N and D are relative to a geometric mean of the data, which keeps E, A and B apart;
+`Law` has them as written. Letters: P points, S sources, K languages, T thetas.
 """
 
 import functools
@@ -34,7 +34,7 @@ class Points(NamedTuple):
 
 
 class Theta(NamedTuple):
-    """A parameter that f and g depend on in another way than by a factor."""
+    """A parameter of f and g that is not a factor."""
 
     name: str
     lower: float
@@ -88,7 +88,7 @@ _BETA = Theta("beta", 0.01, 2.0, (0.2, 0.45))
 
 @functools.cache
 def atlas(num_sources: int) -> Form:
-    """Of one target language, with the transfer weights of sources and of all others."""
+    """The law of one target language, with the transfer weights of sources and of all others."""
     taus = [f"tau_{number}" for number in range(1, num_sources + 1)]
 
     def features(theta, points, xp):
@@ -144,7 +144,7 @@ def points(
 
     def each(values, like=shape):
         values = np.zeros(like) if values is None else np.asarray(values, np.float64)
-        # Infinity has no product with 0; more than any count says the same.
+        # Infinity has no product with 0; a number above any count says the same.
         return np.minimum(np.broadcast_to(values, like), 1e30)
 
     tokens = saturation.Tokens(

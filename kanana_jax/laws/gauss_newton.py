@@ -24,7 +24,7 @@ def minimize(
     """The parameters near `start_X` whose `predict` is nearest to `log_loss_P`.
 
     Every step solves least squares with the weights that Huber's loss gives the residuals of the
-    step before (IRLS), and is taken where the objective falls; else the damping grows.
+    step before (IRLS). It is taken where the objective falls; otherwise the damping grows.
     """
 
     def value_at(x_X):

@@ -20,7 +20,7 @@ from kanana_jax.laws.forms import Form, Law, Points
 
 @dataclass(frozen=True)
 class Intervals:
-    """Bands of every parameter, and the laws of the draws for what follows from several."""
+    """Bands of every parameter, and the laws of the draws for numbers that depend on several."""
 
     bands: Mapping[str, bootstrap.Band]
     laws: tuple[Law, ...]
@@ -41,7 +41,7 @@ def of_fit(
 ) -> Intervals:
     """95 % intervals. `runs_P` names the run of each point; None: every point is one.
 
-    LawError with fewer runs than two.
+    LawError with fewer than two runs.
     """
     form = found.law.form
     names, run_P = np.unique(

@@ -1,4 +1,4 @@
-"""What keeps a loss: more languages, or a cheaper pair of model and tokens.
+"""Keeping a loss with more languages, or with a cheaper pair of model and tokens.
 
 L = E + A K^phi N^-alpha + B K^psi D_t^-beta        (the form "curse" of `forms`)
 K -> r K:  N -> r^(phi/alpha) N     D_t -> r^(psi/beta) D_t     K D_t -> r^(1 + psi/beta) K D_t
@@ -13,7 +13,7 @@ from kanana_jax.laws.errors import LawError
 
 
 class Factors(NamedTuple):
-    """By what r times as many languages multiply parameters, tokens of all, and their product."""
+    """The factors of parameters, total tokens and their product for r times as many languages."""
 
     num_params: float
     tokens: float
@@ -29,7 +29,7 @@ class Cheapest(NamedTuple):
 
 
 def factors(law: forms.Law, more_languages: float) -> Factors:
-    """At equal loss. LawError unless `more_languages` is positive."""
+    """The factors at equal loss. LawError unless `more_languages` is positive."""
     _expect_curse(law)
     if not more_languages > 0:
         raise LawError(f"more_languages must be positive, got {more_languages}")

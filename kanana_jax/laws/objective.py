@@ -1,9 +1,9 @@
-"""What a fit makes small: the sum of Huber's loss of the residuals of ln L.
+"""What a fit minimises: the sum of Huber's loss of the residuals of ln L.
 
     sum_P huber((ln L(theta) - ln loss) / delta)        huber(z) = z^2 / 2, or |z| - 1/2 beyond 1
 
 It is summed and not averaged: an optimiser that reads the mean stops early (arXiv:2404.10102).
-delta is 1e-3, Chinchilla's. A law is the vector (ln E, ln A, ln B, theta), where A and B are of
+delta is 1e-3, Chinchilla's. A law is the vector (ln E, ln A, ln B, theta), where A and B multiply
 f and g divided by their geometric means over the data. All of it is in float64.
 """
 
@@ -20,13 +20,13 @@ DELTA = 1e-3
 
 
 def centered(form: Form, internal: Any, points: Points) -> Float[Array, "P 2"]:
-    """ln f and ln g less their means."""
+    """ln f and ln g minus their means."""
     log_fg = jnp.stack(form.features(form.natural(internal, jnp), points, jnp), axis=-1)
     return log_fg - log_fg.mean(0)
 
 
 def log_loss(form: Form, vector: Any, points: Points) -> Float[Array, "P"]:
-    """ln L of the law that `vector` is."""
+    """ln L of the law that `vector` describes."""
     return jax.nn.logsumexp(log_parts(vector[:3], centered(form, vector[3:], points)), axis=-1)
 
 
@@ -41,7 +41,7 @@ def huber(residual_P: Any, delta: Any = DELTA) -> Float[Array, ""]:
 
 
 def as_law(form: Form, vector: Any, points: Points) -> Law:
-    """With A and B as the form is written."""
+    """The law, with A and B as the form is written."""
     theta = form.natural(np.asarray(vector[3:], np.float64))
     log_fg = np.stack(form.features(theta, points, np))
     scale = np.exp(np.concatenate([[0.0], -log_fg.mean(1)]))

@@ -53,7 +53,7 @@ def transfer(
 
 
 def recovery(found: Sequence[Recovered], path: Path) -> None:
-    """Every fit beside the truth, a panel for each parameter."""
+    """Every fit next to the truth, a panel for each parameter."""
     names = [name for name in found[0].found if name not in ("A", "B")]
     columns = -(-len(names) // 2)
     figure = Figure(figsize=(canvas.WIDTH_INCHES, 5.0), dpi=canvas.DPI, layout="constrained")

@@ -3,9 +3,9 @@
     paired t test of K seeds     t = mean difference / (sd / sqrt(K)), noncentral where there is one
     a law's parameters           covariance = sigma^2 (J^T J)^-1,       J = d ln L / d parameters
 
-The standard deviation of a pilot of few seeds is itself a guess: `Pilot.sd_high` is what it may be
-once in ten times, and a design that decides with that is safe. Letters: K seeds, P points, X
-parameters.
+The standard deviation of a pilot of few seeds is itself a guess. The true one may be above
+`Pilot.sd_high` once in ten times, so a design that decides with that is safe. Letters: K seeds,
+P points, X parameters.
 """
 
 import math
@@ -25,7 +25,7 @@ _STEP = 1e-5
 
 
 class Pilot(NamedTuple):
-    """Of differences between two arms, paired by seed."""
+    """Statistics of differences between two arms, paired by seed."""
 
     mean: float
     sd: float
@@ -49,7 +49,7 @@ def pilot(one_K: Float[np.ndarray, "K"], other_K: Float[np.ndarray, "K"]) -> Pil
 def smallest_difference(
     sd: float, num_seeds: int, *, coverage: float = COVERAGE, power: float = POWER
 ) -> float:
-    """The difference that a paired two-sided test tells from none with probability `power`."""
+    """The difference that a paired two-sided test detects with probability `power`."""
     if num_seeds < 2:
         raise LawError(f"a band over seeds needs two or more, got {num_seeds}")
     root = math.sqrt(num_seeds)
@@ -59,7 +59,7 @@ def smallest_difference(
         rejected = stats.ncf.sf(limit**2, 1, num_seeds - 1, num_seeds * effect**2)
         return float(rejected) - power
 
-    most = 1.0 / root  # standard errors; far beyond what is sought the distribution has no digits
+    most = 1.0 / root  # standard errors; far beyond the root the distribution has no digits
     while excess(most) < 0:
         most *= 1.5
     return sd * optimize.root_scalar(excess, bracket=(0.0, most)).root
@@ -68,7 +68,7 @@ def smallest_difference(
 def seeds_needed(
     sd: float, difference: float, *, coverage: float = COVERAGE, power: float = POWER
 ) -> int:
-    """The fewest seeds that tell `difference`; LawError where a thousand do not."""
+    """The fewest seeds that detect `difference`; LawError where a thousand do not."""
     if not difference > 0 or not sd > 0:
         raise LawError(f"difference and sd must be positive, got {difference} and {sd}")
     options = {"coverage": coverage, "power": power}
@@ -86,9 +86,9 @@ def seeds_needed(
 
 
 def parameter_errors(law: Law, points: Points, sigma: float) -> dict[str, float]:
-    """Standard deviations of fitted parameters, of losses whose logarithm has the noise `sigma`.
+    """Standard deviations of parameters fitted to losses whose logarithm has the noise `sigma`.
 
-    To first order and of least squares. LawError where the points leave a parameter open.
+    To first order and for least squares. LawError where the points leave a parameter open.
     """
     names = list(law.values)
     slope_PX = np.stack([_slope(law, points, name) for name in names], axis=-1)

@@ -1,7 +1,7 @@
 """Proxy runs, from their folders or from a table, as `token_axis` reads them.
 
-A folder is one of a run (result.json) or holds some, as the working directory of a comparison does.
-A table is a csv with the columns tokens, lr and loss, and run where several have one rate.
+A folder is a run's (result.json), or holds several, as the working directory of a comparison does.
+A table is a csv with the columns tokens, lr and loss, and run where several runs share a rate.
 """
 
 import csv
@@ -19,7 +19,7 @@ from kanana_jax.report import results
 
 AVERAGED = "heldout_bpb_average"
 COLUMNS = ("tokens", "lr", "loss")
-# Runs that are compared may differ in nothing else of these groups.
+# Compared runs may differ in these groups only in _MAY_DIFFER.
 _GROUPS = ("model", "data", "optimizer", "stages")
 _MAY_DIFFER = ("optimizer.lr", "data.seed", "data.cache_dir")
 
@@ -43,7 +43,7 @@ def load(paths: Sequence[Path], *, arm: str | None = None, metric: str = AVERAGE
 
 
 def joined(curves: Sequence[Curve], notes: list[str]) -> token_axis.Proxies:
-    """At the budgets at which all of them were measured."""
+    """The proxies, at the budgets at which all curves were measured."""
     if not curves:
         raise LawError("no run is left to fit")
     common = set.intersection(*(set(one.loss_of) for one in curves))
@@ -62,7 +62,7 @@ def joined(curves: Sequence[Curve], notes: list[str]) -> token_axis.Proxies:
 
 
 def of_table(path: Path) -> list[Curve]:
-    """Curves of a csv; a row that holds no number is named."""
+    """Curves of a csv. LawError names a row that holds no numbers."""
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))

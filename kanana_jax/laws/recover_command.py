@@ -1,4 +1,4 @@
-"""What 64 runs can know of a multilingual law, by fits to losses that a known one made."""
+"""What 64 runs can tell about a multilingual law, by fits to losses that a known one made."""
 
 import argparse
 import json

@@ -1,7 +1,7 @@
 """Does the multilingual fit find the law that made the losses? A design, its noise, its answer.
 
 Sizes, tokens and mixtures are those that fit a laptop: 64 points. The spread over draws of noise is
-what a real study of that design could know of each parameter.
+what a real study of that design could know about each parameter.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from kanana_jax.laws import fitting, forms
 
-# The law, the text that there is, and shares of the target, two sources and all others.
+# The law, the available text, and shares of the target, two sources and all others.
 TRUTH = forms.Law(
     forms.atlas(2),
     {
@@ -35,7 +35,7 @@ TOKENS = tuple(np.geomspace(1e6, 40e6, 4))
 
 
 class Recovered(NamedTuple):
-    """Fits to losses of one size of noise: (draws,) of every parameter."""
+    """Fits to losses with one size of noise: (draws,) of every parameter."""
 
     sigma: float
     found: Mapping[str, Float[np.ndarray, "D"]]

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# D_eff of negative taus is kept above this share of the target's tokens, where losses are finite.
+# With negative taus D_eff is kept above this share of the target's tokens: losses stay finite.
 _LEAST = 1e-3
 
 
 class Tokens(NamedTuple):
-    """Tokens read at every point, and the unique ones among what they were drawn from."""
+    """Tokens read at every point, and the number of unique ones they were drawn from."""
 
     target_P: Any
     sources_PS: Any  # whose transfer is asked for, one by one

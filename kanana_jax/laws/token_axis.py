@@ -3,7 +3,7 @@
     L = a x^2 + b x + c        x = ln rate, at every budget of tokens
     ln rate* = beta ln tokens + gamma                      rate* = exp(-b / 2a)
 
-Every proxy keeps its rate and averages its weights, so that each point of it is the end of a run of
+Every proxy keeps its rate and averages its weights, so each of its points is the end of a run of
 that budget. Letters: R runs, T budgets, D draws.
 """
 
@@ -50,7 +50,7 @@ class Proxies:
             raise LawError(f"budgets must be positive and increase, got {self.tokens_T}")
 
     def at(self, keep_T: Bool[np.ndarray, "T"]) -> "Proxies":
-        """With the budgets in `keep_T`."""
+        """The proxies at the budgets in `keep_T`."""
         return Proxies(self.rate_R, self.tokens_T[keep_T], self.loss_RT[:, keep_T])
 
 
@@ -61,7 +61,7 @@ class Optima:
     tokens_T: Float[np.ndarray, "T"]
     curvature_T: Float[np.ndarray, "T"]  # a
     rate_T: Float[np.ndarray, "T"]
-    is_bracketed_T: Bool[np.ndarray, "T"]  # lower and higher rates than the best one ran
+    is_bracketed_T: Bool[np.ndarray, "T"]  # rates below and above the best one were run
     fitted_RT: Float[np.ndarray, "R T"]
 
 
@@ -75,7 +75,7 @@ class HeldOut:
 
     @property
     def errors_T(self) -> Float[np.ndarray, "T"]:
-        """Relative."""
+        """Relative errors."""
         return np.abs(self.predicted_T / self.actual_T - 1)
 
     @property
@@ -85,7 +85,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """The law with what it says of one budget; bands are NaN where no residual is left."""
+    """The law and what it says about one budget; bands are NaN where no residual is left."""
 
     law: lines.Line  # slope: beta, intercept: gamma
     tokens: float
@@ -93,7 +93,7 @@ class Extrapolation:
     rate_band: bootstrap.Band
     beta_band: bootstrap.Band
     num_runs: int
-    share_failed: float  # of bootstrap draws, which had no best rate at some budget
+    share_failed: float  # of bootstrap draws: those without a best rate at some budget
 
 
 def optima(proxies: Proxies) -> Optima:
@@ -125,8 +125,8 @@ def extrapolate(
 ) -> Extrapolation:
     """The best rate at `tokens`, with the band of a wild bootstrap over runs.
 
-    The band knows the noise of the proxies; that the law goes on beyond them is assumed, and
-    `hold_out` is the test of that. LawError where a fifth of the draws has no best rate.
+    The band covers the noise of the proxies. That the law goes on beyond them is assumed;
+    `hold_out` tests that. LawError where more than a fifth of the draws have no best rate.
     """
     found = optima(proxies)
     line, num_runs = law(found), len(proxies.rate_R)

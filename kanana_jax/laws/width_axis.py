@@ -2,8 +2,8 @@
 
     log2 rate*(width) = shift log2 width + constant        shift: octaves per doubling
 
-Rates are those of the base width, so that 0 is what a rule of transfer promises. At every width a
-parabola of the loss in ln rate is fitted to all runs, seeds among them; the band is of a wild
+Rates are those of the base width, so a rule of transfer promises a shift of 0. At every width a
+parabola of the loss in ln rate is fitted to all runs, seeds among them; the band is that of a wild
 bootstrap over runs. Letters: R runs of one width, W widths, D draws.
 """
 
@@ -36,11 +36,11 @@ class Shift:
     octaves: float
     band: bootstrap.Band
     octaves_D: Float[np.ndarray, "D"]
-    excess: float  # relative loss at the widest, at the narrowest's best rate, above its least
+    excess: float  # relative loss of the widest above its least, at the narrowest's best rate
 
     @property
     def is_bracketed(self) -> bool:
-        """Lower and higher rates ran than the best one of every width."""
+        """Whether rates below and above the best one were run at every width."""
         return bool(self.is_bracketed_W.all())
 
 

@@ -84,7 +84,7 @@ def absorb(cfg: ModelConfig, params: Params) -> Params:
 
 
 def absorb_specs(specs: dict[str, ParamSpec]) -> dict[str, ParamSpec]:
-    """What they are then: roles and axes, no matrices."""
+    """The specs of `AbsorbedAttention`'s parameters: roles and axes, no matrices."""
     return _with_absorbed(
         specs,
         w_key=ParamSpec(role="matrix", logical_axes=("heads", "head_dim", "kv_lora")),

@@ -20,7 +20,7 @@ class Attention(NamedTuple):
     over_cache: Callable[..., Any]
     # (cfg, split, first_layer) -> what the parameters of a stack of layers are.
     specs: Callable[[ModelConfig, str, int], dict[str, ParamSpec]]
-    # Parameters of one layer as decoding has them, and what they are then.
+    # Parameters of one layer in the form that decoding uses, and their specs in that form.
     prepare: Callable[[ModelConfig, dict[str, Any]], dict[str, Any]]
     prepare_specs: Callable[[dict[str, ParamSpec]], dict[str, ParamSpec]]
     # (cfg, num_rows, length, dtype) -> arrays (num_rows, length, ...) of one layer, of zeros.

@@ -90,8 +90,8 @@ def quantile_router_bias(
 ) -> Float[Array, "L E"]:
     """Quantile balancing, from the histograms that were counted with `bias_LE`.
 
-    The result lies in the bin of the quantile, at most its width from it. A layer that saw no token
-    keeps its bias.
+    The result lies in the quantile's bin, at most the bin's width from the quantile. A layer that
+    saw no token keeps its bias.
     """
     if needed_LXEN is None:  # no layer has experts
         return bias_LE

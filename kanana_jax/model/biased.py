@@ -1,4 +1,4 @@
-"""LayerNorm and a product with a bias, which encoders have and decoders of this family have not."""
+"""LayerNorm and a product with a bias, which encoders have and decoders of this family do not."""
 
 import jax
 import jax.numpy as jnp

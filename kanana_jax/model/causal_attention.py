@@ -27,8 +27,8 @@ class Moved(NamedTuple):
 def query_ids(segment_ids_BS: Int[Array, "B S"]) -> Int[Array, "B S"]:
     """Ids of queries among keys of `segment_ids_BS`: padding (segment 0) sees nothing.
 
-    It asks with an id that no key has; a large one, because kernels skip blocks by the smallest and
-    largest ids in them, and padding comes last.
+    Padding asks with an id that no key has. The id is large because kernels skip blocks by the
+    smallest and largest ids in them, and padding comes last.
     """
     return jnp.where(segment_ids_BS == 0, jnp.iinfo(jnp.int32).max, segment_ids_BS)
 
@@ -44,9 +44,8 @@ def attend(
 ) -> tuple[Float[Array, "B S H U"], Float[Array, "B H"]]:
     """One device's queries on keys of the whole sequence, as `local.gather_past` joins them.
 
-    Returns the output and each head's largest logit over all devices of the context axis. The last
-    device's causal work is every device's: keys that come later are there but carry the id of
-    padding.
+    Returns the output and each head's largest logit over all devices of the context axis. Every
+    device does the causal work of the last one: later keys are there but carry the id of padding.
     """
     key_ids_BT, num_later = local.gather_past(key_ids_BS, "context", 1)
     key_ids_BT = jnp.where(jnp.arange(key_ids_BT.shape[1]) < num_later, 0, key_ids_BT)
@@ -66,7 +65,7 @@ def attend(
 def store(cache: Any, new: Any, positions_BS: Int[Array, "B S"], row_B: Any) -> tuple[Any, Any]:
     """Writes what decoding keeps of new tokens into arrays (rows, T, ...) of one layer.
 
-    Returns the cache, and what it then holds of each sequence's row. `row_B` says which row each
+    Returns the updated cache, and each sequence's row of it. `row_B` says which row each
     sequence has; None: its own. A position beyond the cache is not written.
     """
     to_B = jnp.arange(positions_BS.shape[0]) if row_B is None else row_B
@@ -82,7 +81,7 @@ def cached_weights(
     positions_BS: Int[Array, "B S"],
     dtype: jnp.dtype,
 ) -> Float[Array, "B H S T"]:
-    """The softmax of float32 products of queries and cached keys over the keys that are seen."""
+    """The softmax, over the keys that are seen, of float32 products of queries and cached keys."""
     score_BHST = xla_hints.keep_score_layout(score_BHST)
     is_seen_BST = jnp.arange(score_BHST.shape[-1]) <= positions_BS[..., None]
     score_BHST = jnp.where(is_seen_BST[:, None], score_BHST * rope.softmax_scale(cfg), -jnp.inf)

@@ -1,7 +1,7 @@
 """Blocks that decode: training's layers around an attention over a cache.
 
-Every layer has arrays of its own: kernels would be handed copies of what is sliced from a stack,
-which for experts is most of the model.
+Every layer has arrays of its own: kernels would receive copies of slices of a stack, which for
+experts is most of the model.
 """
 
 import dataclasses

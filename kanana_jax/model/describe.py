@@ -17,7 +17,7 @@ def describe(cfg: ModelConfig, split: str = "parts") -> dict[str, Any]:
     """A tree of ParamSpec with the structure of the parameters.
 
     `split` says what counts as one matrix in attention: "none" takes each projection whole; "parts"
-    parts the K and V columns of wkv_b; "heads" also takes every head of wq (or wq_b), wk, wv and
+    splits the K and V columns of wkv_b; "heads" also takes every head of wq (or wq_b), wk, wv and
     wkv_b by itself. Gate and up are two matrices in every case.
     """
     if split not in ("none", "parts", "heads"):

@@ -1,4 +1,4 @@
-"""What the parameters of encoders of images and of sounds are; see `describe.describe`."""
+"""What the parameters of image and sound encoders are; see `describe.describe`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def norm(*lead: str) -> dict[str, ParamSpec]:
 
 
 def linear(rows: str, cols: str, *lead: str) -> dict[str, ParamSpec]:
-    """A matrix of its own; of a stack in each layer."""
+    """One matrix, or one in each layer of a stack."""
     first = len(lead)
     layout = MatrixSpec(rows=(first,), cols=(first + 1,), batch=tuple(range(first)))
     matrix = ParamSpec(role="matrix", logical_axes=(*lead, rows, cols), matrix=layout)
@@ -20,7 +20,7 @@ def linear(rows: str, cols: str, *lead: str) -> dict[str, ParamSpec]:
 
 
 def vector(*axes: str, qk_clip: QKClipSpec | None = None) -> ParamSpec:
-    """What no matrix product has: gains, biases, weights of single channels."""
+    """A parameter outside matrix products: gains, biases, weights of single channels."""
     return ParamSpec(role="norm", logical_axes=axes, qk_clip=qk_clip)
 
 
@@ -59,5 +59,5 @@ def convolutions(*taps: str) -> dict[str, Any]:
 
 
 def merge() -> dict[str, Any]:
-    """What makes positions of the decoder."""
+    """The MLP that makes positions of the decoder."""
     return {"inner": linear("embed", "mlp"), "outer": linear("mlp", "embed")}

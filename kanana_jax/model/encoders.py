@@ -1,9 +1,9 @@
-"""The encoders that a decoder may have, and where what they make goes in its sequence.
+"""The encoders that a decoder may have, and where their output goes in its sequence.
 
     vision    of images          audio    of sounds
 
-Each is a part of the parameters of that name, with a shape in `ModelConfig` and kind of features of
-its own.
+Each is a part of the parameters, under that name, with its own shape in `ModelConfig` and its own
+kind of features.
 
 Letters: B rows of a batch, S positions, M slots, W width of the decoder.
 """
@@ -26,13 +26,13 @@ _SPECS = {"vision": vision.specs, "audio": audio.specs}
 
 
 def shapes(cfg: ModelConfig) -> dict[str, VisionConfig | AudioConfig]:
-    """Of the encoders that there are, in the order of their layers."""
+    """The shapes of the encoders that the model has, in the order of their layers."""
     found = {name: getattr(cfg, name) for name in _FEATURES}
     return {name: shape for name, shape in found.items() if shape is not None}
 
 
 def kind_of(cfg: ModelConfig, features: Features) -> str:
-    """Which encoder reads them; ValueError where the model has not this one."""
+    """Which encoder reads these features; ValueError where the model lacks it."""
     name = next(name for name, kind in _FEATURES.items() if isinstance(features, kind))
     if getattr(cfg, name) is None:
         raise ValueError(
@@ -70,7 +70,7 @@ def _skeleton(cfg: ModelConfig, execution: ExecutionConfig, name: str):
 def insert(
     x_BSD: Float[Array, "B S W"], slots_BMD: Float[Array, "B M W"], slots_BS: Int[Array, "B S"]
 ) -> Float[Array, "B S W"]:
-    """The embeddings with those of slots where one stands."""
+    """The embeddings, replaced by a slot's where one stands."""
     index_BS = jnp.maximum(slots_BS, 0)
     there_BSD = jnp.take_along_axis(slots_BMD, index_BS[..., None], axis=1)
     return jnp.where((slots_BS >= 0)[..., None], there_BSD.astype(x_BSD.dtype), x_BSD)

@@ -2,7 +2,7 @@
 
 A float32 number is the sum of three bfloat16 numbers, eight bits of its significand each. Products
 of two bfloat16 numbers are exact in float32, so that three products give what one in float32 would,
-up to the order of the sum. GPUs have units for them, and none for float32 products.
+up to the order of the sum. GPUs have units for bfloat16 products, and none for float32 products.
 Letters: B batch, S sequence, D inputs, E outputs, F parts of all outputs side by side.
 """
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 @jax.custom_vjp
 def matmul(x_BSD: Float[Array, "B S D"], w_DE: Float[Array, "D E"]) -> Float[Array, "B S E"]:
-    """x W in float32 of bfloat16 x and float32 W; the gradient of x is bfloat16, rounded once."""
+    """x W in float32, for bfloat16 x and float32 W; the gradient of x is bfloat16, rounded once."""
     out_BSF = _product("BSD,DF->BSF", x_BSD, jnp.concatenate(_parts(w_DE, 3), axis=-1))
     high, mid, low = jnp.split(out_BSF, 3, axis=-1)
     return high + (mid + low)
@@ -29,7 +29,7 @@ def _backward(residuals, grad_BSE):
     # One by one: compilers sum the parts before they sum over devices.
     of_high, of_mid, of_low = (_product("BSD,BSE->DE", x_BSD, part) for part in (high, mid, low))
     grad_DE = of_high + (of_mid + of_low)
-    # Left out are terms below 2**-16 of the sum, of which bfloat16 keeps 2**-8.
+    # Terms below 2**-16 of the sum are left out; bfloat16 keeps 2**-8 of it.
     w_high, w_mid = _parts(w_DE, 2)
     grad_BSF = jnp.concatenate([high, high, mid], axis=-1)
     grad_BSD = _product("BSF,DF->BSD", grad_BSF, jnp.concatenate([w_high, w_mid, w_high], axis=-1))

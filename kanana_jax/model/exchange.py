@@ -1,4 +1,4 @@
-"""Each token to the devices that hold its experts, once to each, and the sums of these back.
+"""Sends each token once to each device that holds its experts, and brings the sums back.
 
     received = send(routes, x)          rows of this device's experts, from all devices
     out      = send_back(routes, y)     out[t] = sum of y over the devices that had token t
@@ -22,7 +22,7 @@ from kanana_jax.parallel import local, ragged
 from pallas_kernels.moe_mlp import routing
 
 # An all-gather passes each row on from neighbour to neighbour; the exchange packs rows first, and
-# on a torus some cross links that lie between. So it has to save this much to be worth while.
+# on a torus some cross the links in between. So it has to save this much to be worthwhile.
 WORTH_WHILE = 0.5
 
 
@@ -37,7 +37,7 @@ def share_sent(num_experts: int, num_chosen: int, num_devices: int) -> float:
 
     Per token and direction an all-gather (or reduce-scatter) over X devices moves X - 1 rows of the
     model's width, one to each other device. The exchange moves one to each other device that holds
-    a chosen expert. When every set of K of E experts is chosen alike, a device with E / X of them
+    a chosen expert. When every set of K of E experts is equally likely, a device with E / X of them
     holds none with probability C(E - E/X, K) / C(E, K), so a token moves
 
         (X - 1) p,    p = 1 - C(E - E/X, K) / C(E, K) <= min(1, K / X)
@@ -66,7 +66,7 @@ def form(
 
 
 def route(device_TK: Int[Array, "T K"]) -> Routes:
-    """Plans for tokens whose experts are on these devices, within `shard_map`."""
+    """The routes of tokens whose experts are on these devices, within `shard_map`."""
     num_devices, top_k = local.axis_size("expert"), device_TK.shape[1]
     is_same_TKK = device_TK[:, :, None] == device_TK[:, None, :]
     is_again_TK = jnp.tril(is_same_TKK, -1).any(axis=2)

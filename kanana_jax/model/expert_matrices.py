@@ -1,10 +1,10 @@
 """The experts' matrices as FP8, made once for everything that a step does with them.
 
-Micro-batches read them, and both passes, also where backward makes a layer again. They are the
-numbers that each use would make, so nothing of a step changes, and no state holds them. On a device
+All micro-batches and both passes read them, also where backward recomputes a layer. They are the
+numbers that each use would make, so a step does not change, and no state holds them. On a device
 they need 1 byte for each of its experts' parameters, 2 where a kernel reads both orientations.
 
-Layers that are scanned have one stack; others an array each, which no kernel has to be cut from.
+Scanned layers have one stack; others have an array each, so that no kernel needs a slice.
 """
 
 import functools
@@ -30,7 +30,7 @@ def are_made(execution: ExecutionConfig) -> bool:
 
 
 def once(params: dict[str, Any], execution: ExecutionConfig) -> OfLayers | None:
-    """Those of all MoE layers; None where there are none, or the precision has none."""
+    """The matrices of all MoE layers; None where there are none, or the precision has none."""
     if "moe_layers" not in params or not are_made(execution):
         return None
     mlp = params["moe_layers"]["mlp"]
@@ -72,7 +72,7 @@ def axes(matrices: Matrices | None) -> list[local.Axes]:
 
 
 def _of_device(stack, width_dim: int) -> jax.ShapeDtypeStruct:
-    """A layer's weights of one device, as far as kernels depend on it: on widths."""
+    """One device's weights of a layer, as far as kernels depend on them: their widths."""
     shape = list(stack.shape[1:])
     shape[width_dim] //= local.axis_size("tensor")
     return jax.ShapeDtypeStruct(shape, stack.dtype)

@@ -3,8 +3,8 @@
     q_h, k_g = rope(x W_q_h), rope(x W_k_g)     v_g = x W_v_g     g = h // (H / G)
     out      = concat_h softmax(scale q_h k_g^T) v_g W_o
 
-With `qk_norm` (Qwen 3) each head of q and k goes through an RMSNorm before its rotation; its gamma
-is one for all heads, and never zero-centred, so that QK-Clip can scale it.
+With `qk_norm` (Qwen 3) each head of q and k goes through an RMSNorm before its rotation. All
+heads of each share one gamma, which is never zero-centred, so that QK-Clip can scale it.
 
 Letters: B batch, S sequence, T cache length, D hidden, H query heads, G key and value heads,
 N = H / G query heads of a key head, K width of a head, L layers.
@@ -84,7 +84,7 @@ class GroupedQueryAttention(Projections):
     ) -> tuple[Float[Array, "B S D"], Float[Array, "B H"]]:
         """Returns the output and each head's largest logit; padding (segment 0) has no part in it.
 
-        A sequence of padding only has -inf as its largest logit.
+        A sequence of nothing but padding has -inf as its largest logit.
         """
         out_BSHK, max_logits_BH = self.by_head(x_BSD, rotation, segment_ids_BS)
         return self.output(out_BSHK), max_logits_BH
@@ -95,7 +95,7 @@ class GroupedQueryAttention(Projections):
         rotation: rope.Rotation,
         segment_ids_BS: Int[Array, "B S"],
     ) -> tuple[Float[Array, "B S H K"], Float[Array, "B H"]]:
-        """What each head found, and its largest logit."""
+        """The output of each head, and its largest logit."""
         tokens = ("batch", "sequence")
         of_queries, of_keys = (*tokens, "heads", "head_dim"), (*tokens, "kv_heads", "head_dim")
         return local.on_parts(
@@ -121,7 +121,7 @@ class GroupedQueryAttention(Projections):
 
 
 class Cache(NamedTuple):
-    """Of one layer: rotated keys, and values."""
+    """The rotated keys and the values of one layer."""
 
     k: Float[Array, "rows T G K"]
     v: Float[Array, "rows T G K"]
@@ -167,8 +167,8 @@ class CachedAttention(Projections):
 def specs(cfg: ModelConfig, split: str, first_layer: int) -> dict[str, param_specs.ParamSpec]:
     """See `describe.describe`. Logits shrink by gamma where no other head reads what is scaled.
 
-    A key head that several query heads read stays, and the query takes all of gamma. Behind an
-    RMSNorm no scale of wq would show: there the gammas of the norms shrink by the layer's smallest.
+    A key head that several query heads read stays, and the query takes all of gamma. An RMSNorm
+    would undo any scale of wq: there the gammas of the norms shrink by the layer's smallest.
     """
     size, kv_heads = cfg.qk_head_dim, num_kv_heads(cfg)
     is_shared = kv_heads < cfg.num_heads

@@ -2,12 +2,12 @@
 
     scale = alpha / rank     A: inputs x rank, uniform in +-1/sqrt(inputs)     B: rank x outputs, 0
 
-so that before the first step the model is the one below. The sum is formed where a layer begins,
+so that before the first step the model is the base model. The sum is formed where a layer begins,
 for one layer at a time, and modules know nothing of it: memory holds it, and its gradient, for the
-layer that is at work. What recomputation saves is what else would keep it for the backward pass.
+layer that is at work. Without recomputation the backward pass would keep it.
 
-A leaf's A has its axes with one of the rank in the place of the outputs, and B in that of the
-inputs, so both are spread over a mesh as the leaf is.
+A has the leaf's axes with one of the rank in the place of the outputs, B with one in the place of
+the inputs, so both are spread over a mesh as the leaf is.
 
 Letters: L layers.
 """
@@ -46,7 +46,7 @@ class Adapter:
 
 
 class Layout(NamedTuple):
-    """Of a leaf in one layer."""
+    """The layout of a leaf in one layer."""
 
     equation: str  # A and B to their product, behind any further axes
     axes: tuple[str, ...]  # of the leaf
@@ -122,7 +122,7 @@ def _init(site: Site, key: Array) -> Params:
 
 
 def adapters(sites: Params, alpha: float, params: Params) -> Params:
-    """Adapters of what is trained, `params` as `init` makes them. Nothing is computed."""
+    """Adapters from trained `params`, in the form that `init` makes. Nothing is computed."""
 
     def one(site: Site, pair: Params) -> Adapter:
         return Adapter(pair["a"], pair["b"], alpha / site.rank, site.layout)
@@ -131,9 +131,9 @@ def adapters(sites: Params, alpha: float, params: Params) -> Params:
 
 
 def applied(tree: Any, adapters: Params | None, dtype: Any) -> Any:
-    """A layer or a stack of them, module or dict, with its adapted leaves as they then are.
+    """A layer or a stack of layers, module or dict, with its adapters added.
 
-    These are of `dtype`, in which the model multiplies by them.
+    Adapted leaves have `dtype`, in which the model multiplies by them.
     """
     if not adapters:
         return tree
@@ -201,7 +201,7 @@ def _insert(tree: Params, names: tuple[str, ...], leaf: Any) -> None:
 
 
 def _names(path: Any) -> tuple[str, ...]:
-    """On the way to a leaf; a module's variable is a box around one value."""
+    """The names on the way to a leaf; a module's variable is a box around one value."""
     names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
     is_boxed = isinstance(path[-1], jax.tree_util.GetAttrKey) and names[-1] == "value"
     return names[:-1] if is_boxed else names

@@ -91,7 +91,7 @@ class LatentAttention(Projections):
     ) -> tuple[Float[Array, "B S D"], Float[Array, "B H"]]:
         """Returns the output and each head's largest logit; padding (segment 0) has no part in it.
 
-        A sequence of padding only has -inf as its largest logit.
+        A sequence of nothing but padding has -inf as its largest logit.
         """
         out_BSHU, max_logits_BH = self.by_head(x_BSD, rotation, segment_ids_BS)
         return self.output(out_BSHU), max_logits_BH
@@ -102,7 +102,7 @@ class LatentAttention(Projections):
         rotation: rope.Rotation,
         segment_ids_BS: Int[Array, "B S"],
     ) -> tuple[Float[Array, "B S H U"], Float[Array, "B H"]]:
-        """What each head found, and its largest logit."""
+        """The output of each head, and its largest logit."""
         tokens = ("batch", "sequence")
         return local.on_parts(
             self._attend,
@@ -131,8 +131,8 @@ class LatentAttention(Projections):
     def _attend(self, q_BSHK, c_BSC, k_rope_BSR, wkv_b_CHM, query_ids_BS, key_ids_BS):
         """One device's queries and heads, on the keys of the whole sequence.
 
-        Over the context axis latents travel, which are small, and each device makes its heads'
-        keys and values of them.
+        Latents, which are small, travel over the context axis, and each device makes its heads'
+        keys and values from them.
         """
         wkv_b_CHM = local.gather_weight(wkv_b_CHM, 0, like=q_BSHK)
         c_BTC, _ = local.gather_past(c_BSC, "context", 1)

@@ -62,8 +62,8 @@ class MoE(nnx.Module):
     ) -> tuple[Float[Array, "B S D"], RoutingStats]:
         """The output, and what was chosen; `needed_XEN` only where it is to be counted.
 
-        A token of `replayed_BSK` goes to the experts that it names, where it names some.
-        `matrices` are the experts' own as FP8, where they were made before.
+        A token goes to the experts that `replayed_BSK` names for it, where it names some.
+        `matrices` are the experts' FP8 matrices, where they were made before.
         """
         score_BSE = xla_hints.pad_single_row(lambda x: router_scores(x, self.router[...]), x_BSD)
         dtype, top_k = x_BSD.dtype, self.cfg.num_experts_per_token
@@ -196,7 +196,7 @@ def choose(
     """The experts of each token and their weights, which do not depend on the bias.
 
     Experts of `replayed_BSK` that are not negative take the place of those that would be chosen
-    (arXiv:2510.11370); their weights come from the scores here, and so has their gradient.
+    (arXiv:2510.11370); their weights come from the scores here, and so does their gradient.
     """
     biased_BSE = score_BSE + jax.lax.stop_gradient(bias_E)
     if cfg.num_groups_per_token < cfg.num_expert_groups:
@@ -246,7 +246,7 @@ def balance_loss(
 
 
 def _top_k(score_BSE: Array, top_k: int) -> Array:
-    """The experts of the largest scores; compilers would gather all scores for it."""
+    """The experts with the largest scores; compilers on their own would gather all scores."""
     tokens = ("batch", "sequence", "whole")
     return local.on_parts(
         lambda score_BSE: jax.lax.top_k(score_BSE, top_k)[1], (score_BSE,), (tokens,), tokens

@@ -1,4 +1,4 @@
-"""What one parameter is, as plain data, and the usual kinds of them below a stack of layers."""
+"""What one parameter is, as plain data, and the usual kinds of parameters in a stack of layers."""
 
 import dataclasses
 from typing import Any, Literal
@@ -11,7 +11,7 @@ Role = Literal["embedding", "head", "scalar_head", "norm", "router", "matrix"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParamSpec:
-    """One leaf. `matrix` is None for what is no matrix product: embedding, heads and norms."""
+    """One leaf. `matrix` is None for leaves of no matrix product: embedding, heads and norms."""
 
     role: Role
     logical_axes: tuple[str, ...]  # one name per axis, looked up in the sharding table
@@ -24,7 +24,7 @@ def norm(*, qk_clip: QKClipSpec | None = None) -> ParamSpec:
 
 
 def norms(cfg: ModelConfig, *names: str) -> dict[str, ParamSpec]:
-    """Those of norms that have a gain where the model's norms have one."""
+    """Specs of these norms, where the model's norms have a gain."""
     return {} if cfg.norm_gain == "none" else {name: norm() for name in names}
 
 
@@ -46,5 +46,5 @@ def of_heads(split: str) -> dict[str, Any]:
 
 
 def output(*axes: str) -> ParamSpec:
-    """The projection (L, H, U, D) of what all heads found."""
+    """The projection (L, H, U, D) of the output of all heads."""
     return matrix(*axes, rows=(1, 2), cols=(3,), batch=(0,))

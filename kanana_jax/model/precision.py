@@ -1,6 +1,6 @@
-"""Which products of the model are of FP8 (docs/precision.md): those that go through `einsum` here.
+"""Which products of the model are in FP8 (docs/precision.md): those that go through `einsum` here.
 
-Projections of attention, dense and shared MLPs do, and routed experts by
+Projections of attention, dense and shared MLPs do; routed experts go through
 `pallas_kernels.moe_mlp`. Embedding, head, router, norms and what softmax sees stay as they are.
 """
 
@@ -19,9 +19,9 @@ type Einsum = Callable[[str, Array, Array], Array]
 
 
 def einsum(execution: ExecutionConfig) -> Einsum:
-    """What multiplies activations with a matrix: jnp.einsum, or the same with FP8 operands.
+    """The function that multiplies activations by a matrix: jnp.einsum, or one with FP8 operands.
 
-    Of FP8 the spec contracts the last axes of x with the first or the last ones of w.
+    With FP8, the spec contracts the last axes of x with the first or the last ones of w.
     """
     recipe = quantize.recipe(execution.precision)
     if recipe is None or not recipe.has_dense_products:

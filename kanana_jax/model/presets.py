@@ -291,7 +291,7 @@ def kanana_8b() -> ModelConfig:
 def kanana_9_8b() -> ModelConfig:
     """Kanana-9.8B (arXiv:2502.18934): Kanana-8B with more layers.
 
-    Their number is ours: it was not published, and 40 are what 9.8B parameters come to.
+    Their number is ours: it was not published, and 9.8B parameters come to 40 layers.
     """
     return dataclasses.replace(kanana_8b(), num_layers=40, num_dense_layers=40)
 

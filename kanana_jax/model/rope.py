@@ -45,7 +45,7 @@ def frequencies(cfg: ModelConfig) -> np.ndarray:
 
 
 def _slowness(yarn: YarnConfig, size: int, theta: float) -> np.ndarray:
-    """0 for pairs that turn over beta_fast times in the original context, 1 under beta_slow."""
+    """0 for pairs with more than beta_fast turns in the original context, 1 below beta_slow."""
 
     def pair_turning(times: float) -> float:
         wavelength = yarn.original_max_positions / (times * 2.0 * math.pi)
@@ -58,7 +58,7 @@ def _slowness(yarn: YarnConfig, size: int, theta: float) -> np.ndarray:
 
 
 def _llama3_slowness(llama3: Llama3RopeConfig, frequency_r: np.ndarray) -> np.ndarray:
-    """0 for pairs that turn over high_freq_factor times in the original context, 1 under low."""
+    """0 for pairs with more than high_freq_factor turns in the original context, 1 below low."""
     turns_r = llama3.original_max_positions * frequency_r / (2.0 * math.pi)
     low, high = llama3.low_freq_factor, llama3.high_freq_factor
     return np.clip((high - turns_r) / (high - low), 0.0, 1.0)

@@ -27,7 +27,7 @@ class Layer(NamedTuple):
 def activations(
     cfg: ModelConfig, weights: Weights, inputs: Inputs, execution: ExecutionConfig
 ) -> dict[str, Any]:
-    """What every layer adds to the residual stream, the stream, what the head reads, the logits.
+    """What every layer adds to the residual stream, the stream, the head's input and the logits.
 
     Each is (B, S, D), the logits (B, S, V).
     """
@@ -45,7 +45,7 @@ def activations(
 def norm_outputs(
     cfg: ModelConfig, weights: Weights, inputs: Inputs, execution: ExecutionConfig
 ) -> dict[str, list[Any]]:
-    """(B, S, D) of the norm in front of every layer's attention, and of the last norm."""
+    """Outputs (B, S, D) of the norm in front of every layer's attention, and of the last norm."""
     *of_layers, hidden_BSD = _walk(cfg, weights, inputs, execution)
     return {"input": [layer.normed for layer in of_layers], "final": [hidden_BSD]}
 

@@ -50,7 +50,7 @@ class Aux(NamedTuple):
     """What the forward pass saw. Padding (segment id 0) counts nowhere; no field but the loss has
     a gradient."""
 
-    # Dense layers first, those of encoders last, of images before sounds; -inf: there was no token.
+    # Dense layers first, encoders' layers last, images before sounds; -inf: there was no token.
     max_logits: Float[Array, "L H"]
     sequence_load: Float[Array, "Lmoe B E"]  # tokens of each sequence sent to each expert
     balance_loss: Float[Array, ""]  # sum over MoE layers, unweighted
@@ -81,7 +81,7 @@ class Weights(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What every block reads beside the residual stream."""
+    """What every block reads besides the residual stream."""
 
     rotation: rope.Rotation
     segment_ids_BS: Int[Array, "B S"]
@@ -142,7 +142,7 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "B S D"], tuple[Any, moe.RoutingStats | None]]:
         """The layer with `attend` as its attention: decoding binds a cache to it.
 
-        Returns the residual stream, and (what `attend` returns beside its output, statistics).
+        Returns the residual stream, and (what `attend` returns besides its output, statistics).
         """
         norm = functools.partial(layers.norm, self.cfg)
         with jax.named_scope("attention"):  # profiles are read by these names
@@ -341,7 +341,7 @@ class Transformer(nnx.Module):
 
 
 def _same_heads(max_logits: list[Array]) -> list[Array]:
-    """Filled up to the most heads of a layer, with what no logit is below."""
+    """Filled up with -inf to the largest number of heads of a layer."""
     most = max(x.shape[1] for x in max_logits)
     return [
         jnp.pad(x, ((0, 0), (0, most - x.shape[1])), constant_values=-jnp.inf) for x in max_logits
@@ -435,7 +435,7 @@ def logits(
 def scalars(
     cfg: ModelConfig, params: Params, hidden_BSD: Float[Array, "B S D"]
 ) -> Float[Array, "B S"]:
-    """What the scalar head gives hidden states, in float32. ValueError where there is none."""
+    """The scalar head's output for hidden states, in float32. ValueError where there is none."""
     if not cfg.scalar_head:
         raise ValueError(
             "scalars need a model with model.scalar_head=true, got one without; "

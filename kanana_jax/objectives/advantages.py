@@ -16,19 +16,19 @@ Groups = Int[np.ndarray, " N"]
 
 
 def group_mean(reward_N: Rewards, group_N: Groups) -> Float[np.ndarray, " N"]:
-    """ValueError where a group has one rollout, which nothing can be compared with."""
+    """ValueError where a group has one rollout, with nothing to compare it to."""
     place_N, size_N = _members(reward_N, group_N)
     return np.asarray(reward_N, np.float64) - _sums(reward_N, place_N) / size_N
 
 
 def leave_one_out(reward_N: Rewards, group_N: Groups) -> Float[np.ndarray, " N"]:
-    """An unbiased baseline, as its own reward is not in it. ValueError as in `group_mean`."""
+    """The baseline is unbiased, as it leaves out R itself. ValueError as in `group_mean`."""
     _, size_N = _members(reward_N, group_N)
     return group_mean(reward_N, group_N) * size_N / (size_N - 1)
 
 
 def group_norm(reward_N: Rewards, group_N: Groups, eps: float = 1e-6) -> Float[np.ndarray, " N"]:
-    """With the standard deviation of a sample, n - 1. ValueError as in `group_mean`."""
+    """Uses the sample standard deviation, n - 1. ValueError as in `group_mean`."""
     place_N, size_N = _members(reward_N, group_N)
     centered_N = group_mean(reward_N, group_N)
     variance_N = _sums(centered_N**2, place_N) / (size_N - 1)
@@ -36,7 +36,7 @@ def group_norm(reward_N: Rewards, group_N: Groups, eps: float = 1e-6) -> Float[n
 
 
 def has_equal_rewards(reward_N: Rewards, group_N: Groups) -> Bool[np.ndarray, " N"]:
-    """Whether all rollouts of its group have one reward, so that nothing is learnt from them."""
+    """Whether all rollouts of a group have the same reward, so that nothing is learnt from them."""
     _, place_N = np.unique(group_N, return_inverse=True)
     lowest, highest = np.full(len(reward_N), np.inf), np.full(len(reward_N), -np.inf)
     np.minimum.at(lowest, place_N, reward_N)
@@ -62,7 +62,7 @@ def overlong_penalty(
 def _members(
     reward_N: Rewards, group_N: Groups
 ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
-    """The place of its group among the groups, and the group's size."""
+    """For every rollout, its group's place among the groups, and that group's size."""
     if len(reward_N) != len(group_N):
         raise ValueError(
             f"every rollout needs a reward and a group, got {len(reward_N)} rewards and "
@@ -78,5 +78,5 @@ def _members(
 
 
 def _sums(value_N: Float[np.ndarray, " N"], place_N: Int[np.ndarray, " N"]):
-    """The sum over its group, for every rollout."""
+    """For every rollout, the sum over its group."""
     return np.bincount(place_N, weights=np.asarray(value_N, np.float64))[place_N]

@@ -1,4 +1,4 @@
-"""Weights of tokens for the gap between the policy that drew them and the one that trained.
+"""Weights of tokens for the gap between the policy that drew them and the trainer's.
 
     rho_t = pi_o / mu
 
@@ -6,9 +6,9 @@
     Masked        c_t = rho_t where low <= rho_t <= high, else 0
     SequenceMask  c_t = 1 where low <= m <= high, else 0; m = mean_t rho_t or exp(mean_t log rho_t)
 
-mu is the policy of the engine as the tokens were drawn, pi_o that of the trainer before the first
-update of the round, with the same weights: other kernels, other rounding, other experts. c has no
-gradient and multiplies the surrogate, not the divergence from a reference.
+mu is the engine's policy as the tokens were drawn, pi_o the trainer's before the first update of
+the round. Their weights are the same; kernels, rounding and experts differ. c has no gradient and
+multiplies the surrogate, not the divergence from a reference.
 Letters: B sequences, S positions.
 """
 
@@ -61,7 +61,7 @@ class Masked:
 class SequenceMask:
     """Rollouts that are far off as a whole do not count. ValueError where out of range.
 
-    The geometric mean has the sum of the log-ratios in it and does not grow with the length.
+    The geometric mean contains the sum of the log-ratios but does not grow with the length.
     """
 
     low: float = 0.5

@@ -1,10 +1,10 @@
-"""The clipped loss of values (arXiv:1707.06347; its code has the clip), the mean over drawn tokens.
+"""The clipped value loss (arXiv:1707.06347; its code has the clip), a mean over drawn tokens.
 
     l_t = 1/2 max((v - R)^2, (v_c - R)^2)          v_c = min(max(v, v_old - clip), v_old + clip)
     -d l_t / d v = R - v, or 0 where the second square is the larger one
 
-v is the scalar head's number at the position that predicts the token, R the column "returns" and
-v_old the column "old_values", the head's number as advantages were formed.
+v is the scalar head's output at the position that predicts the token, R the column "returns" and
+v_old the column "old_values", the head's output when advantages were formed.
 Letters: B sequences, S positions.
 """
 
@@ -22,7 +22,10 @@ from kanana_jax.objectives.rollouts import Totals, is_drawn
 
 @dataclass(frozen=True)
 class ValueLoss:
-    """`weight` beside the policy's loss, as both move the same layers. ValueError out of range."""
+    """`weight` is relative to the policy's loss, as both move the same layers.
+
+    ValueError where out of range.
+    """
 
     weight: float = 0.1
     clip: float = 0.2
@@ -47,7 +50,7 @@ class ValueLoss:
     def sums(
         self, value_BS: Float[Array, "B S"], batch: Batch, totals: Totals
     ) -> dict[str, Float[Array, ""]]:
-        """ "loss" has the weight, "value_loss" has not; `explained_variance` reads the others."""
+        """ "loss" is weighted, "value_loss" is not; `explained_variance` reads the others."""
         return_BS = jnp.asarray(batch.extra["returns"])
         error_BS = return_BS - value_BS
         squared_BS = jnp.maximum(error_BS**2, (return_BS - self._bounded(value_BS, batch)) ** 2)
@@ -73,7 +76,7 @@ class ValueLoss:
 
 
 def explained_variance(figures: Mapping[str, Any]) -> float:
-    """1 - Var(R - v) / Var(R) of a step's figures: 1 of a perfect critic, 0 of a constant one.
+    """1 - Var(R - v) / Var(R) of a step's figures: 1 for a perfect critic, 0 for a constant one.
 
     NaN where returns do not vary.
     """

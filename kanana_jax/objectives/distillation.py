@@ -1,9 +1,9 @@
-"""A student's loss against a teacher, beside that of the next token: means over the targets.
+"""A student's loss against a teacher, added to the next-token loss: means over the targets.
 
     loss = sum_t [ce_weight nll_t + weight divergence(p_t, q_t)] / targets
 
-The divergence is one of `soft_targets`: of whole distributions, so the head takes it while it forms
-the student's logits, in the same pass as the cross-entropy.
+The divergence is one of `soft_targets`. It compares whole distributions, so the head computes it
+while it forms the student's logits, in the same pass as the cross-entropy.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from kanana_jax.objectives.soft_targets import Divergence
 class Teaching:
     """The term of the teacher. ValueError where `weight` is out of range.
 
-    A teacher that `is_live` is a forward pass of frozen weights in each step; else what is read of
-    it comes with the batch, as the columns of the divergence.
+    A teacher that `is_live` takes a forward pass of frozen weights in each step; otherwise its
+    numbers come with the batch, as the columns of the divergence.
     """
 
     divergence: Divergence

@@ -9,7 +9,7 @@
 g = -d loss / d log pi. In the mean over tokens that pi draws, g times the gradient of log pi is
 minus the gradient named (arXiv:2512.21852; J. Schulman, "Approximating KL divergence", 2020). d
 itself, k1, estimates the divergence without bias, but as a loss its gradient is 0 in the mean: it
-belongs into the reward, see `gae.with_divergence`. Letters: B sequences, S positions.
+belongs in the reward, see `gae.with_divergence`. Letters: B sequences, S positions.
 """
 
 from typing import Literal
@@ -43,14 +43,14 @@ def check(name: str, weight: float) -> None:
 def k3(log_ratio_BS: Float[Array, "B S"]) -> Float[Array, "B S"]:
     """exp(x) - 1 - x, x the log-ratio of the other policy to the one that drew; never below 0."""
     x_BS = jnp.minimum(log_ratio_BS, MAX_LOG_RATIO)
-    # exp(x) - 1 of a small x would lose the digits that x^2 / 2 has.
+    # For small x, exp(x) - 1 would lose the digits of x^2 / 2.
     return jnp.expm1(x_BS) - x_BS
 
 
 def terms(
     name: Divergence, d_BS: Float[Array, "B S"], log_ratio_BS: Float[Array, "B S"]
 ) -> tuple[Float[Array, "B S"], Float[Array, "B S"]]:
-    """The loss of every token and g, from d and from log r, of one of the three names."""
+    """The loss of every token, and g, from d and log r, for one of the three names."""
     if name == "loss_k2":
         return 0.5 * d_BS**2, -d_BS
     if name == "loss_k3":

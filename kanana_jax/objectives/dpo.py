@@ -2,9 +2,9 @@
 
     loss(m) = -(1 - e) log sigmoid(m) - e log sigmoid(-m)        e: label_smoothing
 
-With e the labels are taken to be swapped in that share of the pairs. Over the mean of an answer's
-tokens in the place of their sum it is length-normalised DPO (arXiv:2411.15124), where a
-beta of 5 is usual, against 0.1 here.
+e is the share of pairs whose labels are taken to be swapped. With the mean over an answer's tokens
+instead of their sum, this is length-normalised DPO (arXiv:2411.15124), where a beta of 5 is usual,
+against 0.1 here.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def dpo(
     sft_weight: float = 0.0,
     reference: Reference = "computed",
 ) -> Preference:
-    """Over the sums of the answers' tokens."""
+    """DPO over the sums of the answers' tokens."""
     return Preference(beta, Logistic(label_smoothing), sft_weight=sft_weight, reference=reference)
 
 
@@ -57,7 +57,7 @@ def dpo_norm(
     sft_weight: float = 0.0,
     reference: Reference = "computed",
 ) -> Preference:
-    """Over the means of the answers' tokens."""
+    """DPO over the means of the answers' tokens."""
     return Preference(
         beta,
         Logistic(label_smoothing),

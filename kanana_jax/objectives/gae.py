@@ -2,8 +2,8 @@
 
     delta_t = R_t + gamma V_next - V_t        A_t = delta_t + gamma lambda A_next
 
-`next` is the next token that the model drew in the rollout. What an environment wrote between two
-of its turns takes no time: value and sum pass over it, as if the turns touched. After the last
+`next` is the next token that the model drew in the rollout. Text of an environment between two of
+the model's turns takes no time: value and sum skip it, as if the turns touched. After the last
 token both are 0. NumPy in float64, as rollouts are collected. Rows are those of a batch: segments
 are rollouts, `is_drawn_BS` is 1 on drawn targets. Letters: B sequences, S positions.
 """
@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
     """0 where nothing was drawn."""
 
     advantage_BS: Numbers
-    return_BS: Numbers  # A + V, what a critic is to give
+    return_BS: Numbers  # A + V, the critic's target
 
 
 def gae(
@@ -66,7 +66,7 @@ def with_divergence(
 ) -> Numbers:
     """Rewards minus weight times log pi_o - log ref on every drawn token: k1, in the reward.
 
-    Its mean is that of the rewards minus weight times KL(pi_o, ref), and so is its gradient
+    In the mean this is the reward minus weight times KL(pi_o, ref), and so is its gradient
     (arXiv:2203.02155, eq. 2). Sums over a rollout are the rewards that groups compare.
     ValueError where a reward is not on a drawn token.
     """

@@ -3,7 +3,7 @@
     loss = (d - 1 / (2 beta))^2 = ((m - 1/2) / beta)^2        d = m / beta
 
 d, the margin before beta multiplies it, is a difference of means over the answers' tokens: sums
-grow with the length, which the target 1 / (2 beta) does not. A pair past its target is pulled back,
+grow with the length, but the target 1 / (2 beta) does not. A pair past its target is pulled back,
 so labels that never differ do not drive the margin to infinity.
 """
 
@@ -29,5 +29,5 @@ class Squared:
 
 
 def ipo(beta: float, *, sft_weight: float = 0.0, reference: Reference = "computed") -> Preference:
-    """Over the means of the answers' tokens."""
+    """IPO over the means of the answers' tokens."""
     return Preference(beta, Squared(beta), is_mean=True, sft_weight=sft_weight, reference=reference)

@@ -5,8 +5,8 @@ weight per token and adds up
 
     sum_t w_t (nll_t + z_weight logz_t^2),        w_t = -d loss / d log-probability of target t
 
-so a loss of the targets' log-probabilities needs no head of its own: it says what w is. A loss of
-the scalars that a reward model gives its positions does the same with -r_t in the place of nll_t.
+so a loss of the targets' log-probabilities needs no head of its own: it only provides w. A loss of
+the scalars r_t that a reward model gives its positions does the same with -r_t instead of nll_t.
 
 Letters: B sequences, S positions.
 """
@@ -21,14 +21,14 @@ from kanana_jax.objectives.soft_targets import Divergence
 
 
 class Seen(NamedTuple):
-    """What a step reports. `sums` has "loss", what is minimised."""
+    """What a step reports. `sums` has "loss", which is minimised."""
 
     sums: dict[str, Array]  # scalars; those of micro-batches add up to the batch's
-    maxima: dict[str, Array]  # of micro-batches the largest counts
+    maxima: dict[str, Array]  # the largest of the micro-batches counts
 
 
 class Critic(Protocol):
-    """A loss of the scalar head's numbers beside an objective's own, in the same pass. Hashable."""
+    """A loss of the scalar head, added to an objective's own in the same pass. Hashable."""
 
     def coefficients(
         self, value_BS: Float[Array, "B S"], /, batch: Batch, totals: Any
@@ -49,7 +49,7 @@ class Teaching(Protocol):
 
     @property
     def is_live(self) -> bool:
-        """Whether the teacher's logits are formed in the step; else batches have what is read."""
+        """Whether the teacher's logits are formed in the step; else batches hold its numbers."""
         ...
 
     def coefficients(self, batch: Batch, totals: Any) -> Float[Array, "B S"]:
@@ -66,12 +66,12 @@ class Objective(Protocol):
 
     @property
     def reads_scalars(self) -> bool:
-        """Whether it is a loss of what the scalar head gives, and not of log-probabilities."""
+        """Whether it is a loss of the scalar head's output, and not of log-probabilities."""
         ...
 
     @property
     def needs_values(self) -> bool:
-        """Whether w depends on what it reads: a forward pass of the head of its own."""
+        """Whether w depends on the values it reads, which takes a separate pass of the head."""
         ...
 
     @property
@@ -94,16 +94,16 @@ class Objective(Protocol):
 
     @property
     def critic(self) -> Critic | None:
-        """A loss of values beside it; the model then needs a scalar head."""
+        """An added loss of values; the model then needs a scalar head."""
         ...
 
     @property
     def teaching(self) -> Teaching | None:
-        """A loss against a teacher beside it."""
+        """An added loss against a teacher."""
         ...
 
     def totals(self, batch: Batch) -> Any:
-        """What it must know of the whole batch, before that is cut into micro-batches."""
+        """What it must know about the whole batch, before it is cut into micro-batches."""
         ...
 
     def coefficients(

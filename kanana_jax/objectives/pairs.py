@@ -1,4 +1,4 @@
-"""Pairs of answers in a batch: a number of every answer, and back to its positions.
+"""Pairs of answers in a batch: one number per answer, and back to its positions.
 
 Pair k = 1, 2, ... of a row is segment 2k - 1, with the chosen answer, and segment 2k, with the
 rejected one; `Batch.loss_mask` is 1 on the answers. A row holds whole pairs, so rows can be cut
@@ -19,7 +19,7 @@ from kanana_jax.objectives import segments
 
 
 class Pairs(NamedTuple):
-    """A number of both answers of every pair; 0 where there is no pair."""
+    """One number for each answer of every pair; 0 where there is no pair."""
 
     is_pair_BK: Bool[Array, "B K"]
     chosen_BK: Float[Array, "B K"]
@@ -36,7 +36,7 @@ def count(batch: Batch) -> Float[Array, ""]:
 
 
 def sums(value_BS: Float[Array, "B S"], batch: Batch) -> Pairs:
-    """The sum of each answer's values. Where none counts, `value_BS` must be 0 already."""
+    """The sum of each answer's values. `value_BS` must already be 0 where it does not count."""
     sum_BG = segments.reduced(jax.ops.segment_sum, value_BS, batch)
     num_pairs = value_BS.shape[1] // 2
     is_pair_BK = jnp.arange(num_pairs) < _of_rows(batch)[:, None]
@@ -47,7 +47,7 @@ def sums(value_BS: Float[Array, "B S"], batch: Batch) -> Pairs:
 
 
 def shares(batch: Batch) -> Float[Array, "B S"]:
-    """1 / targets of its answer at every target, 0 elsewhere: sums of it are means."""
+    """At every target 1 / targets of its answer, 0 elsewhere: sums weighted by it are means."""
     mask_BS = jnp.asarray(batch.loss_mask)
     return mask_BS / jnp.maximum(segments.sums(mask_BS, batch), 1.0)
 
@@ -64,7 +64,7 @@ def ends(batch: Batch) -> Float[Array, "B S"]:
 def at_positions(
     chosen_BK: Float[Array, "B K"], rejected_BK: Float[Array, "B K"], batch: Batch
 ) -> Float[Array, "B S"]:
-    """The number of its own answer at every position; 0 in padding."""
+    """At every position, the number of its own answer; 0 in padding."""
     segment_BS, num_pairs = jnp.asarray(batch.segment_ids), chosen_BK.shape[1]
     if not num_pairs:
         return jnp.zeros(segment_BS.shape, chosen_BK.dtype)
@@ -78,7 +78,7 @@ def at_positions(
 def means(
     of_pairs: Mapping[str, Float[Array, "B K"]], pairs: Pairs, totals: Float[Array, ""]
 ) -> dict[str, Float[Array, ""]]:
-    """The sums over the pairs here, divided by those of the whole batch."""
+    """The sums over the pairs here, divided by the pairs of the whole batch."""
     return {
         name: jnp.sum(jnp.where(pairs.is_pair_BK, values_BK, 0.0)) / totals
         for name, values_BK in of_pairs.items()

@@ -1,4 +1,4 @@
-"""Policy gradients: a surrogate of the expected advantage, and what stands beside it.
+"""Policy gradients: a surrogate of the expected advantage, and the terms added to it.
 
     loss = sum_t a_t (c_t l_t + kl_weight k_t) + ptx_weight mean_t nll_t
     w_t  = a_t (c_t g_t + kl_weight h_t)                        and ptx_weight / targets
@@ -6,9 +6,9 @@
 The first sum runs over the tokens that the model drew, the mean over the targets of stored data.
 l, g: `surrogates` and `squared`. a: `rollouts`. c: `corrections`. k, h: `divergences`.
 
-The columns of a batch, float32, on targets: "advantage"; "old", the log-probability by the trainer
-before the first update of the round; "sampler", that by the engine as the token was drawn;
-"reference", that by the weights to stay close to; "stored", 1 on rows of stored data;
+The columns of a batch, float32, on targets: "advantage"; the log-probabilities "old", by the
+trainer before the first update of the round, "sampler", by the engine as the token was drawn, and
+"reference", by the weights to stay close to; "stored", 1 on rows of stored data;
 "temperature", by which logits were divided; "returns" and "old_values" of a critic.
 Letters: B sequences, S positions.
 """
@@ -96,7 +96,7 @@ class PolicyGradient:
         totals: rollouts.Totals,
         frozen: Mapping[str, Float[Array, "B S"]],
     ) -> Float[Array, "B S"]:
-        """w of the module's docstring: 0 on what was neither drawn nor stored."""
+        """w of the module's docstring: 0 on tokens neither drawn nor stored."""
         del frozen
         assert value_BS is not None or not self.needs_values
         logp_BS = jnp.zeros_like(batch.loss_mask) if value_BS is None else value_BS
@@ -121,10 +121,10 @@ class PolicyGradient:
     ) -> Seen:
         """The loss, and means over the drawn tokens.
 
-        "old_k1" and "old_k3" estimate KL(old, pi) ("sampler_k1", "sampler_k3" of a ratio to the
+        "old_k1" and "old_k3" estimate KL(old, pi) ("sampler_k1", "sampler_k3" for a ratio to the
         sampler), "reference_k3" KL(pi, reference), "mismatch_k3" KL(sampler, old). "drawn_nll" is
-        -log pi, which of tokens that pi draws has the entropy as its mean. "clipped" and "masked"
-        are shares of tokens, "ptx_nll" a mean over stored targets.
+        -log pi: its mean over tokens that pi draws is the entropy. "clipped" and "masked" are
+        shares of tokens, "ptx_nll" a mean over stored targets.
         """
         del logz_BS, frozen
         drawn = self._drawn(value_BS, batch)
@@ -150,7 +150,7 @@ class PolicyGradient:
         return Drawn(
             is_drawn_BS,
             logp_BS,
-            # Not 0 times a number: what stands elsewhere may be infinite.
+            # Not 0 times a number: values elsewhere may be infinite.
             jnp.where(is_drawn_BS, logp_BS - jnp.asarray(batch.extra[self.ratio_to]), 0.0),
             jnp.asarray(batch.extra["advantage"]),
             jnp.asarray(batch.extra["sampler"]),

@@ -35,8 +35,8 @@ class MarginLoss(Protocol):
 class Preference:
     """A larger `beta` keeps the weights closer to the reference. ValueError where out of range.
 
-    `is_mean` takes the mean over an answer's tokens in the place of their sum. A `reference` that
-    is "computed" is a forward pass of frozen weights in each step; one that is "cached" comes with
+    `is_mean` takes the mean over an answer's tokens instead of their sum. A `reference` that is
+    "computed" takes a forward pass of frozen weights in each step; one that is "cached" comes with
     the batch, as its column "reference".
     """
 
@@ -86,7 +86,7 @@ class Preference:
     ) -> Float[Array, "B S"]:
         """beta pull(m) / pairs on the chosen answer, minus that on the rejected one.
 
-        Times 1 / length for means; and sft_weight / length / pairs more on the chosen one.
+        For means, times 1 / length. The chosen answer gets sft_weight / length / pairs more.
         """
         assert value_BS is not None  # needs_values
         pairs = self._rewards(value_BS, batch, frozen)

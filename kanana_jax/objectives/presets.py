@@ -1,4 +1,4 @@
-"""Policy gradients by the names of their papers, with the settings that these or their code have.
+"""Policy gradients by the names of their papers, with the settings of the papers or their code.
 
 A name stands for a surrogate, a mean and an estimate of advantages. The first two are here; for
 the third each function names one of `advantages` or `gae`, which runs as rollouts are collected.
@@ -15,7 +15,7 @@ from kanana_jax.objectives.surrogates import Cispo, Clipped, Reinforce, Sequence
 
 
 class Options(TypedDict, total=False):
-    """What goes with every one of them; see `PolicyGradient`."""
+    """The options of every preset; see `PolicyGradient`."""
 
     correction: Correction | None
     kl: Divergence
@@ -75,7 +75,7 @@ def ppo(
 ) -> PolicyGradient:
     """arXiv:1707.06347 with the bound of arXiv:1912.09729; `gae.gae`, whitened.
 
-    The model has a scalar head, which is trained beside the policy.
+    The model has a scalar head, which is trained along with the policy.
     """
     return PolicyGradient(surrogate=Clipped(clip, clip, dual), critic=critic, **options)
 
@@ -92,6 +92,6 @@ def k15(tau: float, **options: Unpack[Options]) -> PolicyGradient:
 def k25(kappa: float = 1e-3, trust: float = 0.2, **options: Unpack[Options]) -> PolicyGradient:
     """Kimi K2.5 and DPPO (arXiv:2602.02276, arXiv:2602.04879); `advantages.group_mean`.
 
-    The ratio is one to the sampler, so there is no correction.
+    The ratio is to the sampler, so there is no correction.
     """
     return PolicyGradient(surrogate=SquaredToken(kappa, trust), ratio_to="sampler", **options)

@@ -4,8 +4,8 @@
 
 r(answer) is the scalar at the position of the answer's last target. That target is the EOS that
 closes it, so the position holds the answer's last token: the head has read the prompt and the
-answer, and no EOS. c is `centering` (arXiv:2312.09244): a difference leaves the level of the
-rewards open, the second term puts it at 0. Labels are not smoothed.
+answer, but no EOS. c is `centering` (arXiv:2312.09244): a difference leaves the level of the
+rewards open, and the second term puts it at 0. Labels are not smoothed.
 
 `pairs` says how rows hold pairs. Letters: B sequences, S positions, K pairs that fit in a row.
 """

@@ -1,14 +1,14 @@
 """Rollouts in a batch: which tokens count, and what a token weighs in the loss.
 
 A rollout is a segment. `Batch.loss_mask` is 1 on what the model drew, in one run of tokens or, over
-several turns, in many. Rows of stored data stand beside rows of rollouts where the column "stored"
-is 1; a batch without the column has rollouts only.
+several turns, in many. Rows where the column "stored" is 1 hold stored data, the others rollouts;
+a batch without the column has rollouts only.
 
     token      1 / tokens                                every token weighs the same
     sequence   1 / tokens of its rollout / rollouts      every rollout weighs the same
     constant   1 / (length * rollouts)                   the same, and no mean over a random number
 
-The numbers are those of the whole batch, so micro-batches and devices add up.
+The counts are over the whole batch, so micro-batches and devices add up.
 Letters: B sequences, S positions.
 """
 
@@ -26,7 +26,7 @@ Aggregation = Literal["token", "sequence", "constant"]
 
 
 class Totals(NamedTuple):
-    """Of a whole batch, each at least 1, so that it can divide."""
+    """Counts of a whole batch, each at least 1, so that it can divide."""
 
     tokens: Float[Array, ""]  # drawn ones
     rollouts: Float[Array, ""]  # that have drawn tokens
@@ -35,7 +35,7 @@ class Totals(NamedTuple):
     def means(
         self, of_tokens: Mapping[str, Array], is_drawn_BS: Bool[Array, "B S"]
     ) -> dict[str, Float[Array, ""]]:
-        """The sums over the drawn tokens here, divided by those of the whole batch."""
+        """The sums over the drawn tokens here, divided by the drawn tokens of the whole batch."""
         return {
             name: jnp.sum(jnp.where(is_drawn_BS, value_BS, 0.0)) / self.tokens
             for name, value_BS in of_tokens.items()
@@ -85,7 +85,7 @@ def weights(
     lengths_BS: Float[Array, "B S"],
     totals: Totals,
 ) -> Float[Array, "B S"]:
-    """What a drawn token weighs; `lengths_BS` are the drawn tokens of its own rollout."""
+    """The weight of a drawn token; `lengths_BS` counts the drawn tokens of its own rollout."""
     if aggregation == "token":
         return jnp.ones_like(lengths_BS) / totals.tokens
     per_rollout_BS = lengths_BS if constant_length is None else constant_length

@@ -23,10 +23,10 @@ def reduced(
 
 
 def at_positions(value_BG: Shaped[Array, "B G"], batch: Batch) -> Shaped[Array, "B S"]:
-    """The number of its own segment at every position."""
+    """At every position, the number of its own segment."""
     return jnp.take_along_axis(value_BG, jnp.asarray(batch.segment_ids), axis=1)
 
 
 def sums(value_BS: Float[Array, "B S"], batch: Batch) -> Float[Array, "B S"]:
-    """The sum over its own segment at every position. Where none counts, it must be 0 already."""
+    """At every position, the sum over its own segment. What does not count must be 0 already."""
     return at_positions(reduced(jax.ops.segment_sum, value_BS, batch), batch)

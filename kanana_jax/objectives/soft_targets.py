@@ -7,8 +7,8 @@
 
 The first two read all of p. The others read a few numbers of it, which can be kept: `read` takes
 them from the teacher's logits. Without the bucket of all others, q could put any mass on them; over
-the likeliest tokens alone, made to add up to 1, it does. Draws have the mean of ForwardKL, values
-and gradients (arXiv:2503.16870), which the likeliest tokens have not.
+the likeliest tokens alone, made to add up to 1, it does. Draws have the mean of ForwardKL, in
+values and gradients (arXiv:2503.16870); the likeliest tokens do not.
 
 Letters: B sequences, S positions, V vocabulary, K tokens of the teacher that are read.
 """
@@ -26,7 +26,7 @@ Logits = Float[Array, "B S V"]
 
 
 class Column(NamedTuple):
-    """Of a batch: numbers per position that are read of the teacher."""
+    """A column of a batch: numbers per position that are read from the teacher."""
 
     dtype: Any
     size: int
@@ -40,16 +40,16 @@ class Divergence(Protocol):
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """What `read` gives, by name; none of a divergence that reads all of p."""
+        """What `read` gives, by name; none for a divergence that reads all of p."""
         ...
 
     @property
     def num_draws(self) -> int:
-        """Numbers in [0, 1) per position that `read` draws tokens with."""
+        """How many numbers in [0, 1) per position `read` draws tokens with."""
         ...
 
     def read(self, teacher_BSV: Logits, uniform_BSK: Float[Array, "B S K"], /) -> tuple[Array, ...]:
-        """What `values` reads of the teacher, in the order of `columns`."""
+        """What `values` reads from the teacher, in the order of `columns`."""
         ...
 
     def values(self, student_BSV: Logits, read: tuple[Array, ...], /) -> Float[Array, "B S"]: ...
@@ -76,7 +76,7 @@ class ForwardKL(_OfAll):
 
 @dataclass(frozen=True)
 class ReverseKL(_OfAll):
-    """The student keeps to what the teacher says too; it may leave some of it out."""
+    """The student says only what the teacher says too; it may leave some of it out."""
 
     def values(self, student_BSV, read):
         (teacher_BSV,) = read
@@ -111,10 +111,10 @@ class TopK:
 
 @dataclass(frozen=True)
 class Sampled:
-    """ForwardKL in the mean over draws; a value of few draws may be less than 0.
+    """ForwardKL in the mean over draws; with few draws a value may be less than 0.
 
-    A `temperature` over 1 draws rare tokens more often, and weighs them less. Draw i is of the i-th
-    of n equal parts of r's probability, which keeps the mean and varies less.
+    A `temperature` over 1 draws rare tokens more often, and weighs them less. Draw i comes
+    from the i-th of n equal parts of r's probability, which keeps the mean and varies less.
     """
 
     num_tokens: int
@@ -156,7 +156,7 @@ def _at(x_BSV: Logits, ids_BSK: Int[Array, "B S K"]) -> Float[Array, "B S K"]:
 def _buckets(logits_BSV: Logits, ids_BSK: Int[Array, "B S K"]) -> Float[Array, "B S K+1"]:
     """Log-probabilities of the tokens `ids_BSK` and, last, of all others together."""
     others_BSV = jnp.put_along_axis(logits_BSV, ids_BSK, -jnp.inf, axis=-1, inplace=False)
-    # From the others' own logits: 1 less the sum of the likeliest would lose its digits.
+    # From the others' own logits: 1 minus the sum of the likeliest would lose its digits.
     others_BS1 = jax.nn.logsumexp(others_BSV, axis=-1, keepdims=True)
     return jax.nn.log_softmax(jnp.concatenate([_at(logits_BSV, ids_BSK), others_BS1], axis=-1))
 

@@ -1,4 +1,4 @@
-"""Surrogates with a square of the log-ratio in the place of a clip.
+"""Surrogates with a square of the log-ratio instead of a clip.
 
     r_t = pi / pi_b         Lambda = sum_t log r_t, over a rollout
 
@@ -24,7 +24,7 @@ from kanana_jax.objectives.surrogates import MAX_LOG_RATIO, Drawn, Terms
 class Squared:
     """Kimi K1.5 (arXiv:2501.12599, sec. 2.3) and K2 (arXiv:2507.20534), divided by 2 tau.
 
-    Equal to -A Lambda + tau / 2 Lambda^2 but for a constant: a larger `tau` keeps the policy
+    Equal to -A Lambda + tau / 2 Lambda^2 up to a constant: a larger `tau` keeps the policy
     closer to pi_b. A rollout's advantage is one number. A rollout's loss is spread evenly over its
     tokens, so that the weight of a token is the weight of the loss. ValueError where out of range.
     """
@@ -51,7 +51,7 @@ class Squared:
 class SquaredToken:
     """Kimi K2.5 (arXiv:2602.02276) with the trust region of DPPO (arXiv:2602.04879).
 
-    The region is one of probabilities: a rare token may change its ratio by far. `trust` is
+    The region bounds probabilities, so the ratio of a rare token may change a lot. `trust` is
     delta. ValueError where out of range.
     """
 

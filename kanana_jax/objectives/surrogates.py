@@ -26,7 +26,7 @@ MAX_LOG_RATIO = 20.0
 
 
 class Drawn(NamedTuple):
-    """What the policy drew. A rollout is a segment, with all its tokens that are drawn."""
+    """What the policy drew. A rollout is a segment, with all its drawn tokens."""
 
     is_drawn_BS: Bool[Array, "B S"]
     logp_BS: Float[Array, "B S"]
@@ -36,17 +36,17 @@ class Drawn(NamedTuple):
     batch: Batch
 
     def lengths(self) -> Float[Array, "B S"]:
-        """Drawn tokens of its own rollout at every position, at least 1."""
+        """At every position, the number of drawn tokens of its own rollout, at least 1."""
         one_BS = self.is_drawn_BS.astype(jnp.float32)
         return jnp.maximum(segments.sums(one_BS, self.batch), 1.0)
 
 
 class Terms(NamedTuple):
-    """Of every token; what stands where nothing was drawn does not count."""
+    """Values for every token; those where nothing was drawn do not count."""
 
     loss_BS: Float[Array, "B S"]
     pull_BS: Float[Array, "B S"]  # g
-    is_clipped_BS: Bool[Array, "B S"]  # whether that took its advantage from it
+    is_clipped_BS: Bool[Array, "B S"]  # whether the clip changed its term
 
 
 class Surrogate(Protocol):
@@ -72,7 +72,7 @@ class Reinforce:
 class Clipped:
     """PPO (arXiv:1707.06347, eq. 7), with two widths as in DAPO (arXiv:2503.14476, eq. 8).
 
-    `dual` bounds r below an advantage under 0 (arXiv:1912.09729; 3 is usual): l_t is then at
+    `dual` bounds r where the advantage is below 0 (arXiv:1912.09729; 3 is usual): l_t is then at
     most -dual A_t. ValueError where out of range.
     """
 
@@ -107,8 +107,8 @@ class Clipped:
 class SequenceClipped:
     """GSPO (arXiv:2507.18071, sec. 4). ValueError where out of range.
 
-    s is the geometric mean of a rollout's ratios, so its widths are a thousandth of those of a
-    token. Every token pulls with its own log-probability and with s.
+    s is the geometric mean of a rollout's ratios, so its widths are a thousandth of a token's.
+    Every token pulls on its own log-probability, with the ratio s.
     """
 
     low: float = 3e-4

@@ -2,8 +2,8 @@
 
     G = mean_i G_i        S = max_i S_i        (S: QK-Clip's largest logits)
 
-`optax.MultiSteps` averages gradients too, but hands its inner optimizer the last micro-batch's
-max_logits alone, and summing them would clip heads that no micro-batch saw above tau.
+`optax.MultiSteps` averages gradients too, but hands its inner optimizer only the last micro-batch's
+max_logits. Summing them would clip heads that no micro-batch saw above tau.
 """
 
 from typing import Any, NamedTuple
@@ -27,8 +27,8 @@ def accumulate(
 ) -> optax.GradientTransformationExtraArgs:
     """Wrap an optimizer so that it steps on every `num_micro_batches`-th update.
 
-    The others return zero updates. Other keyword arguments reach the inner optimizer as the last
-    micro-batch gave them.
+    All other calls return zero updates. Of keyword arguments besides max_logits, the inner
+    optimizer gets those of the last micro-batch.
     """
     checks.count("num_micro_batches", num_micro_batches)
     inner = optax.with_extra_args_support(inner)

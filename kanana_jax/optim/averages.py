@@ -1,4 +1,4 @@
-"""Weights kept beside the parameters: an average, and a float32 master copy.
+"""Weights kept next to the parameters: an average, and a float32 master copy.
 
 average   every interval:  A <- decay A + (1 - decay) W       (arXiv:2608.20061, sec. 2.2)
 masters   W_32 <- W_32 + u(W_32)      W = round(W_32)
@@ -16,7 +16,7 @@ _INT32_MAX = 2**31 - 1
 
 
 class AverageState(NamedTuple):
-    since_last: jax.Array  # int32, steps or tokens that belong to the interval that has begun
+    since_last: jax.Array  # int32, steps or tokens so far in the current interval
     average: Any  # float32 or wider
 
 
@@ -34,14 +34,14 @@ def weight_average(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep a float32 moving average of the weights, updated every `interval_steps`.
 
-    Or every `interval_tokens`, of which an update has `tokens_per_step`. The state keeps the tokens
-    of the interval that has begun, so `tokens_per_step` may be another one from some step on. An
-    interval may be longer by a part of a step, which the next one is then shorter by.
+    Alternatively every `interval_tokens`; an update then counts `tokens_per_step`. The state keeps
+    the tokens so far in the current interval, so `tokens_per_step` may change during a run. An
+    interval may overrun by part of a step; the next one is shorter by as much.
 
     Goes last in a chain, since it looks at params + updates, and changes no update. The source
-    applies decay 0.6 every 2 B tokens. The average begins as the weights given to `init`: after k
-    averagings decay^k of it is theirs still, 0.6 % after ten of the source's. An update that is not
-    finite is no step: `skip_bad_steps` around this undoes it. Read it with `averaged_params`.
+    applies decay 0.6 every 2 B tokens. The average starts as the weights given to `init`: after k
+    averagings their share is still decay^k, 0.6 % after ten of the source's. A non-finite update
+    is no step: `skip_bad_steps` around this undoes it. Read the average with `averaged_params`.
     """
     interval, size = _interval(interval_steps, interval_tokens, tokens_per_step)
 
@@ -53,7 +53,7 @@ def weight_average(
         if params is None:
             raise ValueError("weight_average needs params; call update(grads, state, params).")
         is_step = jnp.isfinite(optax.tree_utils.tree_norm(dtypes.widen_tree(updates)))
-        # Not since_last + size, which int32 may not hold.
+        # Not since_last + size, which may overflow int32.
         beyond = state.since_last - (interval - size)
         is_due = is_step & (beyond >= 0)
         counted = jnp.where(beyond >= 0, beyond % interval, state.since_last + size)

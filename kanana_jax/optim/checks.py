@@ -9,7 +9,7 @@ from jax.core import Tracer
 def count(name: str, value: Any, least: int = 1, most: int | None = None):
     """Raise ValueError unless value is a whole number of at least `least` and at most `most`.
 
-    A traced one, as optax.inject_hyperparams makes them, passes: it has no value yet.
+    A tracer, as optax.inject_hyperparams makes them, passes: it has no value yet.
     """
     if isinstance(value, Tracer):
         return

@@ -1,7 +1,7 @@
 """Long stacks of matrices in chunks, so that an iteration's temporaries do not grow with the model.
 
-An expert layer of a large model is thousands of matrices in one leaf. Iterated at once, they take
-several more arrays of that size; in chunks, those of one chunk.
+An expert layer of a large model is thousands of matrices in one leaf. Iterated at once, they need
+several temporaries of that size; in chunks, only those of one chunk.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 
 # The iteration keeps X, its successor, R and P: four times a chunk at most, where M = N. XLA copies
-# each chunk out and in on a GPU (a tenth of the iteration's time at 768 x 2048), so few are best.
+# each chunk out and in on a GPU (a tenth of the iteration's time at 768 x 2048): few are best.
 CHUNK_BYTES = 1 << 32
 
 
@@ -22,8 +22,8 @@ def in_chunks(
     `fn` returns a stack of the same shape and dtype.
 
     `fn` sees one batch axis. A stack above `chunk_bytes` goes through a loop that overwrites it
-    chunk by chunk. One that the compiler may have spread over devices goes at once and as it is: to
-    slice a sharded axis would gather it.
+    chunk by chunk. A stack that the compiler may have spread over devices goes whole and
+    unreshaped: slicing a sharded axis would gather it.
     """
     *batch, rows, cols = stack.shape
     num_matrices = math.prod(batch)
@@ -39,7 +39,7 @@ def in_chunks(
     size = next(even, -(-num_matrices // least))
 
     def replace(flat, start, size):
-        # Offsets this plain let XLA read and write the slices where they are, without copies.
+        # Such plain offsets let XLA read and write the slices in place, without copies.
         chunk = jax.lax.dynamic_slice_in_dim(flat, start, size)
         return jax.lax.dynamic_update_slice_in_dim(flat, fn(chunk), start, 0)
 

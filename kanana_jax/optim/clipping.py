@@ -41,11 +41,11 @@ def qk_clip(
 
     `specs` is a tree of `QKClipSpec` or None. `update` needs `params` and the keyword `max_logits`,
     (num_layers, num_heads), maxima over the whole batch and all micro-batches. The shape follows
-    from the specs; give `shape` when the model goes on beyond the last layer that has a spec.
-    Maxima at or below tau, so also negative ones and -inf (a head that saw nothing), do nothing;
-    NaN and +inf do nothing either, since they carry no scale, and are counted. `monitor_only`
-    records what would be clipped and changes no update. `per_layer` gives all heads of a layer the
-    smallest gamma among them, as a clip does that knows a layer's largest logit only.
+    from the specs; give `shape` when the model has layers beyond the last one with a spec. Maxima
+    at or below tau do nothing, including negative ones and -inf (a head that saw nothing). NaN and
+    +inf carry no scale: they do nothing either, but are counted. `monitor_only` records what would
+    be clipped and changes no update. `per_layer` gives all heads of a layer the smallest gamma
+    among them, like a clip that knows only the largest logit of a layer.
     """
     if not isinstance(tau, jax.Array) and not tau > 0.0:
         raise ValueError(f"qk_clip needs tau > 0, got {tau}.")
@@ -123,7 +123,7 @@ def _gamma_of_leaf(gamma: jax.Array, shape: tuple[int, ...], spec: QKClipSpec) -
     num_layers = 1 if spec.layer_axis is None else shape[spec.layer_axis]
     gamma = gamma[spec.first_layer : spec.first_layer + num_layers]
     if spec.heads is not None:
-        # Entries read by fewer heads than the longest list are filled up with a gamma of 1.
+        # Entries with fewer readers than the longest list are padded with a gamma of 1.
         longest = max(1, *(len(readers) for readers in spec.heads))
         nobody = gamma.shape[1]
         index = [(*readers, *(nobody,) * (longest - len(readers))) for readers in spec.heads]
@@ -150,7 +150,7 @@ def _exponents(shape: tuple[int, ...], spec: QKClipSpec) -> np.ndarray:
 
 
 def _covered(params, specs) -> np.ndarray:
-    """Return which (layer, head) some spec acts on; its shape is the smallest that holds them."""
+    """Return a mask of the (layer, head) that some spec acts on, in the smallest shape possible."""
     leaves, leaf_specs, paths, _ = trees.describe(params, specs, "specs")
     if not leaves:
         return np.zeros((0, 0), bool)
@@ -211,7 +211,7 @@ def _checked_shape(leaf, spec: QKClipSpec, path: str) -> tuple[int, ...]:
 
 
 def checked_max_logits(max_logits: Any, expected: tuple[int, int]) -> jax.Array:
-    """Return the statistic in float32; raise unless it is there, one number per (layer, head)."""
+    """Return max_logits in float32; raise unless given, with one number per (layer, head)."""
     got = None if max_logits is None else np.shape(max_logits)
     if got != expected:
         raise ValueError(

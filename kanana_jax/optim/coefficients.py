@@ -14,7 +14,7 @@ import numpy as np
 Row = tuple[float, float, float]
 Precondition = Literal["frobenius", "aol"]
 
-# The paper's own value: it makes the first row's slope exactly that of its published list.
+# The paper's own value: with it the first row's slope equals the published one exactly.
 _CUSHION = 0.02407327424182761
 
 # arXiv:2505.16932, Alg. 1 and App. G, lower 1e-3, before the safety factor.
@@ -112,7 +112,7 @@ def polar_express(
 
     Every row but those in limit form acts on x / safety, which absorbs rounding above 1. `cushion`
     keeps the fitted interval's lower end at or above cushion * upper end. AOL preconditioning
-    raises small singular values several times, so there lower=1e-2 and one step less will do.
+    raises small singular values severalfold, so lower=1e-2 and one step fewer are enough there.
     """
     _check_steps(steps)
     if not 0.0 < lower < 1.0 or safety < 1.0 or not 0.0 <= cushion < 1.0:
@@ -146,7 +146,7 @@ def cans(safety: float = 1.0) -> PolarSchedule:
     """Return the five-step list of Chebyshev-type polynomials (arXiv:2506.10935).
 
     As published it leaves no room above 1: rounding in bfloat16 drives single singular values to 2
-    and beyond. safety=1.01, every row acting on x / safety, mends that.
+    and beyond. safety=1.01 fixes that: every row then acts on x / safety.
     """
     return PolarSchedule(
         name="cans",
@@ -187,7 +187,7 @@ def minimax_rows(steps: int, lower: float, cushion: float = _CUSHION) -> tuple[R
     low, high, rows = lower, 1.0, []
     for _ in range(steps):
         if low / high > 1.0 - 5e-6:
-            # So narrow an interval that float64 cannot tell the best quintic from its limit.
+            # The interval is so narrow that float64 cannot tell the best quintic from its limit.
             rows.append(_LIMIT)
             continue
         row = _best_quintic(max(low, cushion * high), high)

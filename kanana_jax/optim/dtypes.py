@@ -1,4 +1,4 @@
-"""The dtype of sums and of state: float32, or what the parameters have where that is wider.
+"""The dtype of sums and of state: float32, or the parameters' dtype where that is wider.
 
 Complex parameters have complex sums; their squares and norms are real.
 """

@@ -1,7 +1,7 @@
-"""Learning rates of single leaves, as multiples of the one that all share.
+"""Learning rates of single leaves, as multiples of the shared one.
 
-What a rule for other widths says of a class of weights becomes a factor of their finished update,
-decay included, so that a leaf's rate is `lr` times its factor.
+A rule for other widths gives each class of weights a factor. It multiplies their finished update,
+decay included, so a leaf's rate is `lr` times its factor.
 """
 
 import math
@@ -18,7 +18,7 @@ from kanana_jax.optim.specs import MatrixSpec
 
 @dataclass(frozen=True)
 class RateFactors:
-    """Of one leaf: a factor for all of it, or with `spec` one for each part of its matrices."""
+    """Factors of one leaf: one for all of it, or with `spec` one for each part of its matrices."""
 
     parts: tuple[float, ...]
     spec: MatrixSpec | None = None

@@ -34,15 +34,15 @@ def skip_bad_steps(
 ) -> optax.GradientTransformationExtraArgs:
     """Wrap an optimizer so that bad gradients give a zero update and leave its state untouched.
 
-    `update` takes the step's `loss` as a keyword; one that is not finite is as bad. An update that
-    is not finite though its gradient was becomes zero and counts as skipped, but the inner state
-    has moved: if that is what broke, every step is skipped until the caller restores an old one.
+    `update` takes the step's `loss` as a keyword; a non-finite loss is just as bad. A non-finite
+    update from a finite gradient becomes zero and counts as skipped, but the inner state has
+    moved: if the state broke, every step is skipped until the caller restores an old one.
 
     Spikes are judged once `window_steps` norms were accepted, and as many again after
-    `forget_norms`; std is taken as at least 1 % of the mean, so that a quiet stretch does not make
+    `forget_norms`. std is taken as at least 1 % of the mean, so that a quiet stretch does not make
     every ripple a spike. After `max_consecutive_skips` in a row a finite gradient is accepted
-    whatever its norm: the level has moved. Non-finite ones never are; `skip_report(state)` tells
-    the training loop when to give up or roll back.
+    whatever its norm: the level has moved. Non-finite gradients never are; `skip_report(state)`
+    tells the training loop when to give up or roll back.
     """
     checks.count("window_steps", window_steps)
     inner = optax.with_extra_args_support(inner)
@@ -93,9 +93,9 @@ def skip_bad_steps(
 
 
 def forget_norms(opt_state: Any) -> Any:
-    """The state with no norm to judge the next ones by, as other data begins: its level is new.
+    """Return the state without its accepted norms, for data whose norms have another level.
 
-    Counts stay. Raises ValueError where the state has not one SkipState.
+    Counts stay. Raises ValueError unless the state has exactly one SkipState.
     """
     _only(opt_state)
 

@@ -1,7 +1,7 @@
 """Where polar factors are computed when weights are sharded over a mesh.
 
 A layout is a function layout(polar_fn, stacks, specs, paths) -> factors. It receives one tuple of
-(*batch, M, N) stacks per leaf (`matrices.split_matrices`) and returns the like. `in_place` leaves
+(*batch, M, N) stacks per leaf (`matrices.split_matrices`) and returns the same. `in_place` leaves
 everything to the compiler: free for stacks sharded over batch axes (layers, experts), but a matrix
 sharded over its rows or columns is gathered in every product. `spread` brings whole matrices to
 single devices first: one all-to-all in and one out for all matrices of a shape. Then each device
@@ -41,7 +41,7 @@ def spread(
     `partition_specs` is a tree like the parameters whose leaves are `PartitionSpec`s, in the axes
     of the leaf's `MatrixSpec` (its view). Stacks whose matrix axes are not sharded stay where they
     are, with no communication. `share_over` names mesh axes over which weights are replicated and
-    the work shall be divided too, at the price of one all-gather per shape.
+    the work is to be divided too, at the price of one all-gather per shape.
     """
     by_path = trees.leaves_by_path(partition_specs)
 

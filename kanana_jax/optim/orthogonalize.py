@@ -6,14 +6,13 @@ R is M x M with M the short edge: for tall X the products are taken from the oth
 form does two or three rows on R alone (R <- P R P, Q <- P Q) before it touches X again (X <- Q X),
 which is cheaper for long matrices.
 
-In float16, the dtype for GPUs, XLA is given no scaled sum of matrices, which would be a pass over
-memory for each row: the square is completed,
+In float16, the dtype for GPUs, a scaled sum of matrices would cost XLA a pass over memory for each
+row. The square is completed instead,
 
     k P = (g R + h I)^2 + d I        k = g^2 / c        h = g b / (2 c)        d = k a - h^2
 
-so that rows differ from products on the diagonal only. R is kept times g, which a row turns into
-k^2 g, and X times sqrt(g). A kernel for the symmetric products, where one is given, adds b R and
-a I itself.
+so that rows differ from products only on the diagonal. R is stored times g, which a row turns into
+k^2 g, and X times sqrt(g). A kernel for the symmetric products, if given, adds b R and a I itself.
 """
 
 import functools
@@ -32,10 +31,9 @@ Method = Literal["auto", "direct", "gram"]
 
 
 _METHODS = ("direct", "gram")
-# Growth, by the rows of the first visit, of the eigenvalues of R near 0, and of its rounding errors
-# with them: up to here three rows before a fresh R are as exact as one for every spectrum tried
-# (benchmarks/gram_visits.py); Polar Express grows them 17,000 times, and single matrices
-# diverge.
+# The rows of the first visit grow the eigenvalues of R near 0, and its rounding errors with them.
+# Up to this factor three rows before a fresh R are as exact as one, for every spectrum tried
+# (benchmarks/gram_visits.py). Polar Express grows them 17,000 times, and single matrices diverge.
 _MAX_GROWTH = 2000.0
 
 
@@ -81,10 +79,10 @@ def polar(
     Any scale that float32 can hold is accepted; zero matrices, rows and columns stay zero. "auto"
     takes the form with fewer multiplications, but never "gram" in bfloat16: there Polar Express
     with its usual safety factor leaves too little room for rounding and a few matrices in a hundred
-    diverge; safety=1.05 mends that. `visits` says how many rows of the Gram form follow each fresh
-    R, in order; None: as many as stay exact. `symmetric_product` may replace the products whose
-    result is known to be symmetric, by a kernel that computes half of it. Stacks above
-    `chunk_bytes` in the compute dtype are iterated chunk by chunk: memory beside x is four chunks
+    diverge; safety=1.05 fixes that. `visits` says how many rows of the Gram form follow each fresh
+    R, in order; None: as many as stay exact. `symmetric_product`, a kernel that computes half of
+    its result, may replace the products whose result is known to be symmetric. Stacks above
+    `chunk_bytes` in the compute dtype are iterated chunk by chunk: memory besides x is four chunks
     at most.
     """
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -122,7 +120,7 @@ def polar(
             gram = None
         return unit
 
-    # Here rather than around all of it: a loop over x itself would hold it in float32.
+    # Chunks start here and not at x: a loop over x itself would hold it in float32.
     factor = chunks.in_chunks(iterate, unit, chunk_bytes)
     return (factor.astype(dtypes.wide_dtype(x)) / after).astype(x.dtype)
 
@@ -201,7 +199,7 @@ def _visits(schedule: PolarSchedule, method: Literal["direct", "gram"]) -> list[
 
     Rounding R makes its eigenvalues wrong by an absolute amount, which the next rows amplify: two
     rows between fresh ones are as exact as one, five diverge. The first R, of a matrix of Frobenius
-    norm 1, is small, and what it errs the later visits still mend: it may bear three.
+    norm 1, is small, and later visits still correct its errors: it may bear three.
     """
     if method == "direct":
         return [(row,) for row in schedule.rows]
@@ -215,11 +213,11 @@ def _visits(schedule: PolarSchedule, method: Literal["direct", "gram"]) -> list[
 def _complete_squares(
     visits: list[tuple[Row, ...]],
 ) -> tuple[list[list[_Square]], float, float]:
-    """Return the visits with rows as squares, and what X is times before them and after them.
+    """Return the visits with rows as squares, and the factors of X before and after them.
 
-    A square has no factor of its own: g R and c decide what P is times. From the end, where g is
-    chosen to leave P as it is, the g before a row is the fifth root of what they ask for, so that
-    differences between rows fade.
+    A square has no factor of its own: g and c decide the factor k of P. The last g is chosen to
+    leave P as it is. Going back from there, the g before a row is the fifth root of c^2 times the
+    g after it, so that differences between rows fade.
     """
     rows = [row for visit in visits for row in visit]
     scale = abs(rows[-1][2]) ** 0.5
@@ -253,14 +251,14 @@ def _visit(
             # In this order: (R P) P with halves mirrored lets single values escape in float16.
             gram = symmetric(step, symmetric(gram, step))
     assert total is not None
-    # Transposed, though symmetric: cuBLAS multiplies long matrices faster so (2 to 3 % on an H100).
+    # Transposed, though symmetric: cuBLAS is 2 to 3 % faster on long matrices then (on an H100).
     return product(x, total) if _is_tall(x) else product(total.mT, x)
 
 
 def _polynomial(
     gram: jax.Array, row: Row | _Square, symmetric: SymmetricProduct
 ) -> tuple[jax.Array, jax.Array]:
-    """Return a row's P, or k P, and R again, whose memory it may have used."""
+    """Return a row's P, or k P, and R again, as its memory may have been used."""
     if not isinstance(row, _Square):
         a, b, c = row
         return symmetric(gram, gram, gram, scale=c, addend_scale=b, diagonal=a), gram
@@ -270,10 +268,10 @@ def _polynomial(
     rounded = wanted.astype(gram.dtype)
     shifted = _with_diagonal(gram, rounded)
     step = product(shifted, shifted)
-    # In place: after the product, whose operand it is, and with the digits that the sum lost.
+    # In place: after the product that reads it, and with the digits that the sum lost.
     step, shifted = jax.lax.optimization_barrier((step, shifted))
     gram = _with_diagonal(shifted, diagonal)
-    # What the diagonal's rounding changes most: (w + e)^2 = w^2 + 2 e w + ...
+    # The main effect of rounding the diagonal: (w + e)^2 = w^2 + 2 e w + ...
     lost = rounded.astype(jnp.float32) - wanted
     squared = jnp.diagonal(step, axis1=-2, axis2=-1).astype(jnp.float32)
     offset = row.offset - 2.0 * lost * wanted
@@ -288,9 +286,9 @@ def _with_diagonal(x: jax.Array, diagonal: jax.Array) -> jax.Array:
 def _symmetric_product(left, right, addend=None, /, *, scale=1.0, addend_scale=1.0, diagonal=0.0):
     """The plain form, for operands that are symmetric themselves; other terms added in float32.
 
-    So P = a I + b R + c R R is rounded once. With a X kept apart, as usual, X is rounded against
-    terms up to three times its size: with eight steps in bfloat16 that turned the factor by 4 %
-    where this form turns it by 0.8 %.
+    So P = a I + b R + c R R is rounded once. The usual form keeps a X apart and rounds X against
+    terms up to three times its size: with eight steps in bfloat16 that turned the factor by 4 %,
+    this form by 0.8 %.
     """
     result = product(left, right)
     if addend is None and (scale, diagonal) == (1.0, 0.0):
@@ -316,11 +314,11 @@ def _is_tall(x: jax.Array) -> bool:
 def _precondition(
     x: jax.Array, schedule: PolarSchedule, symmetric: SymmetricProduct, factor: float
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Return the matrix the rows start from, with its Gram matrix where that is known by then.
+    """Return the matrix the rows start from, and its Gram matrix if that is known already.
 
     "aol" (arXiv:2512.04632) divides row i by sqrt(sum_j |R_ij|): no singular value is above 1, and
     they start closer to 1 than after the Frobenius norm; the polar factor is that of the scaled
-    matrix. x comes and leaves times `factor`, its Gram matrix times its square.
+    matrix. x is taken and returned times `factor`, its Gram matrix times the square of `factor`.
     """
     if schedule.precondition == "frobenius":
         return x, None

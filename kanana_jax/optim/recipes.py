@@ -56,7 +56,7 @@ def adamw(
 
 
 def _with_options_of(recipe: Callable) -> Callable[[Callable], Callable]:
-    """Show the keywords that **options passes on to `recipe` in a function's signature.
+    """Show in a function's signature the keywords that its **options pass on to `recipe`.
 
     optax.inject_hyperparams looks for hyperparameters there.
     """

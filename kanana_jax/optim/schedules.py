@@ -87,8 +87,8 @@ def segments(
 ) -> optax.Schedule:
     """Linear warm-up; then stretches of (num_steps, from, to, shape), as multiples of `peak`.
 
-    The first step of a stretch has its `from`, and the first after it would have its `to`; the rate
-    stays there after the last.
+    The first step of a stretch has its `from`, and the first step after it would have its `to`.
+    After the last stretch the rate stays at its `to`.
     """
     if not parts or any(num_steps < 1 for num_steps, *_ in parts):
         raise ValueError(f"segments need a step or more each, and one of them; got {list(parts)}.")

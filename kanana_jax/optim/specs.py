@@ -16,7 +16,7 @@ class MatrixSpec:
     """Which axes are a leaf's matrices: `rows` are inputs, `cols` outputs, `batch` all the others.
 
     Axes listed together are flattened into one; negative ones count from the last. Stacked layers,
-    experts, and heads that shall be orthogonalised one by one are batch axes. `split_axis` cuts a
+    experts, and heads to be orthogonalised one by one are batch axes. `split_axis` cuts a
     fused axis into `split_sizes` (K and V, gate and up), each part a matrix of its own.
     """
 

@@ -1,7 +1,7 @@
-"""Trees that say something of each parameter, beside the tree of parameters.
+"""Trees that describe each parameter, next to the tree of parameters.
 
 The two are matched by the names on the way to a leaf, not by their containers: a dictionary
-describes an `nnx.State`, a `FrozenDict` or a dataclass as well. As in optax, what is said of a
+describes an `nnx.State`, a `FrozenDict` or a dataclass as well. As in optax, the value of a
 subtree holds for all of its leaves, and a function of the parameters may stand for the tree.
 """
 
@@ -16,7 +16,7 @@ Names = tuple[str, ...]
 
 
 class Described(NamedTuple):
-    """The leaves of a tree, what is said of each, their paths, and how to build the tree again."""
+    """The leaves of a tree, what describes each, their paths, and how to rebuild the tree."""
 
     leaves: list[Any]
     values: list[Any]
@@ -25,9 +25,9 @@ class Described(NamedTuple):
 
 
 def describe(tree: Any, description: Any, what: str) -> Described:
-    """Find what `description` says of each leaf; passes over None and what optax has masked out.
+    """Find the value that `description` gives each leaf; skips None and what optax has masked out.
 
-    Raises ValueError naming leaves of which nothing is said, and what is said of no leaf.
+    Raises ValueError naming leaves without a value, and values without a leaf.
     """
     names, everything, treedef = _flatten(tree)
     if not everything:
@@ -41,7 +41,7 @@ def describe(tree: Any, description: Any, what: str) -> Described:
     is_absent = list(map(_is_absent, everything))
     kept = [i for i, absent in enumerate(is_absent) if not absent]
 
-    # Below what was masked out nobody looks.
+    # Nothing is looked up below what was masked out.
     known = {*sources, *(name for name, absent in zip(names, is_absent, strict=True) if absent)}
     missing = [names[i] for i in kept if sources[i] is None]
     idle = [n for n, x in table.items() if not _is_absent(x) and _part_in(known, n) is None]

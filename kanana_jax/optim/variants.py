@@ -4,7 +4,7 @@
     AdaMuon    V <- b V + (1-b) O^2             O / (sqrt V + eps), O the factor of sign(momentum)
     Hyperball  W <- R N(W - lr R N(u))          N(x) = x / |x|_F, R = |W| at the start
 
-The first two are rescaled to 0.2 RMS per entry, as Moonlight's update has.
+The first two are rescaled to 0.2 RMS per entry, as Moonlight's update is.
 """
 
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ def scale_by_entry(*, b2: float, eps: float, specs: Any) -> optax.GradientTransf
 def hyperball(lr: jax.typing.ArrayLike | optax.Schedule, specs: Any):
     """Turn directions into steps along a sphere (arXiv:2606.16899). Goes last; needs params.
 
-        W <- R N(W - lr R N(u)),    R = |W|_F when `init` ran, for every matrix of its own
+        W <- R N(W - lr R N(u)),    R = |W|_F when `init` ran, one for every matrix
 
     Takes the place of learning rate and weight decay; `lr` is the tangent of the angle per step.
     """

@@ -1,4 +1,4 @@
-"""Meshes, the one table that says which array axis lives on which mesh axis, work on parts."""
+"""Meshes, the one table that says which array axis lives on which mesh axis, and work on parts."""
 
 from kanana_jax.parallel import local
 from kanana_jax.parallel.hosts import (

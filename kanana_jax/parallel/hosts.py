@@ -4,9 +4,8 @@
     JAX_NUM_PROCESSES          how many there are; 1 is a program of its own wherever it runs
     JAX_PROCESS_ID             which of them this is, from 0
 
-A step of Slurm, mpirun and a TPU slice say all three themselves. Everything below `join` is called
-by every process at the same point of its program, from its main thread: who does not come is waited
-for.
+A Slurm step, mpirun and a TPU slice give all three. Every process calls everything below `join` at
+the same point of its program, from its main thread; the others wait for one that does not come.
 """
 
 import importlib.util
@@ -91,7 +90,7 @@ def _whole_number(environ: Mapping[str, str], name: str) -> int | None:
 
 
 def _is_launched(environ: Mapping[str, str]) -> bool:
-    """Whether srun or mpirun started several of these; only within a step is the node list set."""
+    """Whether srun or mpirun started several of these; the node list is set only within a step."""
     slurm = "SLURM_STEP_NODELIST" in environ and (_whole_number(environ, "SLURM_NTASKS") or 1) > 1
     return slurm or (_whole_number(environ, "OMPI_COMM_WORLD_SIZE") or 1) > 1
 
@@ -114,8 +113,8 @@ def is_first() -> bool:
 def everyones(value: Any) -> list[Any]:
     """What every process passed, in the order of the processes; `value` is JSON.
 
-    By way of process 0 and not by a collective: how long the others take, to compile for example,
-    does not matter.
+    They go through process 0 and not a collective, so it does not matter how long the others take,
+    for example to compile.
     """
     if jax.process_count() == 1:
         return [value]
@@ -188,8 +187,8 @@ def first_then_others(fn: Callable[[], Any]) -> Any:
 class AnyProcess:
     """Whether a flag is set on any process, asked at every step.
 
-    With several processes the answer is of the call before: what was sent then has arrived, so
-    asking does not hold the device up.
+    With several processes the answer is that of the previous call: what was sent then has arrived,
+    so asking does not hold up the device.
     """
 
     def __init__(self):

@@ -33,7 +33,7 @@ def on_parts(fn: Callable, arrays: tuple, in_axes: tuple[Axes, ...], out_axes: A
 
 
 def constrain(x: jax.Array, axes: Axes) -> jax.Array:
-    """Tells the compiler how an activation is spread, so that it moves weights and not these."""
+    """Tells the compiler how an activation is spread, so that it moves weights instead."""
     if is_alone():
         return x
     return jax.lax.with_sharding_constraint(x, rules.partition_spec(axes))
@@ -53,7 +53,7 @@ def axis_index(axis: str) -> jax.Array | int:
 
 
 def platform() -> str:
-    """Where the program will run: what the mesh's devices are, else the default backend."""
+    """The platform of the program: that of the mesh's devices, else the default backend."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
@@ -64,10 +64,10 @@ def gather(x: jax.Array, axis: str, dim: int) -> jax.Array:
 
 
 def gather_weight(weight: jax.Array, dim: int, like: jax.Array) -> jax.Array:
-    """Joins the fsdp parts of a weight that meets `like` along `dim`.
+    """Joins along `dim` the fsdp parts of a weight that meets `like`.
 
-    Its gradient is reduced and scattered over fsdp first, and then summed over the other axes: as
-    many times fewer bytes as fsdp has devices.
+    Its gradient is reduced and scattered over fsdp first, and then summed over the other axes,
+    which takes fewer bytes by a factor of the fsdp size.
     """
     missing = _varying(like) - _varying(weight) - {"fsdp"}
     if missing:
@@ -96,7 +96,7 @@ def sum_scatter(x: jax.Array, axis: str, dim: int) -> jax.Array:
 def vary(x: jax.Array, axis: str) -> jax.Array:
     """Marks what all devices of `axis` share as each one's own.
 
-    Its gradient is summed over `axis` here, after all that comes later was undone.
+    Its gradient is summed over `axis` here, after the backward pass of all that comes later.
     """
     if axis_size(axis) == 1 or axis in _varying(x):
         return x
@@ -104,7 +104,7 @@ def vary(x: jax.Array, axis: str) -> jax.Array:
 
 
 def zeros(shape: tuple[int, ...], like: jax.Array) -> jax.Array:
-    """Zeros of the dtype of `like`, each device's own over the axes that those of `like` are."""
+    """Zeros of the dtype of `like`, each device's own over the same axes as `like`."""
     return jax.lax.pcast(jnp.zeros(shape, like.dtype), tuple(sorted(_varying(like))), to="varying")
 
 

@@ -1,4 +1,4 @@
-"""Blocks of rows between the devices of a mesh axis, as many for each pair as the data says.
+"""Moves blocks of rows between the devices of a mesh axis, as long for each pair as the data says.
 
 Device i sends its first size[i, 0] rows to device 0, the next size[i, 1] to device 1, and so on; a
 device has what it received in the order of the senders. With the sizes transposed the same exchange

@@ -72,8 +72,8 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
 def shard_batch(mesh: Mesh, batch: Any, batch_size: int | None = None) -> Any:
     """Puts a batch's rows `local_rows(mesh, batch_size)`, host arrays (R, S), on the devices.
 
-    The arrays that come back are of the whole batch, (batch_size, S), on all processes' devices. A
-    process that has all rows need not say how many. Raises ValueError when the rows are others.
+    The returned arrays are the whole batch, (batch_size, S), on all processes' devices. A process
+    that has all rows need not say how many. Raises ValueError on another number of rows.
     """
 
     def put(x):

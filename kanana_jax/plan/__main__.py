@@ -3,7 +3,7 @@
 python -m kanana_jax.plan --preset=kanana_2_30b_a3b --topology=v5p:4x4x4 --mesh=fsdp=8,expert=8
 python -m kanana_jax.plan --preset=kanana_2_30b_a3b --topology=h100:8x8 --mesh=fsdp=8,expert=8
 
-TPUs are compiled for; for GPUs, given as hosts x GPUs of one, memory and collectives are estimates.
+Plans for TPUs are compiled; for GPUs (hosts x GPUs of each), memory and collectives are estimates.
 A run with stages, --set='stages=[{"name": "long", "tokens": 4194304, "batch_size": 16}]', has a
 plan for each batch and length in it.
 
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
 
 
 def _name(name: str, stages: list[str]) -> str:
-    """Of a plan: the model's, with the stages that it is for."""
+    """The name of a plan: the model's, with the stages that it is for."""
     return "-".join([name, *filter(None, stages)])
 
 

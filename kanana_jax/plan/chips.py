@@ -39,7 +39,7 @@ def of_device(device: Any) -> Chip | None:
 
 
 def of_topology(topology: str) -> Chip:
-    """The chip of a topology such as v5p:8x8x16, or h100:8x8, which is hosts x GPUs of one."""
+    """The chip of a topology such as v5p:8x8x16, or h100:8x8 (hosts x GPUs of each)."""
     kind, known = topology.partition(":")[0], TPUS | GPUS
     if kind not in known:
         raise config.ConfigError(

@@ -135,13 +135,13 @@ def _result_bytes(shape: str, *, is_start: bool) -> float:
 
 
 def _axes(line: str, mesh_sizes: Mapping[str, int]) -> list[str]:
-    """The mesh axes along which the devices that a collective joins differ."""
+    """The mesh axes along which the devices of one group of a collective differ."""
     places = np.array(np.unravel_index(_a_group(line), tuple(mesh_sizes.values())))
     return [name for name, row in zip(mesh_sizes, places, strict=True) if len(set(row)) > 1]
 
 
 def _a_group(line: str) -> list[int]:
-    """One of the groups of devices, numbered as in the mesh, that a collective joins."""
+    """One group of devices that a collective joins, numbered as in the mesh."""
     named = re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", line)
     if named:
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}

@@ -62,7 +62,7 @@ def compile_plan(
 
 
 def _traffic(hlo: str, cfg: StepConfig, sizes: Mapping[str, int]) -> figures.Traffic:
-    """The compiled collectives; how full the ragged ones are, no compiler knows: the cost model."""
+    """The compiled collectives; only the cost model knows how full the ragged ones are."""
     found, expected = collectives.traffic(hlo, sizes), cost_model.traffic(cfg, sizes)
     for key in found.keys() & expected.keys():
         if key[0] == "ragged-all-to-all":

@@ -1,4 +1,4 @@
-"""What a step costs by arithmetic: bytes that travel, and memory beside weights and optimizer.
+"""What a step costs by arithmetic: bytes that travel, and memory besides weights and optimizer.
 
 Per micro-batch, with t tokens per device, c bytes per activation, n devices on the axis, every
 layer recomputed in the backward pass:
@@ -13,7 +13,7 @@ layer recomputed in the backward pass:
     all       all-reduce of each gradient over the batch axes that do not split its weight
 
 and once per step an all-to-all of sharded matrices to whole ones for Muon, and back. Statistics and
-single numbers are left out. `tests/plan/test_cost_model.py` holds this against compiled programs.
+single numbers are left out. `tests/plan/test_cost_model.py` checks this against compiled programs.
 
 Letters: D hidden, V vocabulary, C kv_lora_rank, R qk_rope_head_dim, Q q_lora_rank, K experts per
 token, E experts.
@@ -94,7 +94,7 @@ def exchanged_groups(
 ) -> list[tuple[tuple[str, ...], float]]:
     """For each group of matrices that Muon brings together: over which mesh axes, and its bytes.
 
-    Matrices of one shape and sharding travel together, filled up to a multiple of the devices.
+    Matrices of one shape and sharding travel together, padded to a multiple of the devices.
     """
     counts: dict[tuple, float] = collections.defaultdict(float)
     for leaf in leaves(cfg, sizes):
@@ -154,10 +154,10 @@ def _add_activations(add, cfg: StepConfig, sizes: Mapping[str, int], platform: s
 
 
 def temporary_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
-    """Memory of a device beside parameters and optimizer state, every layer recomputed.
+    """Memory of a device besides parameters and optimizer state, with every layer recomputed.
 
-    Gradients and their sum over micro-batches, and then the larger of what the backward pass and
-    the optimizer need beside them.
+    It is the gradients and their sum over micro-batches, plus the larger of what the backward pass
+    and the optimizer need besides them.
     """
 
     def numbers(leaf):
@@ -210,7 +210,7 @@ def _block_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
 
 
 def _head_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
-    """The whole head and its gradient in float32, and logits of a chunk with theirs."""
+    """The whole head and the logits of a chunk, both in float32 with their gradients."""
     shape = cfg.model
     chunk = min(chunk_tokens(cfg.execution), tokens_per_device(cfg, sizes) / sizes["tensor"])
     return 2 * 4 * shape.vocab_size * (shape.hidden_size + chunk)
@@ -223,7 +223,7 @@ def tokens_per_device(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
 
 
 def leaves(cfg: StepConfig, sizes: Mapping[str, int]) -> Iterator[Leaf]:
-    """Every parameter with what splits it."""
+    """Every parameter with the mesh axes that split it."""
     described = jax.tree.leaves(
         model.describe(cfg.model, split=cfg.optimizer.split),
         is_leaf=lambda x: isinstance(x, model.ParamSpec),

@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def mfu_bound(self) -> float:
-        """Model FLOPs against the peak, if Muon hides nothing and the network everything."""
+        """Model FLOPs against the peak, if nothing hides Muon and all network time is hidden."""
         model_s = self.compute_s * self.model_flops / (self.model_flops + self.muon_flops)
         return model_s / max(self.compute_s, self.network_s)
 
@@ -62,7 +62,7 @@ def make(
     traffic: Traffic,
     **found: Any,
 ) -> Plan:
-    """The plan of a step whose traffic, memory and compile time were found, by whatever way."""
+    """The plan of a step, from its traffic, memory and compile time, however they were found."""
     chip, num_devices = chips.of_topology(topology), math.prod(sizes.values())
     model_flops, muon_flops = (
         flops.of_model(cfg.model, cfg.batch_size, cfg.seq_len),

@@ -1,4 +1,4 @@
-"""Plans for GPUs, which XLA compiles for only with a CUDA installation: arithmetic instead.
+"""Plans for GPUs by arithmetic, because XLA compiles for them only with a CUDA installation.
 
 The real train step is traced and lowered for CUDA on an abstract mesh, which finds what cannot be
 sharded, and gives the exact bytes of parameters and optimizer state. All else is the cost model's.
@@ -22,7 +22,7 @@ def estimate_plan(
     """Lowers the step of `cfg` for hosts of GPUs such as h100:8x8, and estimates what it needs.
 
     Raises ConfigError when the topology is unknown, the mesh does not fit it or the model, or
-    layers are not recomputed, whose memory the cost model does not know.
+    layers are not recomputed: the cost model does not know their memory.
     """
     if cfg.execution.remat != "full":
         raise config.ConfigError(

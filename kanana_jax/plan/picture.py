@@ -14,7 +14,7 @@ _FIELDS = ("param_bytes", "optimizer_bytes", "temporary_bytes")
 
 
 def table(plan: Plan) -> str:
-    """What a person reads; figures that are arithmetic and not the compiler's say so."""
+    """The plan as text; figures that come from arithmetic and not the compiler say so."""
 
     def mark(name: str) -> str:
         return "  (estimate)" if name in plan.estimates else ""
@@ -56,7 +56,7 @@ def table(plan: Plan) -> str:
 
 
 def draw(plan: Plan, path: Path) -> None:
-    """One bar of the classes of memory against what the device has."""
+    """One bar of memory by class, against what the device has."""
     figure, axes = plt.subplots(figsize=(8, 2.2), layout="constrained")
     left = 0.0
     for name, size in _parts(plan).items():

@@ -1,6 +1,6 @@
 """What runs leave behind: metrics, a progress bar, and HTML reports with tables and curves.
 
-Which metrics there are, and what a comparison asks, is said by those who call.
+Callers say which metrics there are and what a comparison asks.
 
 matplotlib, jinja2, tensorboardX and tqdm are imported where they are used, so that importing this
 package costs nothing.

@@ -29,7 +29,7 @@ OTHER_COLORS = (
 )  # fmt: skip
 INK, FAINT = "#333333", "#D8D8D8"
 
-# Beside matplotlib's own font, for arms that are named in scripts that it lacks; what is installed.
+# For arms named in scripts that matplotlib's own font lacks; only installed fonts are used.
 FAMILIES = (
     "Noto Sans CJK KR", "Noto Sans KR", "Source Han Sans KR", "NanumGothic", "NanumBarunGothic",
     "Pretendard", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "UnDotum", "Baekmuk Dotum",
@@ -66,7 +66,7 @@ class Sketch(NamedTuple):
 
 @runtime_checkable
 class Picture(Protocol):
-    """What a report can show; `name` is that of its file."""
+    """What a report can show; `name` names its file."""
 
     @property
     def name(self) -> str: ...
@@ -110,7 +110,7 @@ def _label(arm: str, number: int, arms: Sequence[str]) -> str:
 
 
 def plain(name: str) -> str:
-    """Spelled so that matplotlib shows it as it is: no formula, and not left out of the legend."""
+    """A name spelled so that matplotlib shows it as is: no formula, not left out of the legend."""
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
@@ -256,7 +256,7 @@ def smooth(series: Series, window: int) -> Series:
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a PNG with a white ground."""
+    """The figure as a PNG with a white background."""
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg

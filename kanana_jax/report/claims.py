@@ -118,7 +118,7 @@ def compared(question: str, comparisons: Sequence[tuple[str, Comparison]]) -> Cl
 
 
 def better(question: str, one: Comparison) -> Claim:
-    """Whether something is better, as far as the seeds tell; as good is not enough."""
+    """Whether something is better, as far as the seeds tell; equally good is not enough."""
     if one.outcome == "not measured":
         return Claim(question, None, "Not measured.", one.words)
     answer = f"{one.outcome}.".capitalize()
@@ -182,7 +182,7 @@ def above(question: str, values: Mapping[int, float], least: float, noun: str = 
 
 
 def all_hold(found: Sequence[Claim]) -> bool | None:
-    """Of a sentence on all of them: False where one does not hold, None where one is not told."""
+    """Whether all claims hold: False where one does not, None where one is undecided."""
     told = [one.holds for one in found]
     return False if False in told else None if None in told else True
 
@@ -195,7 +195,7 @@ def _exceeds(found: statistics.Difference, least: float) -> bool | None:
 
 
 def _closed(name: str) -> str:
-    """A name for a list, whose own commas are not those of the list."""
+    """A name for a list, in parentheses where it has commas of its own."""
     return f"({name})" if "," in name else name
 
 

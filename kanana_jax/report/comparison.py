@@ -67,7 +67,7 @@ def judge(runs: Sequence[Run], cells: Sequence[Cell]) -> list[Claim]:
 
 
 def headline(cells: Sequence[Cell]) -> str:
-    """The best cell of which no seed diverged, in a sentence."""
+    """The best cell without a diverged seed, in a sentence."""
     living = [one for one in cells if not one.diverged and math.isfinite(one.heldout_bpb)]
     if not living:
         return "No run ended with a held-out loss."

@@ -37,7 +37,7 @@ class Reference(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """A second metric in the panel of the first, dashed, of the runs that recorded it."""
+    """A second metric in the panel of the first, dashed, for the runs that recorded it."""
 
     key: str
     label: str  # in the legend
@@ -127,7 +127,7 @@ def draw_panel(
     window: int = 1,
     linestyle: Any = "-",
 ) -> None:
-    """Draws the runs of one place: mean over seeds, their range, a cross at a death."""
+    """Draws the runs of one place: mean over seeds, their range, a cross where one diverged."""
     line: dict[str, Any] = {"linestyle": linestyle}
     if row.is_marked:
         line |= {"marker": "o", "markersize": 3.5}
@@ -152,7 +152,7 @@ def draw_panel(
 
 
 def switches(runs: Sequence[Run], look: Look) -> list[tuple[float, str]]:
-    """Where stages begin, in the colour of the arm whose stages they are, or in ink of several."""
+    """Where stages begin, in the colour of their arm, or in ink where several arms begin one."""
     arms_at: dict[float, set[str]] = {}
     for run in runs:
         stage = run.series("stage")
@@ -165,7 +165,7 @@ def switches(runs: Sequence[Run], look: Look) -> list[tuple[float, str]]:
 
 
 def picked(row: Row, run: Run, window: int) -> Series:
-    """What is drawn of a run."""
+    """The series that is drawn for a run."""
     series = run.series(row.key)
     if row.reduction == "largest":
         series = largest(series)
@@ -189,7 +189,7 @@ def handles(references: Sequence[Reference], runs: Sequence[Run]) -> list["Line2
 
 
 def beside_handles(rows: Sequence[Row], runs: Sequence[Run]) -> list["Line2D"]:
-    """Lines for the legend, of second metrics that a run recorded."""
+    """Lines for the legend, for second metrics that some run recorded."""
     from matplotlib.lines import Line2D
 
     found = [row.beside for row in rows if row.beside is not None]
@@ -203,7 +203,7 @@ def beside_handles(rows: Sequence[Row], runs: Sequence[Run]) -> list["Line2D"]:
 def fit_trained(panel: "Axes", runs: Sequence[Run], row: Row) -> None:
     """Fits the y axis to what living runs reach after a twentieth of their steps.
 
-    Of a second metric only the low end: it may come from far above.
+    For a second metric, only the low end is fitted: it may come from far above.
     """
     values = _trained(runs, row.key)
     if len(values):
@@ -237,7 +237,7 @@ def largest(series: Series) -> Series:
 
 
 def mean(series: Series) -> Series:
-    """The mean of each record's array; NaN where an entry is."""
+    """The mean of each record's array; NaN where an entry is NaN."""
     flat_NX = series.values_N.reshape(len(series.steps_N), -1)
     return Series(series.steps_N, flat_NX.mean(1))
 

@@ -46,13 +46,13 @@ class Finals:
 
 
 def only_axis(runs: Sequence[Run]) -> str | None:
-    """The axis beside arm and seed, where there is one and it has several values."""
+    """The axis besides arm and seed, where it is the only one and has several values."""
     axes = results.place_axes(runs)
     return axes[0] if len(axes) == 1 and len(results.values_of(runs, axes[0])) > 1 else None
 
 
 def draw_finals(panel: "Axes", runs: Sequence[Run], look: Look) -> None:
-    """Draws final held-out loss against the runs' only axis into given axes."""
+    """Draws final held-out loss against the runs' only axis into `panel`."""
     positions, summary = _positions(runs), tables.summarize(runs)
     num_arms = len(look.colors)
     for index, (arm, color) in enumerate(look.colors.items()):

@@ -18,8 +18,8 @@ def figures(
 ) -> Iterator[Figure]:
     """Draws every picture that the runs have data for.
 
-    `is_emphasized` says which arms are blue, `names` what axes are called that are not called by
-    the last part of their path.
+    `is_emphasized` says which arms are blue. `names` names the axes that are not called by the last
+    part of their path.
     """
     labels = canvas.labels(results.arms(runs))
     runs = [

@@ -37,7 +37,7 @@ class Map:
     # The place that is shown; None: where the metric gets highest over the reference.
     choose: Callable[[Sequence[Run]], Place] | None = None
     num_snapshots: int = 5
-    # Colours reach so many times the reference at least, so that a calm run does not look alarming.
+    # Colours reach at least this many times the reference, so a calm run does not look alarming.
     least_reach: float = 10.0
 
     def draw(self, runs: Sequence[Run], look: Look) -> Sketch | None:
@@ -135,7 +135,7 @@ def snapshot(spec: Map, run: Run, step: int) -> Float[np.ndarray, "L H"] | None:
 
 
 def _draw_map(panel, snapshot_LH: Float[np.ndarray, "L H"], norm):
-    # What is not positive is as cold as the scale goes.
+    # Values that are not positive get the coldest colour.
     shown_LH = np.minimum(np.maximum(snapshot_LH, norm.vmin), norm.vmax)  # keeps NaN
     panel.imshow(
         np.ma.masked_invalid(shown_LH),

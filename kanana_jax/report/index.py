@@ -1,9 +1,9 @@
 """One page over the reports of several workdirs: python -m kanana_jax.report.index runs.
 
-Every folder of `runs`, at any depth, that has a report gets its question, its answer, its picture
-and a link. A report inside another one, as of a pipeline's stage, is left to that one. The page is
-`index.html` in the folder; links and pictures are relative to it, so the folder can be moved or
-published. Exit code 2: there is no report.
+Every folder of `runs`, at any depth, that has a report is shown with its question, its answer, its
+picture and a link. A report inside another one, such as a pipeline stage's, is left to the outer
+one. The page is `index.html` in the folder; links and pictures are relative to it, so the folder
+can be moved or published. Exit code 2: there is no report.
 """
 
 import argparse

@@ -50,8 +50,8 @@ class MetricsWriter:
     """Appends to `<directory>/metrics.jsonl`, one line per step, steps increasing.
 
     A line is on disk as soon as it is written: a killed process loses at most the line it was
-    writing, and opening the directory again drops that torn line. While the disk takes none, lines
-    wait in memory, `error` says why, and every write tries again; TensorBoard's mirror ends there.
+    writing, and opening the directory again drops that torn line. While the disk takes no lines,
+    they wait in memory, `error` says why, and every write tries again; TensorBoard's mirror ends.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -96,7 +96,7 @@ class MetricsWriter:
             self._mirror(record)
 
     def close(self) -> None:
-        """Raises OSError when lines still wait for a disk that takes them."""
+        """Raises OSError when lines still wait because the disk takes none."""
         if self._file is not None:
             self._write_waiting()
             self._file.close()
@@ -236,7 +236,7 @@ def _whole_lines(lines: TextIO, path: Path, parse: Callable) -> Iterator[tuple[s
 
 
 def _step(line: str) -> int:
-    """The step of a line, without parsing the arrays behind it."""
+    """The step of a line, without parsing the arrays after it."""
     match = re.match(r'\{"step": (-?\d+)[,}]', line)
     if match is None:
         raise ValueError(f'expected {{"step": ..., got {line[:40]!r}')

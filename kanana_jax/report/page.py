@@ -2,7 +2,7 @@
 
 Every report is given a record of how its runs were made:
 
-    config      all settings as in JSON; of a comparison those that its runs share
+    config      all settings as in JSON; for a comparison, those that its runs share
     command, commit, started, device, python    of the process, empty where not known
     versions    of the packages that matter, by name
 """
@@ -55,7 +55,7 @@ def write(
     numbers: Mapping[str, Any] | None = None,
     sections: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Writes the page, and every figure as `<figure.name>.png` beside it.
+    """Writes the page, and every figure as `<figure.name>.png` next to it.
 
     `about` is the record of how the runs were made. `note` stands below the table, `sections`
     (title, text) before the figures, and a second table, `numbers`, after them.
@@ -93,7 +93,7 @@ def _write_summary(
     claims: Sequence[Claim],
     figures: Sequence[Figure],
 ) -> None:
-    """What `index` shows of a report, as report.json beside report.html."""
+    """Writes what `index` shows of a report, as report.json next to report.html."""
     summary = {
         "name": config.get("name", "experiment"),
         "question": config.get("question", ""),

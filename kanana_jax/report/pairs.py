@@ -1,7 +1,7 @@
-"""Arms set against each other on the same held-out sequences and seeds.
+"""Compares arms on the same held-out sequences and seeds.
 
-Either at the same place, or each at its own best: the place with the lowest mean held-out loss of
-which no seed diverged.
+Either at the same place, or each at its own best: the place with the lowest mean held-out loss
+where no seed diverged.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Literal
 from kanana_jax.report import results, statistics, tables
 from kanana_jax.report.results import Place, Run
 
-# Bits per byte: arms that differ by less are as good as each other for all that follows from it.
+# Bits per byte: arms that differ by less count as equally good.
 MARGIN_BPB = 0.05
 
 Outcome = Literal["better", "equal", "worse", "not resolved", "not measured"]
@@ -28,10 +28,10 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], others: Sequence[Run], source: str = "") -> Comparison:
-    """Sets the seeds of one cell against those of others; the least favourable outcome counts.
+    """Compares the seeds of one cell with those of others; the least favourable outcome counts.
 
-    By the loss on all held-out text, or on that of one source, which is named by its label. A cell
-    of which any seed diverged loses to one of which none did.
+    The loss is over all held-out text, or over that of one source, named by its label. A cell with
+    a diverged seed loses to one without.
     """
     if not runs:
         return Comparison("not measured", ("not run",))
@@ -61,7 +61,7 @@ def by_seed(runs: Sequence[Run], source: str = "") -> statistics.BySeed:
 
 
 def described(difference: statistics.Difference) -> str:
-    """Value, band, what it could have seen, and what that says."""
+    """The value, its band, the outcome, and the smallest difference that could have been seen."""
     return (
         f"{difference.value:+.4f} +- {difference.band:.4f} bits per byte, "
         f"{difference.outcome(MARGIN_BPB)} (detects {difference.smallest_seen:.4f})"

@@ -23,7 +23,7 @@ LINE_FRACTION = 0.05
 
 @runtime_checkable
 class Stream(Protocol):
-    """What is needed of the file that a bar is drawn on."""
+    """What a bar needs from the file that it is drawn on."""
 
     def write(self, text: str, /) -> int: ...
     def flush(self) -> None: ...
@@ -91,14 +91,14 @@ class Sweep:
         )
 
     def advance(self, amount: int) -> None:
-        """So much more is done, in tokens or steps."""
+        """Notes that `amount` more is done, in tokens or steps."""
         if self._started_s is None:  # what came before was mostly compilation
             self._started_s = self.clock()
         else:
             self._done += amount
 
     def remaining_s(self, amount: int) -> float:
-        """Time for so much more at the pace since the first report; NaN until the second."""
+        """Time for `amount` more at the pace since the first report; NaN until the second."""
         if self._started_s is None or not self._done:
             return math.nan
         return amount * (self.clock() - self._started_s) / self._done
@@ -250,7 +250,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(lr: float) -> str:
-    """A learning rate in few digits, and in all where few would be another rate's."""
+    """A learning rate in few digits, or in all where few would give another rate."""
     short = f"{lr:g}"
     return short if float(short) == lr else repr(float(lr))
 

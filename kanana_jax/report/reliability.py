@@ -62,7 +62,7 @@ def _bins(run: Run, kind: str) -> tuple[Float[np.ndarray, "B"], Float[np.ndarray
 
 
 def _means(runs: Sequence[Run], kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Over the runs that have a bin."""
+    """The means over the runs that have bins."""
     found = [np.stack(_bins(run, kind)) for run in runs if len(_bins(run, kind)[0])]
     if not found:
         return np.zeros(0), np.zeros(0)

@@ -4,8 +4,8 @@
     run.json         its settings
     metrics.jsonl    its series
 
-The axis "arm" names a contestant and "seed" a repetition. The others are settings by their path;
-their values together are a run's place: runs of one arm at one place differ in their seeds alone.
+The axis "arm" names a contestant and "seed" a repetition. The others are settings, named by their
+path. Their values together are a run's place: runs of one arm at one place differ only in seed.
 """
 
 import json
@@ -54,7 +54,7 @@ class Run:
         return self.heldout_of("")
 
     def heldout_of(self, source: str) -> statistics.Heldout | None:
-        """The same of one source, by its label."""
+        """The same for one source, by its label."""
         suffix = f"_{source}" if source else ""
         nats, num_bytes = (self.series(f"heldout_{what}{suffix}") for what in ("nats", "bytes"))
         if self.diverged or not len(nats.steps_N):
@@ -68,8 +68,7 @@ class Run:
 
     @property
     def arm(self) -> str:
-        """The name of its arm, empty without arms; a run that is compared with none has its
-        folder's name."""
+        """The name of its arm, empty without arms; for a run without axes, its folder's name."""
         return self.axes.get(ARM, "") if self.axes else self.directory.name
 
     @property
@@ -91,7 +90,7 @@ class Run:
 
 
 def load(directory: str | os.PathLike) -> Run:
-    """Reads what a finished run left in its directory; ValueError where that is not whole."""
+    """Reads what a finished run left in its directory; ValueError where that is incomplete."""
     directory = Path(directory)
     path = directory / RESULT_NAME
     if not path.exists():
@@ -127,7 +126,7 @@ def place_axes(runs: Iterable[Run]) -> list[str]:
 def places(runs: Sequence[Run]) -> list[Place]:
     """Every place that has a run, by its value on the first axis, then on the second and so on.
 
-    Numbers are in their order, other values in that in which they first appear.
+    Numbers are sorted; other values are in the order in which they first appear.
     """
     ranks = {name: _ranks(values_of(runs, name)) for name in place_axes(runs)}
 
@@ -139,7 +138,7 @@ def places(runs: Sequence[Run]) -> list[Place]:
 
 
 def values_of(runs: Iterable[Run], axis: str) -> list[Any]:
-    """The values on an axis that runs have, each once."""
+    """The values that runs have on an axis, each once."""
     return list(dict.fromkeys(_hashable(run.axes[axis]) for run in runs if axis in run.axes))
 
 
@@ -162,7 +161,7 @@ def select(runs: Iterable[Run], *, arm: str | None = None, place: Place | None =
 
 
 def short_names(axes: Iterable[str]) -> dict[str, str]:
-    """Axes by the last part of their path; by the whole where two would be called the same."""
+    """The last part of each axis's path, or the whole path where two would have the same name."""
     axes = list(axes)
     last = [name.rpartition(".")[2] for name in axes]
     return {
@@ -172,7 +171,7 @@ def short_names(axes: Iterable[str]) -> dict[str, str]:
 
 
 def place_words(place: Place, names: Mapping[str, str] | None = None) -> str:
-    """A place in words, "lr 0.01, width 64"; `names` are of axes that are called otherwise."""
+    """A place in words, e.g. "lr 0.01, width 64"; `names` gives axes other names."""
     called = short_names(axis for axis, _ in place) | dict(names or {})
     return ", ".join(f"{called[axis]} {words(value)}" for axis, value in place)
 

@@ -1,6 +1,6 @@
-"""The report of jobs in turn: what every evaluator measured at the end of every stage.
+"""The report of jobs run in turn: what every evaluator measured at the end of every stage.
 
-A run's arm is its stage, "mid", or the arm of a comparison that is one, "mid: 20 % replay".
+A run's arm is its stage, "mid"; for a stage that compares arms it is both, "mid: 20 % replay".
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from kanana_jax.report.claims import Claim
 from kanana_jax.report.results import Run
 from kanana_jax.report.tables import Cell, Column
 
-MEASURED = "heldout_"  # what evaluators measure begins with it
+MEASURED = "heldout_"  # prefix of all that evaluators measure
 _PANELS_PER_ROW = 4
 
 
@@ -47,8 +47,8 @@ def write(
 
     `about` is the record of how the runs were made, see `page`. `headline` and `claims_found` are
     those of an experiment that judges its stages; its `pictures` come first, and its `sections`
-    (title, text) follow that of the stages. `keys` are what table and figure show, where that is
-    not all in which stages differ.
+    (title, text) follow the one on stages. `keys` are the metrics of table and figure, by default
+    all in which stages differ.
     """
     cells = tables.summarize(runs)
     columns = [_column(key) for key in keys] if keys else measured_columns(cells)
@@ -73,7 +73,7 @@ def write(
 def judged(
     judge: Callable[[Sequence[Run]], list[Claim]], keys: Sequence[str]
 ) -> Callable[[Sequence[Run], Mapping[str, Any], str | os.PathLike], str]:
-    """What writes a report of the claims of `judge`, under a headline that counts them."""
+    """A function that writes a report of `judge`'s claims, under a headline that counts them."""
 
     def write_judged(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:
         found = judge(runs)
@@ -96,7 +96,7 @@ def measured(runs: Sequence[Run]) -> list[str]:
 
 
 def measured_columns(cells: Sequence[Cell]) -> list[Column]:
-    """A column for each in which stages differ."""
+    """A column for each metric in which stages differ."""
     keys = measured([run for cell in cells for run in cell.runs])
     return [_column(key) for key in keys if _differs(key, cells) or len(cells) == 1]
 
@@ -134,9 +134,9 @@ def _facts(cells: Sequence[Cell]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Gains:
-    """A panel for everything in which stages differ: where each lies against the first; or arms.
+    """A panel for each metric in which stages or arms differ: where each lies against the first.
 
-    With `keys`, a panel for each of these.
+    With `keys`, panels for these only.
     """
 
     keys: tuple[str, ...] = ()
@@ -170,7 +170,7 @@ class Gains:
 
 
 def _differs(key: str, cells: Sequence[Cell]) -> bool:
-    """Whether stages tell themselves apart by it at all."""
+    """Whether stages differ in it at all."""
     values = [value for value, _ in (cell.mean(key) for cell in cells) if math.isfinite(value)]
     return len(set(values)) > 1
 

@@ -1,4 +1,4 @@
-"""What differences between runs say, with their bands: the statistics of every experiment.
+"""Differences between runs, with their bands: the statistics of every experiment.
 
 Runs evaluated on the same held-out sequences are compared sequence by sequence, and seed by seed
 where both have the same seeds, so that what all of them share cancels. For a contrast
@@ -7,8 +7,8 @@ With u_ks = seed + sequence + rest, both crossed and random,
 
     error^2 = var_k(mean_s u) / K  +  var_s(mean_k u) / S  -  var(rest) / (K S)
 
-and the degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946). One seed leaves the
-second term only: such a band knows nothing of what another seed would have given.
+and the degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946). One seed leaves only
+the second term: such a band says nothing about what another seed would have given.
 
 Letters: K seeds, S sequences.
 """
@@ -69,7 +69,7 @@ class Difference:
 def bits_per_byte(heldout: Heldout) -> tuple[float, float]:
     """Bits per byte over all sequences, and the standard error of having sampled them.
 
-    The error is NaN where one sequence or none tells of it.
+    The error is NaN for fewer than two sequences.
     """
     nats_S, bytes_S, _ = heldout
     bpb = nats_S.sum() / bytes_S.sum() / math.log(2)

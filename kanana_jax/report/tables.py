@@ -39,8 +39,8 @@ class Cell:
     def mean(self, key: str) -> tuple[float, float]:
         """A value's mean over the seeds that finished, and their standard deviation.
 
-        With one seed that is the error of its own that the run gives as `<key>_stderr`. NaN where
-        there is none.
+        With one seed, the run's own error, `<key>_stderr`, replaces the deviation. NaN where there
+        is none.
         """
         living = [run for run in self.runs if not run.diverged]
         values = np.array([run.value(key) for run in living])
@@ -130,7 +130,7 @@ def loss_columns(runs: Sequence[Run]) -> list[Column]:
 
 
 def value_columns(runs: Sequence[Run]) -> list[Column]:
-    """Every number of the runs' results beside the held-out loss."""
+    """Every number of the runs' results besides the held-out loss."""
     keys = dict.fromkeys(key for run in runs for key in run.values)
     return [
         number_column(key)
@@ -179,8 +179,10 @@ def _aligned(table: Table, row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def for_page(table: Table, colors: Mapping[str, str]) -> dict[str, Any]:
-    """The table as the page's template wants it: the best held-out loss of each place stands out,
-    a dot before the arm has its colour."""
+    """The table as the page's template takes it.
+
+    The best held-out loss of each place stands out; a dot before the arm has its colour.
+    """
     best = {}
     for cell in table.cells:
         if not cell.diverged and math.isfinite(cell.heldout_bpb):
@@ -226,12 +228,12 @@ def error_words(cells: Sequence[Cell]) -> str:
 
 
 def number(value: float, decimals: int) -> str:
-    """Fixed decimals; `-` when not measured, `inf` when it is."""
+    """Fixed decimals; `-` when not measured, `inf` when infinite."""
     return "-" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def with_error(value: float, error: float) -> str:
-    """A value and what stands behind its +-; `-` when not measured."""
+    """A value and its error behind +-; `-` when not measured."""
     if math.isnan(value):
         return "-"
     return f"{value:.4f}" if math.isnan(error) else f"{value:.4f} +- {error:.4f}"

@@ -1,1 +1,1 @@
-"""What a model learns from by solving: tasks whose answers, traces and tool calls are checked."""
+"""Tasks that a model learns from by solving them: answers, traces and tool calls are checked."""

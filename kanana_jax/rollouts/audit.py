@@ -1,4 +1,4 @@
-"""What replies earn that solve nothing: python -m kanana_jax.rollouts.audit [--family=shop,...].
+"""Rewards of replies that solve nothing: python -m kanana_jax.rollouts.audit [--family=shop,...].
 
     --family=products,shop --language=en,ko --count=400 --seed=0 --allow=chain_sum
 
@@ -7,9 +7,9 @@ For every family the mean reward, over `count` tasks, of:
     oracle      the reply that is right, which must earn 1.0 in every task
     constant    the best of "", "0", "yes", "error", and the most frequent right answers
     echo        the prompt
-    junk        the best of texts around the right answer: those of other tasks, and filler
+    junk        the better of two: the right answer among those of other tasks, or inside filler
     other       the right answer of another task
-    no tools    the right answer where no tool was called (families with tools)
+    no tools    the right answer without a tool call (families with tools)
 
 All but "constant", "echo" and "no tools" make the right tool calls. A model that is rewarded learns
 what pays: a family in which one of these earns 0.15 or more is refused unless it is allowed by
@@ -48,14 +48,14 @@ def check(
     count: int = 400,
     seed: int = 0,
 ) -> dict[str, Earned]:
-    """What the kinds of replies earn in every family. ConfigError for those that pay too much."""
+    """What each kind of reply earns in every family. ConfigError if a family pays too much."""
     found = measure(families, languages=languages, count=count, seed=seed)
     refuse(found, allow)
     return found
 
 
 def refuse(found: Mapping[str, Earned], allow: Collection[str] = ()) -> None:
-    """ConfigError with the figures of families that pay too much, or not all to the oracle."""
+    """ConfigError with the figures of families that pay too much, or the oracle less than 1.0."""
     if unknown := set(allow) - set(found):
         raise ConfigError(f"expected allowed families among {', '.join(found)}, got {unknown}")
     refused = [name for name, earned in found.items() if name not in allow and too_much(earned)]
@@ -79,7 +79,7 @@ def too_much(earned: Earned) -> list[str]:
 def measure(
     families: Sequence[TaskFamily], *, languages: Sequence[Language], count: int, seed: int
 ) -> dict[str, Earned]:
-    """By the name of the family."""
+    """`Earned` by the name of the family."""
     found = {}
     with sandbox.Pool() as pool:
         for family in families:
@@ -132,7 +132,7 @@ def _others(drawn: Sequence[Task]) -> list[list[str]]:
 def _replies(
     family: TaskFamily, drawn: Sequence[Task], states: Sequence[Any]
 ) -> dict[str, list[list[Reply]]]:
-    """Of every kind the sets of which the best counts, each with a reply to every task."""
+    """By kind, sets of replies, each with a reply to every task; the best set counts."""
     answers = [task.answer(one.oracle) for one in drawn]
     others = _others(drawn)
     frequent = collections.Counter(answers).most_common(_NUM_FREQUENT)
@@ -150,7 +150,7 @@ def _replies(
         ]
 
     def called(texts: Sequence[str]) -> list[Reply]:
-        """Behind the calls of the oracle."""
+        """Replies after the oracle's calls."""
         return [
             Reply(task=one, messages=[*one.oracle[:-1], task.assistant(text)], state=state)
             for one, text, state in zip(drawn, texts, states, strict=True)
@@ -171,7 +171,7 @@ def _replies(
 
 
 def _mean(family: TaskFamily, replies: Sequence[Reply]) -> float:
-    """Over replies that we wrote, so in this process."""
+    """In this process, because no model wrote these replies."""
     rewards = [family.verify(one.task, one.messages, one.state).reward for one in replies]
     return sum(rewards) / len(rewards)
 

@@ -35,7 +35,7 @@ class Ran:
 
 
 def run(family: str, state: Any, tool_calls: Sequence[Any]) -> tuple[list[Message], Any]:
-    """In this process, which only a child of the sandbox should be."""
+    """Runs the calls in this process, which should be a child of the sandbox."""
     return tools.run(families.of(family).tools, state, tool_calls)
 
 

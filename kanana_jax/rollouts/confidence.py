@@ -1,8 +1,8 @@
-"""A model is asked whether its answer is right, and learns to say so from what the grader found.
+"""Asks a model whether its answer is right, and trains it to say what the grader found.
 
-    ... answer  user: Sure?  assistant: yes        where the answer is right, and no where not
+    ... answer  user: Sure?  assistant: yes        if the answer is right, else no
 
-Trained by cross-entropy, a proper score, the probability of "yes" becomes that of being right
+Cross-entropy is a proper score, so training makes the probability of "yes" that of being right
 (arXiv:2207.05221, P(True)). Only the word is trained, not the answer before it.
 """
 
@@ -27,7 +27,7 @@ class Question:
 def example(
     form: Format, tokenizer: Tokenizer, one: Episode, asked: Question, *, says: str
 ) -> Collected:
-    """An ended episode with the question and the answer `says`, which alone is trained."""
+    """An ended episode with the question and the answer `says`; only that answer is trained."""
     messages = [*one.task.messages, *one.messages]
     question = chat.continuation(
         form,
@@ -52,7 +52,7 @@ def examples(
     threshold: float,
     length: int,
 ) -> list[Collected]:
-    """One of every graded answer that leaves room for the question in `length` ids."""
+    """One example for every graded answer that leaves room for the question in `length` ids."""
     made = [
         example(
             form,

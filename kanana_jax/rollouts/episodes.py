@@ -2,16 +2,16 @@
 
     prompt -> model -> tools -> model -> ... -> answer -> grade
 
-The ids of an episode only grow: what the model drew stays as it was drawn, and what tools said and
-the template put around it is appended. Each id has an origin, and the loss counts the model's. Text
-is never tokenized again. Beside an id that the model drew stand its log-probability at that moment
-and the version of the weights that drew it.
+The ids of an episode only grow: what the model drew stays as it was drawn, and what tools said is
+appended, with what the template puts around it. Each id has an origin, and the loss counts the
+model's. Text is never tokenized again. Each id that the model drew comes with its log-probability
+at that moment and the version of the weights that drew it.
 
 An episode may be cut at any token and go on later, under the same weights or newer ones. Under the
 same weights it goes on as if it had not been cut, to the last bit.
 
 Tools and graders run in the sandbox. A call that fails is a message to the model. A grader that
-does leaves the episode without a reward: it was not judged, and is not wrong.
+fails leaves the episode without a reward: not judged, and not wrong.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ from kanana_jax.rollouts import calls, grading, sandbox
 from kanana_jax.rollouts import task as task_lib
 from kanana_jax.rollouts.task import Task
 
-# answered: it ended with a turn without calls. length: a limit of tokens. turns: of turns.
-# malformed: a turn that its format cannot read.
+# answered: the last turn has no calls. length: a limit of tokens. turns: the limit of turns.
+# malformed: a turn that the format cannot read.
 End = Literal["answered", "length", "turns", "malformed"]
 
 NO_VERSION = -1  # of an id that no weights drew
@@ -46,14 +46,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One try of a task. `messages` are those behind the prompt."""
+    """One try at a task. `messages` are those after the prompt."""
 
     task: Task
     seed: int
     ids: tuple[int, ...]
     origins: tuple[int, ...]
-    # Of every id: its log-probability as it was drawn, 0 where the model did not draw it; and the
-    # version of the weights that did, or NO_VERSION. Empty: not known.
+    # Per id: its log-probability when it was drawn, 0 if the model did not draw it; and the
+    # version of the weights that drew it, or NO_VERSION. Empty: not known.
     logps: tuple[float, ...] = ()
     versions: tuple[int, ...] = ()
     # (ids read, L MoE layers, K): the experts of every id, where they are kept.
@@ -88,9 +88,9 @@ class Episode:
 
 
 class Player:
-    """Plays episodes: how messages become ids, who runs tools and grades, what limits there are.
+    """Plays episodes. It knows how messages become ids, who runs tools and grades, and the limits.
 
-    Tools and graders are pools apart: nothing that a model wrote runs where a goal was.
+    Tools and graders have separate pools: nothing that a model wrote runs where a goal was.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Player:
         sample: Callable[[Sequence[Request]], list[Answer]],
         temperature: float,
     ) -> list[Episode]:
-        """An episode of each (task, seed), graded. The same weights and seeds give the same."""
+        """A graded episode for each (task, seed). The same weights and seeds give the same ones."""
         return self.advance([self.start(*one) for one in tries], sample, temperature)
 
     def advance(
@@ -120,9 +120,9 @@ class Player:
         temperature: float,
         budget: int = 0,
     ) -> list[Episode]:
-        """The episodes, further on: `budget` drawn tokens of each at most, or 0: to their ends.
+        """Plays each episode for at most `budget` more drawn tokens; 0: to its end.
 
-        Those that end are graded, those that had ended stay as they were.
+        Those that end are graded; those that had ended before stay as they were.
         """
         now = list(episodes)
         enough = [one.num_drawn + budget if budget else self._limits.length for one in now]
@@ -167,16 +167,16 @@ class Player:
         )
 
     def _longest_turn(self, begin: int) -> int:
-        """Tokens that a turn behind so many ids may have."""
+        """The most tokens that a turn after `begin` ids may have."""
         return min(self._limits.max_tokens, self._limits.length - begin)
 
     def _cut(self, one: Episode) -> Episode:
-        """Ended where there is no room for another token."""
+        """The episode, ended if it has no room for another token."""
         has_room = len(one.ids) < self._limits.length
         return one if has_room else dataclasses.replace(one, end="length", reward=0.0)
 
     def _say(self, one: Episode, answer: Answer) -> Episode:
-        """With a turn of the model, or more of one."""
+        """The episode with a turn of the model, or more of one."""
         begin = len(one.ids) - one.num_open
         said = dataclasses.replace(
             one,
@@ -217,7 +217,7 @@ class Player:
         return [self._hear(one, next(ran)) if _has_called(one) else one for one in said]
 
     def _hear(self, one: Episode, ran: calls.Ran) -> Episode:
-        """With what the tools said."""
+        """The episode with what the tools said."""
         messages = (*one.messages, *ran.messages)
         made = chat.continuation(
             self._form,
@@ -240,7 +240,7 @@ class Player:
         return self._cut(heard)
 
     def _grade(self, ended: Sequence[Episode]) -> list[Episode]:
-        """Those that have an answer by what it is worth, the others 0."""
+        """Grades episodes that have an answer; the others get 0."""
         replies = [
             grading.Reply(
                 task=one.task, messages=[dict(said) for said in one.messages], state=one.state

@@ -29,7 +29,7 @@ class Reply:
 
 
 def score(reply: Reply) -> Score:
-    """In this process: for replies that we wrote."""
+    """In this process: for replies that no model wrote."""
     return families.of(reply.task.family).verify(reply.task, reply.messages, reply.state)
 
 

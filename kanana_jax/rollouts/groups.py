@@ -1,7 +1,7 @@
 """Tries of one prompt that are compared with each other, and what they are worth.
 
 A group is complete when all of its tries have ended. A reward gives a number to an episode that
-has ended: the verifier's, or one that looks away from the answer, to learn what such rewards do.
+has ended: the verifier's, or one that ignores the answer, to learn what such rewards do.
 """
 
 import hashlib
@@ -39,19 +39,19 @@ def truth(one: Episode) -> float:
 
 
 def form(one: Episode) -> float:
-    """1 for an answer behind a reasoning, whether they are right or not."""
+    """1 for an answer after reasoning, whether they are right or not."""
     last = one.messages[-1] if one.is_valid else {}
     return float(bool(last.get("reasoning_content", "").strip() and one.answer.strip()))
 
 
 def chance(one: Episode) -> float:
-    """0 or 1 by a coin that knows the try and not the answer."""
+    """0 or 1, by a coin that depends on the try and not on the answer."""
     digest = hashlib.blake2b(repr((one.task.content, one.seed)).encode(), digest_size=8).digest()
     return float(digest[0] & 1)
 
 
 def inverted(one: Episode) -> float:
-    """1 for what the verifier pays nothing for, among answers that can be read."""
+    """1 where the verifier gives 0, among answers that can be read."""
     return (1.0 - truth(one)) * one.is_valid
 
 

@@ -1,4 +1,4 @@
-"""The best answer against the worst, of several to one prompt.
+"""Pairs the best of several answers to one prompt with the worst.
 
 Pairs are as `kanana_jax.data.preferences` has them: a segment with the chosen answer and one with
 the rejected. Answers that the judge cannot tell apart make no pair, nor do two that are too long
@@ -17,9 +17,9 @@ Scores = Sequence[Sequence[float]]  # of the episodes of each group; NaN: not ju
 def pairs(
     groups: Sequence[Sequence[Episode]], scores: Scores, *, min_gap: float, length: int
 ) -> Round:
-    """Of each group at most one pair, whose scores differ by more than `min_gap`.
+    """At most one pair of each group, whose scores differ by more than `min_gap`.
 
-    `length` are the positions of a row, of which an episode takes one less than it has ids.
+    A row has `length` positions; an episode takes one fewer than it has ids.
     """
     found, lengths = [], []
     for group, of_group in zip(groups, scores, strict=True):

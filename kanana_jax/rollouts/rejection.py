@@ -4,7 +4,7 @@
     per task at most  ceil(max_kept (1 - pass rate))  of them, one at least
 
 So a task that is always solved gives one example, and one that is rarely solved gives all that
-there are. A try that failed for another reason than the model's counts for nothing.
+there are. A try that failed for a reason other than the model does not count.
 """
 
 import json
@@ -22,7 +22,7 @@ class Kept(NamedTuple):
 
 
 def keep(groups: Sequence[Sequence[Episode]], *, threshold: float, max_kept: int) -> Kept:
-    """Of groups of tries, one group for each task."""
+    """The tries to keep; each group holds the tries of one task."""
     kept: list[Episode] = []
     graded = [[one for one in group if one.reward is not None] for group in groups]
     rates = []

@@ -1,11 +1,12 @@
-"""A task: a conversation to go on with, tools over a small world, and what a verifier needs.
+"""A task: a conversation to continue, tools over a small world, and what a verifier needs.
 
     prompt  =  messages, the last of which is a user's
     reply   =  turns of the assistant (content, reasoning_content, tool_calls) and of tools
     score   =  verify(task, reply, state after the reply)
 
 Messages are as chat templates read them; the arguments of a tool call are a dict. A state and a
-goal are JSON values. All is a function of a seed, and all but functions goes through JSON.
+goal are JSON values. Everything is a function of a seed, and everything but functions goes through
+JSON.
 """
 
 import dataclasses
@@ -21,14 +22,14 @@ from kanana_jax.rollouts.tools import Message, Tool
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """`content` decides the task whatever its language, and its side of the split."""
+    """`content` decides the task, in every language, and its side of the split."""
 
     family: str
     language: Language
     level: int
     content: str
     messages: tuple[Message, ...]
-    oracle: tuple[Message, ...]  # a reply that earns all
+    oracle: tuple[Message, ...]  # a reply that earns the full reward
     tools: tuple[dict[str, Any], ...] = ()  # schemas
     state: Any = None
     goal: Any = None
@@ -45,15 +46,15 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFamily:
-    """A kind of task, as pure functions of what they are given.
+    """A kind of task, as pure functions of their arguments.
 
-    `draw` takes a language and a level; the draws from its generator that decide the content come
-    before those of words, so that both languages have the same contents. `verify` takes any reply
-    and any state, as models make them, and never raises.
+    `draw` takes a language and a level. From its generator it first draws what decides the
+    content, then the words, so that both languages have the same contents. `verify` takes any
+    reply and any state, as models make them, and never raises.
     """
 
     name: str
-    levels: tuple[int, ...]  # those of tasks where no others are asked for
+    levels: tuple[int, ...]  # drawn unless others are asked for
     draw: Callable[[random.Random, Language, int], Task]
     verify: Callable[[Task, Sequence[Message], Any], Score]
     more_levels: tuple[int, ...] = ()  # which can be asked for
@@ -61,7 +62,7 @@ class TaskFamily:
 
 
 def is_heldout(task: Task) -> bool:
-    """Whether a task is for measuring, by its content alone: so is its translation."""
+    """Whether a task is for measuring. Only its content decides, so its translation is, too."""
     return problem.is_heldout_content(task.content)
 
 

@@ -2,7 +2,7 @@
 
     tool(state, arguments)  ->  result (text), new state
 
-What a model did wrong becomes a result that begins with "error: " and leaves the state as it was.
+A model's mistake becomes a result that begins with "error: " and leaves the state as it was.
 """
 
 import copy
@@ -20,7 +20,7 @@ _TYPES = {"integer": int, "string": str}
 
 
 class MistakeError(Exception):
-    """What the model that called a tool did wrong."""
+    """A mistake of the model that called a tool."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def call(name: str, /, **arguments: Any) -> dict[str, Any]:
 def run(
     tools: Mapping[str, Tool], state: Any, tool_calls: Sequence[Any]
 ) -> tuple[list[Message], Any]:
-    """A message for each call, in turn, and the state after all."""
+    """A message for each call, in turn, and the state after the last."""
     messages = []
     for i, one in enumerate(tool_calls):
         function = one.get("function") if isinstance(one, dict) else None

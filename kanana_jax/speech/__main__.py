@@ -1,6 +1,6 @@
 """Makes toy speech ready to train on: python -m kanana_jax.speech --out=DIR.
 
-    DIR/speech.json, codec.safetensors   the codec, trained on the voices that are trained on
+    DIR/speech.json, codec.safetensors   the codec, trained on the training voices
     DIR/tokenizer.json                   bytes, two special tokens and the codes
     DIR/train.jsonl, heldout.jsonl       conversations: texts to say, and codes to write down;
                                          heldout has other sentences of other voices

@@ -1,7 +1,7 @@
-"""Files of sound from strangers, as samples at 16 kHz: one clear error, and bounded memory.
+"""Untrusted files of sound, as samples at 16 kHz: one clear error, and bounded memory.
 
-Decoding is libsndfile's (WAV, FLAC, Ogg, MP3), a second at a time. A header may promise anything
-and a small file may hold hours of silence: what is read ends where more than allowed has come.
+libsndfile decodes (WAV, FLAC, Ogg, MP3), a second at a time. A header may promise anything and a
+small file may hold hours of silence, so reading ends once more than allowed has come.
 """
 
 import io
@@ -22,7 +22,7 @@ _MOST_RATIO = 1_000  # of a rate to 16 kHz, reduced; a resampling filter is as l
 
 
 def read(content: bytes, *, most_seconds: float) -> Float[np.ndarray, "T"]:
-    """All channels as one, at 16 kHz in [-1, 1]. AudioError where it cannot be used."""
+    """All channels mixed into one, at 16 kHz in [-1, 1]. AudioError where it cannot be used."""
     with extras.needed("speech"):
         import soundfile
     try:
@@ -58,7 +58,7 @@ def _checked_rate(rate: int, channels: int) -> int:
 
 
 def _mono(file, most: int, most_seconds: float) -> Float[np.ndarray, "T"]:
-    """A second of all channels at a time, so that they are never all there together."""
+    """Mixes a second at a time, so that all channels are never in memory together."""
     parts, num_read = [], 0
     while len(part_TC := file.read(file.samplerate, dtype="float32", always_2d=True)):
         num_read += len(part_TC)

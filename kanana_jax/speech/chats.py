@@ -1,7 +1,7 @@
 """Conversations with sounds; `media_chats` says what a record holds.
 
-A sound is a file beside the records, {"type": "audio", "path": "a.wav"}, or in them, as OpenAI's
-interface has it: {"type": "input_audio", "input_audio": {"data": "UklGR...", "format": "wav"}}.
+A sound is a file next to the records, {"type": "audio", "path": "a.wav"}, or in them, as in
+OpenAI's interface: {"type": "input_audio", "input_audio": {"data": "UklGR...", "format": "wav"}}.
 
 Letters: F frames, M bands, S positions.
 """
@@ -30,7 +30,7 @@ _MOST_SECONDS = 600.0  # of one; how much a row has room for is checked with the
 
 
 class SoundError(DataError):
-    """A file that is no sound that can be read here."""
+    """A file that cannot be read as sound here."""
 
 
 def check(shape: AudioConfig) -> None:
@@ -50,13 +50,13 @@ def read(
 
 
 def documents(found: MediaChats, shape: AudioConfig, cfg: DataConfig) -> WholeDocuments:
-    """Their batches. DataError where a row has not room for one of them."""
+    """Batches of conversations. DataError where a row has no room for one of them."""
     room = Room(shape, cfg.sounds, cfg.sound_frames)
     return media_documents.documents(found, room, cfg.seq_len)
 
 
 def frames(content: bytes, most_seconds: float = _MOST_SECONDS) -> Float[np.ndarray, "F M"]:
-    """What the encoder reads of a file's content."""
+    """The frames that the encoder reads, from a file's content."""
     try:
         samples_T = audio.read(content, most_seconds=most_seconds)
     except AudioError as error:
@@ -85,14 +85,14 @@ SOUNDS = Medium(
 
 
 class Room(NamedTuple):
-    """Of a row, and the encoder that reads it."""
+    """The room of a row, and the encoder that reads it."""
 
     shape: AudioConfig
     sounds: int
     sound_frames: int
 
     def spans(self, one: Chat) -> list[range]:
-        """Each sound has as many slots as there may be; those of its own frames stand somewhere."""
+        """Each sound has slots for `sound_frames` frames; only its own stand somewhere."""
         for each in one.attachments:
             if each.size[0] > self.sound_frames:
                 raise DataError(
@@ -119,7 +119,7 @@ class Room(NamedTuple):
 
 
 def spans(shape: AudioConfig, num_frames: Sequence[int], room: int) -> list[range]:
-    """The slots at which sounds of so many frames stand, each with room for `room` frames."""
+    """The slots of sounds of `num_frames` frames, each with room for `room` frames."""
     begins = range(0, len(num_frames) * room, room)
     return [
         range(begin // shape.frames_per_position, -(-(begin + count) // shape.frames_per_position))

@@ -1,12 +1,12 @@
-"""A small VQ codec of log-mel frames: 25 tokens a second, of a codebook that is trained here.
+"""A small VQ codec of log-mel frames: 25 tokens a second, from a codebook that is trained here.
 
     encoder   4 frames -> D:  h = W1 x;  z = W2 (h + gelu(conv3 h))        sees a token to each side
     token     argmin_c |z - e_c|^2                                         codebook e (C, D)
     decoder   4 frames = W (e + gelu(conv3 e)), causal                     sees two tokens back
     loss      |x - x'|^2 + |x - x'| + b |z - sg(e)|^2      straight-through (arXiv:1711.00937)
 
-The codebook follows running means of what chose each code (ibid., app. A.1); a code that hardly
-anything chooses is set to a vector of the batch, so that codes stay in use.
+Each code follows the running mean of the vectors that chose it (ibid., app. A.1); a code that is
+hardly ever chosen is set to a vector of the batch, so that codes stay in use.
 
 Letters: B sounds, N tokens, F frames (4 N), M bands, D width, C codes, P = 4 frames of a token.
 """
@@ -39,7 +39,7 @@ class CodecConfig:
 
 
 class Codebook(NamedTuple):
-    """What no gradient moves: codes, and the running means that they are quotients of."""
+    """What no gradient moves: codes, and the running means whose quotients they are."""
 
     code_CD: Float[Array, "C D"]
     count_C: Float[Array, "C"]
@@ -103,14 +103,14 @@ def decode(params: Params, e_BND: Float[Array, "B N D"]) -> Float[Array, "B F M"
 def decode_next(
     params: Params, seen_BSD: Float[Array, "B S D"], e_BD: Float[Array, "B D"]
 ) -> tuple[Float[Array, "B P M"], Float[Array, "B S D"]]:
-    """The 4 frames of one code, and what the next one has to know: the last two codes."""
+    """The 4 frames of one code, and what the next one needs: the last two codes."""
     window_BKD = jnp.concatenate([seen_BSD, e_BD[:, None]], axis=1)
     frames_BPM = frames_of(params, e_BD[:, None], _conv(window_BKD, params["decoder_conv"]))
     return frames_BPM, window_BKD[:, 1:]
 
 
 def nothing_seen(cfg: CodecConfig, num_sounds: int) -> Float[Array, "B S D"]:
-    """What `decode_next` takes with the first code."""
+    """The `seen_BSD` that `decode_next` takes with the first code."""
     return jnp.zeros((num_sounds, _TAPS - 1, cfg.width), jnp.float32)
 
 
@@ -120,7 +120,7 @@ def frames_of(params: Params, e_BND: Array, h_BND: Array) -> Float[Array, "B F M
 
 
 def _conv(padded_BND: Array, taps_KDD: Array) -> Array:
-    """Of width K, without padding."""
+    """A convolution of width K, without padding."""
     num_out = padded_BND.shape[1] - len(taps_KDD) + 1
     parts = (padded_BND[:, k : k + num_out] @ tap_DD for k, tap_DD in enumerate(taps_KDD))
     return functools.reduce(jnp.add, parts)
@@ -130,8 +130,8 @@ class Seen(NamedTuple):
     """What a step of training saw."""
 
     loss: Float[Array, ""]
-    error: Float[Array, ""]  # mean square of what is reconstructed, in the features' units
-    counts_C: Float[Array, "C"]  # choices of each code
+    error: Float[Array, ""]  # mean square of the reconstruction, in the features' units
+    counts_C: Float[Array, "C"]  # how often each code was chosen
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -173,7 +173,7 @@ def followed(
     sum_CD = keep * book.sum_CD + (1 - keep) * chosen_NC.T @ z_ND
     even = count_C.sum() / cfg.num_codes
     is_idle_C = count_C < cfg.least_use * even
-    # One that is not sound would make a code of padding.
+    # A token that is not sound would make padding a code.
     taken_C = jax.random.categorical(
         key, jnp.where(is_sound_N, 0.0, -jnp.inf), shape=(cfg.num_codes,)
     )

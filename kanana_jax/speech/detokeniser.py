@@ -1,7 +1,7 @@
 """Speech tokens to sound as they come, for several streams at once.
 
-Every token is decoded in the same shapes whatever comes with it, so chunked sound is whole sound,
-bit for bit.
+Every token is decoded in the same shapes whatever comes with it, so sound in chunks equals sound in
+one piece, bit for bit.
 
 Letters: B streams, N tokens, T samples (640 a token).
 """
@@ -18,7 +18,7 @@ from kanana_jax.speech.codec import Codec, CodecConfig
 
 
 class State(NamedTuple):
-    """What a stream's next token has to know of those before it."""
+    """What a stream's next token needs from those before it."""
 
     seen_BSD: Float[Array, "B S D"]  # codes
     left_BW: Float[Array, "B W"]  # of the vocoder's window
@@ -33,7 +33,7 @@ def begin(cfg: CodecConfig, num_streams: int) -> State:
 def speak(
     of: Codec, state: State, tokens_BN: Int[Array, "B N"], lengths_B: Int[Array, "B"]
 ) -> tuple[Float[Array, "B T"], State]:
-    """Samples at 16 kHz of the first `lengths` tokens of each stream; behind them is silence."""
+    """Samples at 16 kHz of the first `lengths` tokens of each stream, followed by silence."""
 
     def step(state: State, token):
         place, token_B = token

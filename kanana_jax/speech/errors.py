@@ -1,4 +1,4 @@
-"""What a user can mend of speech."""
+"""Errors of speech that a user can fix."""
 
 from kanana_jax.errors import UserError
 

@@ -1,4 +1,4 @@
-"""What a model needs beside its own folder to speak.
+"""What a model needs besides its own folder to speak.
 
 DIR/speech.json         sizes of the codec, and voices
 DIR/codec.safetensors   the codec's weights and codebook
@@ -32,7 +32,7 @@ class Speaker(NamedTuple):
 
 
 def write(folder: Path, speaker: Speaker) -> None:
-    """Into a folder that exists."""
+    """Writes a speaker into a folder that exists."""
     about = {
         "codec": dataclasses.asdict(speaker.cfg),
         "voices": list(speaker.voices),
@@ -42,7 +42,7 @@ def write(folder: Path, speaker: Speaker) -> None:
 
 
 def read(folder: Path) -> Speaker:
-    """What `write` has written. SpeechError where that is not there."""
+    """What `write` has written. SpeechError where it is missing."""
     try:
         about = json.loads((folder / _SETTINGS).read_text())
         cfg = CodecConfig(**about["codec"])

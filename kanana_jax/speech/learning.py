@@ -37,7 +37,7 @@ def train(
     seed: int,
     report: Callable[[int, float], None] = lambda step, error: None,
 ) -> Codec:
-    """A codec of these features; `report` is told now and then."""
+    """A codec trained on these features; `report` is called now and then."""
     rng = np.random.default_rng(seed)
     of = codec.init(cfg, jax.random.key(seed))
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, num_steps))
@@ -62,7 +62,7 @@ def train(
 
 
 def measure(cfg: CodecConfig, of: Codec, mels: Sequence[Float[np.ndarray, "F M"]]) -> Measured:
-    """Of pieces of these utterances, the first of each."""
+    """Measures a codec on the first piece of each of these utterances."""
     mel_BFM, is_sound_BN = pieces_of(mels, None)
     _, (seen, _) = codec.loss(cfg, of.params, of.book, mel_BFM, is_sound_BN)
     is_frame_BF = np.repeat(is_sound_BN, codec.FRAMES_PER_TOKEN, axis=1)
@@ -73,8 +73,8 @@ def measure(cfg: CodecConfig, of: Codec, mels: Sequence[Float[np.ndarray, "F M"]
 def pieces_of(
     mels: Sequence[np.ndarray], rng: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(features (B, F, M), whether a token is sound (B, N)): a piece of each, from a place by
-    chance, from the beginning without `rng`; behind shorter ones are zeros."""
+    """(features (B, F, M), whether a token is sound (B, N)): a piece of each, from a random
+    place, or from the beginning without `rng`; shorter ones are padded with zeros."""
     num_frames = PIECE_TOKENS * codec.FRAMES_PER_TOKEN
     mel_BFM = np.zeros((len(mels), num_frames, mels[0].shape[1]), np.float32)
     is_sound_BN = np.zeros((len(mels), PIECE_TOKENS), bool)
@@ -98,7 +98,7 @@ def tokens(
         mel_BFM = np.zeros((at_once, longest + codec.FRAMES_PER_TOKEN, few[0].shape[1]), np.float32)
         for place, one in enumerate(few):
             mel_BFM[place, : len(one)] = one
-        # Zeros behind an utterance are what the encoder takes for nothing, as at its own ends.
+        # The encoder takes zeros after an utterance for nothing, as at its own ends.
         codes_BN = np.asarray(codec.encode(of, mel_BFM))
         found += [
             codes_N[: len(one) // codec.FRAMES_PER_TOKEN].tolist()

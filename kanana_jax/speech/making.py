@@ -63,7 +63,7 @@ def make(out: Path, sizes: Sizes, report: Callable[[str], None]) -> None:
 
 
 def _write_conversations(path: Path, of: Codec, some: Sequence[toy.Utterance]) -> None:
-    """Two of each utterance: said, and written down."""
+    """Two for each utterance: said, and written down."""
     conversations = []
     for one, codes in zip(some, learning.tokens(of, [x.mel_FM for x in some]), strict=True):
         said, voice = vocabulary.spelt(codes), f"{one.voice.language}-{one.voice.variant}"
@@ -85,7 +85,7 @@ def write_sounds(folder: Path, name: str, some: Sequence[toy.Utterance]) -> None
 
 
 def _write(path: Path, conversations: Sequence[tuple[Any, str]]) -> None:
-    """What a user says, and the answer."""
+    """Writes pairs of what a user says, and the answer."""
     lines = []
     for asked, answer in conversations:
         messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]

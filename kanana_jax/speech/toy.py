@@ -3,7 +3,7 @@
     en    three red boats wait by the old bridge         ko    빨간 배 세 척 ...
 
 Sentences are drawn from small lists, so a model may learn to spell what it hears with little data;
-what it scores says nothing about open speech.
+its scores say nothing about open speech.
 """
 
 import multiprocessing
@@ -60,16 +60,16 @@ def sentence(language: Language, rng: random.Random) -> str:
 def utterances(
     count: int, *, seed: int, variants: Sequence[str], num_processes: int | None = None
 ) -> Iterator[Utterance]:
-    """The first utterances of a seed, half of them Korean, each in a voice by chance.
+    """The first utterances of a seed, half of them Korean, each in a random voice.
 
-    SpeechError where a process that speaks dies.
+    SpeechError where a process cannot speak.
     """
     parts = [
         (seed, first, min(_CHUNK, count - first), tuple(variants))
         for first in range(0, count, _CHUNK)
     ]
     num_processes = min(num_processes or os.cpu_count() or 1, len(parts))
-    # Each part by a fresh process: espeak-ng says the same only as the first thing that it says.
+    # A fresh process for each part: only what espeak-ng says first is the same every time.
     with multiprocessing.get_context("spawn").Pool(num_processes, maxtasksperchild=1) as pool:
         for spoken in pool.imap(_part, parts):
             if isinstance(spoken, str):

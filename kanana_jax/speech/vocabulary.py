@@ -1,4 +1,4 @@
-"""Codes of speech as tokens of a decoder: `<|s0|>`, `<|s1|>`, ... behind those of text.
+"""Codes of speech as tokens of a decoder: `<|s0|>`, `<|s1|>`, ... after those of text.
 
 They are spelt in text like any other token, so what is said or heard is a message of a chat:
 
@@ -38,7 +38,7 @@ def to_say(voice: str, text: str) -> str:
 
 
 def with_codes(tokenizer_json: str, num_codes: int) -> str:
-    """The tokenizer.json with a token for each code behind all others."""
+    """The tokenizer.json with a token for each code after all others."""
     import tokenizers
 
     library = tokenizers.Tokenizer.from_str(tokenizer_json)
@@ -48,7 +48,7 @@ def with_codes(tokenizer_json: str, num_codes: int) -> str:
 
 
 def of(token_id: Callable[[str], int | None], num_codes: int, end: int | None) -> Vocabulary:
-    """The vocabulary of a tokenizer. SpeechError where its codes are not what a codec has."""
+    """The vocabulary of a tokenizer. SpeechError where its codes are not those of the codec."""
     first, last = token_id("<|s0|>"), token_id(f"<|s{num_codes - 1}|>")
     beyond = token_id(f"<|s{num_codes}|>")
     if first is None or last != first + num_codes - 1 or beyond is not None or end is None:

@@ -6,7 +6,7 @@
     then it is added, and the first 160 samples, which no later frame reaches, are handed out
 
 (Beauregard, Zhu & Wyse, DAFx 2005, without look-ahead.) Sound lags its frames by 200 samples, half
-a window. It depends on the frames before it alone, so it is the same in whatever chunks they come.
+a window. It depends only on the frames before it, so it is the same however they are chunked.
 
 Letters: B sounds, W samples of a window (400), H of a hop (160), M bands, R frequencies.
 """
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from kanana_jax.speech import mel
 
 _ITERATIONS = 4
-_LOUDEST = 10.0**4  # power in a band; a decoder that errs must not blow ears
+_LOUDEST = 10.0**4  # power in a band; a decoder that errs must not hurt ears
 
 
 def silence(num_sounds: int) -> Float[Array, "B W"]:

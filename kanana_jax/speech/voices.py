@@ -1,8 +1,8 @@
 """Toy speech by espeak-ng, a formant synthesiser: a known text with a known voice, offline.
 
 It is a stand-in where no recordings are at hand. Nobody sounds like it, and it reads Korean as
-spelt, without the assimilation of sounds that every speaker makes: what a model shows on it says
-nothing about recordings. The library is under GPL-3 and comes with `espeakng-loader`, an extra.
+spelt, without the assimilation of sounds that every speaker makes: results on it say nothing about
+recordings. The library is under GPL-3 and comes with `espeakng-loader`, an extra.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ class Voice:
 
 
 def drawn(language: Language, variants: tuple[str, ...], rng: random.Random) -> Voice:
-    """A voice by chance, among these timbres."""
+    """A random voice with one of these timbres."""
     return Voice(
         language=language,
         variant=rng.choice(variants),
@@ -59,7 +59,7 @@ def speak(text: str, voice: Voice) -> Float[np.ndarray, "T"]:
     same order, give the same samples.
     """
     known = TRAINED + HELD_OUT
-    if voice.variant not in known:  # the library would take its usual voice without a word
+    if voice.variant not in known:  # the library would silently take its usual voice
         raise SpeechError(f"a variant of a voice must be one of {known}, got {voice.variant!r}")
     with _lock:
         library, rate, chunks, _ = _library()
@@ -87,7 +87,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 @functools.cache
 def _library() -> tuple[ctypes.CDLL, int, list[np.ndarray], Any]:
-    """The library, its rate, where it leaves what it speaks, and by what, which must be kept."""
+    """The library, its rate, the list of what it speaks, and the callback, which must be kept."""
     with extras.needed("speech"):
         import espeakng_loader
     library = ctypes.CDLL(espeakng_loader.get_library_path())

@@ -3,5 +3,5 @@
 python -m kanana_jax.synthesize IN... --to=OUT --endpoint=URL --model=NAME
 
 `client` asks, with one cache entry for each request; `batch` runs documents in parallel and writes
-them in their order; `styles`, `chunks` and `fidelity` make rephrasing of it.
+them in their order; `styles`, `chunks` and `fidelity` build rephrasing on these.
 """

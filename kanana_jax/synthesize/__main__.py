@@ -5,8 +5,9 @@
 An IN is read as an entry of `data.paths`. The key of the endpoint is read from the environment
 variable that --key-variable names. With --judge-model a model has the last word on each rewrite
 that code finds nothing wrong with. OUT/documents.jsonl has the rewrites that passed the checks of
-fidelity, OUT/left_out.jsonl the others with what is wrong. The same command asks only what has no
-answer yet. Exit code 2: a flag or the text cannot be used, or the endpoint answers nothing.
+fidelity, OUT/left_out.jsonl the others and what is wrong. The same command, run again, asks only
+what has no answer yet. Exit code 2: a flag or the text cannot be used, or the endpoint answers
+nothing.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Runs work on items in parallel, and gives what came of each in the order of the items."""
+"""Runs work on items in parallel, and yields the results in the order of the items."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 async def in_order[Item, Made](
     items: Iterable[Item], work: Callable[[Item], Awaitable[Made]], *, window: int
 ) -> AsyncIterator[Made]:
-    """At most `window` items are begun and not given yet; an exception ends all of them."""
+    """At most `window` items are begun and not yielded yet; an exception ends all of them."""
     waiting: asyncio.Queue[asyncio.Task[Made]] = asyncio.Queue()
     source = iter(items)
     try:

@@ -1,6 +1,6 @@
 """Sentences of a text, and chunks that end where sentences do.
 
-A sentence ends behind . ! ? and their kin, with what closes behind them, before a blank; in
+A sentence ends after . ! ? and their kin, and any closing marks after them, before a blank; in
 Japanese and Chinese no blank is needed; a line end always ends one. Thai marks no sentences: there
 blanks separate them. The parts put together are the text, to the byte.
 """
@@ -13,7 +13,7 @@ _END = re.compile(
 )
 _THAI = re.compile("(?<=[\u0e00-\u0e7f])[ \n]+(?=[\u0e00-\u0e7f])|\n\\s*")
 _THAI_LETTER = re.compile("[\u0e00-\u0e7f]")
-# Before whose full stop no sentence ends; a single letter is an initial.
+# No sentence ends at the full stop of these; a single letter is an initial.
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'])(?:[A-Z]|[a-z]|Mr|Mrs|Ms|Dr|Prof|St|No|vs|etc|cf|Fig|Eq|approx|e\.g|i\.e|"
     r"z\.B|d\.h|u\.a|bzw|ca|Nr|Abs|Hr|Fr|Sr|Sra|p\.ej|pp?|M|Mme|TP|ThS|TS)\.$"
@@ -21,7 +21,7 @@ _ABBREVIATION = re.compile(
 
 
 def sentences(text: str) -> list[str]:
-    """In order, each with the blanks behind it."""
+    """The sentences in order, each with the blanks after it."""
     is_thai = len(_THAI_LETTER.findall(text)) * 3 > len(text)
     found, start = [], 0
     for match in (_THAI if is_thai else _END).finditer(text):
@@ -37,7 +37,7 @@ def sentences(text: str) -> list[str]:
 
 
 def chunks(text: str, size: int) -> list[str]:
-    """Of at most `size` bytes of UTF-8, but where a single sentence has more."""
+    """Chunks of at most `size` bytes of UTF-8, unless a single sentence has more."""
     found: list[str] = []
     for sentence in sentences(text):
         if found and len((found[-1] + sentence).rstrip().encode()) <= size:
@@ -48,9 +48,9 @@ def chunks(text: str, size: int) -> list[str]:
 
 
 def tail(text: str, size: int) -> str:
-    """The last whole sentences of at most `size` bytes; the end of the last one where it has more.
+    """The last whole sentences of at most `size` bytes; the end of the last one if it has more.
 
-    What a model goes on from.
+    A model goes on from there.
     """
     taken: list[str] = []
     for sentence in reversed(sentences(text)):

@@ -1,4 +1,4 @@
-"""Asks an endpoint: from the cache where it can, else within limits and again after faults.
+"""Asks an endpoint: answers from the cache if it can, else asks within limits, again after faults.
 
     wait before attempt k = Retry-After, or base 2^k (1/2 + u/2)        u in [0, 1) by key and k
 
@@ -53,7 +53,7 @@ class Counts:
 
 
 class Client:
-    """Opened by `async with`; `records` stays open as long."""
+    """Opened by `async with`; `records` stays open as long as it does."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Client:
         await self._http.aclose()
 
     async def ask(self, request: Request) -> Answer:
-        """RequestFailed where this request has no answer, EndpointError where none will have."""
+        """RequestFailed if this request has no answer, EndpointError if none will have one."""
         key = request.key()
         cached = self._records.get(key)
         if cached is not None:
@@ -128,7 +128,7 @@ class Client:
     async def _once(self, request: Request) -> Answer | Failure | Fault:
         url = f"{self._settings.endpoint.rstrip('/')}/chat/completions"
         try:
-            # Of the whole attempt: a timeout of the library is one of each part.
+            # Limits the whole attempt: the library's timeout limits each part.
             async with asyncio.timeout(self._settings.timeout_s):
                 reply = await self._http.post(url, json=request.body())
         except (TimeoutError, httpx2.TransportError) as error:

@@ -34,12 +34,12 @@ class Endpoints:
         return await self._by_model[request.model].ask(request)
 
     def counts(self) -> Counts:
-        """Of all of them together."""
+        """The counts of all clients together."""
         return sum((one.counts for one in self._clients), Counts())
 
 
 def shown(counts: Counts, prices: tuple[float, float]) -> str:
-    """For a progress bar. Prices are of a million tokens in and out; 0, 0: not said."""
+    """Text for a progress bar. Prices are per million tokens in and out; 0, 0: not shown."""
     text = f"{counts.retried} again, {counts.failed} failed"
     spent = (counts.tokens_in * prices[0] + counts.tokens_out * prices[1]) / 1e6
     return f"{text}, {spent:.2f} spent" if any(prices) else text

@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser, role: str, role_help: str) -> None:
 
 
 def by_model(arguments: argparse.Namespace, role: str) -> ByModel:
-    """Where each model is asked. ConfigError for what cannot be."""
+    """Where each model is asked. ConfigError for flags that cannot be used."""
     expect_positive(arguments, "max_tokens", "concurrency", "attempts")
     first = _settings(arguments, "")
     model, address, key = (

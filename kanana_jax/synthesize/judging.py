@@ -1,7 +1,7 @@
 """A model's word on a rewrite: does it say what its source says?
 
-Code sees numbers, units, names and sentences, and not who did what to whom. What a judge finds is a
-problem of the kind "judged"; what it finds good is no proof.
+Code sees numbers, units, names and sentences, but not who did what to whom. What a judge finds
+wrong is a problem of the kind "judged"; its approval is no proof.
 """
 
 from kanana_jax.synthesize import reading

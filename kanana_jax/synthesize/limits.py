@@ -39,7 +39,7 @@ class Bucket:
             self._level -= amount
 
     def give_back(self, amount: float) -> None:
-        """What was taken and not used."""
+        """Gives back what was taken and not used."""
         self._level = min(self._level + amount, self._burst)
 
     def _fill(self) -> None:

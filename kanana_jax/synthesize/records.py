@@ -1,7 +1,7 @@
-"""An append-only file of JSON lines, each under a key that is there once.
+"""An append-only file of JSON lines, each under a key of its own.
 
-A line is on the disk before `append` returns. What a crash has torn off at the end is cut away when
-the file is opened again; a line that is broken elsewhere is an error, as something else wrote it.
+A line is on the disk before `append` returns. A partial line that a crash left at the end is cut
+away when the file is opened again; a broken line elsewhere is an error: something else wrote it.
 """
 
 import json

@@ -2,8 +2,8 @@
 
     r_i = model(style, chunk_i, tail(r_1 ... r_{i-1}))
 
-Chunks of a document wait for each other, documents do not. A judge sees what code finds nothing
-wrong with, chunk by chunk.
+Chunks of a document wait for each other, documents do not. A judge sees, chunk by chunk, what
+code finds nothing wrong with.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Settings:
     max_tokens: int = 1024
     temperature: float = 0.7
     are_solutions: bool = False  # each document ends in an answer, which must stay
-    judge: str = ""  # a model, which has the last word; none: code alone decides
+    judge: str = ""  # a model, which has the last word; empty: code alone decides
     limits: fidelity.Limits = fidelity.Limits()  # noqa: RUF009
 
 
@@ -56,7 +56,7 @@ class Rewritten(NamedTuple):
 
 
 async def rephrase(document: Document, style: str, ask: Ask, settings: Settings) -> Rewritten:
-    """All chunks in turn. A chunk that has no answer ends it, as the next ones need it."""
+    """Rephrases all chunks in turn. One without an answer ends it, as the next ones need it."""
     parts = chunks.chunks(document.text, settings.chunk_bytes)
     written: list[str] = []
     for number, part in enumerate(parts):

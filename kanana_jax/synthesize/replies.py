@@ -13,9 +13,9 @@ from kanana_jax.synthesize.requests import Request
 
 # Timeouts, conflicts, rate limits, and servers that are in trouble.
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-# The key, the address or the model are wrong, for all requests alike.
+# The key, the address or the model is wrong, for all requests alike.
 _ENDING = {401, 403, 404, 405}
-_LONGEST_WAIT_S = 600.0  # that a Retry-After is believed
+_LONGEST_WAIT_S = 600.0  # a Retry-After is believed up to this
 
 
 class EndpointError(UserError):
@@ -33,7 +33,7 @@ Ask = Callable[[Request], Awaitable[Answer]]  # RequestFailed, EndpointError
 
 
 class Failure(NamedTuple):
-    """Of one request; it is not cached, so the next run asks again."""
+    """The failure of one request; it is not cached, so the next run asks again."""
 
     kind: str  # "refused", "empty", "cut", "status 400", "gave up"
     detail: str
@@ -48,7 +48,7 @@ class RequestFailed(Exception):
 
 
 class Fault(NamedTuple):
-    """To be tried again, after `wait_s` where the endpoint named a time."""
+    """A fault that calls for another try, after `wait_s` if the endpoint named a time."""
 
     detail: str
     wait_s: float | None = None
@@ -57,7 +57,7 @@ class Fault(NamedTuple):
 def read(
     status: int, headers: Mapping[str, str], content: bytes, model: str, now: float
 ) -> Answer | Failure | Fault:
-    """`now` is the time of the clock, seconds since 1970. EndpointError where all will fail."""
+    """`now` is the clock's time, seconds since 1970. EndpointError if all requests will fail."""
     if status in _ENDING:
         raise EndpointError(
             f"the endpoint answered {status} ({_shown(content)}); check --endpoint, --model and "
@@ -104,7 +104,7 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 
 def _expect_model(got: Any, wanted: str) -> None:
-    # An alias may be answered by a dated version of it; others are no such thing.
+    # A dated version may answer for its alias; any other name is another model.
     if isinstance(got, str) and got != wanted and not got.startswith(f"{wanted}-"):
         raise EndpointError(
             f"expected answers of the model {wanted!r}, got one of {got!r}; give --model={got}, or "

@@ -11,7 +11,7 @@ Message = Mapping[str, Any]  # {"role": ..., "content": ...}, and what calls of 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Of a chat completion. Two of equal fields are one: the second is answered from the cache."""
+    """A chat completion request. Two with equal fields are one: the cache answers the second."""
 
     model: str
     messages: Sequence[Message]
@@ -38,7 +38,7 @@ class Request:
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def num_tokens(self) -> int:
-        """About how many it takes, for limits: three bytes of text are counted as a token."""
+        """About how many tokens it takes, for limits: three bytes of text count as one."""
         size = sum(len(one["content"].encode("utf-8", "surrogatepass")) for one in self.messages)
         return size // 3 + self.max_tokens
 

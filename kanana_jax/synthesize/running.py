@@ -1,4 +1,4 @@
-"""A run of rephrasing in a folder: answers as they come, what came of them in the order of input.
+"""A rephrasing run in a folder: answers as they come, results in the order of the input.
 
     OUT/answers.jsonl      every answer under the hash of its request, appended; never asked again
     OUT/documents.jsonl    rewrites that pass, in the order of documents and styles
@@ -88,7 +88,7 @@ class _Report:
         return f"{usable} pass, {endpoints.shown(opened.counts(), self._prices)}"
 
     def to_json(self) -> dict[str, Any]:
-        """The same whatever of it came from the cache."""
+        """The same, however much came from the cache."""
         failed = {kind: count for kind, count in self._failed.items() if count}
         return {
             "usable": dict(self._usable),

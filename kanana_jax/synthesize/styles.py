@@ -1,15 +1,14 @@
-"""Styles of rephrasing: instructions in front of a chunk, and what comes before it of the rewrite.
+"""Styles of rephrasing: the instructions for a chunk, and the end of the rewrite so far.
 
-Perspectives and chunk-wise rewriting are those of Kimi K2 (arXiv:2507.20534, sec. 2.2); faq, table
-and tutorial those of FinePhrase; wiki that of WRAP (2401.16380); note the learning note of
-SwallowMath.
+Perspectives and chunk-wise rewriting come from Kimi K2 (arXiv:2507.20534, sec. 2.2); faq, table and
+tutorial from FinePhrase; wiki from WRAP (2401.16380); note from the learning note of SwallowMath.
 """
 
 from collections.abc import Mapping
 
 from kanana_jax.synthesize.requests import Message
 
-VERSION = 1  # of the words below, which a request's key has in it anyway
+VERSION = 1  # of the words below, which are part of a request's key anyway
 
 STYLES: Mapping[str, str] = {
     "teacher": "as a patient teacher explains it to students, with the reasons spelt out",
@@ -37,7 +36,7 @@ _NEXT = (
 
 
 def messages(style: str, text: str, before: str, language: str) -> list[Message]:
-    """Of a request; `before` is the end of the rewrite so far, empty for the first chunk."""
+    """Request messages; `before` is the end of the rewrite so far, empty for the first chunk."""
     named = _LANGUAGES.get(language, "the language of the text")
     form = _NEXT if before else _FIRST
     asked = form.format(style=STYLES[style], text=text.strip(), before=before)

@@ -107,7 +107,7 @@ def _state_bytes(
 
 
 def _token_bytes(execution: config.ExecutionConfig, shape: config.ModelConfig) -> float:
-    """What the backward pass of all layers reads of one token."""
+    """Bytes of one token that the backward pass of all layers reads."""
     item = 4 if execution.compute_dtype == "float32" else 2
     hidden = shape.hidden_size
     if execution.remat == "full":

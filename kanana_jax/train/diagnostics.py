@@ -29,7 +29,7 @@ def diagnose(
     shape: config.ModelConfig,
     lora: config.LoraConfig = _OFF,
 ) -> dict[str, Array]:
-    """Of whole weights, and of the optimizer's state of those that are trained."""
+    """Measures whole weights, and the optimizer's state of those that are trained."""
     norms = [
         qk_spectral_norms(_attention(weights, name), shape)
         for name in ("dense_layers", "moe_layers")

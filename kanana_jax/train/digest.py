@@ -3,7 +3,7 @@
     h_s = sum_i mix(bits_i xor (i golden + s))  mod 2^32        s: four seeds, for every leaf
 
 Integers add up the same in any order, so devices sum their own parts and no weight leaves them. It
-tells models apart; it withstands nobody who looks for two that are named alike. The mix is the end
+tells models apart; it does not withstand a search for two with the same name. The mix is the end
 of MurmurHash3.
 """
 

@@ -30,10 +30,10 @@ class Source(Protocol):
 
 
 class Folder(Protocol):
-    """What the loop needs of the folder of a run; `kanana_jax.workdir.Workdir` is one.
+    """What the loop needs of a run's folder; `kanana_jax.workdir.Workdir` is one.
 
     `clock.spent(name)` and `profiler.step(number)` are context managers; `checkpoints` restores
-    the newest state; `trouble_step` is the step from which training cannot go on, once one is.
+    the newest state; `trouble_step` is the step, if any, from which training cannot go on.
     """
 
     clock: Any
@@ -55,24 +55,24 @@ def _nothing(of: Any) -> Mapping[str, Any]:
 
 
 class Evaluator(NamedTuple):
-    """A measurement of the weights, or of batches. Arrays are kept of the end of a stage only.
+    """A measurement of the weights, or of batches. Arrays are kept at the end of a stage only.
 
-    What it gives as `x` with the error `x_stderr` is `x_average` and `x_average_stderr` of the
+    Its result `x` with the error `x_stderr` becomes `x_average` and `x_average_stderr` for the
     averaged weights, where there are some.
     """
 
     name: str
     every: int  # steps; the last step of the run and of a stage is always due
     measure: Callable[[model.Weights], Mapping[str, Any]] = _nothing
-    # Of the batches up to one, counted from 1; a run that goes on asks again for what it has had.
+    # Of the batches up to this one, counted from 1; a continued run asks for some again.
     of_batch: Callable[[int], Mapping[str, Any]] = _nothing
 
 
 class Position(NamedTuple):
     """A point of a run: the state after `step` updates, and which data comes next.
 
-    The next batch is number `step + skipped_batches`; going back leaves the bad ones out by
-    raising the latter.
+    The next batch is number `step + skipped_batches`; going back leaves the bad batches out
+    by raising `skipped_batches`.
     """
 
     state: Any
@@ -81,7 +81,7 @@ class Position(NamedTuple):
     rewinds: int = 0
 
     def notes(self, run: "Run") -> dict[str, Any]:
-        """What a checkpoint holds beside the state."""
+        """What a checkpoint holds besides the state."""
         return {
             "skipped_batches": self.skipped_batches,
             "rewinds": self.rewinds,
@@ -117,10 +117,10 @@ class Run(NamedTuple):
     guard: config.GuardConfig
     lr: float
     frozen: step_lib.Frozen
-    base: str = ""  # a name for the frozen model to which what is trained belongs; empty: none
+    base: str = ""  # a name for the frozen model that the trained weights belong to; empty: none
 
     def stage_of(self, batch: int) -> int:
-        """The index of the stage of a batch, from 1; the last stage goes on for ever."""
+        """The index of the stage of `batch`, a number from 1; the last stage goes on for ever."""
         ends = [stage.last_batch for stage in self.stages[:-1]]
         return bisect.bisect_left(ends, batch)
 
@@ -138,7 +138,7 @@ def fit(workdir: Folder, run: Run) -> Outcome:
             return outcome
         good = _latest(workdir, run)
         at = rewound(at, good, outcome.step)
-        # What is left out may end in another stage than that of the last batch before it.
+        # The batches left out may end in another stage than the last batch before them.
         seen, left_out = (one.step + one.skipped_batches for one in (good, at))
         at = at._replace(state=_for_batch(run, at.state, seen, left_out))
         workdir.report(
@@ -150,7 +150,7 @@ def fit(workdir: Folder, run: Run) -> Outcome:
 
 
 def _measure(workdir: Folder, run: Run, at: Position) -> Outcome:
-    """What the evaluators find of weights that are not trained, recorded as step 0."""
+    """Records as step 0 what the evaluators find for weights that are not trained."""
     has_average = run.train.average.every_tokens > 0
     first = run.stages[0]
     whole = _whole(first, run)
@@ -190,7 +190,7 @@ def _latest(workdir: Folder, run: Run) -> Position:
 def rewound(before: Position, good: Position, trouble_step: int) -> Position:
     """`good`, the last good position, made to continue behind the data of `trouble_step`.
 
-    `before` is where the steps that went wrong had started from.
+    `before` is where the steps that went wrong began.
     """
     # The step in trouble took batch trouble_step - 1 + before.skipped_batches; the next one is due.
     next_batch = trouble_step + before.skipped_batches
@@ -208,7 +208,7 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
     """Trains on from `at` to the last step, or to the first that is in trouble."""
     current, last, clock = at.state, run.train.num_steps, workdir.clock
     asked_to_stop = parallel.AnyProcess()
-    # Each took its own time to compile and to read, and a first collective does not wait long.
+    # Processes differ in time to compile and to read, and a first collective does not wait long.
     parallel.everyones("ready")
     for number in range(at.step + 1, last + 1):
         due = number + at.skipped_batches
@@ -230,7 +230,7 @@ def _advance(workdir: Folder, run: Run, at: Position) -> Outcome:
             entry |= stage.steps.diagnose(whole, current.opt_state)
         else:
             entry.pop("relative_load", None)  # a number for each expert: too much for every step
-        # Batches that are left out are made up for behind the last one of the last stage.
+        # Batches that are left out are made up for after the last batch of the last stage.
         is_stage_end = due == stage.last_batch and stage is not run.stages[-1]
         is_end = number == last or is_stage_end
         due_now = [one for one in stage.evaluators if is_end or number % one.every == 0]
@@ -268,18 +268,18 @@ def _evaluate(
             if has_average:
                 of_average = one.measure(whole(averaged(current)))
                 found |= {_average_name(k): x for k, x in of_average.items() if not _is_array(x)}
-    # Arrays are as long as the data that they are of; comparisons need those of the end.
+    # Arrays are as long as their data; comparisons need those of the end.
     return {name: x for name, x in found.items() if is_end or not _is_array(x)}
 
 
 def averaged(current: state.TrainState) -> model.Weights:
-    """The average of the parameters, with the buffers of the newest: no gradient moves those."""
+    """The average of the parameters, with the newest buffers, which no gradient moves."""
     params = current.weights.params
     return current.weights._replace(params=optim.averaged_params(current.opt_state, params))
 
 
 def _average_name(name: str) -> str:
-    """What a number is called that was measured on the average."""
+    """The name of a number that was measured on the average."""
     stem = name.removesuffix("_stderr")
     return f"{stem}_average{name[len(stem) :]}"
 

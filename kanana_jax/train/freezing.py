@@ -13,7 +13,7 @@ import optax
 
 
 def part_of(path: Any) -> str:
-    """Of optimizer.frozen, by the path of a leaf of the parameters."""
+    """The part, as optimizer.frozen names it, to which the leaf at `path` belongs."""
     if path[0].key not in ("vision", "audio"):
         return "decoder"
     return "projector" if path[1].key in ("projector", "abstractor") else "encoder"

@@ -4,9 +4,9 @@
 
 The logits (B, S, V) are the largest array of a small model and of a large vocabulary. They are
 formed for a slice of the sequence at a time, and the gradients of the hidden states and of the head
-are taken before the next slice, so that logits are neither kept nor formed again: what comes back
-from the total loss is only a factor. `losses` is the loss above; `over_chunks` takes any that can
-be said slice by slice.
+are taken before the next slice, so that logits are neither kept nor formed again: the total loss
+sends back only a factor. `losses` is the loss above; `over_chunks` takes any that can be computed
+slice by slice.
 Letters: B sequences, S positions, D hidden, V vocabulary.
 """
 
@@ -24,7 +24,7 @@ _TOKENS = ("batch", "head_sequence")
 
 
 class Other(NamedTuple):
-    """A second model, whose logits are formed beside, without gradient: a teacher."""
+    """A second model, a teacher, whose logits are formed alongside without gradient."""
 
     cfg: config.ModelConfig
     params: Any
@@ -64,7 +64,7 @@ def over_chunks(
     chunk_tokens: int,
     other: Other | None = None,
 ) -> tuple[Float[Array, ""], list[Float[Array, "B S"]]]:
-    """The sum of a loss of every token's logits; beside it, without gradient, numbers of each.
+    """The sum of a loss over every token's logits and, without gradient, numbers of each token.
 
     fn(logits_BSV, other_BSV, parts, with_grads) of a slice of the sequence gives its loss,
     `num_each` arrays (B, S), and d loss / d logits, or None unless `with_grads`. `of` is the model,
@@ -217,7 +217,7 @@ def _forward(settings, hidden_BSD, head, given):
 
 
 def _backward(settings, kept, cotangents):
-    factor = cotangents[0]  # the others are of what has no gradient
+    factor = cotangents[0]  # the others belong to outputs without gradient
     grad_BSD, grad_head = kept
     of_head = None if grad_head is None else factor * grad_head
     return factor.astype(grad_BSD.dtype) * grad_BSD, of_head, None
@@ -249,7 +249,7 @@ def _scan(settings, hidden_BSD, head_DV, given, *, with_grads: bool):
         loss, each, grad_BSV = settings.fn(logits_BSV, other_BSV, tuple(part), with_grads)
         if not with_grads:
             return None, (loss, each, None)
-        grad_BSV = grad_BSV.astype(dtype)  # in float32, both products would have such operands
+        grad_BSV = grad_BSV.astype(dtype)  # else both products would have float32 operands
         if not settings.is_frozen:
             grad_DV += _product("BSD,BSV->DV", hidden_BSD, grad_BSV)
         grad_BSD = _product("BSV,DV->BSD", grad_BSV, low_DV).astype(dtype)
@@ -287,7 +287,7 @@ def _is_target(logits_BSV, targets_BS):
 
 
 def _in_two_passes(logits_BSV, targets_BS):
-    """(logz, logit of the target), the highest logit first."""
+    """(logz, logit of the target); the first pass finds the highest logit."""
     of_target_BSV = jnp.where(_is_target(logits_BSV, targets_BS), logits_BSV, 0.0)
     return jax.nn.logsumexp(logits_BSV, axis=-1), jnp.sum(of_target_BSV, axis=-1)
 

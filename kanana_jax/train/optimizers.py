@@ -21,7 +21,7 @@ _OFF = config.LoraConfig()
 
 
 class Recipe(NamedTuple):
-    """A name that optimizer.name takes.
+    """What a value of optimizer.name stands for.
 
     `make(rate, specs, clip_specs, cfg, adam, polar)` gives the transformation; `adam` and `polar`
     are the keywords that all share, and `adam` has `rate_factors` where rates are transferred.
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     keeps_norms: bool = False  # of the matrices, which therefore have no weight decay
     report: Callable[[optax.OptState], Metrics] = lambda opt_state: {}
     idle: Mapping[str, float] = {}
-    not_of_adapters: str = ""  # why it cannot train low-rank ones
+    not_of_adapters: str = ""  # why it cannot train low-rank adapters
 
 
 def _clip_report(opt_state: optax.OptState) -> Metrics:
@@ -201,14 +201,14 @@ def schedule(cfg: config.ScheduleConfig, num_steps: int, peak: Any) -> optax.Sch
 
 
 def steps_taken(opt_state: optax.OptState) -> Array:
-    """The updates by which the schedule inside the optimizer counts: skipped steps are none."""
+    """The updates that the schedule inside the optimizer has counted, without skipped steps."""
 
     leaves = jax.tree.leaves(opt_state, is_leaf=_is_scheduled)
     return next(node.count for node in leaves if _is_scheduled(node))
 
 
 def restarted(opt_state: optax.OptState) -> optax.OptState:
-    """The state with which another run goes on: its schedule begins, all else stays."""
+    """The state with which another run goes on: its schedule starts over, all else stays."""
 
     def restart(node):
         return node._replace(count=jnp.zeros_like(node.count)) if _is_scheduled(node) else node
@@ -263,8 +263,8 @@ def _decays(cfg: config.OptimizerConfig, path: Any, spec: model.ParamSpec) -> bo
         return cfg.embedding_decay
     if spec.role != "norm":
         return True
-    # A gain in front of matrices can be taken into them; that of a latent or the last one too, but
-    # what comes into a block is what decides how far its logits can grow.
+    # A gain in front of matrices can be folded into them; that of a latent or the last one too, but
+    # the input of a block decides how far its logits can grow.
     of_block = path[-1].key in ("attention_norm", "mlp_norm")
     return cfg.norm_decay == "all" or (cfg.norm_decay == "input" and of_block)
 

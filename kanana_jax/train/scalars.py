@@ -1,4 +1,4 @@
-"""One number per position, of a reward model or a critic, with the losses of `head` made of it.
+"""One number per position, from a reward model or a critic, and the losses of `head` made of it.
 
     r_t = hidden_t . scalar_head        loss = -sum_t w_t r_t        w_t = -d loss / d r_t
 

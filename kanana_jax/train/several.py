@@ -2,8 +2,8 @@
 
     states, records = vmap(step)(states, batches, rates)
 
-A small model leaves most of a device idle; runs that differ in rate and seed alone fill it. States
-come and go one by one, so that whoever holds them need not know; they are stacked inside.
+A small model leaves most of a device idle; runs that differ only in rate and seed fill it. States
+come and go one by one, and their holder need not know that they are stacked inside.
 """
 
 import functools
@@ -25,9 +25,9 @@ Step = Callable[[Sequence[state.TrainState], Sequence[Batch], Sequence[float]], 
 
 @functools.lru_cache(maxsize=8)
 def build(cfg: step_lib.StepConfig, mesh: Any, size: int) -> Step:
-    """The step of `size` runs, compiled at the first call. No state is given away.
+    """The step of `size` runs, compiled at the first call. No state is donated.
 
-    Of objectives that read no frozen weights. Numbers are those of single steps, to rounding.
+    For objectives that read no frozen weights. Numbers are those of single steps, to rounding.
     """
     placed = jax.tree.map(
         lambda x: x.sharding, state.abstract(cfg.model, cfg.make_optimizer(1.0), mesh, cfg.lora)

@@ -77,5 +77,5 @@ def _placed(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
 
 
 def weight_shapes(cfg: config.ModelConfig) -> Any:
-    """Of whole weights."""
+    """Shapes of whole weights."""
     return trained.shapes(cfg)

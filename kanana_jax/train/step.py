@@ -91,7 +91,7 @@ def step_config(
     `rates` are those of the stages of its run, `teacher` the shape of a live teacher.
     `device` and `num_devices` are those that it will run on; None: this process's.
     """
-    sizes = dataclasses.asdict(cfg.mesh)  # that they use up the devices, making the mesh checks
+    sizes = dataclasses.asdict(cfg.mesh)  # making the mesh checks that they use up the devices
     if -1 in sizes.values():
         sizes = parallel.axis_sizes(cfg.mesh, num_devices or jax.device_count())
     return StepConfig(
@@ -126,7 +126,7 @@ def step_config(
 
 
 def _scheduled_steps(cfg: config.TrainingConfig) -> int:
-    """Those that the schedule reads, so that runs of other lengths share a step where it can be."""
+    """Steps that the schedule reads, so that runs of other lengths share a step where possible."""
     schedule = cfg.optimizer.schedule
     if schedule.name == "cosine" or schedule.decay_steps:
         return cfg.train.num_steps
@@ -139,9 +139,9 @@ class Steps(NamedTuple):
     cfg: StepConfig
     weights: Callable[[int], model.Weights]  # fresh ones, from a seed
     init: Callable[[int], state.TrainState]  # from a seed
-    # From weights of another run, and with adapters the seed of these.
+    # From weights of another run and, with adapters, the seed of the adapters.
     start: Callable[[model.Weights, int], state.TrainState]
-    # The weights that compute, of those that are trained and of the frozen ones.
+    # The weights that compute, made from the trained and the frozen ones.
     whole: Callable[[model.Weights, Frozen], model.Weights]
     train: Callable[[state.TrainState, Batch, float, Frozen], tuple[state.TrainState, Metrics]]
     evaluate: Callable[[model.Weights, Batch], tuple[Array, Array]]
@@ -304,9 +304,9 @@ def abstract_batch(
 ) -> Batch:
     """Shapes, dtypes and shardings of a batch on `mesh`; `columns` are those of `Batch.extra`.
 
-    `routes` are MoE layers and experts of a token, where the batch says which these are;
-    `of_teacher` are columns of several numbers per position. `features` are shapes and dtypes of a
-    row's.
+    `routes` counts MoE layers and experts of a token, where the batch says which these are;
+    `of_teacher` are columns of several numbers per position. `features` are the shapes and dtypes
+    of a row's features.
     """
     sharding = parallel.batch_sharding(mesh)
 
@@ -423,7 +423,7 @@ def gradients(
     totals = cfg.objective.totals(batch)
     grad_fn = jax.grad(micro_loss, has_aux=True)
     buffers = weights.buffers
-    if not cfg.lora.rank:  # else what computes is a sum, which is made as each layer begins
+    if not cfg.lora.rank:  # else each layer makes the weights that compute as it begins
         with jax.named_scope("expert_matrices"):
             made = model.expert_matrices.once(weights.params, cfg.execution)
         buffers = buffers if made is None else buffers | {"expert_matrices": made}
@@ -467,7 +467,7 @@ def micro_loss(
     share: float,
     cfg: StepConfig,
 ) -> tuple[Float[Array, ""], tuple[Seen, model.Routing]]:
-    """The part of the batch's loss that comes from one micro-batch, what was seen and chosen.
+    """The part of the batch's loss that comes from one micro-batch, and what was seen and chosen.
 
     `totals` are of the whole batch and `share` is the micro-batch's share of its sequences, so that
     losses, gradients and sums add up to those of the whole batch.
@@ -520,7 +520,7 @@ def micro_loss(
 
 
 def _with_loss(sums: dict[str, Array], more: dict[str, Array]) -> dict[str, Array]:
-    """Both, with their losses added up; nothing changes where there is no more."""
+    """Both, with their losses added up; `sums` unchanged where `more` is empty."""
     return sums | more | {"loss": sums["loss"] + more["loss"]} if more else sums
 
 
@@ -555,7 +555,10 @@ def log_probabilities(
     cfg: config.ModelConfig,
     execution: config.ExecutionConfig,
 ) -> Float[Array, "B S"]:
-    """Of every target, without gradient; at the batch's column "temperature", where it has one."""
+    """The log-probability of every target, without gradient.
+
+    At the temperatures of the batch's column "temperature", where it has one.
+    """
     hidden_BSD, _ = model.hidden_states(cfg, weights, batch.inputs, execution)
     read_BSD = _tempered(hidden_BSD, batch)
     return _values(head.losses, weights.params, read_BSD, batch, cfg, execution)
@@ -600,9 +603,9 @@ def chosen_experts(
 
 
 def _tempered(hidden_BSD: Float[Array, "B S D"], batch: Batch) -> Float[Array, "B S D"]:
-    """Hidden states of which the head makes logits that are divided by the temperature.
+    """Hidden states from which the head makes logits divided by the temperature.
 
-    They are what tokens were drawn from. 0, as in padding, leaves them as they are.
+    Tokens were drawn from these logits. A temperature of 0, as in padding, changes nothing.
     """
     if "temperature" not in batch.extra:
         return hidden_BSD

@@ -1,7 +1,7 @@
 """A student's loss against a teacher, in the pass of the head that takes its cross-entropy.
 
-The logits of both are formed for a slice of the sequence at a time; what is kept of the teacher's
-are the few numbers that a divergence reads, or nothing.
+The logits of both are formed for a slice of the sequence at a time; of the teacher's,
+only the few numbers that a divergence reads are kept, or nothing.
 
 Letters: B sequences, S positions, D hidden, V vocabulary, K draws, N numbers of a position.
 """
@@ -59,7 +59,7 @@ def losses(
     z_weight: float,
     chunk_tokens: int,
 ) -> tuple[Float[Array, ""], Float[Array, "B S"], Float[Array, "B S"], dict[str, Array]]:
-    """What `head.losses` gives, with the term of the teacher in the loss, and what that reports."""
+    """What `head.losses` gives, with the teacher's term in the loss, and what that term reports."""
     teaching, live, totals = teacher
     of_divergence_BS = teaching.coefficients(batch, totals)
     columns = () if live else tuple(batch.extra[name] for name in teaching.divergence.columns)

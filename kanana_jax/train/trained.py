@@ -4,7 +4,7 @@
     whole      Weights that compute: with adapters the frozen parameters, and what is added to them
 
 The frozen model is among the frozen weights of a step, under `NAME`: sharded as a trained one would
-be, without gradient and optimizer state, in no checkpoint. A scalar head is new, so it is trained
+be, without gradient or optimizer state, in no checkpoint. A scalar head is new, so it is trained
 itself.
 """
 
@@ -27,7 +27,7 @@ _OWN = "scalar_head"
 def describe(
     shape: config.ModelConfig, lora: config.LoraConfig = _OFF, split: str = "parts"
 ) -> dict[str, Any]:
-    """A ParamSpec for every trained leaf; of adapters no matrix is split into more."""
+    """A ParamSpec for every trained leaf; matrices of adapters are not split further."""
     specs = model.describe(shape, split)
     if not lora.rank:
         return specs
@@ -35,18 +35,18 @@ def describe(
 
 
 def shapes(shape: config.ModelConfig, lora: config.LoraConfig = _OFF) -> model.Weights:
-    """Of what is trained, in float32."""
+    """Shapes of what is trained, in float32."""
     return jax.eval_shape(functools.partial(start, shape, lora), _fresh(shape), jax.random.key(0))
 
 
 def start(
     shape: config.ModelConfig, lora: config.LoraConfig, whole: model.Weights, key: Array
 ) -> model.Weights:
-    """What is trained, before the first step, where the model is `whole`: it computes the same."""
+    """What is trained of the model `whole`, before the first step: it still computes the same."""
     if not lora.rank:
         return whole
     made = adapters.init(_sites(shape, lora), key)
-    # Copies: a step takes the arrays of a state for its own, and the frozen model stays.
+    # Copies: a step takes over the arrays of a state, and the frozen model stays.
     own = {name: jnp.array(x, jnp.float32, copy=True) for name, x in _own(whole.params).items()}
     buffers = {name: jnp.array(x, copy=True) for name, x in whole.buffers.items()}
     return model.Weights(made | own, buffers)
@@ -68,7 +68,7 @@ def whole(
 
 
 def kept_dtypes(shape: config.ModelConfig, lora: config.LoraConfig) -> model.Weights:
-    """Of whole weights: frozen ones are of lora.base_dtype, but for norms and routers."""
+    """Dtypes of whole weights: frozen ones have lora.base_dtype, except norms and routers."""
     narrow = jnp.dtype(lora.base_dtype if lora.rank else "float32")
 
     def one(spec: model.ParamSpec) -> jnp.dtype:

@@ -15,7 +15,7 @@ a fixed fan_in there (an expert's second matrix, projections out of a latent) ke
 spectral asks for updates of spectral norm sqrt(out / in) (arXiv:2310.17813), `scale` being that of
 optimizer.shape_scale; for W_q and W_o whole it gives width^-1/2 where kakao has width^-1.
 Initial weights of matrices and router are multiplied by sqrt(base fan_in / fan_in) in all three;
-in spectral the head's by base D / D.
+spectral multiplies the head's by base D / D.
 """
 
 import functools
@@ -104,7 +104,7 @@ def rate_factors(cfg: config.OptimizerConfig, shape: config.ModelConfig, polar_s
 
 
 class Initial(NamedTuple):
-    """What fresh weights depend on beside the model's shape."""
+    """What fresh weights depend on besides the model's shape."""
 
     rule: str
     base_width: int
@@ -137,7 +137,7 @@ class _Leaf(NamedTuple):
     width: int
 
     def fans(self, spec: optim.MatrixSpec | None, scale: Any) -> list[Fans]:
-        """Of every part; heads, which are no matrix products of a layer, read the hidden state."""
+        """Fans of every part; heads, no matrix products of a layer, read the hidden state."""
         pairs = [(self.width, 1)] if spec is None else optim.fans(self.shape, spec)
         return [Fans(*fan, self.width, scale and scale(*fan)) for fan in pairs]
 

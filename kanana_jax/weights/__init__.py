@@ -1,8 +1,8 @@
-"""A model's weights in files, without optimizer state: model folders and Hugging Face's.
+"""A model's weights in files, without optimizer state: model folders and Hugging Face folders.
 
-`native` defines the folder that training starts from and `generate` loads, `hf` converts it from
-and to Hugging Face folders, `run_folder` makes one of a training run, `merge` of several models,
-and `source` reads either kind one layer at a time. Whatever cannot be used raises
+`native` defines the model folder that training starts from and `generate` loads. `hf` converts it
+from and to Hugging Face folders, `run_folder` makes one from a training run, and `merge` makes one
+from several models. `source` reads either kind one layer at a time. Anything unusable raises
 `kanana_jax.checkpoint.CheckpointError`.
 """
 

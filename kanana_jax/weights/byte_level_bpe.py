@@ -1,4 +1,4 @@
-"""The tokenizer.json of byte-level BPE, from what other formats say of one."""
+"""The tokenizer.json of a byte-level BPE tokenizer, made from other formats."""
 
 import json
 from collections.abc import Sequence
@@ -11,8 +11,10 @@ def split_by(pattern: str) -> dict[str, Any]:
 
 
 def added_token(number: int, content: str, *, is_special: bool) -> dict[str, Any]:
-    """A token that is found before text is cut; one that is not in the vocabulary comes behind it,
-    in the order of a list, whatever its number."""
+    """A token that is found before text is cut.
+
+    A token outside the vocabulary follows it, in list order, whatever its number.
+    """
     return {
         "id": number,
         "content": content,
@@ -34,7 +36,7 @@ def tokenizer_json(
     is_whole_word_first: bool,
     adds_space: bool = False,
 ) -> str:
-    """`steps` cut text into words, and with `has_gpt2_rule` GPT-2's pattern does after them.
+    """`steps` cut text into words, and then GPT-2's pattern does if `has_gpt2_rule`.
 
     With `is_whole_word_first` a word that is a token is that token, whatever the merges.
     """

@@ -16,7 +16,7 @@ _HEX = 32  # digits
 def of_folder(directory: Path) -> str:
     """32 hexadecimal digits; raises CheckpointError where there is no model.
 
-    What an Orbax folder notes of its making, such as the time, counts nowhere.
+    What Orbax notes about the folder's creation, such as the time, does not count.
     """
     native.read_description(directory)  # else it is no model folder
     shape = hf_files.read_json(directory / native.CONFIG_NAME)["model"]

@@ -1,7 +1,7 @@
-"""GGUF files of Llama's architecture, in (extra `gguf`); quantised weights become float32.
+"""Imports GGUF files of Llama's architecture (extra `gguf`); quantised weights become float32.
 
-A file is read as the Hugging Face folder that it was made of: its fields as a config.json, its
-tensors under their names there, its tokenizer as the files of one. So the same checks hold.
+A file is read as the Hugging Face folder that it was made from: its fields as a config.json, its
+tensors under their names there, its tokenizer as tokenizer files. So the same checks hold.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from kanana_jax.weights import gguf_tokenizer, hf, hf_checks, hf_config, hf_name
 _ARCHITECTURE = "llama"
 _TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
-# Their fields to those of a config.json.
+# GGUF's fields to those of a config.json.
 _FIELDS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -33,7 +33,7 @@ _FIELDS = {
     "rope.freq_base": "rope_theta",
 }
 _OPTIONAL = {"attention.head_count_kv", "attention.key_length"}
-# The same again, or of no effect at this value.
+# Fields that repeat another, or have no effect at this value.
 _AGAIN = {"attention.value_length": "head_dim", "rope.dimension_count": "head_dim"}
 _FIXED = {"expert_count": 0, "expert_used_count": 0, "rope.scaling.type": "none"}
 
@@ -53,16 +53,16 @@ _OF_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# What slow pairs are divided by, of which the fields say nothing.
+# The divisors of slow rotary pairs, which the fields do not mention.
 _ROPE_FACTORS = "rope_freqs.weight"
-# Llama 3.1's; whether a file's factors are these is checked.
+# Llama 3.1's; a file's factors are checked against these.
 _LLAMA3_ROPE = {"original_max_position_embeddings": 8192, "low_freq_factor": 1.0}
 _LLAMA3_ROPE |= {"high_freq_factor": 4.0, "rope_type": "llama3"}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """A tensor as `hf_files.Entry` is one."""
+    """A tensor with the interface of `hf_files.Entry`."""
 
     file: Path
     tensor: Any  # gguf.ReaderTensor
@@ -164,7 +164,7 @@ def _their_name(name: str) -> str:
 
 
 def _fields(source: Path, metadata: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
-    """The config.json that the file would have; raises CheckpointError by the field's name."""
+    """The config.json that the file would have; raises CheckpointError with the field's name."""
     if metadata.get("general.architecture") != _ARCHITECTURE:
         raise CheckpointError(
             f"{source}: expected general.architecture '{_ARCHITECTURE}', got "

@@ -1,7 +1,7 @@
-"""The tokenizer in a GGUF file as tokenizer.json and the files beside it.
+"""The tokenizer in a GGUF file as tokenizer.json and the files next to it.
 
-Only byte-level BPE. The file names the rule that cuts text into words before merges; what the names
-mean is not in it, so that those that are known are listed here, and others are refused.
+Only byte-level BPE. The file names the rule that cuts text into words before merges but does not
+define it. Known names are listed here, and others are refused.
 """
 
 import json

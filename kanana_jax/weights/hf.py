@@ -1,9 +1,10 @@
 """Hugging Face directories in and out, tensor by tensor; `hf_config` has their architectures.
 
-Every tensor of the files must be claimed once and have the shape that config.json implies; all of
-that is checked on headers before anything is written. Float16 becomes float32, and what is
-quantised (`hf_quantized`) bfloat16. Of a folder with a text_config, the language model is read,
-and the encoder of images beside it where one is wanted (`hf_image_config`).
+Every tensor of the files must be claimed once and have the shape that config.json implies; headers
+are checked for this before anything is written. Float16 becomes float32. Quantised weights
+(`hf_quantized`) become bfloat16, or float32 where packed ones have scales of another dtype. From a
+folder with a text_config, the language model is read, and its encoder of images where one is
+wanted (`hf_image_config`).
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Opened:
         return part if self.is_interleaved else hf_names.interleave_rotary(leaf, part)
 
     def dtype(self, path: str) -> np.dtype:
-        """The widest in a leaf."""
+        """The widest dtype in a leaf."""
         return _widest(path, self.leaves[path].tensors, self.entries)
 
     def read_layer(self, path: str, layer: int | None) -> np.ndarray:
@@ -70,7 +71,7 @@ class Opened:
 def open_directory(source: Path, *, with_images: bool = False) -> Opened:
     """Reads config.json and all headers; raises CheckpointError when they do not agree.
 
-    With `with_images` there must be an encoder of images, and it belongs to the model.
+    With `with_images` there must be an encoder of images, which becomes part of the model.
     """
     whole = hf_files.read_json(source / "config.json")
     fields = hf_config.text_fields(whole)
@@ -210,7 +211,7 @@ def native_path(path: str) -> str:
 
 
 def insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
-    """Puts a leaf into a nested dict at a path of names with / between them."""
+    """Puts a leaf into a nested dict at a path of names separated by /."""
     *groups, name = path.split("/")
     for group in groups:
         tree = tree.setdefault(group, {})
@@ -218,7 +219,7 @@ def insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
 
 
 def _layer(name: str) -> int:
-    """Where a tensor comes in a file: the embedding, the layers, then norm and head."""
+    """A tensor's place in a file: the embedding, the layers, then norm and head."""
     parts = name.split(".")
     return int(parts[2]) if parts[1] == "layers" else -1 if parts[1] == "embed_tokens" else 1 << 30
 
@@ -242,6 +243,6 @@ def _leaf_dtype(path: str, leaf: hf_names.Leaf, entries: Mapping, dtype: str | N
 def _widest(path: str, tensors: Iterable[hf_names.Tensor], entries: Mapping) -> np.dtype:
     if path == hf_names.ROUTER_BIAS:
         return _NAMES["float32"]
-    # Float32 holds what float16 does, and bfloat16 does not.
+    # Float32 holds every float16 number; bfloat16 does not.
     wide = any(entries[tensor.name].dtype in (np.float32, np.float16) for tensor in tensors)
     return _NAMES["float32" if wide else "bfloat16"]

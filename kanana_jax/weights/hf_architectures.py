@@ -1,4 +1,4 @@
-"""The architectures that this model can be, in the fields of their config.json."""
+"""The architectures that this model can be, described by the fields of their config.json."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,19 +7,19 @@ from kanana_jax.checkpoint.errors import CheckpointError, shown
 
 
 class Architecture(NamedTuple):
-    """How a config.json says what a model of one kind is."""
+    """How the config.json of one architecture describes a model."""
 
     name: str
     model_types: tuple[str, ...]  # the first is the one that is written
     names: dict[str, str]  # of mapped fields, ours to theirs
     fixed: dict[str, Any]  # what this model does; published files may leave these out
     rope_kinds: tuple[str, ...]
-    # Fields that are another one, theirs to theirs.
+    # Fields that repeat another, theirs to theirs.
     same: dict[str, str] = {}  # noqa: RUF012
     written: dict[str, Any] = {}  # noqa: RUF012
     # From the mapped fields, the settings that they imply.
     implied: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: {}
-    # From the fields in the file, what stands for those that are absent or null.
+    # From the fields in the file, values for those that are absent or null.
     defaults: Callable[[dict[str, Any]], dict[str, Any]] = lambda fields: {}
 
     @property
@@ -74,7 +74,7 @@ DEEPSEEK = Architecture(
 
 
 def _dense_layers(fields: dict[str, Any]) -> dict[str, Any]:
-    """What transformers 5 writes as a list: dense layers, then those with experts."""
+    """Reads the list that transformers 5 writes: dense layers, then those with experts."""
     kinds = fields.get("mlp_layer_types")
     if kinds is None:
         return {}

@@ -1,6 +1,6 @@
 """What a Hugging Face folder must hold: every tensor of its config.json once, and no other.
 
-Three kinds are passed over: parts beside the language model, layers that only predict further
+Three kinds are passed over: parts besides the language model, layers that only predict further
 tokens, and buffers that are computed from config.json. Everything is checked on headers.
 """
 
@@ -23,9 +23,9 @@ _Stored = Mapping[str, hf_quantized.Stored]
 
 
 def of_text(entries: _Entries) -> tuple[_Entries, _Entries]:
-    """The tensors of the language model, named as without other parts, and the others.
+    """The tensors of the language model, named as if it stood alone, and the others.
 
-    Its own begin with what stands before the name of its embedding.
+    Its tensors share the prefix of its embedding's name.
     """
     found = [name.removesuffix(_EMBED) for name in entries if name.endswith(_EMBED)]
     if len(found) != 1:
@@ -40,9 +40,10 @@ def of_text(entries: _Entries) -> tuple[_Entries, _Entries]:
 
 
 def predictor_names(entries: _Entries, fields: dict[str, Any], num_layers: int) -> list[str]:
-    """Tensors of the layers after the last one, as far as config.json counts such layers.
+    """Tensors of the layers after the last one, of as many as config.json counts.
 
-    Where it does not count them, those with the projection that only predictors have.
+    Where it does not count them, tensors of the layers with the projection that only predictors
+    have.
     """
     counted = hf_config.num_predictor_layers(fields)
     after = {name: layer for name in entries if (layer := _layer(name)) >= num_layers}
@@ -54,7 +55,7 @@ def predictor_names(entries: _Entries, fields: dict[str, Any], num_layers: int) 
 
 
 def parts_of(names: list[str]) -> list[str]:
-    """The parts of a model that tensors belong to: a layer, or what names begin with."""
+    """The parts of a model that tensors belong to: a layer, or the first component of the name."""
     return list(dict.fromkeys(part for name in names for part in _PART.findall(name)[:1]))
 
 
@@ -76,7 +77,7 @@ def check_size(cfg: config.ModelConfig, entries: Mapping[str, Any]) -> None:
 def computed_names(cfg: config.ModelConfig, entries: _Entries) -> set[str]:
     """Tensors that follow from config.json or from another tensor, whether they are there or not.
 
-    Raises CheckpointError when a head that config.json ties to the embedding is another matrix.
+    Raises CheckpointError when a head that config.json ties to the embedding differs from it.
     """
     places = ["", *(f"layers.{layer}.self_attn." for layer in range(cfg.num_layers))]
     found = {f"model.{place}rotary_emb.{buffer}" for place in places for buffer in _BUFFERS}

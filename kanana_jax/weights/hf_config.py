@@ -1,11 +1,11 @@
 """ModelConfig to and from the config.json of the architectures that this model can be.
 
 A model with a scalar head is a ...ForSequenceClassification with one label, which reads the head at
-a text's last token; its files here have the vocabulary's head too, from which training goes on.
+the last token of a text. Its files here have the vocabulary's head too, from which training goes
+on.
 
-A field that changes the logits is either mapped or has one meaning here; any other value of it is
-refused. A mapped field that is absent is an error, unless all readers of the architecture fill it
-in alike.
+A field that changes the logits is either mapped or has one value here; any other value is refused.
+An absent mapped field is an error, unless all readers of the architecture fill it in alike.
 """
 
 from typing import Any
@@ -40,12 +40,12 @@ _NOT_KEPT = {
 }
 
 
-# Said of a whole, and of its language model again.
+# Given for the whole model, and again for its language model.
 _SAID_TWICE = ("quantization_config", "tie_word_embeddings")
 
 
 def text_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """Those of the language model, where config.json has a text_config; else all of them."""
+    """The language model's fields, where config.json has a text_config; else all fields."""
     text = fields.get("text_config")
     if text is None:
         return fields
@@ -104,7 +104,7 @@ def architecture(fields: dict[str, Any]) -> Architecture:
 def _has_scalars(fields: dict[str, Any]) -> bool:
     if fields.get("architectures") not in [[known.with_scalars] for known in hf_architectures.ALL]:
         return False
-    labels = fields.get("id2label", {"0": ""})  # transformers writes them in the place of a number
+    labels = fields.get("id2label", {"0": ""})  # transformers writes them in place of a number
     got = fields.get("num_labels", len(labels) if isinstance(labels, dict) else labels)
     if got != 1:
         raise CheckpointError(
@@ -125,7 +125,7 @@ def _check_layer_types(fields: dict[str, Any]) -> None:
 
 
 def _check_amplitude(known: Architecture, cfg: config.ModelConfig) -> None:
-    """DeepSeek scales logits for YaRN by mscale fields, others cosine and sine by the factor."""
+    """For YaRN, DeepSeek scales logits by mscale fields, others cosine and sine by the factor."""
     if known.is_latent or cfg.yarn is None:
         return
     for name in ("mscale", "mscale_all_dim"):
@@ -137,7 +137,7 @@ def _check_amplitude(known: Architecture, cfg: config.ModelConfig) -> None:
 
 
 def extra_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """What the model does not need but an export writes back: token ids, longest context, ..."""
+    """Fields not needed by the model that an export writes back: token ids, longest context, ..."""
     known = architecture(fields)
     mapped = {*known.names.values(), *known.fixed, *_NOT_KEPT}
     return {name: value for name, value in fields.items() if name not in mapped}
@@ -204,8 +204,8 @@ def num_predictor_layers(fields: dict[str, Any]) -> int | None:
 
 
 def is_rope_interleaved(fields: dict[str, Any]) -> bool:
-    """Whether rotary columns lie as this model has them.
+    """Whether rotary columns are laid out as in this model.
 
-    DeepSeek's pairs are neighbours unless a file says otherwise, which its own do not.
+    DeepSeek's pairs are neighbours unless a file says otherwise; its own files do not.
     """
     return not architecture(fields).is_latent or fields.get("rope_interleave") in (None, True)

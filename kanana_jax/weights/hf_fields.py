@@ -9,7 +9,7 @@ from kanana_jax.checkpoint.errors import CheckpointError, shown
 
 
 def check_fixed(where: str, fields: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """What this model does in one way only."""
+    """Checks the fields for which this model has one value only."""
     for name, value in wanted.items():
         if fields.get(name) not in (None, value):
             raise CheckpointError(
@@ -19,7 +19,7 @@ def check_fixed(where: str, fields: dict[str, Any], wanted: dict[str, Any]) -> N
 
 
 def make(kind: type, values: dict[str, Any], names: dict[str, str]) -> Any:
-    """The dataclass `kind`; `names` are the fields in the file's words, by ours."""
+    """The dataclass `kind`; `names` maps our field names to the file's."""
     _check_types(kind, values, names)
     try:
         return kind(**values)

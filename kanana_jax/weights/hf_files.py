@@ -3,7 +3,8 @@
     8 bytes: size of the header | header: JSON of name -> dtype, shape, offsets | the numbers
 
 The library checks every file that is read and every one that was written. The numbers are read and
-written here: the library needs a whole shard in memory to write it, and a measured 2 times that.
+written here, because the library needs a whole shard in memory to write it (measured: 2 times its
+size).
 """
 
 import json
@@ -47,7 +48,7 @@ class Entry(NamedTuple):
 
 
 def read_text(path: Path) -> str:
-    """UTF-8, with or without its mark at the beginning."""
+    """UTF-8 text, with or without a byte order mark."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -69,7 +70,7 @@ def read_json(path: Path) -> dict:
 
 
 def read_json_if_there(path: Path) -> dict:
-    """The object in a file that a folder may lack; then it is empty."""
+    """The object in a file, or an empty one where the file is missing."""
     return read_json(path) if path.exists() else {}
 
 
@@ -133,7 +134,7 @@ def read_file(path: Path) -> dict[str, Entry]:
 
 
 def check_dtypes(entries: Mapping[str, Any]) -> None:
-    """Raises CheckpointError when numbers are of a kind that cannot be read."""
+    """Raises CheckpointError when a tensor has a dtype that cannot be read."""
     for name, entry in entries.items():
         if entry.code not in _DTYPES:
             raise CheckpointError(

@@ -2,8 +2,8 @@
 
     {"model_type": "kimi_k25", "text_config": {...}, "vision_config": {...}, "image_token_id": ...}
 
-Published files and transformers call fields of vision_config differently. Both are read, and both
-are written. One frame is an image; clips of more cannot be read here.
+Published files and transformers name fields of vision_config differently. Both names are read, and
+both are written. An image is one frame; clips of more frames cannot be read here.
 """
 
 from typing import Any
@@ -83,7 +83,7 @@ def _said(fields: dict[str, Any], names: tuple[str, str]) -> Any:
 
 
 def extra_fields(whole: dict[str, Any]) -> dict[str, Any]:
-    """What the model does not need but an export writes back, such as the id of an image."""
+    """Fields that the model does not need but an export writes back, such as the id of images."""
     kept = {name: value for name, value in whole.items() if name not in _READ}
     kept.pop("quantization_config", None)  # it says how the files were written
     if "image_token_id" not in kept and "media_placeholder_token_id" in kept:
@@ -92,7 +92,7 @@ def extra_fields(whole: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_hf(cfg: ModelConfig, text: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """The whole config.json around that of the language model."""
+    """The whole config.json, with the language model's in it."""
     shape = cfg.vision
     assert shape is not None
     fixed = {"projector": "mlp", "num_channels": 3, "layer_norm_eps": _NORM_EPS}

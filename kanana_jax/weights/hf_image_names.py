@@ -50,7 +50,7 @@ OF_LAYER = {
     "mlp/down/w": "mlp.fc1.weight",
     "mlp/down/b": "mlp.fc1.bias",
 }
-# Neighbouring columns of a head turn together there; here those of its two halves do.
+# There, neighbouring columns of a head turn together; here, columns of its two halves do.
 PAIRED = ("wq", "wk", "bq", "bk")
 _JOINT, _PARTS = ".wqkv.", (".wq.", ".wk.", ".wv.")
 
@@ -86,12 +86,12 @@ class _Third(NamedTuple):
 
 
 def of_encoder(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an encoder of images and its projector."""
+    """The tensors of an encoder of images and its projector."""
     return {name: entry for name, entry in entries.items() if name.startswith(PREFIXES)}
 
 
 def split(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors with each `wqkv` as its thirds. CheckpointError where one has none."""
+    """Tensors with each `wqkv` as its thirds. CheckpointError where one cannot be split."""
     found: dict[str, Any] = {}
     for name, entry in entries.items():
         if _JOINT not in name:
@@ -108,14 +108,14 @@ def split(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Written(NamedTuple):
-    """A tensor of a file, and the tensors here whose rows it has, one after the other."""
+    """A tensor of a file, and our tensors whose rows it holds, one after the other."""
 
     name: str
     parts: tuple[Any, ...]
 
 
 def joined(order: Iterable[tuple[str, Any]]) -> Iterator[Written]:
-    """What is written of (path, hf_names.Tensor): each three thirds as one."""
+    """The tensors to write for (path, hf_names.Tensor): three thirds become one."""
     thirds: dict[str, dict[str, Any]] = {}
     for one in order:
         name = one[1].name

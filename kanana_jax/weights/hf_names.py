@@ -23,7 +23,7 @@ _TOP = {
     "head": "lm_head",
     "scalar_head": "score",
 }
-# Below model.layers.<layer>. The places in braces are the leaf's leading axes, in their order.
+# Below model.layers.<layer>. Names in braces are the leaf's leading axes, in order.
 _ATTENTION = {
     "attention_norm": "input_layernorm",
     "attention/wq": "self_attn.q_proj",
@@ -85,7 +85,7 @@ class Leaf(NamedTuple):
 
 
 def leaves(cfg: config.ModelConfig) -> dict[str, Leaf]:
-    """Every parameter by its path "moe_layers/mlp/w_down", and the router bias."""
+    """Every parameter by its path, such as "moe_layers/mlp/w_down", and the router bias."""
     shapes = jax.eval_shape(functools.partial(model.init_params, cfg), jax.random.key(0))
     specs = _flat(model.describe(cfg, split="none"))
     params = {path: _leaf(cfg, path, x.shape, specs[path]) for path, x in _flat(shapes).items()}
@@ -149,7 +149,7 @@ def _theirs(shape: tuple[int, ...], spec: model.ParamSpec) -> tuple[tuple[int, .
 def _image_leaf(
     cfg: config.ModelConfig, path: str, shape: tuple[int, ...], spec: model.ParamSpec
 ) -> Leaf:
-    """A leaf of the encoder of images, whose path is below "vision"."""
+    """A leaf of the encoder of images; `path` is relative to "vision"."""
     images = cfg.vision
     assert images is not None
     stack, _, rest = path.partition("/")
@@ -162,7 +162,7 @@ def _image_leaf(
     if path == "patch/w":
         wanted = (wanted[0], images.num_channels, images.patch_size, images.patch_size)
     if not is_stacked:
-        # Files have no name for what an abstractor has, and an export refuses it.
+        # Files have no names for an abstractor's tensors, and an export refuses them.
         name = hf_image_names.TOP.get(path, f"mm_projector.{path}")
         return Leaf(shape, (Tensor(name, (), wanted, is_transposed),), 0)
     is_paired = rest.rpartition("/")[2] in hf_image_names.PAIRED
@@ -180,7 +180,7 @@ def _image_leaf(
 
 
 def to_part(leaf: Leaf, tensor: Tensor, x: np.ndarray) -> np.ndarray:
-    """The part of the leaf that the tensor `x` is."""
+    """The tensor `x` as a part of the leaf."""
     part = (x.reshape(len(x), -1).T if tensor.is_transposed else x).reshape(leaf.part_shape)
     if not tensor.is_paired:
         return part

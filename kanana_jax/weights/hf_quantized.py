@@ -1,6 +1,6 @@
 """Quantised tensors of a Hugging Face folder as the matrices that they stand for.
 
-Which tensors are quantised is what their headers say, and how, what config.json says.
+Headers say which tensors are quantised, and config.json says how.
 
     fp8, as in DeepSeek-V3 and Kimi K2: X.weight in float8, X.weight_scale_inv
         w[i, j] = q[i, j] * scale_inv[i // 128, j // 128]
@@ -30,7 +30,7 @@ _FIXED_OF_WEIGHTS |= {"actorder": None, "dynamic": False}
 
 
 class Float8(NamedTuple):
-    """A matrix with one scale per block, read as float32; bfloat16 is what it was made of."""
+    """A matrix with one scale per block, read as float32; it was made from bfloat16."""
 
     name: str
     q: hf_files.Entry
@@ -99,7 +99,7 @@ Stored = hf_files.Entry | Float8 | Packed
 
 
 def group_size(fields: dict[str, Any]) -> int | None:
-    """Columns that share a scale in packed matrices; None where config.json speaks of none.
+    """Columns that share a scale in packed matrices; None where config.json has none.
 
     Raises CheckpointError unless weights are plain or of one of the two kinds.
     """
@@ -148,9 +148,9 @@ def _group_size(said: dict[str, Any]) -> int:
 
 
 def gather(entries: dict[str, hf_files.Entry], group_size: int | None) -> dict[str, Stored]:
-    """Every matrix under the name that it has where it is not quantised.
+    """Every matrix under the name that it has when it is not quantised.
 
-    Raises CheckpointError, by the name of a tensor, where the parts of one do not fit together.
+    Raises CheckpointError with the name of a tensor whose parts do not fit together.
     """
     found: dict[str, Stored] = {}
     parts: set[str] = set()

@@ -16,7 +16,7 @@ _KINDS = {"default": "default", "yarn": "yarn", "deepseek_yarn": "yarn", "llama3
 
 
 class _Extension(NamedTuple):
-    """A kind of scaling; it fills the setting of ModelConfig with `make`."""
+    """A kind of scaling; it fills `setting` of ModelConfig with a `make`."""
 
     setting: str
     make: type
@@ -24,7 +24,7 @@ class _Extension(NamedTuple):
     needed: tuple[str, ...]  # theirs
     fixed: dict[str, Any]
     defaults: dict[str, Any]  # ours, of fields that may be absent
-    written: dict[str, str]  # how its kind is said
+    written: dict[str, str]  # how a file names this kind
 
 
 _YARN = _Extension(
@@ -70,7 +70,7 @@ _EXTENSIONS = {"yarn": _YARN, "llama3": _LLAMA3}
 def read(fields: dict[str, Any], kinds: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
     """(theta, settings of ModelConfig that extend the context); theta is None where there is none.
 
-    Where a file says one of them twice, it must say the same. `kinds` are those that the
+    Where a file gives one of them twice, the two must agree. `kinds` are those that the
     architecture has.
     """
     places = []

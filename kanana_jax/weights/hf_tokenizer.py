@@ -1,4 +1,4 @@
-"""The tokenizer.json of a folder, if it can be one of its model."""
+"""The tokenizer.json of a folder, if it can belong to the folder's model."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,12 @@ from kanana_jax.checkpoint.errors import CheckpointError
 from kanana_jax.weights import hf_files, tiktoken_file
 
 NAME = "tokenizer.json"
-# Larger vocabularies than this are not of bytes, whose models have no file.
+# A larger vocabulary is not one of bytes; models of bytes have no such file.
 _MAX_BYTE_VOCAB = 512
 
 
 def read(directory: Path, vocab_size: int) -> str | None:
-    """Its tokenizer.json, made of a tiktoken.model where that is what there is; None for bytes.
+    """Its tokenizer.json, made from a tiktoken.model where there is only that; None for bytes.
 
     Raises CheckpointError where there is none, and where its ids are not the model's.
     """

@@ -1,4 +1,4 @@
-"""Adapters in files, added to the model that they belong to: W + scale A B, by the layer of a leaf.
+"""Adapters in files, added to their model: W + scale A B, one layer of a leaf at a time.
 
 They come from the checkpoints of a run that trained them (`run_folder`), or from a folder of the
 PEFT library (`peft`).
@@ -18,15 +18,15 @@ from kanana_jax.checkpoint.errors import CheckpointError
 from kanana_jax.model import lora as adapters
 from kanana_jax.weights import fingerprint, native
 
-# Gives the leaf at a path "weights/params/embed", laid out as the shape beside it.
+# Gives the leaf at a path such as "weights/params/embed", laid out as the shape given with it.
 Load = Callable[[str, jax.ShapeDtypeStruct], np.ndarray]
-# Gives a layer of the leaf at a path "moe_layers/mlp/w_down", or one outside the stacks.
+# Gives a layer of the leaf at a path like "moe_layers/mlp/w_down", or a leaf outside the stacks.
 ReadLayer = Callable[[str, int | None], np.ndarray]
 _PARAMS = "weights/params/"
 
 
 class Pair(NamedTuple):
-    """What is added to the leaf of a stack."""
+    """The factors of what is added to a stacked leaf."""
 
     a: np.ndarray
     b: np.ndarray
@@ -53,7 +53,7 @@ def sites(cfg: config.ModelConfig, lora: config.LoraConfig) -> dict[str, adapter
 
 
 def trained_pairs(cfg: config.ModelConfig, lora: config.LoraConfig, load: Load) -> dict[str, Pair]:
-    """Those of a run, whose trained leaves `load` gives."""
+    """The pairs of a run; `load` gives its trained leaves."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def read(path: str, factor: adapters.Factor) -> np.ndarray:
@@ -69,9 +69,9 @@ def trained_pairs(cfg: config.ModelConfig, lora: config.LoraConfig, load: Load) 
 
 
 def merged(base: Path, pairs: Pairs, load: Load) -> Load:
-    """The leaves of the model that a run made: those of the folder `base`, and what is added.
+    """The leaves of the model that a run made: those of the folder `base` plus the adapters.
 
-    What is neither an adapter nor frozen, buffers and a scalar head, is what `load` gives.
+    `load` gives what is neither an adapter nor frozen: buffers and a scalar head.
     """
     open_leaf = native.part_reader(base)
 
@@ -89,7 +89,7 @@ def merged(base: Path, pairs: Pairs, load: Load) -> Load:
 
 
 def added(pairs: Pairs, read: ReadLayer) -> ReadLayer:
-    """Reads what `read` does with the adapters in it, in float32 what has some."""
+    """Reads as `read` does and adds the adapters; leaves that have some become float32."""
 
     def read_added(path: str, layer: int | None) -> np.ndarray:
         found = read(path, layer)
@@ -101,7 +101,7 @@ def added(pairs: Pairs, read: ReadLayer) -> ReadLayer:
 
 
 def expect_base(folder: Path, wanted: str) -> None:
-    """Raises CheckpointError unless a folder holds the model that `fingerprint` names so."""
+    """Raises CheckpointError unless `wanted` is the `fingerprint` of the model in a folder."""
     got = fingerprint.of_folder(folder)
     if got != wanted:
         raise CheckpointError(

@@ -1,11 +1,11 @@
-"""Models of one shape made one, from model folders or from checkpoints of one run.
+"""Merges models of one shape, from model folders or from checkpoints of one run.
 
     M <- M + w_i / (w_1 + ... + w_i) (W_i - M)        so that M = sum_i w_i W_i / sum_i w_i
 
-The weighted mean is summed in float32, and models that are alike give themselves, bit for bit. With
-the weights w_1 = d^(n - 1) and w_i = (1 - d) d^(n - i) it is the moving average that begins at the
-first of n. Model folders are read by the layer of a leaf and checkpoints by the leaf; three of
-these are in memory, in float32, and for `ties` those of all models.
+The weighted mean is summed in float32; identical models give that model, bit for bit. With the
+weights w_1 = d^(n - 1) and w_i = (1 - d) d^(n - i) it is the moving average that begins at the
+first of n. Model folders are read one layer of a leaf at a time, checkpoints one leaf at a time.
+Three of these are in memory, in float32; for `ties`, those of all models.
 """
 
 import dataclasses
@@ -54,9 +54,9 @@ def merge_folders(
 
     With `base`, the folder that all of them were trained from, their changes are merged as in
     `ties` instead. Weights keep their dtype (the widest in a leaf) unless `dtype` names another;
-    the router bias is float32. What is neither shape nor tokenizer, such as fields for an export,
-    is the first folder's. Raises CheckpointError before anything is written. `on_part` is told of
-    bytes written.
+    the router bias is float32. All other settings, such as fields for an export, are the first
+    folder's. Raises CheckpointError before anything is written. `on_part` is told the bytes of
+    each part written.
     """
     numbers = _checked(weights, len(folders))
     if not 0.0 < density <= 1.0:
@@ -83,7 +83,7 @@ def merge_adapters(
     dtype: str | None = None,
     on_part: Callable[[int], object] = lambda num_bytes: None,
 ) -> None:
-    """Writes `target`, the model of the folder `base` with adapters in it: of PEFT, or of a run.
+    """Writes `target`, the model in `base` with adapters of a PEFT folder or of a run merged in.
 
     Weights keep the dtype of the base unless `dtype` names another. Raises CheckpointError.
     """
@@ -99,7 +99,7 @@ def _write(
     dtype: str | None,
     on_part: Callable[[int], object],
 ) -> None:
-    """Writes `target`; what is no weight is that of the first source, the folder `like`."""
+    """Writes `target`; all but the weights is that of the first source, the folder `like`."""
     first = sources[0]
     tree: dict[str, Any] = {}
     for path, leaf in hf_names.leaves(first.cfg).items():
@@ -161,7 +161,7 @@ def _expect_alike(first: Path, wanted: Source, folder: Path, got: Source) -> Non
 
 
 def _shape(cfg: config.ModelConfig) -> dict[str, Any]:
-    # What it began as decides nothing about a trained model.
+    # The initialization decides nothing about a trained model.
     return {name: x for name, x in dataclasses.asdict(cfg).items() if name != "init_std"}
 
 
@@ -173,7 +173,7 @@ def _stream(
     dtype: np.dtype,
     on_part: Callable[[int], object],
 ) -> native.Streamed:
-    """A leaf of the merged model, read by the layer and written by the matrix."""
+    """A leaf of the merged model, read a layer at a time and written a matrix at a time."""
 
     def parts():
         by_layer = itertools.groupby(leaf.tensors, lambda one: one.index[0] if one.index else None)

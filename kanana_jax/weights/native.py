@@ -35,7 +35,7 @@ CONFIG_NAME = "config.json"
 _WEIGHTS = "weights"
 _MAKE_ONE = "make the folder with python -m kanana_jax.convert"
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
-# What says how text becomes tokens, in every form that published folders have.
+# The files that say how text becomes tokens, in every form that published folders have.
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -81,7 +81,7 @@ class Streamed:
 
 
 class _StreamedHandler(ocp.type_handlers.TypeHandler):
-    """Lets Orbax save `Streamed` leaves; they are restored as the arrays they then are."""
+    """Lets Orbax save `Streamed` leaves; they are restored as ordinary arrays."""
 
     def typestr(self) -> str:
         return "np.ndarray"
@@ -89,7 +89,7 @@ class _StreamedHandler(ocp.type_handlers.TypeHandler):
     async def serialize(self, values, infos, args=None):
         for value, info in zip(values, infos, strict=True):
             await info.await_path_creation()
-            # In a thread, for TensorStore's results wait on the loop that runs here.
+            # In a thread, because TensorStore's results wait on the loop that runs here.
             await asyncio.to_thread(value.write, Path(info.parent_dir / info.name))
         return []
 
@@ -130,7 +130,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def write(directory: Path, what: Description, weights: Any) -> None:
-    """Writes `weights`, a tree as `stored` makes it with leaves `Streamed`, and config.json."""
+    """Writes config.json and `weights`, a tree like those of `stored` with `Streamed` leaves."""
     registry = ocp.type_handlers.create_type_handler_registry((Streamed, _StreamedHandler()))
     with _quiet():
         handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
@@ -146,7 +146,7 @@ def write(directory: Path, what: Description, weights: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax warns of what streaming leaves out."""
+    """Silences Orbax, which warns about what streaming leaves out."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -181,7 +181,7 @@ def read_description(directory: Path) -> Description:
 
 
 def stored(weights: model.Weights) -> dict[str, Any]:
-    """The tree of weights as files have it: "params" beside each buffer."""
+    """The tree of weights as files have it: "params" next to each buffer."""
     return {"params": weights.params, **weights.buffers}
 
 
@@ -190,7 +190,7 @@ def from_stored(tree: dict[str, Any]) -> model.Weights:
     return model.Weights(tree["params"], {k: v for k, v in tree.items() if k != "params"})
 
 
-# Older files have these beside the model's shape.
+# Older files have these among the fields of the model's shape.
 _FORMER_EXECUTION = (
     "compute_dtype",
     "remat",
@@ -217,7 +217,7 @@ def model_config(content: dict[str, Any], path: Path) -> tuple[config.ModelConfi
 
 
 def part_reader(directory: Path) -> Callable[[str], ts.TensorStore]:
-    """Opens a leaf by its path "params/moe_layers/mlp/w_down", to be read part by part."""
+    """Opens a leaf by a path such as "params/moe_layers/mlp/w_down", to be read part by part."""
     weights = directory.absolute() / _WEIGHTS
 
     def open_leaf(path: str) -> ts.TensorStore:
@@ -240,8 +240,8 @@ def array_files(directory: Path) -> list[Path]:
 def abstract(cfg: config.ModelConfig, dtype: Any, shardings: Any = None) -> model.Weights:
     """Shapes of the weights; `shardings` has their structure.
 
-    Norms, routers and their bias, and a scalar head are float32 whatever `dtype`, as the model
-    computes with them.
+    Norms, routers and their bias, and a scalar head are float32 whatever `dtype` is,
+    because the model computes with them in float32.
     """
     shapes = jax.eval_shape(lambda: model.init(cfg, jax.random.key(0)))
     narrow = jax.tree.map(
@@ -280,7 +280,7 @@ def restore(directory: Path, like: model.Weights) -> model.Weights:
 
 
 def tokenizer_files(directory: Path) -> list[Path]:
-    """Those that a folder has, below it."""
+    """The tokenizer files that a folder has, as paths relative to it."""
     return [
         path.relative_to(directory)
         for pattern in _TOKENIZER_FILES

@@ -1,4 +1,4 @@
-"""Folders of Hugging Face's PEFT library, out and in.
+"""Writes and reads folders of Hugging Face's PEFT library.
 
     DIR/adapter_config.json          rank, alpha, and a pattern of the modules that have adapters
     DIR/adapter_model.safetensors    base_model.model.<module>.lora_A.weight    rank x inputs
@@ -38,7 +38,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 
 
 def write(target: Path, cfg: config.ModelConfig, pairs: lora.Pairs, *, base: str) -> None:
-    """Writes the folder `target` of adapters to the Hugging Face folder of the model `base`."""
+    """Writes `target`, a folder of adapters for the Hugging Face folder of the model `base`."""
     leaves = hf_names.leaves(cfg)
     tensors: dict[str, np.ndarray] = {}
     sizes: dict[str, tuple[int, float]] = {}  # rank and alpha by the pattern of a module's name
@@ -73,10 +73,10 @@ def write(target: Path, cfg: config.ModelConfig, pairs: lora.Pairs, *, base: str
 def read(
     source: Path, cfg: config.ModelConfig, *, is_interleaved: bool = True
 ) -> dict[str, lora.Pair]:
-    """The adapters of a folder to a model of shape `cfg`; raises CheckpointError.
+    """The adapters in a folder, for a model of shape `cfg`; raises CheckpointError.
 
-    `is_interleaved` says how the Hugging Face model that they were trained beside has its rotary
-    columns.
+    `is_interleaved` says whether the Hugging Face model that they were trained beside interleaves
+    its rotary columns.
     """
     fields = hf_files.read_json(source / CONFIG_NAME)
     for name, allowed in _FIXED.items():
@@ -112,13 +112,13 @@ def read(
 
 
 def _pattern(module: str) -> str:
-    """Of a module's name in every layer and, of an expert's, in every expert, or in all as one."""
+    """A pattern of a module's name in every layer; an expert's, in each expert or in all as one."""
     name = re.sub(r"\d+", r"\\d+", re.escape(module))
     return name.replace(r"experts\.\d+\.", r"experts\.(\d+\.)?")
 
 
 class _Scaling(NamedTuple):
-    """What PEFT multiplies a product by."""
+    """The factor by which PEFT multiplies a product."""
 
     alpha: float
     patterns: dict[str, float]

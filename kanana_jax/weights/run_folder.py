@@ -28,13 +28,13 @@ _TOKENS_OF_BYTES = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "add_bos_tok
 
 
 class Recorded(NamedTuple):
-    """What the folders say of a run, beside its checkpoints."""
+    """What the folders say about a run, besides its checkpoints."""
 
     what: native.Description
-    where: str  # its checkpoints are
+    where: str  # where its checkpoints are
     start: Path | None  # the model folder that it began with
     tokenizer: Path | None  # None for bytes
-    has_own_tokens: bool  # the tokenizer was made of its text
+    has_own_tokens: bool  # the tokenizer was made from its text
     chat_template: Path | None = None  # of a run on conversations
     lora: config.LoraConfig = config.LoraConfig()
 
@@ -50,9 +50,9 @@ class Saved(NamedTuple):
 def import_run(run: Path, target: Path, *, is_average: bool = False) -> None:
     """Writes `target` from the newest checkpoint of a run in the folder `run`, e.g. runs/NAME/run.
 
-    Or from the average of the parameters there, with the newest router bias. Weights are float32.
-    Its checkpoints are where its settings say. Raises CheckpointError, and UnreachableError when
-    their store does not answer.
+    With `is_average`, from the average of the parameters there, with the newest router bias.
+    Weights are float32. The run's settings say where its checkpoints are. Raises CheckpointError,
+    and UnreachableError when their store does not answer.
     """
     recorded = open_run(run)
     (checkpoint,) = newest(recorded, 1)
@@ -67,7 +67,7 @@ def import_run(run: Path, target: Path, *, is_average: bool = False) -> None:
 def export_peft(run: Path, target: Path) -> None:
     """Writes `target`, a PEFT folder of the adapters in the newest checkpoint of a run.
 
-    Raises CheckpointError where they are not all that the run has trained, or it has trained none.
+    Raises CheckpointError where the run has trained no adapters, or more than adapters.
     """
     recorded = open_run(run)
     if recorded.what.cfg.scalar_head:
@@ -79,7 +79,7 @@ def export_peft(run: Path, target: Path) -> None:
 
 
 def open_pairs(run: Path, base: Path | None = None) -> dict[str, lora.Pair]:
-    """The adapters of a run's newest checkpoint, to a folder `base`, by default that it names."""
+    """The adapters of a run's newest checkpoint, for a model folder, by default the run's own."""
     recorded = open_run(run)
     if not recorded.lora.rank:
         raise CheckpointError(f"{run} has no adapters; it was trained with lora.rank=0")
@@ -89,7 +89,7 @@ def open_pairs(run: Path, base: Path | None = None) -> dict[str, lora.Pair]:
 
 
 def loader(recorded: Recorded, saved: Saved, *, is_average: bool = False) -> Load:
-    """Gives the leaves of the model in a checkpoint, of a run with adapters the merged ones."""
+    """Gives the leaves of the model in a checkpoint; for a run with adapters, the merged ones."""
     load = functools.partial(_read_average if is_average else read, saved)
     if not recorded.lora.rank:
         return load
@@ -101,7 +101,7 @@ def _pairs(recorded: Recorded, load: Load) -> dict[str, lora.Pair]:
 
 
 def _expect_base(recorded: Recorded, saved: Saved) -> Path:
-    assert recorded.start is not None  # no run with adapters begins without
+    assert recorded.start is not None  # a run with adapters always begins with a model
     lora.expect_base(recorded.start, saved.base)
     return recorded.start
 
@@ -160,7 +160,7 @@ def read(saved: Saved, path: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
 
 
 def write(target: Path, recorded: Recorded, load: Load) -> None:
-    """Writes the model folder `target` of leaves that `load` gives when their turn has come."""
+    """Writes the model folder `target`; `load` gives each leaf when its turn comes."""
     like = {"weights": native.abstract(recorded.what.cfg, jnp.float32)}
 
     def leaf(key: Any, x: jax.ShapeDtypeStruct) -> native.Streamed:
@@ -178,7 +178,7 @@ def write(target: Path, recorded: Recorded, load: Load) -> None:
                 said = tokenizer_config(hf_files.read_json(recorded.tokenizer))
                 (folder / "tokenizer_config.json").write_text(json.dumps(said))
         if recorded.chat_template is not None:
-            # Templates of the model that it began with, for conversations with tools, are not its.
+            # The start model's templates, for conversations with tools, do not belong to this one.
             shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
             shutil.copyfile(recorded.chat_template, folder / native.CHAT_TEMPLATE_NAME)
             if not (folder / "tokenizer.json").exists():
@@ -190,7 +190,7 @@ def _if_file(path: Path) -> Path | None:
 
 
 def tokenizer_config(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """What training did with the special tokens of the tokenizer.json that it made, for others."""
+    """Tells other programs how training used the special tokens of the tokenizer.json it made."""
     bos, eos = (token["content"] for token in tokenizer["added_tokens"])
     return {"bos_token": bos, "eos_token": eos, "add_bos_token": True}
 
@@ -252,7 +252,7 @@ def _usable(folder: Objects) -> Iterator[None]:
 
 
 def _read_average(saved: Saved, path: str, like: jax.ShapeDtypeStruct) -> np.ndarray:
-    """The average of a parameter; of a buffer, which has none, the newest."""
+    """The average of a parameter; the newest value of a buffer, which has no average."""
     return read(saved, _average_of(saved, path) or path, like)
 
 

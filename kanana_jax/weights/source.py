@@ -11,11 +11,11 @@ from kanana_jax.weights import hf, hf_config, hf_files, hf_names, lora, native, 
 
 
 class Source(NamedTuple):
-    """`read(path, layer)` gives a layer of the leaf "moe_layers/mlp/w_down", counted in its stack.
+    """`read(path, layer)` gives a layer of a leaf, e.g. "moe_layers/mlp/w_down".
 
-    "router_bias" is a leaf too. A leaf outside the stacks is read with None. Numbers have the
-    widest dtype that the files have for that leaf, as `hf` reads them. `dtype(path)` is that
-    of all its layers.
+    Layers are counted within their stack. "router_bias" is a leaf too. A leaf outside the stacks is
+    read with None. Numbers have the widest dtype that the files have for that layer, as `hf` reads
+    them. `dtype(path)` is the widest of all its layers.
     """
 
     cfg: config.ModelConfig
@@ -26,10 +26,10 @@ class Source(NamedTuple):
 
 
 def open_source(directory: Path, adapters: Path | None = None) -> Source:
-    """Opens a folder of `kanana_jax.convert` or a Hugging Face one, with adapters in it if given.
+    """Opens a folder of `kanana_jax.convert` or a Hugging Face one, with adapters added if given.
 
-    These are a PEFT folder, or that of a run which trained them beside this very folder. All names
-    and shapes are checked against config.json here; raises CheckpointError.
+    `adapters` is a PEFT folder, or that of a run which trained them beside this very model. All
+    names and shapes are checked against config.json here; raises CheckpointError.
     """
     opened = _open(directory)
     if adapters is None:

@@ -1,11 +1,11 @@
-"""TIES: what several models learned apart from one base, added to it (arXiv:2306.01708, sec. 4).
+"""TIES: adds to a base what several models learned from it separately (arXiv:2306.01708, sec. 4).
 
     tau_i = trim(W_i - W)        only the share `density` of largest magnitude is kept
     sign  = sgn(sum_i w_i tau_i)
     M     = W + the weighted mean of those tau_i that are not 0 and have that sign
 
 The paper trims all weights of a model together; here each array is trimmed by itself, so that a
-model is read by the layer. It keeps a fifth.
+model can be read one layer at a time. The paper keeps a fifth.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def ties(
 
 
 def trimmed(change: np.ndarray, density: float) -> np.ndarray:
-    """`change` with the share `density` of largest magnitude, and 0 elsewhere."""
+    """`change` where it is in the share `density` of largest magnitude, and 0 elsewhere."""
     count = max(1, round(density * change.size))
     if count >= change.size:
         return change

@@ -4,8 +4,8 @@
     tokenization_*.py         pat_str, the pattern that cuts text into words; read, never run
     tokenizer_config.json     added_tokens_decoder: the special tokens by id
 
-Tiktoken joins, of neighbours in a word, those whose joined bytes have the lowest rank. So each pair
-of tokens that come to a token is a merge, in the order of what they come to.
+Tiktoken joins the neighbours in a word whose joined bytes have the lowest rank. So each pair of
+tokens that make up a token is a merge, in the order of the token that they make up.
 """
 
 import ast
@@ -95,7 +95,7 @@ def _is_named(targets: list[ast.expr], name: str) -> bool:
 
 
 def _literal(node: ast.expr) -> str | None:
-    """The text that a literal, or "|".join of a list of them, is."""
+    """The text of a literal, or of "|".join of a list of them."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
     match node:
@@ -110,7 +110,7 @@ def _literal(node: ast.expr) -> str | None:
 def _added_tokens(directory: Path, first: int) -> list[dict[str, Any]]:
     """The special tokens, which have the ids from `first` on.
 
-    Those between them that have no name are reserved, as the model's own code calls them.
+    Ids between them without a name are called reserved, as in the model's own code.
     """
     path = directory / "tokenizer_config.json"
     named = hf_files.read_json_if_there(path).get("added_tokens_decoder", {})

@@ -9,8 +9,8 @@ skipped, rewound    steps that changed no weight; steps that were undone
 lost                steps that a killed process had done and the next one did again, and what it
                     did after its last record
 
-The time between two processes is nobody's, and so is that of one that was killed before it had
-opened the run.
+The time between two processes is in none of these, nor is the time of a process that was killed
+before it had opened the run.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ class Clock:
     ) -> None:
         """Adds what earlier processes spent.
 
-        `newest` is the last that they recorded of `metrics`, `kept` what they recorded of the step
-        that is gone on from, and `alive_s` the seconds of the run when one was last known to work.
+        `newest` is the last record of `metrics`, `kept` the record of the step from which the run
+        goes on, and `alive_s` the seconds of the run when a process was last known to work.
         """
         seen_s = newest.get("seconds", 0.0)
         self._earlier_s += max(seen_s, alive_s)
@@ -52,7 +52,7 @@ class Clock:
         self._spent_s["lost"] += undone_s + max(0.0, alive_s - seen_s)
 
     def started(self) -> None:
-        """All since the clock was made, but for the overheads in it, was spent on starting."""
+        """Counts the time since the clock was made, without the overheads in it, as starting."""
         self.add("starting", self._now() - self._begin_s - self._spent_here_s)
 
     @property
@@ -64,7 +64,7 @@ class Clock:
         self._spent_here_s += seconds
 
     def add_earlier(self, name: str, seconds: float) -> None:
-        """As `add`, of what went by before this clock was made."""
+        """As `add`, for time before this clock was made."""
         self._earlier_s += seconds
         self._spent_s[name] += seconds
 
@@ -109,9 +109,9 @@ class _Uncounted:
 
 @contextlib.contextmanager
 def counting(earlier_s: float = 0.0) -> Iterator[None]:
-    """Inside, what goes by before and between runs is counted to the next one.
+    """Inside, the time before and between runs is counted for the next run.
 
-    `earlier_s` seconds before it are too. Inside of another one it does nothing.
+    So are `earlier_s` seconds before it. Inside another `counting` it does nothing.
     """
     if _Uncounted.since_s is not None:
         yield
@@ -124,7 +124,7 @@ def counting(earlier_s: float = 0.0) -> Iterator[None]:
 
 
 def take_uncounted() -> float:
-    """Seconds that are not counted yet, and now are."""
+    """Returns the seconds that are not counted yet, and marks them as counted."""
     since_s, now_s = _Uncounted.since_s, time.monotonic()
     if since_s is None:
         return 0.0
@@ -152,7 +152,7 @@ def kept_alive(directory: pathlib.Path, clock: Clock) -> Iterator[None]:
 
 
 def alive_s(directory: pathlib.Path) -> float:
-    """What that file says; 0 where there is none, or half of one."""
+    """What the file of `kept_alive` says; 0 where there is none, or half of one."""
     with contextlib.suppress(OSError, ValueError):
         line = (directory / _ALIVE_NAME).read_text()
         return float(line) if line.endswith("\n") else 0.0

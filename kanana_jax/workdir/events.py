@@ -17,7 +17,7 @@ EVENTS_NAME = "events.jsonl"
 class Events:
     """Appends to `<directory>/events.jsonl`. A disk that takes no line does not stop the run.
 
-    Of several processes, which all take the same decisions, process 0 reports them.
+    All processes take the same decisions; process 0 reports them.
     """
 
     def __init__(self, directory: Path):

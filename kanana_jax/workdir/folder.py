@@ -68,7 +68,7 @@ class Workdir:
 
     @property
     def trouble_step(self) -> int | None:
-        """The step that cannot be trained on from, once one is known."""
+        """The step from which training cannot go on, once one is known."""
         return self._recorder.trouble_step
 
     def is_asked_to_stop(self) -> bool:
@@ -119,9 +119,9 @@ def opened(
     *,
     compile_s: float = 0.0,
 ) -> Iterator[Workdir]:
-    """Opens the folder of `one` for training. `work` is that of a step in each stage.
+    """Opens the folder of `one` for training. `work` is the work of a step in each stage.
 
-    `compile_s` is the time it waited for compilation. Inside, a signal only asks to stop.
+    `compile_s` is the time that `one` waited for compilation. Inside, a signal only asks to stop.
     """
     log, clock, train = Events(one.directory), Clock(), one.config.train
     clock.add_earlier("compiling", compile_s)

@@ -1,4 +1,4 @@
-"""One program per run directory, which all its processes see."""
+"""One program per run directory; all its processes see the same directory."""
 
 import contextlib
 import fcntl
@@ -15,10 +15,10 @@ _NETWORK_DELAY_S = 30.0  # until a network file system shows what another host w
 
 @contextlib.contextmanager
 def held(workdir: Path):
-    """Process 0 holds `<workdir>/lock`; ConfigError when another program does.
+    """Process 0 holds `<workdir>/lock`; raises ConfigError when another program does.
 
-    The kernel releases it when that process dies, however it dies. Raises ConfigError too when one
-    of several processes does not see this folder but another of the same name.
+    The kernel releases the lock when that process dies, however it dies. Also raises ConfigError
+    when one of several processes sees another folder of the same name in place of this one.
     """
     with contextlib.ExitStack() as stack:
         name = parallel.on_first(lambda: stack.enter_context(_locked(workdir)))

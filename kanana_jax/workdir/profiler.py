@@ -11,7 +11,7 @@ import jax
 class Profiler:
     """Traces the steps from the first to the last of "first:last", both included, into `folder`.
 
-    A run that goes on from between them traces the rest.
+    A run that goes on from a step between them traces the rest.
     """
 
     def __init__(self, folder: Path, steps: str):
@@ -21,7 +21,7 @@ class Profiler:
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[Callable[[Any], None]]:
-        """Around one step; yields what is to be called with a result of it."""
+        """Wraps one step; yields a function to call with a result of the step."""
         is_traced = number in self._steps
         if is_traced and not self._is_tracing:
             jax.profiler.start_trace(self._folder)
@@ -38,7 +38,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Ends the trace where the run ends before its last step."""
+        """Ends the trace where the run ends before the last step to trace."""
         if self._is_tracing:
             jax.profiler.stop_trace()
             self._is_tracing = False

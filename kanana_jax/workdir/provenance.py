@@ -20,7 +20,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ten
 
 
 def check(workdir: Path, wanted: dict[str, Any], allow: tuple[str, ...]) -> list[str]:
-    """The settings in which `wanted` differs from what ran in `workdir`, all allowed to.
+    """The settings in which `wanted` differs from what ran in `workdir`; all of them may differ.
 
     `wanted` is the JSON form of a job's configuration; `allow` names settings or groups. Raises
     ConfigError when others differ. Writes nothing.
@@ -41,7 +41,7 @@ def check(workdir: Path, wanted: dict[str, Any], allow: tuple[str, ...]) -> list
     lines = config.diff(saved | {"resume": None}, wanted | {"resume": None})
     refused = [line for line in lines if not is_allowed(line.partition(":")[0], allow)]
     if refused:
-        # Of a setting that this version has no more, the group can be named.
+        # A setting that this version no longer has can be named by its group.
         known = (_known_part(line.partition(":")[0], wanted) for line in refused)
         paths = ",".join(dict.fromkeys(path for path in known if path))
         raise config.ConfigError(
@@ -96,7 +96,7 @@ def write(
 ) -> None:
     """Saves the configuration and what identifies the data; appends a line about this process.
 
-    One that only makes the report of what others trained is not named beside them.
+    A process that only makes the report of what others trained gets no line next to theirs.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     write_whole(workdir / "config.json", json.dumps(content, indent=2))
@@ -110,7 +110,7 @@ def write(
 
 
 class Tokenizer(Protocol):
-    """What is kept of one; `json` is empty for bytes."""
+    """What is kept of a tokenizer; `json` is empty for bytes."""
 
     @property
     def json(self) -> str: ...
@@ -119,7 +119,7 @@ class Tokenizer(Protocol):
 
 
 def write_tokenizer(workdir: Path, tokenizer: Tokenizer) -> str:
-    """Keeps the tokenizer that runs here read with; the name of its file, empty for bytes."""
+    """Keeps the tokenizer of the runs here; returns the name of its file, empty for bytes."""
     if not tokenizer.json:
         return ""
     name = f"tokenizer-{tokenizer.digest}.json"
@@ -129,7 +129,7 @@ def write_tokenizer(workdir: Path, tokenizer: Tokenizer) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is either there whole or not at all, also when the process is killed."""
+    """Writes a file that is there whole or not at all, even when the process is killed."""
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
@@ -165,7 +165,7 @@ def environment() -> dict[str, Any]:
 
 
 def _command() -> str:
-    """What this process was started with; nothing where a notebook's kernel was started."""
+    """The command that started this process; empty for the kernel of a notebook."""
     if progress.in_notebook() or not sys.orig_argv:
         return ""
     python, *arguments = sys.orig_argv
@@ -173,7 +173,7 @@ def _command() -> str:
 
 
 def _commit() -> str:
-    """The commit that this package is of, "+changes" where it was edited; "unknown" without git.
+    """The commit of this package, with "+changes" where it was edited; "unknown" without git.
 
     A repository that merely has this installation in one of its folders says nothing of it.
     """

@@ -28,10 +28,10 @@ class Work(NamedTuple):
 class Recorder:
     """Writes step records a few steps late; writes none after the first that ends the run.
 
-    With the guard that is the last of `max_skips` skipped steps in a row, without it the first
-    loss that is not finite. `trouble_step` is its step. Decisions depend on records alone, not on
-    when they are fetched, so that a resumed run takes the same ones, and so do all processes; the
-    `writer` is process 0's, the others have none. `work` is that of a step in each stage.
+    With the guard, the run ends at the last of `max_skips` skipped steps in a row; without it, at
+    the first loss that is not finite. `trouble_step` is that step. Decisions depend on records
+    alone, not on when they are fetched, so a resumed run and all processes take the same ones. Only
+    process 0 has a `writer`. `work` is the work of a step in each stage.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Recorder:
     def restart(self, num_undone: int) -> None:
         """Forgets the records after the one that ended the run, to go on from an older state.
 
-        Of the steps that are undone, those skipped at the end are counted as such already.
+        The undone steps that were skipped at the end are already counted as skipped.
         """
         self._clock.add("rewound", max(0, num_undone - self.skips) * self._step_s())
         self._waiting.clear()
@@ -91,13 +91,13 @@ class Recorder:
             self._judge(number, entry)
 
     def _step_s(self) -> float:
-        """Training time of a step, the mean of the newest; 0 before there are two."""
+        """Mean training time of the newest steps; 0 before there are two."""
         if len(self._marks) < 2:
             return 0.0
         return max(0.0, self._marks[-1] - self._marks[0]) / (len(self._marks) - 1)
 
     def _begin_stage(self, stage: int) -> None:
-        if stage != self._stage:  # whose steps take another time
+        if stage != self._stage:  # its steps take a different time
             self._stage = stage
             self._marks.clear()
 

@@ -1,7 +1,7 @@
 """What the folder of a run says about it, so that no other run is taken for it or written over it.
 
 run.json       axes, configuration and what auto stands for; the tokenizer's file in the workdir
-saved.json     the newest step of which a checkpoint was made
+saved.json     the newest step that was saved as a checkpoint
 result.json    how it ended
 """
 
@@ -40,9 +40,9 @@ def axis_words(name: str, value: Any) -> str:
 
 
 def check(one: Run, experiment: str, *, is_changed: bool) -> None:
-    """Raises unless what lies in the run's folder and checkpoints is its own, and can go on.
+    """Raises unless the run's folder and checkpoints are its own, and the run can go on.
 
-    ConfigError when it is another run's or further than `one` shall go; NoUsableCheckpointError
+    ConfigError when they are another run's or further than `one` is to go; NoUsableCheckpointError
     when checkpoints were made and are gone. `is_changed` as for `begin`. Writes nothing.
     """
     _check_identity(one)
@@ -100,11 +100,11 @@ def begin(
     is_changed: bool,
     chosen: Mapping[str, Any] | None = None,
 ) -> None:
-    """Makes the folder the run's; what other settings or lost checkpoints left is set aside.
+    """Makes the folder the run's; sets aside what other settings or lost checkpoints left.
 
     `tokenizer` names its file in the working directory. `is_changed` says that the experiment's
-    settings differ from before, for folders that do not say with which settings they were begun.
-    `chosen` is what was made of the settings here, for whoever reads the record.
+    settings differ from before, for folders that do not say which settings they were begun with.
+    `chosen` is what the settings came to here, for whoever reads the record.
     """
     one.directory.mkdir(parents=True, exist_ok=True)
     if _is_stale(one, is_changed):
@@ -137,7 +137,7 @@ def _keep_aside(path: Path, *, is_moved: bool) -> None:
 
 
 def saved_step(directory: Path) -> int:
-    """The newest step of which a checkpoint was made; 0 when none was."""
+    """The newest step that was saved as a checkpoint; 0 when none was."""
     return _read(directory / SAVED_NAME).get("step", 0)
 
 

@@ -12,7 +12,7 @@ import threading
 
 
 class Stopped(BaseException):
-    """The run was asked to stop and left nothing behind that running it again would miss.
+    """The run was asked to stop; running it again misses nothing.
 
     Not an Exception: whoever retries or sets files aside on errors must let it pass.
     """

@@ -1,4 +1,4 @@
-"""A disk or object store that takes nothing when it must: at the start of a run and at its end.
+"""A disk or object store that takes no data when it must: at a run's start and at its end.
 
 In between training goes on without it; see checkpoint.Checkpoints and report.metrics.MetricsWriter.
 """
@@ -41,7 +41,7 @@ def needed(workdir: Path):
 
 
 def expect_workdir(workdir: Path) -> Path:
-    """Its path; raises ConfigError unless it can be written to."""
+    """The path of the folder; raises ConfigError unless it can be written to."""
     with needed(workdir):
         folder = paths.workdir(workdir)
         paths.expect_folder(folder, "--workdir")
@@ -49,7 +49,7 @@ def expect_workdir(workdir: Path) -> Path:
 
 
 def expect_folders(places: Iterable[tuple[str, str]]) -> None:
-    """Raises ConfigError unless one can write to each place; pairs of a setting and its value."""
+    """Raises ConfigError unless all places, pairs of a setting and its value, can be written to."""
     for name, place in dict.fromkeys(places):
         if place and not paths.is_remote(place):
             with needed(Path(place)):

@@ -1,4 +1,4 @@
-"""Times every op over its benchmark cases beside the peers that are installed.
+"""Times every op on its benchmark cases, next to the peers that are installed.
 
     python -m pallas_kernels.bench attention grouped_matmul grouped_matmul_fp8 moe symmetric_matmul
     python -m pallas_kernels.bench fp8_tiles quantize dense_fp8

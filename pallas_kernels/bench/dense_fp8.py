@@ -1,6 +1,6 @@
-"""Dense products of a layer in bfloat16 and in FP8: XLA's with one scale, and blocks by our kernel.
+"""Dense products of a layer in bfloat16 and in FP8: one scale in XLA, blocks in our kernel.
 
-The kernel is that of grouped products, with one group. Casts of rows are counted in "with casts".
+The kernel is the grouped product, with one group. Casts of rows are counted in "with casts".
 
 Letters: M tokens, K contracted width, N output width.
 """
@@ -38,7 +38,7 @@ SMALL_CASES, BENCHMARK_CASES = CASES[:1], CASES[1:]
 
 
 def rows(case: Case) -> list[timing.Row]:
-    """Products of what is quantised already, and with the casts of rows."""
+    """Products of arrays that are quantised already, and products with the casts of rows."""
     keys = jax.random.split(jax.random.key(0))
     x = jax.random.normal(keys[0], (case.num_rows, case.contracted), jnp.bfloat16)
     w = jax.random.normal(keys[1], (case.out_width, case.contracted), jnp.bfloat16)

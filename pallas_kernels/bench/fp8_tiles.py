@@ -1,8 +1,8 @@
-"""The FP8 product of a case in every tile that may be worth it, beside bfloat16.
+"""The FP8 product of a case in every tile that may be worth it, next to bfloat16.
 
-Scales are of blocks (1, 128) and (128, 128); "whole rows" have one for all of K, so that sums stay
-in the tensor cores. A tile that does not compile says why. Errors are those of one group's rows,
-against the float32 product of what was quantised: they tell what the sums lose.
+Scales belong to blocks (1, 128) and (128, 128); "whole rows" have one for all of K, so that sums
+stay in the tensor cores. A tile that does not compile says why. Errors are measured on one group's
+rows, against the float32 product of the quantised arrays: they tell what the sums lose.
 """
 
 import functools
@@ -29,7 +29,7 @@ _CHECKED_ROWS = 256
 
 
 def rows(case: cases.Case) -> list[timing.Row]:
-    """The product of a case, of rows and matrices that are quantised already."""
+    """The product of a case, with rows and matrices that are quantised already."""
     x, w_GKN, _, sizes = cases.make_inputs(case)
     x, w = (jnp.asarray(a, jnp.bfloat16) for a in (x, w_GKN.swapaxes(1, 2)))
     sizes = jnp.asarray(sizes)
@@ -61,7 +61,7 @@ def _product(config, x, w, sizes):
 
 
 def _ones(x: Quantized, w: Quantized):
-    """The values with scales of 1 for all of K: what is timed does not depend on scales."""
+    """The values with scales of 1 for all of K: times do not depend on scales."""
     x_scales = jnp.ones((x.values.shape[0], 1), jnp.float32)
     w_scales = jnp.ones((*w.scales.shape[:2], 1), jnp.float32)
     return Quantized(x.values, x_scales, ROW_BLOCK), Quantized(w.values, w_scales, SQUARE_BLOCK)

@@ -24,7 +24,7 @@ _MGPU_BLOCKS = (
 
 
 class _Peer(NamedTuple):
-    """A product of (lhs, rhs, group sizes) in the variants of which the fastest counts."""
+    """A product of (lhs, rhs, group sizes) in several variants; the fastest counts."""
 
     name: str
     products: tuple[Callable, ...]
@@ -37,7 +37,7 @@ def flops(case: cases.Case) -> float:
 
 
 def rows(case: cases.Case) -> list[timing.Row]:
-    """Every implementation's product, and each gradient for itself."""
+    """Every implementation's product, and each gradient by itself."""
     *arrays, group_sizes = cases.make_inputs(case)
     lhs, rhs, grad = (jnp.asarray(x, jnp.bfloat16) for x in arrays)
     inputs = lhs, rhs, jnp.asarray(group_sizes), grad
@@ -55,7 +55,7 @@ def _peers() -> Iterator[_Peer]:
 
 
 def _dense(lhs, rhs, group_sizes):
-    """As many FLOPs without groups."""
+    """The same number of FLOPs without groups."""
     return lhs @ rhs[0]
 
 

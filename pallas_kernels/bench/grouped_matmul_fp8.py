@@ -1,6 +1,7 @@
-"""Grouped products of FP8 blocks beside those of bfloat16, on the same numbers.
+"""Grouped products in FP8 blocks next to those in bfloat16, on the same numbers.
 
-Weights are quantised beforehand, as once per optimizer step; "with casts" quantises the rows too.
+Weights are quantised beforehand, as they are once per optimizer step; "with casts" quantises the
+rows too.
 """
 
 import functools
@@ -21,11 +22,11 @@ OPS = ("forward", "dlhs", "forward with casts", "dlhs with casts")
 
 
 def rows(case: cases.Case) -> list[timing.Row]:
-    """The product and its gradient in lhs, of rows that are quantised already and of others."""
+    """The product and its gradient in lhs, for rows that are quantised already and for others."""
     *arrays, group_sizes = cases.make_inputs(case)
     lhs, rhs_GKN, grad = (jnp.asarray(x, jnp.bfloat16) for x in arrays)
     found = []
-    # Both contract the last axis of the matrices, which FP8 units need.
+    # Both contract the last axis of the matrices, as FP8 units require.
     for op, x, w in (("forward", lhs, jnp.swapaxes(rhs_GKN, 1, 2)), ("dlhs", grad, rhs_GKN)):
         found += _both(case, op, x, w, jnp.asarray(group_sizes))
     return found

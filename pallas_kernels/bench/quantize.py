@@ -1,4 +1,4 @@
-"""Quantisation beside a copy of as many bytes: an array is read once, its values written once.
+"""Quantisation next to a copy of as many bytes: an array is read once, its values written once.
 
 "x copy" is the share of the copy's bandwidth. Numbers are bfloat16.
 """
@@ -13,9 +13,9 @@ from pallas_kernels.quantize import cases, quantize
 
 
 def rows(case: cases.Case) -> list[timing.Row]:
-    """Every implementation, and a copy that reads and writes as many bytes as it must."""
+    """Every implementation, and a copy that reads and writes as many bytes as they must."""
     x = jnp.asarray(cases.make_inputs(case)[0], jnp.bfloat16)
-    # Reads and writes 1.5 bytes for each number, together 3: as reading 2 and writing 1.
+    # Reads 1.5 bytes per number and writes 1.5, together 3: as many as reading 2 and writing 1.
     words = jax.lax.bitcast_convert_type(x.reshape(-1, 2), jnp.int32)
     half = words[: words.size * 3 // 4]
     runs = [("copy", lambda half: half + 1, half)]

@@ -36,7 +36,7 @@ def environment(command: list[str]) -> dict:
 
 
 def has_accelerator() -> bool:
-    """Asks a process of its own, so that this one does not take the GPU's memory yet."""
+    """Asks a separate process, so that this one does not take the GPU's memory yet."""
     program = "import jax; print(jax.default_backend())"
     return _output(sys.executable, "-c", program).rpartition("\n")[2] in ("gpu", "tpu")
 
@@ -56,7 +56,7 @@ def _output(*command: str) -> str:
 
 
 def table(rows: list[timing.Row]) -> str:
-    """Aligned columns; ours carry how many times as fast they are as the case's best peer."""
+    """Aligned columns; our rows say how many times as fast they are as their case's best peer."""
     lines = [("case", "op", "implementation", "ms", "TFLOP/s", "vs best peer")]
     for row in rows:
         figures = _figure(row.ms, 3), _figure(row.tflops, 1)
@@ -106,7 +106,7 @@ def _is_peer(row):
 
 
 def write(path: pathlib.Path, where: dict, rows: list[timing.Row]) -> None:
-    """Writes the environment and all rows, also those without a time, as JSON."""
+    """Writes the environment and all rows, including those without a time, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {**where, "rows": [row._asdict() for row in rows]}
     path.write_text(json.dumps(content, indent=1) + "\n")

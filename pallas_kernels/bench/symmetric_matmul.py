@@ -1,9 +1,9 @@
-"""Symmetric products of this package beside XLA's, and five Newton-Schulz steps made of them.
+"""Symmetric products of this package next to XLA's, and five Newton-Schulz steps made of them.
 
     X <- X / |X|        R = X X^T        P = a I + b R + c R R        X <- P X
 
 The Gram form does two or three steps on R before it touches X again, which is cheaper for long
-matrices: R <- P R P, Q <- P Q, then X <- Q X. All in float16, which that form needs.
+matrices: R <- P R P, Q <- P Q, then X <- Q X. Everything is in float16, which that form needs.
 """
 
 import functools

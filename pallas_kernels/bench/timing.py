@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 
-BLOCK_S = 0.05  # long enough for the clock and for what a block's first call waits
+BLOCK_S = 0.05  # long enough for the clock and for the wait of a block's first call
 NUM_BLOCKS = 7
 MAX_CALLS = 20
 _COMPILING = 8  # functions at once: a GPU kernel takes seconds, and each waits for a compiler
@@ -25,11 +25,11 @@ class Row(NamedTuple):
     tflops: float | None
     reason: str | None = None
     kept_bytes_per_token: float | None = None  # for the backward pass
-    error: float | None = None  # norm of the difference over the norm of what is exact
+    error: float | None = None  # norm of the difference over the norm of the exact result
 
 
 def compiled(calls: Sequence[tuple[Callable, tuple]]) -> list[Callable]:
-    """Compiles (function, arguments) pairs side by side, as calls that raise what compiling did."""
+    """Compiles (function, arguments) pairs side by side; the calls raise what compiling raised."""
 
     def compile(function, arguments):
         return jax.jit(function).lower(*arguments).compile()
@@ -55,7 +55,7 @@ def measure_in_turn(
 ) -> list[float]:
     """Milliseconds per call of each run, a block of one after a block of the other.
 
-    Clocks and temperature drift by more than the small differences that this is for.
+    Clocks and temperature drift by more than the small differences that this measures.
     """
     calls = [_calls_per_block(run, wait) for run in runs]
     blocks = [[] for _ in runs]
@@ -79,7 +79,7 @@ def _calls_per_block(run, wait):
 
 
 def attempt(case: str, op: str, implementation: str, flops: float | None, run, wait) -> Row:
-    """A Row of run(); what a peer cannot do becomes its reason, it must not end the table."""
+    """A Row of run(); a peer's failure becomes the row's reason and must not end the table."""
     try:
         ms = measure(run, wait)
     except Exception as error:

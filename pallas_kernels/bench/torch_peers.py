@@ -1,4 +1,4 @@
-"""The same cases in PyTorch, as a program of its own: two frameworks would share a GPU's memory.
+"""The same cases in PyTorch, as a separate program: two frameworks would share a GPU's memory.
 
     python -m pallas_kernels.bench.torch_peers attention kanana_2_30b_4k ...
 
@@ -90,9 +90,9 @@ def _grouped_matmul(torch, case):
 
 
 def _grouped_matmul_fp8(torch, case):
-    """One scale for each row and each column, which PyTorch has in the place of blocks.
+    """One scale for each row and each column, which PyTorch has in place of blocks.
 
-    It wants groups of multiples of 16 rows.
+    It needs groups whose sizes are multiples of 16 rows.
     """
     inputs = matmul_cases.make_inputs(case)
     sizes = inputs.group_sizes // 16 * 16
@@ -100,7 +100,7 @@ def _grouped_matmul_fp8(torch, case):
     ends = torch.tensor(np.cumsum(sizes), device="cuda", dtype=torch.int32)
     arrays = {"forward": (inputs.lhs, inputs.rhs.swapaxes(1, 2)), "dlhs": (inputs.grad, inputs.rhs)}
     for op, (x, w) in arrays.items():
-        # The matrices lie as (G, N, K) and are passed as (G, K, N).
+        # The matrices are stored as (G, N, K) and passed as (G, K, N).
         rows, matrices = (_on_gpu(torch, a, torch.float8_e4m3fn) for a in (x, w.copy()))
         scales = [torch.ones(a.shape[:-1], device="cuda") for a in (rows, matrices)]
         for is_fast in (True, False):

@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 class _Kernel(NamedTuple):
     attention: Callable
     why_not: Callable[[Problem], str | None]
-    has_deterministic_mode: bool = False  # the others have no faster, unrepeatable one
+    has_deterministic_mode: bool = False  # the others have no faster, unrepeatable mode
 
 
 # In order of preference. A kernel is `attention(q, k, v, q_ids, kv_ids, *, causal, scale)` and a
@@ -62,11 +62,11 @@ def flash_attention(
 ) -> tuple[jax.Array, jax.Array]:
     """Attends from q (B, S, N, D) to k (B, T, H, D) and v (B, T, H, U).
 
-    Returns out (B, S, N, U) in q's dtype and max_logits (B, N) in float32 (of float64 arrays in
-    float64): the largest visible score after scaling, NaN where one is NaN, -inf where a head sees
-    nothing, without gradient. N is a multiple of H.
+    Returns out (B, S, N, U) in q's dtype and max_logits (B, N) in float32 (float64 for float64
+    arrays), without gradient: the largest visible score after scaling, NaN where a score is NaN,
+    -inf where a head sees nothing. N is a multiple of H.
     segment_ids is an integer (B, S) array for both sides or a pair (B, S), (B, T); ids are only
-    compared for equality, no value is special. A query that sees no key gets 0 and passes no
+    compared for equality: no value is special. A query that sees no key gets 0 and passes no
     gradient. scale defaults to D**-0.5. deterministic=True promises gradients that repeat bit for
     bit; it costs mosaic_gpu about a tenth at narrow heads and nothing elsewhere.
 

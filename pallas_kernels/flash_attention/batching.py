@@ -9,7 +9,7 @@ from pallas_kernels import dtypes, manual_axes
 
 
 def over_batch(function, *args):
-    """function(*args) whose vmap merges the new axis into B: the kernels see one batch axis."""
+    """Calls function(*args); vmap merges the new axis into B, so kernels see one batch axis."""
 
     @jax.custom_batching.custom_vmap
     def call(*args):
@@ -33,5 +33,5 @@ def over_batch(function, *args):
 
 
 def shape_varying_like(x, shape, dtype) -> jax.ShapeDtypeStruct:
-    """The shape of an output that varies over the mesh axes on which x does, for pallas_call."""
+    """The shape of an output, for pallas_call, that varies over the same mesh axes as x."""
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)

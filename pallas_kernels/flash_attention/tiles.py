@@ -28,8 +28,9 @@ class Range(NamedTuple):
 def read_range(table, *index) -> Range:
     """The entry of a kernel's table at `index`, as made by `segment_ranges`.
 
-    Inside shard_map a Ref yields values that vary over mesh axes, although JAX no longer follows
-    those in a kernel of Mosaic GPU: a loop's counter that starts so changes type. Sums forget them.
+    Inside shard_map a Ref yields values that vary over mesh axes, although JAX no longer tracks
+    these axes in a Mosaic GPU kernel: a loop counter that starts at such a value changes type. Sums
+    forget the axes.
     """
     return Range(*(table[*index, i] + 0 for i in range(4)))
 
@@ -62,10 +63,10 @@ def query_range(tile, *, tile_kv: int, block_q: int, num_rows: int, num_cols: in
 
 
 def segment_ranges(tile_ids_BS, block_ids_BT, *, tile: int, block: int, ranges: Range):
-    """The same for packed sequences: (B, I, 4) int32 from ids padded to whole tiles and blocks.
+    """The ranges of packed sequences: (B, I, 4) int32 from ids padded to whole tiles and blocks.
 
-    `ranges` holds arrays (I,): the ranges that causality alone would give. Ids need no order; of
-    ids that only grow, exactly the blocks that share a segment with the tile are visited.
+    `ranges` holds arrays (I,): the ranges that causality alone would give. Ids need no order; if
+    they only grow, exactly the blocks that share a segment with the tile are visited.
     """
     tile_min, tile_max = _min_max(tile_ids_BS, tile)
     block_min, block_max = _min_max(block_ids_BT, block)

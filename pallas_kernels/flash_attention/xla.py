@@ -67,7 +67,7 @@ _attention.defvjp(_attention_fwd, _attention_bwd)
 def _by_platform(fn, q, *args):
     if q.dtype == dtypes.wide(q.dtype):
         return fn(q, *args, compute_dtype=q.dtype)
-    # CPUs multiply 16-bit floats by converting them, for every tile again; convert once instead.
+    # CPUs multiply 16-bit floats by converting them, anew for every tile; convert once instead.
     return jax.lax.platform_dependent(
         q,
         *args,

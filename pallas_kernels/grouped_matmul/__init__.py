@@ -67,8 +67,8 @@ def grouped_matmul(
     """Multiplies each row of lhs (M, K) by its group's matrix in rhs (G, K, N), to (M, N).
 
     With transpose_rhs, rhs is (G, N, K). group_sizes is (G,) integers with a sum of at most M; rows
-    beyond the sum are 0 in the result and in lhs's gradient. Sums are float32 (of float64 arrays
-    float64), the result has preferred_element_type (default: lhs's dtype). Raises ValueError on
+    beyond the sum are 0 in the result and in lhs's gradient. Sums are float32 (float64 for float64
+    arrays); the result has preferred_element_type (default: lhs's dtype). Raises ValueError on
     shapes or dtypes that do not fit, NotImplementedError when the named implementation cannot run
     here.
     """
@@ -178,7 +178,7 @@ _outer.defvjp(_outer_fwd, _outer_bwd)
 
 
 def _checked(lhs, rhs, group_sizes):
-    """The arrays, group sizes as the int32 that kernels take."""
+    """The arrays, with group sizes as the int32 that kernels take."""
     lhs, rhs, group_sizes = map(jnp.asarray, (lhs, rhs, group_sizes))
     if lhs.ndim != 2 or 0 in lhs.shape or 0 in rhs.shape:
         raise ValueError(

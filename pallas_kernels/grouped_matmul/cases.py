@@ -8,7 +8,7 @@ from pallas_kernels import random_inputs
 
 
 class Case(NamedTuple):
-    """One grouped product; group_sizes of None are drawn, Dirichlet(concentration) of all rows."""
+    """One grouped product; without group_sizes, a Dirichlet(concentration) draw splits all rows."""
 
     name: str
     num_rows: int

@@ -31,9 +31,9 @@ def grouped_matmul_quantized(
     """Multiplies each row of lhs (M, K) by its group's matrix in rhs (G, K, N), to (M, N).
 
     With transpose_rhs, rhs is (G, N, K). On Hopper a kernel reads rows and squares of FP8, where
-    128 divides both widths and the result has 16 bits. Elsewhere both are read back in
-    preferred_element_type, exactly where their scales are powers of two and that is bfloat16 or
-    float32, and multiplied as `grouped_matmul` does, whose implementations and errors these are.
+    128 divides both widths and the result has 16 bits. Elsewhere `grouped_matmul` multiplies both
+    after they are read back in preferred_element_type, which is exact if scales are powers of two
+    and that dtype is bfloat16 or float32. Implementations and errors are those of grouped_matmul.
     """
     width, contracted = lhs.values.shape[-1], rhs.values.shape[-1 if transpose_rhs else -2]
     if width != contracted:

@@ -124,7 +124,7 @@ def _native_outer(lhs_MK, grad_MN, group_sizes_G, *, out_dtype):
 
 
 def _block_rows(num_rows, num_groups):
-    """The power of two from the mean size of a group on, between the bounds."""
+    """The smallest power of two that reaches a group's mean size, kept between the bounds."""
     mean = -(-num_rows // num_groups)
     return min(max(1 << (mean - 1).bit_length(), MIN_BLOCK_ROWS), BLOCK_ROWS)
 

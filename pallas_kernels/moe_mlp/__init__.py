@@ -5,12 +5,12 @@
 
 No token is dropped, whatever the load of an expert. The backward pass keeps x, the pre-activation
 h and a few integers per row (SonicMoE, arXiv:2512.14080): gathered rows and activations
-are made again, and the router's gradient is found without the experts' outputs,
+are recomputed, and the router's gradient is found without the experts' outputs,
 
     dweights[t, k] = <dy[t], w_down^T a> = <w_down dy[t], a>
 
-At Kanana-2-30B's widths in bfloat16 (D 2048, F 768, K 6) that is 2 D + 4 K F bytes, 22.6 kB per
-token with the integers.
+At Kanana-2-30B's widths in bfloat16 (D 2048, F 768, K 6) x and h take 2 D + 4 K F bytes per token,
+22.6 kB with the integers.
 
 Letters: T tokens, K experts per token, E experts, F expert width, D hidden width, M = T K rows
 sorted by expert.
@@ -30,8 +30,8 @@ from pallas_kernels.quantize import Precision, Recipe
 from pallas_kernels.quantize import recipe as find_recipe
 from pallas_kernels.selection import Implementation
 
-# With at most this many rows per expert few experts have two: a look-up reads little twice, and
-# tiles of rows would be empty.
+# With at most this many rows per expert, few experts have two rows: a look-up reads little twice,
+# and tiles of rows would be empty.
 FEW_ROWS_PER_EXPERT = 0.5
 
 
@@ -47,20 +47,20 @@ def moe_mlp(
     matrices: Matrices | None = None,
     implementation: Implementation = "auto",
 ) -> jax.Array:
-    """Applies to each token its experts' SwiGLU, weighted, and sums; (T, D) in x's dtype.
+    """Sums the weighted SwiGLU outputs of each token's experts: (T, D) in x's dtype.
 
     w_gate_up (E, 2, F, D) holds the gate first and the up projection second; w_down is (E, F, D);
     expert_ids (T, K) are integers in [0, E); weights (T, K) are float32 (or float64) and get their
     exact gradient.
-    clamp clips what enters swiglu (see `activation`); None: nothing is clipped.
+    clamp clips the inputs of swiglu (see `activation`); None: nothing is clipped.
     Products are in x's dtype. Expert weights of another dtype are cast to it, and their gradients
     are rounded to the weights' own dtype only: float32 weights get unrounded float32 gradients.
-    precision says what is rounded to FP8 before that (see `quantized`); "full": nothing is.
-    matrices are what `matrices.quantize_experts` made of these weights with this precision, in x's
-    dtype: then they are not quantised again. Gradients go to the weights.
+    precision says what is rounded to FP8 before the products (see `quantized`); "full": nothing is.
+    matrices is what `matrices.quantize_experts` made of these weights with this precision, in x's
+    dtype: the weights are then not quantised again. Gradients go to the weights.
     Results and gradients repeat bit for bit where those of grouped_matmul do. implementation names
-    that of grouped_matmul; "auto" looks up the matrices of each row instead when rows are few and
-    nothing is differentiated, unless products are of FP8. Raises ValueError on shapes or dtypes
+    the one of grouped_matmul; when rows are few and nothing is differentiated, "auto" instead looks
+    up the matrices of each row, unless products are in FP8. Raises ValueError on shapes or dtypes
     that do not fit.
     """
     arrays = x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK
@@ -109,9 +109,10 @@ def _forward(options, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_T
 
 
 def _look_up(clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK):
-    """Each pair reads its expert's matrices, once: decoding is as fast as memory.
+    """Each pair reads its expert's matrices once: decoding is as fast as memory.
 
-    Products are sums, which compilers fuse with the look-up; a product would copy the matrices.
+    Products are written as sums, which compilers fuse with the look-up; a product would copy the
+    matrices.
     """
     is_here_TK = expert_ids_TK < w_down_EFD.shape[0]
     wide = dtypes.wide(x_TD.dtype)
@@ -120,7 +121,7 @@ def _look_up(clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)
     act_TKF = activation.swiglu(h_TK2F[:, :, 0], h_TK2F[:, :, 1], clamp)
     act_TKF *= jnp.where(is_here_TK, weights_TK, 0.0)[..., None]
     y_TKFD = w_down_EFD[expert_ids_TK].astype(wide) * act_TKF[..., None]
-    # Two sums: of both axes in one XLA:GPU makes blocks that read too little (25 us, not 17, for
+    # Two sums: for one over both axes XLA:GPU makes blocks that read too little (25 us, not 17, for
     # six experts of Kanana-2-30B on an H100).
     y_TKD = jax.lax.optimization_barrier(y_TKFD.sum(axis=2))
     return y_TKD.sum(axis=1).astype(x_TD.dtype)
@@ -128,7 +129,7 @@ def _look_up(clamp, x_TD, w_gate_up_E2FD, w_down_EFD, expert_ids_TK, weights_TK)
 
 def _backward(options, residuals, dy_TD):
     implementation, clamp, recipe = options
-    # Without a barrier XLA finds what is made again in the forward pass, and keeps that.
+    # Without a barrier XLA finds in the forward pass what is recomputed here, and keeps that.
     residuals, dy_TD = jax.lax.optimization_barrier((residuals, dy_TD))
     if recipe:
         return quantized.backward(recipe, implementation, clamp, residuals, dy_TD)

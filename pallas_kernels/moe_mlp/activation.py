@@ -1,8 +1,8 @@
-"""SwiGLU of a gate and an up projection, and with a clamp that of DeepSeek-V4 (arXiv:2606.19348).
+"""SwiGLU of a gate and an up projection; with a clamp, the one of DeepSeek-V4 (arXiv:2606.19348).
 
     swiglu(g, u) = silu(g) u         with a clamp c, of  min(g, c)  and  min(max(u, -c), c)
 
-A clipped input has no gradient. silu is below 0.28 in size on the left, so that the gate needs no
+A clipped input has no gradient. Left of 0 silu is below 0.28 in magnitude, so the gate needs no
 lower bound: the activation is at most c^2.
 """
 
@@ -16,7 +16,7 @@ def swiglu(gate, up, clamp: float | None = None):
 
 
 def clip(gate, up, clamp: float | None):
-    """Both inputs, in their dtypes."""
+    """Both inputs clipped, in their dtypes."""
     if clamp is None:
         return gate, up
     return jnp.minimum(gate, clamp), jnp.minimum(jnp.maximum(up, -clamp), clamp)

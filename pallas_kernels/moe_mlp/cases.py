@@ -11,7 +11,7 @@ from pallas_kernels import random_inputs
 
 
 class Case(NamedTuple):
-    """One layer; experts' popularity is drawn, Dirichlet(concentration)."""
+    """One layer; experts' popularity is drawn from Dirichlet(concentration)."""
 
     name: str
     num_tokens: int

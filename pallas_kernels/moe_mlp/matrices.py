@@ -3,8 +3,8 @@
     up    (E, 2F, D)    h = x up^T        dx = dh up
     down  (E, F, D)     y = a down        a' = dy down^T
 
-FP8 units read along the contracted width alone. So a kernel needs each matrix transposed too, and
-that is made where a kernel will run only. Squares have the same scales and values both ways.
+FP8 units read along the contracted width alone. So a kernel needs each matrix transposed too; the
+transpose is made only where a kernel will run. Squares have the same scales and values both ways.
 
 Letters: E experts, F expert width, D hidden width.
 """
@@ -51,9 +51,9 @@ def quantize_experts(
     precision: Precision = "fp8",
     implementation: Implementation = "auto",
 ) -> Matrices | None:
-    """What `moe_mlp` makes of its matrices in products of `dtype`, to be made once for many calls.
+    """Quantises the matrices as `moe_mlp` does for products of `dtype`, once for many calls.
 
-    Results are the same bit for bit. None where `has_matrices` is not.
+    Results are the same bit for bit. Returns None where `has_matrices` is false.
     """
     recipe = find_recipe(precision)
     if recipe is None or not has_matrices(precision):
@@ -82,7 +82,7 @@ def quantizer(block, recipe: Recipe, implementation):
 
 
 def multiply(rows: Quantized, matrix: Matrix, *, transpose_rhs: bool = False, **options):
-    """`grouped_matmul_quantized` of the orientation that is there."""
+    """`grouped_matmul_quantized` with the orientation that is there."""
     if matrix.transposed is not None and not transpose_rhs:
         return grouped_matmul_quantized(rows, matrix.transposed, transpose_rhs=True, **options)
     return grouped_matmul_quantized(rows, matrix.plain, transpose_rhs=transpose_rhs, **options)

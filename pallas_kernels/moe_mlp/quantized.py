@@ -7,10 +7,10 @@ Kept between the passes are Q(x) and Q(h), Q being E4M3 in rows of 128 with a sc
                 a' = Q(dy) Qw(w_down)^T              dx = Q(dh) Qw(w_gate_up)
 
 Qw has squares of 128. x and dy are quantised once per token, before they are gathered. Gradients of
-weights are products of plain numbers, of x and the activation as they are read back, of dy and dh
-as they are. Sums are float32. Rounding has the derivative of the identity. `matrices` makes Qw.
+weights are products of plain numbers: of x and the activation as read back, of dy and dh as they
+are. Sums are float32. Rounding has the derivative of the identity. `matrices` makes Qw.
 
-At Kanana-2-30B's widths 11.7 kB per token and layer are kept, 22.6 of the plain layer.
+At Kanana-2-30B's widths 11.7 kB per token and layer are kept; the plain layer keeps 22.6 kB.
 
 Letters: T tokens, K experts per token, E experts, F expert width, D hidden width, M = T K rows
 sorted by expert.
@@ -40,7 +40,7 @@ def forward(
 ):
     """Returns y (T, D) and what `backward` reads.
 
-    matrices are those of the weights, where they were made before; else they are made here.
+    matrices are those of the weights if they were made before; else they are made here.
     """
     routes = routing.sort_by_expert(expert_ids_TK, w_down_EFD.shape[0])
     token_M = routes.pair_M // expert_ids_TK.shape[1]
@@ -69,7 +69,7 @@ def forward(
 
 
 def backward(recipe: Recipe, implementation, clamp, residuals, dy_TD):
-    """The gradients of `forward`'s arrays, given that of y."""
+    """The gradients of `forward`'s arrays, given the gradient of y."""
     kept_x, kept_h, kept_weights, matrices, routes, weights_TK = residuals
     (dtype_up, dtype_down), dtype = (w.dtype for w in kept_weights), dy_TD.dtype
     token_M = routes.pair_M // weights_TK.shape[1]
@@ -94,7 +94,7 @@ def backward(recipe: Recipe, implementation, clamp, residuals, dy_TD):
         )
         dx_MD = grouped_matmul(dh_M2F, stages.merge_gate_up(w_gate_up_E2FD), **products)
     dw_down = grouped_outer(weighted_MF, dy_MD, preferred_element_type=dtype_down, **products)
-    # Read back before they are gathered: a token's row is read once.
+    # Read back before the gather: a token's row is read once.
     x_MD = take(dequantize(kept_x, dtype), token_M)
     dw_E2FD = grouped_outer(dh_M2F, x_MD, preferred_element_type=dtype_up, **products)
     dw_gate_up = dw_E2FD.reshape(dw_E2FD.shape[0], 2, -1, dw_E2FD.shape[2])

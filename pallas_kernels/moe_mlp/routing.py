@@ -2,8 +2,8 @@
 
     row[i] = pairs of smaller experts + pairs of i's expert in earlier chunks, and earlier in i's
 
-A few fused reductions and one scatter of M integers; a general sort takes many passes over its
-keys. All of it is exact, so every platform finds the same order.
+This takes a few fused reductions and one scatter of M integers; a general sort takes many passes
+over its keys. All of it is exact, so every platform finds the same order.
 
 Letters: T tokens, K experts per token, E experts, M = T K pairs and rows, C chunks, R pairs of a
 chunk.

@@ -4,8 +4,8 @@
     down_backward   a' = dy w_down^T                       dweight = sum_F a' a
                     dh = (dswiglu/dh) (weight a')          weighted = weight a
 
-Both are one product with elementwise work on its result. What FP8 makes of their results is found
-in one pass where a kernel can, and rows are gathered by one.
+Both are one product with elementwise work on its result. Where they can run, one kernel
+finds the FP8 form of their results in one pass, and another gathers rows.
 
 Letters: T tokens, M rows sorted by expert, E experts, F expert width, D hidden width. Columns
 0 .. F-1 of h (M, 2F) are the gate, the others the up projection.
@@ -87,7 +87,7 @@ def down_backward(dy_MD, w_down_EFD, h_M2F, weight_M, *, clamp, group_sizes, imp
 
 
 def activation_backward(dact_MF, h_M2F, weight_M, clamp):
-    """What follows the product in `down_backward`, and returns the same."""
+    """The part of `down_backward` after the product; returns the same."""
     dact_MF = dact_MF.astype(dtypes.wide(dact_MF.dtype))
     raw_gate_MF, raw_up_MF = split(h_M2F)
     gate_MF, up_MF = activation.clip(raw_gate_MF, raw_up_MF, clamp)
@@ -126,7 +126,7 @@ def merge_gate_up(w_E2FD):
 
 def split(h_M2F):
     """The gate and up halves of h, float32 or wider."""
-    # Halves before float32: compilers may keep a converted h, which is twice as large.
+    # Split before the cast to float32: compilers may keep a converted h, which is twice as large.
     wide = dtypes.wide(h_M2F.dtype)
     return tuple(half_MF.astype(wide) for half_MF in jnp.split(h_M2F, 2, axis=1))
 

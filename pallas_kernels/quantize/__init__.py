@@ -3,13 +3,13 @@
     scale = the smallest power of two >= amax / 448        or amax / 448 itself
     value = x / scale, rounded to the nearest, to even between two; |value| <= 448
 
-amax is the largest size of the block's finite numbers. So no finite number is lost, and
+amax is the largest magnitude of the block's finite numbers. So no finite number is lost, and
 
     |x - scale value| <= max(2^-4 |x|, 2^-10 scale)        2^-10 scale < 2^-17.8 amax
 
-(with float32 scales 2^-23 |x| more). Zeros stay zeros, as do numbers below 2^-126; NaN and both
-infinities become NaN, which E4M3 has, so that a step that overflowed is seen. What would be above
-the largest float32 after rounding, from 1.94 2^127 on, becomes infinite when it is read.
+(with float32 scales 2^-23 |x| more). Zeros stay zeros, and numbers below 2^-126 become zeros. NaN
+and both infinities become NaN, which E4M3 has, so that a step that overflowed is seen. Numbers that
+rounding takes above the largest float32, from 1.94 2^127 on, become infinite when they are read.
 
 Letters: M rows, N columns.
 """
@@ -67,7 +67,7 @@ class _Kernel(NamedTuple):
     why_not: Callable[[_Problem], str | None]
 
 
-# In order of preference. Those of a GPU read a number once, where XLA reads it for its scale too.
+# In order of preference. The GPU's kernels read a number once; XLA reads it again for its scale.
 _KERNELS = {
     "mosaic_gpu": _Kernel(on_gpu.quantize, lambda problem: on_gpu.why_not(*problem)),
     "xla": _Kernel(xla.quantize, selection.always),
@@ -83,8 +83,8 @@ def quantize(
 ) -> Quantized:
     """Rounds x (..., M, N) to E4M3 in blocks (1, 128), (128, 1), (128, 128), or None: one block.
 
-    The last blocks of a width that 128 does not divide are narrower. It has no derivative: what
-    uses it says what a gradient is. Raises ValueError on arrays that are no matrices of
+    The last blocks of a width that 128 does not divide are narrower. It has no derivative: the
+    caller says what a gradient is. Raises ValueError on arrays that are not matrices of
     floating-point numbers, and on other blocks and scales; NotImplementedError where the named
     implementation, "mosaic_gpu" or "xla", cannot run. XLA alone splits its work over the devices of
     a mesh whose axes are not manual.
@@ -115,9 +115,10 @@ def dequantize(quantized: Quantized, dtype=jnp.bfloat16) -> jax.Array:
 def transpose(quantized: Quantized) -> Quantized:
     """The transposed matrix (..., N, M) in blocks of the same shape, not made from wider numbers.
 
-    Squares keep every bit. Of rows (1, 128) each square takes its largest scale, and values shift:
-    exact for powers of two, but for what is then below E4M3's smallest number, 2^-9, or has fewer
-    than four digits left above it. Raises ValueError on columns, which are kept transposed already.
+    Squares keep every bit. For rows (1, 128) each square takes its largest scale, and values shift.
+    With powers of two this is exact, except for values that are then below E4M3's smallest number,
+    2^-9, or have fewer than four digits left above it. Raises ValueError on columns, which are kept
+    transposed already.
     """
     if quantized.block == COLUMN_BLOCK:
         raise ValueError("expected blocks (1, 128), (128, 128) or None, got (128, 1).")

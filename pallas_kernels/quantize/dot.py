@@ -45,7 +45,7 @@ def _forward(recipe, transpose_w, x, w):
 
 
 def _backward(recipe, transpose_w, residuals, dy):
-    # Without a barrier XLA finds what is made again in the forward pass, and keeps that.
+    # Without a barrier XLA finds in the forward pass what is recomputed here, and keeps that.
     (kept_x, w), dy = jax.lax.optimization_barrier((residuals, dy))
     dx = _multiply(recipe, _quantize(dy, recipe.rows, recipe), w, not transpose_w)
     x = dequantize(kept_x, w.dtype)
@@ -63,5 +63,5 @@ def _multiply(recipe, rows, w, transpose_w):
 
 
 def _quantize(x, block, recipe):
-    # Dense layers leave it to XLA which device has which part of a product.
+    # Dense layers let XLA decide which device has which part of a product.
     return quantize(x, block, scale=recipe.scale, implementation="xla")

@@ -38,7 +38,7 @@ SQUARE_BLOCK = (SIDE, SIDE)  # weights: both orientations have the same values a
 class Quantized:
     """values (..., M, N) in E4M3, scales (..., ceil(M / m), ceil(N / n)) in float32.
 
-    With block None scales have the rank of values and one number.
+    With block None, scales hold one number and have the rank of values.
     """
 
     values: jax.Array
@@ -58,7 +58,7 @@ class Quantized:
 
 
 class Recipe(NamedTuple):
-    """How a layer is computed: in which products FP8 stands, and in which blocks.
+    """How a layer is computed: which products are in FP8, and in which blocks.
 
     Where has_products is false, rows of experts are only kept as FP8 between the passes.
     """
@@ -71,8 +71,8 @@ class Recipe(NamedTuple):
 
 
 # "full": nothing is quantised. "fp8_store" is what Kimi K2 does (arXiv:2507.20534), "fp8" the
-# recipe of DeepSeek-V3 (arXiv:2412.19437, sec. 3.3) with powers of two; "fp8_experts" is the part
-# of it that is faster than bfloat16 on Hopper, and the last two are it with free scales, and with
+# recipe of DeepSeek-V3 (arXiv:2412.19437, sec. 3.3) with powers of two. "fp8_experts" is the part
+# of "fp8" that is faster than bfloat16 on Hopper; the last two are "fp8" with free scales, and with
 # one scale for a whole array.
 RECIPES: dict[str, Recipe | None] = {
     "full": None,
@@ -88,7 +88,7 @@ type Precision = Literal[
 
 
 def recipe(precision: Precision) -> Recipe | None:
-    """Raises ValueError where there is no such precision."""
+    """The recipe of a precision; raises ValueError if there is no such precision."""
     if precision not in RECIPES:
         raise ValueError(f"precision must be one of {', '.join(RECIPES)}; got {precision!r}.")
     return RECIPES[precision]

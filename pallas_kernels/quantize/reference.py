@@ -16,7 +16,7 @@ _MIN_EXPONENT, _MANTISSA_BITS = -6, 3
 
 
 def quantize(x: jax.Array, block: formats.Block, scale: formats.Scale) -> formats.Quantized:
-    """Of concrete arrays: numpy in float64."""
+    """Quantises concrete arrays with numpy in float64."""
     wide = np.asarray(x.astype(jnp.float32), np.float64)
     wide = np.where(np.abs(wide) < formats.SMALLEST_NUMBER, 0.0, wide)
     rows, columns = block or wide.shape[-2:]

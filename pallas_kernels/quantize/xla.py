@@ -1,6 +1,6 @@
-"""Quantisation in XLA: largest sizes and powers of two are found on the bits of float32.
+"""Quantisation in XLA: largest magnitudes and powers of two are found on the bits of float32.
 
-Bits of numbers without their sign order as the numbers do, and integers have no NaN that a maximum
+Without the sign, bits are ordered as the magnitudes are, and integers have no NaN that a maximum
 could lose.
 
 Letters: M rows, N columns, m and n rows and columns of a block, I and J blocks.
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from pallas_kernels.quantize import formats
 
 _SIGN, _INFINITY, _MANTISSA = 0x7FFFFFFF, 0x7F800000, 0x007FFFFF
-# 448 is 1.75 2^8: of amax = a 2^k the power of two is 2^(k - 8) for a up to 1.75, else the next.
+# 448 is 1.75 2^8: for amax = a 2^k the power of two is 2^(k - 8) if a <= 1.75, else the next.
 _LARGEST_MANTISSA, _LARGEST_EXPONENT, _EXPONENT_AT = 0x00600000, 8, 23
 
 
@@ -21,7 +21,7 @@ def quantize(x: jax.Array, block: formats.Block, scale: formats.Scale) -> format
     x = x.astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(x, jnp.int32) & _SIGN
     is_finite = bits < _INFINITY
-    # Denormals too: some compilers take them for zeros.
+    # Denormals do not count: some compilers take them for zeros.
     is_number = is_finite & (bits > _MANTISSA)
     scales = _scales(_largest(jnp.where(is_number, bits, 0), block), scale)
     each = _spread(scales, x.shape, block)

@@ -1,4 +1,4 @@
-"""Products with a symmetric result, as the Newton-Schulz iteration of Muon takes them.
+"""Products with a symmetric result, as Muon's Newton-Schulz iteration needs them.
 
     out = scale lhs rhs^T + addend_scale addend + diagonal I
 
@@ -26,7 +26,7 @@ class Problem(NamedTuple):
 
     arrays: list[Any]  # the distinct ones of lhs, rhs and addend, lhs first
     platform: str
-    is_named: bool  # asked for by name, so it runs also where another one is faster
+    is_named: bool  # asked for by name, so it runs even where another one is faster
 
     @property
     def lhs(self):

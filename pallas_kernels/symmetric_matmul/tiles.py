@@ -16,7 +16,8 @@ def items(num_blocks: int, tiles_per_item: int) -> np.ndarray:
 
     An item computes the tiles (shared, other), so it loads the shared block once. With two tiles
     per item at most one item lacks its second one, marked -1: the rows of the triangle are cut into
-    pairs from the diagonal on, and what odd rows leave in the last column is paired down it.
+    pairs from the diagonal on, and the tiles that odd rows leave in the last column are paired down
+    that column.
     """
     if tiles_per_item == 1:
         return np.array([(i, j) for i in range(num_blocks) for j in range(i, num_blocks)], np.int32)

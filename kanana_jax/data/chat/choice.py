@@ -1,4 +1,4 @@
-"""The format that data.chat_format names: an own one, or a template in a file or folder."""
+"""The format that data.chat_format names: a built-in one, or a template in a file or folder."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _CONFIG_NAME = "tokenizer_config.json"
 
 
 def own(source: str) -> Format | None:
-    """The own format that has this template, or this template for its tokenizer."""
+    """The built-in format with this template, or with this variant of it for a tokenizer."""
     variants = {one.template: one for one in _OWN.values()}
     variants[hermes.template_with("eos_token")] = hermes.HERMES
     return variants.get(source)
@@ -36,7 +36,7 @@ def chosen(cfg: DataConfig) -> Format:
         return own(source)  # pyright: ignore[reportReturnType]
     try:
         template.compiled(source)
-    except Exception as error:  # beside jinja2's own, Python's for what jinja2 lets through
+    except Exception as error:  # besides jinja2's own, Python's for what jinja2 lets through
         raise DataError(
             f"data.chat_format: {cfg.chat_format} holds no valid jinja ({first_line(error)})."
         ) from error
@@ -89,7 +89,7 @@ def _special_tokens(fields: Mapping) -> dict[str, str]:
 
 
 def _tokens_of(cfg: DataConfig) -> dict[str, str]:
-    """Those of the tokenizer, for a template without a file that names them."""
+    """The special tokens of the tokenizer, for a template without a file that names them."""
     if cfg.tokenizer in ("bytes", "bpe"):
         return {"bos_token": tokenizer.BOS, "eos_token": tokenizer.EOS}
     (file, *_) = files.find(cfg.tokenizer)

@@ -1,11 +1,11 @@
-r"""How families of models write reasoning and calls of tools in a turn.
+r"""How model families write reasoning and tool calls in a turn.
 
     hermes     <tool_call>\n{"name": N, "arguments": {...}}\n</tool_call>      Kanana-2, Qwen
     kimi_k2    <|tool_call_begin|>functions.N:0<|tool_call_argument_begin|>{...}<|tool_call_end|>
     deepseek   <CALL>N<SEP>{...}</CALL>, or <CALL>function<SEP>N\n```json\n{...}\n```</CALL>
     plain      @N {...}                                                        a line of its own
 
-Kimi K2 and DeepSeek have marks around all calls of a turn too.
+Kimi K2 and DeepSeek also have marks around all calls of a turn.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from kanana_jax.data.chat import hermes, plain
 from kanana_jax.data.chat.format import FormatError
 from kanana_jax.data.chat.messages import NAME, call
 
-# Whether a prompt has opened the reasoning, has closed it, or says nothing of it.
+# Whether a prompt has opened the reasoning, has closed it, or says nothing about it.
 Thinking = Literal["open", "over", "possible"]
-# Parts of a written call: text, marks among it by themselves, and what digits stand for.
+# Parts of a written call: text, marks as parts of their own, and patterns for digits.
 Part = str | re.Pattern[str]
 
 
@@ -33,14 +33,14 @@ class Dialect:
     call: tuple[str, str]  # around one call
     read: Callable[[str], dict[str, Any]]  # a call from its text; raises FormatError
     before: Callable[[str], tuple[Part, ...]]  # of a tool: between a call's mark and its arguments
-    after: tuple[Part, ...] = ()  # the arguments, the closing mark with it
+    after: tuple[Part, ...] = ()  # after the arguments, with the closing mark
     section: tuple[str, str] = ("", "")  # around all calls of a turn
-    between: str = ""  # calls
+    between: str = ""  # between calls
     is_line: bool = False  # whether a call is a line, with a mark at its beginning only
 
     @property
     def opening(self) -> str:
-        """What shows that calls begin."""
+        """The mark that shows that calls begin."""
         return self.section[0] or self.call[0]
 
     @property
@@ -167,7 +167,7 @@ def of(source: str) -> Dialect | None:
         return KIMI_K2
     if DEEPSEEK.opening in source:
         return DEEPSEEK_V3 if "```json" in source else DEEPSEEK
-    # Others write <function=NAME> or <arg_key> inside of the same mark.
+    # Others write <function=NAME> or <arg_key> inside the same mark.
     if HERMES.opening in source and not re.search("<function=|<arg_key>", source):
         return HERMES
     return None

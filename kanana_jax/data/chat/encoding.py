@@ -2,8 +2,8 @@
 
     BOS  ids of piece 1  [end]  ids of piece 2  [end] ...
 
-An id has the origin of its piece. The end of a closed piece is the format's, where the tokenizer
-has such a token, and else EOS. BOS is left out where EOS stands in for it.
+An id has the origin of its piece. A closed piece ends with the format's end token, where the
+tokenizer has it, else with EOS. BOS is left out where EOS stands in for it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,8 +44,8 @@ def continuation(
 ) -> Encoded:
     """The ids of messages[start:] and of the generation prompt behind them.
 
-    They follow the ids of messages[:start]: where an answer is the last of those, they follow the
-    token that ended it, which was sampled.
+    They follow the ids of messages[:start]. Where the last of those is an answer, they follow the
+    sampled token that ended it.
     """
     before = fmt.render(messages[:start], tools)
     pieces = fmt.render(messages, tools, add_generation_prompt=True)
@@ -68,7 +68,7 @@ def end_id(fmt: Format, tokenizer: Tokenizer) -> int | None:
 
 
 def bos_ids(fmt: Format, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """What a conversation begins with."""
+    """The ids that a conversation begins with."""
     is_own = tokenizer.bos_id not in (None, tokenizer.eos_id)
     return (tokenizer.bos_id,) if is_own and not fmt.is_foreign else ()  # pyright: ignore
 

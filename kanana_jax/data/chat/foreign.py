@@ -1,8 +1,9 @@
 """Any chat template of Hugging Face as a format. What the model writes is found in its text:
 
-by {% generation %}, where the template has it, else by differences: the text of k messages with the
-generation prompt begins that of k + 1 messages, and what follows is the model's, up to and with the
-token that ends the turn. Both ways the text of k messages must begin that of more.
+by {% generation %}, where the template has it, else by differences. The text of k messages with the
+generation prompt is a prefix of the text of k + 1 messages; what follows is the model's, up to and
+including the token that ends the turn. Either way, the text of k messages must be a prefix of the
+text of more messages.
 
 All text is encoded with special tokens where it spells them, as servers encode it.
 """
@@ -23,9 +24,9 @@ _SPECIAL = re.compile(r"<[^\s<>]{1,40}>(?=\s*$)")  # <|im_end|>, </s>, <end_of_t
 
 
 def format_of(made: template.Template, name: str, *, is_last_only: bool = False) -> Format:
-    """The format of a template; a turn is parsed as that of hermes.
+    """The format of a template; a turn is parsed as in hermes.
 
-    With `is_last_only` just what stands behind the last message of the user is the model's: for
+    With `is_last_only`, only the text after the last message of the user is the model's: for
     templates that write less of earlier turns. Raises DataError where the model's text is not
     found, or a tool is not written.
     """
@@ -63,7 +64,7 @@ def _render(
     first = _last_query(messages) if is_last_only else 0
     turns = [n for n, one in enumerate(messages) if one["role"] == "assistant" and n > first]
     whole = text(len(messages), add_generation_prompt)
-    # By marks too: else a prompt is not what an answer was trained behind.
+    # With marks too: otherwise a prompt may differ from the text before a trained answer.
     spans = [_span(text, turn, name, whole, made.special_tokens) for turn in turns]
     if _MARKS.search(made.source_for(tools or None)):
         marked = text(len(messages), add_generation_prompt, is_marked=True)
@@ -110,7 +111,7 @@ def _span(text, turn: int, name: str, whole: str, special_tokens) -> tuple[int, 
 def _marked(
     spans: Sequence[tuple[int, int]], of_turn: tuple[int, int], name: str, whole: str
 ) -> tuple[int, int]:
-    """What the template marks of a turn, which must end as the turn does."""
+    """The part of a turn that the template marks; it must end where the turn does."""
     begin, end = of_turn
     inside = [one for one in spans if begin <= one[0] < end]
     if len(inside) != 1 or inside[0][1] < end:

@@ -16,8 +16,8 @@ class FormatError(ValueError):
 class Render(Protocol):
     """The pieces of a conversation.
 
-    Those of some messages, the generation prompt with them, begin those of more messages. Results
-    of one turn's calls are taken together.
+    The pieces of some messages, with the generation prompt, begin the pieces of more messages.
+    Results of one turn's calls are taken together.
     """
 
     def __call__(
@@ -35,7 +35,7 @@ class Format:
     parse: Callable[[str], Message]
     template: str  # its twin in Jinja, which writes the same text; empty: none
     end: str = ""  # the token that ends a turn, where the tokenizer has it; else EOS does
-    # Of a template: `render` writes BOS itself, and how a turn is read is not known.
+    # For a template: `render` writes BOS itself, and how to read a turn is not known.
     is_foreign: bool = False
 
 

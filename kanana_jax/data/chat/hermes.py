@@ -1,11 +1,11 @@
-"""The format of ChatML with the calls of Hermes, which Kanana-2, Qwen and vLLM speak:
+"""ChatML with the calls of Hermes, the format that Kanana-2, Qwen and vLLM use:
 
     <|im_start|>system      the system message, and the tools in <tools>...</tools>
     <|im_start|>user        what is asked; and results, each in <tool_response>...</tool_response>
     <|im_start|>assistant   <think>...</think>, the answer, and calls in <tool_call>...</tool_call>
 
-Every block ends in <|im_end|> and a new line. That of the assistant is trained up to <|im_end|>.
-Results that follow each other share a block. vLLM reads a turn by --tool-call-parser=hermes and
+Every block ends in <|im_end|> and a new line. The assistant's block is trained up to <|im_end|>.
+Results that follow each other share a block. vLLM reads a turn with --tool-call-parser=hermes and
 --reasoning-parser=deepseek_r1. Unlike Qwen's own template, this one writes the reasoning of every
 message that has it; `data.chat_reasoning` decides which do.
 """
@@ -133,7 +133,7 @@ def _json(value: Any) -> str:
 
 
 def parse(text: str) -> Message:
-    """What vLLM's parsers of both names find, where they find the whole turn well-formed."""
+    """The message that vLLM's two parsers find, where they find the whole turn well-formed."""
     thought = ""
     # Some templates write <think> into the prompt, so that the model only ends it.
     if text.startswith("<think>") or "</think>" in text.partition("<tool_call>")[0]:
@@ -154,7 +154,7 @@ def parse(text: str) -> Message:
 
 
 def _call(text: str) -> tuple[dict[str, Any], str]:
-    """A call, and what stands behind its closing mark."""
+    """A call, and the text after its closing mark."""
     text = text.lstrip()
     try:
         _, size = json.JSONDecoder().raw_decode(text)

@@ -1,4 +1,4 @@
-"""Messages in their one form, and the checks that bring a record's into it.
+"""Messages in their one form, and the checks that bring a record's messages into it.
 
     {"role": "system" | "user", "content": str}
     {"role": "assistant", "content": str, "reasoning_content"?: str, "tool_calls"?: [
@@ -6,10 +6,10 @@
     {"role": "tool", "content": str, "name"?: str}
 
 A record's "tools" are [{"type": "function", "function": {"name", "description"?, "parameters"?}}].
-A system message may come first; then a user's and the assistant's take turns, and results of the
-assistant's calls stand behind them. What OpenAI's form has beside this is brought into it:
-arguments and tools as a JSON string, null for content beside calls, and ids of calls, which must
-follow the order of the results.
+A system message may come first; then messages of the user and the assistant take turns, and results
+follow the assistant's calls. What else OpenAI's form allows is converted: arguments and tools as a
+JSON string, null for content next to calls, and ids of calls, which must follow the order of the
+results.
 """
 
 import json
@@ -41,7 +41,7 @@ def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 def assistant(
     content: str, reasoning: str = "", calls: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """A message of the assistant; what is empty but the content is left out."""
+    """A message of the assistant; empty fields other than the content are left out."""
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if reasoning:
         message["reasoning_content"] = reasoning
@@ -91,10 +91,10 @@ def checked_messages(
     tools: Sequence[Tool] = (),
     is_of_model: bool = False,
 ) -> list[dict[str, Any]]:
-    """The messages of a record's field `name`, of which the last is of one of those roles.
+    """The messages of a record's field `name`; the last has one of the roles `last`.
 
-    Raises DataError on other roles, another order, what is no text, and, unless a model may have
-    written the answers, an assistant that says nothing, and calls of what is not one of `tools`.
+    Raises DataError on other roles, another order, and what is not text. Unless a model may have
+    written the answers, also on an assistant that says nothing, and on calls not in `tools`.
     """
     if not isinstance(value, list) or not value:
         got = "none" if value == [] else jsonl.kind(value)
@@ -116,7 +116,7 @@ def checked_messages(
 def _expect_sense(
     messages: Sequence[dict[str, Any]], places: Sequence[str], known: Sequence[str]
 ) -> None:
-    """What is to be learned: something that is said, and calls of tools that there are."""
+    """What is to be learned must say something and call only tools that exist."""
     for message, where in zip(messages, places, strict=True):
         calls = message.get("tool_calls", ())
         if message["role"] == "assistant" and not (message["content"].strip() or calls):
@@ -181,7 +181,7 @@ def _checked_call(value: Any, where: str) -> dict[str, Any]:
 
 
 def _expect_json(value: Any, where: str) -> None:
-    """DataError on numbers that JSON has not, and on halves of surrogate pairs."""
+    """DataError on numbers that JSON does not have, and on halves of surrogate pairs."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
@@ -237,7 +237,7 @@ def _expect_turns(roles: Sequence[str], name: str, where: str, last: Collection[
 
 
 def _expect_results(messages: Sequence[dict[str, Any]], places: Sequence[str]) -> None:
-    """Each result behind a call of its own, in the order of the calls, and none left out."""
+    """Each result must follow a call of its own, in the order of the calls, with none left out."""
     calls: list[dict[str, Any]] = []
     for message, where in zip(messages, places, strict=True):
         if message["role"] != "tool":

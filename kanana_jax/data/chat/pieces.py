@@ -1,4 +1,4 @@
-"""Pieces of a conversation's text, each with its origin. The loss counts what is of the model.
+"""Pieces of a conversation's text, each with its origin. The loss counts the model's pieces.
 
     mask of a token = (its origin is MODEL)
 
@@ -14,7 +14,7 @@ class Origin(enum.IntEnum):
     """Who wrote a token. Stored in files of the cache: a number keeps its meaning."""
 
     TEMPLATE = 0  # the format
-    USER = 1  # what stands in the record beside answers and results: user, system, tools
+    USER = 1  # what stands in the record besides answers and results: user, system, tools
     MODEL = 2  # an answer that is trained
     TOOL = 3  # the result of a call
     EARLIER = 4  # what the assistant said before the answer that is judged
@@ -23,7 +23,7 @@ class Origin(enum.IntEnum):
 class Piece(NamedTuple):
     """Text of one origin.
 
-    Text of the format, and what `is_mark` says, is encoded with special tokens where it spells
+    Text of the format, and text with `is_mark`, is encoded with special tokens where it spells
     them; other text that spells a special token stays text.
     """
 

@@ -1,4 +1,4 @@
-r"""The compact format for models of bytes, a line per message:
+r"""The compact format for byte-level models, a line per message:
 
     tools: add(a,b) now()
     system: Be brief.
@@ -7,7 +7,7 @@ r"""The compact format for models of bytes, a line per message:
     @add {"a":1,"b":2}<EOS>tool: 3
     assistant: 3<EOS>user: ...
 
-What the assistant thought stands first, between ~~ and ~~; a call is a line of its own, at the end.
+The assistant's reasoning comes first, between ~~ and ~~; a call is a line of its own, at the end.
 """
 
 import json
@@ -22,7 +22,7 @@ from kanana_jax.data.chat.pieces import Origin, Piece
 _THOUGHT = "~~"
 _PROMPT = Piece("assistant: ", Origin.TEMPLATE)
 _CALL = re.compile(rf"@({NAME.pattern}) (\{{.*)", re.DOTALL)
-_ORIGINS = {"tool": Origin.TOOL}  # of all others: the user
+_ORIGINS = {"tool": Origin.TOOL}  # all others: the user
 
 TEMPLATE = (
     "{%- if bos_token and bos_token != eos_token %}{{- bos_token }}{%- endif %}"

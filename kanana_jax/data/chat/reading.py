@@ -2,8 +2,8 @@
 
     text so far -> what is sure of it; nothing that may still become a mark is handed out
 
-Whatever the pieces are that the text comes in, they make the same message. What is no call, though
-it is marked as one, is content.
+The message is the same however the text is cut into pieces. What is marked as a call but is not one
+is content.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -24,7 +24,7 @@ class Said(NamedTuple):
 
 
 class Reader:
-    """Reads one turn behind a prompt that has brought the reasoning to `thinking`."""
+    """Reads one turn after a prompt that has left the reasoning in the state `thinking`."""
 
     def __init__(self, dialect: Dialect, thinking: Thinking, *, reads_calls: bool):
         self._dialect, self._reads_calls = dialect, reads_calls
@@ -36,7 +36,7 @@ class Reader:
         self._said = Said()
 
     def push(self, text: str) -> Said:
-        """What is sure now."""
+        """What is sure after this text."""
         return self._read(text, is_end=False)
 
     def finish(self) -> Said:
@@ -63,7 +63,7 @@ class Reader:
             self._is_at_line = content.endswith("\n")
 
     def _padding(self, number: int) -> int:
-        """Of new lines beside the marks of reasoning."""
+        """The number of new lines next to a mark of reasoning."""
         return 0 if self._dialect.is_line else number
 
     def _start(self, is_end: bool) -> bool:
@@ -78,7 +78,7 @@ class Reader:
         return True
 
     def _skip(self) -> bool:
-        """Drops new lines behind a mark; whether it is clear which they are."""
+        """Drops new lines after a mark; says whether it is clear which they are."""
         while self._num_skipped and self._held.startswith("\n"):
             self._held, self._num_skipped = self._held[1:], self._num_skipped - 1
         self._num_skipped = 0 if self._held else self._num_skipped
@@ -149,7 +149,7 @@ class Reader:
         return self._give_up(first)
 
     def _give_up(self, first: int | None) -> bool:
-        """Takes what is marked as a call for content, up to its first closing mark."""
+        """Treats what is marked as a call as content, up to its first closing mark."""
         end = len(self._held) if first is None else first
         closing = self._dialect.call[1] if self._held[end:] else ""
         self._add(content=self._dialect.call[0] + self._held[:end] + closing)
@@ -157,7 +157,7 @@ class Reader:
         return bool(self._held)
 
     def _between(self, is_end: bool) -> bool:
-        """Behind a call, or before the first of a section."""
+        """After a call, or before the first of a section."""
         begin, end = self._dialect.call[0], self._dialect.section[1]
         rest = self._held.lstrip()
         if not rest:
@@ -174,7 +174,7 @@ class Reader:
         return True
 
     def _num_sure(self, mark: str) -> int:
-        """Characters of the held text with which no mark begins, nor a new line before one."""
+        """The number of held characters before a possible mark and any new line before it."""
         text = self._held
         for begin in range(max(len(text) - len(mark), 0), len(text)):
             if mark.startswith(text[begin:].removeprefix("\n")):

@@ -1,8 +1,8 @@
-"""Which reasoning is written, and what of a conversation is trained together: data.chat_reasoning.
+"""Which reasoning is written, and how a conversation becomes examples: data.chat_reasoning.
 
 all    every message keeps its reasoning; a conversation is one example
 none   no message has it
-last   as reasoning models are served: only what stands behind the user's last message has it. So a
+last   as reasoning models are served: only messages after the user's last one have it. So a
        conversation becomes one example per message of the user, and what the assistant said before
        that is EARLIER
 """
@@ -38,10 +38,10 @@ def judged(
     how: str,
     where: str,
 ) -> list[Piece]:
-    """The pieces of a conversation of which messages[start:] are trained.
+    """The pieces of a conversation in which messages[start:] are trained.
 
-    Raises DataError where nothing is, where a tool is not written, and where the format would not
-    read what it wrote.
+    Raises DataError where nothing is trained, where a tool is not written, and where the format
+    would not read back what it wrote.
     """
     messages = shown(messages, how)
     for message in messages[start:]:
@@ -104,7 +104,7 @@ def _expect_tools(pieces: Sequence[Piece], tools: Sequence[Tool], where: str) ->
 
 
 def _expect_read_back(fmt: Format, message: Message, tools: Sequence[Tool], where: str) -> None:
-    """What is no plain text, or could be taken for a call, must be read as it was meant."""
+    """An answer that is not plain text, or could be taken for a call, must be read as meant."""
     if fmt.is_foreign or not (
         tools or message.get("reasoning_content") or message.get("tool_calls")
     ):

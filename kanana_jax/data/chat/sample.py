@@ -1,7 +1,7 @@
 """A conversation for the eye: its tokens as text, those of one origin together.
 
-    coloured     grey of the format, blue of the user, green of the model, yellow of tools, cyan of
-                 what the assistant said earlier
+    coloured     grey for the format, blue for the user, green for the model, yellow for tools, cyan
+                 for what the assistant said earlier
     in brackets  user[Hi.]template[\\nassistant: ]model[Hello.<257>]
 
 Tokens that stand for no bytes are written <ID>.

@@ -34,7 +34,7 @@ class Template:
 
     source: str
     special_tokens: Mapping[str, str]
-    tool_source: str | None = None  # the template for conversations with tools, where it is another
+    tool_source: str | None = None  # the template for conversations with tools, where it differs
 
     def render(
         self,
@@ -48,7 +48,7 @@ class Template:
         """The text of messages {"role", "content"}, up to where the assistant begins to answer.
 
         `variables` are further names that the template reads, enable_thinking and the like. A field
-        of a message that is None counts as absent, but for content: templates ask whether that is
+        of a message that is None counts as absent, except content: templates ask whether that is
         none. With `is_marked`, BEGIN and END stand around what {% generation %} marks. Raises
         TemplateError when the template refuses.
         """
@@ -66,7 +66,7 @@ class Template:
             ) from error
 
     def source_for(self, tools: Sequence[Mapping[str, Any]] | None) -> str:
-        """The template that conversations with these tools are rendered by."""
+        """The template that renders conversations with these tools."""
         return self.source if tools is None or self.tool_source is None else self.tool_source
 
     def reads(self, name: str) -> bool:
@@ -97,7 +97,7 @@ class _MarkedGeneration(_Generation):
 
 @functools.lru_cache(maxsize=16)
 def compiled(source: str, is_marked: bool = False) -> jinja2.Template:
-    """The template, ready to render. Raises what jinja2 does where it is none."""
+    """The template, ready to render. Raises what jinja2 raises where it is not one."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -119,7 +119,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """The filter of transformers, whose options can be given by place."""
+    """The filter of transformers; its options can be positional."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -3,5 +3,5 @@
 python -m kanana_jax.data.curate IN... --to=OUT
 
 Every stage is made of pure functions of a shard's documents (`stage.Stage`). What a run has done
-lies in its folder, so a run that was killed goes on and writes the same bytes.
+lies in its folder, so a killed run can go on, and it writes the same bytes.
 """

@@ -5,7 +5,7 @@
 
 An IN is read as an entry of `data.paths`; without any, the text that this Python carries. OUT gets
 documents/*.jsonl, dropped/STAGE/*.jsonl with a reason in each line, report.md and report.json. The
-same command goes on with a run that was ended, and gives the same bytes. Exit code 2: a flag or the
+same command continues a run that was ended, and gives the same bytes. Exit code 2: a flag or the
 text cannot be used.
 """
 

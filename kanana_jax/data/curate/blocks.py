@@ -5,9 +5,9 @@
         executor = LocalPipelineExecutor([step.block], tasks=step.tasks, depends=executor)
     executor.run()
 
-Each task has one shard, so all steps have as many tasks as the reader, but for those that see all
+Each task has one shard, so all steps have as many tasks as the reader, except those that see all
 shards. `out` is a folder that all machines share, and gets what a run on one machine writes. A task
-that is repeated writes the same bytes; nothing keeps two executors from the same folder.
+that is repeated writes the same bytes; nothing keeps two executors out of the same folder.
 """
 
 import pathlib
@@ -32,7 +32,7 @@ class Step(NamedTuple):
 
 
 def steps(stages: Sequence[Stage], out: pathlib.Path, *, num_shards: int) -> list[Step]:
-    """What follows the block `Take` of as many tasks, in order; each needs all tasks before it.
+    """The steps after the block `Take` of as many tasks, in order; each needs all tasks before it.
 
     ConfigError where another run has the folder.
     """
@@ -59,14 +59,14 @@ class _Block(PipelineStep):
 
 
 class Take(_Block):
-    """Takes the documents of a reader in front of it; a task's are a shard."""
+    """Takes the documents of the reader before it; those of one task are a shard."""
 
     def __init__(self, out: pathlib.Path):
         super().__init__("take")
         self._folder = Folder(out, 0, "read")
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
-        # The id of another tool may name a place, and a document of ours goes by its text.
+        # The id of another tool may name a place; a document's id here comes from its text.
         found = [of_text(one.text, _source(one.metadata)) for one in data]
         shards.write_lines(self._folder.kept(rank), (one.line() for one in found))
         shards.write_json(self._folder.counts(rank), counts.of(found, found))

@@ -1,4 +1,4 @@
-"""The stages by name, and what the flags make of them."""
+"""The stages by name, and how the flags make them."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ DEFAULT = ("normalise", "language", "heuristics", "exact", "minhash")
 
 
 def of(arguments: argparse.Namespace) -> list[Stage]:
-    """The stages of --stages in its order. ConfigError for an unknown name or one twice."""
+    """The stages that --stages names, in its order. ConfigError for an unknown or repeated name."""
     wanted = [one.strip() for one in arguments.stages.split(",") if one.strip()]
     unknown = [one for one in wanted if one not in _TABLE]
     if unknown or not wanted or len(set(wanted)) < len(wanted):

@@ -1,6 +1,6 @@
 """Characters of many texts in one array: what kind each is, and hashes of any part.
 
-Behind every text stands a line end, so that no line or word goes over two of them.
+A line end follows every text, so that no line or word spans two texts.
 
     H_i = sum_{j < i} m(c_j) P^j        hash of [s, e) = mix((H_e - H_s) P^-s)      mod 2^64
 
@@ -95,7 +95,7 @@ class Hasher:
     """Hashes of parts of a text, 64 bits each; equal parts have equal ones wherever they stand."""
 
     def __init__(self, code_C: UInt[np.ndarray, "C"]):
-        size = 1 << len(code_C).bit_length()  # of few kinds, so that powers are found once
+        size = 1 << len(code_C).bit_length()  # few distinct ones, so that powers are found once
         terms_C = mix(code_C.astype(np.uint64) + np.uint64(1)) * _powers(_P, size)[: len(code_C)]
         self._sum_C = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms_C, dtype=np.uint64)])
         self._inverse_C = _powers(_INVERSE, size)
@@ -122,7 +122,7 @@ def _powers(base: int, count: int) -> UInt64[np.ndarray, "C"]:
 
 @functools.cache
 def _kinds() -> UInt8[np.ndarray, "code"]:
-    """By code point; the last is for all above."""
+    """Kinds by code point; the last is for all code points above."""
     found = [_kind(chr(code)) for code in range(_TABLE_SIZE)]
     return np.array([*found, Kind.HAN], np.uint8)
 

@@ -52,7 +52,7 @@ def _merge(into: dict[str, list[int]], more: Mapping[str, Sequence[int]]) -> Non
 
 
 def _sample(document: Document, why: Dropped) -> list[str]:
-    """With a number in front that is as random as the id, by which samples are chosen."""
+    """A sample, behind a number as random as the id, by which samples are chosen."""
     draw = hashlib.blake2b(document.id.encode(), digest_size=6).hexdigest()
     text = " ".join(document.text[: 4 * _SHOWN].split())[:_SHOWN]
     return [draw, document.id, why.detail, text]

@@ -1,7 +1,7 @@
-"""Drops documents that hold text of evaluation sets: a run of words, or of characters, in common.
+"""Drops documents that share text with evaluation sets: a run of words, or of characters.
 
 A run is 13 words as in arXiv:2005.14165 (appendix C), or 30 characters in Korean, Japanese, Chinese
-and Thai. Case and blanks make no difference. An evaluation text of fewer cannot be found.
+and Thai. Case and blanks make no difference. A shorter evaluation text cannot be found.
 """
 
 import functools
@@ -21,7 +21,7 @@ WORDS, LETTERS = 13, 30
 
 
 def stage(paths: Sequence[str], text_field: str) -> Stage:
-    """The texts of `paths`, read as `data.paths`. DataError where all are too short."""
+    """The stage for texts of `paths`, read as `data.paths`. DataError where all are too short."""
     cfg = config.DataConfig(paths=tuple(paths), text_field=text_field)
     texts = [text.decode() for source in sources.open_sources(cfg) for text in source.read()]
     long = [text for text in texts if len(text.split()) >= WORDS or len(text) >= LETTERS]

@@ -1,4 +1,4 @@
-"""A document on its way through the stages, and its line of a shard."""
+"""A document on its way through the stages, and its line in a shard."""
 
 import hashlib
 import json
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 
 class Document(NamedTuple):
-    id: str  # stays with the text; of equal documents the smaller one survives
+    id: str  # stays with the text; of equal documents the one with the smaller id survives
     text: str
     source: str
-    language: str = ""  # none before it is identified
+    language: str = ""  # empty before it is identified
     notes: Mapping[str, float] = {}  # what stages measured: "quality", "bits_per_byte"
 
     def line(self, **more: Any) -> str:

@@ -1,10 +1,10 @@
-"""Exact and near duplicates: of every group of like documents one stays.
+"""Exact and near duplicates: one document of every group stays.
 
     exact      equal but for case and blanks
     minhash    the Jaccard index of their shingles is estimated at `threshold` or more
 
-The one of most quality stays, where a stage before has found that; then the longer one, then the
-one of the smaller id. So who stays depends on no order of arrival.
+The one of highest quality stays, where an earlier stage has measured that; then the longer one,
+then the one with the smaller id. So which one stays does not depend on the order of arrival.
 """
 
 import functools
@@ -70,7 +70,7 @@ def _decide_near(surveys: Surveys, *, threshold: float) -> Decision:
 
 
 def _decided(surveys: Surveys, group_D: np.ndarray) -> Decision:
-    """A ruling has the places of dropped documents, each with the id of the one that stays."""
+    """A ruling maps the place of each dropped document to the id of the one that stays."""
     ids = joined(surveys, "id").tolist()
     quality, size = joined(surveys, "quality").tolist(), joined(surveys, "size").tolist()
     ranks = [(-quality[one], -size[one], ids[one], one) for one in range(len(ids))]

@@ -1,10 +1,10 @@
-"""Educational value after FineWeb-Edu: frozen features, a ridge head on labels, a least score.
+"""Educational value after FineWeb-Edu: frozen features, a ridge head on labels, a minimum score.
 
     score = features . w + b        w, b = argmin  |labels - score|^2 + l |w|^2
 
 Features are a model's mean states, or without a model hashed shingles of one and two words (two and
-three characters). A fifth of the labels, by their ids, is held out: it chooses l, and the report
-says how well scores fit there. Where labels are a proxy, so is what the stage keeps.
+three characters). A fifth of the labels, chosen by id, is held out: it decides l, and the report
+says how well scores fit it. Where labels are a proxy, so is what the stage keeps.
 
 Letters: D documents, F features.
 """
@@ -50,7 +50,7 @@ def stage(labels: str, least: float, folder: str | None) -> Stage:
 
 
 def read_labels(path: str) -> Mapping[str, float]:
-    """The label of each id; a record without an id has that of its text."""
+    """The label of each id; a record without an id gets the id of its text."""
     found: dict[str, float] = {}
     for record in jsonl.read(jsonl.find(path)):
         if isinstance(record, DataError):
@@ -87,7 +87,7 @@ def _survey(
 
 
 def hashed(texts: Sequence[str], languages: Sequence[str]) -> Float[np.ndarray, "D F"]:
-    """log(1 + count) of shingles by a hash, each row of length 1."""
+    """log(1 + count) of hashed shingles; each row has length 1."""
     count_DF = np.zeros((len(texts), _NUM_HASHED), np.float32)
     for words, letters in ((1, 2), (2, 3)):
         found = shingles.of(texts, languages, words=words, letters=letters)

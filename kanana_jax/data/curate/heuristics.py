@@ -4,7 +4,7 @@
     `most_dropped` of a language lie beyond that, the quantile that leaves `most_dropped` out
 
 Anchors: Gopher (arXiv:2112.11446, table A1), FineWeb (2406.17557), and for languages that say more
-with a character, the same rules in characters. A rule that counts words is not for these.
+with a character, the same rules in characters. A rule that counts words does not apply to these.
 """
 
 import functools
@@ -18,11 +18,11 @@ from kanana_jax.data.curate.document import Document, Dropped, Verdict
 from kanana_jax.data.curate.stage import Decision, Stage, Survey, Surveys, joined
 
 _DENSE = ("ja", "zh", "th")
-_FEWEST = 100  # documents of a language whose quantiles say something
+_FEWEST = 100  # documents that a language needs for meaningful quantiles
 
 
 class Rule(NamedTuple):
-    """Anchors for languages with spaces, for Korean, for those without spaces; None: not for it."""
+    """Anchors for languages with spaces, for Korean, for those without spaces; None: no rule."""
 
     measure: str
     is_least: bool  # whether less than the limit is dropped, or more
@@ -102,13 +102,13 @@ def _limit(rule: Rule, value_D: np.ndarray, language: str, most_dropped: float) 
     if rule.is_beyond(value_D, anchor).mean() <= most_dropped:
         return anchor
     level = most_dropped if rule.is_least else 1.0 - most_dropped
-    # A value that is there, so that no more than the share lies beyond it.
+    # A value that occurs, so that no more than the share lies beyond it.
     method = "lower" if rule.is_least else "higher"
     return float(np.quantile(value_D, level, method=method))
 
 
 def _told(measured: Survey, language: str, limits: Sequence[float | None]) -> Mapping[str, Any]:
-    """Of each rule its anchor, its limit and the share of documents beyond it."""
+    """The anchor and the limit of each rule, and the share of documents beyond the limit."""
     return {
         rule.name: {
             "anchor": rule.anchor(language),

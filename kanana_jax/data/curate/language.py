@@ -1,4 +1,4 @@
-"""Which language a document is in: by its script, and where scripts are shared by py3langid.
+"""Which language a document is in: by its script, and where languages share a script, by py3langid.
 
 Hangul, kana, Thai, and Han without kana     ko, ja, th, zh: no model is asked
 Latin, Cyrillic                              py3langid, among the languages of the script
@@ -16,13 +16,13 @@ from kanana_jax.data.curate.characters import LETTERS, Kind
 from kanana_jax.data.curate.document import Document, Dropped, Verdict
 from kanana_jax.data.curate.stage import Stage, Survey
 
-# What a document of a shared script may be in. One of a language that is not here is told badly.
+# The languages that documents of a shared script may be in. Any other is identified badly.
 LATIN = ("en", "de", "fr", "es", "it", "pt", "nl", "pl", "cs", "sv", "tr", "id", "vi")
 CYRILLIC = ("ru", "uk", "bg")
 BY_SCRIPT = ("ko", "ja", "zh", "th")
 KNOWN = (*BY_SCRIPT, *LATIN, *CYRILLIC)
 _FEWEST_LETTERS = 8
-_OWN_SHARE = 0.3  # of the letters: Korean of computers is full of Latin words
+_OWN_SHARE = 0.3  # of the letters: Korean text about computers is full of Latin words
 _KANA_SHARE = 0.05  # of kana and Han
 _SAMPLE = 128  # characters that the model reads
 

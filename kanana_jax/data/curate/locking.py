@@ -1,4 +1,4 @@
-"""One run of curation at a time in a folder, and none while processes of a killed one write."""
+"""One run of curation at a time in a folder, and none while processes of a killed run write."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ _WAIT_S = 10.0  # for processes of a killed run to end
 
 @contextlib.contextmanager
 def held(out: pathlib.Path) -> Iterator[None]:
-    """Inside, the folder is ours. ConfigError where another run has it."""
+    """Inside, the folder belongs to this run. ConfigError where another run has it."""
     with _opened(out / ".lock") as run, _opened(out / ".workers") as workers:
         if not _taken(run, fcntl.LOCK_EX, 0.0) or not _taken(workers, fcntl.LOCK_EX, _WAIT_S):
             raise ConfigError(
@@ -28,7 +28,7 @@ def held(out: pathlib.Path) -> Iterator[None]:
 
 
 def join(out: pathlib.Path) -> None:
-    """Of a worker process: it shares the folder until it ends, which it does with its parent."""
+    """For a worker process: it shares the folder until it ends, and it ends with its parent."""
     # Never closed: the process's end does that.
     file = os.open(out / ".workers", os.O_RDWR | os.O_CREAT)
     fcntl.flock(file, fcntl.LOCK_SH)
@@ -38,7 +38,7 @@ def join(out: pathlib.Path) -> None:
 
 
 def _end_with(parent: Any) -> None:
-    # A worker waits for work on a pipe that it holds open itself, and so for ever.
+    # A worker waits for work on a pipe that it holds open itself, so it would wait for ever.
     parent.join()
     os._exit(1)
 

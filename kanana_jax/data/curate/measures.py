@@ -24,7 +24,7 @@ _OPEN = np.array([*map(ord, ",-/\\&*([{#@_"), 0x3001, 0xFF0C, 0x300C, 0x300E, 0x
 def of(texts: Sequence[str], is_dense: Sequence[bool]) -> Mapping[str, Float[np.ndarray, "D"]]:
     """By name, a number for each text; shares lie between 0 and 1.
 
-    is_dense: texts whose script says more with a character, for which lines are short earlier.
+    is_dense: texts whose script says more per character, with a lower limit for short lines.
     """
     parts = [_of_batch(texts[one], is_dense[one]) for one in characters.batches(texts)]
     parts = parts or [_of_batch([], [])]
@@ -90,7 +90,7 @@ def _lines(read: Characters) -> tuple[Int[np.ndarray, "L"], Int[np.ndarray, "L"]
 
 
 def _again(hash_L: np.ndarray, document_L: np.ndarray) -> np.ndarray:
-    """Whether a line stands in the same document before."""
+    """Whether an equal line stands earlier in the same document."""
     order = np.lexsort((hash_L, document_L))  # stable, so the first of equals comes first
     is_same = (np.diff(hash_L[order]) == 0) & (np.diff(document_L[order]) == 0)
     found = np.zeros(len(hash_L), bool)
@@ -105,13 +105,13 @@ def _words(read: Characters) -> Int[np.ndarray, "D"]:
 
 
 def _sums(read: Characters, is_it_C: np.ndarray) -> Int[np.ndarray, "D"]:
-    """How many characters of each document are so."""
+    """How many characters of each document `is_it_C` marks."""
     place_M = np.flatnonzero(is_it_C)
     document_M = np.searchsorted(read.start_D, place_M, side="right") - 1
     return np.bincount(document_M, minlength=len(read.size_D))
 
 
 def _compressed(text: str) -> float:
-    """The bytes of zlib for one of the text; what repeats itself needs few."""
+    """The bytes that zlib needs per byte of text; text that repeats itself needs few."""
     content = text.encode()
     return len(zlib.compress(content, 1)) / max(len(content), 1)

@@ -62,7 +62,7 @@ def similarity(first_B: np.ndarray, second_B: np.ndarray) -> float:
 
 
 def candidates(signature_DB: UInt64[np.ndarray, "D B"]) -> set[Pair]:
-    """Pairs that share a band; of many documents in one bucket, each with the first."""
+    """Pairs that share a band; where many documents share one, each is paired with the first."""
     rows = NUM_BUCKETS // NUM_BANDS
     is_empty_D = (signature_DB == _EMPTY).all(axis=1)
     found: set[Pair] = set()
@@ -98,7 +98,7 @@ def _root(parent: list[int], one: int) -> int:
 
 
 def survivors(group_D: Int[np.ndarray, "D"], ranks: Sequence[tuple]) -> dict[int, int]:
-    """The document that each dropped one is like: of every group the one of smallest rank stays."""
+    """The survivor for each dropped document: of every group the one of smallest rank stays."""
     best: dict[int, int] = {}
     for one, group in enumerate(group_D.tolist()):
         if group not in best or ranks[one] < ranks[best[group]]:

@@ -19,7 +19,7 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
 def stage() -> Stage:
-    """ftfy takes part where it is installed, and which one is a setting of the run."""
+    """ftfy takes part where it is installed; its version is a setting of the run."""
     version = None
     if importlib.util.find_spec("ftfy"):
         version = importlib.metadata.version("ftfy")
@@ -37,7 +37,7 @@ def _apply(
 
 
 def normal(text: str, *, mends: bool = False) -> str:
-    """The text in NFC, without controls, trailing blanks and more than one empty line in a row."""
+    """The text in NFC, without controls, trailing blanks or more than one empty line in a row."""
     if mends:
         text = _mended(text)
     text = _UNWANTED.sub("", _LINE_END.sub("\n", text))

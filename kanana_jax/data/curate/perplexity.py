@@ -14,7 +14,7 @@ from kanana_jax.data.curate.stage import Decision, Stage, Survey, Surveys, joine
 
 
 def stage(folder: str, share: float) -> Stage:
-    """share: of the documents of each language, which are dropped."""
+    """share: the share of the documents of each language that is dropped."""
     return Stage(
         name="perplexity",
         settings={**models.told(folder, "bits_per_byte"), "share": share},
@@ -46,7 +46,7 @@ def _decide(surveys: Surveys, *, share: float) -> Decision:
 
 
 def _limit(bits_D: np.ndarray, share: float) -> float:
-    """What a share of the documents, rounded down, lies above."""
+    """The value that a share of the documents, rounded down, lies above."""
     num_kept = len(bits_D) - int(share * len(bits_D))
     return float(np.sort(bits_D)[num_kept - 1]) if num_kept else -1.0
 

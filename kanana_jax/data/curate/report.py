@@ -20,7 +20,7 @@ def of(names: Sequence[str], done: Sequence[Mapping[str, Any]], plan: Any) -> di
 
 
 def write(found: Mapping[str, Any], out: pathlib.Path) -> None:
-    """report.json, and report.md to read."""
+    """Writes report.json, and report.md for readers."""
     shards.write_json(out / "report.json", found)
     with whole_files.written(out / "report.md") as file:
         file.writelines(f"{line}\n" for line in _lines(found))

@@ -1,9 +1,9 @@
-"""Runs a chain of stages in a folder, and goes on where an earlier run of it has ended.
+"""Runs a chain of stages in a folder, and goes on where an earlier run ended.
 
-Documents are cut into shards once. Of a stage, shards are surveyed, then decided on together, then
-ruled on; surveys and rulings of several shards run in as many processes. What a stage writes
-depends on its shard, the decision and the settings alone, so neither a kill nor the number of
-processes changes a byte.
+Documents are cut into shards once. A stage surveys each shard, decides on all of them together,
+then rules on each; surveys and rulings of several shards run in several processes. What a stage
+writes depends on its shard, the decision and the settings alone, so neither a kill nor the number
+of processes changes a byte.
 """
 
 import concurrent.futures
@@ -22,7 +22,7 @@ from kanana_jax.data.curate.document import Document, Dropped
 from kanana_jax.data.curate.shards import Folder
 from kanana_jax.data.curate.stage import Stage
 
-_LOCKS = (".lock", ".workers")  # all that a run has made that was killed at once
+_LOCKS = (".lock", ".workers")  # all that a run leaves that was killed at once
 Tell = Callable[[str], None]
 
 
@@ -56,9 +56,9 @@ def expect_same(plan: Plan, out: pathlib.Path) -> None:
 
 
 def run(plan: Plan, out: pathlib.Path, *, num_workers: int, tell: Tell) -> dict[str, Any]:
-    """Runs what is left of the plan, and returns the report, which lies in the folder, too.
+    """Runs what is left of the plan, and returns the report, which also lies in the folder.
 
-    ConfigError where the folder is not of this plan, or another run has it.
+    ConfigError where the folder does not belong to this plan, or another run has it.
     """
     expect_same(plan, out)
     out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def _run(plan: Plan, out: pathlib.Path, num_workers: int, tell: Tell) -> dict[st
 
 
 def folders_of(stages: Sequence[Stage], out: pathlib.Path) -> list[Folder]:
-    """One for what is read, and one for each stage."""
+    """One folder for what is read, and one for each stage."""
     names = ["read", *(one.name for one in stages)]
     return [Folder(out, number, name) for number, name in enumerate(names)]
 
@@ -155,7 +155,7 @@ def _mapped(num_processes: int, out: pathlib.Path) -> Iterator[Callable[..., Ite
 
 
 def survey(job: tuple[Stage, Folder, Folder, int]) -> None:
-    """Of a stage, where the documents before it are, its own folder, and the shard."""
+    """Surveys a shard. A job: the stage, the folder of the stage before, its own, and the shard."""
     stage, before, folder, shard = job
     assert stage.survey is not None
     shards.write_survey(
@@ -164,7 +164,7 @@ def survey(job: tuple[Stage, Folder, Folder, int]) -> None:
 
 
 def decide(stage: Stage, folder: Folder, num_shards: int) -> None:
-    """On the surveys of all shards."""
+    """Decides on the surveys of all shards."""
     assert stage.decide is not None
     decision = stage.decide([shards.read_survey(folder.survey(one)) for one in range(num_shards)])
     told = {"rulings": list(decision.rulings), "told": dict(decision.told)}
@@ -178,7 +178,7 @@ def finish(folder: Folder, num_shards: int, told: Mapping[str, Any]) -> None:
 
 
 def rule(job: tuple[Stage, Folder, Folder, int, Any]) -> None:
-    """As `survey`, and with the ruling on the shard; its counts are written last."""
+    """Rules on a shard. A job is as for `survey`, with the ruling; counts are written last."""
     stage, before, folder, shard, ruling = job
     documents = shards.read_documents(before.kept(shard))
     survey = shards.read_survey(folder.survey(shard)) if stage.survey else {}
@@ -195,7 +195,7 @@ def rule(job: tuple[Stage, Folder, Folder, int, Any]) -> None:
 
 
 def _publish(last: Folder, out: pathlib.Path, num_shards: int) -> None:
-    """Moves the last stage's shards, without those that nothing is left of."""
+    """Moves the last stage's shards, without the empty ones."""
     target = out / "documents"
     target.mkdir(exist_ok=True)
     for shard in range(num_shards):

@@ -1,4 +1,4 @@
-"""Files of a run of curation, each there whole or not at all.
+"""Files of a run of curation, each of them whole or absent.
 
 OUT/plan.json                      what runs: another command in the same folder is refused
 OUT/work/02-language/0003.jsonl    documents that a stage keeps; gone when the next has finished

@@ -25,7 +25,7 @@ class Shingles(NamedTuple):
 
 
 def of(texts: Sequence[str], languages: Sequence[str], *, words: int, letters: int) -> Shingles:
-    """Of all texts: `words` words, or `letters` characters, by the language of each.
+    """The shingles of all texts, of `words` words or `letters` characters, by the language of each.
 
     Case and the number of blanks make no difference.
     """
@@ -75,7 +75,7 @@ def _windows(
     first_D = np.flatnonzero(np.diff(document_W, prepend=-1))
     end_D = np.append(first_D[1:], len(document_W))
     is_start_W = np.ones(len(hash_W), bool)
-    for offset in range(1, width):  # from the last units of a document nothing begins
+    for offset in range(1, width):  # no shingle begins at the last units of a document
         is_start_W[np.maximum(end_D - offset, first_D)] = False
     is_start_W[first_D] = True
     for first, end in zip(first_D, end_D, strict=True):

@@ -1,11 +1,11 @@
-"""What a stage of curation is: three functions, of which the first two may be missing.
+"""A stage of curation: three functions, of which the first two are optional.
 
     survey(documents of a shard)           -> arrays, a row per document
     decide(shards)                         -> a ruling for each shard, and what the report tells
     apply(documents, survey, ruling)       -> a verdict for each document
 
 `survey` and `apply` run in worker processes, shard by shard; `decide` sees the surveys of all
-shards at once, in order. Functions can be pickled, and depend on their arguments alone.
+shards at once, in order. The functions can be pickled and depend on their arguments alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,12 +32,12 @@ class Stage:
     apply: Callable[[Sequence[Document], Survey, Any], list[Verdict]]
     survey: Callable[[Sequence[Document]], Survey] | None = None
     decide: Callable[[Surveys], Decision] | None = None
-    # Whether it holds a model, of which there is one: its shards are then done one after another.
+    # Whether it holds a model: there is only one, so its shards are done one after another.
     is_alone: bool = False
 
 
 class Row(NamedTuple):
-    """A document of all shards."""
+    """The place of a document among all shards."""
 
     shard: int
     place: int

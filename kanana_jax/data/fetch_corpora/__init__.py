@@ -1,1 +1,1 @@
-"""Corpora of documentation in several languages, made where they are used from Debian packages."""
+"""Corpora of documentation in several languages, made from Debian packages where they are used."""

@@ -4,8 +4,8 @@
     --source=gnome-docs --source=manpages --language=ko,ja    several at once
 
 Packages come from the Debian mirror that this system is set up with; nothing is installed.
-DIR/NAME-LANGUAGE.jsonl has a line {"text": ...} for each page, and no paragraph of a language is
-there twice. NAME-LANGUAGE.licences.json beside it has packages, versions and licences: it goes with
+DIR/NAME-LANGUAGE.jsonl has a line {"text": ...} for each page; no paragraph of a language appears
+twice. NAME-LANGUAGE.licences.json beside it has packages, versions and licences: it goes with
 the text wherever you take that. Exit code 2: a source cannot be had, or DIR cannot be written.
 """
 
@@ -21,7 +21,7 @@ from kanana_jax.data import jsonl, whole_files
 from kanana_jax.data.fetch_corpora import debian, paragraphs
 
 _PROGRAM = "kanana_jax.data.fetch_corpora"
-# Their script does not tell what was not translated; paragraphs that are English too are left out.
+# Their script does not show untranslated text, so paragraphs also in English are left out.
 _LATIN = ("vi", "de", "fr", "es")
 
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def fetch(wanted: list[tuple[str, str]], folder: pathlib.Path, temporary: pathlib.Path) -> None:
-    """Writes the corpora of pairs of a source and a language, and what they are from."""
+    """Writes the corpus of each pair of a source and a language, and where it is from."""
     seen: dict[str, set[str]] = {}
     for name, language in wanted:
         source, known = debian.SOURCES[name], seen.setdefault(language, set())

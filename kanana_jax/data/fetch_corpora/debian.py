@@ -17,11 +17,11 @@ from kanana_jax.data.fetch_corpora import paragraphs
 class Source(NamedTuple):
     """Packages and their files by language; `{}` in `files` is the language's name there."""
 
-    licence: str  # of its text, in short; each package's own file says it whole
+    licence: str  # of its text, in short; each package's own file gives it in full
     packages: Mapping[str, Sequence[str]]
     files: str
     read: Callable[[str], list[str]]
-    names: Mapping[str, str] = {}  # where they differ from ours
+    names: Mapping[str, str] = {}  # where they differ from the keys of `packages`
 
 
 def _one_each(name: str, **suffixes: str) -> dict[str, tuple[str, ...]]:
@@ -78,7 +78,7 @@ def expect_apt() -> None:
 
 
 def unpacked(package: str, folder: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """Downloads a package and unpacks it below `folder`, once; its files and its version."""
+    """Downloads a package and unpacks it below `folder`, once; its folder and its version."""
     root = folder / package
     if not root.exists():
         _run(["apt-get", "-qq", "download", package], folder, package)

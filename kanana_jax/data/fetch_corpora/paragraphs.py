@@ -29,7 +29,7 @@ _CHARACTERS = {r"\-": "-", r"\(aq": "'", r"\(lq": '"', r"\(rq": '"', r"\(dq": '"
                r"\(en": "-", r"\(bu": "", r"\(co": "(c)", r"\~": " ", r"\ ": " ", r"\0": " ",
                r"\e": "\\", r"\(oq": "'", r"\(cq": "'", r"\(ha": "^", r"\(ti": "~"}  # fmt: skip
 _FONTS = {".B", ".I", ".SM", ".SB", ".BR", ".RB", ".BI", ".IB", ".IR", ".RI"}
-_NO_TEXT = {".nf": ".fi", ".EX": ".EE", ".TS": ".TE", ".de": "..", ".ig": ".."}  # until which
+_NO_TEXT = {".nf": ".fi", ".EX": ".EE", ".TS": ".TE", ".de": "..", ".ig": ".."}  # start: end
 
 
 class _Reader(html.parser.HTMLParser):
@@ -37,7 +37,7 @@ class _Reader(html.parser.HTMLParser):
         super().__init__()
         self.found: list[str] = []
         self._text: list[str] = []
-        self._skipping = 0  # how many elements around us are left out
+        self._skipping = 0  # how many of the enclosing elements are left out
 
     def handle_starttag(self, tag, attrs):
         self._skipping += tag in _SKIPPED
@@ -68,7 +68,7 @@ def of_markup(text: str) -> list[str]:
 
 
 def of_manual(text: str) -> list[str]:
-    """The paragraphs of a manual page in the man macros; none of one in mdoc, cut up by macros."""
+    """The paragraphs of a manual page in the man macros; none for mdoc, which macros cut up."""
     if re.search(r"^\.Dd", text, re.MULTILINE):
         return []
     found, lines, until = [], [], ""
@@ -88,7 +88,7 @@ def of_manual(text: str) -> list[str]:
 
 
 def kept(paragraphs: Iterable[str], language: str, seen: set[str]) -> Iterator[str]:
-    """Those that are text of the language and not in `seen`, which they are added to."""
+    """Paragraphs that are text of the language and not in `seen`; they are added to it."""
     for text in paragraphs:
         if text not in seen and _is_of(text, language):
             seen.add(text)
@@ -115,5 +115,5 @@ def _plain(text: str) -> str:
 
 
 def _tidy(texts: Iterable[str]) -> list[str]:
-    """With single blanks, and without those that are empty."""
+    """The texts with single blanks, without empty ones."""
     return [tidy for text in texts if (tidy := " ".join(text.split()))]

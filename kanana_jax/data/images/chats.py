@@ -2,7 +2,7 @@
 
 An image is a PNG or JPEG file beside the records, {"type": "image", "path": "a.png"}, or in them,
 {"type": "image_url", "image_url": {"url": "data:..."}}. The images of a conversation share the room
-of a row, by which large ones are made smaller.
+of a row; large ones are made smaller to fit it.
 """
 
 import pathlib
@@ -29,7 +29,7 @@ def read(
 
 
 def documents(found: MediaChats, shape: VisionConfig, cfg: DataConfig) -> WholeDocuments:
-    """Their batches. DataError where a row has not room for one of them."""
+    """The batches of these conversations. DataError where a row has no room for one of them."""
     return media_documents.documents(found, _Room(shape, cfg.image_patches), cfg.seq_len)
 
 
@@ -51,7 +51,7 @@ _IMAGES = Medium(
 
 
 class _Room(NamedTuple):
-    """Of a row, and the encoder that reads it."""
+    """The room of a row, and the encoder that reads it."""
 
     shape: VisionConfig
     image_patches: int

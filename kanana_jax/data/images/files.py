@@ -1,8 +1,8 @@
 """PNG and JPEG files as arrays of pixels, within limits, and the size at which a model reads them.
 
-What a file says of its size is checked before any pixel is decoded, so the memory that an image can
+The size that a file states is checked before any pixel is decoded, so the memory that an image can
 take is known: `Limits.max_pixels` x 4 bytes, a few times over. A file that cannot be used raises
-ImageError, one line; nothing else comes out.
+ImageError, one line, and no other error.
 
     fitted      scaled down until its patches are few enough, never up; then padded below and to the
                 right with black to whole squares of patches, as Kimi K2.5's own processor does
@@ -32,7 +32,7 @@ _MAX_RATIO = 200  # of the sides: a line of pixels is no image, and no grid has 
 
 
 class ImageError(DataError):
-    """A file that is no image that can be read here."""
+    """A file that is not an image that can be read here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def of_data_url(
 def data_of_url(url: str, limits: Limits = Limits()) -> bytes:
     """The file in data:image/png;base64,... or .../jpeg; no other URL is read or fetched.
 
-    The type that the URL names is not believed: `read` looks at the content.
+    The type that the URL names is not trusted: `read` looks at the content.
     """
     head, comma, _ = url[:64].partition(",")
     kind, *rest = head.removeprefix("data:").split(";")
@@ -151,7 +151,7 @@ def fitted(
 
 
 def num_slots(shape: VisionConfig, sides: tuple[int, int], max_patches: int) -> int:
-    """Positions that an image takes of which `fitted` has made patches."""
+    """The positions that an image takes as `fitted` returns it."""
     square = shape.patch_size * shape.merge_size
     return math.prod(math.ceil(side / square) for side in fitted_sides(shape, sides, max_patches))
 

@@ -28,7 +28,7 @@ class Patches(NamedTuple):
 def of_image(shape: VisionConfig, image_YXC: UInt8[np.ndarray, "Y X C"]) -> Patches:
     """The patches of an image, square by square; ConfigError where its sides do not fit.
 
-    Sides are multiples of patch_size x merge_size, which `data.images.fitted` makes them.
+    Sides must be multiples of patch_size x merge_size, as `data.images.fitted` makes them.
     """
     size, merge = shape.patch_size, shape.merge_size
     height, width, channels = image_YXC.shape
@@ -54,7 +54,7 @@ def row_of(
     """The images of one row, padded to `num_patches`; columns have no batch axis.
 
     `values` is how many numbers a patch has, for a row without images. ConfigError where there is
-    not room.
+    no room.
     """
     count = sum(len(one.places) for one in images)
     if count > num_patches:

@@ -1,11 +1,11 @@
 """Template text: short English and Korean prose put together from words and sentence patterns.
 
 It is a stand-in where no real text is at hand, Korean above all. It teaches a small model spelling,
-words and grammar and no knowledge, and results on it say nothing about real text.
+words and grammar but no knowledge, and results on it say nothing about real text.
 
     document = sentences about two people, two places and three things, 200 to 600 bytes
 
-A slot of a pattern names a list of words. Behind a colon stands what its word takes on: a Korean
+A slot of a pattern names a list of words. After a colon comes what its word takes on: a Korean
 particle, {who:은}, or an English article, {what:a}.
 """
 

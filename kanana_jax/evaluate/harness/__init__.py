@@ -3,8 +3,8 @@
     python -m kanana_jax.evaluate.harness run --model kanana_jax \
         --model_args checkpoint=DIR,length=4096 --batch_size 16 --tasks hellaswag
 
-The harness knows models that register themselves when they are imported; importing this module
-does that, and the command is the harness's own with this import before it.
+The harness knows models that register themselves on import. Importing this module does so; the
+command is the harness's own, run after this import.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ with extras.needed("train", "evaluate"):
         normalize_gen_kwargs,
     )
 
-_HARNESS_DEVICE = "cuda:0"  # what the command hands over when nothing was asked for
+_HARNESS_DEVICE = "cuda:0"  # what the command passes when no device is asked for
 
 
 @register_model("kanana_jax")
@@ -30,7 +30,7 @@ class KananaJax(TemplateLM):
     """Scores and generates with a model folder or a Hugging Face one.
 
     checkpoint: the folder. length: the longest context and continuation together, in tokens.
-    batch_size: requests at a time. max_gen_toks: of a task that names no number.
+    batch_size: requests at a time. max_gen_toks: for a task that sets none.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class KananaJax(TemplateLM):
         return f"kanana_jax-{self._loaded.tokenizer.digest}"
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The source of the checkpoint's template; it has one, whatever name is asked for."""
+        """The source of the checkpoint's one template, whatever name is asked for."""
         if not chat_template:
             return None
         return self._template().source

@@ -1,10 +1,10 @@
 """Serves a model: python -m kanana_jax.generate.serve --checkpoint=DIR --port=8000.
 
-The interface is OpenAI's: /v1/models, /v1/completions, /v1/chat/completions, with --speech=DIR also
-/v1/audio/speech; beside it are /health, /metrics, /tokenize and /detokenize. The folder is one of
-`kanana_jax.convert` or a Hugging Face one. SIGTERM or SIGINT ends it when the answers under way are
-done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be used; 1: an engine
-has failed, and a supervisor should start the server again.
+The interface is OpenAI's: /v1/models, /v1/completions, /v1/chat/completions, and with --speech=DIR
+/v1/audio/speech; there are also /health, /metrics, /tokenize and /detokenize. The folder is from
+`kanana_jax.convert` or Hugging Face. SIGTERM or SIGINT ends the server when the answers under way
+are done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be used; 1: an
+engine has failed, and a supervisor should start the server again.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     with errors.reported(_PROGRAM):
         server, workers = _make_server(arguments)
-    # uvicorn raises a signal again once it has shut down in order; that was all we wanted.
+    # uvicorn raises a signal again after an orderly shutdown, when nothing is left to do.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run()
@@ -93,7 +93,7 @@ def _make_server(arguments: argparse.Namespace) -> tuple[uvicorn.Server, list[se
 
 
 def _check(arguments: argparse.Namespace, model_name: str) -> None:
-    """Raises ConfigError before the model is read, which takes long."""
+    """Raises ConfigError before the model is read, which is slow."""
     decoder.check_sizes(
         **{
             "--batch-size": arguments.batch_size,

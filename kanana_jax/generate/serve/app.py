@@ -1,6 +1,6 @@
 """The HTTP side: OpenAI's endpoints, /tokenize, /metrics; streaming by SSE.
 
-400 a field or a prompt that can never be served   401 no API key, where there is one
+400 a field or a prompt that can never be served   401 no API key, where one is needed
 404 another model or path                          413 a body that is too large
 429 the queue is full: try again later             500 a fault of ours
 503 shutting down, or the engine has failed
@@ -70,8 +70,10 @@ class Limits:
 def make_app(
     loaded: Loaded, worker: Worker, limits: Limits, spoken: speech.Spoken | None = None
 ) -> Starlette:
-    """An ASGI application; it starts the workers when it starts up and stops them when it shuts
-    down. With `spoken` it speaks."""
+    """An ASGI application that starts the workers at its startup and stops them at its shutdown.
+
+    With `spoken` it speaks.
+    """
     workers = [worker] if spoken is None else [worker, spoken.worker]
     ears = None if spoken is None else hearing.by_codes(spoken.speaker.codec, limits.length)
     if limits.sounds is not None:
@@ -213,8 +215,10 @@ class _Server:
     async def _parsed[A](
         self, parse: Callable[[Any, messages.Hear], A], body: Any
     ) -> tuple[A, list[hearing.Mel]]:
-        """The fields of a conversation, and its sounds where an encoder hears them; one that may
-        hold sound is read beside the event loop."""
+        """The fields of a conversation, and its sounds where an encoder hears them.
+
+        A conversation that may hold sound is read off the event loop.
+        """
         if self._ears is None:
             return parse(body, messages.deaf), []
         hear = hearing.Hearing(self._ears)
@@ -230,7 +234,7 @@ class _Server:
         }
 
     def _check(self, ask: Ask) -> None:
-        """What needs no tokens."""
+        """Checks what needs no tokens."""
         self.check_model(ask.model)
         try:
             self._worker.check_number(ask.num_requests)
@@ -284,7 +288,7 @@ class _Server:
         told = tooling.told or None
         try:
             if sounds:
-                assert self._limits.sounds is not None  # by which there are ears
+                assert self._limits.sounds is not None  # else no sounds are collected
                 return await asyncio.to_thread(
                     hearing.prompt,
                     self._loaded,
@@ -307,7 +311,7 @@ class _Server:
             raise ApiError(400, str(error), param="messages") from None
 
     def _thinking(self, prompt: Sequence[int]) -> Thinking:
-        """Where the template has left the reasoning."""
+        """In which state the template has left the reasoning."""
         if self._dialect is None or self._dialect.is_line:
             return "possible"
         end = self._loaded.tokenizer.decode_marked(prompt[-16:]).rstrip()
@@ -362,7 +366,7 @@ class _Server:
         self, ask: Ask, prompts: list[Prompt], constraint: Callable[[], Matcher] | None
     ) -> list[Request]:
         asked, requests = ask.options, []
-        # Marks that are special tokens must be seen to be read.
+        # Marks that are special tokens are read only if their text is shown.
         marks = self._dialect.marks if self._dialect and ask.tooling.reads_calls else ()
         has_marks = any(map(self._loaded.tokenizer.is_special, marks))
         for prompt in prompts:

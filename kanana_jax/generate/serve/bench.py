@@ -1,12 +1,12 @@
 """How many streams a speech server carries: python -m kanana_jax.generate.serve.bench ...
 
-    --url=http://127.0.0.1:8000         a server that runs; or
-    --random=small                      one is started with random weights of this shape, for each
-                                        --scheduling, and ended; what it says is noise
+    --url=http://127.0.0.1:8000         a running server; or
+    --random=small                      a server with random weights of this shape is started for
+                                        each --scheduling, then ended; what it says is noise
 
 Writes bench.json and bench.png into --out: for each number of listeners the time to first audio
 (p50, p95), the real-time factor, underruns, and tokens held back before there is sound. Streams per
-device are the most listeners at which none of them waited for sound after the first.
+device is the largest number of listeners at which none waited for sound after its first.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def streams_per_device(levels: Sequence[dict[str, Any]]) -> int:
-    """The most listeners up to which nobody waited; 0 where even one did."""
+    """The largest number of listeners up to which nobody waited; 0 where even a single one did."""
     most = 0
     for level in sorted(levels, key=lambda one: one["listeners"]):
         if level["underruns"] or level["rtf"] >= 1:
@@ -103,7 +103,7 @@ def _counts(arguments: argparse.Namespace) -> list[int]:
 def _servers(
     arguments: argparse.Namespace,
 ) -> Iterator[dict[str, tuple[tuple[str, int], dict[str, Any]]]]:
-    """By the name of an arm: where it listens, and what is known of it."""
+    """For each arm, by name: where its server listens, and what is known of it."""
     if arguments.url is not None:
         parsed = urllib.parse.urlsplit(arguments.url)
         if parsed.scheme != "http" or parsed.hostname is None or parsed.port is None:

@@ -1,4 +1,4 @@
-"""The picture of a bench: time to first audio, real-time factor and underruns by listeners."""
+"""The plot of a bench: time to first audio, real-time factor, underruns by number of listeners."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ _PANELS = (
 
 
 def write(found: dict[str, Any], path: Path) -> None:
-    """PNG of what `bench` found."""
+    """Writes a PNG of what `bench` found."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, len(_PANELS))
     for axis, (title, scale, names) in zip(axes, _PANELS, strict=True):

@@ -1,4 +1,4 @@
-"""Bodies of requests within a limit."""
+"""Request bodies of limited size."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ async def read_json(http: HttpRequest, most: int) -> Any:
     body, num_bytes = bytearray(), 0
     async for part in http.stream():
         num_bytes += len(part)
-        if num_bytes <= most:  # clients hear an answer when all is sent
+        if num_bytes <= most:  # clients read an answer only after sending all
             body += part
     if num_bytes > most:
         raise ApiError(413, f"expected at most {most} bytes, got {num_bytes}")

@@ -1,4 +1,4 @@
-"""What a client is told where a request ends by an exception."""
+"""What a client is told when a request ends in an exception."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from kanana_jax.generate.serve.worker import QueueFullError, StoppedError
 
 @contextlib.contextmanager
 def of_opening(param: str) -> Iterator[None]:
-    """Where a worker is given requests: ApiError with status 400 for them, 429 or 503 for it."""
+    """For giving a worker requests: ApiError with status 400 for them, 429 or 503 for it."""
     try:
         yield
     except RequestError as error:

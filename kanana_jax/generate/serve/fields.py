@@ -1,6 +1,6 @@
 """Checks of a request's fields one by one, and the form of a refusal.
 
-The functions take a field out of a dictionary without nulls; what is left is to be refused.
+The functions take a field out of a dictionary without nulls; fields left over are to be refused.
 """
 
 import json
@@ -36,7 +36,7 @@ class ApiError(Exception):
 
 
 def read_json(body: bytes) -> Any:
-    """The value of a body whose strings are Unicode and whose numbers JSON knows, or ApiError."""
+    """The value of a body; ApiError unless its strings are Unicode and its numbers are JSON's."""
     try:
         value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
         if b"\\u" in body:
@@ -47,7 +47,7 @@ def read_json(body: bytes) -> Any:
 
 
 def without_nulls(value: dict[str, Any]) -> dict[str, Any]:
-    """A null says nothing, whatever the field."""
+    """The fields that are not null: a null says nothing, whatever the field."""
     return {name: inner for name, inner in value.items() if inner is not None}
 
 
@@ -86,7 +86,7 @@ def whole(
     low: int | None = None,
     high: int | None = None,
 ) -> Any:
-    """An integer between bounds that may be absent."""
+    """An integer between optional bounds."""
     value = fields.pop(name, None)
     if value is None:
         return default

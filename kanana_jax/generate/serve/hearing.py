@@ -1,8 +1,8 @@
-"""`input_audio` of a chat: sound in base64, which a model reads by codes or through its encoder.
+"""`input_audio` of a chat: sound in base64, which a model reads as codes or through its encoder.
 
     {"type": "input_audio", "input_audio": {"data": "UklGR...", "format": "wav"}}
 
-The format is that of the bytes themselves; what a client says of it must be a known name.
+The bytes themselves decide the format; the name that a client gives must be a known one.
 
 Letters: T samples, F frames, M bands.
 """
@@ -37,7 +37,7 @@ Mel = Float[np.ndarray, "F M"]
 
 @dataclasses.dataclass(frozen=True)
 class SoundLimits:
-    """Of a request to a model with an encoder of sounds."""
+    """Limits of a request to a model with a sound encoder."""
 
     max_sounds: int = 4
     seconds: int = 30  # of each
@@ -59,7 +59,7 @@ class Ears:
 class Hearing:
     """A `messages.Hear` of one request, whose sounds share its seconds; raises ApiError with 400.
 
-    `sounds` are what an encoder reads of those that were heard.
+    `sounds` holds what an encoder reads for each sound heard.
     """
 
     def __init__(self, ears: Ears):
@@ -87,7 +87,7 @@ def by_codes(codec: Codec, length: int) -> Ears:
 
 
 def by_encoder(limits: SoundLimits) -> Ears:
-    """The model's encoder reads what it hears, where a mark stands for it."""
+    """The model's encoder reads each sound; a mark stands for it in the text."""
 
     def take(request: Hearing, samples_T: np.ndarray) -> str:
         if len(request.sounds) == limits.max_sounds:

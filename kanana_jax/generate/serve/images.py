@@ -1,7 +1,7 @@
 """Images of a chat: parts {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}.
 
-Only URLs that hold their image are read, so the server asks nobody. How many bytes and pixels an
-image may have is checked before it is decoded. It is made smaller where a request has not room.
+Only URLs that contain their image are read, so the server fetches nothing. The limits on an image's
+bytes and pixels are checked before it is decoded. It is made smaller where a request lacks room.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from kanana_jax.generate.load import Loaded
 from kanana_jax.generate.serve import fields
 from kanana_jax.generate.serve.fields import bad, kind_of
 
-_DETAILS = ("auto", "low", "high")  # of what this server does, one size
+_DETAILS = ("auto", "low", "high")  # accepted, though this server has one size
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageLimits:
-    """Of a request."""
+    """Limits of a request."""
 
     num_patches: int  # of all its images together
     max_images: int = 8
@@ -30,7 +30,7 @@ class ImageLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """The ids of a prompt, and what stands in the place of some."""
+    """The ids of a prompt, and what stands in place of some."""
 
     ids: list[int]
     features: model.Features | None = None

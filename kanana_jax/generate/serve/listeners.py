@@ -1,8 +1,7 @@
-"""Listeners of a speech server: each asks for a text, plays what comes as it comes, and asks again
-when it has heard the end.
+"""Listeners of a speech server: each asks for a text and plays what comes as it comes.
 
-So N listeners are N streams in real time. All begin at once, which is the worst moment to be the
-last of them.
+Each asks again when it has heard the end, so N listeners are N streams in real time. All begin at
+once, which is the worst case for the last of them.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from kanana_jax.generate.streams.playback import Heard, Playback
 async def listen(
     host: str, port: int, texts: Sequence[str], voice: str, *, num_listeners: int, seconds: float
 ) -> list[Heard | None]:
-    """Requests that began within `seconds`, all listeners at once; None of a silent answer."""
+    """What was heard of requests begun within `seconds`, all listeners at once; None: silence."""
     deadline_s = time.monotonic() + seconds
 
     async def follow(place: int) -> list[Heard | None]:
@@ -36,7 +35,7 @@ async def listen(
 
 
 async def _ask(host: str, port: int, text: str, voice: str) -> tuple[Heard | None, float]:
-    """One request; also when its playback ends."""
+    """What was heard of one request, and when its playback ends."""
     body = json.dumps({"input": text, "voice": voice, "response_format": "pcm"}).encode()
     playback = Playback(time.monotonic())
     reader, writer = await asyncio.open_connection(host, port)

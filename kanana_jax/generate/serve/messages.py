@@ -1,6 +1,6 @@
 """A conversation as clients send it, with the assistant's messages as they got them.
 
-Images of a user's message are told apart from its text: a mark stands where each was. Sound becomes
+Images of a user's message are taken out of its text: a mark stands where each was. Sound becomes
 text that a model reads in its place.
 """
 
@@ -15,7 +15,7 @@ from kanana_jax.generate.serve import fields, images
 from kanana_jax.generate.serve.fields import bad, kind_of
 
 _ROLES = ("assistant", "developer", "system", "tool", "user")
-# Text beside the content, which a template may use.
+# Text besides the content, which a template may use.
 _TEXTS = ("name", "reasoning", "reasoning_content", "tool_call_id")
 
 # From a parameter's name and the object in it to the text that a model reads in the sound's place.
@@ -23,7 +23,7 @@ Hear = Callable[[str, Any], str]
 
 
 def deaf(param: str, value: Any) -> str:
-    """Of a server that does not hear."""
+    """The `Hear` of a server that does not hear."""
     raise bad(
         param,
         "is sound, which this server does not hear: start it with --speech or a model that hears",
@@ -38,10 +38,10 @@ class Conversation(NamedTuple):
 
 
 class _Senses(NamedTuple):
-    """What a message may have beside text."""
+    """What a message may have besides text."""
 
     hear: Hear
-    urls: list[str] | None  # to which those of images are added; None: there are to be none
+    urls: list[str] | None  # collects the URLs of images; None: there are to be none
 
 
 def parse(value: Any, hear: Hear = deaf, *, has_images: bool = False) -> Conversation:

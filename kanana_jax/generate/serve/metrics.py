@@ -1,6 +1,6 @@
 """What the server has done, in the text format of Prometheus.
 
-Counted in the event loop alone, so that nothing is locked.
+Everything is counted in the event loop, so no lock is needed.
 """
 
 import bisect
@@ -16,7 +16,7 @@ _BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 1
 
 
 class Histogram:
-    """Of seconds."""
+    """A histogram of seconds."""
 
     def __init__(self):
         self._counts = [0] * (len(_BOUNDS) + 1)
@@ -36,7 +36,7 @@ class Histogram:
 
 
 class Metrics:
-    """Counters since the server has started."""
+    """Counters since the server started."""
 
     def __init__(self):
         self.statuses: collections.Counter[tuple[str, int]] = collections.Counter()

@@ -1,4 +1,4 @@
-"""How tokens are drawn: what both endpoints accept of sampling, penalties, ends and logprobs."""
+"""How tokens are drawn: what both endpoints accept for sampling, penalties, ends and logprobs."""
 
 import dataclasses
 import secrets
@@ -17,7 +17,7 @@ _LARGEST_ID = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Of one request; `generate.Request` says what they mean."""
+    """The options of one request; `generate.Request` says what they mean."""
 
     sampling: Sampling
     stop: tuple[str, ...]
@@ -51,7 +51,7 @@ def _sampling(left: dict[str, Any]) -> Sampling:
         top_k=whole(left, "top_k", 0, -1),
         top_p=number(left, "top_p", 1.0, 0.0, 1.0, is_above_low=True),
         min_p=number(left, "min_p", 0.0, 0.0, 1.0),
-        # -1 means any, as for vLLM and llama.cpp.
+        # -1 means any, as in vLLM and llama.cpp.
         seed=secrets.randbelow(NUM_SEEDS) if seed == -1 else seed % NUM_SEEDS,
     )
 
@@ -67,7 +67,7 @@ def _processors(left: dict[str, Any]) -> Processors:
 
 
 def _logit_bias(left: dict[str, Any]) -> tuple[tuple[int, float], ...]:
-    # An empty list comes from programs in which it is the empty table.
+    # An empty list comes from programs whose empty table is an empty list.
     given = left.pop("logit_bias", {}) or {}
     if not isinstance(given, dict) or len(given) > _MAX_BIASES:
         raise bad(
@@ -78,7 +78,7 @@ def _logit_bias(left: dict[str, Any]) -> tuple[tuple[int, float], ...]:
     for name in given:
         if not (name.isascii() and name.isdecimal() and len(name) < 10):
             raise bad("logit_bias", f"must have token ids as names, got {shown(name)}")
-        # Told under one name whatever the token, so that errors are of few kinds.
+        # Reported under one name whatever the token, so that errors are of few kinds.
         bias = number({"logit_bias": given[name]}, "logit_bias", 0.0, -100.0, 100.0)
         found[int(name)] = bias
     return tuple(sorted(found.items()))

@@ -1,7 +1,7 @@
 """What OpenAI's two endpoints accept, field by field.
 
-A field that would do nothing here is refused unless it has a value that asks for nothing, which
-`generate.neutral` lists.
+A field that would do nothing here is refused unless its value asks for nothing;
+`generate.neutral` lists such values.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from kanana_jax.generate.serve.options import Options
 from kanana_jax.generate.serve.tools import Tooling
 
 _MAX_CHOICES = 128
-# What a template is given beside its variables.
+# What a template is given besides its variables.
 _RESERVED = {"add_generation_prompt", "documents", "is_marked", "messages", "self", "tools"}
 
 
@@ -25,7 +25,7 @@ class Ask:
     """A request's fields, checked, except for what needs the tokenizer."""
 
     model: str | None
-    inputs: list[Any]  # each a prompt, text or ids; or of chat one list of messages
+    inputs: list[Any]  # each a prompt, text or ids; for chat, one list of messages
     num_choices: int  # of each input
     max_tokens: int | None
     options: Options
@@ -51,7 +51,7 @@ def parse_completion(body: Any) -> Ask:
     if left.get("logprobs", False) is not False:
         num_top = options.top_logprobs(left, "logprobs")
     left.pop("logprobs", None)
-    # Nothing to draw is something to score.
+    # With echo nothing need be drawn: the prompt can be scored.
     max_tokens = whole(left, "max_tokens", 16, 0 if is_echoed else 1)
     tooling = Tooling(wanted=Wanted(schema=tools.schema(left)))
     common = _common(left, max_tokens, neutral.COMPLETION)
@@ -69,7 +69,7 @@ def parse_chat(body: Any, hear: messages.Hear = messages.deaf, *, has_images: bo
     left = _object(body)
     conversation = messages.parse(left.pop("messages", None), hear, has_images=has_images)
     max_tokens = None
-    # Clients send the old name beside the new one, which counts.
+    # Clients send both the old name and the new one; the new one counts.
     for name in ("max_tokens", "max_completion_tokens"):
         max_tokens = whole(left, name, max_tokens, 1)
     has_logprobs = take(left, "logprobs", bool, False)
@@ -131,7 +131,7 @@ def _object(body: Any) -> dict[str, Any]:
 
 
 def _common(left: dict[str, Any], max_tokens: int | None, table: neutral.Table) -> dict[str, Any]:
-    """What both endpoints have; refuses what is left."""
+    """The fields that both endpoints have; refuses what is left."""
     is_streamed, has_usage = _stream(left)
     found = {
         "model": take(left, "model", str, None),
@@ -171,7 +171,7 @@ def _stream(left: dict[str, Any]) -> tuple[bool, bool]:
 
 
 def _variables(left: dict[str, Any]) -> dict[str, Any]:
-    """Of the template: chat_template_kwargs and documents."""
+    """Variables of the template: chat_template_kwargs and documents."""
     variables = dict(take(left, "chat_template_kwargs", dict, {}))
     reserved = sorted(_RESERVED.intersection(variables))
     if reserved:

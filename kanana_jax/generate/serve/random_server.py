@@ -1,4 +1,4 @@
-"""A speech server of random weights in a process of its own, for measuring how fast it is."""
+"""A speech server with random weights in a process of its own, for measuring its speed."""
 
 import contextlib
 import dataclasses
@@ -95,9 +95,9 @@ def folder(settings: Settings) -> Iterator[Path]:
 def running(
     settings: Settings, made: Path, schedulings: Sequence[str]
 ) -> Iterator[dict[str, tuple[int, dict[str, Any]]]]:
-    """By scheduling: (port, what is known of it), while they run. They start together, which saves
-    their users' time, and do nothing until they are asked.
+    """By scheduling: (port, what is known of the server), while the servers run.
 
+    They start together, which saves their users time, and do nothing until they are asked.
     UserError where one does not start.
     """
     began_s = time.monotonic()
@@ -135,7 +135,7 @@ def _start(settings: Settings, made: Path, scheduling: str, port: int) -> subpro
     }
     command = [sys.executable, "-m", "kanana_jax.generate.serve"]
     command += [f"--{name}={value}" for name, value in flags.items()]
-    # Several servers of one device must not each take most of its memory.
+    # Several servers on one device must not each take most of its memory.
     return subprocess.Popen(command, env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ)
 
 

@@ -1,4 +1,4 @@
-"""What an endpoint says of an answer: its bodies, whole and in parts of a stream."""
+"""The bodies in which an endpoint gives an answer: whole, and in parts of a stream."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ class Choice(Protocol):
         ...
 
     def whole(self) -> dict[str, Any]:
-        """The body of all."""
+        """The body of the whole answer."""
         ...
 
 
@@ -159,7 +159,7 @@ class Message:
         return {"message": message, **self._end()}
 
     def _counted(self, calls: Sequence[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-        """Calls with their places in the message, those beyond the most left out."""
+        """Calls with their places in the message, without those beyond `max_calls`."""
         first, self._num_calls = self._num_calls, self._num_calls + len(calls)
         numbered = list(enumerate(calls, start=first))
         return [pair for pair in numbered if self._max_calls is None or pair[0] < self._max_calls]

@@ -1,4 +1,4 @@
-"""/v1/audio/speech: a text in, its sound out while it is made. 16 bits, mono, 16 kHz.
+"""/v1/audio/speech: a text in, its sound out as it is made. 16 bits, mono, 16 kHz.
 
 Forms are `wav`, whose header leaves the length open, and `pcm`, little-endian samples alone; with
 stream_format = "sse" the samples come as OpenAI's events, in base64.
@@ -91,7 +91,7 @@ class Speech:
     async def _sound(self, job: Job, begin_s: float) -> AsyncIterator[tuple[bytes, int]]:
         """Samples as they come, and how many tokens said them.
 
-        StoppedError ends the connection, for a client takes sound that ends in order for all of it.
+        StoppedError ends the connection: a client takes sound that ends normally for all of it.
         """
         is_heard = False
         async for _, sounds in job.batches():

@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Raises ConfigError before the model is read, which takes long."""
+    """Raises ConfigError before the model is read, which is slow."""
     _shape(arguments)
     if arguments.speech is not None:
         paths.local(arguments.speech, "--speech")

@@ -31,7 +31,7 @@ class Answering:
     model: str
     num_prompt_tokens: int
     metrics: Metrics
-    counts_drawn: bool = True  # not where a token was drawn for nothing
+    counts_drawn: bool = True  # false where a token is drawn that nobody asked for
     num_drawn: int = 0
 
     async def whole(self) -> Response:

@@ -1,7 +1,7 @@
 r"""Logprobs as the two endpoints write them.
 
-Tokens are shown by their text. Of a token that is a part of a character that is "bytes:\\xec" and
-the like in completions, as OpenAI had it, so that tokens are told apart; chats have its bytes.
+Tokens are shown by their text. Completions show a token that is part of a character as
+"bytes:\\xec" and the like, as OpenAI did, so that tokens are told apart; chats have its bytes.
 """
 
 import codecs
@@ -30,7 +30,7 @@ class Completion:
         return bool(self._lists["tokens"])
 
     def add_prompt(self, ids: Sequence[int], found: Logprobs | None) -> None:
-        """Nothing precedes the first token of a prompt, so that it has none."""
+        """Adds a prompt's tokens; the first has no logprob, because nothing precedes it."""
         for place, token in enumerate(ids):
             of_token = found and place and Logprobs(*(x[place - 1] for x in found))
             self._append(token, of_token or None)

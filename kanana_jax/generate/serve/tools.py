@@ -1,4 +1,4 @@
-"""Tools of a chat, which of them the model may or must call, and the form of its content."""
+"""Tools of a chat, which of them the model may or must call, and the form of the content."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _CHOICES = ("none", "auto", "required")
 
 @dataclasses.dataclass(frozen=True)
 class Tooling:
-    """What is asked of an answer beside its text."""
+    """What is asked of an answer besides its text."""
 
     told: tuple[formats.Tool, ...] = ()  # tools that the model is told of
     wanted: Wanted = dataclasses.field(default_factory=Wanted)
@@ -91,7 +91,7 @@ def _named(choice: Any, told: Sequence[formats.Tool]) -> formats.Tool | None:
 
 
 def schema(left: dict[str, Any]) -> Mapping[str, Any] | None:
-    """What the content must fit, by response_format; None: any text."""
+    """The schema that the content must fit, from response_format; None: any text."""
     given = left.pop("response_format", {"type": "text"})
     kind = given.get("type") if isinstance(given, dict) else None
     if kind == "text":

@@ -28,9 +28,9 @@ class StoppedError(Exception):
 
 
 class Stepped(Protocol):
-    """An engine: of text, `generate.Engine`, or of speech, `generate.streams.engine`.
+    """An engine of text (`generate.Engine`) or of speech (`generate.streams.engine`).
 
-    Its pieces have the number of their `request` and, the last one, a `finish_reason`.
+    Each piece has the number of its `request`; the last one has a `finish_reason`.
     """
 
     @property
@@ -111,7 +111,7 @@ class Worker:
         self._thread.join()
 
     def check_number(self, num_requests: int) -> None:
-        """Raises RequestError when there never will be places for so many at once."""
+        """Raises RequestError when there will never be places for so many at once."""
         if num_requests > self._max_open:
             raise RequestError(
                 f"{num_requests} prompts or choices at once are more than the {self._max_open} "
@@ -119,7 +119,7 @@ class Worker:
             )
 
     def open(self, requests: Sequence[Any]) -> Job:
-        """Queues all of them or none; to be called in an event loop.
+        """Queues all of these requests or none. Call it in an event loop.
 
         Raises RequestError when they can never be served, QueueFullError and StoppedError.
         """
@@ -141,7 +141,7 @@ class Worker:
         return job
 
     def close(self, job: Job) -> None:
-        """Drops what is left of a job. Once is enough, more does no harm."""
+        """Drops what is left of a job; closing it again does no harm."""
         with self._changed:
             if self._sizes.pop(job, None):
                 self._orders.append((False, job))
@@ -166,7 +166,7 @@ class Worker:
             self._on_failure()
 
     def _take_orders(self) -> bool:
-        """Waits for something to do and books new orders; False when it is time to stop."""
+        """Waits for something to do and carries out new orders; False when it is time to stop."""
         with self._changed:
             while not self._orders and self._engine.is_idle and not self._is_stopping:
                 self._changed.wait()

@@ -1,4 +1,4 @@
-"""The device's side of spoken streams: a turn draws tokens of some rows and makes them sound.
+"""The device's side of spoken streams: a turn draws tokens for some rows and turns them into sound.
 
 Letters: A streams of a turn, N tokens, T samples, C codes, V ids that may be drawn (C and the end).
 """
@@ -21,12 +21,12 @@ from kanana_jax.speech.vocabulary import Vocabulary
 
 
 class Rows(NamedTuple):
-    """Of each stream of a turn; a row beyond the cache stands for none."""
+    """The streams of a turn; a row beyond the cache stands for none."""
 
     row_A: Int[np.ndarray, "A"]
     tokens_A: Int[np.ndarray, "A"]  # drawn last, or the prompt's last
     positions_A: Int[np.ndarray, "A"]
-    is_new_A: Bool[np.ndarray, "A"]  # whether nothing has sounded
+    is_new_A: Bool[np.ndarray, "A"]  # whether nothing has sounded yet
 
 
 class Said(NamedTuple):
@@ -57,7 +57,7 @@ def turn(
 ) -> tuple[Said, Cache, detokeniser.State]:
     """The next tokens of these rows, and the sound of those that are codes.
 
-    Behind the end of speech a row goes on for nothing; none of that is heard.
+    After its end of speech a row keeps drawing; none of that is heard.
     """
     weights = unstacked.ready(cfg, execution, weights)
     head, row_A = _speech_head(weights, vocabulary), jnp.asarray(rows.row_A)
@@ -90,7 +90,7 @@ def turn(
 
 
 def _speech_head(weights: UnstackedWeights, vocabulary: Vocabulary) -> model.Params:
-    """The vocabulary's head for codes and the end alone."""
+    """The model's head, for codes and the end alone."""
     codes = slice(vocabulary.first, vocabulary.first + vocabulary.num_codes)
     end = slice(vocabulary.end, vocabulary.end + 1)
     head_DV = weights.head_DV
@@ -100,6 +100,6 @@ def _speech_head(weights: UnstackedWeights, vocabulary: Vocabulary) -> model.Par
 
 
 def _of_rows(x: Array, rows: Rows) -> Array:
-    """What these rows have; zero where nothing has sounded."""
+    """The state of these rows; zero where nothing has sounded."""
     is_new = jnp.expand_dims(rows.is_new_A, tuple(range(1, x.ndim)))
     return jnp.where(is_new, 0, x[rows.row_A])

@@ -1,7 +1,7 @@
 """Spoken streams in turns: some draw tokens and are heard, the others wait with their rows kept.
 
-A turn asks the policy which streams matter most now. Those of them that are new take a free row and
-their prompts are read; then all draw the same number of tokens, which leave as sound at once.
+A turn asks the policy which streams matter most now. New ones among them take a free row, and their
+prompts are read; then all of them draw the same number of tokens, which leave as sound at once.
 
 Letters: A streams of a turn.
 """
@@ -34,7 +34,7 @@ _UNUSED = Sampling(temperature=0.0)
 class Utterance:
     """A text to be said: the ids of the prompt after which codes come.
 
-    Of `sampling` temperature, min_p and the seed count.
+    Only temperature, min_p and seed of `sampling` count.
     """
 
     prompt: Sequence[int]
@@ -53,13 +53,13 @@ class Sound(NamedTuple):
 
 @dataclasses.dataclass
 class _Speaking:
-    """An utterance from when it is submitted."""
+    """An utterance from its submission on."""
 
     asked: Utterance
     stream: Stream
     row: int | None = None
     num_drawn: int = 0
-    token: int = 0  # that comes next into the decoder
+    token: int = 0  # that the decoder reads next
 
     @property
     def position(self) -> int:
@@ -68,7 +68,7 @@ class _Speaking:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What is compiled for: `width` of `num_rows` streams draw in a turn."""
+    """What functions are compiled for: `width` of `num_rows` streams draw in a turn."""
 
     num_rows: int = 64
     width: int = 16
@@ -86,15 +86,15 @@ class Shape:
 
     @property
     def widths(self) -> list[int]:
-        """The compiled numbers of streams of a turn."""
+        """The numbers of streams per turn that are compiled."""
         return sorted({self.width, *(4**n for n in range(8) if 4**n < self.width)})
 
 
 class StreamEngine:
-    """Speaks for many at once; not for several threads. `clock` gives seconds.
+    """Speaks many utterances at once. Not for several threads. `clock` gives seconds.
 
-    What a stream says depends on the weights, its prompt and its seed, not on who speaks beside it
-    or when it drew, up to the rounding of sums of another width.
+    What a stream says depends on the weights, its prompt and its seed, not on which streams speak
+    next to it or when it draws, up to the rounding of sums of another width.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class StreamEngine:
         return self.shape.num_rows - len(self._free)
 
     def check(self, request: Utterance) -> None:
-        """Raises RequestError when it can never be served; any thread may ask."""
+        """Raises RequestError when it can never be served; any thread may call it."""
         room = self.shape.length - len(request.prompt)
         if len(request.prompt) < 2 or not 0 < request.max_tokens <= room:
             raise RequestError(
@@ -155,14 +155,14 @@ class StreamEngine:
         shape = self.shape
         chunk = min(shape.chunk, shape.length - 2)
         lengths = {decoder.padded_chunk(n, chunk): n for n in range(chunk, 0, -1)}
-        for _ in range(2):  # arrays that no function has made yet are others to the compiler
+        for _ in range(2):  # to the compiler, arrays that no function has made yet are different
             for length in lengths.values():
                 self._read({0: np.zeros(length, np.int32)})
             for width in shape.widths:
                 self._said([], width)
 
     def step(self) -> list[Sound]:
-        """One turn; the sound that it made."""
+        """Runs one turn; returns the sound that it made."""
         shape = self.shape
         streams = [one.stream for one in self._speaking.values()]
         turn = scheduling.plan(

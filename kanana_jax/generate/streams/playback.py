@@ -1,6 +1,6 @@
-"""What a stream is to its listener, who plays it as it comes.
+"""A stream as experienced by its listener, who plays it as it comes.
 
-Playback begins with the first sound. Sound that is not there when it is due is an underrun, and
+Playback begins with the first sound. Sound that is not there when it is due is an underrun;
 playback goes on when it comes.
 """
 
@@ -17,7 +17,7 @@ BYTES_PER_TOKEN = 2 * mel.SAMPLES_PER_TOKEN
 
 @dataclasses.dataclass(frozen=True)
 class Heard:
-    """What one request was to its listener."""
+    """One request as experienced by its listener."""
 
     first_s: float  # from the request to the first byte of sound
     whole_s: float  # to the last
@@ -43,7 +43,7 @@ class Playback:
     largest_gap_s: float = 0.0
 
     def hear(self, num_bytes: int, now_s: float) -> None:
-        """Sound of so many bytes has come."""
+        """`num_bytes` of sound came at `now_s`."""
         if self.first_s is None:
             self.first_s, self.first_bytes, self.ends_s = now_s, num_bytes, now_s
         else:
@@ -72,7 +72,7 @@ class Playback:
 
 
 def summary(answers: Sequence[Heard | None], num_listeners: int) -> dict[str, float]:
-    """The figures of so many listeners at once; ValueError where all answers are silent."""
+    """The figures of `num_listeners` at once; ValueError where all answers are silent."""
     heard = [one for one in answers if one is not None]
     if not heard:
         raise ValueError(f"none of {len(answers)} answers had sound in it")

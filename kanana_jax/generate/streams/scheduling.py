@@ -1,10 +1,10 @@
-"""Which streams draw next: pure functions of what is known of all of them.
+"""Which streams draw next: pure functions of what is known about all streams.
 
     slack = seconds of sound handed out - seconds since the first was        of a stream that plays
 
 A stream without slack makes its listener wait; one with much of it loses nothing by a pause. First
-come serves the oldest until it ends. By slack those that would run dry within `reserve` come first,
-then those that have not begun, oldest first, then the others, least slack first
+come serves the oldest until it ends. Slack puts first the streams that would run dry within
+`reserve`, then those that have not begun, oldest first, then the others, least slack first
 (after VoxServe's order by playback deadlines, 2026).
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Stream(NamedTuple):
-    """What a policy may know of one."""
+    """What a policy may know of a stream."""
 
     number: int  # in the order of arrival
     has_row: bool  # of the cache

@@ -1,4 +1,4 @@
-"""Listeners of a device that exists by its costs alone, in simulated time.
+"""Listeners of a device that is modelled by its costs alone, in simulated time.
 
     a turn costs    fixed + per_stream * streams that draw + per_prompt * prompts read,  seconds
     a listener      asks, plays what comes, and asks again when it has heard the end
@@ -53,7 +53,7 @@ def simulate(
 
     `asked` are the first requests: when, and by which listener. Each later one begins when its
     listener has heard the last to its end, if that is before `seconds`. The n-th answer to a
-    listener has a length by chance within `tokens`, the same for every policy.
+    listener has a random length within `tokens`, the same for every policy.
     """
     waiting = [(at_s, listener, 0) for at_s, listener in asked]
     heapq.heapify(waiting)

@@ -1,4 +1,4 @@
-"""An encoder of sound and what joins its states into positions of the decoder."""
+"""An encoder of sound and the abstractor that joins its states into positions of the decoder."""
 
 from kanana_jax.model.audio.encoder import Encoded, Encoder, specs
 

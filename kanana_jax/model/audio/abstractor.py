@@ -42,7 +42,7 @@ class Convolutions(nnx.Module):
 
 
 class Abstractor(nnx.Module):
-    """Positions of the decoder's width; a last one that is not full is filled with zeros."""
+    """Positions of the decoder's width; the last one, if not full, is filled up with zeros."""
 
     def __init__(self, cfg: ModelConfig, shape: AudioConfig, *, rngs: nnx.Rngs):
         self.merge_size = shape.merge_size

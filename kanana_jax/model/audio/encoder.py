@@ -3,8 +3,8 @@
     frames -> gelu(conv 3) -> gelu(conv 3, stride 2) -> + sinusoids -> blocks -> norm -> abstractor
     x <- x + attention(norm(x))        x <- x + W_down gelu(W_up norm(x))
 
-Every state of a sound sees all of them. A sound has the same states whatever is behind it in its
-row: frames behind its end are zeros to the convolutions, and no state sees those behind the end.
+Every state of a sound sees all of its states. They are the same whatever follows the sound in its
+row: frames behind its end are zeros to the convolutions, and no state sees a state behind the end.
 
 Letters: B sounds, F frames, S states (F / 2), N positions, M bands, D width, H heads, K width of a
 head, W width of the decoder, L layers.
@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
     """What a decoder reads of sounds."""
 
     positions_BNW: Float[Array, "B N W"]
-    num_positions_B: Int[Array, "B"]  # that are of the sound; behind them is padding
+    num_positions_B: Int[Array, "B"]  # positions of the sound; padding follows them
     states_BSD: Float[Array, "B S D"]
     max_logits_LH: Float[Array, "L H"]
 
@@ -109,7 +109,7 @@ class Encoder(nnx.Module):
 
 
 def _conv(x_BFM: Array, taps_TMD: nnx.Param, bias_D: nnx.Param, stride: int) -> Array:
-    """With a frame of zeros at each end."""
+    """The convolution, with a frame of zeros at each end."""
     out_BSD = jax.lax.conv_general_dilated(
         x_BFM,
         taps_TMD[...].astype(x_BFM.dtype),
@@ -128,7 +128,7 @@ def sinusoids(num_states: int, width: int) -> Float[np.ndarray, "S D"]:
 
 
 class Block(nnx.Module):
-    """A layer of the encoder. Keys have no bias, as Whisper's."""
+    """A layer of the encoder. Keys have no bias, as in Whisper."""
 
     def __init__(
         self, cfg: ModelConfig, shape: AudioConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs
@@ -171,8 +171,8 @@ class Block(nnx.Module):
 
 
 def specs(cfg: ModelConfig, split: str) -> dict[str, Any]:
-    """See `describe.describe`. The encoder's heads are clipped as a decoder's layers behind its
-    last one, and behind those of an encoder of images."""
+    """See `describe.describe`. The encoder's heads are clipped as if its layers followed the
+    decoder's last one, and those of an encoder of images."""
     shape = cfg.audio
     assert shape is not None
     first_layer = cfg.num_layers + (cfg.vision.num_layers if cfg.vision is not None else 0)

@@ -1,7 +1,7 @@
 """Models made from models: growth and cuts, (cfg, weights) -> (cfg, weights), on the host.
 
 A cut asks the `Activations` of calibration text which entries matter; a growth asks nothing. What
-comes out is a model like any other: weights are numpy arrays, the config says all of the shape.
+comes out is a model like any other: weights are numpy arrays, the config says all about the shape.
 """
 
 from collections.abc import Callable, Mapping

@@ -31,7 +31,7 @@ from pallas_kernels.moe_mlp.activation import swiglu
 
 
 class Norm(NamedTuple):
-    """Of an RMSNorm of the residual stream."""
+    """The sums of an RMSNorm of the residual stream."""
 
     energy: Float[Array, "*L D"]  # u^2, summed over tokens
     size: Float[Array, "*L D"]  # of its output
@@ -123,7 +123,7 @@ def _unit(x: Array, eps: float) -> Array:
 
 
 def _heads(wo_HUD: Array, out_BSHU: Array, is_token_BS: Array) -> Float[Array, "H"]:
-    """From W_o W_o^T: what single heads add, (B, S, H, D), is never formed."""
+    """By way of W_o W_o^T, so that what single heads add, (B, S, H, D), is never formed."""
     gram_HUV = jnp.einsum("HUD,HVD->HUV", wo_HUD, wo_HUD)
     wide_BSHU = out_BSHU.astype(jnp.float32)
     squares_BSH = jnp.einsum("BSHU,HUV,BSHV->BSH", wide_BSHU, gram_HUV, wide_BSHU)
@@ -149,7 +149,7 @@ def _moment(x_BSD: Array, w_DC: Array, is_token_BS: Array) -> Float[Array, "C C"
 def _experts(
     cfg: ModelConfig, mlp: moe.MoE, x_BSD: Array, bias_E: Array, is_token_BS: Array
 ) -> dict[str, Any]:
-    """Sums over the tokens of each expert, which are sorted by it."""
+    """Sums over each expert's tokens, which are sorted by expert."""
     score_BSE = moe.router_scores(x_BSD, mlp.router[...])
     expert_BSK, weight_BSK = moe.choose(score_BSE, bias_E, cfg)
     num_experts, top_k = cfg.num_experts, cfg.num_experts_per_token
@@ -184,7 +184,7 @@ def _turned(x_BSD: Array, after_BSD: Array) -> Float[Array, "B S"]:
 
 
 def _sum(x: Array, is_token_BS: Array) -> Array:
-    """Over tokens."""
+    """The sum over tokens."""
     return jnp.einsum("bs...,bs->...", x, is_token_BS.astype(jnp.float32))
 
 

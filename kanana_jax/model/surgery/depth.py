@@ -1,10 +1,10 @@
-"""Models with other layers: a stack of old ones by their numbers, for growth and for cuts.
+"""Models with other layers: the old ones stacked by number, for growth and for cuts.
 
     stack        layers 1 .. n-m, then m+1 .. n: two copies overlap (SOLAR, arXiv:2312.15166)
     interpose    some layers twice, the copy behind its original (arXiv:2510.08008)
-    cut_layers   the layers that turn the residual stream most (arXiv:2403.03853)
+    cut_layers   only the layers that turn the residual stream most (arXiv:2403.03853)
 
-Where what a copy adds to the stream is zero, logits stay bit for bit. A copy has its original's
+Where a copy adds zero to the stream, logits stay bit for bit. A copy has its original's
 router bias. Dense layers lead in every model, so where some layers are MoE only those are repeated.
 """
 
@@ -26,7 +26,7 @@ from kanana_jax.model.transformer import Weights
 def with_layers(
     cfg: ModelConfig, weights: Weights, numbers: Sequence[int]
 ) -> tuple[ModelConfig, Weights]:
-    """A model of these layers in this order; ConfigError where a dense one would follow another."""
+    """A model of these layers in this order; ConfigError where dense ones would follow MoE ones."""
     dense = [number for number in numbers if number < cfg.num_dense_layers]
     if list(numbers[: len(dense)]) != dense or not numbers:
         raise ConfigError(
@@ -48,7 +48,7 @@ def _taken(tree: Any, layers: list[int]) -> Any:
 
 
 def stack(cfg: ModelConfig, weights: Weights, overlap: int) -> tuple[ModelConfig, Weights]:
-    """Two copies: the first without its last `overlap` layers, the second without its first."""
+    """Two copies: one without the last `overlap` layers, then one without the first."""
     if not cfg.num_dense_layers * (cfg.num_moe_layers > 0) <= overlap < cfg.num_layers:
         raise ConfigError(
             f"stacked copies must each lose fewer than num_layers = {cfg.num_layers} layers, and "
@@ -79,7 +79,7 @@ def interpose(
 
 
 def _without_output(cfg: ModelConfig, weights: Weights, is_zero_L: np.ndarray) -> Weights:
-    """Zeros in every matrix of these layers whose output the residual stream adds."""
+    """Zeros in these layers' matrices whose output is added to the residual stream."""
 
     def part(spec: ParamSpec, x: np.ndarray, is_zero: np.ndarray) -> np.ndarray:
         if not _adds_to_stream(spec):

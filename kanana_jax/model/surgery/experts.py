@@ -2,11 +2,11 @@
 
     reap         mean over an expert's tokens of router weight times |output| (arXiv:2510.13999)
     frequency    tokens
-    random       what no score knows of the model would give
+    random       what a score that knows nothing of the model would give
 
-Twice the experts for twice as many a token give what one set did: the copies of a token's experts
-have its scores, and halve the weights (arXiv:2510.08008). Copies that are alike have equal
-gradients and stay so, which is what noise is for.
+Twice the experts, with twice as many per token, give what one set did: the copies of a token's
+experts have the same scores, and the weights halve (arXiv:2510.08008). Copies that are alike have
+equal gradients and stay alike; noise is there to prevent that.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ SCORES: Mapping[str, Score] = {"reap": reap, "frequency": frequency, "random": r
 def cut_experts(
     cfg: ModelConfig, weights: Weights, seen: Activations, size: int, score: Score = reap
 ) -> resizing.Cut:
-    """Of each group of experts as many; each layer by itself."""
+    """Keeps equally many experts of each group; each layer by itself."""
     resizing.expect_part(cfg, "num_experts", cfg.num_moe_layers)
     resizing.expect_size(cfg, "num_experts", size, step=cfg.num_expert_groups)
     new = dataclasses.replace(cfg, num_experts=size)
@@ -56,9 +56,9 @@ def cut_experts(
 def duplicate_experts(
     cfg: ModelConfig, weights: Weights, times: int, *, noise: float = 0.0, seed: int = 0
 ) -> tuple[ModelConfig, Weights]:
-    """Every expert `times` times, and as many times the experts a token.
+    """Every expert `times` times, and `times` times as many experts per token.
 
-    `noise` is that of the copies' weights, against the standard deviation of a leaf's. Groups of
+    `noise` is that of the copies' weights, relative to a leaf's standard deviation. Groups of
     experts are repeated whole, so that those that a token had are still its best.
     """
     if times < 2 or not cfg.num_moe_layers:
@@ -86,7 +86,7 @@ def duplicate_experts(
 def _with_noise(
     cfg: ModelConfig, new: ModelConfig, grown: Weights, noise: float, seed: int
 ) -> dict:
-    """Normal noise on what the copies have for themselves, none on the originals."""
+    """Normal noise on the copies' own weights, none on the originals."""
     rng = np.random.default_rng(seed)
 
     def disturbed(x: np.ndarray, before: jax.ShapeDtypeStruct) -> np.ndarray:

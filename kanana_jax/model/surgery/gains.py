@@ -1,10 +1,10 @@
-"""Gains of RMSNorms: written as vectors for any model, or taken into the matrices behind them.
+"""Gains of RMSNorms: written as vectors for any model, or folded into the matrices behind them.
 
     norm(x) W = (x / rms(x) * g) W = x / rms(x) (diag(g) W)
 
 What reads a norm is linear in its output, so a gain adds nothing that the matrices behind it could
 not express; it changes how they train. Norms of heads (`qk_norm`) stay: a rotation stands between
-them and what reads them. Arrays are numpy's or JAX's, and stay that but where vectors are made.
+them and what reads them. Arrays are numpy's or JAX's, and stay so except where vectors are made.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ CLASSES = {
 
 
 def by_class(cfg: ModelConfig, weights: Weights) -> dict[str, list[Any]]:
-    """What norms multiply by: (L, D) or (L, 1) of each stack. Classes without any are left out."""
+    """The gains of norms: (L, D) or (L, 1) of each stack. Classes without any are left out."""
     found: dict[str, list[Any]] = {}
     for name, leaf in CLASSES.items():
         gains = [_gain(cfg, x) for path, x in resizing.flat(weights) if _last(path) == leaf]
@@ -38,7 +38,7 @@ def by_class(cfg: ModelConfig, weights: Weights) -> dict[str, list[Any]]:
 
 
 def with_vector_gains(cfg: ModelConfig, weights: Weights) -> tuple[ModelConfig, Weights]:
-    """The same model with a number for each entry, multiplied as it is: what any program reads."""
+    """The same model with a number for each entry, multiplied as it is, as any program reads it."""
     new = dataclasses.replace(cfg, norm_gain="vector", zero_centered_gamma=False)
     old = dict(resizing.flat(weights))
 
@@ -54,7 +54,7 @@ def with_vector_gains(cfg: ModelConfig, weights: Weights) -> tuple[ModelConfig, 
 
 
 def drop_gains(cfg: ModelConfig, weights: Weights) -> Weights:
-    """With every gain 1 and nothing done about it: another function, unless all were 1."""
+    """With every gain 1 and nothing to make up for it: another function, unless all were 1."""
     unit = 0.0 if cfg.zero_centered_gamma else 1.0
 
     def leaf(path: tuple[Any, ...], x: Any) -> Any:
@@ -66,9 +66,9 @@ def drop_gains(cfg: ModelConfig, weights: Weights) -> Weights:
 
 
 def fold_gains(cfg: ModelConfig, weights: Weights) -> Weights:
-    """The same function with every gain 1: each multiplies the rows of what reads its norm.
+    """The same function with every gain 1: each multiplies the rows of the matrices behind it.
 
-    Raises ConfigError where the embedding is the head, and where adapters stand beside matrices.
+    Raises ConfigError where the embedding is the head, and where matrices have adapters.
     """
     if cfg.tie_embeddings or weights.adapters is not None:
         raise ConfigError(

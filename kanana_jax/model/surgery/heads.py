@@ -1,8 +1,8 @@
-"""Fewer attention heads, those that add least to the residual stream.
+"""Fewer attention heads: those that add least to the residual stream are cut.
 
-In latent attention a head's queries, its columns of W_kvb and its rows of W_o go together; the
-rotary key is everyone's. In grouped-query attention each key head loses as many of its query heads
-(arXiv:2502.18934), and goes with its query head where it has one only.
+In latent attention a head's queries, its columns of W_kvb and its rows of W_o go together; all
+heads share the rotary key. In grouped-query attention each key head loses equally many of its query
+heads (arXiv:2502.18934); a key head with a single query head goes with it.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """A narrower residual stream: entries of the hidden size that norms read least are cut everywhere.
 
-An RMSNorm divides by the mean over its entries, so that fewer of them are larger. With the share r
-of the energy in the D' entries kept of D, its gain takes the factor sqrt(r D / D'): what is kept
-comes out as before, on the average.
+An RMSNorm divides by the mean over its entries, so fewer entries come out larger. Where the D'
+entries kept of D have the share r of the energy, its gain takes the factor sqrt(r D / D'): what is
+kept comes out as before, on average.
 """
 
 import dataclasses

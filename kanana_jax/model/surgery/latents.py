@@ -6,8 +6,8 @@
     gamma <- sqrt(s C / r)         s = (e_1 + .. + e_r) / (e_1 + .. + e_C)
 
 RMSNorm commutes with rotations, so that at full rank nothing changes. With fewer entries it divides
-by the energy that they have, which the new gamma puts right on the average. Rotary columns of W_a
-are everyone's key and stay. Both norms may be cut, each by its second moments.
+by the energy that they have, which the new gamma corrects on average. The rotary columns of W_a
+are a key that all heads share, and stay. Both norms may be cut, each by its second moments.
 
 Letters: L layers, D hidden, C rank, r new rank.
 """
@@ -27,7 +27,7 @@ _LEAVES = {"kv_lora_rank": ("wkv_a", "kv_norm", "wkv_b"), "q_lora_rank": ("wq_a"
 
 
 def cut_kv_rank(cfg: ModelConfig, weights: Weights, seen: Activations, size: int) -> resizing.Cut:
-    """That of keys and values, which is what decoding remembers of a token."""
+    """Cuts the latent of keys and values, which is what decoding remembers of a token."""
     return _cut(cfg, weights, seen, size, "kv_lora_rank")
 
 

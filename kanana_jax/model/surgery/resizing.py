@@ -2,8 +2,8 @@
 
     new[..., i, ...] = old[..., entries[i], ...]     along each axis that the new shape resizes
 
-Cuts take some entries of an axis, growth takes some more than once. What the model describes of its
-shape is all that is read here: no leaf is known by its name. Weights are numpy's, on the host.
+Cuts take some entries of an axis, growth takes some more than once. Only the shape that the model
+describes is read here: no leaf is known by its name. Weights are numpy's, on the host.
 """
 
 import functools
@@ -18,8 +18,8 @@ from kanana_jax.config import ConfigError, ModelConfig
 from kanana_jax.model import transformer
 from kanana_jax.model.transformer import Weights
 
-# Entries by the beginning of a leaf's path, of which the longest that fits counts. The leading
-# dimensions of entries are those of the leaf: its layers, its experts.
+# Entries by a prefix of a leaf's path; the longest prefix that fits counts. The leading dimensions
+# of entries are those of the leaf: its layers, its experts.
 Entries = Mapping[str, Int[np.ndarray, "*lead new"]]
 
 
@@ -47,7 +47,7 @@ def resize(weights: Weights, new: ModelConfig, entries: Entries) -> Weights:
 
 
 def along(x: np.ndarray, entries: Int[np.ndarray, "*lead new"], axis: int) -> np.ndarray:
-    """Takes entries of an axis, which may differ by what the leading axes count."""
+    """Takes entries of an axis; they may differ over the leading axes."""
     lead = entries.ndim - 1
     after = (1,) * (x.ndim - axis - 1)
     shape = (*entries.shape[:-1], *(1,) * (axis - lead), entries.shape[-1], *after)
@@ -73,9 +73,9 @@ def shapes(cfg: ModelConfig) -> Weights:
 
 
 def best(score: np.ndarray, size: int, groups: int = 1) -> Int[np.ndarray, "*lead new"]:
-    """The `size` entries of the last axis with the highest scores, as many of each group, in order.
+    """The `size` best entries of the last axis by score, equally many per group, in order.
 
-    Of equal scores the earlier entry is kept.
+    Among equal scores the earlier entry is kept.
     """
     grouped = score.reshape(*score.shape[:-1], groups, -1)
     order = np.argsort(-grouped, axis=-1, kind="stable")[..., : size // groups]

@@ -1,4 +1,4 @@
-"""Narrower MLPs: entries behind the activation that are smallest, in each layer by itself.
+"""Narrower MLPs: the smallest entries behind the activation are cut, in each layer by itself.
 
 Importance is the mean of |silu(gate) up|. An expert keeps entries of its own; shared experts are
 one MLP, whose width is their number times an expert's.
@@ -23,7 +23,7 @@ _DENSE, _EXPERTS, _SHARED = (
 def cut_dense_width(
     cfg: ModelConfig, weights: Weights, seen: Activations, size: int
 ) -> resizing.Cut:
-    """That of the dense layers."""
+    """Cuts the width of the dense layers."""
     resizing.expect_part(cfg, "intermediate_size", cfg.num_dense_layers)
     resizing.expect_size(cfg, "intermediate_size", size)
     score_LI = np.sqrt(seen.stacks["dense_layers"]["mlp"])
@@ -36,7 +36,7 @@ def cut_dense_width(
 def cut_expert_width(
     cfg: ModelConfig, weights: Weights, seen: Activations, size: int
 ) -> resizing.Cut:
-    """That of experts, and with it that of the shared ones."""
+    """Cuts the width of experts, and with it that of the shared ones."""
     resizing.expect_part(cfg, "moe_intermediate_size", cfg.num_moe_layers)
     resizing.expect_size(cfg, "moe_intermediate_size", size)
     found = seen.stacks["moe_layers"]
@@ -52,7 +52,7 @@ def cut_expert_width(
 
 
 def cut_shared(cfg: ModelConfig, weights: Weights, seen: Activations, size: int) -> resizing.Cut:
-    """As many shared experts' widths as `size`, of the best entries of them all."""
+    """Keeps the best entries of all shared experts, as many as `size` experts are wide."""
     resizing.expect_part(cfg, "num_shared_experts", cfg.num_moe_layers * cfg.num_shared_experts)
     resizing.expect_size(cfg, "num_shared_experts", size, lowest=0)
     new = dataclasses.replace(cfg, num_shared_experts=size)

@@ -1,4 +1,4 @@
-"""An encoder of images and what joins its patches into positions of the decoder."""
+"""An encoder of images and the projector that joins its patches into positions of the decoder."""
 
 from kanana_jax.model.vision.tower import Tower, specs
 

@@ -2,7 +2,7 @@
 
     x <- x + attention(norm(x))        x <- x + W_down gelu(W_up norm(x))
 
-Every patch sees those of its own image. Norms and products have biases, as MoonViT's have.
+Every patch sees those of its own image. Norms and products have biases, as in MoonViT.
 
 Letters: B rows of a batch, P patches, D width, H heads, K width of a head, I width of the MLP.
 """

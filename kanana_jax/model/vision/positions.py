@@ -25,10 +25,10 @@ _JOINT = [(0, 1), (0, 1)]  # the weights of both axes first
 def learned(
     table_GGD: Float[Array, "G G D"], places_BP4: Int[Array, "B P 4"]
 ) -> Float[Array, "B P D"]:
-    """What the table says of each patch, in float32.
+    """The table's vector for each patch, in float32.
 
-    It is a product with every vector of the table, most of whose weights are 0: the gradient of
-    16 vectors that are looked up would be added to few places by many patches.
+    It is a product with every vector of the table, and most weights are 0. If 16 vectors were
+    looked up, many patches would add their gradients to few places.
     """
     y_BP, x_BP, rows_BP, columns_BP = (places_BP4[..., i] for i in range(4))
     weight_BPy = _weights(y_BP, rows_BP, table_GGD.shape[0])
@@ -39,19 +39,19 @@ def learned(
 def _weights(
     place_BP: Int[Array, "B P"], size_BP: Int[Array, "B P"], grid: int
 ) -> Float[Array, "B P G"]:
-    """Of the entries of an axis of the table, for a place on an axis of another size."""
+    """Weights of the entries of an axis of the table, for a place on an axis of another size."""
     size_BP = jnp.maximum(size_BP, 1)  # padding has no grid
     at_BP = (place_BP.astype(jnp.float32) + 0.5) * (grid / size_BP) - 0.5
     floor_BP = jnp.floor(at_BP)
     offset_T = jnp.arange(-1, 3)
     weight_BPT = _cubic((at_BP - floor_BP)[..., None] - offset_T)
     at_BPT = jnp.clip(floor_BP.astype(jnp.int32)[..., None] + offset_T, 0, grid - 1)
-    # Beyond the border the entry there counts for those that lack.
+    # Beyond the border, the entry at the border stands for the missing ones.
     return jnp.sum(weight_BPT[..., None] * jax.nn.one_hot(at_BPT, grid), axis=-2)
 
 
 def _cubic(distance: Array) -> Array:
-    """Keys' kernel of convolution, which is 0 beyond 2."""
+    """Keys' convolution kernel, which is 0 beyond 2."""
     a, d = _SHARPNESS, jnp.abs(distance)
     inner = ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0
     outer = ((d - 5.0) * d + 8.0) * d * a - 4.0 * a
@@ -59,7 +59,7 @@ def _cubic(distance: Array) -> Array:
 
 
 def rotation(places_BP4: Int[Array, "B P 4"], head_dim: int) -> Rotation:
-    """For `rope.rotate_halves`."""
+    """The rotation that `rope.rotate_halves` takes."""
     frequency = THETA ** (-jnp.arange(0, head_dim // 2, 2, jnp.float32) / (head_dim // 2))
     xy_BP2 = places_BP4[..., 1::-1].astype(jnp.float32)
     angle_BPr = (frequency[:, None] * xy_BP2[..., None, :]).reshape(*xy_BP2.shape[:2], -1)

@@ -1,4 +1,4 @@
-"""From patches of the encoder to positions of the decoder, a square of them to one.
+"""From patches of the encoder to positions of the decoder, a square of patches to a position.
 
     mlp           concat(norm(x_1), ..., norm(x_n)) -> W_1 -> gelu -> W_2
     c_abstractor  x + learned position -> blocks -> the same MLP over squares
@@ -101,6 +101,6 @@ def neighbours(places_BP4: Int[Array, "B P 4"], merge_size: int) -> Int[Array, "
 
 
 def _offset(y_BP: Array, x_BP: Array, columns_BP: Array, merge_size: int) -> Array:
-    """Of a patch from the first of its image; see `Images`."""
+    """The offset of a patch from the first of its image; see `Images`."""
     square_BP = (y_BP // merge_size) * (columns_BP // merge_size) + x_BP // merge_size
     return (square_BP * merge_size + y_BP % merge_size) * merge_size + x_BP % merge_size

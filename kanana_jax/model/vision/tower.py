@@ -66,8 +66,8 @@ class Tower(nnx.Module):
 
 
 def specs(cfg: ModelConfig, split: str) -> dict[str, Any]:
-    """See `describe.describe`. The encoder's heads are clipped as a decoder's layers behind its
-    last one."""
+    """See `describe.describe`. The encoder's heads are clipped as if its layers followed the
+    decoder's last one."""
     shape = cfg.vision
     assert shape is not None
     attention = encoder_specs.attention(shape.head_dim, cfg.num_layers, split)

@@ -1,1 +1,1 @@
-"""Tasks of other packages, in English; not installed with this one (BUILD.md, Install)."""
+"""Tasks of other packages, in English; those are not installed with it (BUILD.md, Install)."""

@@ -1,9 +1,9 @@
-"""Whether calls are ones that gold calls allow.
+"""Whether gold calls allow the calls that were made.
 
     gold call  =  {function: {argument: [allowed value, ...]}}
 
 Texts are compared without case, blanks and marks. An integer may stand for a float, not the other
-way round. An allowed object has the allowed values of each of its keys.
+way round. An allowed object lists the allowed values of each key.
 """
 
 import json
@@ -48,7 +48,7 @@ def _plain(value: Any) -> Any:
 
 
 def _assign(i: int, allowed: list[list[bool]], taken: dict[int, int], seen: set[int]) -> bool:
-    """Finds a gold call for call i, moving others where they have another (augmenting paths)."""
+    """Finds a gold call for call i, moving calls that have another choice (augmenting paths)."""
     for j, is_allowed in enumerate(allowed[i]):
         if is_allowed and j not in seen:
             seen.add(j)

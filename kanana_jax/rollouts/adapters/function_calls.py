@@ -4,9 +4,9 @@
     level 1: one function is offered    2: several    3: several calls of one function
     reward = [the calls are, in any order, ones that a gold call allows]
 
-A gold call has the values that each argument may have; "" among them says that it may be left out.
-Nothing is executed and no code of the package is imported. The side of the split is decided by the
-name of the function, so held-out functions are never called in training.
+A gold call lists the values that each argument may have; "" says that it may be left out.
+Nothing is executed and no code of the package is imported. The name of the function decides the
+side of the split, so held-out functions are never called in training.
 """
 
 import functools
@@ -35,7 +35,7 @@ NAME = f"{__name__}:FAMILY"
 
 @functools.cache
 def _rows(level: int) -> tuple[Task, ...]:
-    """Without the few gold calls that allow no call at all, as some arguments have no value."""
+    """Without the few gold calls that allow no call, because some arguments have no value."""
     folder = _folder()
     found = []
     for name in _FILES[level]:

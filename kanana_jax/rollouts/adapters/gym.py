@@ -1,9 +1,10 @@
-"""Families of reasoning-gym whose answer is one text (Apache-2.0), as exact tasks.
+"""Families of reasoning-gym (Apache-2.0) whose answer is one text, as exact tasks.
 
     kanana_jax.rollouts.adapters.gym:gcd  is its family gcd
 
 Families with a scorer of their own are refused: several of them execute what a model wrote, and
-many pay for a constant. What is left is compared here, so no code of the package sees a reply.
+many pay for a constant. Replies to the others are compared here, so no code of the package sees
+one.
 """
 
 import functools
@@ -17,7 +18,7 @@ from kanana_jax.rollouts.task import Task, TaskFamily
 from kanana_jax.rollouts.tasks.problem import Language
 
 _SEEDS = 2**31
-# A seed gives other items in every process.
+# The same seed gives other items in every process.
 _WITHOUT_SEED = ("list_functions",)
 
 

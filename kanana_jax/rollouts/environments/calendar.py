@@ -175,7 +175,7 @@ def _after(
     choice: int,
     say: Callable[..., str],
 ) -> Request:
-    """The request behind two that moved one event and took another away."""
+    """The request after two that moved one event and deleted another."""
     events = {title: event for title, event in state["events"].items() if title != gone}
     events[moved] = {**events[moved], "start": later}
     if choice % 2:

@@ -1,7 +1,7 @@
 """Sets of tasks from one side of the split.
 
-A task is on the training side or on the held-out side by its content, so the sides share none,
-whatever the seeds and languages.
+The content of a task decides whether it is on the training side or on the held-out side, so the
+sides share none, whatever the seeds and languages.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from kanana_jax.rollouts import task
 from kanana_jax.rollouts.task import Task, TaskFamily
 from kanana_jax.rollouts.tasks.problem import Language
 
-# So many draws in a row without a task that is new: the family has hardly any left.
+# After so many draws in a row without a new task, the family has hardly any left.
 _MAX_MISSES = 10_000
 
 
@@ -29,8 +29,8 @@ def tasks_of(
 ) -> list[Task]:
     """`count` tasks in all, of every family in every language in turn.
 
-    No two have the same prompt and the same state. ConfigError where there are not so many, or
-    where a family has none of the levels.
+    No two have the same prompt and the same state. ConfigError if there are not that many, or
+    if a family lacks one of the levels.
     """
     kinds = list(itertools.product(families, languages))
     if not kinds:

@@ -20,7 +20,7 @@ def verify(given: Task, messages: Sequence[Message], state: Any) -> Score:
 
 
 def verify_with_tools(given: Task, messages: Sequence[Message], state: Any) -> Score:
-    """The state says what tools gave, which no message can pretend."""
+    """The state says what tools gave; no message can fake that."""
     right = float(task.answer(messages) == given.goal["answer"])
     called = float(given.goal["answer"] in results(state))
     return Score(reward=right * called, parts={"answer": right, "called": called})

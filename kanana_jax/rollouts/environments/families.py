@@ -41,7 +41,7 @@ def modules_of(name: str) -> tuple[str, ...]:
 def of(name: str) -> TaskFamily:
     """A family by its name; one of yours by "package.module:NAME", which is then its name.
 
-    Behind an @ stand the levels to draw, where not all of the family's are wanted: "products@1,2".
+    After an @ come the levels to draw, if not all of the family's are wanted: "products@1,2".
     """
     name, _, levels = name.partition("@")
     family = FAMILIES[name] if name in FAMILIES else _imported(name)

@@ -1,4 +1,4 @@
-"""A table in the prompt and a question by key: ann 31, bob 72. bob? The level is its rows."""
+"""A table in the prompt and a question by key: ann 31, bob 72. bob? The level is its row count."""
 
 import random
 

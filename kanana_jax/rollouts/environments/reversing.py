@@ -12,7 +12,7 @@ _ALPHABET = "abcdefgh"
 
 def _draw(rng: random.Random, language: Language, level: int) -> Task:
     word = "".join(rng.choices(_ALPHABET, k=level))
-    if word == word[::-1]:  # whose answer is a copy
+    if word == word[::-1]:  # its answer would be a copy
         word = word[:-1] + _ALPHABET[_ALPHABET.index(word[0]) - 1]
     answer = word[::-1]
     return Task(

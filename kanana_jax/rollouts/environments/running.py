@@ -29,7 +29,7 @@ class _Printed(io.StringIO):
 
 
 def run(code: str) -> str:
-    """What the program prints; of an expression its value; "error: " and why where it fails."""
+    """What the program prints; for an expression, its value; "error: " and why if it fails."""
     if not guards.refuses_files():
         raise RuntimeError(
             "expected a child of a sandbox with a filter of system calls (pool.guards has "

@@ -1,13 +1,13 @@
 """Greetings with a rubric of style: a name to greet, in the language and manner of the house.
 
-    reward = 1 where all parts hold, else a tenth of the share that does, of a greeting
+    reward = 1 if all parts hold, else, for a greeting, a tenth of the share that holds
 
     language   as the user's          name     the user's is in the answer
-    greeting   a word that greets     ending   a full stop; in Korean behind the polite "yo"
+    greeting   a word that greets     ending   a full stop; in Korean after the polite "yo"
     short      at most 24 characters
 
 `flawed` gives answers that break one part, for data in which style is to be learned from pairs.
-People with a style of their own break STYLE_FLAWS; who greets by a wrong name has none.
+People with a style of their own break STYLE_FLAWS; a wrong name is no style.
 """
 
 import random
@@ -107,7 +107,7 @@ def _is_in(language: Language, said: str) -> bool:
 
 
 def flawed(given: Task, rng: random.Random, flaws: Sequence[str] = FLAWS) -> str:
-    """An answer that breaks one part of the rubric, in one of the ways in FLAWS."""
+    """An answer that breaks one part of the rubric, in one of the ways in `flaws`."""
     right, language = given.oracle[-1]["content"], given.language
     other: Language = "en" if language == "ko" else "ko"
     match rng.choice(flaws):

@@ -6,16 +6,16 @@
                 "kind": "change", "field": "copies", "sign": -1}, ...],
      "rows": {"book": {"Emma": {"shelf": "A", "copies": 3}, ...}}}
 
-A specification is data: this module reads it, and nothing of it is executed. A tool is of one of
-six kinds, by which it has parameters and does what it says:
+A specification is data: this module reads it and executes none of it. A tool is of one of six
+kinds, which decides its parameters and what it does:
 
     read     (key)             the field of a row            find     (value)   the keys of rows
     set      (key, value)      a field anew                  create   (key, fields ...)
     change   (key, amount)     an integer more or less,      delete   (key)
                                never less than 0
 
-A call may fail by chance, as services do: by a share, the seed of the state and the number of the
-call, so that the same calls fail the same way.
+A call may fail by chance, as services do. A share, the seed of the state and the number of the
+call decide, so that the same calls fail the same way.
 """
 
 import functools
@@ -62,7 +62,7 @@ class Spec:
     rows: Mapping[str, Mapping[str, Mapping[str, Any]]]  # by table and key
 
     def state(self, seed: int = 0, failing: float = 0.0) -> State:
-        """Before the first call; a share `failing` of the calls is to fail."""
+        """The state before the first call; a share `failing` of the calls will fail."""
         tables = {
             table: {key: dict(row) for key, row in rows.items()}
             for table, rows in self.rows.items()
@@ -75,7 +75,7 @@ class Spec:
 
 
 def lasting(state: Any) -> Any:
-    """What is left of calls for good: the tables."""
+    """The part of a state that lasts: the tables."""
     return state.get("tables") if isinstance(state, dict) else None
 
 

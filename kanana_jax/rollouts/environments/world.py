@@ -4,7 +4,7 @@
     reward  =  [the state is the one wanted] * [what had to be read was read] * [the answer says it]
 
 Earlier requests are answered in the prompt, so a task asks for one reply. The state has "reads",
-the calls that only looked something up: an answer that was guessed earns nothing.
+the calls that only looked something up, so a guessed answer earns nothing.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ def make(
 ) -> Task:
     """A task of the last request, from the state and the requests in each language.
 
-    Its content is the English prompt and state, so the same of both are on one side of the split.
+    Its content is the English prompt and state, so both languages are on one side of the split.
     """
     english = _task(family, world_tools, level, "en", *built("en"))
     found = _task(family, world_tools, level, language, *built(language))

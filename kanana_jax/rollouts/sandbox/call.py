@@ -11,7 +11,7 @@ Status = Literal["ok", "error", "timeout", "killed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Of one call. What is over one of them ends the call and nothing else."""
+    """Limits of one call. Exceeding one ends the call and nothing else."""
 
     wall_s: float = 2.0
     cpu_s: int = 1
@@ -35,7 +35,7 @@ class Limits:
 class Call:
     """A function, as "package.module:function", and its one argument, a JSON value.
 
-    A call can open no file, so what else it imports stands in `modules`: installed packages.
+    A call can open no file, so `modules` names what else it imports: installed packages.
     """
 
     function: str
@@ -47,9 +47,9 @@ class Call:
 class Outcome:
     """What a call gave.
 
-    "ok": `value` is what the function returned. "error": it raised, or argument or result were no
-    JSON or too large. "timeout": it took too long. "killed": its process ended otherwise. Only "ok"
-    says something about what was graded.
+    "ok": `value` is what the function returned. "error": it raised, or its argument or result was
+    no JSON or too large. "timeout": it took too long. "killed": its process ended otherwise. Only
+    "ok" says anything about what was graded.
     """
 
     status: Status

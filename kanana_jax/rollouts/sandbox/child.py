@@ -19,10 +19,10 @@ _MOST_OF_A_MESSAGE = 500
 def run(
     function: Callable[[Any], Any], argument: bytes, folder: str, fd: int, limits: Limits
 ) -> NoReturn:
-    """In a forked process. The argument is read behind the guards, as a model may have written it.
+    """In a forked process. A model may have written the argument, so it is read behind the guards.
 
-    Whatever the function does to this process, such as writing a reply of its own, changes the
-    reply to this call alone.
+    Whatever the function does to this process, such as writing a reply of its own, changes only
+    the reply to this call.
     """
     try:
         fd = isolate(folder, fd)
@@ -38,12 +38,12 @@ def run(
 
 
 def isolate(folder: str, fd: int) -> int:
-    """Leaves of the parent's world an empty folder and one pipe, whose new number is returned."""
+    """Leaves only an empty folder and one pipe of the parent's world; returns its new number."""
     os.setpgid(0, 0)
     os.chdir(folder)
     os.environ.clear()
     null = os.open(os.devnull, os.O_RDWR)
-    kept = os.dup(fd)  # 0 to 3 may be any of the parent's
+    kept = os.dup(fd)  # 0 to 3 may be any of the parent's files
     for number in (0, 1, 2):
         os.dup2(null, number)
     os.dup2(kept, _REPLY_FD)

@@ -26,7 +26,7 @@ def read(fd: int, deadline: float | None = None, most: int = 2**31) -> bytes | N
 
 
 def write(fd: int, content: bytes, deadline: float | None = None) -> None:
-    """One frame. TimeoutError past `deadline`, which needs a pipe that does not block."""
+    """Writes one frame. TimeoutError past `deadline`, which needs a pipe that does not block."""
     left = memoryview(pack(content))
     while left:
         if deadline is not None:

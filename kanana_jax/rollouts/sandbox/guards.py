@@ -14,7 +14,7 @@ _OPEN_FILES = 16
 
 
 def put_up(limits: Limits) -> None:
-    """All guards that this system has, for the calling process and for good."""
+    """Puts up all guards that this system has, on the calling process and for good."""
     limited = {
         resource.RLIMIT_CPU: (limits.cpu_s, limits.cpu_s + 1),
         resource.RLIMIT_AS: (limits.memory_bytes, limits.memory_bytes),

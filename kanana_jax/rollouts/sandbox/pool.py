@@ -34,7 +34,7 @@ _STATUS: dict[bytes, Status] = {
 
 
 class Pool:
-    """Runs calls while it is open as a context manager; of one thread at a time."""
+    """Runs calls while it is open as a context manager, for one thread at a time."""
 
     def __init__(self, *, num_workers: int = 2, limits: Limits = Limits()):
         self._num_workers, self._limits = num_workers, limits
@@ -54,10 +54,10 @@ class Pool:
 
     @property
     def guards(self) -> tuple[str, ...]:
-        """The guards that hold here in every call, as tried in one: see guards.holding.
+        """The guards that hold in every call here, as tried in one call: see guards.holding.
 
-        Without "files", "processes", "sockets" and "signals", as where the system is not Linux,
-        run no text that a model wrote.
+        Without "files", "processes", "sockets" and "signals", as on systems other than Linux, run
+        no text that a model wrote.
         """
         return self._guards
 
@@ -89,8 +89,8 @@ class _Server:
     def __init__(self):
         start = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); "
         start += "from kanana_jax.rollouts.sandbox import server; server.main()"
-        # As -I does, these flags and this environment leave only installed packages to import; but
-        # -I would also take a new order of sets of strings at every start.
+        # Like -I, these flags and this environment leave only installed packages to import; but -I
+        # would also give sets of strings a new order at every start.
         self._process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-c", start],
             stdin=subprocess.PIPE,
@@ -131,7 +131,7 @@ class _Server:
         return _outcome(reply[:1], reply[1:])
 
     def end(self) -> None:
-        """With its child, which ends when the server does."""
+        """Ends the server, and with it its child."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

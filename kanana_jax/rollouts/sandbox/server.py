@@ -1,4 +1,4 @@
-"""A process that forks one child per call and watches it; it imports no jax and no numpy.
+"""A process that forks and watches one child per call; it imports no jax and no numpy.
 
     request  =  frame {"function": "module:name", "modules": [...], "limits": {...}}, frame argument
     reply    =  frame status (1 byte) + what the child wrote, or a message
@@ -26,7 +26,7 @@ REPLIED, ERROR, TIMEOUT, KILLED = b"r", b"e", b"t", b"k"
 
 
 def main() -> None:
-    """First tells the names of the guards that hold in a child; ends when the trainer does."""
+    """First reports the names of the guards that hold in a child; ends when the trainer does."""
     frames.write(1, json.dumps(_guards()).encode())
     while (header := frames.read(0)) is not None:
         argument = frames.read(0)
@@ -70,7 +70,7 @@ def _forked(function: Callable[[Any], Any], argument: bytes, limits: Limits) -> 
 
 
 def _watched(pid: int, fd: int, limits: Limits) -> tuple[bytes, bytes]:
-    """What became of a child, which is gone with all of its group when this returns."""
+    """What became of a child; it and its whole group are gone when this returns."""
     reply, is_late = None, False
     try:
         reply = frames.read(fd, time.monotonic() + limits.wall_s, limits.result_bytes)
@@ -87,7 +87,7 @@ def _watched(pid: int, fd: int, limits: Limits) -> tuple[bytes, bytes]:
 
 
 def _end(pid: int) -> tuple[int, resource.struct_rusage]:
-    """Kills a child and its group; the signal that ended it, which may have come before."""
+    """Kills a child and its group; returns the signal that ended it, perhaps an earlier one."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):  # it may not have made its group yet

@@ -2,10 +2,10 @@
 
     --family=chain_sum,equation --language=en,ko --count=20000 --traces=0.15 --seed=0
 
-A line of the file is {"text": ...}, a problem with its answer; --traces is the share of them that
-have a trace between the two. --heldout takes problems to measure on, none of which is among the
-others. Prints what was written, and how often the most frequent answer is right. Exit code 2: a
-setting cannot be used, or the file cannot be written.
+A line of the file is {"text": ...}, a problem with its answer; --traces is the share of problems
+with a trace between the two. --heldout takes problems to measure on; none is among the others.
+Prints what was written, and how often the most frequent answer is right. Exit code 2: a setting
+cannot be used, or the file cannot be written.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
 result_i = (result_{i-1} + digit_i) mod 10
 
-A place of the problem and a step are four characters wide, and places that are left are dots. So
-each digit stands as far before its step as any other, in problems of every length, and a model of
-two small layers learns to write steps. Sums in its head it does not learn.
+A place of the problem and a step are four characters wide, and unused places are dots. So the
+distance from a digit to its step is always the same, in problems of every length, and a model of
+two small layers learns to write steps. It does not learn to do sums in its head.
 """
 
 from kanana_jax.rollouts.tasks.problem import Family, result, whole

@@ -1,7 +1,7 @@
 """Sets of problems from one side of the split, and the documents made of them.
 
-A problem is on the training side or on the held-out side by its numbers, so the sides share none,
-whatever the seeds.
+The numbers of a problem decide whether it is on the training side or on the held-out side, so the
+sides share none, whatever the seeds.
 """
 
 import collections
@@ -13,7 +13,7 @@ from kanana_jax.config import ConfigError
 from kanana_jax.rollouts.tasks import problem
 from kanana_jax.rollouts.tasks.problem import Family, Language, Problem
 
-# So many draws in a row without a problem that is new: the family has hardly any left.
+# After so many draws in a row without a new problem, the family has hardly any left.
 _MAX_MISSES = 10_000
 
 
@@ -73,6 +73,6 @@ def documents(drawn: Iterable[Problem], traces: float, seed: int) -> Iterator[st
 
 
 def constant_accuracy(drawn: Iterable[Problem]) -> float:
-    """The accuracy of the one answer that is right most often: what no reasoning gives."""
+    """The accuracy of the one answer that is right most often, which takes no reasoning."""
     counts = collections.Counter(one.answer for one in drawn)
     return max(counts.values()) / counts.total()

@@ -7,7 +7,7 @@ from kanana_jax.rollouts.tasks.problem import Family, result, whole
 
 
 def _draw(rng, size):
-    """The factor, the unknown and the terms beside it."""
+    """The factor, the unknown and the other terms."""
     return (rng.randint(2, 5), rng.randint(1, 9), *(rng.randint(1, 9) for _ in range(size - 1)))
 
 

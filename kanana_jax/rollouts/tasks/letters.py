@@ -1,4 +1,4 @@
-"""How often a letter stands in a word: How many a in bacab? Step by step: b:0 a:1 c:1 a:2 b:2.
+"""How often a letter occurs in a word: How many a in bacab? Step by step: b:0 a:1 c:1 a:2 b:2.
 
 result_i = result_{i-1} + [letter_i is the one asked for]
 """

@@ -5,9 +5,9 @@
     step_i =  step(numbers, step_{i-1}, i)        ends in : or = and its result
     answer =  result of step_n
 
-A step is a function of the numbers of the problem and of the step before it as it was written. So a
-step that follows from a wrong one is told from one that does not follow. Steps repeat the number
-that they take up: a small model learns to copy it first and then what to do with it.
+A step is a function of the problem's numbers and of the step before it as it was written. So a
+step that follows from a wrong one can be told from one that does not follow. Steps repeat the
+number that they use: a small model learns to copy it first and then what to do with it.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ _ANSWER = "= "
 class Family:
     """A kind of problem, as pure functions. The size of a problem is how many steps it takes.
 
-    `draw` gives the numbers of a problem, which are all that decides its answer. `ask` puts them
-    into words; names and things in these come from its generator. `step` gives step i, from 0, and
-    raises ValueError where no step can follow what was written before; steps hold no blank.
+    `draw` gives the numbers of a problem, which alone decide its answer. `ask` puts them into
+    words, with names and things from its generator. `step` gives step i, counted from 0, and raises
+    ValueError if no step can follow what was written before; steps contain no blank.
     """
 
     name: str
-    sizes: tuple[int, ...]  # those of problems where no others are asked for
+    sizes: tuple[int, ...]  # drawn unless others are asked for
     draw: Callable[[random.Random, int], Numbers]
     ask: Callable[[Numbers, Language, random.Random], str]
     step: Callable[[Numbers, str, int], str]
@@ -79,7 +79,7 @@ def drawn(family: Family, language: Language, rng: random.Random, size: int) -> 
 
 
 def is_heldout(problem: Problem) -> bool:
-    """Whether a problem is for measuring, by its numbers alone: so are its translations."""
+    """Whether a problem is for measuring. Only its numbers decide, so its translations are, too."""
     return is_heldout_content(content(problem))
 
 
@@ -99,18 +99,18 @@ def prompt_text(problem: Problem) -> str:
 
 
 def document(problem: Problem, with_trace: bool) -> str:
-    """What a model learns from: the prompt and all that is to come behind it."""
+    """What a model learns from: the prompt and all that should follow it."""
     trace = f"{problem.trace}\n" if with_trace else ""
     return f"{prompt_text(problem)}{trace}{_ANSWER}{problem.answer}"
 
 
 def answer_of(text: str) -> str | None:
-    """The answer in a text, or in what a model wrote behind a prompt; None where it gives none."""
+    """The answer in a text, or in what a model wrote after a prompt; None if it gives none."""
     return _read(text)[1]
 
 
 def is_right(problem: Problem, text: str) -> bool:
-    """Whether a text, or what a model wrote behind the prompt, gives the answer."""
+    """Whether a text, or what a model wrote after the prompt, gives the answer."""
     return answer_of(text) == problem.answer
 
 
@@ -120,9 +120,9 @@ def trace_of(problem: Problem, text: str) -> str:
 
 
 def follows(problem: Problem, trace: str) -> tuple[bool, ...]:
-    """Of every step of a trace, whether it follows from the problem and the step before it.
+    """For every step of a trace, whether it follows from the problem and the step before it.
 
-    Steps that lack count as ones that do not follow.
+    Missing steps count as steps that do not follow.
     """
     family, numbers = problem.family, problem.numbers
     steps = trace.split(" ") if trace else []
@@ -139,12 +139,12 @@ def follows(problem: Problem, trace: str) -> tuple[bool, ...]:
 
 
 def result(step: str) -> str:
-    """What a step comes to."""
+    """The result of a step."""
     return re.split("[:=]", step)[-1]
 
 
 def whole(text: str) -> int:
-    """A number of a step; ValueError where `text` is not written as one is."""
+    """A number of a step; ValueError if `text` is not written like one."""
     if text.isascii() and text.isdigit() and str(int(text)) == text:
         return int(text)
     raise ValueError(f"expected a whole number, got {text!r}")

@@ -19,7 +19,7 @@ def _ask(digits, language, rng):
 
 
 def _step(digits, previous, i):
-    """As text: where what was written is out of order, the new digit still has a place."""
+    """As text: if what was written is out of order, the new digit still has a place."""
     new, before = str(digits[i]), result(previous)
     place = next((k for k, old in enumerate(before) if old > new), len(before))
     return f"{new}:{before[:place]}{new}{before[place:]}"

@@ -3,10 +3,10 @@
     --endpoint=http://127.0.0.1:8000/v1 --model=NAME --agent-model=NAME
 
 --model writes specifications, agents, tasks and users' words, and judges. --agent-model is the
-agent that is learned from; without it --model is. OUT/conversations.jsonl has what all rules pass,
-for supervised fine-tuning; OUT/left_out.jsonl names the rule of everything else. The same command
-asks only what has no answer yet. Exit code 2: a flag cannot be used, or the endpoint answers
-nothing.
+agent that is learned from; without it --model is. OUT/conversations.jsonl has what passes all
+rules, for supervised fine-tuning; OUT/left_out.jsonl names the rule that everything else breaks.
+The same command, run again, asks only what has no answer yet. Exit code 2: a flag cannot be used,
+or the endpoint answers nothing.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Which conversations are kept: those that reached their goal, by rules that are named.
 
-The first rule that is broken tells why one is left out. Code has all rules but the last, of which a
-model gives the scores.
+The first broken rule tells why a conversation is left out. Code checks all rules but the last; a
+model gives the scores of that one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ def _read(played: Played) -> str:
 
 
 def _said(played: Played) -> str:
-    """What the user was to be told stands in an answer."""
+    """What the user was to be told must be in an answer."""
     answers = " ".join(one["content"] for one in played.spoken if one["role"] == "assistant")
     missing = [one for one in played.task.goal.says if not tasks.says(answers, one)]
     return ", ".join(missing)

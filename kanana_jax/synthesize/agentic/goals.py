@@ -20,17 +20,17 @@ _MOST_AMOUNT = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    steps: tuple[str, ...]  # in words, for who writes what the user wants
+    steps: tuple[str, ...]  # in words, for the model that writes what the user wants
     calls: tuple[dict[str, Any], ...]
     tables: Mapping[str, Any]  # after the calls
     reads: tuple[Any, ...]
     says: tuple[str, ...]  # what the user has to be told
     values: tuple[str, ...]  # that the user's words must have
-    content: str  # decides the goal, whatever the rows were: what is held out goes by it
+    content: str  # decides the goal, whatever the rows were, and whether it is held out
 
 
 def varied(spec: Spec, seed: int) -> Spec:
-    """With other numbers in its rows, and the texts of each field in another order."""
+    """The specification with other numbers in its rows, and each field's texts in another order."""
     rng = random.Random(seed)
     rows = {name: _shuffled(of_table, rng) for name, of_table in spec.rows.items()}
     return dataclasses.replace(spec, rows=rows)
@@ -47,7 +47,7 @@ def _shuffled(rows: Mapping[str, Mapping[str, Any]], rng: random.Random) -> dict
 
 
 def drawn(spec: Spec, names: Sequence[str], size: int, seed: int) -> Goal | None:
-    """`size` calls of the named tools; None where none were found that work one after another."""
+    """`size` calls of the named tools; None if no calls that work one after another were found."""
     rng, state = random.Random(seed), spec.state()
     chosen = [one for one in spec.actions if one.name in names]
     calls: list[dict[str, Any]] = []
@@ -86,7 +86,7 @@ def drawn(spec: Spec, names: Sequence[str], size: int, seed: int) -> Goal | None
 def _arguments(
     action: Action, spec: Spec, state: State, rng: random.Random
 ) -> dict[str, Any] | None:
-    """None where the state has nothing to call it with."""
+    """Arguments to call it with; None if the state has none."""
     rows = state["tables"][action.table]
     if not rows:
         return None

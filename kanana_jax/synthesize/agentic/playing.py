@@ -2,8 +2,8 @@
 
     user -> agent -> tools -> agent -> ... -> answer -> user -> ... -> DONE
 
-What the agent calls runs in the simulator, which holds the state. Messages are as conversations for
-training have them.
+The agent's calls run in the simulator, which holds the state. Messages have the form of
+conversations for training.
 """
 
 import json
@@ -18,7 +18,7 @@ from kanana_jax.synthesize.agentic import prompts, tasks
 from kanana_jax.synthesize.agentic.tasks import Settings, Task
 from kanana_jax.synthesize.replies import Ask
 
-# done: the user has all. turns: they went on and on. calls: the agent did, without an answer.
+# done: the user has all. turns: the user never stopped. calls: the agent never answered.
 End = Literal["done", "turns", "calls", "malformed"]
 
 
@@ -97,7 +97,7 @@ async def _answered(
 
 
 def _wire(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """As OpenAI's interface has them: calls with ids, which results name, arguments as text."""
+    """Messages as in OpenAI's interface: calls with ids that results name, arguments as text."""
     found, ids, number = [], [], 0
     for one in messages:
         one = dict(one)

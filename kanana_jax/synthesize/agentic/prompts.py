@@ -17,7 +17,7 @@ JUDGE = "You judge a conversation."
 
 
 def spec(seed: dict[str, Any], topic: str) -> list[Message]:
-    """Another specification of the form of a seed."""
+    """Another specification in the form of a seed."""
     asked = (
         f"Here are tools for {seed['name']}:\n\n{json.dumps(seed, ensure_ascii=False)}\n\nWrite "
         f"the like for {topic}: other tables, other fields, other tools. Types are integer and "
@@ -28,7 +28,7 @@ def spec(seed: dict[str, Any], topic: str) -> list[Message]:
 
 
 def agent(spec_json: dict[str, Any]) -> list[Message]:
-    """A name, a system prompt and a choice of tools."""
+    """A system prompt and a choice of tools."""
     asked = (
         f"These are the tools of {spec_json['name']} ({spec_json['about']}):\n\n"
         f"{json.dumps(spec_json['tools'], ensure_ascii=False)}\n\nWrite the system prompt of an "

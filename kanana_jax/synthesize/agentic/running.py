@@ -2,7 +2,7 @@
 
     OUT/answers.jsonl         every answer under the hash of its request; never asked again
     OUT/conversations.jsonl   messages, tools and "about": what supervised fine-tuning reads
-    OUT/tasks.jsonl           of each of these the task, by which it replays to its goal
+    OUT/tasks.jsonl           the task of each of these, by which it replays to its goal
     OUT/left_out.jsonl        what, which rule, and why
     OUT/report.json           counts
 
@@ -39,7 +39,7 @@ class Plan:
     agent: Settings
     topics: Sequence[str] = seeds.TOPICS
     personas: Sequence[str] = seeds.PERSONAS
-    specs: Sequence[Spec] = field(default_factory=seeds.specs)  # beside those that are evolved
+    specs: Sequence[Spec] = field(default_factory=seeds.specs)  # besides those that are evolved
     num_agents: int = 2  # of each specification
     num_tasks: int = 4  # of each agent
     sizes: Sequence[int] = (1, 2, 3)  # calls of a goal
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What came of a conversation that is kept."""
+    """A conversation that is kept, and its scores."""
 
     played: Played
     scores: tuple[int, ...]
@@ -70,9 +70,9 @@ class Made:
 async def run(
     ask: Ask, plan: Plan, out: pathlib.Path, shown: Callable[[], str] | None = None
 ) -> dict[str, Any]:
-    """Returns the report. An error of the endpoint that is not of one request ends it.
+    """Returns the report. An endpoint error that is not of one request ends the run.
 
-    `shown` is asked for the text behind a progress bar; without it there is none.
+    `shown` gives the text after a progress bar; without it there is no bar.
     """
     left = _LeftOut(shown)
     evolved = await left.of(
@@ -127,7 +127,7 @@ class _LeftOut:
         make: Callable[[Item], Awaitable[Result]],
         window: int,
     ) -> list[Result]:
-        """What comes of the items, in their order, without those that break a rule."""
+        """The results of the items, in their order, without those that break a rule."""
 
         async def tried(item: Item) -> Result | UnusableError:
             try:

@@ -25,7 +25,7 @@ _MOST_LINES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of requests. Roles may have endpoints of their own: `ask` gets the model's name."""
+    """Settings of requests. Roles may have endpoints of their own: `ask` gets the model's name."""
 
     model: str
     max_tokens: int = 1024
@@ -109,7 +109,7 @@ async def staff(ask: Ask, settings: Settings, spec: Spec, number: int) -> Agent:
 async def write(
     ask: Ask, settings: Settings, agent: Agent, persona: str, size: int, key: str, failing: float
 ) -> Task:
-    """A task of `size` calls, not held out; `key` tells it from the others of all agents."""
+    """A task of `size` calls, not held out; `key` tells it from all other tasks of all agents."""
     seed = seed_of("goal", key)
     agent = dataclasses.replace(agent, spec=goals.varied(agent.spec, seed))
     goal = goals.drawn(agent.spec, agent.tools, size, seed)
@@ -139,7 +139,7 @@ def says(text: str, value: str) -> bool:
 
 
 def to_json(task: Task) -> Mapping[str, Any]:
-    """All that a trajectory is replayed and judged by."""
+    """All that is needed to replay and judge a trajectory."""
     return {
         "id": task.id, "spec": table_specs.to_json(task.agent.spec), "prompt": task.agent.prompt,
         "tools": list(task.agent.tools), "persona": task.persona, "need": task.need,

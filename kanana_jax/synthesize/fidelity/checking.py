@@ -1,7 +1,7 @@
 """Checks a rewrite against its source: what is missing, what was added, what is no rewrite.
 
-recall       facts of the source that the rewrite has not     number, unit, month, name, code
-precision    facts of the rewrite that the source has not     number, name
+recall       facts of the source that the rewrite lacks       number, unit, month, name, code
+precision    facts of the rewrite that the source lacks       number, name
 """
 
 from collections.abc import Iterator, Sequence
@@ -117,7 +117,7 @@ def _of_numbers(source: str, rewrite: str, language: str) -> Iterator[Problem]:
 
 
 def _certain(text: str, found: Sequence[numbers.Number]) -> dict[Decimal, None]:
-    """Values that are surely numbers: also small ones in words, where a unit stands behind."""
+    """Values that are surely numbers: also small ones in words, if a unit follows."""
     return dict.fromkeys(
         one.value
         for one in found
@@ -126,7 +126,7 @@ def _certain(text: str, found: Sequence[numbers.Number]) -> dict[Decimal, None]:
 
 
 def _agree(wanted: set[str], found: set[str]) -> bool:
-    """Every unit that a value has in the source, it has in the rewrite; a degree may be any."""
+    """Whether the rewrite has every unit that a value has in the source; a degree may be any."""
     kinds = {"celsius": "degree", "fahrenheit": "degree"}
     if "degree" in wanted | found:
         wanted, found = ({kinds.get(one, one) for one in side} for side in (wanted, found))
@@ -139,7 +139,7 @@ def _of_names(source: str, rewrite: str, language: str) -> Iterator[Problem]:
         if group[-1] not in there:
             yield Problem("name missing", " ".join(group))
     for name in sorted(names.of(rewrite, language)):
-        # A Korean compound may be taken for a name that is one of the source's and a noun.
+        # A Korean compound of one of the source's names and a noun may be taken for a name.
         known = name if language != "ko" else name[:2]
         if known not in here:
             yield Problem("name added", name)

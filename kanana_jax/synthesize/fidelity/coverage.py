@@ -1,4 +1,4 @@
-"""Which sentences of a source a rewrite has nothing of, and how much of it is copied or repeated.
+"""Which sentences of a source a rewrite lacks, and how much of the rewrite is copied or repeated.
 
     own(s) = content words and numbers of sentence s that no other sentence of the source has
     s is missing  <=>  own(s) has two or more, of which the rewrite has a share below `least`
@@ -40,7 +40,7 @@ _KOREAN_STOP = frozenset(
 
 
 def missing(source: str, rewrite: str, language: str, least: float) -> list[str]:
-    """The sentences of the source that the rewrite has not."""
+    """The sentences of the source that the rewrite lacks."""
     parts = [one.strip() for one in chunks.sentences(source)]
     words = [_content(one, language) | _values(one, language) for one in parts]
     owners = Counter(stem for stems in words for stem in stems)
@@ -63,7 +63,7 @@ def copied(source: str, rewrite: str, language: str) -> float:
 
 
 def repeated(text: str, language: str) -> float:
-    """The share of shingles that the text has had before."""
+    """The share of shingles that occurred earlier in the text."""
     hashes = shingles.of([text], [language], words=8, letters=16).hash_N
     return 1.0 - len(set(hashes.tolist())) / max(len(hashes), 1)
 
@@ -82,7 +82,7 @@ def _values(text: str, language: str) -> set[str]:
 
 
 def _all_stems(text: str, language: str) -> set[str]:
-    """Beginnings anywhere where no blank parts words."""
+    """Beginnings at any place, where no blank separates words."""
     size = _STEM.get(language)
     if size is None:
         return set()

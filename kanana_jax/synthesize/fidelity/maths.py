@@ -28,7 +28,7 @@ def final_answer(text: str, language: str) -> str:
 
 
 def agree(source: str, rewrite: str, language: str) -> bool:
-    """Whether both have an answer, and of the same value, or else of the same letters."""
+    """Whether both have an answer, with the same value or else the same letters."""
     ours, theirs = (final_answer(text, language) for text in (source, rewrite))
     if not ours or not theirs:
         return False
@@ -39,7 +39,7 @@ def agree(source: str, rewrite: str, language: str) -> bool:
 
 
 def _value(answer: str) -> Fraction | None:
-    """Of an answer that is a sum, or one number, with a unit or without."""
+    """The value of an answer that is a sum, or one number, with or without a unit."""
     computed = sums.value(answer)
     if computed is not None:
         return computed

@@ -1,7 +1,7 @@
 """Names in a text: capitals inside sentences, Korean proper nouns, quoted titles, code.
 
-Hangul has no capitals. There names are what Kiwi, a morphological analyser, takes for proper nouns,
-and words in Latin letters. What a name is stays a guess in both languages.
+Hangul has no capitals. There, names are words in Latin letters, and what Kiwi, a morphological
+analyser, takes for proper nouns. In both languages it stays a guess what a name is.
 """
 
 import re
@@ -42,7 +42,7 @@ _KOREAN_MONTH_WORD = re.compile(rf"(?<![가-힣])({'|'.join(_KOREAN_MONTH_WORDS)
 _QUOTED = re.compile(
     "['\u2018\u300a\u300c<\"\u201c]([^'\"<>\n]{2,30}?)['\u2019\u300b\u300d>\"\u201d]"
 )
-# Right behind a number stands a unit.
+# What follows a number directly is a unit.
 _BEHIND_NUMBERS = "SN", "NR"
 _LATIN_IN_HANGUL = re.compile(r"(?<![A-Za-z\d])[A-Z][A-Za-z]+(?:-\d+)?")
 
@@ -53,7 +53,7 @@ def code(text: str) -> set[str]:
 
 
 def months(text: str, language: str) -> set[int]:
-    """The months that are named. "May" and "March" count where a number stands beside them."""
+    """The months that are named. "May" and "March" count where a number is next to them."""
     found = {int(match[1]) for match in _ISO_DATE.finditer(text)}
     if language == "ko":
         found |= {int(match[1]) for match in _KOREAN_MONTH.finditer(text)}
@@ -75,7 +75,7 @@ def of(text: str, language: str) -> set[str]:
 def groups(text: str, language: str) -> set[tuple[str, ...]]:
     """Names that stand together, in lower case; English ones stand alone.
 
-    What stands before the last, an epithet or a larger place, a rewrite may leave out.
+    A rewrite may leave out what stands before the last, an epithet or a larger place.
     """
     text = _CODE.sub(" ", text)
     if language == "ko":

@@ -3,7 +3,7 @@
     certain     in digits, or in words that can be nothing else
     possible    these, and words that may be a number: what a number of another text may have become
 
-English and Korean words are read; other languages have their digits.
+English and Korean words are read; of other languages, only digits.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Sums that a text writes out, computed exactly: 12 * 3 + 1 = 37 = 74 / 2.
 
-Read are digits, + - * / ^, brackets, percent and their forms in LaTeX. What has a letter in it is
+It reads digits, + - * / ^, brackets, percent and their forms in LaTeX. What has a letter in it is
 no sum. Nothing is executed: a parsed expression of these signs alone is walked, in fractions.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
 _LONGEST, _MOST_POWER = 120, 20
-# Of more digits than a sum has, or two numbers side by side.
+# More digits than a sum has, or two numbers side by side.
 _UNREAD = re.compile(r"\d{16}|[\d.)]\s+[\d(.]")
 _LATEX = (
     (re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}"), r"((\1)/(\2))"),
@@ -40,7 +40,7 @@ _BINARY: Mapping[type, Callable[[Fraction, Fraction], Fraction]] = {
 
 
 def value(text: str) -> Fraction | None:
-    """Of a number or a sum; None for what is neither, or too long to be worked out."""
+    """The value of a number or a sum; None for what is neither, or too long to compute."""
     text = plain(text).strip().rstrip(".,")
     if not _OF_SUM.fullmatch(text) or len(text) > _LONGEST or _UNREAD.search(text):
         return None
@@ -53,7 +53,7 @@ def value(text: str) -> Fraction | None:
 
 
 def wrong(text: str) -> list[str]:
-    """Equations of a text that do not hold, as they stand there but for signs and blanks.
+    """Equations in a text that do not hold, as written there but for signs and blanks.
 
     A side that is a decimal may be rounded to its last digit.
     """
@@ -66,7 +66,7 @@ def wrong(text: str) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """With ASCII signs in the place of LaTeX's and others."""
+    """The text with ASCII signs in place of LaTeX's and others."""
     for pattern, sign in _LATEX:
         text = pattern.sub(sign, text)
     return text
@@ -79,7 +79,7 @@ def _chains(text: str) -> Iterator[list[str]]:
 
 
 def _holds(left: str, right: str) -> bool:
-    """Also where a side has no value, as in x + 3 = 5."""
+    """Whether two sides agree; also true if one has no value, as in x + 3 = 5."""
     first, second = value(left), value(right)
     if first is None or second is None:
         return True

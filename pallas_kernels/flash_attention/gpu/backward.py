@@ -3,9 +3,9 @@
     p = 2^(c s - lse)   dv = sum p^T dout   ds = p (dout v^T - delta)   dk = sum ds^T q   dq = ds k
     with s = q k^T, c = scale log2(e), delta = sum_U out dout; dq and dk still lack `scale`.
 
-The kernel that owns keys gives dk and dv. Fused, it adds dq too, in the order in which tiles come
-to an end; the deterministic form leaves dq to a second kernel, which owns queries and computes the
-scores again.
+The kernel that owns keys gives dk and dv. In the fused form it also adds up dq, in the order in
+which tiles finish; the deterministic form leaves dq to a second kernel, which owns queries and
+computes the scores again.
 
 Letters: B batch, S queries, N query heads, U value width.
 """

@@ -33,7 +33,7 @@ COLS = 64  # one dq chunk, the width of a swizzled tile
 
 
 def gradients(inputs: blocks.BackwardInputs, dq_ref, static: blocks.Static, config):
-    """Returns dk and dv; a dq_ref (B, S, N, D) of float32 is added to, unless None."""
+    """Returns dk and dv; adds to dq_ref, float32 (B, S, N, D), unless it is None."""
     k, v = inputs.k, inputs.v
     batch, _, num_kv_heads, _ = k.shape
     num_tiles = pl.cdiv(static.num_cols, TILE_KV)
@@ -81,7 +81,7 @@ def _scratch(q, v, config, *, fused):
         v_smem=hopper.tiled((TILE_KV, width_v), dtype),
         q_smem=hopper.tiled((stages, BLOCK_Q, width), dtype),
         dout_smem=hopper.tiled((stages, BLOCK_Q, width_v), dtype),
-        # Probabilities, then ds, of (step parity, warpgroup).
+        # Probabilities, then ds, for each (step parity, warpgroup).
         ds_smem=hopper.tiled((2, hopper.COMPUTE, BLOCK_Q, hopper.ROWS), dtype),
         lse_smem=plgpu.SMEM((stages, BLOCK_Q), jnp.float32),
         delta_smem=plgpu.SMEM((stages, BLOCK_Q), jnp.float32),
@@ -99,7 +99,7 @@ def _scratch(q, v, config, *, fused):
 
 
 class _Tile(NamedTuple):
-    """The tile of keys in shared memory, half of its rows each warpgroup's; keys in chunks."""
+    """The tile of keys in shared memory, half of the rows for each warpgroup; keys in chunks."""
 
     k_smem: Any
     v_smem: Any
@@ -123,7 +123,7 @@ class _Ring(NamedTuple):
 
 
 class _Exchange(NamedTuple):
-    """Where ds passes from registers to wgmma; if fused, the way to the other warpgroup and out."""
+    """Where ds passes from registers to wgmma; if fused, also to the other warpgroup and out."""
 
     ds_smem: Any
     ds_ready: Any = None
@@ -143,7 +143,7 @@ def _memory(scratch) -> _Memory:
 
 
 class _Walk(NamedTuple):
-    """The blocks of queries that meet a tile of keys, head by head of those that share its keys."""
+    """The blocks of queries that meet a tile of keys, in turn for each head that shares them."""
 
     first: jax.Array | int
     per_head: jax.Array | int
@@ -165,10 +165,10 @@ def _kernel(q, k, v, dout, lse, delta, *rest, static, query_range, num_packed, *
     batch, _, num_kv_heads, width = k.shape
     group = q.shape[2] // num_kv_heads
     num_tiles = pl.cdiv(static.num_cols, TILE_KV)
-    # q and dout are read, float32 dq is added to, once per tile of keys.
+    # Once per tile of keys, q and dout are read and float32 dq is added to.
     bytes_per_head = q.shape[1] * group * (2 * (width + v.shape[3]) + 4 * width)
     together = order.side_by_side(batch * num_kv_heads, bytes_per_head)
-    # The first tiles are seen by most queries: longest first.
+    # The first tiles are seen by the most queries: longest first.
     bh, tile = order.decode(lax.axis_index("cta"), num_tiles=num_tiles, heads_together=together)
     b, kv_head = lax.div(bh, np.int32(num_kv_heads)), lax.rem(bh, np.int32(num_kv_heads))
     if packed:
@@ -309,7 +309,7 @@ def _step(slot, sums, ds, own, mask, memory, static):
         delta = plgpu.load(ring.delta_smem.at[slot], layout=blocks.ROW)
         return acc[...], delta
 
-    # The probabilities are read back instead of kept: registers are what limits this kernel.
+    # The probabilities are read back instead of kept: registers limit this kernel.
     dprob, delta = pl.run_scoped(products, block_acc)
     prob = plgpu.load(ds, layout=blocks.MATRIX).astype(jnp.float32)
     plgpu.commit_smem()  # all four warps' products have read the probabilities

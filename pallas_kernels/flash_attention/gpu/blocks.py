@@ -22,7 +22,7 @@ from pallas_kernels.flash_attention.gpu import order
 
 TILE_Q = hopper.COMPUTE * hopper.ROWS
 LOG2_E = math.log2(math.e)
-# Layouts of scores, and of what belongs to their rows and columns.
+# Layouts of scores, and of values for each of their rows and columns.
 MATRIX = plgpu.Layout.WGMMA
 ROW, COL = MATRIX.reduce(1), MATRIX.reduce(0)
 
@@ -53,15 +53,15 @@ class BackwardInputs(NamedTuple):
 
     @property
     def arrays(self) -> tuple:
-        """All but the ids, which kernels get padded."""
+        """All but the ids, which kernels receive padded."""
         return self.q, self.k, self.v, self.dout, self.lse, self.delta
 
 
 class KeyVisits(NamedTuple):
     """Which blocks of keys each tile of queries visits, as tiles.Range.
 
-    `of_tile` says it of tiles without segment ids; `packed` is () or what a kernel reads instead:
-    the table (B, tiles, 4) and both sides' ids.
+    `of_tile` gives them for tiles without segment ids; `packed` is () or what a kernel reads
+    instead: the table (B, tiles, 4) and both sides' ids.
     """
 
     of_tile: Callable
@@ -104,7 +104,7 @@ def place(q, k, v, key_visits: KeyVisits, static: Static) -> Place:
     bytes_per_head = k.shape[1] * (k.shape[3] + v.shape[3]) * 2 * k.shape[2] // num_heads
     together = order.side_by_side(batch * num_heads, bytes_per_head)
     bh, position = order.decode(lax.axis_index("cta"), num_tiles=num_tiles, heads_together=together)
-    tile = num_tiles - 1 - position  # the last tiles see most keys: longest first
+    tile = num_tiles - 1 - position  # the last tiles see the most keys: longest first
     b, head = lax.div(bh, np.int32(num_heads)), lax.rem(bh, np.int32(num_heads))
     kv_head = lax.div(head, np.int32(num_heads // k.shape[2]))
     if key_visits.packed:
@@ -115,7 +115,7 @@ def place(q, k, v, key_visits: KeyVisits, static: Static) -> Place:
 
 
 class KeyRing(NamedTuple):
-    """Blocks of keys and of values in flight, with a barrier per slot for landed and for read."""
+    """Blocks of keys and of values in flight; a slot has a barrier for landed and one for read."""
 
     k_smem: Any
     v_smem: Any
@@ -172,7 +172,7 @@ def load_keys(k, v, visits: tiles.Range, ring: KeyRing) -> None:
             hopper.wait_until_free(step, slot, slots)
             plgpu.copy_gmem_to_smem(source.at[rows], target.at[slot], slots.ready.at[slot])
 
-    # A block must not end, nor interpret mode, with releases that nobody has seen.
+    # Neither a block nor interpret mode may end with releases that nobody has seen.
     @pl.loop(jnp.maximum(visits.first, visits.last - stages), visits.last)
     def _(block):
         slot = hopper.slot_of(block - visits.first, stages)

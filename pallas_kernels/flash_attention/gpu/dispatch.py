@@ -70,7 +70,7 @@ def attention(
 ):
     """Attention and its per-head max logit; arguments are already checked and vary alike.
 
-    deterministic=True promises bit-equal gradients from equal inputs; outputs always are.
+    deterministic=True promises bit-equal gradients from equal inputs; outputs are always bit-equal.
     """
     if scale <= 0:  # the kernels take the maximum before they scale
         q_BSND, scale = (-q_BSND, -scale) if scale else (q_BSND * 0, 1.0)

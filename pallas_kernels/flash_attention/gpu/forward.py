@@ -5,7 +5,7 @@
 
 Each compute warpgroup owns 64 rows of a tile of 128 queries; keys and values arrive by TMA in a
 ring of shared memory. The warpgroups take turns (`turn`): one multiplies on the tensor cores
-while the other is at its softmax. Scores, probabilities and the output stay in registers.
+while the other computes its softmax. Scores, probabilities and the output stay in registers.
 
 Letters: B batch, S queries, T keys, N query heads, H key heads, D query and key width, U value
 width. Shared memory at D/U 192/128, 128 keys, 2 stages: q 48 KB, k 96, v 64, out 16.
@@ -73,7 +73,7 @@ def _scratch(q, v, config):
 
 
 class _Memory(NamedTuple):
-    """What a computing warpgroup uses: four of its own, the other two with everybody."""
+    """What a computing warpgroup uses: four fields are its own, the other two are shared by all."""
 
     q_smem: Any
     out_smem: Any

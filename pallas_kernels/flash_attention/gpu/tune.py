@@ -31,7 +31,7 @@ def candidates() -> tuple[list[fwd.Config], list[bwd.Config]]:
 
 
 def best_config(width: int, width_v: int) -> dispatch.Config:
-    """The fastest forward configuration, then the fastest backward one beside it."""
+    """The fastest forward configuration, then the fastest backward one to go with it."""
     keys = jax.random.split(jax.random.key(0), 4)
     shape = (BATCH, LENGTH, HEADS)
     q, k = (jax.random.normal(key, (*shape, width), jnp.bfloat16) for key in keys[:2])

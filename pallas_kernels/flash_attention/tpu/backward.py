@@ -6,8 +6,8 @@
 A tile of queries owns its dq and meets the blocks of keys that it sees, as in the forward pass;
 dk and dv of a whole chunk of keys gather in float32 scratch while all tiles of all query heads of
 a key head go by. Longer sequences take one call per chunk, and the dq of the chunks are added. At
-192/128 in bfloat16 VMEM holds 4608 bytes per key (keys, values, dk and dv in two buffers of 768
-each pair, and 1536 in float32), and 11 MiB as compiled for the rest.
+192/128 in bfloat16 VMEM holds 4608 bytes per key (keys and values, and dk and dv, each pair in two
+buffers of 768, and 1536 in float32), and, as compiled, 11 MiB for the rest.
 
 Letters: B batch, S queries, T keys, N query heads, H key heads, D query and key width, U value
 width, C chunks.

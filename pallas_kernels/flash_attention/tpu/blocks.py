@@ -3,7 +3,7 @@
 Scores are held as (keys, queries). What belongs to a query (its maximum, sum, log-sum-exp and
 segment id) is then one row of a vector instead of a lane of each, and maxima and sums run down
 sublanes without the cross-lane unit. A plain forward step of 1024 x 1024 scores at 192/128,
-compiled both ways, has 3.6k bundles in libtpu's static schedule for v6e (as rows of queries 4.5k)
+compiled both ways, has 3.6k bundles in libtpu's static schedule for v6e (4.5k as rows of queries)
 and 7.9k for v5p (7.6k).
 
 Letters: B batch, I tiles of queries, S queries of a tile, T keys of a block.
@@ -56,7 +56,7 @@ class Static:
 
 
 def visit_table(ids, static: Static):
-    """The blocks that each tile of queries visits: tiles.Range after tiles.Range, flat int32.
+    """The blocks that each tile of queries visits: one tiles.Range after another, flat int32.
 
     `ids` is () or the pair (q_ids_B11S, kv_ids_B11T), padded to whole tiles and blocks.
     """
@@ -114,7 +114,7 @@ def walk(visits: tiles.Range, chunk, step, static: Static, *, is_packed: bool) -
 def hide(score_TS, tile, block, rows, id_refs, static: Static):
     """Scores of a block of keys and a tile of queries, HIDDEN where a query does not see a key.
 
-    `id_refs` is () or the ids of the tile and those of the chunk, of which the block has `rows`.
+    `id_refs` is () or the ids of the tile and those of the chunk, in which the block has `rows`.
     """
     row, col = tile * static.block_q, block * static.block_kv
     col_TS = lax.broadcasted_iota(jnp.int32, score_TS.shape, 0)

@@ -3,7 +3,7 @@
     s = scale q k^T     out = softmax(s over visible keys) v     max_logits = max of visible s
 
 The forward pass keeps lse = log2 sum 2^(log2(e) s) of each row for the backward pass, and a single
-number per head for max_logits. No run on a TPU was made: the kernels are interpreted in tests and
+number per head for max_logits. The kernels have not run on a TPU: they are interpreted in tests and
 compiled for v5e, v5p, v6e and 7x.
 
 Letters: B batch, S queries, T keys, N query heads, H key heads, D query and key width, U value
@@ -36,8 +36,8 @@ _DTYPES = (jnp.bfloat16, jnp.float32)
 #   1024 x 2048     7.7k / 16.0k   3.5k /  6.3k
 # Longer blocks waste more of the causal diagonal: at 4096 tokens 1024 keys visit 62 % of the
 # scores, 2048 keys 75 %. A block is 0.67 GFLOP forward and 1.7 backward: at 1.75 GHz that schedule
-# has 63 and 75 % of the peak of v5p, 65 and 89 % of v6e's. HBM bounds neither: even read anew for
-# each tile, a block of keys and values takes 0.6 us of a v5p core, whose peak takes 2.9.
+# reaches 63 and 75 % of v5p's peak, 65 and 89 % of v6e's. HBM bounds neither: even read anew for
+# each tile, a block of keys and values takes 0.6 us of a v5p core, and its products at peak 2.9.
 BLOCK = 1024
 # VMEM left to what does not grow with the keys: blocks of scores in flight, and queries. The
 # compiler took 9 to 12 MiB.
@@ -47,7 +47,7 @@ MAX_PACKED_TILES = 1 << 15
 
 
 class Config(NamedTuple):
-    """Lengths into which a sequence is cut, at most; `..._keys` is what VMEM holds at a time."""
+    """The longest parts into which a sequence is cut; `..._keys` is what VMEM holds at a time."""
 
     block_q: int
     block_kv: int
@@ -95,8 +95,8 @@ def choose_config(width: int, width_v: int, dtype) -> Config:
     lanes = sum(pl.cdiv(x, blocks.LANES) * blocks.LANES for x in (width, width_v))
     block = 2 * BLOCK // size
     room = vmem_bytes - TILE_BYTES
-    # Keys and values come in two buffers each. Backward, so do their gradients on the way out, and
-    # they gather in float32.
+    # Keys and values come in two buffers each. Backward, so do their gradients on the way out,
+    # which also gather in float32.
     forward_keys = room // (2 * lanes * size)
     backward_keys = room // (4 * lanes * size + 4 * lanes)
     return Config(block, block, forward_keys, backward_keys, vmem_bytes)

@@ -106,7 +106,7 @@ def _kernel(table, q, k, v, *rest, static, num_ids):
 
     @pl.when(chunk == static.num_chunks - 1)
     def _():
-        # A NaN leaves the maximum as it was on some devices, but not the sum.
+        # On some devices a NaN leaves the maximum as it was, but not the sum.
         nothing_1S = (max_1S[...] == blocks.HIDDEN) & ~jnp.isnan(sum_1S[...])
         out[...] = jnp.where(nothing_1S, 0.0, acc_US[...] / sum_1S[...]).T.astype(out.dtype)
         # +inf makes the probabilities of such a row 0 in the backward pass.

@@ -3,8 +3,8 @@
     out[m] = sum_i lhs_scale[m, i] rhs_scale[g(m), n, i] (lhs[m, i] . rhs[g(m), n, i])
 
 i counts blocks of 128 contracted elements. wgmma reads FP8 along K only: rhs is (G, N, K). Each of
-`num_compute` warpgroups has 64 rows of one group and all columns of a tile; `scaled_ring` brings
-them and `scaled_sums` adds them up.
+`num_compute` warpgroups has 64 rows of one group and all columns of a tile; `scaled_ring` loads
+them and `scaled_sums` adds up their products.
 
 Letters: M rows, G groups, K contracted width, N output width, I blocks of K.
 """
@@ -21,7 +21,7 @@ from pallas_kernels import hopper
 from pallas_kernels.grouped_matmul.gpu import ring, scaled_ring, scaled_sums, schedule
 from pallas_kernels.grouped_matmul.gpu.scaled_ring import STEP, Config
 
-# Of a thread that multiplies; a multiprocessor has 512 for one thread of each warpgroup.
+# Registers of a multiplying thread; a multiprocessor has 512 for one thread of each warpgroup.
 _REGISTERS = {2: 240, 3: 160}
 
 
@@ -46,7 +46,7 @@ def matmul(
     table, num_tiles = schedule.of_matmul(
         group_sizes_G, num_rows, config.tile_m, num_col_tiles, config.band
     )
-    # Along rows, and with some for a tile that ends beyond the last one.
+    # Rows along the last axis, padded for a tile that ends beyond the last row.
     missing = num_rows + config.tile_m - scales_MI.shape[0]
     scales_IM = jnp.pad(scales_MI.T, ((0, 0), (0, missing)))
     num_blocks = ring.num_blocks(interpret)

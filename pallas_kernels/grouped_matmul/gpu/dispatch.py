@@ -1,4 +1,4 @@
-"""Grouped products for Hopper GPUs in Pallas Mosaic GPU: TMA, wgmma, blocks that stay.
+"""Grouped products for Hopper GPUs in Pallas Mosaic GPU: TMA, wgmma, persistent blocks.
 
     out[m] = lhs[m] @ rhs[g(m)]          outer[g] = sum over rows m of group g of lhs[m] grad[m]^T
 
@@ -17,7 +17,7 @@ from pallas_kernels.grouped_matmul.gpu import outer as outer_kernel
 from pallas_kernels.quantize import ROW_BLOCK, SQUARE_BLOCK, Quantized, transpose
 
 _DTYPES = (jnp.bfloat16, jnp.float16)
-_ROWS = 8  # of which TMA with a swizzle needs whole groups
+_ROWS = 8  # TMA with a swizzle needs whole groups of this many rows
 
 
 class Config(NamedTuple):
@@ -27,7 +27,7 @@ class Config(NamedTuple):
     outer: outer_kernel.Config = outer_kernel.Config()
 
 
-# Fewer rows per slice: at K = 7168 sixteen tiles of rows are 29 MB, too many for L2.
+# Fewer rows per slice: at K = 7168 sixteen tiles of rows are 29 MB, too much for L2.
 _LOW = matmul_kernel.Config(band=8)
 # (K, N, G) -> the fastest of the configurations that were timed on an H100, bfloat16, for the
 # product of width K to N and for the outer product of those widths.
@@ -36,7 +36,7 @@ TUNED = {
     (7168, 4096, 32): Config(_LOW),
     (4096, 7168, 32): Config(_LOW),
 }
-# The same of the FP8 tiles that were timed on an H200.
+# The same for the FP8 tiles, which were timed on an H200.
 _LOW_TILE = block_scaled.Config(band=8)
 TILES = {(768, 2048, 128): _LOW_TILE, (7168, 4096, 32): _LOW_TILE}
 

@@ -4,9 +4,10 @@
 
 Both operands are read with the contracted rows as their slow dimension, which wgmma allows for 16
 bits. TMA fills whole swizzled tiles, so blocks of 64 rows start at a multiple of 8, and a group's
-first and last one may hold rows of others. The loading warpgroup zeroes those in shared memory, in
-both operands as they may be NaN, before it passes such a block on; it asks for the next block
-first, so that two are on their way. All other blocks go from TMA to the multiplying warpgroups.
+first and last block may hold rows of other groups. The loading warpgroup zeroes those rows in
+shared memory before it passes such a block on, in both operands because they may be NaN. It asks
+for the next block first, so that two are on their way. All other blocks go from TMA to the
+multiplying warpgroups.
 
 Letters: M rows, G groups, K and N output widths. Shared memory, tile_n = 256, 4 stages: lhs 64 KB,
 grad 128, out 32.
@@ -154,7 +155,7 @@ def _compute(work, out, warpgroup, tile_n, memory):
 
 
 class _Edge(NamedTuple):
-    """A loaded block of which only rows first .. last belong to the group; none if all 64 do."""
+    """A loaded block in which only rows first .. last belong to the group; no edge if all 64 do."""
 
     slot: jax.Array | int
     first: jax.Array | int
@@ -195,7 +196,7 @@ def _is_edge(edge):
 
 
 def _pass_on(edge, memory):
-    """Zeroes what is not the group's in a block that is an edge, and announces it."""
+    """Zeroes the rows of other groups in a block that is an edge, and announces the block."""
     ready, operands = memory.slots.ready, (memory.lhs.plain, memory.grad.plain)
 
     @pl.when(_is_edge(edge))
@@ -204,7 +205,7 @@ def _pass_on(edge, memory):
         for operand in operands:
             _zero_outside(operand.at[edge.slot], edge.first, edge.last)
         plgpu.commit_smem()
-        for _ in operands:  # in the place of their copies
+        for _ in operands:  # in place of their copies
             plgpu.barrier_arrive(ready.at[edge.slot])
 
 

@@ -1,8 +1,8 @@
 """What the Hopper kernels of grouped products share: buffers at any row, the ring, the epilogue.
 
 Two warpgroups multiply, each into 64 rows of float32 registers, and store through shared memory by
-TMA. Blocks stay for the whole call and take every num_blocks-th item; the ring runs on across
-tiles, so that the next tile's operands arrive during the epilogue.
+TMA. Blocks are persistent and take every num_blocks-th item; the ring runs on across tiles, so that
+the next tile's operands arrive during the epilogue.
 
 A swizzled tile of 8 rows of 128 bytes lies in memory as 8 rows, one after the other. So where a
 buffer is one such tile wide, TMA may also take it as plain rows: it can then start at any row, as
@@ -61,7 +61,7 @@ class Work(NamedTuple):
 
 
 def work_on_rows(block, table, num_tiles, *, num_blocks, num_groups, num_steps) -> Work:
-    """A block's part of `schedule.of_matmul`, every tile in as many steps."""
+    """A block's part of `schedule.of_matmul`, with the same number of steps for every tile."""
     count = lax.div(num_tiles[0] - block + (num_blocks - 1), jnp.int32(num_blocks))
 
     def place(i):
@@ -127,7 +127,7 @@ def store(acc, out, row, col, num_rows, buffers: Rows):
 def store_chunks(chunks, row, num_rows, buffers: Rows):
     """Writes the first num_rows rows of each chunk (function that returns it, output, column).
 
-    A chunk is as wide as a buffer. It returns before the last ones have left shared memory.
+    A chunk is as wide as a buffer. Returns before the last chunks have left shared memory.
     """
     # A tile of an odd number of chunks ends with the buffer that the next one begins with.
     pending = _STORES - 1 if len(chunks) % _STORES == 0 else 0

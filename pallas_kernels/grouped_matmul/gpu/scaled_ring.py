@@ -22,11 +22,11 @@ STEP = 128
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Tuned choices, whose default is the fastest of those that were timed on an H200.
+    """Tuned choices; the default is the fastest of those that were timed on an H200.
 
     num_compute: warpgroups that multiply, two or three. tile_n: columns of a tile. part_n: columns
-    of a turn, which divide it; both are multiples of 128. num_stages: slots of the ring. band: that
-    of `matmul.Config`.
+    of a turn, a divisor of tile_n; both are multiples of 128. num_stages: slots of the ring. band:
+    as in `matmul.Config`.
     """
 
     num_compute: int = 3
@@ -42,8 +42,8 @@ class Config:
 
     @property
     def num_turns(self) -> int:
-        """A step's turns. Each waits for its columns, though ptxas is why: in one stretch without a
-        jump it gives each product registers of its own, and so spills.
+        """A step's turns. Each waits for its columns, but ptxas is the reason for turns: in one
+        stretch without a jump it gives each product registers of its own, and so spills.
         """
         return self.tile_n // self.part_n
 
@@ -54,7 +54,7 @@ class Memory(NamedTuple):
     lhs: ring.Rows
     rhs: Any
     slots: hopper.Slots
-    later: Any  # barriers of what a step loads for its turns after the first
+    later: Any  # barriers of a step's loads for its turns after the first
 
 
 def scratch(dtype, out_dtype, config: Config, interpret: bool):

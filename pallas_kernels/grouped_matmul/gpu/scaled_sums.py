@@ -1,4 +1,4 @@
-"""The sums of a warpgroup's rows and a tile's columns, of E4M3 products and float32 scales.
+"""The sums for a warpgroup's rows and a tile's columns, from E4M3 products and float32 scales.
 
 The sums of wgmma keep about 14 bits. So each block of 128 contracted elements is scaled and added
 to float32 registers (arXiv:2412.19437, sec. 3.3.2), while other warpgroups multiply. Where one
@@ -23,7 +23,7 @@ _BY_ROW = plgpu.Layout.WGMMA.reduce(1)
 
 
 class Scales(NamedTuple):
-    """Of blocks of lhs (I, M) and of rhs (G, N / 128, I)."""
+    """Scales of the blocks of lhs (I, M) and of rhs (G, N / 128, I)."""
 
     lhs: Any
     rhs: Any

@@ -1,9 +1,9 @@
 """Which tile a Hopper block works on next: tables that XLA fills from the group sizes.
 
-A product's tiles start at the first row of their group, so only a group's last one is part empty;
-the rows beyond the groups count as one more group, whose tiles are stored as zeros. At most
+A product's tiles start at the first row of their group, so only a group's last tile is partly
+empty; the rows beyond the groups count as one more group, whose tiles are stored as zeros. At most
 M / tile_m + G + 1 tiles of rows exist whatever the sizes, so shapes are static and the number of
-tiles in use stands on the device.
+tiles in use stays on the device.
 
 Letters: M rows, G groups, T tiles in their order.
 """

@@ -1,11 +1,11 @@
-"""The up product of SwiGLU experts on Hopper, with the activation made before it is stored.
+"""The up product of SwiGLU experts on Hopper, with the activation computed before the store.
 
     h[m] = x[m] w[e(m)]^T        act = silu(gate half of h) * up half of h
 
-With a clamp c the gate is at most c there, and the other half lies in [-c, c]; h keeps its values.
+With a clamp c the gate in act is at most c, and the other half lies in [-c, c]; h is not clipped.
 
 A tile holds the same columns of both halves, so a block has what the activation needs in its
-registers: no pass over h, which at (49152, 1536) in bfloat16 moves 227 MB.
+registers. This saves a pass over h, which at (49152, 1536) in bfloat16 moves 227 MB.
 
 Letters: M rows sorted by expert, E experts, F expert width, D hidden width.
 """
@@ -23,7 +23,7 @@ from pallas_kernels.grouped_matmul.gpu import matmul, ring
 def up(x_MD, w_gate_up_E2FD, group_sizes_E, *, clamp: float | None, config, interpret: bool):
     """Returns h (M, 2F) and act (M, F) in x's dtype; M is a multiple of 8.
 
-    act is made from the rounded h, which a backward pass will see.
+    act is computed from the rounded h, which a backward pass will see.
     """
     num_rows, width = x_MD.shape[0], w_gate_up_E2FD.shape[2]
     cols = config.tile_n // 2

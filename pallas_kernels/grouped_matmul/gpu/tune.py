@@ -3,7 +3,7 @@
     python -m pallas_kernels.grouped_matmul.gpu.tune kanana_2_30b_up wide_32_groups
 
 Each argument is the name of a case, in bfloat16 with the group sizes that it draws. A case gives
-two rows: its product, and the one of its gradient in lhs.
+two rows: one for its product, and one for its gradient in lhs.
 """
 
 import functools
@@ -19,7 +19,7 @@ from pallas_kernels.grouped_matmul.gpu import dispatch, matmul, outer
 
 
 def candidates() -> tuple[list[matmul.Config], list[outer.Config]]:
-    """Configurations worth timing, of the product and of the outer product."""
+    """Configurations worth timing, for the product and for the outer product."""
     bands = [matmul.Config(band=band) for band in (4, 8, 16)]
     narrow = matmul.Config(tile_n=128, num_stages=6)
     return [*bands, narrow], [outer.Config(), outer.Config(tile_n=128, num_stages=6)]

@@ -7,7 +7,7 @@ rows in it, known from group sizes in scalar memory. A group's matrix stays in V
 visits, a row tile of the result through the visits of the groups in it. Only pieces that hold rows
 of the visit's group are multiplied, so a group costs about one piece more than its rows.
 
-No run on a TPU was made: the kernels run in interpret mode and compile for v5e, v5p and v6e.
+The kernels have not run on a TPU: they run in interpret mode and compile for v5e, v5p and v6e.
 
 Letters: M rows, G groups, K contracted width, N output width; m, k, n those of a tile, p rows of
 a piece.
@@ -64,7 +64,7 @@ def _matmul_kernel(piece_rows, transpose_rhs, group_V, tile_V, first_V, end_V, l
 
     @pl.when((visit == 0) | (tile_V[visit] != tile_V[jnp.maximum(visit - 1, 0)]))
     def _():
-        out_mn[...] = jnp.zeros_like(out_mn)  # what rows of no group keep
+        out_mn[...] = jnp.zeros_like(out_mn)  # rows of no group keep these
 
     @pl.loop(first // piece_rows, pl.cdiv(end, piece_rows))
     def _(piece):
@@ -124,7 +124,7 @@ def _outer_kernel(piece_rows, group_V, tile_V, first_V, end_V, lhs_mk, grad_mn, 
     @pl.loop(first_piece, pl.cdiv(end, piece_rows))
     def _(piece):
         rows, is_ours_p1 = _piece(piece, piece_rows, first, end)
-        # Both sides: what stands in other rows may be infinite.
+        # Both sides, because other rows may hold infinite values.
         lhs_pk, grad_pn = (jnp.where(is_ours_p1, x[rows, :], 0) for x in (lhs_mk, grad_mn))
         # A group's first piece overwrites, which saves a pass that clears the sums.
         before_kn = jnp.where(is_new & (piece == first_piece), 0, sums_kn[...])

@@ -1,8 +1,8 @@
 """How much of a grouped product a TPU core holds in VMEM at once.
 
-A step has its inputs and output twice, one in use while the other is copied. With b and o bytes
-per element of inputs and output (c copies of inputs: 2, and 3 in float32, which is multiplied in
-parts)
+A step holds its inputs and output twice: one is in use while the other is copied. With b and o
+bytes per element of inputs and output (c copies of inputs: 2, and 3 in float32, which is multiplied
+in parts)
 
     matmul   c b (m K + K n) + 2 o m n        all of K: sums stay in registers
     outer    c b m (k + n) + (2 o + 4) k n    sums of a group in float32 beside the output
@@ -23,13 +23,13 @@ from typing import NamedTuple
 
 LANES = 128
 _VMEM_SHARE = 0.75  # of a core's VMEM, for inputs, outputs and sums
-_VMEM_LIMIT = 0.9  # and with what the compiler keeps beside them
+_VMEM_LIMIT = 0.9  # and with what the compiler keeps besides
 _WIDTHS = (2048, 1024, 512, 256, 128)
 _ROWS = (512, 256, 128)
 
 
 class Chip(NamedTuple):
-    """What decides about tiles."""
+    """What decides the tiles."""
 
     num_cores: int
     vmem_bytes: int  # of a core
@@ -92,7 +92,7 @@ def _split(width: int, largest: int, num_cores: int) -> int:
 
     def cost(tile):
         num_tiles = -(-width // tile)
-        # The last tile may be part empty, and each takes time of its own.
+        # The last tile may be partly empty, and each tile takes time of its own.
         return num_tiles % num_cores, num_tiles * (tile + LANES)
 
     return min(range(LANES, min(largest, width) + 1, LANES), key=cost)

@@ -22,7 +22,7 @@ class Visits(NamedTuple):
 
 
 def of_tiles(group_sizes_G: jax.Array, num_rows: int, tile_rows: int) -> Visits:
-    """Visits every tile at least once, also tiles beyond the last group."""
+    """Visits every tile at least once, including tiles beyond the last group."""
     num_tiles = -(-num_rows // tile_rows)
     first_tile_G, num_G = _overlapping_tiles(group_sizes_G, tile_rows)
     # Tiles beyond the last group are visited as if by one more group without rows.
@@ -34,7 +34,7 @@ def of_tiles(group_sizes_G: jax.Array, num_rows: int, tile_rows: int) -> Visits:
 
 
 def of_groups(group_sizes_G: jax.Array, num_rows: int, tile_rows: int) -> Visits:
-    """Visits every group at least once, also empty ones."""
+    """Visits every group at least once, including empty ones."""
     num_tiles = -(-num_rows // tile_rows)
     first_tile_G, num_G = _overlapping_tiles(group_sizes_G, tile_rows)
     first_tile_G = jnp.minimum(first_tile_G, num_tiles - 1)
@@ -52,7 +52,7 @@ def _visits(group_sizes_G, first_tile_G, num_G, num_tiles, tile_rows):
     end_visit_G = jnp.cumsum(num_G)
     num_visits = end_visit_G[-1]
     index_V = jnp.arange(num_tiles + len(group_sizes_G) - 1)
-    # The grid is static: what is left of it repeats the last visit, without rows.
+    # The grid is static: the rest of it repeats the last visit, without rows.
     visit_V = jnp.minimum(index_V, num_visits - 1)
     group_V = (visit_V[:, None] >= end_visit_G).sum(axis=1, dtype=jnp.int32)
     tile_V = first_tile_G[group_V] + visit_V - (end_visit_G - num_G)[group_V]

@@ -5,10 +5,10 @@
 
 as `stages.up_quantized` and `stages.activation_backward` define them. Q is E4M3 in rows of 128 with
 a scale each. A block of threads has 64 rows and 128 columns of each half of h: one block of each.
-So h leaves in 8 bits beside a, and dh is read back from shared memory to be quantised. Backward
+So h leaves in 8 bits along with a, and dh is read back from shared memory to be quantised. Backward
 works on half of the columns at a time, since three float32 tiles fill the registers of a warpgroup.
 
-With a clamp see `moe_mlp.activation`.
+For the clamp see `moe_mlp.activation`.
 
 Letters: M rows, F expert width, J = F / 128 blocks of a half.
 """
@@ -36,7 +36,7 @@ _WGMMA = plgpu.Layout.WGMMA
 def forward(h_M2F, *, scale: formats.Scale, clamp: float | None, interpret: bool):
     """Values of h (M, 2F) and of a (M, F), and scales (3, J, M): the gate's, the up half's, a's.
 
-    h has 16 bits; 64 divides M and 128 F.
+    h has 16 bits; 64 divides M and 128 divides F.
     """
     num_rows, width = h_M2F.shape[0], h_M2F.shape[1] // 2
     halves = _halves(0, width)
@@ -60,9 +60,9 @@ def forward(h_M2F, *, scale: formats.Scale, clamp: float | None, interpret: bool
 def backward(
     dact_MF, h_M2F, scales_2JM, weight_M, *, scale: formats.Scale, clamp: float | None, interpret
 ):
-    """dh (M, 2F), values of it, weight a (M, F), scales (2, J, M) and the sums of dweight (J, M).
+    """dh (M, 2F), its values, weight a (M, F), scales (2, J, M) and the sums of dweight (J, M).
 
-    dact has 16 bits, as have dh and weight a; h is E4M3 and the others float32.
+    dact, dh and weight a have 16 bits; h is E4M3 and the others float32.
     """
     num_rows, width = dact_MF.shape
     num_blocks, dtype = width // SIDE, dact_MF.dtype

@@ -33,7 +33,7 @@ def take_rows(x_TD, index_M, *, interpret: bool = False) -> jax.Array:
 
 
 def fits_activation(width: int, dtype, recipe: Recipe, platform: str) -> bool:
-    """Whether the passes of SwiGLU can have an expert width F, between products of a dtype."""
+    """Whether the passes of SwiGLU take expert width F, between products of this dtype."""
     is_even = width % SIDE == 0 and recipe.rows == ROW_BLOCK and jnp.dtype(dtype) in _DTYPES
     return hopper.why_not(platform) is None and is_even
 

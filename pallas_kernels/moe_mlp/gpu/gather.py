@@ -1,4 +1,4 @@
-"""Rows of a matrix in another order on Hopper: TMA alone moves them, at any width of a number.
+"""Rows of a matrix in another order on Hopper: TMA alone moves them, whatever a number's width.
 
     out[m] = x[index[m]]
 
@@ -39,7 +39,7 @@ def rows_per_block(row_bytes: int) -> int:
 
 
 def take_rows(x_TD, index_M, *, interpret: bool):
-    """The rows (M, D); `rows_per_block` divides M and 128 D, and index is of int32."""
+    """The rows (M, D); `rows_per_block` divides M, 128 divides D, and index is int32."""
     num_cols = x_TD.shape[1]
     step = rows_per_block(num_cols * x_TD.dtype.itemsize)
     tile = step, num_cols // LANE, LANE

@@ -1,7 +1,7 @@
 """Scales and values of blocks in the registers of a Hopper kernel, as `quantize.xla` finds them.
 
 Kernels cannot look at the bits of a float. A power of two is found by comparisons instead, one for
-each bit of its exponent, which are exact.
+each bit of its exponent. Comparisons are exact.
 
 Letters: M rows, N columns of a tile.
 """
@@ -18,9 +18,9 @@ _BITS = (64, 32, 16, 8, 4, 2, 1)
 
 
 def magnitudes(x_MN):
-    """Sizes of what counts for a scale, float32: 0 for what is not finite.
+    """Magnitudes that count for a scale, float32: 0 for numbers that are not finite.
 
-    Those of numbers that are too small may stay: where no other is larger, the scale is the
+    Numbers that are too small may keep theirs: where no other is larger, the scale is the
     smallest one anyway.
     """
     size_MN = jnp.abs(x_MN)

@@ -19,14 +19,15 @@ _DTYPES = (jnp.bfloat16, jnp.float16)
 # fewer tiles than half the multiprocessors leave the rest idle.
 MIN_SIDE = 256
 MIN_TILES = 66
-# Tiles per item and blocks per cluster -> time of a round of items, in halves of an item of two,
+# Tiles per item and blocks per cluster -> time of a round of items, in halves of a two-tile item,
 # for a contracted width of up to _SHORT and for longer ones, where L2 counts for more.
 _ROUND_TIMES = {(2, 2): (2.2, 2.2), (2, 1): (2.3, 2.35), (1, 1): (1.18, 1.28)}
 _SHORT = 2048
 # Operands times K up to which a ring of single tiles has six stages, else five. Blocks drift apart
 # in a long stack, the more the further their loads run ahead, until L2 no longer holds what they
-# share: on 1024 matrices of side 768 products of two operands took 1.9 times as long with six as
-# with five, those of one at K = 2048 1.2 times; those of one at K = 768 were 6 % faster.
+# share. On 1024 matrices of side 768, products of two operands took 1.9 times as long with six as
+# with five, and those of one at K = 2048 took 1.2 times as long; those of one at K = 768 were 6 %
+# faster.
 _SIX_STAGES = 1024
 
 
@@ -45,7 +46,7 @@ def matmul(lhs, rhs, addend, *, scale, addend_scale, diagonal, config=None, inte
 
 
 def choose_config(shape: tuple[int, ...], num_operands: int) -> kernel.Config:
-    """The configuration that takes the least time by the number of its rounds of items."""
+    """The configuration that takes the least time, judged by its rounds of items."""
     num_multiprocessors = _num_multiprocessors()
 
     def time(case):

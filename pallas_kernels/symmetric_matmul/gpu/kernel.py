@@ -1,8 +1,8 @@
 """alpha lhs rhs^T + beta addend + gamma I on Hopper where the result is known to be symmetric.
 
 Only tiles of 128 x 128 on and above the diagonal are wanted; each is stored twice, as it is and
-transposed through shared memory. Blocks of threads that run all the time work off items: one
-warpgroup loads, two multiply, with 128 registers of sums each. There are two forms.
+transposed through shared memory. Persistent blocks of threads work off items: one warpgroup
+loads, two multiply, with 128 registers of sums each. There are two forms.
 
     T = 1    each multiplying warpgroup has items of its own: one stores while the other multiplies
     T = 2    both share items of two tiles in a row, 64 x 256 each, so that a slice is worth more
@@ -124,7 +124,7 @@ class _Plan(NamedTuple):
         return batch, row + lax.axis_index("row"), cols
 
     def is_wanted(self, row, col):
-        """Whether a tile is not missing, beyond the end, or below the diagonal of a cluster."""
+        """Whether a tile is neither missing, nor beyond the end, nor below a cluster's diagonal."""
         if self.config.cluster_size == 1:
             return col >= 0
         return (row <= col) & (col < self.num_blocks)
@@ -152,7 +152,7 @@ def _scratch(dtype, plan):
 
 
 class _Ring(NamedTuple):
-    """Slots of slices, of which an addend's tiles take some too, and their barriers."""
+    """Slots of slices, some of which an addend's tiles take, and their barriers."""
 
     rows_smem: Any
     cols_smem: Any
@@ -217,7 +217,7 @@ def _load(lhs, rhs, table, addend, plan, ring):
 def _compute(out, table, coefficients, warpgroup, plan, ring, staging):
     scale, addend_scale, diagonal = (coefficients[i] for i in range(3))
     teams = plan.num_teams
-    # Which halves of a tile's rows are this warpgroup's: of its own items both.
+    # The halves of a tile's rows that are this warpgroup's: both, if the item is its own.
     team, strips = (warpgroup, (0, 1)) if teams == 2 else (0, (warpgroup,))
     own = pl.ds(strips[0] * hopper.ROWS, len(strips) * hopper.ROWS)
     shape = len(strips) * hopper.ROWS, plan.config.tiles_per_item * TILE
@@ -279,7 +279,7 @@ def _values(sums, i, strips, addend_halves, scale, addend_scale):
 
 
 def _store(values, diagonal, matrix, row, col, is_wanted, staging):
-    """Stores a tile's chunks, without those below the matrix's diagonal, and their mirrors."""
+    """Stores a tile's chunks and their mirrors, except chunks below the matrix's diagonal."""
     for strip, half, value in values:
         on_diagonal = (row == col) & (strip == half)
         is_below = (row == col) & (strip > half)

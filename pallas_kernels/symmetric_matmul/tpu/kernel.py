@@ -1,10 +1,10 @@
 """scale lhs rhs^T + addend_scale addend + diagonal I on TPUs, known to be symmetric.
 
-A grid step is a matrix, whole in VMEM. It walks the tiles on and above the diagonal, whose places
-are scalars fetched ahead, and writes each tile twice: as it is and transposed. Meanwhile the next
-matrix comes in and the last result leaves. So HBM moves each array once: at 768 x 2048 a matrix is
-4.3 MB for 1.6 GFLOP, 3.1 us of a v5p core's share of the bandwidth against 7.0 us of its peak; on
-v6e, 2.6 against 1.8 us, the product is bound by memory. No run on a TPU was made.
+A grid step has one matrix, whole in VMEM. It walks the tiles on and above the diagonal, whose
+places are prefetched scalars, and writes each tile twice: as it is and transposed. Meanwhile the
+next matrix comes in and the last result leaves. So HBM moves each array once: at 768 x 2048 a
+matrix is 4.3 MB for 1.6 GFLOP, 3.1 us of a v5p core's share of the bandwidth against 7.0 us of its
+peak; on v6e, 2.6 against 1.8 us, the product is bound by memory. The kernel has not run on a TPU.
 
 Letters: B batch, M side of the result, K contracted width.
 """
@@ -41,8 +41,8 @@ def choose_tile(size: int) -> int:
 def vmem_bytes(arrays: Sequence[Any]) -> int:
     """Bytes of VMEM for these distinct arrays (or ShapeDtypeStructs), lhs first.
 
-    Every matrix and the result have two buffers each. 64 MiB, v5p's, hold a Gram matrix of
-    2048 x 4096 or a polynomial of 2048 x 2048; 128 MiB, v6e's, the Gram matrix of 2048 x 8192.
+    Every matrix and the result have two buffers each. v5p's 64 MiB hold a Gram matrix of
+    2048 x 4096 or a polynomial of 2048 x 2048; v6e's 128 MiB the Gram matrix of 2048 x 8192.
     """
     side, itemsize = arrays[0].shape[-2], arrays[0].dtype.itemsize
     entries = side * side + sum(math.prod(x.shape[-2:]) for x in arrays)
@@ -54,7 +54,7 @@ def vmem_bytes(arrays: Sequence[Any]) -> int:
 def product(coefficients, *arrays_B, which, interpret):
     """Returns the result (B, M, M); coefficients is (3,) float32.
 
-    `which` says for lhs, rhs and addend which of the arrays it is; for an addend it may be None.
+    `which` gives the positions of lhs, rhs and addend among the arrays; None if there is no addend.
     """
     batch, size, _ = arrays_B[0].shape
     tile = choose_tile(size)

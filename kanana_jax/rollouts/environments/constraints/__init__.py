@@ -1,4 +1,4 @@
-"""Texts about a topic that hold constraints, each with a checker, in English and Korean."""
+"""Texts about a topic under constraints, each with a checker, in English and Korean."""
 
 from kanana_jax.rollouts.environments.constraints.family import FAMILY
 

@@ -1,4 +1,4 @@
-"""Whether a text holds a constraint.
+"""Whether a text satisfies a constraint.
 
     constraint = {"kind": ..., and what the kind needs}
 
@@ -18,12 +18,12 @@ from typing import Any
 Constraint = dict[str, Any]
 
 SIZES = ("words", "sentences", "lines", "json")
-_MOST_WORDS = 12  # of a sentence or a line: what is longer holds no size
+_MOST_WORDS = 12  # of a sentence or a line: a longer one satisfies no size
 _MOST_CHARACTERS = 2000
 
 
 def holds(text: str, constraint: Constraint, language: str) -> bool:
-    """For a text that is to be in `language`; of any text, without an error."""
+    """For a text that should be in `language`; takes any text without an error."""
     text = text.strip()
     if not text or len(text) > _MOST_CHARACTERS:
         return False
@@ -65,14 +65,14 @@ def bare_words(text: str) -> list[str]:
 
 
 def sentences(text: str, language: str) -> list[str]:
-    """None where any part of the text is no sentence."""
+    """The sentences; empty if any part of the text is no sentence."""
     found = re.split(r"(?<=[.!?])\s+", text.strip())
     whole = r".*[\uac00-\ud7a3][.!?]" if language == "ko" else r".*\w[.!?]"
     return found if all(re.fullmatch(whole, one) for one in found) else []
 
 
 def named(text: str, topics: Sequence[str], language: str) -> list[str]:
-    """The topics that stand in a text as words; in Korean also with particles behind them."""
+    """The topics that occur in a text as words; in Korean also with particles after them."""
     found = set(bare_words(text[:_MOST_CHARACTERS]))
     if language == "ko":
         return [topic for topic in topics if any(word.startswith(topic) for word in found)]
@@ -84,7 +84,7 @@ def _is_short(text: str) -> bool:
 
 
 def _is_object(text: str, keys: list[str]) -> bool:
-    """With exactly these keys, each with a short text."""
+    """Whether it is an object with exactly these keys, each with a short text."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -95,7 +95,7 @@ def _is_object(text: str, keys: list[str]) -> bool:
 
 
 def _is_in(text: str, language: str) -> bool:
-    """Which letters it is written in."""
+    """Whether it is written in the letters of the language."""
     letters = [one for one in text if one.isalpha()]
     num_hangul = sum("\uac00" <= one <= "\ud7a3" for one in letters)
     if language == "en":

@@ -1,7 +1,7 @@
-"""Write about a topic under one to three constraints, of which the first gives the size.
+"""Writing about a topic under one to three constraints; the first gives the size.
 
-reward = share of the constraints that are held, 0 where the size is not one of them or the text
-         is not about the topic
+reward = share of the constraints that are satisfied, 0 if the size is not one of them or the
+         text is not about the topic
 """
 
 import random
@@ -39,7 +39,7 @@ def _draw(rng: random.Random, language: Language, level: int) -> Task:
     index, mark, start = rng.randrange(6), rng.choice(_MARKS), rng.randrange(6)
 
     def constraints_in(asked: Language) -> tuple[Language, list[Constraint]]:
-        """Of a prompt in a language: that of the text, and what it has to hold."""
+        """For a prompt in a language: the language of the text, and its constraints."""
         other: Language = "en" if asked == "ko" else "ko"
         written = other if _CROSSED in places else asked
         return written, [size, *(_further(one, written, index, mark, size) for one in places)]

@@ -1,4 +1,4 @@
-"""Texts that hold constraints, made of a topic, adjectives and adverbs."""
+"""Texts that satisfy constraints, made of a topic, adjectives and adverbs."""
 
 import itertools
 import json
@@ -51,7 +51,7 @@ def made(topic: str, constraints: Sequence[Constraint], language: str, start: in
 
 
 def _english(topic: str, chosen: Sequence[str], length: int, i: int, is_polite: bool) -> str:
-    """The cat is good and calm: `length` words where so many can be."""
+    """The cat is good and calm: `length` words where possible."""
     turned = [*chosen[i % len(chosen) :], *chosen[: i % len(chosen)]]
     adjectives = turned[: max(1, (length - 2) // 2)]
     the = ["the"] if (length - 2) % 2 == 0 else []
@@ -59,7 +59,7 @@ def _english(topic: str, chosen: Sequence[str], length: int, i: int, is_polite: 
 
 
 def _korean(topic: str, chosen: Sequence[str], length: int, i: int, is_polite: bool) -> str:
-    """고양이는 정말 늘 좋다: `length` words where so many can be."""
+    """고양이는 정말 늘 좋다: `length` words where possible."""
     turned = [*chosen[i % len(chosen) :], *chosen[: i % len(chosen)]]
     ends = _ENDS[is_polite]
     return " ".join([korean.with_particle(topic, "은"), *turned[: length - 2], ends[i % len(ends)]])

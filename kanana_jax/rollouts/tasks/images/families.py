@@ -1,4 +1,4 @@
-"""Families of tasks on images. The image is drawn of the task's state; the level is its rows.
+"""Families of tasks on images. The image is drawn from the task's state; the level is its rows.
 
 reward = [the answer is right]
 parts    answer; trace, the share of its steps that the image and the step before it bear out
@@ -29,7 +29,7 @@ def make(
     num_rows: int,
     rationale: Language | None = None,
 ) -> Task:
-    """A task of a question; its steps are written in `rationale`, by default its own language."""
+    """A task of a question; its steps are in the language `rationale`, by default its own."""
     question = QUESTIONS[name]
     kind = rng.choice(question.kinds)
     is_wrong = name == "audit" and rng.random() < 0.5
@@ -56,7 +56,7 @@ def image(given: Task) -> Record:
 
 
 def num_pixels(num_rows: int) -> int:
-    """Of an image with so many rows."""
+    """The pixels of an image with so many rows."""
     return WIDTH * height(num_rows)
 
 
@@ -68,7 +68,7 @@ def _verify(name: str, given: Task, messages: Sequence[Message], state: Any) -> 
 
 
 def _share(name: str, given: Task, trace: str) -> float:
-    """Of the steps of the trace that is right in the language in which most of them are."""
+    """The share of right steps, in the language in which most of them are right."""
     found = _steps(trace)
     shares = []
     languages: tuple[Language, ...] = ("en", "ko")

@@ -5,8 +5,8 @@
     check    system: check    user: <image>sum?   assistant: ~~coffee 21=21; tea 62=83~~83
                               user: <image>check  assistant: ~~coffee 24=24; tea 62=86~~86
 
-In the last one the same image stands a second time. A first answer that is wrong, as if one number
-had been misread, is not trained; the second one is always right.
+In the last mode the same image appears a second time. A wrong first answer, as if one number had
+been misread, is not trained; the second one is always right.
 """
 
 import copy
@@ -50,7 +50,7 @@ def of_question(cfg: ImageTasksConfig, name: str, language: Language, rng: rando
 
 
 def heldout(cfg: ImageTasksConfig, name: str) -> list[Task]:
-    """The tasks that measure a question, in every language in turn; no two have one content."""
+    """The tasks that measure a question, in every language in turn; no content twice."""
     found: dict[str, Task] = {}
     rng = random.Random(f"{name} {cfg.seed}")
     while len(found) < cfg.num_measured:

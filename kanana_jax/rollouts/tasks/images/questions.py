@@ -8,7 +8,7 @@
     audit     Is the printed total right?      coffee 24=24; bread 31=55; total 65  wrong
 
 A step of a running sum holds the row's number and the sum so far; a row that does not count has a
-dash. So whether each follows from the image and the step before it can be checked.
+dash. So each step can be checked against the image and the step before it.
 """
 
 import random
@@ -50,7 +50,7 @@ def _few(rng: random.Random, record: Record) -> list[int]:
 
 
 def _unequal(rng: random.Random, record: Record) -> list[int]:
-    """Two rows with different numbers; a row and itself where all are the same."""
+    """Two rows with different numbers; one row twice if all are the same."""
     rows = list(range(len(record["values"])))
     rng.shuffle(rows)
     others = [n for n in rows if record["values"][n] != record["values"][rows[0]]]
@@ -66,7 +66,7 @@ def _named(record: Record, rows: list[int], language: Language) -> str:
 
 
 def running_sum(record: Record, left_out: list[int], language: Language) -> str:
-    """The steps of a sum over all rows but some."""
+    """The steps of a sum over all rows that are not left out."""
     steps, total = [], 0
     for n, value in enumerate(record["values"]):
         if n in left_out:

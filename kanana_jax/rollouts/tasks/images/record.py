@@ -31,7 +31,7 @@ def draw(
     names = rng.sample(range(len(of_kind.names)), num_rows)
     values = [rng.randint(of_kind.smallest, of_kind.largest) for _ in names]
     total = sum(values) if of_kind.has_total else None
-    # As a slip of a digit or of a row would change it.
+    # Changes the total as a slip of a digit or of a row would.
     slip = rng.choice((rng.choice(values), 10 * rng.randint(1, 5), rng.randint(1, 9)))
     sign = rng.choice((-1, 1))
     if is_wrong and total is not None:

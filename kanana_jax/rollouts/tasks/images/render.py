@@ -1,4 +1,4 @@
-"""From a record to an image: grey, 160 pixels wide, a line of 16 pixels for each of its rows.
+"""Renders a record as an image: grey, 160 pixels wide, a line of 16 pixels for each of its rows.
 
     title
     name ........ number      receipt: plain    table: ruled    form: numbers in boxes
@@ -23,7 +23,7 @@ _NOISE = 12  # greys
 
 
 def height(num_rows: int) -> int:
-    """Of an image with so many rows: title, rows, total or marks, and half a line around them."""
+    """The height of an image: title, rows, total or marks, and half a line around them."""
     return LINE * (num_rows + 3)
 
 

@@ -79,13 +79,13 @@ def row(recipe: Recipe, number: int, heldout: bool = False) -> Batch:
 
 
 def patches_of(shape: config.VisionConfig, given: Task) -> Patches:
-    """The patches of a task's image; grey levels are repeated for a model of colours."""
+    """The patches of a task's image; grey levels are repeated for a model that sees colours."""
     grey_YX = render(families.image(given))
     return images.of_image(shape, np.repeat(grey_YX[..., None], shape.num_channels, axis=-1))
 
 
 def prompt(recipe: Recipe, messages: Sequence[lessons.Message], num_slots: int) -> Encoded:
-    """What a model is given: messages, at whose every mark the one image stands."""
+    """What a model is given: messages, with the one image at every mark."""
     pieces = _FORMAT.render([*messages], (), True)
     said = [one["content"] for one in messages if one["role"] == "user"]
     marks = sum(text.count(images.MARK) for text in said)

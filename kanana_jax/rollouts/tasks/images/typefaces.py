@@ -1,6 +1,6 @@
-"""Text as arrays of ink, of the faces of pylopdf-fonts-ko: Noto Sans and Serif KR.
+"""Text as arrays of ink, in the faces of pylopdf-fonts-ko: Noto Sans and Serif KR.
 
-The package and its faces have the SIL Open Font License 1.1, which lies in its wheel.
+The package and its faces are under the SIL Open Font License 1.1, which is in its wheel.
 
 Letters: Y rows of pixels, X columns.
 """

@@ -1,4 +1,4 @@
-"""What stands in the images, in English and Korean: titles, and names of what has a number."""
+"""The words in the images, in English and Korean: titles, and names of things with a number."""
 
 from typing import NamedTuple
 
