@@ -41,7 +41,7 @@ _PAGE = (
 </head>
 <body>
 <h1>{{ title }}</h1>
-<p class="question">{{ reports | length }} reports</p>
+<p class="question">{{ reports | length }} report{{ '' if reports | length == 1 else 's' }}</p>
 <div class="gallery">
 {% for one in reports %}
 <article>

@@ -42,7 +42,10 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Series]:
         """Every recorded series, read once."""
-        return metrics.read_metrics(self.directory / metrics.METRICS_NAME)
+        path = self.directory / metrics.METRICS_NAME
+        if not path.is_file():
+            raise ValueError(f"expected {path}, the series of a run, got no such file; put it back")
+        return metrics.read_metrics(path)
 
     def series(self, key: str) -> Series:
         """The series of one metric, empty when the run did not record it."""

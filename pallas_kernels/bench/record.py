@@ -63,9 +63,9 @@ def table(rows: list[timing.Row]) -> str:
         remarks = [row.reason or ratio(row, rows)]
         if row.kept_bytes_per_token is not None:
             remarks.append(f"keeps {row.kept_bytes_per_token / 1e3:.1f} kB per token")
-        remark = ", ".join(filter(None, remarks))
         if row.error is not None:
             remarks.append(f"error {row.error:.1e}")
+        remark = ", ".join(filter(None, remarks))
         lines.append((row.case, row.op, row.implementation, *figures, remark))
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     return "\n".join(_aligned(line, widths) for line in lines)

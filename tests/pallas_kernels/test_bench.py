@@ -88,6 +88,10 @@ def test_table_is_aligned_and_says_why_a_peer_is_absent():
     lines = record.table(list(TIMES)).splitlines()
     assert len({line.index("forward") for line in lines[1:]}) == 1
     assert lines[4].endswith("not importable")
+    (line,) = record.table([timing.Row("a", "forward", "ours", 1.0, 1.0, error=2e-3)]).splitlines()[
+        1:
+    ]
+    assert line.endswith("error 2.0e-03")
 
 
 def test_a_failing_peer_becomes_a_row_with_its_reason():

@@ -37,6 +37,13 @@ def test_a_folder_of_two_arms_keeps_them_apart(two):
     assert {one.arm for one in compare.runs_of(f"all={two}")} == {"all: Muon PE", "all: MuonClip"}
 
 
+def test_a_run_without_its_series_is_refused(two, capsys):
+    for path in two.rglob("metrics.jsonl"):
+        path.unlink()
+    assert compare.main([str(two / "PE"), f"--out={two / 'out'}"]) == 2
+    assert "metrics.jsonl, the series of a run, got no such file" in capsys.readouterr().err
+
+
 def test_a_folder_without_runs_is_refused_before_anything_is_written(tmp_path, capsys):
     assert compare.main([str(tmp_path / "none"), f"--out={tmp_path / 'out'}"]) == 2
     shown = capsys.readouterr().err

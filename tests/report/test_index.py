@@ -44,6 +44,7 @@ def test_answers_are_counted(tmp_path):
     _report(tmp_path / "one", "first", claims=held)
     text = " ".join(index.write(tmp_path).read_text().split())
     assert "2 yes, 1 no, 1 not resolved" in text
+    assert "1 report<" in text
 
 
 def test_names_are_text_and_no_markup(tmp_path):

@@ -1,10 +1,10 @@
 """Serves a model: python -m kanana_jax.generate.serve --checkpoint=DIR --port=8000.
 
 The interface is OpenAI's: /v1/models, /v1/completions, /v1/chat/completions, and with --speech=DIR
-/v1/audio/speech; there are also /health, /metrics, /tokenize and /detokenize. The folder is from
-`kanana_jax.convert` or Hugging Face. SIGTERM or SIGINT ends the server when the answers under way
-are done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be used; 1: an
-engine has failed, and a supervisor should start the server again.
+/v1/audio/speech; there are also /health, /metrics, /tokenize, /tokenizer_info and /detokenize. The
+folder is from `kanana_jax.convert` or Hugging Face. SIGTERM or SIGINT ends the server when the
+answers under way are done, SHUTDOWN_SECONDS at most. Exit code 2: the folder or a setting cannot be
+used; 1: an engine has failed, and a supervisor should start the server again.
 """
 
 import argparse
