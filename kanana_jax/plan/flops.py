@@ -4,6 +4,7 @@ model   6 (active parameters that multiply) tokens + attention, causal work coun
 muon    per matrix M x N, M <= N, and step: 4 M^2 N + 2 M^3 (X X^T, its square, B X)
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,8 +16,11 @@ from kanana_jax.train.step import StepConfig
 
 
 def of_model(shape: config.ModelConfig, batch_size: int, seq_len: int) -> float:
-    """Forward and backward over one batch, without recomputation."""
-    _, active = model.num_params(shape)
+    """Forward and backward of the decoder over one batch, without recomputation.
+
+    Encoders of images and sounds are left out: their work depends on what a batch holds.
+    """
+    _, active = model.num_params(dataclasses.replace(shape, vision=None, audio=None))
     looked_up = 0 if shape.tie_embeddings else shape.vocab_size * shape.hidden_size
     per_position = shape.num_layers * shape.num_heads * (shape.qk_head_dim + shape.v_head_dim)
     tokens = batch_size * seq_len

@@ -1,5 +1,6 @@
 """The planner: a small model checked by hand, and mistakes said in one line."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -143,6 +144,10 @@ def test_model_flops_are_six_per_active_parameter_and_token_beside_attention():
     attention = 6 * tokens * (16 / 2) * 48 * 4 * (32 + 16 + 32)
     wanted = 6 * (active - 256 * 512) * tokens + attention
     assert flops.of_model(cfg.model, 4, 16) == wanted
+    audio = config.AudioConfig(hidden_size=8, num_layers=1, num_heads=1, intermediate_size=8)
+    vision = config.VisionConfig(hidden_size=8, num_layers=1, num_heads=1, intermediate_size=8)
+    reader = dataclasses.replace(cfg.model, audio=audio, vision=vision)
+    assert flops.of_model(reader, 4, 16) == wanted
 
 
 def test_muon_flops_of_one_matrix():
