@@ -2,8 +2,8 @@
 
 Valid requests with fields changed, random JSON, raw bytes, clients that hang up or are slow, and
 several requests in one connection. The command starts a server of a tiny model, and exits with 1
-when a plain request is no longer answered as before, a request gets no answer, one that is no JSON
-or a status that is not documented, a traceback is on stderr, or memory grows.
+when a plain request is no longer answered as before; when a request gets no answer, an answer that
+is not JSON or an undocumented status; when a traceback is on stderr; or when memory grows.
 """
 
 import argparse
@@ -68,7 +68,7 @@ _OTHERS = [
 ]
 _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 _SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
-# Fields that the server does something for.
+# Fields that the server acts on.
 _DONE = [
     ("logit_bias", {"65": 100, "66": -100}), ("logit_bias", {"258": 1}), ("logprobs", 3),
     ("logprobs", True), ("top_logprobs", 2), ("echo", True), ("stop_token_ids", [65, 257]),
@@ -117,7 +117,7 @@ class Fuzzer:
                     self.problems.append(f"no answer within {ANSWER_SECONDS} s: {content[:300]!r}")
                 except ConnectionRefusedError:
                     self.problems.append("nobody listens any more")
-                except OSError:  # the server hung up first, which bytes that are no HTTP may get
+                except OSError:  # the server hung up first, as it may on bytes that are not HTTP
                     self.counts["hung up"] += 1
 
         attacks = [self._whole] * 6
@@ -139,7 +139,7 @@ class Fuzzer:
         self._book(content, await self._exchange([kept + kept + content]))
 
     async def _raw(self, content: bytes) -> None:
-        """What may be no HTTP; the server need not answer, and reads no more after we stop."""
+        """What may not be HTTP; the server need not answer, and reads nothing after its end."""
         sent = _RAW[len(content) % len(_RAW)] if len(content) % 3 else content[len(content) // 3 :]
         self._book(sent, await self._exchange([sent], is_ended=True), is_http=False)
 
@@ -179,10 +179,10 @@ class Fuzzer:
                 self.problems.append(f"{answer[:500]!r} to {sent[:300]!r}")
 
     def _is_sound(self, answer: bytes, num_answers: int) -> bool:
-        """Whether an answer by itself is JSON, or events of it."""
+        """Whether a single answer is JSON, or events of it."""
         head, _, content = answer.partition(b"\r\n\r\n")
         if num_answers > 1 or b"text/plain" in head or head.startswith(b"HTTP/1.1 100"):
-            return True  # several in one connection, HTTP that is none, metrics
+            return True  # several in one connection, requests that are not HTTP, metrics
         if b"text/event-stream" not in head:
             return not content or http_client.is_json(content)
         events = http_client.unchunked(content).split(b"\n\n")[:-1]
@@ -234,7 +234,7 @@ class Fuzzer:
         return body
 
     def _field(self) -> tuple[str, Any]:
-        """Often of the field's own kind, in and out of its range."""
+        """A field and a value, often of the field's own kind, in and out of its range."""
         if self._random.random() < 0.3:
             return self._random.choice(_DONE)
         if self._random.random() < 0.3:

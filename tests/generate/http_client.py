@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 class Answer(NamedTuple):
     status: int
-    body: Any  # of JSON; of an event stream the list of its events, "[DONE]" as text
+    body: Any  # parsed JSON; for an event stream the list of its events, "[DONE]" as text
 
 
 async def send(port: int, path: str, body: Any = None, *, method: str | None = None):
@@ -38,7 +38,7 @@ async def fetch(port: int, path: str, body: Any = None, *, method: str | None = 
 
 
 def is_json(content: bytes) -> bool:
-    """Of JSON's own numbers, in UTF-8."""
+    """Whether this is JSON with JSON's own numbers only, in UTF-8."""
 
     def refuse(name):
         raise ValueError(name)

@@ -1,14 +1,13 @@
-"""Kills a job of rephrasing against our server at random, and compares it with an unbroken one.
+"""Kills a rephrasing job against our server at random, and compares it with an unbroken one.
 
     python tests/generate/kill_rephrasing.py --kills=20
 
-The server is ours, over an engine that has its answers from a script; the job is the command. It
-is killed by SIGKILL at a random number of recorded answers and up to 50 ms more; one in four kills
-lies within the start of the process instead. The same command is then given again. Compared are the
-bytes of all that the job writes; answers, which come in any order, line by line. Nothing that was
-recorded may be asked again, and what was asked in vain may be no more than what was under way at a
-kill. The last line has the figures. Exit code 1: something differed, or the job ended before the
-last kill.
+The server is ours, over an engine that answers from a script; the job is the command. It is killed
+by SIGKILL at a random number of recorded answers and up to 50 ms more; one in four kills falls
+within the start of the process instead. The same command is then given again. The bytes of all that
+the job writes are compared; answers, which come in any order, line by line. Nothing that was
+recorded may be asked again, and no more may be asked in vain than was under way at a kill. The last
+line has the figures. Exit code 1: something differed, or the job ended before the last kill.
 """
 
 import argparse
@@ -39,7 +38,7 @@ _TIMEOUT_S = 300
 
 
 class Slow(scripted.Scripted):
-    """Answers take long enough to be killed in between."""
+    """Answers so slowly that a kill can come in between."""
 
     def __init__(self):
         super().__init__(self._rewrite, tokens_per_step=8)

@@ -1,10 +1,10 @@
-"""Random JSON schemas, and whether a value fits one, said apart from what constrains answers."""
+"""Random JSON schemas, and whether a value fits one, independently of what constrains answers."""
 
 import math
 
 
 def random_schema(random, depth=0):
-    """With an end to each of its answers, so that a random model reaches it."""
+    """Each of its answers has an end, so that a random model reaches it."""
     kinds = ["string", "integer", "number", "boolean", "null", "enum", "const"]
     if depth < 3:
         kinds += ["object", "array", "anyOf"] * 2

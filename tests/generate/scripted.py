@@ -38,7 +38,7 @@ class _Running:
 
 
 def say(prompt):
-    """An answer in the format of hermes; behind results of tools, what they were."""
+    """An answer in the hermes format; after results of tools, what they were."""
     _, mark, last = prompt.rpartition("<|im_start|>user\n")
     if "<tool_response>" in last:
         results = [part.partition("</tool_response>")[0] for part in last.split("<tool_response>")]
@@ -107,7 +107,7 @@ class Scripted:
 
 
 def with_template(loaded, source, **more):
-    """The model with another template, of a format of ours if it is one."""
+    """The model with another template, and with its format if it is one of ours."""
     fmt = chat.own(source)
     own = fmt and OwnFormat(fmt, _USED)
     return loaded._replace(template=Template(source, {}, **more), own_format=own)

@@ -9,8 +9,8 @@ from kanana_jax.model import presets
 DECODE = tokenizer.byte_tokenizer().decode
 
 
-# Everywhere the same where they are not what is tested, so that little is compiled. Rows are few,
-# and those of 4 chunks a multiple of 16: see `Engine` on bits.
+# The same in every test that does not test them, so that little is compiled. Rows are few, and
+# those of 4 chunks a multiple of 16: see `Engine` on bits.
 _OPTIONS = {
     "execution": presets.LAPTOP,
     "decode": DECODE,
@@ -44,7 +44,7 @@ def mixed(cfg):
 
 
 def assert_same(got, want):
-    """Answers, with the bits of their numbers."""
+    """Answers are equal, to the bits of their numbers."""
     for one, other in zip(got, want, strict=True):
         assert one._replace(routes=None) == other._replace(routes=None)
         assert (one.routes is None) == (other.routes is None)

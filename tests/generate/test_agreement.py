@@ -16,7 +16,7 @@ BFLOAT16 = config.ExecutionConfig(compute_dtype="bfloat16")
 
 
 def _requests(cfg, count):
-    """Of one length, as a batch is: more than one chunk of prompt, each prompt twice."""
+    """Requests of one length, as in a batch: prompts of more than one chunk, each twice."""
     rng = np.random.default_rng(4)
     prompts = [rng.integers(0, cfg.vocab_size, 11).tolist() for _ in range(count // 2)]
     return [

@@ -127,7 +127,7 @@ def test_a_field_of_a_message_that_is_none_is_absent():
 
 
 def test_content_that_is_none_stays_so():
-    # DeepSeek-V3's template finds an answer that is only a tool call by it.
+    # DeepSeek-V3's template recognises an answer that is only a tool call by this.
     template = chat.Template("{{ messages[0].content is none }}", {})
     assert template.render([{"role": "assistant", "content": None}]) == "True"
 

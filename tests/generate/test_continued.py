@@ -17,7 +17,7 @@ def whole(cfg, weights):
 
 
 def _rest(answer, cut):
-    """What of an answer is handed out when its first `cut` tokens are known."""
+    """The part of an answer that is handed out when its first `cut` tokens are known."""
     return answer._replace(
         ids=answer.ids[cut:],
         logps=answer.logps[cut:],
@@ -71,7 +71,7 @@ def _pieces(engine, request):
 def test_the_text_goes_on_where_it_was_cut_even_within_a_character(cfg, weights, cut):
     engine = small_engine.make(cfg, weights)
     request = small_engine.mixed(cfg)[0]
-    # Every token is a third of the same character, and a string to stop at is always half there.
+    # Every token is a third of the same character, and a stop string is always half there.
     spelt = bytes([0xEA, 0xB0, 0x80])
     engine._decode = lambda ids: bytes(spelt[i % 3] for i in range(len(ids))).decode(
         errors="replace"

@@ -127,7 +127,7 @@ def test_what_is_no_token_is_refused(cfg, weights, request_, message):
 
 @pytest.mark.slow
 def test_after_the_warm_up_no_request_compiles_anything(cfg, caplog):
-    # Sizes of no other test, whose functions would be compiled already.
+    # Sizes that no other test has: its functions would be compiled already.
     cfg = dataclasses.replace(cfg, num_layers=1)
     sizes = {"num_rows": 3, "length": 150, "chunk": 64, "tokens_per_step": 3}
     weights = small_decoder.prepared(cfg)

@@ -33,7 +33,7 @@ def grammars():
 
 
 def drawn(make, seed=0, most=3000, wanted=()):
-    """Text of random allowed tokens, those of `wanted` where they are."""
+    """Text of random allowed tokens, or those of `wanted` where they are allowed."""
     rng, matcher, ids = np.random.default_rng(seed), make(), []
     while len(ids) < most:
         bits = np.unpackbits(matcher.allowed().view(np.uint8), bitorder="little")

@@ -1,4 +1,4 @@
-"""What a model with an encoder of sounds writes down of files, against what was said."""
+"""What a model with a sound encoder writes down from files, against what was said."""
 
 import dataclasses
 import json

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 CFG = small_decoder.READER
 PATCHES = 8
-# Chunks of 8 positions cut each image; the last one stands twice, as in a second look.
+# Chunks of 8 positions cut each image; the last image appears twice, as in a second look.
 SPANS = ([range(2)], [range(2)], [range(2), range(2)])
 
 
@@ -44,7 +44,7 @@ def stacks():
 
 def test_the_trainer_finds_what_was_drawn_as_likely_as_the_sampler(stacks):
     requests = [_request(n, spans) for n, spans in enumerate(SPANS)]
-    # The same text behind another image, and without one.
+    # The same text after another image, and without one.
     requests.append(dataclasses.replace(requests[0], features=_request(7, SPANS[0]).features))
     requests.append(dataclasses.replace(requests[0], features=None))
     engine = small_engine.make(
@@ -70,7 +70,7 @@ def test_the_trainer_finds_what_was_drawn_as_likely_as_the_sampler(stacks):
 
 
 def _padded(batch: Batch, of_row: model.Images | None) -> Batch:
-    """To one length, so that little is compiled; a row without images has none that stand."""
+    """Padded to one length, so that little is compiled; a row without images has no used slot."""
     length = 20
     filled = batch.map(lambda x: np.pad(x, ((0, 0), (0, length - x.shape[1]))))
     if of_row is None:

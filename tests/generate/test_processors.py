@@ -32,7 +32,7 @@ def engine(cfg, weights):
 
 @pytest.fixture(scope="module")
 def logits_after(cfg, stacks):
-    """The model's own logits behind each token, by a full forward pass."""
+    """The model's own logits after each token, by a full forward pass."""
     apply = jax.jit(functools.partial(model.apply, cfg, execution=presets.LAPTOP))
 
     def of(ids):
@@ -85,7 +85,7 @@ ALONE = {
 
 @pytest.mark.parametrize("name", ALONE)
 def test_logits_are_moved_as_the_formula_says(name):
-    """Each alone too: which token is most likely need not tell that one has the wrong sign."""
+    """Each alone too: the most likely token need not reveal that one has the wrong sign."""
     logits_V = np.random.default_rng(0).standard_normal(40).astype(np.float32)
     prompt, drawn = [5, 9, 17, 9], [9, 3, 3, 7]
     state = processors.begin(processors.init(1, 40), 0, ALONE[name], prompt, [4])
@@ -173,7 +173,7 @@ def test_prompts_that_are_shared_or_read_together_have_logprobs_of_their_own(eng
 
 
 class _Even:
-    """Allows even tokens until there are so many."""
+    """Allows even tokens until there are `number` of them."""
 
     has_given_up = False
 
@@ -214,7 +214,7 @@ def test_a_constraint_is_kept_to_and_ends_the_answer(cfg, engine, temperature):
         assert len(pieces) == 9
         assert all(piece.token % 2 == 0 for piece in pieces)
         assert [piece.finish_reason for piece in pieces] == [None] * 8 + ["stop"]
-    # A mask may take long, and is made for each token that is drawn, no more.
+    # A mask may take long, so one is made for each token that is drawn, and no more.
     assert [one.num_asked for one in matchers] == [9, 9, 9]
 
 
@@ -299,7 +299,7 @@ def test_impossible_values_are_refused(values):
 
 
 def test_a_processed_draw_is_that_of_sampling():
-    """A bias of a logarithm is another distribution, and its draws those of other logits."""
+    """A bias makes another distribution, whose draws are those of the biased logits."""
     logits = jnp.array(np.random.default_rng(1).standard_normal((3, 40)), jnp.float32)
     how = sampling.rows([Sampling(seed=n, top_p=0.9) for n in range(3)], [0, 1, 2])
     state, biased = processors.init(3, 40), Processors(logit_bias=((5, 2.0),))

@@ -26,7 +26,7 @@ NEUTRAL = [
     for name in table
     for value in [None, *accepted_values(table, name)]
 ]
-# What asks for nothing of what the server does.
+# Values that ask for nothing that the server does.
 NEUTRAL += [
     (parse, base, name, value)
     for parse, base in (
@@ -61,7 +61,7 @@ def test_neutral_fields_change_nothing():
     assert len(NEUTRAL) > 200
 
 
-# What benchmark clients, agents and front ends send where nobody asked for it.
+# What benchmark clients, agents and front ends send unasked.
 CLIENTS = [
     (
         protocol.parse_completion,

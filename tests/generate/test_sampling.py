@@ -65,7 +65,7 @@ def test_a_draw_depends_on_its_own_seed_and_place_only():
 
 
 def _probabilities(how):
-    """In float64, by sorting: of `LOGITS`, what the settings leave."""
+    """The probabilities of `LOGITS` that the settings leave, in float64, by sorting."""
     p = np.exp(np.float64(LOGITS)) ** (1 / how.temperature)
     p /= p.sum()
     order = np.argsort(-p)

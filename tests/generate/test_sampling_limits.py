@@ -8,7 +8,7 @@ from kanana_jax.config import ConfigError
 from kanana_jax.generate import sampling
 from kanana_jax.generate.sampling import Sampling
 
-# Two near the top, whose quotients by a small temperature both pass the largest float32.
+# Two are near the top: divided by a small temperature, both pass the largest float32.
 LOGITS = np.array([[5.0, 39.0, -3.0, 40.0]], np.float32)
 NUM_DRAWS = 64
 

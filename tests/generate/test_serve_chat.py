@@ -43,7 +43,7 @@ def _choice(answer):
 
 
 def _joined(events):
-    """The message and the end of a stream's choice 0."""
+    """The message and the finish reason of a stream's choice 0."""
     *chunks, done = events
     assert done == "[DONE]"
     message = {"content": "", "reasoning_content": "", "tool_calls": []}
@@ -129,7 +129,7 @@ def test_tools_are_told_and_read_by_choice(hermes):
 
 
 def test_an_answer_that_is_cut_off_behind_a_call_says_so(hermes):
-    """Clients act on calls, but more of them may have been to come."""
+    """Clients act on calls, but more of them might have followed."""
     most = len(f"I ask.\n{ADD}\n<tool".encode())
     body = ask("both", tools=TOOLS) | {"max_tokens": most}
     choice = _choice(hermes.fetch(PATH, body))

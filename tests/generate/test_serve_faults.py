@@ -106,7 +106,7 @@ def test_clients_that_hang_up_free_their_rows(loaded, monkeypatch):
 
         asyncio.run(all_hang_up())
         server.wait_until_idle()
-        assert num_steps < 500  # their answers would have taken 3000 of 4 tokens
+        assert num_steps < 500  # their answers would have taken 3000 steps of 4 tokens
         assert server.fetch("/v1/completions", GREEDY).status == 200
 
 

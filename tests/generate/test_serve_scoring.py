@@ -46,7 +46,7 @@ def test_an_echoed_prompt_has_the_scorers_log_probabilities(served, scorer, max_
     assert answer["choices"][0]["text"].startswith("abcde\ud55c")
     assert found["tokens"][:4] == ["<|bos|>", "a", "b", "c"]
     assert found["tokens"][6:9] == ["bytes:\\xed", "bytes:\\x95", "bytes:\\x9c"]
-    # Of characters: the beginning of one counts when it is whole.
+    # In characters: the beginning of one counts when it is whole.
     assert found["text_offset"][:10] == [0, 0, 1, 2, 3, 4, 5, 5, 5, 6][: len(ids) + max_tokens]
 
 
@@ -130,7 +130,7 @@ CHOICE = {
 
 
 def test_a_random_model_does_what_it_must(loaded):
-    """Constraints of form and of choice are kept to by a model that knows nothing."""
+    """A model that knows nothing keeps to constraints of form and of choice."""
     asked = {"messages": [{"role": "user", "content": "x"}]}
     # No reasoning, which a random model never ends.
     asked |= {"logit_bias": {"126": -100}, "parallel_tool_calls": False}
@@ -149,7 +149,7 @@ def test_a_random_model_does_what_it_must(loaded):
             assert json.loads(call["function"]["arguments"])["a"] in (1, 2)
         schema = {"type": "array", "items": {"type": "null"}, "minItems": 2, "maxItems": 2}
         wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-        # Little space, so that the answer fits in what the server holds.
+        # Little whitespace, so that the answer fits in what the server holds.
         spaces = {str(byte): -100 for byte in b"\t\n\r "}
         content = message(
             tool_choice="none", response_format=wanted, logit_bias={"126": -100} | spaces

@@ -31,7 +31,7 @@ USED = tokenizer.byte_tokenizer()
 
 
 class Voice:
-    """Says a token for each o of what is asked, two in a step; after three dots it never ends."""
+    """Says a token for each o in the prompt, two in a step; a prompt with three dots never ends."""
 
     def __init__(self):
         self._left = {}

@@ -128,7 +128,7 @@ def test_a_prompt_is_what_the_tokenizers_library_makes_of_it(tmp_path):
 
 
 def test_a_tokenizer_with_ends_of_its_own_begins_with_bos(tmp_path):
-    """Of bytes, or trained here: documents have lain between the two in training."""
+    """One of bytes, or trained here: in training, documents lay between BOS and EOS."""
     used = tokenizer.byte_tokenizer()
     assert special_tokens.read(tmp_path, {}, used, 258) == (256, (257,), (256,), ())
     config = {"bos_token_id": None, "eos_token_id": 3}

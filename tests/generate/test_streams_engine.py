@@ -33,7 +33,7 @@ class OneWidth(Shape):
 
 
 SHAPE = OneWidth(num_rows=3, width=2, length=32, chunk=8, prompts_at_once=2, tokens_per_turn=2)
-# Of two lengths of prompts, one of them in two chunks.
+# Prompts of several lengths, one of them in two chunks.
 ASKED = [
     Utterance(prompt=[5, 6, 7], max_tokens=9, sampling=Sampling(seed=1)),
     Utterance(prompt=list(range(40, 51)), max_tokens=7, sampling=Sampling(seed=2)),
@@ -83,7 +83,7 @@ def spoken(engine, asked, most_turns=60):
             break
         for sound in engine.step():
             of = found[sound.request]
-            assert of[2] is None  # nothing comes behind the end
+            assert of[2] is None  # nothing comes after the end
             of[0] += sound.pcm
             of[1] += sound.num_tokens
             of[2] = sound.finish_reason
@@ -108,7 +108,7 @@ def test_an_utterance_ends_in_order_and_sounds_for_its_tokens(alone):
 
 @pytest.mark.parametrize("policy", sorted(scheduling.POLICIES))
 def test_what_is_said_does_not_depend_on_who_speaks_beside(make, alone, policy):
-    """Four in three rows, so one takes a row that has sounded."""
+    """Four utterances in three rows, so one takes a row that has sounded."""
     together, _ = spoken(make(policy), ASKED)
     assert together == alone
 

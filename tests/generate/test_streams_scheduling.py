@@ -55,7 +55,7 @@ def test_all_that_was_asked_for_is_said(name):
 
 
 def test_by_slack_more_are_heard_early_and_nobody_waits_for_sound():
-    """A burst four times as wide as a turn, on a device that is faster than listeners together."""
+    """A burst four times as wide as a turn, on a device faster than all listeners together."""
     first, slack = (heard(policy, [0.0] * 32, 75) for policy in (FIRST_COME, SLACK))
     assert max(one.first_s for one in slack) < 0.35 * max(one.first_s for one in first)
     assert sum(one.underruns for one in slack) == 0

@@ -120,7 +120,7 @@ def test_a_store_that_cannot_be_used_is_one_line_and_nothing_is_written(
 
 @pytest.mark.long
 def test_a_store_gone_at_the_end_leaves_the_run_unfinished(start, server, tmp_path, capsys):
-    """From its save of step 8 on; a second run does what is missing."""
+    """It is gone from the save of step 8 on; a second run does what is missing."""
     where = f"s3://{object_store.BUCKET}/a"
     edits = ("train.num_steps=12", "train.checkpoint_interval_steps=4")
     server.before = lambda method, key: _break_at(server, key)

@@ -58,7 +58,7 @@ def test_a_cached_teacher_gives_the_losses_of_a_live_one_and_a_resumed_run_those
         one, other = live[name].values_N, whole[name].values_N
         np.testing.assert_allclose(one, other, rtol=1e-5, err_msg=name)
     assert live["divergence"].values_N[0] > 0.01  # else a teacher of nothing would do
-    # The teacher is in no checkpoint: they hold what those of a student without one do.
+    # The teacher is in no checkpoint: they hold the same as those of a student without one.
     assert _checkpointed(tmp_path / "live") == _checkpointed(tmp_path / "whole") != []
     monkeypatch.setattr(stored_teacher, "_read", lambda *args: pytest.fail("made again"))
     with pytest.raises(tiny_jobs.Killed):

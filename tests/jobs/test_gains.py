@@ -1,4 +1,4 @@
-"""What is measured of gains and of norms' outputs, on numbers of which it is known."""
+"""Measures of gains and of norms' outputs, on numbers for which they are known."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ def test_sizes_are_those_of_the_gains():
 
 
 def test_outputs_are_those_of_the_norms():
-    """Layers one by one end where the model ends."""
+    """Layers applied one by one end where the model ends."""
     cfg = dataclasses.replace(CFG, num_layers=1, num_dense_layers=1)
     batch = Batch.of_tokens(np.random.default_rng(0).integers(0, 31, (2, 17)))
 

@@ -1,4 +1,4 @@
-"""What is measured of questions on images, with a model whose answers are written here."""
+"""Measures of questions on images, with a model whose answers are written here."""
 
 import concurrent.futures
 import dataclasses
@@ -61,7 +61,7 @@ def _is_blank(request):
 
 
 def test_every_mode_is_asked_and_a_blank_image_too():
-    """Direct answers, those of a blank image, steps, and answers before and after a check."""
+    """Direct answers, answers to a blank image, steps, and answers before and after a check."""
     pairs = _pairs("audit")
 
     def say(number, given, request):
@@ -80,7 +80,7 @@ def test_every_mode_is_asked_and_a_blank_image_too():
     assert found["heldout_audit_first"] == pytest.approx(1 - wrong)
     assert (found["heldout_audit_f1_first"], found["heldout_audit_f1_check"]) == (0.0, 1.0)
     assert found["heldout_audit_tokens_think"] == 5.0
-    # The second look follows the first answer, and the image stands twice.
+    # The second look follows the first answer, and the image appears twice.
     first, second = sample.rounds[3][0], sample.rounds[4][0]
     assert bytes(x for x in second.prompt if x < 256).endswith(b"check\nassistant: ")
     assert (second.features.slots >= 0).sum() == 2 * (first.features.slots >= 0).sum()

@@ -103,7 +103,7 @@ def test_how_a_model_is_computed_and_its_context_stay_the_experiments(cfg, impor
 
 
 def test_every_field_of_a_model_is_read_from_a_folder_or_of_its_training():
-    """A new one is read from Hugging Face's config.json, or said here not to be."""
+    """A new field is read from Hugging Face's config.json, or listed here as not read."""
     fields = {field.name for field in dataclasses.fields(config.ModelConfig)}
     not_read = {"rope_theta", "init_std", "yarn", "llama3_rope", "zero_centered_gamma"}
     not_read |= {"norm_gain", "swiglu_clamp"}

@@ -68,7 +68,7 @@ def test_adapters_are_all_that_is_kept_and_the_merged_model_measures_as_they_did
     counted = json.loads((folder / "run.json").read_text())["chosen"]["trained_parameters"]
     assert counted == sum(sizes[path] for path in of_weights)
 
-    # A killed run goes on beside the same model, and beside no other.
+    # A killed run goes on with the same model, and with no other.
     cut = tmp_path / "cut"
     _kill_in(3, monkeypatch, lambda: pretrain.run(cfg, cut))
     shutil.move(base, tmp_path / "kept")

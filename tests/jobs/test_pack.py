@@ -31,7 +31,7 @@ def made(text, **own):
 
 @pytest.fixture(scope="module")
 def one_device():
-    """A pack is for one, and these tests have eight."""
+    """A pack needs one device, and these tests have eight."""
     with pytest.MonkeyPatch.context() as patch:
         first = jax.devices()[:1]
         patch.setattr(jax, "devices", lambda *args: first)
@@ -65,8 +65,8 @@ def test_results_are_those_of_runs_one_by_one(trained):
         for key in ("loss", "heldout_bpb", "max_logits", "grad_rms", "orthogonality_error"):
             steps_N, values_N = one.series(key)
             np.testing.assert_array_equal(steps_N, other.series(key).steps_N)
-            # Products of several runs are summed in another order: nothing to be seen of the first
-            # step (next test), and 12 steps let it grow.
+            # Products of several runs are summed in another order. The first step shows none of it
+            # (next test), and over 12 steps it grows.
             np.testing.assert_allclose(other.series(key).values_N, values_N, rtol=2e-3, atol=1e-4)
     losses = [one.value("final_loss") for one in together.values() if not one.diverged]
     assert len(set(losses)) == 2
@@ -91,7 +91,7 @@ def test_the_first_step_is_that_of_single_runs(one_device, text_file, tmp_path):
 
 
 def _expect_close(found, want, share):
-    """Each array to a share of its largest number."""
+    """Each array within a share of its largest number."""
     for one, leaf in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(one, leaf, rtol=0, atol=share * np.abs(leaf).max())
 
@@ -113,7 +113,7 @@ def test_a_run_that_is_resumed_alone_ends_with_the_same_numbers(trained, text_fi
 
 
 def asked(one_pack, slot, number):
-    """What a run gets that asks in a thread of its own, which no failure waits for."""
+    """What a run gets when it asks in its own thread, for which no failure waits."""
     future = concurrent.futures.Future()
 
     def ask():

@@ -58,7 +58,7 @@ def _weights(folder: Path):
 
 
 def _watched(first: dict, job: training.Job):
-    """The job's function, which keeps the weights that training starts from by their folder."""
+    """The job's function, which also keeps the weights that training starts from, by folder."""
 
     def run(cfg, workdir):
         def prepared(corpus, cfg, built, start):
@@ -121,7 +121,7 @@ def test_each_stage_starts_from_the_weights_and_tokens_of_the_one_it_names(
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", ["base", "more"])
 def test_an_interrupted_pipeline_goes_on(short, tmp_path, stopped_at):
-    """With the stage that was interrupted, whose first steps are not repeated."""
+    """It goes on with the interrupted stage, whose first steps are not repeated."""
     stages = (pipeline.Stage("base", short), pipeline.Stage("more", short, init_from="base"))
     made = pipeline.Pipeline(name="staged", question="?", stages=stages)
     ran, work = [], tmp_path / "work"
@@ -353,7 +353,7 @@ def test_seeds_of_a_comparison_go_on_from_their_own_models_and_optimizers(short,
     models = [work / "base" / pipeline.MODEL / f"seed{seed}" for seed in (0, 1)]
     embeds = [_weights(model).params["embed"] for model in models]
     assert np.abs(embeds[0] - embeds[1]).max() > 0
-    # Two arms by seed: each began with the weights of its seed.
+    # Two arms for each seed: each began with the weights of its seed.
     for number, embed in enumerate(first["embeds"]):
         np.testing.assert_array_equal(embed, embeds[number // 2])
     runs = [results.load(path) for path in sorted((work / "mid" / "runs").iterdir())]
@@ -368,7 +368,7 @@ def test_seeds_of_a_comparison_go_on_from_their_own_models_and_optimizers(short,
 
 
 class Watching:
-    """A source that keeps the embedding of the weights that the first batch is asked for with."""
+    """A source that keeps the embedding of the weights given with the request for batch 0."""
 
     def __init__(self, source, seen):
         self._source, self._seen, self.fingerprint = source, seen, source.fingerprint

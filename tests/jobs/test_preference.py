@@ -24,7 +24,7 @@ def _fields(base):
 
 @pytest.fixture
 def cfg(tmp_path) -> preference.Config:
-    """Pairs of which the answer "yes yes" is always preferred."""
+    """Pairs in which the answer "yes yes" is always preferred."""
     rng = np.random.default_rng(0)
     path = tmp_path / "pairs.jsonl"
     with path.open("w") as file:

@@ -73,7 +73,7 @@ def test_a_setting_without_default_must_be_there(cfg):
 
 
 def test_batches_are_a_function_of_their_number(cfg, corpus):
-    """Whatever was asked for before: the loop goes back, and leaves batches out."""
+    """Whatever was asked for before: the loop may go back and leave batches out."""
     source = pretrain.TextSource(corpus, cfg.data, training.data_stages(cfg))
     assert source.fingerprint == corpus.fingerprint
     for number in (0, 1, 2, 7, 3, 3):

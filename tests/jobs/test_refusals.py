@@ -64,7 +64,7 @@ def _arms(*edits_of_arms):
     )
 
 
-# What `cfg` is edited to, and what is said of it. Eight devices are here.
+# Edits of `cfg`, and what the refusal says. There are eight devices here.
 ON_EIGHT = ("mesh.data=8",)
 REFUSED = {
     "mesh too small": (("mesh.data=4",), "do not multiply to the 8 devices"),

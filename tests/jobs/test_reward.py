@@ -18,7 +18,7 @@ STILL = {"z_loss_weight": 0.0, "balance_loss_weight": 0.0, "router_bias_rate": 0
 
 @pytest.fixture
 def cfg(tmp_path) -> reward.Config:
-    """Pairs of which the answer "yes yes" is always preferred."""
+    """Pairs in which the answer "yes yes" is always preferred."""
     path = tmp_path / "pairs.jsonl"
     with path.open("w") as file:
         for number in range(60):

@@ -87,7 +87,7 @@ def _groups(found):
 
 
 def _told(found):
-    """As a round is read from disk."""
+    """The round as it is read from disk."""
     return Round(found.examples, found.figures, json.loads(json.dumps(found.rest)))
 
 

@@ -35,7 +35,7 @@ def _try(number):
 
 
 class Rounds:
-    """Every round has the tries 100 r + 0, 1, ...; told are the weights that it was asked with."""
+    """Round r has the tries 100 r + 0, 1, ...; `asked` has the weights that it was asked with."""
 
     def __init__(self, num_tries=8):
         self.asked, self.num_tries = [], num_tries

@@ -36,7 +36,7 @@ def _collected(*ids):
 
 
 class Model:
-    """Collects one example that tells of the weights and of the round."""
+    """Collects examples that show the weights and the round."""
 
     def __init__(self, num_examples=1):
         self.asked, self._num = [], num_examples
@@ -54,7 +54,7 @@ def _source(corpus, directory, model, *, keeps=True, share=0.5, num_steps=6):
 
 
 def _examples(batch):
-    """The ids of every segment of a batch that was collected."""
+    """The ids of every collected segment of a batch."""
     found = []
     for tokens_S, targets_S, segment_S in zip(
         batch.tokens, batch.targets, batch.segment_ids, strict=True

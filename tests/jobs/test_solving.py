@@ -49,7 +49,7 @@ def learnt(tmp_path_factory):
     built = tiny_jobs.build(cfg)
     state, batch = built.steps.init(0), built.place(_batch(), len(LEARNT))
     for step in range(cfg.train.num_steps):
-        rate = 0.02 * (1 - step / cfg.train.num_steps)  # at a constant one the end is a draw
+        rate = 0.02 * (1 - step / cfg.train.num_steps)  # at a constant rate the end is random
         state, metrics = built.steps.train(state, batch, rate, {})
     assert float(metrics["loss"]) < 0.05
     return cfg, built, state.weights

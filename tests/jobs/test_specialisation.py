@@ -1,4 +1,4 @@
-"""What experts tell of the source of their tokens, on loads made by hand and of a run."""
+"""What experts tell about the source of their tokens, on loads made by hand and a run's."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ SOURCES = heldout.Sources(names=("ko.txt", "en.txt"), source_S=np.array([0, 1, 0
 
 
 def loads(*by_source, filling=0.0):
-    """(1, S, E): sequences of two sources that use experts so, and one that fills up a batch."""
+    """(1, S, E): sequences of two sources in these proportions, and one that fills up a batch."""
     one, other = (np.asarray(load, float) for load in by_source)
     return np.stack([one, 3 * other, one, other, np.full_like(one, filling)])[None]
 

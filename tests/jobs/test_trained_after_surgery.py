@@ -34,7 +34,7 @@ LATENT = dataclasses.replace(
     num_experts_per_token=2,
     num_shared_experts=2,
 )
-# Dense, as the architectures with such attention that Hugging Face folders have here.
+# Dense, like the Hugging Face architectures with such attention that are known here.
 GROUPED = dataclasses.replace(
     LATENT,
     num_dense_layers=4,
@@ -74,7 +74,7 @@ def _start(shape):
 
 @functools.cache
 def _made():
-    """By name: the shape and the weights that each cut and each growth makes of one model."""
+    """The shape and the weights that each cut and each growth makes of one model, by name."""
     tokens = np.random.default_rng(0).integers(0, 258, (2, 16), np.int32)
     inputs = [model.Inputs.of_tokens(tokens)]
     seen = surgery.observe(LATENT, _start(LATENT), inputs, presets.LAPTOP)

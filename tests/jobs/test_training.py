@@ -44,7 +44,7 @@ def test_finished_arms_are_not_rerun(compared, tmp_path, capsys):
 def test_a_report_of_the_experiments_own_judges_the_finished_runs(cfg, tmp_path, capsys):
     """And runs over an axis of the model's shape each have the shape that they name.
 
-    A vocabulary: it is checked against the tokenizer too.
+    The axis is the vocabulary, which is checked against the tokenizer too.
     """
     judged = []
 

@@ -1,6 +1,6 @@
 """The model again, slowly, in float64 numpy: loops over tokens, heads and experts, no tricks.
 
-Rotary pairs are complex numbers here, neighbours stay neighbours; scores must not notice.
+Rotary pairs are complex numbers here, and neighbours stay neighbours; scores must not change.
 """
 
 import dataclasses
@@ -140,7 +140,7 @@ def turn(x, position, cfg):
 
 
 def turn_halves(x, position, cfg):
-    """As `turn`, of pairs (i, i + half)."""
+    """As `turn`, for pairs (i, i + half)."""
     turned = turn(x.reshape(2, -1).T.reshape(-1), position, cfg)
     return turned.reshape(-1, 2).T.reshape(-1)
 

@@ -1,4 +1,4 @@
-"""The encoder of sound: states of a reference, and what is behind a sound changes nothing."""
+"""The sound encoder: states equal a reference's, and what follows a sound changes nothing."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 GOLDEN = np.load(Path(__file__).with_name("audio_golden.npz"))
 SHAPE = config.AudioConfig(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24)
 CFG = dataclasses.replace(presets.tiny(258), audio=SHAPE)
-# Where Whisper's names stand here; a product's weight is (outputs, inputs) there.
+# Our names and Whisper's, where a product's weight is (outputs, inputs).
 OF_LAYER = {
     "attention_norm.gamma": "self_attn_layer_norm.weight",
     "attention_norm.beta": "self_attn_layer_norm.bias",
@@ -45,7 +45,7 @@ def golden(name, shape):
 
 
 def filled(encoder):
-    """With the stored weights; the abstractor, which the reference has not, stays as it is."""
+    """The encoder with stored weights; the abstractor, not in the reference, stays as it is."""
     names = {
         "final_norm.gamma": "layer_norm.weight",
         "final_norm.beta": "layer_norm.bias",
@@ -90,7 +90,7 @@ def test_states_are_those_of_transformers(encode):
 
 
 def test_what_is_behind_a_sound_changes_nothing_in_it(encode):
-    """Of 17 frames: 9 states, which are 2 positions."""
+    """17 frames make 9 states, which are 2 positions."""
     frames = GOLDEN["frames"].copy()
     lengths = np.array([40, 17])
     other = frames.copy()

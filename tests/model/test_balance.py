@@ -1,4 +1,4 @@
-"""Loads of experts are evened by the bias, by either rule.
+"""The bias evens the loads of experts, by either rule.
 
 Letters: T tokens, L layers, E experts, N bins, X parts of a batch.
 """
@@ -109,7 +109,7 @@ def test_bias_is_the_quantile_of_raw_scores_to_a_bin(seed, shape, spread):
     rank = int(np.ceil(num_tokens * top_k / num_experts)) - 1
     want = np.sort(r_TE, axis=0)[rank]
     width = (np.ptp(bias) + 2) / balance.NUM_BINS
-    # The mean that is taken off may differ by a bin too.
+    # The subtracted mean may differ by a bin too.
     error = (got - want) - (got - want).mean()
     assert np.max(np.abs(error)) <= 2 * width + 1e-5
     assert abs(got.mean()) < 1e-6
@@ -117,7 +117,7 @@ def test_bias_is_the_quantile_of_raw_scores_to_a_bin(seed, shape, spread):
 
 
 def test_tokens_below_the_bias_of_an_expert_are_those_that_chose_it():
-    """Which side of the quantile the load is on. The bias itself is r where e came next."""
+    """Checks which side of the quantile the load is on. Where e came next, r is the bias itself."""
     score, bias = skewed_scores(512, 8, 1.5), np.linspace(-0.2, 0.2, 8).astype(np.float32)
     top_k = ONE_LAYER.num_experts_per_token
     ids, _ = moe.choose(jnp.asarray(score), jnp.asarray(bias), ONE_LAYER)

@@ -124,7 +124,7 @@ def test_scaling_by_the_exponents_scales_one_heads_logits_by_gamma(q_lora_rank):
 
 @pytest.mark.parametrize("name", ["grouped", "own_key_heads", "head_norms"])
 def test_qk_clip_scales_the_logits_of_grouped_queries_by_gamma(name):
-    """A head's own where the head's weights are scaled, the smallest of its layer behind norms."""
+    """Gamma is a head's own where its weights are scaled, its layer's smallest with head norms."""
     cfg = VARIANTS[name]
     params, clip_specs = init(cfg), jax.tree.map(lambda spec: spec.qk_clip, model.describe(cfg))
     layer = 2  # the second MoE layer

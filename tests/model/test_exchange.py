@@ -1,4 +1,4 @@
-"""Tokens that travel to their experts: what one device computes, however they are routed."""
+"""Tokens that travel to their experts give what one device computes, however they are routed."""
 
 import dataclasses
 import itertools
@@ -72,7 +72,7 @@ def test_layer_and_gradients_equal_those_of_one_device(mesh, seq_len):
 
 @pytest.mark.parametrize("skewed", [False, True])
 def test_each_token_visits_each_device_of_its_experts_once(skewed):
-    devices, tokens, top_k = 4, 6, 5  # more choices than devices: some are of one device
+    devices, tokens, top_k = 4, 6, 5  # more choices than devices: some share a device
     rng = np.random.default_rng(2)
     device = np.zeros((devices * tokens, top_k), np.int32)
     if not skewed:

@@ -32,7 +32,7 @@ TOKENS = np.random.default_rng(0).integers(0, 40, (2, 9), dtype=np.int32)
 
 
 def _weights(chosen=LORA, *, with_b=True):
-    """Of a model, and of it with adapters; their B is random."""
+    """Weights of a model, and of the model with adapters, whose B is random."""
     base = model.init(CFG, jax.random.key(0))
     adapters = trained.start(CFG, chosen, base, jax.random.key(1))
     if with_b:

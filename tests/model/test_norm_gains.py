@@ -1,4 +1,4 @@
-"""Gains of norms change no function when they are written otherwise or taken into matrices."""
+"""Writing norm gains in another form, or folding them into matrices, changes no function."""
 
 import dataclasses
 

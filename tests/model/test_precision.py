@@ -1,4 +1,4 @@
-"""What is of FP8 in a model: which products, and on how many devices alike."""
+"""FP8 in a model: which products use it, alike on one device and on several."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ def test_precisions_are_those_of_the_kernels():
 
 
 def plain_products(jaxpr):
-    """Contractions outside functions with a derivative of their own, each scan's once."""
+    """Contractions outside functions with a derivative of their own; a scan's count once."""
     found = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name.startswith("custom_vjp"):
@@ -107,8 +107,8 @@ def test_gradients_on_several_devices_are_those_of_one():
         pairs = zip(*map(jax.tree.leaves, (one, other)), strict=True)
         return max(np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-6) for a, b in pairs)
 
-    # Sums in another order round some numbers the other way, and blocks of experts' widths that
-    # `tensor` cuts have other scales.
+    # Sums in another order round some numbers the other way, and where `tensor` cuts the experts'
+    # widths, blocks have other scales.
     assert distance(got, want) < 0.3 * distance(plain, want)
 
 

@@ -1,4 +1,4 @@
-"""A decoder with an encoder of sounds: what stands where, and what does not change."""
+"""A decoder with a sound encoder: what goes where, and what does not change."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ TOKENS = np.random.default_rng(0).integers(0, SMALL.vocab_size, (1, NUM_POSITION
 
 
 def _sounds(num_frames, slots=None):
-    """Two sounds in one row; without `slots` no position has one."""
+    """Two sounds in one row; without `slots` no position has a slot."""
     rng = np.random.default_rng(1)
     frames = rng.standard_normal((1, 2, FRAMES, AUDIO.num_bands)).astype(np.float16)
     slots = np.full((1, NUM_POSITIONS), -1, np.int32) if slots is None else slots
@@ -60,7 +60,7 @@ def test_a_slot_stands_where_it_is_said_to_and_is_of_its_sound(apply):
         is_same = (np.asarray(after) == np.asarray(before)).all(axis=-1)[0]
         assert is_same[:changed].all() and not is_same[changed]
     frames = heard.frames.copy()
-    frames[0, 1, 21:] = 9.0  # behind the end of the second sound
+    frames[0, 1, 21:] = 9.0  # after the end of the second sound
     after, _ = apply(heard._replace(frames=frames))
     np.testing.assert_array_equal(after, before)
 

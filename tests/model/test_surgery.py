@@ -1,4 +1,4 @@
-"""Growth that adds nothing and cuts of what is dead leave logits as they were."""
+"""Growth that adds nothing and cuts of dead parts leave logits as they were."""
 
 import collections
 import dataclasses
@@ -18,7 +18,7 @@ from kanana_jax.model.surgery import resizing
 
 pytestmark = pytest.mark.slow
 
-# Everything that a cut or a growth can meet: groups of experts, a latent of queries, raw weights.
+# Everything that a cut or a growth can meet: expert groups, a query latent, raw weights.
 LATENT = dataclasses.replace(
     SMALL,
     num_layers=4,
@@ -30,7 +30,7 @@ LATENT = dataclasses.replace(
     num_groups_per_token=1,
     norm_topk_prob=False,
     zero_centered_gamma=True,
-    rms_norm_eps=1e-9,  # an RMSNorm of fewer entries weighs it otherwise
+    rms_norm_eps=1e-9,  # an RMSNorm of fewer entries weighs it differently
 )
 DENSE = dataclasses.replace(
     GROUPED, num_dense_layers=3, num_heads=6, tie_embeddings=True, rms_norm_eps=1e-9
@@ -52,7 +52,7 @@ LEFT = {
 }
 CASES = [(cfg, field) for cfg, left in LEFT.items() for field in left]
 IDS = [f"{'latent' if cfg is LATENT else 'grouped'}-{field}" for cfg, field in CASES]
-CLOSE = 1e-5  # float32 weights of changed scale or rotation, behind a few layers
+CLOSE = 1e-5  # float32 weights of changed scale or rotation, after a few layers
 
 
 @functools.lru_cache
@@ -65,7 +65,7 @@ def inputs():
 
 
 def logits(cfg, made):
-    """Of the tokens that are no padding, in float64 by the slow model, which compiles nothing."""
+    """Logits of all but padding, in float64 by the slow model, which compiles nothing."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), made.params)
     bias_LE = np.asarray(made.buffers["router_bias"])
     rows = zip(inputs().tokens, inputs().positions, inputs().segment_ids, strict=True)
@@ -86,7 +86,7 @@ def alive(cfg):
 
 @functools.lru_cache
 def dead(cfg):
-    """`alive` with parts that reach no logit: other ones in each layer."""
+    """`alive` with parts that reach no logit, different ones in each layer."""
     made = jax.tree.map(np.array, alive(cfg))
     left, params = LEFT[cfg], made.params
     idle_D = np.arange(cfg.hidden_size) % 4 == 1  # 8 of 32
@@ -161,7 +161,7 @@ def assert_shapes(cfg, made):
 
 
 def _last_layer(cfg, made, row):
-    """(block, what attention reads, each head's output, what the MLP reads, before, behind)."""
+    """(block, what attention reads, each head's output, what the MLP reads, before, after)."""
     tokens, positions, segments = row
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), made.params)
     x = params["embed"][tokens]
@@ -306,7 +306,7 @@ def test_copies_that_add_nothing_leave_every_bit_of_the_logits():
 
 
 def _numbers(cfg, made):
-    """Of the layers that a grown model is made of."""
+    """Numbers of the layers that a grown model is made of."""
     old = alive(LATENT if cfg.kv_lora_rank else DENSE).params
     found = []
     for name, first in (("dense_layers", 0), ("moe_layers", LATENT.num_dense_layers)):

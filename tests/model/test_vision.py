@@ -63,7 +63,7 @@ def test_every_square_of_an_image_is_read_and_where_it_lies_counts(encoder):
     for y, x in np.ndindex(4, 2):
         changed = picture.copy()
         changed[2 * y, 2 * x] ^= 255
-        # Attention takes a change everywhere.
+        # Attention carries a change everywhere.
         assert (np.abs(slots_of([changed])[:2] - before).max(axis=1) > 1e-5).all()
     turned = slots_of([np.concatenate([picture[4:], picture[:4]])])[:2]
     assert np.abs(turned - before[::-1]).max() > 0.01
@@ -98,7 +98,7 @@ def test_the_convolution_of_the_abstractor_is_one_over_the_grid():
 
 
 def test_text_is_read_to_the_bit_as_by_a_model_without_an_encoder():
-    """Where the batch has no room for images, and where it has and no image stands in it."""
+    """With no room for images in the batch, and with room that holds no image."""
     text = dataclasses.replace(SMALL, num_layers=1, num_dense_layers=0)
     cfg = dataclasses.replace(text, vision=dataclasses.replace(VISION, num_heads=4))
     tokens = np.random.default_rng(0).integers(0, SMALL.vocab_size, (1, 12), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Weights kept beside the parameters: the interval average and the float32 master copy."""
+"""Weights kept next to the parameters: the interval average and the float32 master copy."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def test_average_moves_every_interval_only():
 
 
 def _averaged_steps(interval_tokens, sizes):
-    """The steps after which an average of decay 0 is the newest weights, and the state then."""
+    """The steps after which an average of decay 0 is the newest weights, and the last state."""
     params, state, found = jnp.zeros(()), None, []
     for step, size in enumerate(sizes, start=1):
         options = {"interval_tokens": interval_tokens, "tokens_per_step": size}

@@ -78,9 +78,9 @@ def test_a_sharded_batch_is_not_gathered(is_spread, dtype):
 
     text = jax.jit(factor).lower(placed).compile().as_text()
     assert not any(name in text for name in ("all-gather", "all-to-all", "collective-permute"))
-    # In place only the compiler knows which axis is sharded, so the stack is left whole.
+    # In place, only the compiler knows which axis is sharded, so the stack is left whole.
     assert has_loop(factor, placed) == is_spread
-    # Each device sums the products of seven matrices, one of 56, in an order of XLA's choice.
+    # Eight devices sum products of seven matrices each, one device of 56; XLA chooses the order.
     expected = jax.jit(polar)(random_stack(7, 8))
     atol = 1e-5 if dtype == jnp.float32 else 2e-3
     np.testing.assert_allclose(jax.jit(factor)(placed), expected, atol=atol)

@@ -89,7 +89,7 @@ def test_without_a_layout_experts_stay_in_place_and_sharded_matrices_are_gathere
     mesh = mesh_of(fsdp=8)
     ours, _, _ = compile_step(our_muon(("experts",), optim.layouts.in_place), ("experts",), mesh)
     assert collectives(ours) == {}
-    # The numbers that make a layout worth its while. If one falls, the table in README.md is old.
+    # These numbers make a layout worthwhile. If one falls, the table in README.md is outdated.
     gathered, _, _ = compile_step(our_muon(("rows",), optim.layouts.in_place), ("rows",), mesh)
     theirs, _, _ = compile_step(optax_muon(("rows",)), ("rows",), mesh)
     assert collectives(gathered)["all-gather"] >= 10

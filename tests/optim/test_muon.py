@@ -143,7 +143,7 @@ def test_agrees_with_optax_contrib_muon_once_its_average_has_settled():
 _TORCH_TOLERANCE = 4 * 0.02 * 0.063
 _TORCH_RULES = {
     "match_rms_adamw": "moonlight",
-    # torch counts weights as (outputs, inputs), so its fan_out is our first axis.
+    # torch takes weights as (outputs, inputs), so its fan_out is our first axis.
     "original": lambda fan_in, fan_out: max(1.0, fan_in / fan_out) ** 0.5,
 }
 

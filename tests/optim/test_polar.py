@@ -176,7 +176,7 @@ def test_completed_squares_get_back_what_the_diagonal_loses_by_rounding(method):
 
 @pytest.mark.parametrize("method", ["direct", "gram"])
 def test_completed_squares_leave_products_and_diagonals_only(method):
-    # Polar Express's rows differ, so what R and X are kept times does.
+    # Polar Express's rows differ, so the factors with which R and X are kept differ too.
     run = functools.partial(
         optim.polar, schedule=optim.POLAR_EXPRESS_5, compute_dtype=jnp.float16, method=method
     )
@@ -249,7 +249,7 @@ def test_first_gram_matrix_bears_three_rows_that_grow_its_errors_little():
 
 
 def test_three_rows_are_as_exact_as_one_for_a_large_value_over_a_flat_tail():
-    # The spectrum on which they cost most: rounding errors of the large value reach the tail.
+    # Three rows cost most on this spectrum: rounding errors of the large value reach the tail.
     rng = np.random.default_rng(0)
     u, v = (np.linalg.qr(rng.standard_normal((size, 96)))[0] for size in (96, 256))
     x = jnp.asarray(u * np.r_[1.0, np.full(95, 0.03)] @ v.T, jnp.float32)
@@ -297,8 +297,8 @@ def test_symmetric_product_is_used_where_the_result_is_symmetric(compute_dtype):
     )
     want = optim.polar(x, optim.POLAR_EXPRESS_5, compute_dtype=jnp.float32)
     np.testing.assert_allclose(got, want, atol=30 * float(jnp.finfo(compute_dtype).eps))
-    # The Gram form: two visits with X X^T and five symmetric products, one with X X^T and one. The
-    # five polynomials are sums, which a kernel is to take itself.
+    # The Gram form has two visits with X X^T and five symmetric products each, and one visit with
+    # X X^T and one. The five polynomials are sums, which a kernel must take itself.
     assert len(seen) == 2 * 6 + 2
     assert sum(seen) == 5
 
@@ -364,7 +364,7 @@ def test_bfloat16_compute_keeps_the_input_dtype():
     x = jax.random.normal(jax.random.key(3), (8, 24))
     got = compiled_polar(x, optim.POLAR_EXPRESS_8, compute_dtype=jnp.bfloat16)
     assert got.dtype == jnp.float32
-    # Rounding x to bfloat16 (2^-9) turns its factor by up to 2 cond(x), here 2 x 3, of that.
+    # Rounding x to bfloat16 (2^-9) turns its factor by up to 2 cond(x), here 2 x 3, times that.
     error = np.linalg.norm(got - exact_polar(x)) / np.linalg.norm(exact_polar(x))
     np.testing.assert_array_less(error, 6 * 2.0**-9)
 

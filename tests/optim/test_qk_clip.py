@@ -189,7 +189,7 @@ def test_fused_query_key_value_weights_are_clipped_by_segment():
 
 
 def test_a_list_of_layers_may_have_layers_without_attention():
-    # Layer 1 has no attention: its row of the statistic is nobody's.
+    # Layer 1 has no attention: its row of the statistic belongs to no leaf.
     spec = optim.QKClipSpec(layer_axis=None, head_axis=1, segments=((N, 1.0),))
     last = dataclasses.replace(spec, first_layer=2)
     params = [{"wq": jnp.ones((D, H, N))}, {"mlp": jnp.ones((D, D))}, {"wq": jnp.ones((D, H, N))}]

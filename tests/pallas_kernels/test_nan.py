@@ -1,4 +1,4 @@
-"""A NaN among the visible scores of a head is its largest; what no query sees does not count."""
+"""A NaN among the visible scores of a head is its maximum; what no query sees does not count."""
 
 import functools
 
@@ -17,7 +17,7 @@ from pallas_kernels.flash_attention.tpu import dispatch as on_tpu
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 _GPU = on_gpu.Config(gpu_forward.Config(block_kv=64), gpu_backward.Config(is_fused=False))
 _TPU = on_tpu.Config(128, 128, forward_keys=256, backward_keys=256, vmem_bytes=16 << 20)
-# Lengths: shorter and longer than the 32 numbers from which CPUs lose NaN, one tile and several.
+# Lengths below and above 32 numbers, where CPUs begin to lose NaN; one tile and several.
 IMPLEMENTATIONS = {
     "reference": (reference.attention, (8, 200)),
     "xla": (xla.attention, (8, 200, 700)),

@@ -1,4 +1,4 @@
-"""JAX_ENABLE_X64: arrays of 32 bits give the same, arrays of 64 bits are computed in 64."""
+"""JAX_ENABLE_X64: 32-bit arrays give the same results, 64-bit arrays are computed in 64 bits."""
 
 import functools
 import re
@@ -149,5 +149,5 @@ def test_kernels_are_traced_and_lowered(name):
     with jax.enable_x64(True):
         x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
         traced = jax.jit(function).trace(x, jax.ShapeDtypeStruct(integers, jnp.int64))
-        assert len(re.findall(r"[if]64\[", str(traced.jaxpr))) == 1  # the integers that are given
+        assert len(re.findall(r"[if]64\[", str(traced.jaxpr))) == 1  # the given integers
         traced.lower(lowering_platforms=platform and (platform,))

@@ -94,7 +94,7 @@ def test_a_large_vocabulary_takes_smaller_chunks_of_a_smaller_memory():
 
 
 def test_a_teacher_takes_smaller_chunks_and_its_own_weights():
-    """On an H200 a step of 16,384 tokens a chunk took 1.48 times the memory of one without it."""
+    """On an H200 a step of 16,384-token chunks took 1.48 times its memory without a teacher."""
     assert slice_of_30b(16, H100 * 1.75, is_taught=True).loss_chunk_tokens == 8192
     assert slice_of_30b(16, H100, is_taught=True).loss_chunk_tokens == 4096
     small = dataclasses.replace(AUTO, loss_chunk_tokens=4096)

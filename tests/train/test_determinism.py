@@ -20,7 +20,7 @@ def build(cfg):
 
 @pytest.mark.slow
 def test_every_compiled_function_of_a_step_has_the_option(cfg, corpus, monkeypatch):
-    """XLA refuses an option that it does not know, and so tells that it was given one."""
+    """XLA refuses an option that it does not know, which shows that it was given one."""
     monkeypatch.setattr(step_lib, "_DETERMINISTIC", {"xla_gpu_no_such_option": True})
     built = build(cfg.edited(["execution.deterministic=true"]))
     batch = built.place(data.train_batch(corpus, cfg.data, 0), 8)

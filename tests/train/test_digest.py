@@ -1,4 +1,4 @@
-"""Names of weights tell any two apart, and not where they are placed."""
+"""Names of weights tell any two apart, but not by where they are placed."""
 
 import jax
 import jax.numpy as jnp

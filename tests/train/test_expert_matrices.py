@@ -1,4 +1,4 @@
-"""The experts' matrices of FP8 are made once in a step, and nothing of it changes."""
+"""The experts' FP8 matrices are made once in a step, and its gradients stay the same."""
 
 import functools
 
@@ -73,7 +73,7 @@ def test_gradients_are_the_same_on_several_devices(made, monkeypatch):
 
 
 def quantisations(jaxpr, shapes):
-    """Conversions to FP8 of arrays of these shapes, each loop's once."""
+    """Conversions to FP8 of arrays of these shapes; a loop's count once."""
     count = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "convert_element_type" and eqn.outvars[0].aval.shape in shapes:
@@ -90,7 +90,7 @@ def test_a_step_quantises_each_matrix_once(made):
     experts, width, hidden = arguments[0].params["moe_layers"]["mlp"]["w_down"].shape[1:]
     shapes = {(experts, 2 * width, hidden), (experts, width, hidden)}
 
-    # Use by use it would be 5: forward, h again, backward.
+    # Made at every use it would be 5: forward, h again, backward.
     assert quantisations(jax.make_jaxpr(function)(*arguments).jaxpr, shapes) == 2
 
 

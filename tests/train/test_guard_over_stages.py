@@ -1,4 +1,4 @@
-"""What a run that goes back does where stages begin and end."""
+"""How a run that goes back behaves where stages begin and end."""
 
 from types import SimpleNamespace
 from unittest import mock
@@ -12,7 +12,7 @@ from kanana_jax.train import fit, state
 
 
 class _Stumbles:
-    """A folder with a checkpoint after step 3, whose run is in trouble once, after a step."""
+    """A folder with a checkpoint after step 3; its run is in trouble once, after `trouble_step`."""
 
     def __init__(self, start, trouble_step=6):
         self.trouble_step, self.recorded, self.in_trouble = None, [], trouble_step
@@ -72,7 +72,7 @@ def test_norms_of_another_stage_are_forgotten_also_on_the_way_back(a_run):
     run = a_run(start, (fit.Stage(4, 1, steps, ()), fit.Stage(99, 1, steps, ())))
     assert fit.fit(_Stumbles(accepted), run) == ("ok", 6)
     root = pytest.approx(2**0.5)
-    # Steps 1 to 6 with a new stage at 5; then 4 to 6 again, of batches 7 to 9 of that stage.
+    # Steps 1 to 6 with a new stage at 5; then 4 to 6 again, with batches 7 to 9, of that stage.
     assert norms == [0.0, root, root, root, -1.0, root, -1.0, root, root]
 
 
@@ -87,5 +87,5 @@ def test_a_run_that_went_back_is_measured_at_its_end_alone(a_run):
     evaluator.measure.return_value = {}
     run = a_run(start, (fit.Stage(6, 1, steps, (evaluator,)),))
     assert fit.fit(_Stumbles(start, trouble_step=4), run) == ("ok", 6)
-    # Steps 4 to 6 of the second time have batches 5 to 7.
+    # The second time, steps 4 to 6 have batches 5 to 7.
     assert measured == [7]

@@ -1,4 +1,4 @@
-"""The head's losses and gradients in one pass against JAX's own of the whole logits."""
+"""The head's losses and gradients in one pass against JAX's own for the whole logits."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def chunked(cfg, params, hidden, targets, weights, chunk_tokens):
 
 
 def scaled_grads(fn, *args):
-    """As in a sum with other losses: the gradient that comes back is not 1."""
+    """The incoming gradient is not 1, as in a sum with other losses."""
     return jax.grad(lambda params, hidden: 3.0 * fn(params, hidden)[0], argnums=(0, 1))(*args)
 
 

@@ -81,7 +81,7 @@ def test_a_step_moves_adapters_and_the_state_holds_nothing_of_the_model(made):
     like = state.abstract(made.model, made.make_optimizer(1.0), mesh, made.lora)
     count = trained.count(made.model, made.lora)
     kept = figures.bytes_per_device((like.weights.params, like.opt_state))
-    # Muon keeps one float32 number for each beside it; the guard 128 norms.
+    # For each number Muon keeps one more in float32; the guard keeps 128 norms.
     assert 2 * 4 * count <= kept <= 2 * 4 * count + 2000
     assert count < sum(x.size for x in jax.tree.leaves(trained.shapes(made.model).params)) / 3
 

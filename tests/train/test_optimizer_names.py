@@ -138,7 +138,7 @@ def test_decay_is_left_out_of_the_leaves_that_are_named_and_of_no_other(cfg, nam
     edits = [f"optimizer.{edit}" for edit in edits]
     masked = cfg.edited(edits)
     wanted = {*optimizers.undecayed(masked.optimizer, masked.model)}
-    wanted -= {*optimizers.undecayed(cfg.optimizer, cfg.model)}  # matrices of a kept norm
+    wanted -= {*optimizers.undecayed(cfg.optimizer, cfg.model)}  # matrices whose norm is kept
     params, plain = _weights_and_update(cfg)
     _, found = _weights_and_update(masked)
     assert {path for path in plain if not np.array_equal(plain[path], found[path])} == wanted

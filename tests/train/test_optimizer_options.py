@@ -14,11 +14,11 @@ from kanana_jax.train import step
 
 pytestmark = pytest.mark.slow
 
-# Read by the loop, which tests/faults holds to them.
+# The loop reads these; tests/faults checks that it does.
 OF_THE_LOOP = {"guard.max_rewinds", "guard.max_logit_alarm"}
 # The optimizer's own scale: `make` is given the rate, which rates of a comparison share.
 OF_THE_CALL = {"optimizer.lr"}
-# Of models with an encoder of images: tests/train/test_freezing.py.
+# Of models with an image encoder: tests/train/test_freezing.py.
 OF_PARTS = {"optimizer.frozen"}
 COSINE, WSD = "optimizer.schedule.name=cosine", "optimizer.schedule.decay_steps=5"
 HALF = ("optimizer.transfer=half", "optimizer.transfer_base_width=16")

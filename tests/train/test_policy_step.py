@@ -89,7 +89,7 @@ def batch_of_rollouts(made, weights) -> Batch:
 
 
 def loss_with_logits(made, batch, params, buffers):
-    """PPO of this file, of all logits at once."""
+    """This file's PPO, from all logits at once."""
     logits_BSV, v_BS = logits_and_values(made, params, buffers, batch)
     logp_BS, x = log_probabilities(logits_BSV, batch), batch.extra
     a_BS, r_BS = x["advantage"], jnp.exp(logp_BS - x["old"])

@@ -1,4 +1,4 @@
-"""The train step: accumulation, devices, the clip's wire."""
+"""The train step: accumulation, devices, the wiring of the clip."""
 
 import dataclasses
 import functools

@@ -34,7 +34,7 @@ def arrays():
 
 
 def taught(divergence, batch, of_teacher, params, hidden, chunk_tokens):
-    """What the head gives; `of_teacher` are its params and hidden states, or None."""
+    """What the head gives; `of_teacher` has the teacher's params and hidden states, or is None."""
     live = of_teacher and head.Other(TEACHER, *of_teacher)
     teaching = Teaching(divergence, KL, is_live=live is not None)
     objective = Distillation(teaching, CE, Z)
@@ -83,7 +83,7 @@ def test_loss_and_gradients_are_those_of_whole_logits_in_float64(divergence, chu
 
     def ours(params, hidden):
         loss, _, _, report = taught(divergence, batch, of_teacher, params, hidden, chunk_tokens)
-        return 3.0 * loss, report  # what comes back from other losses is not 1
+        return 3.0 * loss, report  # the gradient from other losses is not 1
 
     (loss, report), grads = jax.jit(jax.value_and_grad(ours, argnums=(0, 1), has_aux=True))(
         params, hidden
@@ -96,7 +96,7 @@ def test_loss_and_gradients_are_those_of_whole_logits_in_float64(divergence, chu
 
 
 def stored(divergence, batch, of_teacher, chunk_tokens):
-    """`batch` with the columns of a teacher that is not there any more."""
+    """`batch` with the columns of a teacher that is gone."""
     uniform = np.random.default_rng(3).uniform(size=(*SHAPE, divergence.num_draws))
     params, hidden = of_teacher
     found = head.of_tokens(

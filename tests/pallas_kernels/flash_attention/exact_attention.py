@@ -1,4 +1,4 @@
-"""Attention exact in float64 and plain in 16 bits, to hold kernels against."""
+"""Attention, exact in float64 and plain in 16 bits, to compare kernels with."""
 
 import functools
 
@@ -38,7 +38,7 @@ def exact(q, k, v, dout, segment_ids, causal):
 
 
 def plain(q, k, v, segment_ids, causal):
-    """What one writes first: products in the inputs' dtype, softmax in float32."""
+    """The obvious implementation: products in the inputs' dtype, softmax in float32."""
     group = q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, group, axis=2), jnp.repeat(v, group, axis=2)
     score = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5

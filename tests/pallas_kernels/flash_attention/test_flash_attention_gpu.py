@@ -1,4 +1,4 @@
-"""The Hopper kernels: in which order they visit, interpreted on the CPU, lowered for CUDA, run."""
+"""The Hopper kernels: their order of visits, interpreted on the CPU, lowered for CUDA, run."""
 
 import functools
 
@@ -36,7 +36,7 @@ def with_gradients(attention, q, k, v, dout):
 
 
 def assert_near_reference(attention, inputs, ids, causal):
-    """16-bit inputs: out within 2^-8, gradients within 2^-7 in norm of float32 attention."""
+    """With 16-bit inputs, out is within 2^-8 and gradients 2^-7 of float32 attention in norm."""
     kinds = dict(causal=causal, scale=0.1)
     exact, exact_max = with_gradients(
         lambda q, k, v: reference.attention(q, k, v, *ids, **kinds),

@@ -28,7 +28,7 @@ def attend(q, k, v, dout, ids, *, causal, deterministic):
 
 @functools.partial(jax.jit, static_argnames="causal")
 def plain(q, k, v, dout, ids, *, causal):
-    """What one writes first, in the inputs' dtype with at least a float32 softmax.
+    """The obvious implementation, in the inputs' dtype with at least a float32 softmax.
 
     One key head at a time, so that the scores of 16k tokens fit; in float64 it is exact. Scores are
     rounded to bfloat16 as outside jit, where XLA cannot keep the product's excess precision.

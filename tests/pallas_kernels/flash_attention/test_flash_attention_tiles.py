@@ -1,4 +1,4 @@
-"""Which blocks a tile visits: all that it sees, no mask where it sees all, no other document's."""
+"""Which blocks a tile visits: all that it sees, unmasked if it sees all, no other document's."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -88,7 +88,7 @@ def test_bfloat16_errs_at_most_twice_as_much_as_plain_bfloat16(case):
 def test_rows_beyond_the_groups_and_empty_groups_are_zero(implementation):
     lhs, rhs, grad, _ = cast_inputs(cases.SMALL_CASES[0], jnp.float32)
     group_sizes = jnp.array([10, 0, 140, 0], jnp.int32)
-    # What stands beyond the groups must not leak, not even as NaN * 0.
+    # Values beyond the groups must not leak, not even as NaN * 0.
     lhs, grad = lhs.at[150:].set(np.nan), grad.at[150:].set(np.nan)
     out, dlhs, drhs = with_gradients(
         lhs, rhs, grad, group_sizes, transpose_rhs=False, implementation=implementation

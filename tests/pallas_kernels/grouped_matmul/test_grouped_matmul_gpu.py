@@ -67,7 +67,7 @@ def test_interpreted_kernels_agree_and_have_no_races(group_sizes, transpose_rhs,
     *arrays, sizes = cases.make_inputs(case)
     lhs, rhs, grad = (jnp.asarray(x, jnp.bfloat16) for x in arrays)
     rhs = rhs.swapaxes(1, 2) if transpose_rhs else rhs
-    # What stands beyond the groups must not leak, not even as NaN * 0.
+    # Values beyond the groups must not leak, not even as NaN * 0.
     lhs, grad = (x.at[sum(group_sizes) :].set(jnp.nan) for x in (lhs, grad))
     ours = interpreted(lhs, rhs, grad, sizes, transpose_rhs=transpose_rhs)
     kinds = dict(out_dtype=jnp.float32)
@@ -135,7 +135,7 @@ def test_tuned_configurations_lower_for_cuda(key):
         lower(functools.partial(product, transpose_rhs=False), lhs, rhs, sizes),
         lower(functools.partial(product, transpose_rhs=True), lhs, rhs_T, sizes),
     ]
-    # float32 sums take the most shared memory: what weights of float32 ask for.
+    # float32 sums, which float32 weights ask for, take the most shared memory.
     sums = functools.partial(dispatch.outer, out_dtype=jnp.float32, config=dispatch.TUNED[key])
     texts.append(lower(sums, lhs, grad, sizes))
     assert all("mosaic_gpu" in text for text in texts)

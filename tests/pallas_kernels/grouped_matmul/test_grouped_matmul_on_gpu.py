@@ -39,7 +39,7 @@ def draw(case):
 
 @jax.jit
 def products(lhs, rhs, grad, group_sizes):
-    """The product, its gradients in lhs and rhs, from the public entry."""
+    """The product and its gradients in lhs and rhs, from the public entry."""
 
     def product(lhs, rhs):
         return pallas_kernels.grouped_matmul(lhs, rhs, group_sizes)
@@ -60,7 +60,7 @@ def errors(window, lhs, rhs, grad, group_sizes, ours):
     def all_three(dtype, lhs, rhs, grad):
         lhs, rhs, grad = (x.astype(dtype) for x in (lhs, rhs, grad))
         dot = functools.partial(jnp.dot, precision="highest" if dtype == jnp.float32 else None)
-        # Without the barrier XLA would leave the rounding of the results out.
+        # Without the barrier XLA would leave out the rounding of the results.
         return jax.lax.optimization_barrier((dot(lhs, rhs), dot(grad, rhs.T), dot(lhs.T, grad)))
 
     def of_group(group):
@@ -92,7 +92,7 @@ def test_errs_at_most_twice_as_much_as_plain_bfloat16(case):
     total = int(group_sizes.sum())
     lhs, rhs, grad = draw(case)
     if total < case.num_rows:
-        # What stands beyond the groups must not leak, not even as NaN * 0.
+        # Values beyond the groups must not leak, not even as NaN * 0.
         lhs, grad = (x.at[total:].set(jnp.nan) for x in (lhs, grad))
     assert pallas_kernels.grouped_matmul_choice(lhs, rhs).implementation == "mosaic_gpu"
 
@@ -100,7 +100,7 @@ def test_errs_at_most_twice_as_much_as_plain_bfloat16(case):
     again = products(lhs, rhs, grad, group_sizes)
     assert all(bool((x == y).all()) for x, y in zip(ours, again, strict=True)), "not repeatable"
     assert all(bool((x[total:] == 0).all()) for x in ours[:2]), "rows beyond the groups"
-    # A power of two of rows: cases of about equal groups share a compilation.
+    # A power-of-two number of rows, so that cases with about equal groups share a compilation.
     window = min(case.num_rows, 1 << int(group_sizes.max()).bit_length())
     squares = np.asarray(errors(window, lhs, rhs, grad, group_sizes, ours))
     for name, (our_square, plain_square) in zip(("out", "dlhs", "drhs"), squares, strict=True):

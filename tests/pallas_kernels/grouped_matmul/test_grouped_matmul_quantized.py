@@ -66,7 +66,7 @@ def interpreted(lhs, rhs, sizes, *, transpose_rhs):
 )
 def test_interpreted_kernel_agrees_and_has_no_races(group_sizes, transpose_rhs, scale, capfd):
     lhs, rhs, sizes = make_inputs(group_sizes, transpose_rhs, scale)
-    # What stands beyond the groups must not leak, not even as NaN * 0.
+    # Values beyond the groups must not leak, not even as NaN * 0.
     used = sum(group_sizes)
     lhs = Quantized(lhs.values.at[used:].set(jnp.nan), lhs.scales, lhs.block)
     got = interpreted(lhs, rhs, sizes, transpose_rhs=transpose_rhs)

@@ -37,7 +37,7 @@ def visits(kind, group_sizes):
 
 
 def uninterrupted(values):
-    """Whether equal values follow each other."""
+    """Whether equal values are contiguous."""
     return len(list(itertools.groupby(values))) == len(set(values))
 
 

@@ -15,7 +15,7 @@ from pallas_kernels.quantize import SQUARE_BLOCK, dequantize, quantize
 
 pytestmark = pytest.mark.gpu
 
-WIDTH, OUT_WIDTH = 512, 768  # what 128 and 256 divide
+WIDTH, OUT_WIDTH = 512, 768  # multiples of 128 and 256
 SIZES = (
     pytest.param((70, 0, 13, 195), id="empty-and-odd-and-rows-beyond"),
     pytest.param((1, 63, 65, 171), id="around-a-warpgroup"),
@@ -42,7 +42,7 @@ def exact(lhs, rhs, sizes):
 
 @functools.cache
 def compiled(kernel, **options):
-    """One compilation for every group sizes."""
+    """One compilation for all group sizes."""
     return jax.jit(functools.partial(kernel, **options))
 
 
@@ -64,7 +64,7 @@ def test_a_tile_agrees_with_what_was_quantised(config, group_sizes):
     assert np.linalg.norm(off) <= 2.5e-3 * np.linalg.norm(want)
 
 
-# Scales that are no powers of two round once more: 2.13e-2 on an H200.
+# Scales that are not powers of two round once more: 2.13e-2 on an H200.
 @pytest.mark.parametrize(
     ("precision", "bound"), [("fp8", 2e-2), ("fp8_float32_scales", 2.5e-2), ("fp8_store", 2e-2)]
 )

@@ -1,4 +1,4 @@
-"""Experts' matrices of FP8 that were made before: the layer's results are the same, bit for bit."""
+"""Experts' FP8 matrices that were made before: the layer's results are the same, bit for bit."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The passes around products of FP8: as XLA's pieces, interpreted, lowered for CUDA, on a GPU."""
+"""The passes around FP8 products against XLA's pieces: interpreted, lowered for CUDA, on a GPU."""
 
 import functools
 
@@ -16,7 +16,7 @@ KINDS = [("fp8", None), ("fp8", 0.5), ("fp8_float32_scales", None)]
 
 
 def make_inputs(num_rows=NUM_ROWS, width=WIDTH):
-    """h of many sizes with zeros and no numbers, the gradient of the activation, and weights."""
+    """h of many sizes with zeros and tiny numbers, the gradient of the activation, and weights."""
     rng = np.random.default_rng(0)
     h = rng.standard_normal((num_rows, 2 * width)).astype(np.float32)
     h *= np.exp2(rng.integers(-6, 4, (num_rows, 1)))
@@ -39,7 +39,7 @@ def pieces_backward(dact, h, weight, recipe, clamp):
 
 
 def compare(got, want, most_off):
-    """exp and quotients round otherwise now and then: the next value of 16 or of 8 bits."""
+    """exp and quotients sometimes round differently: to the next 16-bit or 8-bit value."""
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype
         one, other = (np.asarray(x, np.float32) for x in (one, other))

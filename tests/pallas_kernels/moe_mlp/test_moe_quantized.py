@@ -86,16 +86,16 @@ def test_output_and_gradients_are_those_of_the_recipe(precision):
     inputs = cases.make_inputs(CASE)
     assert len(np.unique(inputs[3])) < CASE.num_experts
     got = with_gradients(precision, *inputs)
-    # Sums of another order round some numbers between two values the other way: 2^-4 of those.
+    # Sums in another order round some numbers between two values the other way: 2^-4 of those.
     for name, x, y in zip(NAMES, got, written_out(precision, *inputs), strict=True):
         assert relative(x, y) < 3e-3, name
 
 
 def test_errors_are_those_of_the_format():
-    """Rounding errs by up to 2^-4, evenly: 3.6 % of a norm, and a product of two by 5.1 %.
+    """Rounding errs evenly by up to 2^-4: 3.6 % of a norm, and 5.1 % of a product of two.
 
-    swiglu, a product itself, doubles that of h; with its own rounding and that of w_down y errs by
-    11.4 %, and dx by 14.4 %, which has passed one rounding more.
+    swiglu, itself a product, doubles the error of h. With its own rounding and that of w_down, y
+    errs by 11.4 %. dx passes one more rounding and errs by 14.4 %.
     """
     inputs = cases.make_inputs(CASE)
     exact = written_out("fp8_store", *inputs)[0]
@@ -121,7 +121,7 @@ def test_halves_of_what_is_kept_per_token_at_kanana_2_widths():
     for precision in ("fp8_store", "fp8"):
         layer = functools.partial(pallas_kernels.moe_mlp, precision=precision)
         kept = bench_moe.kept_bytes_per_token(layer, case)
-        # Of each row two integers; E group sizes are little beside them.
+        # Two integers for each row; E group sizes are small next to them.
         assert values * (1 + 4 / 128) + rows * 8 <= kept < 11_700
     assert bench_moe.kept_bytes_per_token(pallas_kernels.moe_mlp, case) > 1.9 * kept
 

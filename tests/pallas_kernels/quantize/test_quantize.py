@@ -1,4 +1,4 @@
-"""Blocks of E4M3 against their definition, their bounds, and numbers that are no numbers."""
+"""Blocks of E4M3 against their definition, their bounds, and numbers that are not finite."""
 
 import functools
 

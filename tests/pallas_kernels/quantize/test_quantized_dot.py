@@ -57,9 +57,9 @@ def test_product_and_gradients_are_those_of_the_recipe(precision, transpose_w):
 
 
 def test_errors_stay_within_the_bound_of_the_format():
-    """Both sides err by at most 2^-4 of each number, bfloat16 rounds the sum: 2^-8 of it.
+    """Each side errs by at most 2^-4 of each number, and bfloat16 rounds the sum by 2^-8 of it.
 
-    Below 2^-6 of a scale the step no longer shrinks: 2^-10 of the largest over 256 there.
+    Below 2^-6 of a scale the step no longer shrinks: 2^-10 of the largest over 128 there.
     """
     inputs = make_inputs(jnp.bfloat16)
     y, dx, dw = with_gradients("fp8", False, *inputs)

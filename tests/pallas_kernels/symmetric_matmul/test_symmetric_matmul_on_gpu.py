@@ -78,7 +78,7 @@ def test_product_is_rounded_once_symmetric_and_repeatable(case, dtype):
     want += factors.get("diagonal", 0.0) * np.eye(case.size)
     # Half a unit in the last place of the largest entry, and float32 sums of `width` terms.
     atol = (0.5 * float(jnp.finfo(dtype).eps) + 2**-18) * np.abs(want).max()
-    # Rounded matrices no longer commute: either half of their product is the one to mirror.
+    # Rounded matrices no longer commute: the kernel may mirror either half of their product.
     off = np.minimum(np.abs(got - want), np.abs(got - want.swapaxes(1, 2)))
     np.testing.assert_array_less(off, atol)
 
@@ -126,7 +126,7 @@ def test_rank_one_gives_its_direction():
     got = polar(gaussian(*SHAPE).at[0].set(jnp.outer(left, right)))[0]
     want = np.outer(left, right) / np.linalg.norm(left) / np.linalg.norm(right)
     np.testing.assert_allclose(np.vdot(got, want), 1.0, atol=0.17)
-    # What rounding to float16 puts beside it is amplified by the rows' slopes, 800 in all.
+    # The rows' slopes, 800 in all, amplify what rounding to float16 adds in other directions.
     assert singular_values(got)[1] < 0.1
 
 
