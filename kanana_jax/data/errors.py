@@ -15,7 +15,7 @@ class DataError(UserError, ValueError):
 
 
 class StoreError(DataError):
-    """A token store whose content is not what was written."""
+    """A store, of tokens or of anything else, whose content is not what was written."""
 
 
 def listed(names: Iterable[str]) -> str:

@@ -4,9 +4,9 @@
 
 The folder is from `kanana_jax.convert` or Hugging Face, with a chat template. Prints what
 greedy answers earn, pass@k of the samples, what the best constant answer earns, and how turns end,
-each with the standard error from sampling the tasks. The tasks are held-out ones; tools and
-graders run in the sandbox. --out writes the same as JSON. Exit code 2: the folder or a setting
-cannot be used.
+all but that constant with the standard error from sampling the tasks. The tasks are held-out ones;
+tools and graders run in the sandbox. --out writes the same as JSON. Exit code 2: the folder or a
+setting cannot be used.
 """
 
 import argparse

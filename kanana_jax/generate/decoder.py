@@ -4,7 +4,7 @@ A cache row belongs to one sequence and holds position t at index t. What lies p
 is from padding or an earlier sequence; it is overwritten before a query may see it.
 
 Letters: B rows, S new tokens of a row, T cache length, D hidden, V vocabulary, L MoE layers,
-K experts of a token, N steps, M slots of a row's images.
+K experts of a token, N steps, M slots of a row's features.
 """
 
 import contextlib

@@ -57,9 +57,10 @@ def write(folder: Workdir, ended: fit.Outcome, one: Run, corpus: str) -> None:
 def is_diverged(losses_N: Float[np.ndarray, "N"], vocab_size: int) -> bool:
     """Whether training ended well above its start, by more than batches differ.
 
-    That is: each of the last 10 losses exceeds each of the first 10, and their mean by a quarter;
-    or, when training broke within the first 10 steps, their median is twice the first loss and
-    twice the loss of guessing tokens evenly. A flat loss is neither, whichever batch came first.
+    That is: one of the last 10 losses is not finite; or each of them exceeds each of the first 10,
+    and their mean by a quarter; or, as when training broke within the first 10 steps, their median
+    is twice the first loss and twice the loss of guessing tokens evenly. A flat loss is neither,
+    whichever batch came first.
     """
     if not losses_N.size:
         return False

@@ -1,7 +1,8 @@
 """Tries of one prompt that are compared with each other, and what they are worth.
 
 A group is complete when all of its tries have ended. A reward gives a number to an episode that
-has ended: the verifier's, or one that ignores the answer, to learn what such rewards do.
+has ended: the verifier's, or one that pays for something else than right answers, to learn
+what such rewards do.
 """
 
 import hashlib

@@ -15,7 +15,7 @@ _OFF = config.LoraConfig()
 
 
 class TrainState(NamedTuple):
-    """All that a checkpoint holds; batches need nothing more than `step`."""
+    """All arrays that a checkpoint holds."""
 
     step: Any  # int32, updates done so far
     weights: model.Weights

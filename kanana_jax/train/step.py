@@ -241,7 +241,7 @@ def build(cfg: StepConfig, mesh: Any) -> Steps:
 
 
 def compiler_options(execution: config.ExecutionConfig) -> dict[str, Any] | None:
-    """XLA's, for what trains."""
+    """XLA's options, for all that a run computes."""
     return _DETERMINISTIC if execution.deterministic else None
 
 

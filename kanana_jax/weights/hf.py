@@ -1,4 +1,4 @@
-"""Hugging Face directories in and out, tensor by tensor; `hf_config` has their architectures.
+"""Hugging Face directories in and out, tensor by tensor; `hf_architectures` lists what is known.
 
 Every tensor of the files must be claimed once and have the shape that config.json implies; headers
 are checked for this before anything is written. Float16 becomes float32. Quantised weights
@@ -153,7 +153,7 @@ def export_directory(
     shard_bytes: int = 5_000_000_000,
     on_tensor: OnTensor = lambda num_bytes: None,
 ) -> None:
-    """Writes `target` for transformers, vLLM and the like, from a folder of `import_directory`."""
+    """Writes `target` for transformers, vLLM and the like, from a model folder."""
     what = native.read_description(source)
     extra = dict(what.extra)
     if max_position_embeddings is not None:

@@ -1,7 +1,8 @@
 """What went wrong in a run and what was done about it: a line on the terminal and in events.jsonl.
 
 Kinds: checkpoint_unusable, save_failed, save_succeeded, storage_failed, step_skipped, rewind,
-max_logit_alarm, resharded, settings_changed, stopped; and what a run begins with: lora, reference.
+max_logit_alarm, resharded, settings_changed, stopped; what a run begins with: lora, reference,
+teacher; and what rounds bring: collected, played, mismatch.
 """
 
 import json

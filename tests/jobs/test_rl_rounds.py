@@ -20,7 +20,7 @@ TASKS = drawing.tasks_of([families.of("chain_sum@3")], ["en"], seed=0, count=40,
 
 
 class Player:
-    """Tries draw one token at a time, prompt n as many as `lengths` says; nothing is computed."""
+    """A try of prompt n draws as many tokens as `lengths` says; nothing is computed."""
 
     def __init__(self, lengths=lambda number: 1):
         self._lengths, self.started, self.versions = lengths, [], []

@@ -3,7 +3,8 @@
     forward     h                        ->  Q(h), Q(a)                     a = swiglu(h)
     backward    a', Q(h), weight         ->  dh, Q(dh), weight a, dweight
 
-as `stages.up_quantized` and `stages.activation_backward` define them. Q is E4M3 in rows of 128 with
+as `stages.up_quantized` and `stages.activation_backward_quantized` define
+them. Q is E4M3 in rows of 128 with
 a scale each. A block of threads has 64 rows and 128 columns of each half of h: one block of each.
 So h leaves in 8 bits along with a, and dh is read back from shared memory to be quantised. Backward
 works on half of the columns at a time, since three float32 tiles fill the registers of a warpgroup.
