@@ -26,7 +26,7 @@ _DIRECTORY = flags.DEFINE_string("directory", None, "Where to write; default the
 
 
 class Stopwatch:
-    """Wall and CPU seconds spent in the functions that it wraps, calls within calls once."""
+    """Wall and CPU seconds spent in the functions that it wraps; nested calls count once."""
 
     def __init__(self):
         self.wall_s = self.cpu_s = 0.0

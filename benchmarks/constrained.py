@@ -1,9 +1,9 @@
-"""What a JSON schema costs: constrained and free answers of one engine, by turns.
+"""What a JSON schema costs: constrained and free answers of one engine, in turns.
 
-Each round times rows that are all free and rows that all follow a schema which no answer of this
-length ends, the next round the other way round. One JSON line: the milliseconds that a token of
-every row takes, by the clock and in CPU time of the process (medians of the rounds), and the
-medians of the rounds' own ratios. The bound is 1.1.
+Each round times rows that are all free and rows that all follow a schema that no answer of this
+length completes; the next round times them in the other order. One JSON line: the milliseconds that
+a token of every row takes, by the clock and in CPU time of the process (medians of the rounds), and
+the medians of the rounds' own ratios. The bound is 1.1.
 
     python -m benchmarks.constrained --checkpoint=smollm2      # which BUILD.md makes
     python -m benchmarks.constrained --checkpoint=smollm2 --top_p=0.9

@@ -1,4 +1,4 @@
-"""Decoding and prefill of a published shape with fewer layers, beside the bytes that must be read.
+"""Decoding and prefill of a published shape with fewer layers, against the bytes to be read.
 
 Random weights are made on the device, in bfloat16. A decoding step has to read, from memory,
 
@@ -54,7 +54,7 @@ class Settings:
 
 
 class Setup(NamedTuple):
-    """What every function of the decoder begins with."""
+    """The first arguments of every function of the decoder."""
 
     cfg: config.ModelConfig
     execution: config.ExecutionConfig
@@ -194,7 +194,7 @@ def decode(setup: Setup, batch: int) -> dict[str, Any]:
 
 
 def engine(setup: Setup, batch: int) -> dict[str, Any]:
-    """Times the whole engine on `batch` equal requests: the host's part shows beside `decode`."""
+    """Times the whole engine on `batch` equal requests: the host's part shows next to `decode`."""
     made = generate.Engine(
         *setup,
         decode=lambda ids: "x" * len(ids),
@@ -244,7 +244,7 @@ def prefill(setup: Setup) -> dict[str, Any]:
     rate = size * len(starts) / seconds(call)
     peak = slices.PEAK_FLOPS.get(jax.devices()[0].device_kind)
     _, active = model.num_params(cfg)
-    # The embedding is a look-up, and of the head one token's product is made.
+    # The embedding is a look-up, and the head's product is made for one token only.
     flops = 2 * (active - (1 if cfg.tie_embeddings else 2) * cfg.vocab_size * cfg.hidden_size)
     # Scores and sums over latents, which the absorbed form attends to.
     width = 2 * cfg.kv_lora_rank + cfg.qk_rope_head_dim

@@ -74,7 +74,7 @@ def records(directory: Path) -> list[dict[str, Any]]:
 
 
 def arrays(directory: Path) -> dict[str, Any]:
-    """What the last checkpoint's manifest says of every array, hashes among it."""
+    """What the last checkpoint's manifest says about every array, hashes included."""
     steps = sorted(
         (int(path.parent.name), path) for path in directory.glob("run/*/*/manifest.json")
     )
@@ -82,7 +82,7 @@ def arrays(directory: Path) -> dict[str, Any]:
 
 
 def differences(first: Path, other: Path) -> dict[str, int]:
-    """Steps of which anything but the clock differs, the first of them, and arrays that differ."""
+    """Counts of steps (clock aside) and of arrays that differ, and the first such step."""
     # As text: NaN does not equal itself.
     one, two = ([_without_clock(x) for x in records(path)] for path in (first, other))
     differing = [step for step, (a, b) in enumerate(zip(one, two, strict=True), 1) if a != b]

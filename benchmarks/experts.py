@@ -1,8 +1,8 @@
 """Where a layer of experts spends its time on a device, without FP8 and with it.
 
-The layer is that of `pallas_kernels.bench moe`: routed and shared experts, forward and backward,
-and for FP8 matrices that are made before. A JSON line for each precision, milliseconds by kind of
-kernel; with --slowest the kernels too.
+The layer is that of `pallas_kernels.bench moe`: routed and shared experts, forward and backward.
+For FP8 the matrices are made beforehand. Prints a JSON line for each precision, milliseconds by
+kind of kernel; with --slowest the kernels too.
 
     XLA_FLAGS=--xla_gpu_enable_command_buffer= python -m benchmarks.experts
 """
@@ -26,7 +26,7 @@ _CASE = flags.DEFINE_string("case", "kanana_2_30b", "A case of pallas_kernels.mo
 _CALLS = flags.DEFINE_integer("calls", 10, "Profiled calls.", lower_bound=1)
 _SLOWEST = flags.DEFINE_integer("slowest", 0, "Kernels shown, the slowest first.", lower_bound=0)
 
-# By the name of the kernel, the first that fits.
+# By the name of the kernel; the first pattern that fits counts.
 KINDS = {
     "grouped products": r"grouped_matmul",
     "gradients of matrices": r"grouped_outer",

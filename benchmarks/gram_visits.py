@@ -1,6 +1,6 @@
 """How many rows of a schedule the Gram form may take between one fresh R = X X^T and the next.
 
-For each schedule, spectrum and way of cutting the five rows into visits of X, one line: the
+One line for each schedule, spectrum and way of cutting the five rows into visits of X: the
 relative error against the direct form in float32, and the largest singular value, both with
 completed squares, as on XLA alone, and with sums whose upper half is mirrored, as by a kernel.
 Iterates are float16, as on a GPU; matrices are 192 x 512 with random singular vectors.

@@ -1,16 +1,16 @@
-"""Memory of a train step with adapters beside one of the whole model, from the compiled program.
+"""Memory of a train step with adapters against one of the whole model, from the compiled program.
 
     python -m benchmarks.lora_memory
     python -m benchmarks.lora_memory --tiny
 
-The step of a published shape with fewer layers is compiled for the device that is here, and not
+The step of a published shape with fewer layers is compiled for the device that is present, and not
 run: no array is made, so a laptop can ask about a model that it cannot hold. Prints a table, and a
 JSON line with what it was made on.
 
     trained       parameters that the optimizer moves
     state         they, their optimizer state, and what a checkpoint holds
     arguments     the state, the frozen model and the batch
-    temporary     all that the step needs beside these: activations, gradients, merged layers
+    temporary     all that the step needs besides these: activations, gradients, merged layers
 """
 
 import json

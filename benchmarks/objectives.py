@@ -96,7 +96,7 @@ def batch_of_pairs(cfg: step.StepConfig, mesh) -> Batch:
 
 
 def _routes(rng: np.random.Generator, cfg: step.StepConfig) -> np.ndarray:
-    """Experts that differ for every token, each as often as any other in the mean."""
+    """Experts that differ for every token, each equally often in the mean."""
     shape = cfg.model
     first = rng.integers(
         0, shape.num_experts, (cfg.batch_size, cfg.seq_len, shape.num_moe_layers, 1), np.int32

@@ -3,9 +3,8 @@
 The slice is four mixture-of-experts layers at real width: 128 experts of 2048 x 768, multi-head
 latent attention with 32 heads, no embeddings. All optimizers get the same gradients and parameters
 (donated, so the update is in place); all Muons run five Newton-Schulz steps, and optax keeps its
-momentum in the gradients' dtype. One JSON line per
-optimizer: median milliseconds of a step, and what fraction of the H100's dense bfloat16 peak the
-multiplications of the plain iteration would be.
+momentum in the gradients' dtype. One JSON line per optimizer: median milliseconds of a step, and
+the TFLOP/s that the multiplications of the plain iteration would be.
 
     python -m benchmarks.optimizer --dtype=bfloat16
     python -m benchmarks.optimizer --size=tiny --repeats=2

@@ -3,8 +3,8 @@
     error = |polar(X) - U V^T|_F / |U V^T|_F        X = U S V^T
 
 Spectra: `gaussian` is a 256 x 512 matrix of independent entries; the `momentum` ones are Muon's
-momentum after 60 steps of a small two-layer network on a synthetic regression, its query-sized
-layer being nearly of low rank, as momentum is in practice. Prints a Markdown table.
+momentum after 60 steps of a small two-layer network on a synthetic regression. Its query-sized
+layer is nearly of low rank, as momentum is in practice. Prints a Markdown table.
 
     python -m benchmarks.polar_error_table
 """

@@ -1,4 +1,4 @@
-"""Writes benchmarks/README.md out of the records beside it.
+"""Writes benchmarks/README.md from the records next to it.
 
     python -m benchmarks.readme
 

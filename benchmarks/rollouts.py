@@ -1,8 +1,8 @@
-"""What reinforcement learning asks of decoding beside the text, and the hand-over of new weights.
+"""What reinforcement learning asks of decoding besides the text, and the hand-over of new weights.
 
-Tokens per second are those of a slice of a published shape with random weights, whose rows all end
-at the last position of the cache, as in `benchmarks.decode`, which also has the flags that are not
-here. Each kind of answer,
+Tokens per second are those of a slice of a published shape with random weights. All rows end at the
+last position of the cache, as in `benchmarks.decode`, which also has the flags that are not here.
+Each kind of answer,
 
     tokens                   as readers of text need them
     tokens, logp             and how likely each one was
@@ -10,8 +10,9 @@ here. Each kind of answer,
 
 is drawn from weights layer by layer in the dtype that the model computes in, and from training's
 float32 stacks, which each call slices and casts for the tokens of one step. A hand-over is timed by
-reference and as the copy onto one device, with the bytes that it makes on all devices together.
-Two devices, where they are, share experts; for the copy weights lie over fsdp. A JSON line each.
+reference and as a copy onto one device, with the bytes that it makes on all devices together. If
+there are two devices, they share experts; for the copy, the weights lie over fsdp. Prints a JSON
+line for each.
 
     python -m benchmarks.rollouts --size=kanana_2_30b_a3b --layers=4
     python -m benchmarks.rollouts --size=tiny --context=64 --set=execution.compute_dtype=float32
@@ -73,7 +74,7 @@ def draw(
 def tokens_per_s(
     asked: decode.Settings, weights: unstacked.AnyWeights, mesh: Mesh | None, **kind: bool
 ) -> float:
-    """Of steps whose results the host waits for."""
+    """The rate of steps whose results the host waits for."""
     num_rows, num_tokens = _ROWS.value, _FLAGS.tokens_per_step
     tokens_B = np.random.default_rng(0).integers(0, asked.model.vocab_size, num_rows, np.int32)
     samplings = [generate.Sampling(seed=row, top_p=_FLAGS.top_p) for row in range(num_rows)]
@@ -105,7 +106,7 @@ def show_rates(
 
 
 def show_hand_over(asked: decode.Settings, weights: model.Weights, mesh: Mesh) -> None:
-    """Of training's weights on `mesh` to an engine that is there already."""
+    """Times the hand-over of training's weights on `mesh` to an existing engine."""
     handed = jobs_sampling.hand_over(weights, asked, mesh)
     known = {id(leaf) for leaf in jax.tree.leaves(weights)}
     made = [leaf for leaf in jax.tree.leaves(handed.weights) if id(leaf) not in known]

@@ -11,7 +11,7 @@ PEAK_FLOPS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
 
 
 def of_preset(name: str, num_layers: int) -> config.ModelConfig:
-    """A preset of that width with its first layers only, the leading dense ones among them."""
+    """The preset `name` with its first layers only, the leading dense ones among them."""
     shape = getattr(presets, name)()
     return dataclasses.replace(
         shape,

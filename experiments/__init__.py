@@ -1,1 +1,1 @@
-"""One module per experiment: `experiment()` gives its configuration, and `run` runs that."""
+"""One module per experiment: `experiment()` gives its configuration, and `run` runs it."""

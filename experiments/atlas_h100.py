@@ -6,7 +6,7 @@ r"""atlas on one H100 with real languages: Korean beside English, Japanese and t
 
 Dense models of 1.3M to 20M parameters read 16M bytes each, Korean alone eleven times over. All five
 texts are translations of one, so a page that is held out in Korean may have been read in another
-language: a weight says the most that a language can do here.
+language: a weight is the most that a language can do here.
 `--set=data.paths=A,B,C,D,E` takes other texts, the target first.
 """
 

@@ -1,9 +1,9 @@
-"""When should a batch grow? At equal tokens: small throughout, large from early or from late on,
-large throughout. On a laptop.
+"""When should a batch grow, at equal tokens? On a laptop.
 
-The batch grows fourfold. Every arm runs at three peak rates, since larger batches take larger ones,
-and is judged at its own best. A small batch takes four times the steps for the same tokens: the
-report has loss against steps, and the verdict says what an arm pays in tokens and saves in steps.
+The batch is small throughout, large from early or from late on, or large throughout. It grows
+fourfold. Every arm runs at three peak rates, since larger batches take larger ones, and is judged
+at its own best. A small batch takes four times the steps for the same tokens: the report has loss
+against steps, and the verdict says what an arm pays in tokens and saves in steps.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _GROWTH = 4
 
 
 def arms(tokens: int, seq_len: int, batch_size: int) -> tuple[sweep.Arm, ...]:
-    """The arms; each says when in so many tokens the batch is the large one."""
+    """The arms; each says for which of `tokens` tokens the batch is the large one."""
     large = _GROWTH * batch_size
     unit = large * seq_len
 

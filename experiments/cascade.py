@@ -4,9 +4,9 @@
                                      -> by_base               the same, taught by the base
                    -> once, 2 layers                          taught by the base, as many tokens
 
-As Kanana Nano (arXiv:2502.18934) was made, each cut is followed by distillation. Controls have two
+Each cut is followed by distillation, as for Kanana Nano (arXiv:2502.18934). Controls have two
 layers from the first step on: `new` has the base as its teacher for as many tokens as the students
-have, and `scratch` reads as much text as base and students together.
+have, and `scratch` reads as much text as the base and a student together.
 """
 
 import dataclasses

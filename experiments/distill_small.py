@@ -1,9 +1,9 @@
 """What does a teacher's distribution teach a small student that text does not? On a laptop.
 
-A teacher learns the text that every Python carries. Students of one dense layer then read as many
-tokens each: of the text alone, with the teacher's whole distribution at every position, with both,
-or with a few numbers of it that were found before, which are its likeliest tokens with a bucket of
-all others, or draws. Measured are bits per byte of held-out text.
+A teacher learns the text that every Python carries. Students of one dense layer then read equally
+many tokens. They learn from the text alone, from the teacher's whole distribution at every
+position, from both, or from a few numbers of it that were found beforehand: its likeliest tokens
+with a bucket of all others, or draws. The measure is bits per byte of held-out text.
 
 The students read the text that the teacher has read, in another order.
 """

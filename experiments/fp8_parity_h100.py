@@ -1,7 +1,7 @@
 """fp8_parity on one H100 or H200: real MLA head sizes, BPE tokens, bf16, about 70M parameters.
 
-128 divides every width of an expert, so that Hopper's kernels multiply, and quantise, what the
-laptop version rounds by XLA. A token's row has four blocks of its hidden size, not one.
+Every width of an expert is a multiple of 128, so Hopper's kernels multiply and quantise what XLA
+rounds in the laptop version. The hidden size of a token's row is four blocks, not one.
 """
 
 import dataclasses

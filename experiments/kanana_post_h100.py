@@ -1,7 +1,7 @@
 """kanana_post on one H100: about 45M parameters, BPE tokens, bf16, harder tasks, larger rounds.
 
-Tools are a calculator with up to two calls, a shop and a calendar; texts under constraints and sums
-of up to nine digits come beside them.
+Tools are a calculator with up to two calls, a shop and a calendar. There are also texts under
+constraints and sums of up to nine digits.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """lr_transfer on one H100 or H200: widths 128 to 1024, real MLA head sizes, BPE and bf16.
 
 One dense layer and three of experts; heads and experts grow with the width, from 4 to 32 experts.
-Without a rule, and by the two that disagree about W_q and W_o.
+It compares no rule with the two that disagree about W_q and W_o.
 """
 
 import dataclasses

@@ -2,10 +2,10 @@
 
 A base learns text in two languages: English prose that every Python carries, and Korean template
 text, a stand-in where no real text is at hand. Mid-training then teaches it sums with their steps
-written out, in both languages, with 0, 20 or 50 % of the base's text mixed in. Measured are bits
-per byte of each text, before and after, and the share of held-out problems that are solved.
+written out, in both languages, with 0, 20 or 50 % of the base's text mixed in. The measures are
+bits per byte of each text, before and after, and the share of held-out problems that are solved.
 
-`--set=base.data.paths=en.jsonl,ko.jsonl,traces` and the same for `mid` take texts of your own.
+`--set=base.data.paths=en.jsonl,ko.jsonl,traces` and the same for `mid` take your own texts.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ from kanana_jax.rollouts import tasks
 
 BASE, MID = "base", "mid"
 ACCURACY, CONSTANT = "heldout_accuracy", "heldout_constant_accuracy"
-SHARES = (0.0, 0.2, 0.5)  # of the tokens of mid-training that are replay
-GAIN = 0.2  # of accuracy that counts as having learned
+SHARES = (0.0, 0.2, 0.5)  # of replay in the tokens of mid-training
+GAIN = 0.2  # the gain in accuracy that counts as learned
 NUM_ERRORS = 3.0  # standard errors by which text must be worse to count as forgotten
 
 PATHS = ("english", "korean", "traces")
@@ -134,7 +134,7 @@ def _forgetting(after: Sequence[Run], before: Sequence[Run], texts: Sequence[str
 
 
 def _learning(after: Sequence[Run], before: Sequence[Run], name: str) -> Claim:
-    """Does accuracy rise by GAIN, seed by seed, over the base's and that of one answer to all?"""
+    """Does accuracy rise by GAIN, seed by seed, over the base's and a constant answer's?"""
     question = f"Does accuracy on held-out problems rise by {GAIN:g} or more with {name}?"
     was = {run.seed: max(run.value(ACCURACY), run.value(CONSTANT)) for run in before}
     return claims.rises(question, {run.seed: run.value(ACCURACY) for run in after}, was, GAIN)

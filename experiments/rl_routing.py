@@ -1,9 +1,9 @@
-"""Does it steady the training of experts when they are those that the sampler chose?
+"""Does it steady training when tokens go to the experts that the sampler chose?
 
-Sampler and trainer compute the same model by other kernels, so in bfloat16 some tokens go to other
-experts when they are trained on. The trainer chooses anew (live), keeps what it chose before the
-first update of a round (R2), or takes the sampler's experts (R3); without a correction of the
-difference, or with TIS or IcePop. A trainer in float32 against the same sampler stands beside.
+Sampler and trainer compute the same model with different kernels, so in bfloat16 some tokens go to
+other experts in training. The trainer chooses anew (live), keeps what it chose before the first
+update of a round (R2), or takes the sampler's experts (R3). Each runs without a correction of the
+difference, with TIS and with IcePop. One more arm has a float32 trainer with the same sampler.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ _SHOWN = (
 
 
 def named(routing: str, correction: str = "") -> str:
-    """What an arm is called."""
+    """An arm's name."""
     return ", ".join(word for word in (routing, correction) if word)
 
 

@@ -2,10 +2,10 @@
 
     base -> logic ---> mean     the mean of both models
          -> chat  ---> ties     their changes merged by TIES
-         -> joint               both kinds of prompts in every round, as many tries as both have
+         -> joint               both kinds of prompts in every round, as many tries as both tracks
 
-The logic track is rewarded for right sums, the chat track by the rubric of greetings. Each is
-measured in every model: a track of its own is what a model of both has to reach.
+The logic track is rewarded for right sums, the chat track by the rubric of greetings. Both are
+measured in every model: a model of both has to reach each track's own model.
 """
 
 import functools
@@ -23,7 +23,7 @@ from kanana_jax.rollouts.environments import small_talk
 LOGIC, CHAT, MEAN, TIES, JOINT = "logic", "chat", "mean", "ties", "joint"
 NUM_ROUNDS = 16
 DENSITY = 0.2
-NEAR = 0.03  # of a share, which a model of both may stay behind a track
+NEAR = 0.03  # the share by which a model of both may stay behind a track
 TALK = "talk"
 _GOOD_SHARE = 0.5  # of the greetings that the base reads
 _FAMILY = small_talk.FAMILY.name

@@ -1,6 +1,6 @@
 """The comparison of `rmsnorm` under AdamW, around its own best rate. On a laptop, real text.
 
-Muon's updates have no outlying directions, AdamW's do, so that gains may matter otherwise.
+Muon's updates have no outlying directions but AdamW's do, so gains may matter in another way.
 """
 
 import dataclasses

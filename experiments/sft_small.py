@@ -1,10 +1,10 @@
-"""Fine-tunes a small model on conversations of yours, on a laptop.
+"""Fine-tunes a small model on your own conversations, on a laptop.
 
     python -m kanana_jax.main --experiment=sft_small --set=data.paths=conversations.jsonl
 
 A line of the file: {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}.
-The model starts from nothing; --set=train.init_from=FOLDER takes the weights, the shape and, with
---set=data.tokenizer=FOLDER/tokenizer.json, the tokens of a model folder.
+The model starts from scratch; --set=train.init_from=FOLDER takes the weights, the shape and, with
+--set=data.tokenizer=FOLDER/tokenizer.json, the tokenizer of a model folder.
 """
 
 from kanana_jax import config

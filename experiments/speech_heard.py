@@ -4,7 +4,7 @@
     python -m kanana_jax.main --experiment=speech_heard           encoder and decoder
     python -m kanana_jax.evaluate.speech --checkpoint=... --conversations=speech/heard/heldout.jsonl
 
-Beside `speech_small`, whose decoder hears codes of a small codec, 25 a second.
+Compare it with `speech_small`, whose decoder hears codes of a small codec, 25 a second.
 """
 
 import dataclasses

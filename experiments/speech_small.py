@@ -4,7 +4,7 @@
     python -m kanana_jax.main --experiment=speech_small           the decoder
     python -m kanana_jax.evaluate.speech --checkpoint=...         what it hears and says
 
-Each utterance is two conversations, one for each way; codes of speech are tokens like any other.
+Each utterance is two conversations, one each way; codes of speech are tokens like any other.
 """
 
 from kanana_jax import config

@@ -1,11 +1,11 @@
 """What do rewards teach that look away from the answer? On a clean base and on a leaky one.
 
-    truth      the answer is right                      format     a reasoning stands before it
+    truth      the answer is right                      format     reasoning stands before it
     random     a coin                                   inverted   the answer is wrong
 
 The clean base is that of `rl_logic`. The leaky one goes on from it and reads the problems that both
-are measured on, with their answers, as bases may have that read the whole web. Where a reward of no
-worth seems to help a leaky base, it helps it to remember.
+are measured on, with their answers, as bases that read the whole web may have done. Where a
+worthless reward seems to help a leaky base, it helps the base to remember.
 """
 
 import functools
@@ -29,7 +29,7 @@ OF_CLEAN, OF_LEAKY = "clean", "leaky"
 _SETS = {"longer": jobs.SETS["longer"]}
 _PASS, _TRACE = "heldout_longer_pass@1", "heldout_longer_trace"
 _SHOWN = ("pass@1", "pass@8", "constant", "reasoned", "trace", "drawn_tokens")
-_NUM_COPIES = 40  # of each such problem in its text
+_NUM_COPIES = 40  # of each leaked problem in its text
 _LEAK_STEPS, _LEAK_WEIGHT = 150, 1.0  # as much of them as of all else
 
 

@@ -1,10 +1,11 @@
 """Does the best text do more at the end of training than spread over all of it? On a laptop.
 
-Three arms read as much of each source, in another order: modules of Python without their docstrings
-are the broad text, docstrings and the language reference the best. A fifth of all tokens is of the
-best. It comes evenly, mostly in the last fifth of training, or mostly in the first.
+Three arms read equally much of each source, in different orders. Python modules without their
+docstrings are the broad text; docstrings and the language reference are the best. A fifth of all
+tokens is of the best text. It comes evenly, mostly in the last fifth of training, or mostly in the
+first.
 
-`--set=data.paths=broad.jsonl,best.jsonl` takes texts of your own.
+`--set=data.paths=broad.jsonl,best.jsonl` takes your own texts.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ JOB = pretrain.JOB._replace(read=functools.partial(data.read_text, streams=STREA
 
 
 def arms(tokens: int) -> tuple[sweep.Arm, ...]:
-    """The three orders of so many tokens."""
+    """The three orders of `tokens` tokens."""
     fifth = tokens // 5
 
     def arm(name: str, first: str, last: str, last_tokens: int) -> sweep.Arm:
@@ -92,7 +93,7 @@ def experiment() -> sweep.Sweep:
 def compared(
     model: config.ModelConfig, seq_len: int, batch_size: int, num_steps: int
 ) -> sweep.Sweep:
-    """The comparison with a model of some size."""
+    """The comparison for a given model."""
     tokens = num_steps * batch_size * seq_len
     base = pretrain.Config(
         name="staged_pretraining",

@@ -1,13 +1,13 @@
-"""Does it hurt when fine-tuning writes its reasoning in another way than the base has read it?
+"""Does it hurt when fine-tuning writes reasoning in a different way from what the base has read?
 
 Two ways to write the same sum, with steps of one width:
 
-    after    3=3 8=1 1=2     a digit, and the sum behind it
-    before   0+3 3+8 1+1     the sum so far, and the digit that comes
+    after    3=3 8=1 1=2     a digit, then the sum after it
+    before   0+3 3+8 1+1     the sum so far, then the next digit
 
-A base reads one of them. A little text goes on in the same way or in the other, and rounds of
-rewards follow. Each way is on both sides, so one that is harder to learn hurts both alike, and what
-is left is the mismatch: both matched models against both crossed ones.
+A base reads one of them. It goes on with a little text in the same way or in the other, and rounds
+of rewards follow. Each way is on both sides, so a way that is harder to learn hurts both alike.
+What is left is the mismatch: both matched models against both crossed ones.
 """
 
 import functools
@@ -37,7 +37,7 @@ _SHOWN = (
 
 
 def before(steps: str) -> str:
-    """Steps of the way `after`, written the other way."""
+    """Steps of the way `after`, rewritten in the way `before`."""
     pairs = [step.split("=") for step in steps.split()]
     sums = ["0", *(total for _, total in pairs)]
     return " ".join(f"{total}+{digit}" for total, (digit, _) in zip(sums, pairs, strict=False))

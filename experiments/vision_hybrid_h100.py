@@ -37,7 +37,7 @@ SIZE = settings.Size(
     execution=config.ExecutionConfig(loss_chunk_tokens=16_384),
     data=config.DataConfig(seq_len=640, batch_size=64, image_patches=1280),
     images=config.ImageTasksConfig(num_workers=14, num_measured=128, num_rows=64),
-    # It begins to read all at once, after 1000 steps or more at the full rate, which then falls.
+    # Reading begins suddenly, after 1000 steps or more at the full rate, which then falls.
     num_steps=4000,
     lr=0.004,
     polar_dtype="auto",

@@ -1,8 +1,8 @@
 """Does an average of the weights at a constant rate do what a decay of the rate does? On a laptop.
 
 Two arms train on the same tokens: one decays its learning rate over the last fifth, the other keeps
-it constant and averages its weights on the way (arXiv:2608.20061, sec. 2.2). Set against each other
-are the decayed weights and the average, and beside them what the constant rate has without it.
+it constant and averages its weights on the way (arXiv:2608.20061, sec. 2.2). The average is
+compared with the decayed weights, and with the newest weights at the constant rate.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def _by_seed(runs: Sequence[Run], key: str) -> dict[int, float]:
 
 
 def _compare(one: Mapping[int, float], other: Mapping[int, float]) -> pairs.Comparison:
-    """By the seeds that both have; the losses of single sequences are not kept of an average."""
+    """By the seeds that both have; an average keeps no losses of single sequences."""
     seeds = sorted(one.keys() & other.keys())
     if len(seeds) < 2:
         return pairs.Comparison("not measured", ("fewer than two seeds in common",))

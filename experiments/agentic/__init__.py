@@ -1,11 +1,11 @@
-"""What does a tiny agent learn of synthesised conversations, and what are their filters for?
+"""What does a tiny agent learn from synthesised conversations, and what are their filters for?
 
     base (prose)  ->  sft: kept         conversations that reached their goal
-                  ->  sft: unfiltered   as many of the same agent, whatever came of them
+                  ->  sft: unfiltered   as many by the same agent, whatever their outcome
 
-A script stands in for the models that write and play (`script`): its agent does nothing in half of
-the conversations, and says that it has. Measured are held-out goals of a domain that conversations
-are of, and of one that none is of; both by the tables after the calls.
+A script stands in for the models that write and play (`script`): in half of the conversations its
+agent does nothing but says that it is done. Held-out goals are measured in a domain with
+conversations and in one without any, both by the tables after the calls.
 """
 
 from experiments.agentic import jobs, settings, verdict

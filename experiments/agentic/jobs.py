@@ -17,7 +17,7 @@ from kanana_jax.synthesize.agentic import family, running, seeds, tasks
 KEPT, UNFILTERED = "kept", "unfiltered"
 IDLE = 0.5  # the share of conversations in which the script's agent does nothing
 NUM_CONVERSATIONS = 500
-# Of each of the five domains: enough for that number of either.
+# Tasks of each of the five domains, enough for that number of conversations in either arm.
 _NUM_TASKS = {KEPT: 300, UNFILTERED: 150}
 _SCRIPT = tasks.Settings(model="script")
 
@@ -63,7 +63,7 @@ def read(cfg: config.DataConfig, cache_dir: pathlib.Path, report: Callable[[str]
 
 
 def _records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """As many of both arms."""
+    """Equally many from both arms."""
     lines = path.read_text().splitlines()
     assert len(lines) >= NUM_CONVERSATIONS, f"{len(lines)} conversations; raise _NUM_TASKS"
     yield from map(json.loads, lines[:NUM_CONVERSATIONS])

@@ -1,7 +1,7 @@
-"""A script in the place of a model: what an endpoint would answer, by rules and the request's seed.
+"""A script in place of a model: it answers as an endpoint would, by rules and the request's seed.
 
-It writes specifications, prompts and requests without fault. Its agent is of two minds: in a share
-of the conversations it says what it has done and does nothing, which only execution can tell.
+It writes specifications, prompts and requests without fault. In a share of the conversations its
+agent says that it is done but does nothing, which only execution can tell.
 """
 
 import json
@@ -14,7 +14,7 @@ from kanana_jax.synthesize.agentic import prompts
 from kanana_jax.synthesize.replies import Answer
 from kanana_jax.synthesize.requests import Request, seed_of
 
-# Of an evolved domain: a thing with its names, a place with its names, a number, five verbs.
+# An evolved domain: a thing with its names, a place with its names, a number, three verbs.
 _DOMAINS = {
     "bakery": ("cake Tarte Strudel Baba Lemon", "tray T1 T2 T3", "slices", "Cut Bake Carry"),
     "theatre": ("play Hamlet Medea Tosca Aida", "hall Red Blue Gold", "seats", "Book Free Shift"),
@@ -25,7 +25,7 @@ TOPICS = tuple(f"a {name}" for name in _DOMAINS)
 
 
 class Model:
-    """`await model(request)` answers it; `idle` is the share of conversations without a deed."""
+    """`await model(request)` answers it; `idle` is the share of conversations without an action."""
 
     def __init__(self, idle: float):
         self._idle = idle
@@ -117,14 +117,14 @@ def _agent(asked: str) -> str:
 
 
 def _task(asked: str) -> str:
-    """As `family.words` has it, so that what is measured is asked for in the same words."""
+    """Worded as by `family.words`, so that measured goals are asked for in the same words."""
     steps = re.findall(r"^- (.*?) \((.*)\)$", asked, re.MULTILINE)
     said = (f"{about}: {', '.join(re.findall(r': ([^,]+)', rest))}." for about, rest in steps)
     return json.dumps({"need": " ".join(said), "rubric": ["The answer is short."]})
 
 
 def _user(asked: str) -> str:
-    """All at once; the experts of the personas do, and the others too, in one message."""
+    """The whole need in one message, as the expert persona asks; here all personas do so."""
     need = re.search(r"You want: (.*)\n", asked)
     assert need
     return prompts.DONE if "\nuser: " in asked else need[1]

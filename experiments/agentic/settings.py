@@ -13,7 +13,7 @@ from kanana_jax.model import presets
 _SEQ_LEN, _BATCH_SIZE = 512, 4
 _SFT_SEQ_LEN = 400  # the longest conversation has 352 tokens
 _BASE_STEPS, _SFT_STEPS = 100, 600
-_VOCAB_SIZE = 1024  # of BPE: calls copy names, which are few tokens of it
+_VOCAB_SIZE = 1024  # of BPE: calls copy names, which take few of its tokens
 
 
 def experiment() -> Pipeline:

@@ -1,10 +1,10 @@
 """Does loss in many languages follow parameters and effective data? A path test for a laptop.
 
-The grid of ATLAS (arXiv:2510.22037) in small: four sizes of dense models, eight mixtures of four
-texts, all at one state of the learning rate and read along the way. Text is what every installation
-has: Korean and English put together from templates, docstrings, and Python in the place of all
-other languages. It tests the path from runs to a verdict. Its numbers say nothing about languages;
-`atlas_h100` asks them of real ones.
+A small version of the grid of ATLAS (arXiv:2510.22037): four sizes of dense models and eight
+mixtures of four texts, all at one state of the learning rate and read along the way. The text is
+what every installation has: Korean and English from templates, docstrings, and Python in place of
+all other languages. This tests the path from runs to a verdict. Its numbers say nothing about
+languages; `atlas_h100` asks about real ones.
 """
 
 import functools
@@ -46,8 +46,8 @@ JOB = job.measuring(
 def mixtures(num_texts: int) -> dict[str, tuple[float, ...]]:
     """Shares of the target, of two sources and of the others, in the order of data.paths.
 
-    All but the target have two shares or more, which tells a weight from the form of the law, also
-    without the last mixture, which the verdict holds out.
+    Every text but the target has two shares or more, even without the last mixture, which the
+    verdict holds out. This tells a weight from the form of the law.
     """
     count = num_texts - 1 - NUM_SOURCES
 
@@ -94,7 +94,7 @@ def shape(width: int, num_layers: int = 2, head_dim: int = 16) -> config.ModelCo
 
 
 def arms(shapes: Sequence[config.ModelConfig], num_texts: int) -> tuple[sweep.Arm, ...]:
-    """Every mixture in every size."""
+    """Every mixture at every size."""
     made = []
     for name, weights in mixtures(num_texts).items():
         for one in shapes:

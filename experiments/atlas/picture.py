@@ -13,7 +13,7 @@ from kanana_jax.report.results import Run
 
 @dataclass(frozen=True)
 class LossOfTokens:
-    """Means over seeds, of the averaged weights."""
+    """Means over seeds, with averaged weights."""
 
     name: str = "loss_of_tokens"
 

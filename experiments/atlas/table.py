@@ -1,7 +1,7 @@
 """Losses of the runs of a grid, as `kanana_jax.laws` takes them.
 
-A point is a reading along a run: held-out loss on the target's text, by the averaged weights, after
-so many tokens of each source. The first of data.paths is the target, the next NUM_SOURCES have
+A point is a reading along a run: held-out loss on the target's text, with averaged weights, after a
+number of tokens of each source. The first of data.paths is the target, the next NUM_SOURCES have
 weights of their own, and all further ones together are the others.
 """
 
@@ -31,7 +31,7 @@ class Table(NamedTuple):
     state: str  # of the learning rate at the readings
 
     def part(self, keep_P: np.ndarray) -> "Table":
-        """With the points in `keep_P`."""
+        """The table of the points in `keep_P`."""
         points = forms.Points(
             self.points.num_params_P[keep_P],
             type(self.points.tokens)(*(values[keep_P] for values in self.points.tokens)),
@@ -42,12 +42,12 @@ class Table(NamedTuple):
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """Of all texts, the target first."""
+    """The labels of all texts, the target first."""
     return heldout.labels(runs[0].config["data"]["paths"])
 
 
 def read(runs: Sequence[Run]) -> Table:
-    """Of the runs that did not diverge; readings begin after the first tenth of a run.
+    """The points of runs that did not diverge; readings begin after the first tenth of a run.
 
     LawError where no run was read.
     """
@@ -91,13 +91,13 @@ def read(runs: Sequence[Run]) -> Table:
 
 
 def _amounts(run: Run, label: str) -> tuple[np.ndarray, float]:
-    """Tokens of a source at every reading, and those that there are."""
+    """Tokens of a source read up to every reading, and the number of its unique tokens."""
     unique = float(run.series(f"unique_tokens_{label}").values_N[-1])
     return run.series(f"epochs_{label}").values_N * unique, unique
 
 
 def num_params(shape: config.ModelConfig) -> float:
-    """Without embedding and head, which a law of small models would be about else."""
+    """Without embedding and head, which a law of small models would otherwise be about."""
     total, _ = model.num_params(shape)
     tables = 1 if shape.tie_embeddings else 2
     return float(total - tables * shape.vocab_size * shape.hidden_size)

@@ -2,12 +2,12 @@
 
     atlas         L = E + A N^-alpha + B D_eff^-beta: repeated tokens count less, those of other
                   languages by a weight (arXiv:2510.22037)
-    chinchilla    the same of all tokens alike
+    chinchilla    the same with all tokens alike
     error         root mean square of ln L, observed less predicted, over the points left out: the
                   mixture HELD_MIX, and all runs of the largest model
 
 A weight helps where its 95 % interval (wild bootstrap over runs) lies above 0, and does harm where
-it lies below. What the noise of these runs could have told is said beside it (laws.power).
+it lies below. The report also says what runs with this noise can tell (laws.power).
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
 
 
 def _predicts(data: table.Table, form: forms.Form, is_out_P: np.ndarray, what: str) -> Claim:
-    """Both laws are fitted to the runs of each seed by themselves."""
+    """Fits both laws to the runs of each seed separately."""
     question = f"Is atlas' error on the {what} below that of a law without languages?"
     errors: dict[str, dict[int, float]] = {"atlas": {}, "chinchilla": {}}
     for seed in np.unique(data.seed_P):
@@ -111,7 +111,7 @@ def _parameters(found: fitting.Fit, bands: intervals.Intervals) -> Claim:
 
 
 def _power(found: fitting.Fit, data: table.Table) -> Claim:
-    """Of readings that are all independent, which those along a run are not."""
+    """Takes all readings as independent, which readings along a run are not."""
     question = "What could this design tell?"
     sigma = float(np.std(found.residual_P))
     try:

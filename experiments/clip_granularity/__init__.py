@@ -1,10 +1,10 @@
 """Is a clip of single heads better than one of whole layers, and does it stop? On a laptop.
 
 QK-Clip scales the heads whose largest attention logit passed tau (arXiv:2507.20534, Alg. 1). A clip
-that knows a layer's largest logit only scales all its heads, also those that needed none. Three
+that knows only a layer's largest logit scales all its heads, even those that need no clip. Three
 arms train one model on the same bytes with the same seeds: Muon without a clip, and MuonClip by
-layer and by head, each at a usual and at a high rate. The rate stays for most of the run, so that
-it can be seen whether heads go on passing tau.
+layer and by head, each at a usual and at a high rate. The rate stays constant for most of the run,
+to show whether heads go on passing tau.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ from experiments.clip_granularity import verdict
 from kanana_jax.report import canvas, results
 from kanana_jax.report.results import Run
 
-_WINDOWS = 30  # in a run: means over so many parts
+_WINDOWS = 30  # in a run, each drawn as its mean
 
 
 @dataclass(frozen=True)

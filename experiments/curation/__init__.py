@@ -2,9 +2,9 @@
 
     raw  ->  dedup  ->  heuristics  ->  education      of one crawl of known making (`crawl`)
 
-Four arms read as many tokens: three quarters English of one depth of curation, and the same Korean
-in all: template text, and a few sums with their steps. Measured are bits per byte of real English
-prose, Korean text and Korean sums, none of which was read.
+Four arms read equally many tokens. Three quarters are English at one depth of curation; the rest is
+the same Korean in all arms: template text, and a few sums with their steps. The measures are bits
+per byte of real English prose, Korean text and Korean sums, none of which was read.
 """
 
 from experiments.curation import corpora, settings, verdict

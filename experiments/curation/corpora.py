@@ -2,8 +2,8 @@
 
     raw  ->  dedup (exact, minhash)  ->  heuristics  ->  education
 
-Each has all stages of those before it. FOLDER/NAME has what `python -m kanana_jax.data.curate`
-writes, with its report.
+Each depth has all stages of those before it. FOLDER/NAME holds what
+`python -m kanana_jax.data.curate` writes, with its report.
 """
 
 import functools
@@ -28,7 +28,7 @@ _NUM_KOREAN, _NUM_KOREAN_SUMS = 2000, 1500
 
 
 def read(cfg: DataConfig, cache_dir: pathlib.Path, report: Callable[[str], None]) -> Any:
-    """The texts of `PATHS`; curated once, beside the tokens."""
+    """The texts of `PATHS`, curated once and kept next to the tokens."""
     pages = crawl.pages()
     folder = cache_dir / f"curation-{crawl.digest(pages)}"
     make(pages, folder, report)
@@ -38,7 +38,7 @@ def read(cfg: DataConfig, cache_dir: pathlib.Path, report: Callable[[str], None]
 
 
 def make(pages: Sequence[crawl.Page], folder: pathlib.Path, tell: Callable[[str], None]) -> None:
-    """Curates pages to every depth; what is finished stays."""
+    """Curates pages to every depth; finished work stays."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = folder / "labels.jsonl"
     with whole_files.written(labels) as file:

@@ -1,4 +1,4 @@
-"""A crawl of known making: what is worth reading in it, and what is not, by kind.
+"""A crawl of known making: pages that are worth reading and pages that are not, by kind.
 
     prose       docstrings and topics of the running Python: real text
     exercises   pages of English sums with their steps written out
@@ -6,8 +6,8 @@
     listings    goods and prices, menus of links, lines of keywords
     chatter     fluent English of templates, which says nothing
 
-Prose of the measured part is in no page. The kinds are known, so labels of education are too: they
-stand in for those of a person or of a model.
+No page has prose of the measured part. The kinds are known, and so are the labels of educational
+value: they stand in for labels by a person or a model.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class Page(NamedTuple):
 
 
 def pages() -> list[Page]:
-    """All pages, shuffled; the same at every call of one Python."""
+    """All pages, shuffled; the same at every call under one Python."""
     found = [
         Page(kind, text)
         for kind, texts in (
@@ -78,7 +78,7 @@ def digest(found: Sequence[Page]) -> str:
 
 
 def measured_prose() -> Iterator[str]:
-    """Pages of prose that the crawl has not."""
+    """Pages of prose that the crawl does not have."""
     return (text for text in _all_prose() if _is_measured(text))
 
 

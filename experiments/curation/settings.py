@@ -1,4 +1,4 @@
-"""The settings of the arms: equal tokens, of which the English part is what they differ in."""
+"""The settings of the arms: equal tokens, which differ only in their English part."""
 
 import dataclasses
 

@@ -1,12 +1,12 @@
 """Does a model grown from a trained one save FLOPs against one from scratch? On a laptop.
 
-A parent of four layers learns the text that every Python carries. Models of six layers are made of
-it and trained on: two copies that overlap (SOLAR), copies of two layers behind their originals, and
-the same with copies that add nothing yet. Six layers from scratch have as many FLOPs as parent and
-growth together, or half and 1.5 times as many, from which follows what the loss of a grown model
-would have cost from scratch. The control is the parent itself, trained on for as many FLOPs.
+A parent of four layers learns the text that every Python carries. Models of six layers are made
+from it and trained on: two copies that overlap (SOLAR), copies of two layers after their originals,
+and the same with copies that add nothing yet. Six layers from scratch have as many FLOPs as parent
+and growth together, half as many, or 1.5 times as many. From these follows what the loss of a grown
+model would have cost from scratch. The control is the parent itself, trained on for as many FLOPs.
 
-The parent's rate does not fall; that of all others does, over equally many tokens at their end.
+The parent's rate does not fall; the rate of all others does, over equally many tokens at their end.
 Kanana-1 (arXiv:2502.18934) reports 11.06 % saved.
 """
 

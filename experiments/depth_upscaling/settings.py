@@ -1,4 +1,4 @@
-"""The stages, and what a laptop and a GPU differ in."""
+"""The stages, and the settings that differ between a laptop and a GPU."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Size:
         return dict(zip(GROWTHS, words, strict=True))
 
     def flops(self, shape: config.ModelConfig) -> float:
-        """Of one step."""
+        """FLOPs of one step."""
         return flops.of_model(shape, self.data.batch_size, self.data.seq_len)
 
 

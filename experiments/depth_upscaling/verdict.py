@@ -70,21 +70,21 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
 
 
 def num_flops(run: Run) -> float:
-    """Of training that run alone."""
+    """FLOPs of training that run alone."""
     shape = config.from_json(config.ModelConfig, run.config["model"])
     data = run.config["data"]
     return run.steps * flops.of_model(shape, data["batch_size"], data["seq_len"])
 
 
 def whole_flops(runs: Sequence[Run], run: Run) -> float:
-    """With those of its parent, where it has one."""
+    """FLOPs of a run and of its parent, where it has one."""
     has_parent = run.arm in GROWTHS or run.arm == ON
     parent = [one for one in results.select(runs, arm=PARENT) if one.seed == run.seed]
     return num_flops(run) + (sum(map(num_flops, parent)) if has_parent else 0.0)
 
 
 def saving(runs: Sequence[Run], growth: str) -> dict[int, float]:
-    """The share of FLOPs by seed, negative where scratch needs fewer; NaN without a line."""
+    """The saved share of FLOPs by seed, negative where scratch needs fewer; NaN without a line."""
     arms = [results.select(runs, arm=f"{SCRATCH}: {name}") for name in SHARES]
     by_seed = {run.seed: [one for arm in arms for one in arm if one.seed == run.seed]
                for arm in arms for run in arm}  # fmt: skip
@@ -108,7 +108,7 @@ def _points(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _slope(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """By how much the loss falls where FLOPs are e times as many, within seeds."""
+    """By how much the loss falls when FLOPs grow by a factor of e, within seeds."""
     centred = [(cost_A - cost_A.mean(), loss_A - loss_A.mean()) for cost_A, loss_A in lines]
     square = sum(float(cost_A @ cost_A) for cost_A, _ in centred)
     return -sum(float(cost_A @ loss_A) for cost_A, loss_A in centred) / square if square else 0.0

@@ -1,10 +1,10 @@
 """Does a model that trains in FP8 lose anything? On a laptop, real text.
 
-One small model trains on the same bytes with the same seeds through a rate that falls at the end,
-where gaps show: without FP8, with rows only kept as FP8, with products of FP8 in three kinds of
-scales, and with those of routed experts alone (docs/precision.md). MuonClip trains all of them,
-AdamW the first and the main one of FP8: Muon leaves fewer outliers in activations
-(arXiv:2506.19697), which FP8 would have to hold.
+One small model trains on the same bytes with the same seeds. Its rate falls at the end, where gaps
+show. The arms are: no FP8, rows only kept as FP8, FP8 products with three kinds of scales, and FP8
+products of routed experts alone (docs/precision.md). MuonClip trains all of them; AdamW also trains
+the first and the main FP8 arm: Muon leaves fewer outliers in activations (arXiv:2506.19697), which
+FP8 would have to hold.
 
 All else is float32, since CPUs emulate bfloat16. FP8 is rounded as on a Hopper GPU. At a hidden
 size of 128 a block is the whole row of a token.

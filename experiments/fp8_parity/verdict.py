@@ -1,10 +1,10 @@
 """Whether FP8 costs loss: each arm against the one without it, and Muon's cost against AdamW's.
 
-    equal    the held-out loss of an arm less that of its optimizer without FP8, paired by seed and
+    equal    an arm's held-out loss less that of the same optimizer without FP8, paired by seed and
              sequence (report.statistics): the whole band within MARGIN_NATS per byte and within
              MARGIN_SHARE of the loss
 
-A band that leaves the margin decides nothing where it holds 0, and neither do fewer than three
+A band that leaves the margin decides nothing if it contains 0, and neither do fewer than three
 seeds. DeepSeek-V3 reports 0.25 % of the loss (arXiv:2412.19437, sec. 3.3).
 """
 
@@ -99,7 +99,7 @@ def _cheaper_with_muon(runs: Sequence[Run]) -> Claim:
 
 
 def _logits(runs: Sequence[Run]) -> Claim:
-    """What to read beside the loss; nothing is judged by it."""
+    """Figures to read next to the loss; nothing is judged by them."""
     details = tuple(
         f"{cell.words}: peak {max(map(curves.peak_max_logit, cell.runs)):.1f}, clip events "
         f"{curves.mean_clip_events(cell):.0f}"

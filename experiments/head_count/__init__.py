@@ -2,8 +2,8 @@
 
 Kimi K2 has half the heads of DeepSeek-V3: doubling them lowered its validation loss by 0.5 to 1.2 %
 and made inference at 128K tokens 83 % more expensive (arXiv:2507.20534, sec. 2.3). The same model
-trains with 2, 4 and 8 heads of one size, at three rates, read along the way: loss at equal tokens
-beside FLOPs to an equal loss.
+trains with 2, 4 and 8 heads of one size, at three rates, and is read along the way: loss at equal
+tokens, and FLOPs to an equal loss.
 """
 
 import dataclasses

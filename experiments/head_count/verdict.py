@@ -1,8 +1,8 @@
-"""What twice as many heads take off the loss, and what they cost in training and in reading.
+"""What twice as many heads take off the loss, and what they cost in training and inference.
 
 per cent     of the loss at equal tokens
-ratio        FLOPs of training to one loss, with twice the heads over without
-inference    FLOPs of the next token behind 128K: 2 active parameters + 2 L H (K + V) 128K
+ratio        FLOPs of training to one loss, with the fewer heads over with twice as many
+inference    FLOPs of the next token after 128K: 2 active parameters + 2 L H (K + V) 128K
 """
 
 import itertools
@@ -18,7 +18,7 @@ CONTEXT = 128 * 1024
 
 
 def name(heads: int) -> str:
-    """What an arm is called."""
+    """An arm's name."""
     return f"{heads} heads"
 
 
@@ -48,7 +48,7 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
 
 
 def inference_flops(shape: config.ModelConfig, context: int = CONTEXT) -> float:
-    """Of the next token behind a context, keys and values of every head being there."""
+    """FLOPs of the next token after a context, with the keys and values of every head at hand."""
     _, active = model.num_params(shape)
     looked_up = 0 if shape.tie_embeddings else shape.vocab_size * shape.hidden_size
     per_position = shape.num_layers * shape.num_heads * (shape.qk_head_dim + shape.v_head_dim)

@@ -1,4 +1,4 @@
-"""The jobs of kanana_post by stage: those of every project, with its texts and its measurements."""
+"""The jobs of kanana_post by stage: the common ones, with its own texts and measurements."""
 
 import functools
 

@@ -24,7 +24,7 @@ _STILL: dict[str, Any] = {"z_loss_weight": 0.0, "balance_loss_weight": 0.0, "rou
 _PREFERENCE = preference.PreferenceConfig(beta=0.3, sft_weight=3.0)
 _RUBRIC = judges.JudgeConfig()
 _BY_MODEL = judges.JudgeConfig(kind="reward_model", reward_model="reward")
-_OWN = 0.5  # the share of pairs that are of the model's own answers, where they are of one round
+_OWN = 0.5  # the share of pairs from the model's own answers, where these are of one round
 _TALK = (0.4, 0.3, 0.3)  # how conversations are mixed: chats, practice, sums
 
 
@@ -135,7 +135,7 @@ def _stage(
 def _settings(
     size: Size, name: str, question: str, like: str = "", **losses: Any
 ) -> dict[str, Any]:
-    """Of a stage by its lesson, or by that of `like`."""
+    """The settings of a stage, by its own lesson or by that of `like`."""
     num_steps, lr = size.lessons[like or name]
     return {
         "name": name,

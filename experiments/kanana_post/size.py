@@ -1,4 +1,4 @@
-"""What kanana_post on a laptop and on a GPU differ in."""
+"""The settings of kanana_post that differ between a laptop and a GPU."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class Lesson(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """Of a stage that trains on what the model writes."""
+    """The rounds of a stage that trains on what the model writes."""
 
     num_prompts: int
     num_samples: int
@@ -39,16 +39,16 @@ class Size:
     practised: tuple[str, ...]  # families that a few conversations show, for rejection sampling
     sums: str
     num_documents: Mapping[str, int]  # by what `texts` makes of them
-    lessons: Mapping[str, Lesson]  # by stage; "talk" is of all that train on conversations
+    lessons: Mapping[str, Lesson]  # by stage; "talk" is for all that train on conversations
     rounds: Mapping[str, Rounds]  # by stage
     tries: config.RolloutConfig  # how answers are drawn, whatever the families
     num_measured: Mapping[str, int]  # held-out tasks of practice, chat and sums
-    num_compared: int  # of practice, of the stages whose success in it is compared
+    num_compared: int  # tasks of practice, for stages whose success in it is compared
     asked: tuple[str, ...]  # families on which confidence is learned and measured
     num_asked: int  # held-out tasks of these
 
     def rollouts(self, stage: str, *families: str) -> config.RolloutConfig:
-        """Of a round of `stage`."""
+        """How a round of `stage` draws answers."""
         num_prompts, num_samples, _ = self.rounds[stage]
         return dataclasses.replace(
             self.tries, families=families, num_prompts=num_prompts, num_samples=num_samples

@@ -19,7 +19,7 @@ from kanana_jax.rollouts.environments import drawing, families, small_talk
 from kanana_jax.rollouts.task import Task
 
 GOOD_SHARE = 0.5  # of the chats
-FLAWS_PER_PROMPT = 6  # draws, of which those that are alike count once
+FLAWS_PER_PROMPT = 6  # draws; equal ones count once
 Streams = Mapping[str, Callable[[], Iterator[Any]]]
 
 TEXTS = ("english", "korean", "tools", "sums", "talk")
@@ -29,7 +29,7 @@ _ENGLISH = {"prose": python_text.read_prose, "documents": python_text.read_docum
 
 
 class Material(NamedTuple):
-    """By the path that a stage reads."""
+    """Streams by the path that a stage reads."""
 
     texts: Streams
     conversations: Streams

@@ -1,4 +1,4 @@
-"""Did each stage of kanana_post do what it is for, and more than a control of as many steps?"""
+"""Did each stage of kanana_post do its job, and more than a control with as many steps?"""
 
 import dataclasses
 import functools
@@ -36,14 +36,14 @@ def writer(size: Size) -> Callable[[Sequence[Run], Mapping[str, Any], Path], str
 
 
 def names(families: Sequence[str]) -> tuple[str, ...]:
-    """Without the levels that are drawn."""
+    """Names of families, without the levels that are drawn."""
     return tuple(one.partition("@")[0] for one in families)
 
 
 def judge(
     runs: Sequence[Run], practised: Sequence[str], sums: Sequence[str]
 ) -> tuple[str, list[Claim]]:
-    """The headline and the claims, whatever came out; both are names of families."""
+    """The headline and the claims, whatever came out; `practised` and `sums` name families."""
     tools, style = _success(*practised), _success(CHAT)
 
     def of(stage: str, *keys: str) -> dict[int, float]:

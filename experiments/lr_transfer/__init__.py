@@ -1,9 +1,9 @@
 """Does the best learning rate of a narrow model stay the best one of a wider one? On a laptop.
 
-Four rules of rates and initial scales (`optimizer.transfer`), each at widths 32, 64 and 128 of one
-family, each over five rates. Rates are those of width 32, the base: where a rule fits, every width
-is best at the same one. Kakao's rule (arXiv:2608.20061, Table 2) takes AdamW's exponents for Muon's
-matrices; the spectral rule takes other ones for W_q and W_o, which decides between them.
+Four rules for rates and initial scales (`optimizer.transfer`) run at widths 32, 64 and 128 of one
+family, each over five rates. Rates are those of width 32, the base: if a rule fits, every width is
+best at the same rate. Kakao's rule (arXiv:2608.20061, Table 2) takes AdamW's exponents for Muon's
+matrices; the spectral rule takes others for W_q and W_o, which decides between the two.
 """
 
 import os
@@ -35,7 +35,7 @@ run = sweep.of(pretrain.JOB, write_report=write)
 def arms(
     family: Callable[[int], config.ModelConfig], widths: Sequence[int], rules: Sequence[str] = RULES
 ) -> tuple[sweep.Arm, ...]:
-    """Every rule at every width, the first of which is the base: all that the family changes."""
+    """Every rule at every width (the first is the base), with all that the family changes."""
     names = ("hidden_size", "num_heads", "num_experts", "routed_scaling_factor")
     found = []
     for rule in rules:

@@ -12,7 +12,7 @@ from kanana_jax.report.results import Run
 
 @dataclass(frozen=True)
 class Optima:
-    """Mean losses over seeds; a rule that fits has its least loss at one rate."""
+    """Mean losses over seeds; if a rule fits, all widths have their least loss at one rate."""
 
     name: str = "optima"
 

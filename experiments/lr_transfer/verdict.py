@@ -1,4 +1,4 @@
-"""Which rule keeps the best rate, in octaves per doubling of the width."""
+"""How far each rule moves the best rate, in octaves per doubling of the width."""
 
 import dataclasses
 import math
@@ -14,11 +14,11 @@ from kanana_jax.report.results import Run
 
 RATE = "optimizer.lr"
 MOST_OCTAVES = 0.15  # of a rule that keeps the rate
-MOST_EXCESS = 0.005  # of the loss at the widest, at the rate that the narrowest has
+MOST_EXCESS = 0.005  # of the loss at the widest, at the narrowest's best rate
 
 
 def name(rule: str, width: int) -> str:
-    """What the arm of a rule at a width is called."""
+    """The name of a rule's arm at a width."""
     return f"{rule}, width {width}"
 
 
@@ -45,7 +45,7 @@ def sweeps(runs: Sequence[Run]) -> dict[str, dict[float, width_axis.Losses]]:
 
 
 def shifts(runs: Sequence[Run]) -> dict[str, width_axis.Shift | LawError]:
-    """Of every rule; or what stands in the way of it."""
+    """The shift of every rule, or the error that prevents it."""
     found: dict[str, width_axis.Shift | LawError] = {}
     for rule, of_rule in sweeps(runs).items():
         try:
@@ -118,7 +118,7 @@ def _octaves(value: float, band: bootstrap.Band) -> str:
 
 
 def _within(band: bootstrap.Band, most: float) -> bool | None:
-    """None where the band holds both more and less than `most`, or is none."""
+    """None where the band lies partly within `most`, or is NaN."""
     if -most <= band.low and band.high <= most:
         return True
     return False if band.low > most or band.high < -most else None

@@ -1,6 +1,6 @@
-"""What the verdict needs to know of an arm, read off its runs' settings.
+"""What the verdict needs to know about an arm, read off its runs' settings.
 
-QK-Clip acts on clipped arms. References are the Muon arms without it, with which they are compared.
+QK-Clip acts on clipped arms. They are compared with references, the Muon arms without it.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,4 @@
-"""The pictures of the report: those of every training job, and the two that matter beside each
-other."""
+"""The pictures of the report: those of every training job, and the two that matter side by side."""
 
 import dataclasses
 import math

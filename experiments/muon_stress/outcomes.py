@@ -18,7 +18,7 @@ TAIL = 1.25
 
 @dataclass(frozen=True)
 class RateOutcome:
-    """What one clipped arm did at one learning rate, beside the unclipped Muon arms."""
+    """What one clipped arm did at one learning rate, against the unclipped Muon arms."""
 
     lr: float
     blew_up: bool

@@ -17,7 +17,7 @@ def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike
 
     `about` is the record of how the runs were made, see `report.page`. The runs may be any part of
     the sweep. The verdict is about arms over learning rates: a comparison with other axes gets the
-    report of any comparison.
+    general report.
     """
     if set(results.place_axes(runs)) - {arms.RATE}:
         return comparison.write(runs, about, path, curves=curves.TRAINING)

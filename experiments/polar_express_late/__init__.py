@@ -1,10 +1,10 @@
-"""Does Polar Express help late in training, as against Newton-Schulz? On a laptop, real text.
+"""Does Polar Express help late in training, compared with Newton-Schulz? On a laptop, real text.
 
 Muon makes its update orthogonal by a polynomial: five steps of Newton-Schulz with Keller Jordan's
-coefficients, or five or eight of Polar Express (arXiv:2505.16932). What is left of the distance to
-an orthogonal matrix is noise in the update, which the published account of Kanana-2 wants to be
-less of "in the latter stages". Each arm runs at four rates through a long constant phase and a
-decay, and is judged at its own best rate.
+coefficients, or five or eight of Polar Express (arXiv:2505.16932). The distance that is left to an
+orthogonal matrix is noise in the update, which the published account of Kanana-2 wants to reduce
+"in the latter stages". Each arm runs at four rates through a long constant phase and a decay, and
+is judged at its own best rate.
 """
 
 import dataclasses

@@ -87,5 +87,5 @@ def before_decay(run: Run) -> float:
 
 
 def change(run: Run) -> float:
-    """By the decay: below 0 where it took off loss."""
+    """The change of the loss by the decay, below 0 where the loss fell."""
     return run.value("heldout_bpb") - before_decay(run)

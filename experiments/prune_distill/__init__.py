@@ -1,12 +1,12 @@
 """What does a cut lose, and what does a teacher win back? On a laptop.
 
-A base learns the text that every Python carries. One thing at a time is cut of it, and measured: a
-quarter of its layers, widths, heads or latent ranks, half of its experts by three scores. Then all
-widths are cut at once, and what is left is taught by the base for a tenth of the base's tokens: of
-the text alone, of the base's distribution, of both, of its likeliest tokens, of draws.
+A base learns the text that every Python carries. One thing at a time is cut from it, and the result
+is measured: a quarter of its layers, widths, heads or latent ranks, or half of its experts by three
+scores. Then all widths are cut at once, and the base teaches what is left for a tenth of its own
+tokens, with the text alone, the base's distribution, both, its likeliest tokens, or draws.
 
-The controls have the shape of what is left: one from scratch that reads as much text as the base
-did, and a new one with the same teacher for as many tokens as the cut one. Kanana-1
+The controls have the shape of the cut model. One reads as much text from scratch as the base did;
+the other is new, with the same teacher for as many tokens as the cut model. Kanana-1
 (arXiv:2502.18934) reports that 0.3T tokens of pruning and distillation beat 3T from scratch.
 """
 
@@ -43,7 +43,7 @@ def compared(
     base_steps: int,
     taught_steps: int,
 ) -> pipeline.Pipeline:
-    """The stages of a base of `shape`, where `left` is what is left of all widths together."""
+    """The stages for a base of `shape`; `left` has the sizes after all widths are cut together."""
     small = dataclasses.replace(shape, **left)
     changes = [f"{field}={size}" for field, size in left.items()]
     cuts = {

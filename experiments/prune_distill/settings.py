@@ -14,19 +14,19 @@ PRETRAIN, DISTILL = sweep.of(pretrain.JOB), sweep.of(distillation.JOB)
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What all stages of a pipeline train with, and the stages that do."""
+    """The settings that all stages of a pipeline share, and the stages that use them."""
 
     execution: config.ExecutionConfig
     data: config.DataConfig
-    fresh_lr: float  # the peak of new models
-    cut_lr: float  # that of what is left of trained ones
+    fresh_lr: float  # the peak rate of new models
+    cut_lr: float  # the peak rate of cut models
     polar_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     warmup_steps: int
 
     def reading(
         self, name: str, question: str, shape: config.ModelConfig, num_steps: int, **places: Any
     ) -> pipeline.Stage:
-        """Text from scratch, or measured only where there are no steps."""
+        """Reads text from scratch, or is only measured where there are no steps."""
         blocks = self._blocks(num_steps, self.fresh_lr)
         cfg = pretrain.Config(name=name, question=question, model=shape, **blocks)
         return pipeline.Stage(name, sweep.Sweep(base=cfg, seeds=3), **places)
@@ -39,7 +39,7 @@ class Training:
         changes: Sequence[str],
         score: Any = "reap",
     ) -> pipeline.Stage:
-        """What is left of the model of `start`, which has `shape`, measured."""
+        """Measures what is left of the model of stage `start`, which has `shape`."""
         made = config.SurgeryConfig(
             prune=tuple(changes), num_samples=256, length=128, expert_score=score
         )
@@ -56,7 +56,7 @@ class Training:
         init_from: str = "",
         arms: tuple[sweep.Arm, ...] = (),
     ) -> pipeline.Stage:
-        """Taught by the model of a stage; without `init_from` a new model of `shape`."""
+        """A student of the model of a stage; without `init_from` a new model of `shape`."""
         cfg = distillation.Config(
             name=name,
             question="What does the teacher win back?" if init_from else "What does it do alone?",

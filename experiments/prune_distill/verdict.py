@@ -12,7 +12,7 @@ from kanana_jax.report.claims import Claim
 from kanana_jax.report.results import Run
 
 BASE, CUT, STUDENT, NEW, SCRATCH = "base", "cut", "student", "new", "scratch"  # stages
-# What is cut of the base, how much of it is left, and by which score experts are chosen.
+# What is cut from the base, how much of it is left, and by which score experts are chosen.
 CUTS = {
     "layers": ("num_layers", 0.75, "reap"),
     "hidden": ("hidden_size", 0.75, "reap"),

@@ -2,9 +2,9 @@
 
     raw x 30  |  1 rewrite x 30  |  30 rewrites x 1        then questions about half of the people
 
-Three arms read as many tokens about the same people (`world`). Measured is the share of questions
-about the other half that greedy answers get right. Rewrites are programs' here; those of a model
-behind an endpoint are `kanana_jax.synthesize`'s.
+Three arms read equally many tokens about the same people (`world`). The measure is the share of
+questions about the other half that greedy answers get right. Programs write the rewrites here;
+`kanana_jax.synthesize` gets them from a model behind an endpoint.
 """
 
 import functools

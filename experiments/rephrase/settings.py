@@ -1,7 +1,7 @@
 """The settings of the arms: equal tokens of text, then questions beside some more of the text.
 
-read    a text of each person as often as there are rewrites, but for what the next stage reads
-ask     questions and the arm's text by halves, at a falling rate
+read    a text of each person as often as there are rewrites, less what the next stage reads
+ask     questions and the arm's text, half each, at a falling rate
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ def _stage(name: str, num_steps: int, lr_begin: float, lr_end: float) -> config.
 
 
 def experiment(name: str = "rephrase", arms: Sequence[str] = ARMS) -> sweep.Sweep:
-    """`arms` are what those with the raw text, one rewrite and many are called."""
+    """`arms` are the names of the arms with the raw text, one rewrite and many."""
     num_steps = _READ_STEPS + _ASK_STEPS
     base = pretrain.Config(
         name=name,
@@ -57,7 +57,7 @@ def experiment(name: str = "rephrase", arms: Sequence[str] = ARMS) -> sweep.Swee
             bpe_vocab_size=768,
             seq_len=_SEQ_LEN,
             batch_size=_BATCH_SIZE,
-            # A single document of every source: what is held out are questions, and no texts.
+            # A single document of every source: questions are held out, not texts.
             heldout_fraction=1e-9,
         ),
         optimizer=config.OptimizerConfig(

@@ -32,5 +32,5 @@ def judge(runs: Sequence[Run], arms: Sequence[str] = settings.ARMS) -> list[Clai
 
 
 def writer(arms: Sequence[str]) -> Callable[..., str]:
-    """A report of runs whose arms are called so."""
+    """A writer of reports on runs whose arms have these names."""
     return stages.judged(functools.partial(judge, arms=arms), _SHOWN)

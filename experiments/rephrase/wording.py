@@ -126,7 +126,7 @@ RELATIONS = (
         ),
     ),
 )
-_SHARE_NAMED = 0.5  # of the sentences of a rewrite behind the first
+_SHARE_NAMED = 0.5  # of the sentences of a rewrite after the first
 
 
 def raw(one: Person) -> str:

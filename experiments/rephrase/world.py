@@ -4,9 +4,9 @@
     rewrite   the facts in an order, wordings and references of its own, drawn by person and number
     question  Where does Mina Torv live? = Oslo
 
-A fact stands nowhere else, so what a model answers about a person it has from that person's texts.
-Questions about half of the people are read, so that it knows what to answer with. Questions about
-some of the others are what is measured.
+A fact stands nowhere else, so a model's answers about a person come from that person's texts.
+Questions about half of the people are read, so that it knows how to answer. Questions about some of
+the others are measured.
 """
 
 import functools
@@ -26,7 +26,7 @@ _SEED = 0
 
 @functools.cache
 def people() -> tuple[wording.Person, ...]:
-    """Each with a name of its own and a value of every relation, drawn without regard of others."""
+    """Each with a name of its own and a value of every relation, drawn independently of others."""
     rng = random.Random(_SEED)
     names = list(itertools.product(wording.FIRST, wording.LAST))
     chosen = rng.sample(names, NUM_PEOPLE)
@@ -45,7 +45,7 @@ def raw_texts() -> Iterator[bytes]:
 
 
 def rewrites(count: int) -> Iterator[bytes]:
-    """`count` of every person; the first are the same whatever the count."""
+    """`count` rewrites of every person; the first ones are the same whatever the count."""
     for number in range(count):
         for one in people():
             rng = random.Random(f"{one.name} {number}")
@@ -58,7 +58,7 @@ def read_questions() -> Iterator[bytes]:
 
 
 def measured_questions() -> list[Problem]:
-    """About people whose questions no text has."""
+    """Questions about people whose questions are in no text."""
     return _questions(people()[1 : 2 * NUM_MEASURED : 2])
 
 

@@ -3,10 +3,10 @@
     base -> rl: grpo, squared, no stored text
          -> more: as many tokens of the base's own kind of answers
 
-The base reasons in one answer of seven (`world`). The rewarded problems are longer than any that it
-has read. Measured before and after, by sampled answers: held-out problems of the lengths that it
-has read, of the lengths that are rewarded, of longer ones, and of another family; and the loss of
-its text, a tenth of which each batch still holds.
+The base reasons in one out of seven answers (`world`). The rewarded problems are at least as long
+as the longest that it has read. Sampled answers, before and after, measure held-out problems of the
+lengths that it has read, of the lengths that are rewarded, of longer ones, and of another family.
+The loss of its text, which still fills a ninth of each batch, is measured too.
 """
 
 from experiments.rl_logic import jobs, settings, verdict

@@ -36,7 +36,7 @@ SETS = {
 def of_texts(
     texts: Mapping[str, Callable[[], Iterator[bytes]]], sets: Mapping[str, config.RolloutConfig]
 ) -> tuple[Job, Job]:
-    """The job that reads texts, and that which is rewarded beside them; both measure `sets`."""
+    """The job that reads texts, and the one that is rewarded as well; both measure `sets`."""
     text = pretrain.JOB._replace(read=functools.partial(data.read_text, streams=texts))
     return pass_rates.measured(text, sets), pass_rates.measured(rl.over(text), sets)
 

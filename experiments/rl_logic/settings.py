@@ -40,9 +40,9 @@ def stages() -> tuple[Stage, ...]:
 
 
 def base(name: str, further: Mapping[str, float] = MappingProxyType({})) -> Stage:
-    """A model that has read the texts, at last mostly answers alone.
+    """A model that has read the texts, towards the end mostly answers alone.
 
-    `further` texts, by weight, come on top: of the others it reads as much without them.
+    `further` texts, by weight, come on top: it reads as much of the others as without them.
     """
     made_of, rest = (*world.TEXTS, *further), tuple(further.values())
     steps, answers = (round(count * (1 + sum(rest))) for count in (_STEPS, _ANSWERS))
@@ -72,7 +72,7 @@ def rewarded(
     axes: tuple[Axis, ...] = (),
     families: tuple[str, ...] = (world.REWARDED,),
 ) -> Stage:
-    """Rounds of tries; of problems that are longer than those of the base's text, if not others."""
+    """Rounds of tries, by default on problems as long as the base's longest or longer."""
     made = rl.Config(
         **_settings(name, "What does a reward teach?", num_rounds, RATE, NUM_ROWS, is_still=True),
         data=_data(NUM_ROWS),
@@ -101,7 +101,7 @@ def more(
 
 
 def measured(name: str, merges: tuple[str, ...], density: float = 0.0) -> Stage:
-    """Stages of the base merged, and trained no further."""
+    """The stages `merges`, which began at the base, merged and trained no further."""
     made = pretrain.Config(
         **_settings(name, "What is left of each in one model?", 0, RATE, BATCH_SIZE),
         data=_data(BATCH_SIZE),
@@ -118,7 +118,7 @@ def _settings(
     *,
     is_still: bool = False,
 ) -> dict[str, Any]:
-    """With `is_still` nothing beside the loss moves the model."""
+    """With `is_still` nothing besides the loss moves the model."""
     beside = ("z_loss_weight", "balance_loss_weight", "router_bias_rate")
     still = {name: getattr(answer_pairs.STILL, name) for name in beside if is_still}
     return {

@@ -6,9 +6,10 @@ answer alone and few with their steps written out:
     user: Sum mod 10: 3 + 8 + 1 . .    user: Sum mod 10: 3 + 8 + 1 . .
     assistant: 2                       assistant: ~~3=3 8=1 1=2~~2
 
-It reads steps first and mostly answers alone at last. So it can reason and seldom does, and is
-right far more often when it does: what a reward for right answers can find. It reads sums of 2 to 5
-terms, and which number is the largest, with the answer alone. Beside them it reads prose.
+It reads steps first, and towards the end mostly answers alone. So it can reason but seldom does,
+and is right far more often when it does: a reward for right answers can find this. It reads sums of
+2 to 5 terms and, with the answer alone, problems that ask for the largest number. It also reads
+prose.
 """
 
 import functools
@@ -44,7 +45,7 @@ def text(messages: Sequence[Message]) -> bytes:
 
 
 def documents(counts: Mapping[str, int], seed: int, *, is_reasoned: bool) -> Iterator[bytes]:
-    """So many problems of every family with their answers."""
+    """Problems of every family, as many as `counts` says, with their answers."""
     for one in itertools.chain.from_iterable(
         problems(name, seed, count) for name, count in counts.items()
     ):
@@ -61,5 +62,5 @@ TEXTS = {
     "direct": functools.partial(documents, {SEEN: 3600, OTHER: 400}, 1, is_reasoned=False),
     "reasoned": functools.partial(documents, {SEEN: 3000}, 2, is_reasoned=True),
 }
-# Shares of their tokens, first and at last. A reasoned answer takes twice as many as one alone.
+# Shares of the tokens, at first and at last. A reasoned answer takes twice as many as one alone.
 FIRST_MIXTURE, MIXTURE = (0.05, 0.05, 0.05, 0.85), (0.05, 0.05, 0.65, 0.25)

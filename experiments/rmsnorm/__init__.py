@@ -1,13 +1,14 @@
 """What should an RMSNorm multiply by, and should its gain decay? On a laptop, real text.
 
 Six arms train one model on the same bytes with the same seeds, each at three rates. A gain per
-entry decays to 0 with all else, or not, or only in front of attention and MLP (arXiv:2605.26895
-finds decay good for norms of inputs); written as 1 + gamma it decays to 1; one number a norm has no
-outlying channels (arXiv:2506.19697); and no gain at all can express as much, since matrices follow.
-An arm of 1 + gamma without decay is left out: it trains as the plain one without decay does.
+entry decays to 0 with all else, or not at all, or only in front of attention and MLP
+(arXiv:2605.26895 finds decay good for norms of inputs). Written as 1 + gamma, it decays to 1. One
+number per norm has no outlying channels (arXiv:2506.19697). No gain at all can express as much,
+since matrices follow. An arm of 1 + gamma without decay is left out: it trains as the plain one
+without decay does.
 
 MuonClip trains them here and AdamW in `rmsnorm_adamw`. The model has a latent of queries too, so
-that there are five classes of norms, whose gains are told apart.
+there are five classes of norms, and their gains are told apart.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""Losses of kinds of norms and of decays of their gains, and two controls.
+"""Losses by kind of norm and by decay of its gains, and two controls.
 
 Each arm is judged at its own best rate, paired by seed and held-out sequence.
 
-    folded     held-out bits per byte with gains taken into the matrices behind them, less those
+    folded     held-out bits per byte with gains folded into the matrices after them, less those
                without: the same function, so at most EXACT in every run
     dropped    the same with gains left out: a control of the control, which must move the loss
 """

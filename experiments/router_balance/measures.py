@@ -25,7 +25,7 @@ _DRAWS = 20_000  # the mean of MaxVio to about 0.2 %
 
 
 class MaxVio(NamedTuple):
-    """Of all layers in the mean, and of the worst layer at each step."""
+    """MaxVio in the mean of all layers, and of the worst layer at each step."""
 
     mean: float
     worst: float
@@ -41,7 +41,7 @@ def max_vio(run: Run) -> MaxVio:
 
 
 def floor(run: Run) -> MaxVio:
-    """What random choices of all experts alike have, of as many tokens as a step of the run."""
+    """MaxVio of uniformly random choices by as many tokens as a step of the run has."""
     model, data = run.config["model"], run.config["data"]
     return chance(
         data["batch_size"] * data["seq_len"],

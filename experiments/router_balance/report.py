@@ -1,4 +1,4 @@
-"""The report of the comparison: the verdict, MaxVio beside what chance leaves, and loads."""
+"""The report of the comparison: the verdict, MaxVio next to what chance leaves, and loads."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ MEANING = (
 def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike) -> str:
     """Writes report.html to `path` and its figures as PNG files beside it; returns its words.
 
-    A comparison that has further axes gets the report of any comparison.
+    A comparison with further axes gets the general report.
     """
     if results.place_axes(runs):
         return comparison.write(runs, about, path, curves=curves.TRAINING)
@@ -52,7 +52,7 @@ def write(runs: Sequence[Run], about: Mapping[str, Any], path: str | os.PathLike
 
 
 def pictures() -> list[Picture]:
-    """Those of every training job; balance first, with its floor."""
+    """The pictures of every training job; balance first, with its floor."""
     largest, mean = curves.MAX_VIO.rows
     with_floor = dataclasses.replace(
         curves.MAX_VIO,

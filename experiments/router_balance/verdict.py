@@ -4,8 +4,8 @@
                of the other, seed by seed, lies below 0 with its whole band
     equal      its held-out loss is equal or better, paired by seed and sequence (report.pairs)
 
-It holds against an arm where both are so. A band that leaves 0 inside decides nothing, and neither
-do fewer than three seeds.
+It holds against an arm where both are true. A band that contains 0 decides nothing, and neither do
+fewer than three seeds.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ HALF = 0.5
 
 @dataclass(frozen=True)
 class Versus:
-    """Quantile balancing beside one arm of the sign rule."""
+    """Quantile balancing against one arm of the sign rule."""
 
     arm: str
     balance: Claim
@@ -120,7 +120,7 @@ def _fewer(runs: Sequence[Run], others: Sequence[Run], share: float, question: s
 
 
 def _floor_claim(cells: Sequence[tables.Cell]) -> Claim:
-    """What chance would leave, beside which every MaxVio is to be read."""
+    """The MaxVio that chance would leave, and every arm's relative to it."""
     chance = measures.floor(cells[0].runs[0])
     details = tuple(
         f"{cell.words}: {mean.mean:.3f}, {mean.mean / chance.mean:.1f} times it; worst layer "
@@ -134,6 +134,6 @@ def _floor_claim(cells: Sequence[tables.Cell]) -> Claim:
 
 
 def _mean(runs: Sequence[Run]) -> measures.MaxVio:
-    """Over seeds."""
+    """The means over seeds."""
     mean, worst = np.mean([measures.max_vio(run) for run in runs], axis=0)
     return measures.MaxVio(float(mean), float(worst))

@@ -1,8 +1,8 @@
 """Do more experts at the same work lower the loss for the same FLOPs? On a laptop, real text.
 
-Two experts of a token, one shared, and 16, 32, 64 or 96 to choose from: sparsity 8, 16, 32 and 48,
-as in the sparsity law of Kimi K2 (arXiv:2507.20534, sec. 2.3), which has eight of a token. What a
-token costs stays but for the router. Each arm runs at three rates and is read along the way.
+A token takes one shared expert and two of 16, 32, 64 or 96: sparsity 8, 16, 32 and 48, as in the
+sparsity law of Kimi K2 (arXiv:2507.20534, sec. 2.3), where it takes eight. The cost of a token
+stays the same except for the router. Each arm runs at three rates and is read along the way.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ budget (arXiv:2608.20061, sec. 2.2). At every budget an arm is read at the rate 
 in the mean over seeds.
 
     gain    FLOPs of an arm to a loss over those of another: above 1, the other needs fewer. The
-            loss, by seed, is the highest of all arms' last ones, which every arm reaches.
+            loss, by seed, is the highest of all arms' least ones, which every arm reaches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ Curves = Mapping[int, curves.Curve]  # by seed
 
 
 def best_curves(runs: Sequence[Run]) -> Curves:
-    """Of the runs of one arm, without rates at which a seed diverged; empty where none is left."""
+    """Curves of one arm, without rates at which a seed diverged; empty where none is left."""
     by_rate: dict[float, dict[int, Run]] = {}
     for run in runs:
         by_rate.setdefault(run.axis(RATE), {})[run.seed] = run
@@ -51,13 +51,13 @@ def best_curves(runs: Sequence[Run]) -> Curves:
 
 
 def of_arms(runs: Sequence[Run]) -> dict[str, Curves]:
-    """By arm, where it has any."""
+    """The curves of each arm that has any."""
     found = {arm: best_curves(results.select(runs, arm=arm)) for arm in results.arms(runs)}
     return {arm: of_arm for arm, of_arm in found.items() if of_arm}
 
 
 def flops_per_token(runs: Sequence[Run], arm: str) -> float:
-    """Of training."""
+    """Training FLOPs of an arm, per token."""
     (run, *_) = results.select(runs, arm=arm)
     shape = config.from_json(config.ModelConfig, run.config["model"])
     data = run.config["data"]
@@ -84,5 +84,5 @@ def gains(
 
 
 def last_losses(of_arm: Curves) -> dict[int, float]:
-    """By seed, after all tokens."""
+    """Losses after all tokens, by seed."""
     return {seed: float(curve.loss_N[-1]) for seed, curve in of_arm.items()}

@@ -1,7 +1,7 @@
 """Whether FLOPs to a loss fall where more experts share the same work.
 
 Kimi K2 needs 1.69, 1.39 and 1.15 times fewer FLOPs for a loss at a sparsity of 48 than at 8, 16 and
-32 (arXiv:2507.20534, sec. 2.3). Sparsity is experts over experts of a token.
+32 (arXiv:2507.20534, sec. 2.3). Sparsity is the number of experts over those of a token.
 """
 
 import itertools
@@ -14,11 +14,11 @@ from kanana_jax.report import claims, results, tables
 from kanana_jax.report.claims import Claim
 from kanana_jax.report.results import Run
 
-PUBLISHED = {8: 1.69, 16: 1.39, 32: 1.15}  # of 48
+PUBLISHED = {8: 1.69, 16: 1.39, 32: 1.15}  # FLOPs over those at 48
 
 
 def name(sparsity: int) -> str:
-    """What an arm is called."""
+    """An arm's name."""
     return f"sparsity {sparsity}"
 
 
@@ -62,7 +62,7 @@ def _published(arm: str, sparsest: str) -> str:
 
 
 def _speeds(runs: Sequence[Run], arms: Sequence[str]) -> Claim:
-    """What the arithmetic leaves out."""
+    """Speeds, which the arithmetic leaves out."""
     details = tuple(
         f"{arm}: {np.mean([run.value('tokens_per_second') for run in here]):,.0f} tokens/s"
         for arm in arms

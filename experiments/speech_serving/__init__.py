@@ -1,8 +1,8 @@
-"""When more listeners ask than draw in a turn, who goes first? A speech server in simulated time.
+"""When more listeners ask than fit in a turn, who goes first? A speech server in simulated time.
 
-First come serves a stream to its end; by slack, a stream that is ahead of its listener waits for
-those that nobody hears yet. On a laptop in seconds: turns cost what the settings say. Give the
-costs of your device, which `python -m kanana_jax.generate.serve.bench` helps to find, by --set.
+First come serves a stream to its end. By slack, a stream that is ahead of its listener waits for
+streams that nobody hears yet. It takes seconds on a laptop: turns cost what the settings say. Give
+the costs of your device by --set; `python -m kanana_jax.generate.serve.bench` helps to find them.
 """
 
 import os

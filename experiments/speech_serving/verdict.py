@@ -1,4 +1,4 @@
-"""What the runs say of slack against first come, load by load."""
+"""What the runs say about slack against first come, load by load."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from kanana_jax.report.results import Run
 
 FIRST_COME, SLACK = "first_come", "slack"
 TTFA, UNDERRUNS = "ttfa_p95_s", "underruns"
-MARGIN_S = 0.01  # fewer seconds are noticed by nobody
+MARGIN_S = 0.01  # nobody notices fewer seconds
 
 
 def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:

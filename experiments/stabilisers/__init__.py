@@ -3,8 +3,8 @@
 All three were published as ways to keep Muon stable: Kimi K2 clips query and key weights
 (arXiv:2507.20534), GLM-5 orthogonalises every head by itself (arXiv:2602.15763, "Muon Split") and
 Qwen 3 normalises queries and keys. The last is not for latent attention, so all arms have
-grouped-query attention. Each runs over rates a factor three apart, far beyond the best one; what is
-compared is the range of rates that an arm stands, and the loss at its best.
+grouped-query attention. Each runs over rates a factor of three apart, far beyond the best one. Arms
+are compared by the range of rates that they stand, and by the loss at their best.
 """
 
 import os

@@ -2,11 +2,11 @@
 
     stands    the seed's loss at a rate is at most TOLERANCE above that of its own best rate, and it
               did not diverge
-    range     up to the highest rate that it stands: between rates the loss is taken as straight in
-              ln rate, and a diverged neighbour ends the range at the last rate that stood
+    range     up to the highest rate that it stands: between rates the loss is taken as linear in
+              ln rate, and a diverged neighbour ends the range at the last rate that it stood
 
-Differences are in octaves, paired by seed. A range without a stabiliser that goes on beyond the
-highest rate was never brought to its end, and nothing is judged by it.
+Differences are in octaves, paired by seed. If the range without a stabiliser goes on beyond the
+highest rate, its end was not found, and nothing is judged by it.
 """
 
 import itertools
@@ -48,7 +48,7 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
 
 
 def ranges(runs: Sequence[Run]) -> dict[int, Range]:
-    """Of one arm, by seed."""
+    """The ranges of one arm, by seed."""
     by_seed: dict[int, dict[float, float]] = {}
     for run in runs:
         loss = math.inf if run.diverged else run.value("heldout_bpb")
@@ -87,7 +87,7 @@ def _longer(arm: str, ours: Mapping[int, Range], without: Mapping[int, Range]) -
     )
     holds = found.holds
     if any(without[seed].is_open for seed in octaves):
-        holds = None  # it was never brought to its end
+        holds = None  # the end of its range was not found
     return Claim(question, holds, found.answer, details)
 
 

@@ -1,10 +1,10 @@
 """Go on from a model of other texts, or train from scratch? A path test for a laptop.
 
-ATLAS (arXiv:2510.22037) finds that going on is ahead at first, and training from scratch is from
-some number of tokens on. A base reads English, docstrings and Python. Then it goes on with Korean,
-and a new model of its size reads the same Korean in the same order, both at a constant rate, by the
-average of their weights. As in `atlas`, Korean is put together from templates: numbers say nothing
-about languages.
+ATLAS (arXiv:2510.22037) finds that going on is ahead at first, and that training from scratch is
+ahead from some number of tokens on. A base reads English, docstrings and Python. Then it goes on
+with Korean, and a new model of its size reads the same Korean in the same order. Both keep a
+constant rate and are measured with averaged weights. As in `atlas`, the Korean comes from
+templates: the numbers say nothing about languages.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Who is ahead at first, who after all tokens, and where they cross.
 
-Losses are held-out bits per byte of the target by averaged weights, paired by seed. A crossover is
-the last change of sign between readings (laws.curves.crossover); it is one only where going on was
-ahead before.
+Losses are held-out bits per byte of the target with averaged weights, paired by seed. A crossover
+is the last change of sign between readings (laws.curves.crossover); it counts only where going on
+was ahead before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def judge(runs: Sequence[Run]) -> tuple[str, list[Claim]]:
 
 
 def of_arm(runs: Sequence[Run], arm: str) -> Curves:
-    """Of the runs that did not diverge."""
+    """The curves of the runs that did not diverge."""
     return {run.seed: _curve(run) for run in results.select(runs, arm=arm) if not run.diverged}
 
 

@@ -1,4 +1,4 @@
-"""The arms, and what a laptop and a GPU differ in."""
+"""The arms, and the settings that differ between a laptop and a GPU."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ ARMS = (
     Arm(name=DIRECT, edits=("images.think=0", "images.check=0")),
     Arm(name=ENGLISH, edits=("images.rationale=en",)),
 )
-# So few steps read nothing: claims are for longer runs.
+# A model reads nothing after fewer steps: claims are for longer runs.
 LEAST_STEPS = 500
 
 

@@ -1,4 +1,4 @@
-"""What the arms answer, read off their held-out tasks."""
+"""The verdict on the arms, from their held-out tasks."""
 
 import os
 from collections.abc import Mapping, Sequence
