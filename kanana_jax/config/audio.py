@@ -44,6 +44,10 @@ class AudioConfig:
         """The encoder joins two frames into a state, and the abstractor `merge_size` states."""
         return 2 * self.merge_size
 
+    def whole_positions(self, num_frames: int) -> int:
+        """So many frames, rounded up to those of whole positions."""
+        return -(-num_frames // self.frames_per_position) * self.frames_per_position
+
     @property
     def positions_per_second(self) -> float:
         """Positions of the decoder per second of sound."""

@@ -79,8 +79,8 @@ def measure_sounds(
     """The figures of held-out utterances as sounds, for a model that has an encoder."""
     shape = loaded.cfg.audio
     assert shape is not None  # the caller has checked
-    longest, whole = max(len(one.mel_FM) for one in sounds), shape.frames_per_position
-    room = Room(sounds=1, sound_frames=-(-longest // whole) * whole)
+    longest = max(len(one.mel_FM) for one in sounds)
+    room = Room(sounds=1, sound_frames=shape.whole_positions(longest))
     engine = loaded.engine(num_rows=16, length=length, prompts_at_once=4, room=room)
     asked = [{"role": "user", "content": chats.MARK}]
     requests = []

@@ -9,7 +9,8 @@ Letters: B rows of a batch, S positions, M slots, W width of the decoder.
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +21,28 @@ from kanana_jax.batch import Features, Images, Sounds
 from kanana_jax.config import AudioConfig, ExecutionConfig, ModelConfig, VisionConfig
 from kanana_jax.model import audio, vision
 
-_FEATURES = {"vision": Images, "audio": Sounds}
-_MODULES = {"vision": vision.Tower, "audio": audio.Encoder}
-_SPECS = {"vision": vision.specs, "audio": audio.specs}
+
+class _Kind(NamedTuple):
+    features: type[Features]
+    module: Callable[..., Any]
+    specs: Callable[[ModelConfig, str], dict[str, Any]]
+
+
+_KINDS = {
+    "vision": _Kind(Images, vision.Tower, vision.specs),
+    "audio": _Kind(Sounds, audio.Encoder, audio.specs),
+}
 
 
 def shapes(cfg: ModelConfig) -> dict[str, VisionConfig | AudioConfig]:
     """The shapes of the encoders that the model has, in the order of their layers."""
-    found = {name: getattr(cfg, name) for name in _FEATURES}
+    found = {name: getattr(cfg, name) for name in _KINDS}
     return {name: shape for name, shape in found.items() if shape is not None}
 
 
 def kind_of(cfg: ModelConfig, features: Features) -> str:
     """Which encoder reads these features; ValueError where the model lacks it."""
-    name = next(name for name, kind in _FEATURES.items() if isinstance(features, kind))
+    name = next(name for name, kind in _KINDS.items() if isinstance(features, kind.features))
     if getattr(cfg, name) is None:
         raise ValueError(
             f"{type(features).__name__} as features need a model with an encoder, got model.{name} "
@@ -44,12 +53,12 @@ def kind_of(cfg: ModelConfig, features: Features) -> str:
 
 def modules(cfg: ModelConfig, execution: ExecutionConfig, *, rngs: nnx.Rngs) -> dict[str, Any]:
     """Fresh encoders, by name. Each has `slots(features)`, which see."""
-    return {name: _MODULES[name](cfg, execution, rngs=rngs) for name in shapes(cfg)}
+    return {name: _KINDS[name].module(cfg, execution, rngs=rngs) for name in shapes(cfg)}
 
 
 def specs(cfg: ModelConfig, split: str) -> dict[str, Any]:
     """See `describe.describe`."""
-    return {name: _SPECS[name](cfg, split) for name in shapes(cfg)}
+    return {name: _KINDS[name].specs(cfg, split) for name in shapes(cfg)}
 
 
 def encode(
@@ -63,7 +72,7 @@ def encode(
 
 @functools.lru_cache(maxsize=64)
 def _skeleton(cfg: ModelConfig, execution: ExecutionConfig, name: str):
-    make = _MODULES[name]
+    make = _KINDS[name].module
     return nnx.split(jax.eval_shape(lambda: make(cfg, execution, rngs=nnx.Rngs(0))))
 
 

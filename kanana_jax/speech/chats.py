@@ -3,7 +3,7 @@
 A sound is a file next to the records, {"type": "audio", "path": "a.wav"}, or in them, as in
 OpenAI's interface: {"type": "input_audio", "input_audio": {"data": "UklGR...", "format": "wav"}}.
 
-Letters: F frames, M bands, S positions.
+Letters: T samples, F frames, M bands, S positions.
 """
 
 import base64
@@ -55,13 +55,16 @@ def documents(found: MediaChats, shape: AudioConfig, cfg: DataConfig) -> WholeDo
     return media_documents.documents(found, room, cfg.seq_len)
 
 
-def frames(content: bytes, most_seconds: float = _MOST_SECONDS) -> Float[np.ndarray, "F M"]:
+def frames(content: bytes) -> Float[np.ndarray, "F M"]:
     """The frames that the encoder reads, from a file's content."""
+    return mel.log_mel(_samples(content)).astype(np.float16)
+
+
+def _samples(content: bytes) -> Float[np.ndarray, "T"]:
     try:
-        samples_T = audio.read(content, most_seconds=most_seconds)
+        return audio.read(content, most_seconds=_MOST_SECONDS)
     except AudioError as error:
         raise SoundError(str(error)) from None
-    return mel.log_mel(samples_T).astype(np.float16)
 
 
 def _content(value: Any) -> bytes:
@@ -79,7 +82,7 @@ SOUNDS = Medium(
     embedded="input_audio",
     mark=MARK,
     content_of=_content,
-    size_of=lambda content: (len(frames(content)),),
+    size_of=lambda content: (len(_samples(content)) // mel.HOP,),  # as many as `frames` makes
     error=SoundError,
 )
 

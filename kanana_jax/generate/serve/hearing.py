@@ -43,8 +43,7 @@ class SoundLimits:
     seconds: int = 30  # of each
 
     def room(self, shape: AudioConfig) -> Room:
-        whole = shape.frames_per_position
-        frames = -(-self.seconds * mel.FRAMES_PER_SECOND // whole) * whole
+        frames = shape.whole_positions(self.seconds * mel.FRAMES_PER_SECOND)
         return Room(sounds=self.max_sounds, sound_frames=frames)
 
 
