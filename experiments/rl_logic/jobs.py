@@ -1,4 +1,4 @@
-"""The jobs of the stages, which all measure the same sets of held-out problems."""
+"""The jobs of stages that measure sets of held-out problems."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -28,8 +28,6 @@ def rollouts(
 SETS = {
     "seen": rollouts(world.SEEN, num_prompts=NUM_TASKS),
     "longer": rollouts(world.LONGER, num_prompts=NUM_TASKS),
-    "longest": rollouts(world.LONGEST, num_prompts=NUM_TASKS),
-    "other": rollouts(world.OTHER, num_prompts=NUM_TASKS),
 }
 
 
@@ -39,7 +37,3 @@ def of_texts(
     """The job that reads texts, and the one that is rewarded as well; both measure `sets`."""
     text = pretrain.JOB._replace(read=functools.partial(data.read_text, streams=texts))
     return pass_rates.measured(text, sets), pass_rates.measured(rl.over(text), sets)
-
-
-READING, REWARDED = of_texts(world.TEXTS, SETS)
-JOBS: dict[str, Job] = {"base": READING, "rl": REWARDED, "more": READING}

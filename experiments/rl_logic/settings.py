@@ -19,24 +19,8 @@ NUM_STORED = 16  # rows of stored text beside them
 NUM_ROWS = NUM_TRIES + NUM_STORED
 RATE = 0.003
 
-GRPO, SQUARED, NO_TEXT = "grpo", "squared", "no stored text"
-ARMS = (
-    Arm(name=GRPO),
-    Arm(name=SQUARED, edits=("rl.loss=squared",)),
-    Arm(
-        name=NO_TEXT,
-        edits=("rl.stored_share=0", f"rl.rollouts.num_prompts={NUM_ROWS // jobs.NUM_TRIES}"),
-    ),
-)
-
 _MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
 _STEPS, _ANSWERS = 600, 150  # steps of the two stages of a base
-
-
-def stages() -> tuple[Stage, ...]:
-    # As many tokens as the tries and the stored rows of all rounds.
-    num_steps = NUM_ROUNDS * NUM_ROWS // BATCH_SIZE
-    return (base("base"), rewarded("rl", ARMS), more("more", num_steps))
 
 
 def base(name: str, further: Mapping[str, float] = MappingProxyType({})) -> Stage:

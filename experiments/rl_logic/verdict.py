@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from experiments.rl_logic import settings
 from kanana_jax.report import claims, pairs, results, stages
 from kanana_jax.report.claims import Claim
 from kanana_jax.report.results import Run
 
+GRPO, SQUARED, NO_TEXT = "grpo", "squared", "no stored text"  # arms
 GAIN, OVER = 0.3, 0.02
-LONGER = "heldout_longer_pass@1"
+UNREAD = "heldout_unread_pass@1"
 _SHOWN = (
-    *(f"{name}_pass@1" for name in ("seen", "longer", "longest", "other")),
-    *("longer_pass@8", "longer_constant", "longer_reasoned", "longer_trace"),
-    *("longer_drawn_tokens", "longer_over_length", "bpb_english", "bpb_korean"),
+    *(f"{name}_pass@1" for name in ("read", "unread", "longest", "other")),
+    *("unread_pass@8", "unread_constant", "unread_reasoned", "unread_trace"),
+    *("unread_drawn_tokens", "unread_over_length", "bpb_english", "bpb_korean"),
 )
 
 
@@ -27,27 +27,27 @@ def judge(runs: Sequence[Run]) -> list[Claim]:
     def of(name: str, key: str) -> dict[int, float]:
         return {run.seed: run.value(key) for run in results.select(runs, arm=name)}
 
-    rewarded = [arm(name) for name in (settings.GRPO, settings.SQUARED)]
+    rewarded = [arm(name) for name in (GRPO, SQUARED)]
     found = [
         claims.rises(
             f"Does pass@1 of lengths that the base has not read rise by {GAIN:g} with {name}?",
-            of(name, LONGER),
-            of("base", LONGER),
+            of(name, UNREAD),
+            of("base", UNREAD),
             GAIN,
         )
         for name in rewarded
     ]
     first = rewarded[0]
     found += [
-        claims.rises("More than by as many tokens of text?", of(first, LONGER), of("more", LONGER)),
+        claims.rises("More than by as many tokens of text?", of(first, UNREAD), of("more", UNREAD)),
         claims.rises(
-            "Also of longer problems than any that were rewarded?",
+            "Also of longer problems than any that were read or rewarded?",
             of(first, "heldout_longest_pass@1"),
             of("base", "heldout_longest_pass@1"),
         ),
         _text(f"Does {first} keep the text, with some of it in every batch?", runs, first),
-        _text("Does it without?", runs, arm(settings.NO_TEXT)),
-        _seldom(of(first, "heldout_longer_over_length")),
+        _text("Does it without?", runs, arm(NO_TEXT)),
+        _seldom(of(first, "heldout_unread_over_length")),
         _listed("How far did the policies move (KL to the base, nats per token)?", runs, rewarded),
     ]
     return found

@@ -7,21 +7,20 @@ answer alone and few with their steps written out:
     assistant: 2                       assistant: ~~3=3 8=1 1=2~~2
 
 It reads steps first, and towards the end mostly answers alone. So it can reason but seldom does,
-and is right far more often when it does: a reward for right answers can find this. It reads sums of
-2 to 5 terms and, with the answer alone, problems that ask for the largest number. It also reads
-prose.
+and is right far more often when it does: a reward for right answers can find this. With the answer
+alone it also reads problems that ask for the largest number. It reads prose too.
 """
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from kanana_jax.data import python_text, template_text
 from kanana_jax.data.chat import PLAIN
 from kanana_jax.rollouts.environments import drawing, families
 from kanana_jax.rollouts.task import Message, Task
 
-SEEN, LONGER, LONGEST = "digit_sum@2,3,4,5", "digit_sum@6,7", "digit_sum@8,9"
+SEEN, LONGER = "digit_sum@2,3,4,5", "digit_sum@6,7"
 REWARDED = "digit_sum@5,6,7"
 OTHER = "largest@3,4"
 
@@ -56,11 +55,16 @@ def korean(count: int) -> Iterator[bytes]:
     return (one.encode() for one in template_text.documents("ko", seed=0, count=count))
 
 
-TEXTS = {
-    "english": python_text.read_prose,
-    "korean": functools.partial(korean, 1000),
-    "direct": functools.partial(documents, {SEEN: 3600, OTHER: 400}, 1, is_reasoned=False),
-    "reasoned": functools.partial(documents, {SEEN: 3000}, 2, is_reasoned=True),
-}
+def texts(seen: str) -> dict[str, Callable[[], Iterator[bytes]]]:
+    """The texts of a base that reads sums of the lengths of the family `seen`."""
+    return {
+        "english": python_text.read_prose,
+        "korean": functools.partial(korean, 1000),
+        "direct": functools.partial(documents, {seen: 3600, OTHER: 400}, 1, is_reasoned=False),
+        "reasoned": functools.partial(documents, {seen: 3000}, 2, is_reasoned=True),
+    }
+
+
+TEXTS = texts(SEEN)
 # Shares of the tokens, at first and at last. A reasoned answer takes twice as many as one alone.
 FIRST_MIXTURE, MIXTURE = (0.05, 0.05, 0.05, 0.85), (0.05, 0.05, 0.65, 0.25)

@@ -9,7 +9,7 @@ from kanana_jax.data import chat, tokenizer
 from kanana_jax.data.chat import messages as forms
 
 MARKS = ("<|im_start|>", "<|im_end|>")
-# What formats are made of, in what users and the model say.
+# Syntax of the formats, to be put into what users and the model say.
 SPELLED = (*MARKS, "<|eos|>", "<tool_call>", "</think>", "<think>", "~~", "@add {", "\n", "user: ")
 _WORDS = ("a", "Hi ", "\ud55c\uad6d\uc5b4", "1+2", "\u00e9", " ", "{}", '"', "'", "\\n", "<", "&")
 

@@ -26,7 +26,7 @@ def decide_and_apply(stage, shards: list[list[Document]]) -> list[list]:
 
 
 def changed(text: str, share: float, rng: np.random.Generator) -> str:
-    """With a share of its words replaced."""
+    """The text with a share of its words replaced."""
     words = text.split()
     for place in rng.choice(len(words), round(share * len(words)), replace=False):
         words[place] = f"new{rng.integers(1_000_000)}"

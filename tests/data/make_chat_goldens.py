@@ -1,11 +1,11 @@
 """Makes goldens/hermes.json: what transformers and renderers write for the same conversations.
 
-    python -m pip install renderers==0.1.12 transformers jinja2 httpx     (an environment apart)
+    python -m pip install renderers==0.1.12 transformers jinja2 httpx     (in another environment)
     python tests/data/make_chat_goldens.py
 
-transformers renders goldens/hermes.jinja, which is our template, and masks what it marks; renderers
-has a Qwen3 of its own. Its format is ours where only answers behind the last question think and the
-last one does, or where the assistant is to answer. The tokenizer has a token per byte.
+transformers renders goldens/hermes.jinja, which is our template, and masks what it marks. renderers
+has a Qwen3 format of its own. It equals ours where no answer before the last question thinks, and
+the last answer does or is still to be written. The tokenizer has a token per byte.
 """
 
 import json

@@ -24,7 +24,7 @@ def write_jsonl(path: pathlib.Path, texts: list[str]) -> pathlib.Path:
 def documents(count: int, offset: int = 0) -> list[str]:
     """Distinct documents of 10 to 60 bytes, some with characters of several bytes."""
     return [
-        f"document {offset + i} " + "ab \u00e9\ud55c"[: i % 5] * (1 + i % 9) for i in range(count)
+        f"document {offset + i} " + "ab \u00e9\ud55c"[: i % 6] * (1 + i % 9) for i in range(count)
     ]
 
 

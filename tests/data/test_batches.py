@@ -20,7 +20,7 @@ def assert_equal_batches(got, want):
 
 def test_resume_at_every_step_equals_the_unbroken_stream(open_text):
     corpus, cfg = open_text(documents(100), documents(60, 1000))
-    num_steps = 60
+    num_steps = 75
     epoch = sum(array.num_tokens for array in corpus.train) // (cfg.seq_len * cfg.batch_size)
     assert num_steps > epoch + 2, "the stream must pass the end of an epoch"
     unbroken = list(itertools.islice(data.train_batches(corpus, cfg), num_steps))
@@ -104,8 +104,8 @@ def test_mixture_converges_to_the_weights(open_text, weights):
     )
     tokens = np.stack([data.train_batch(corpus, cfg, step).tokens for step in range(100)])
     share = (tokens == ord("a")).any(axis=-1).mean()
-    # Largest-remainder interleaving is off by at most one window of 400; grain keeps two digits.
-    np.testing.assert_allclose(share, weights[0] / sum(weights), atol=1 / 400 + 0.005)
+    # Draws from two sources are off their shares by less than one window of 400.
+    np.testing.assert_allclose(share, weights[0] / sum(weights), atol=1 / 400)
 
 
 def test_without_weights_sources_mix_in_proportion_to_their_tokens(open_text):
@@ -146,7 +146,7 @@ def test_a_dropped_iterator_stops_its_threads(open_text):
     before = threading.active_count()
     for _ in range(20):
         next(data.train_batches(corpus, cfg))
-    assert threading.active_count() < before + 20
+    assert threading.active_count() < before + 3
 
 
 def test_each_source_has_its_share_of_the_heldout_windows(open_text):

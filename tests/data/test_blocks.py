@@ -22,7 +22,7 @@ TEXTS = [*KOREAN[:30], "1 2 3", *KOREAN[10:20], "\u00e9" * 300, KOREAN[30] + " "
 
 
 class _Read:
-    """A reader: of every task a third of the texts."""
+    """A reader that gives each of the three tasks a third of the texts."""
 
     def __call__(self, data, rank, world_size):
         size = -(-len(TEXTS) // world_size)
@@ -49,7 +49,7 @@ def _run(out, logs, last=None, stages=STAGES):
 
 
 def _lines(folder):
-    """By folder, in the order of shards, whichever they were cut into."""
+    """The lines of each folder in the order of its shards, however they were cut."""
     found = {}
     for path in sorted(folder.rglob("*.jsonl")):
         name = str(path.parent.relative_to(folder))
@@ -75,7 +75,7 @@ def test_a_cluster_writes_what_one_machine_does(by_us, tmp_path):
 
 
 def test_tasks_that_are_repeated_change_nothing(by_us, tmp_path):
-    """As when a machine ends in the midst: nothing of the executor's own record is left."""
+    """As after a machine that died halfway: the executor's own record of what was done is gone."""
     _run(tmp_path / "out", tmp_path / "first", last=6)
     _run(tmp_path / "out", tmp_path / "second")
     assert _lines(tmp_path / "out") == _lines(by_us)

@@ -50,7 +50,7 @@ def test_the_template_writes_the_text_of_the_pieces(messages, tools, fmt, name):
 
 @given
 def test_tokens_of_the_model_are_those_that_the_template_marks(messages, tools, fmt, name):
-    """The mask, from the template's marks: an end more or a token less is another text."""
+    """The mask is what the template marks: one end more or one token less would be seen."""
     marked = twin(fmt).render(messages, tools=tools, add_generation_prompt=False, is_marked=True)
     wanted = [part.partition(template.END)[0] for part in marked.split(template.BEGIN)[1:]]
     used = TOKENIZERS[name]()
@@ -158,7 +158,7 @@ def test_an_own_template_read_as_a_foreign_one_gives_the_same_mask(messages, too
         source = source.replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
     made = template.Template(source, {"eos_token": EOS_TEXT})
     if not has_marks and any(EOS_TEXT in str(one) for one in messages):
-        return  # by differences, the last end of a turn that the text spells is taken
+        return  # without marks, a turn ends at the last EOS_TEXT in it, even one that is text
     read = foreign.format_of(made, "twin")
     found = read.render(messages, tools)
     own = [one._replace(text=closed_text(fmt, [one])) for one in fmt.render(messages, tools)]

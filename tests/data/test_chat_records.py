@@ -65,7 +65,7 @@ FORMATS = ("plain", "hermes")
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_trained_tokens_are_the_answers_and_their_ends_and_not_those_beside_them(opened, name):
-    """Fails where the mask is shifted by one: it would begin late and end behind the end."""
+    """Fails if the mask is shifted by one: it would begin late and go past the end."""
     found, cfg = opened(many(), chat_format=name)
     fmt = {"plain": chat.PLAIN, "hermes": chat.HERMES}[name]
     for tokens, counted in stream(found, cfg, 20):

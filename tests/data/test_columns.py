@@ -1,4 +1,4 @@
-"""Numbers of tokens that batches bring along, and the file that keeps them."""
+"""Columns: one number per token, which batches bring along; and the file that keeps them."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def corpus() -> WholeDocuments:
 
 
 def test_a_column_lies_beside_its_targets_and_is_zero_in_padding(corpus):
-    # The number of a token is itself, so that it can be told which target it stands beside.
+    # The number of each token is the token itself, so it shows which target it lies beside.
     column_T = corpus.examples.tokens_T.astype(np.float32)
     with_column = dataclasses.replace(corpus, columns={"reference": column_T})
     batches = [with_column.train_batch(CFG, number) for number in range(4)]

@@ -110,7 +110,7 @@ def test_rows_are_filled_by_first_fit(opened):
     batches = [found.train_batch(cfg, number) for number in range(10)]
     rows = [row for batch in batches for row in segments(batch)]
     assert {len(row) for row in rows} > {1, 2}
-    # One conversation after another would leave a third of a row empty.
+    # One conversation after another would leave a quarter of a row empty.
     assert np.mean([batch.segment_ids > 0 for batch in batches]) > 0.85
 
 

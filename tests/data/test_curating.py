@@ -108,7 +108,7 @@ class _Fault(Exception):
 
 @pytest.mark.parametrize("function", ["survey", "decide", "apply"])
 def test_a_run_that_was_ended_goes_on_to_the_same_bytes(unbroken, tmp_path, function):
-    """A fault at the first call, the second and so on, each time in the folder that it left."""
+    """Each run gets one call further than the run before, then fails and leaves its folder."""
     num_faults, calls = 0, 0
 
     def faulty(inner):
@@ -155,7 +155,7 @@ def test_processes_change_no_byte(unbroken, tmp_path):
 
 @pytest.mark.long
 def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
-    """Killed with SIGKILL after more and more seconds; the lock waits for its workers."""
+    """Killed with SIGKILL, each time later; the next run waits until the workers have ended."""
     path = write_jsonl(tmp_path / "in.jsonl", _texts() * 20)
     flags = ["--languages=ko", "--shard-mb=0.01"]
     wanted, out = tmp_path / "unbroken", tmp_path / "out"

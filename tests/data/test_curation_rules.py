@@ -161,7 +161,7 @@ def test_rules_on_words_are_for_languages_with_spaces(reason, text):
 
 def test_a_rule_drops_no_more_than_its_share_of_a_language():
     english, korean = curated.prose("en", 200), curated.prose("ko", 200)
-    for place in range(0, 200, 5):  # a fifth is too short by the anchor, each by a little more
+    for place in range(0, 200, 5):  # a fifth is below the anchor, each longer than the last
         english[place] = english[place][: 100 + place // 5]
     assert _reasons(english, "en").count("few characters") == 40
     assert 8 <= _reasons(english, "en", 0.05).count("few characters") <= 10

@@ -110,7 +110,7 @@ def test_target_bytes_are_those_of_the_answers(opened):
 
 
 def test_all_pairs_of_a_prompt_are_on_one_side(opened):
-    """A prompt as text is the same as its one message."""
+    """A prompt given as text is the same as one given as a message."""
     records = [
         {
             "prompt": prompt if turn % 2 else [message("user", prompt)],
@@ -204,7 +204,7 @@ def test_a_bad_record_is_named_by_file_and_line_or_left_out_and_counted(opened, 
 
 
 def test_both_answers_must_fit_into_one_row(opened):
-    # BOS, "user: Hi\n", "assistant: ", the answer, EOS, twice; the first token is not predicted.
+    # BOS, "user: Hi\n", "assistant: ", the answer, EOS, twice; neither BOS is predicted.
     around = len("user: Hi\nassistant: ") + 1
     chosen = SMALL.seq_len - 2 * around - 1
     fits = GOOD | {"chosen": "a" * chosen, "rejected": "b"}
@@ -227,7 +227,7 @@ def test_a_format_that_looks_at_the_answer_before_the_prompt_is_refused(opened):
 
 
 def test_rows_of_pairs_are_what_the_objective_reads(opened):
-    """Segment 2k - 1 of a row is chosen and 2k rejected, each with targets; rows part no pair."""
+    """Segments 2k - 1 and 2k of a row are a pair, each with targets; no row splits a pair."""
     found, cfg = opened(pairs(100))
     batch = found.train_batch(cfg, 0)
     highest = batch.segment_ids.max(axis=1)

@@ -18,7 +18,7 @@ LONGEST = 16
 
 @st.composite
 def schedules(draw):
-    """Random stages over random sources, the last of them as long as it says."""
+    """Random stages over random sources, and the tokens of an epoch of each source."""
     num_sources = draw(st.integers(1, 3))
     epoch_tokens = [LONGEST * draw(st.integers(1, 40)) for _ in range(num_sources)]
     weight = st.sampled_from([0.0, 0.1, 1.0, 2.5])
@@ -125,7 +125,7 @@ def test_stages_of_one_kind_read_what_a_run_without_stages_reads(open_text):
 
 
 def test_documents_come_at_most_once_an_epoch_across_switches(open_text):
-    """By what is in the batches: every document has letters of its own."""
+    """Counted in the batches: every document repeats a letter of its own 21 times."""
     letters = [chr(0x4E00 + i) for i in range(160)]
     corpus, cfg = open_text([letter * 21 for letter in letters], seq_len=16)
     stages = [

@@ -10,7 +10,7 @@ from kanana_jax.laws import design, errors, fitting, forms, intervals, objective
 
 pytestmark = pytest.mark.slow
 
-# Standard deviations over ten draws of noise, 64 points, sigma 0.003 and 0.01.
+# A reference's standard deviations over ten draws of noise: 64 points, other mixes, two sigmas.
 SD = {
     0.003: {
         "E": 0.045,
@@ -72,7 +72,7 @@ def test_both_ways_agree_and_the_interval_holds_the_truth(points):
 @pytest.mark.long
 @pytest.mark.parametrize("sigma", [0.003, 0.01])
 def test_over_ten_draws_of_noise_the_truth_is_recovered(points, sigma):
-    """Means within a standard deviation; spreads like those of the reference but for its mixes."""
+    """Means lie within one standard deviation of the reference, spreads below 3.5 times it."""
     draws = [
         fitting.fit(FORM, points, _losses(points, sigma, seed)).law.values for seed in range(10)
     ]

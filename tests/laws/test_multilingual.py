@@ -34,7 +34,7 @@ TOKENS_N = np.geomspace(1e8, 1e10, 30)
     ("transfer", "score"), [(0.0, 0.0), (1.0, 1.0), (-0.5, -2.0), (0.5, 2 - 2 / 1.5)]
 )
 def test_the_score_is_1_for_target_text_and_0_for_text_of_no_use(transfer, score):
-    """Half of the tokens are the target's, the others are worth `transfer` of them."""
+    """Half of the tokens are the target's; each of the others is worth `transfer` of one."""
     mono = curve(1.0, TOKENS_N)
     bilingual = curve(0.5 * (1 + transfer), TOKENS_N)
     found = curves.bilingual_transfer(mono, bilingual, np.array([2e8, 5e8, 2e9]))

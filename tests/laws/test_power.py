@@ -35,7 +35,7 @@ def test_a_pilot_of_three_seeds_says_how_little_it_knows():
 
 
 def test_errors_of_parameters_are_the_spread_of_fits():
-    """Spreads of ten fits as docs/laws.md has them, each known to a quarter; fits are of Huber."""
+    """`measured` has the spreads of ten Huber fits in docs/laws.md, each known to a quarter."""
     found = power.parameter_errors(recovery.TRUTH, recovery.points(), 0.003)
     measured = {"alpha": 0.004, "beta": 0.007, "lam": 0.015, "tau_1": 0.021, "tau_2": 0.010}
     for name, spread in measured.items():

@@ -35,7 +35,7 @@ def test_published_rates_at_two_budgets_have_the_exponent_that_joins_them():
 
 
 def noisy(seed, sigma=1e-3):
-    """Five rates of three seeds; each run has luck of its own beside that of each reading."""
+    """Five rates, three seeds each; every run has luck of its own, and so has every reading."""
     random = np.random.default_rng(seed)
     tokens_T = np.linspace(1e8, 4e8, 12)
     rates_R = np.repeat([1e-3, 2e-3, 4e-3, 8e-3, 16e-3], 3)
@@ -50,7 +50,7 @@ def test_the_band_holds_the_true_rate_about_as_often_as_it_says():
         found = token_axis.extrapolate(noisy(seed), 4e9, num_draws=100, seed=seed)
         num_held += found.rate_band.low < truth < found.rate_band.high
         widths.append(np.log(found.rate_band.high / found.rate_band.low))
-    assert 42 <= num_held <= 50
+    assert num_held >= 42
     assert 0.02 < np.median(widths) < 0.5
 
 

@@ -47,13 +47,13 @@ def run(
     before_decay: float = 0.0,
     extra: dict | None = None,
 ) -> Run:
-    """A run whose max logit rises to `peak` and ends around `tail` (in logits), with its files.
+    """A run whose max logit rises to `peak` and ends at `tail`, with its files.
 
-    Held-out sequences differ by far more than `spread`, but alike in all runs; by `spread` a run
-    deviates from that (standard deviation over sequences). Zero: no sequences are recorded. `axes`
-    are those of the run; by default arm, learning rate and seed. `max_vio` is the mean of MaxVio
-    over layers in the last third, `noise` that of the update's orthogonality error. Before its
-    `decay_steps` a run has `before_decay` more held-out loss. `extra` is recorded at the last step.
+    Held-out losses differ between sequences, in the same way in all runs. To that each run adds its
+    own noise, with the standard deviation `spread` over sequences; at 0 no sequences are recorded.
+    `axes` are by default arm, learning rate and seed. `max_vio` is the mean of MaxVio over layers
+    in the last third, `noise` that of the update's orthogonality error. Before its last
+    `decay_steps` steps a run has `before_decay` more held-out loss. The last step has `extra`.
     """
     directory = directory / f"{arm}-{lr:g}-{seed}".replace(" ", "_")
     optimizer = optimizer or ARMS.get(arm, "muon")
@@ -175,7 +175,7 @@ def _heldout(bpb: float, spread: float, random) -> dict:
 
 
 def _max_logits(num_steps: int, peak: float, tail: float, random) -> np.ndarray:
-    """Rises to exactly `peak` two thirds through, then settles around exactly `tail`."""
+    """Rises to exactly `peak` two thirds through, then falls to exactly `tail`."""
     crest = 2 * num_steps // 3
     rise = 2.0 * (peak / 2.0) ** (np.arange(1, crest + 1) / crest)
     rise[:-1] *= random.uniform(0.85, 0.999, crest - 1)

@@ -8,7 +8,7 @@ from kanana_jax.report import claims, comparison, pairs, results, tables
 
 
 def cells(folder, arm, losses, *, seeds=3, axis="optimizer.lr", **settings):
-    """Runs of one arm: `losses` by its value on the axis."""
+    """Runs of one arm; `losses` has the held-out loss at each value of the axis."""
     return [
         fabricate.run(
             folder / str(value), arm=arm, seed=seed, bpb=bpb + 0.001 * seed,

@@ -8,7 +8,7 @@ from kanana_jax import compare
 
 @pytest.fixture
 def two(tmp_path):
-    """Two runs that differ in optimizer and held-out loss."""
+    """Two arms of three seeds that differ in optimizer and held-out loss."""
     for arm, bpb in (("Muon PE", 2.7), ("MuonClip", 2.5)):
         for seed in (0, 1, 2):
             run(tmp_path / arm.split()[-1], arm=arm, seed=seed, bpb=bpb, heldout_text="one")

@@ -128,7 +128,7 @@ BESIDE = curves.Curve(
 
 
 def _with_average(run, offset_N):
-    """The run with a second series, its loss and so much more."""
+    """The run with a second series: its loss plus `offset_N`."""
     path = run.directory / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line, offset in zip(lines, offset_N, strict=True):

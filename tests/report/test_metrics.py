@@ -105,7 +105,7 @@ def test_a_torn_last_line_is_not_read_and_not_continued(tmp_path, num_bytes):
 
 
 def test_lines_wait_in_memory_while_the_disk_is_full(tmp_path, monkeypatch):
-    """Half a line fits, then none; once there is space all are there, each whole."""
+    """The full disk takes part of a line each time; once there is space, all lines are whole."""
     writer = metrics.MetricsWriter(tmp_path)
     writer.write(1, {"loss": 3.0})
     disk = _FullDisk(writer._file)

@@ -125,11 +125,24 @@ def test_a_record_that_lacks_a_part_is_refused_and_what_is_not_known_left_out(ru
 NAMES = {"AdamW": "arm 1", "Muon NS": "\ub274\ud134", "Muon PE": "_p$o$lar", "MuonClip": "$x"}
 
 
-def test_arms_of_any_name_are_told_apart_in_figures(runs, tmp_path, monkeypatch):
-    """Warnings, which matplotlib gives of letters that it cannot draw, are errors here."""
-    monkeypatch.setattr(canvas, "FAMILIES", ())
+@pytest.fixture
+def latin_alone(monkeypatch):
+    """Figures have no font for other letters."""
+    with monkeypatch.context() as patch:
+        patch.setattr(canvas, "FAMILIES", ())
+        _forget_fonts()
+        yield
+    _forget_fonts()
+
+
+def _forget_fonts():
     canvas._families.cache_clear()
     canvas._drawable.cache_clear()
+
+
+@pytest.mark.usefixtures("latin_alone")
+def test_arms_of_any_name_are_told_apart_in_figures(runs, tmp_path, monkeypatch):
+    """Warnings, which matplotlib gives of letters that it cannot draw, are errors here."""
     legends, legend = [], canvas.legend
 
     def watched(figure, shown, *args, **named):
@@ -148,8 +161,6 @@ def test_arms_of_any_name_are_told_apart_in_figures(runs, tmp_path, monkeypatch)
     assert ["arm 1", "arm 2", r" _p\$o\$lar", r"\$x", "tau = 30", "floor = 2"] in legends
     html = path.read_text(encoding="utf-8")
     assert html.count("In it arm 2 is \ub274\ud134.") == html.count("<img")
-    canvas._families.cache_clear()
-    canvas._drawable.cache_clear()
 
 
 def test_a_number_that_is_another_arms_name_is_not_given_twice():

@@ -1,4 +1,4 @@
-"""Bands cover what they say, on simulated runs whose true difference is known."""
+"""Bands cover the true difference of simulated runs as often as they say."""
 
 import math
 

@@ -17,7 +17,7 @@ from kanana_jax.rollouts import calls, environments, grading, sandbox, task, too
 
 FAST = sandbox.Limits(wall_s=1.0, cpu_s=1, memory_bytes=256 * 2**20)
 
-# What takes its time until it is ended.
+# Programs that run until they are ended.
 ENDLESS = [
     "while True: pass",
     "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
@@ -186,7 +186,7 @@ ANSWERS = [
 
 
 def _honest(count):
-    """Tasks of families with tools; after the oracle each earns 1."""
+    """Tasks of families with tools; the oracle of each earns 1."""
     families = [environments.FAMILIES[name] for name in ("products", "program", "shop")]
     return environments.tasks_of(families, ["en", "ko"], seed=9, count=count, heldout=False)
 

@@ -69,7 +69,7 @@ def _solved(name, given):
 def test_answers_are_right(name, language):
     for given in _drawn(name, language):
         if name == "compare" and len({*given.goal["rows"]}) == 1:
-            continue  # all numbers are one
+            continue  # all numbers are equal
         score = families.FAMILIES[given.family].verify(given, given.oracle, given.state)
         assert (score.reward, score.parts["answer"]) == (1.0, 1.0)
         assert given.goal["answer"] == _solved(name, given), given.messages

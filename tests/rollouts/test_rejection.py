@@ -33,7 +33,7 @@ def test_only_tries_that_reached_the_goal_are_kept():
     group = [_try(0, 1.0, "a"), _try(1, 0.9, "b"), _try(2, 1.0, "c", end="length"), _try(3, None)]
     kept = _keep(group)
     assert [one.seed for one in kept.episodes] == [0]
-    # The one without a reward is no failure.
+    # The try without a reward is not a wrong one; it is counted apart.
     assert kept.figures["success"] == pytest.approx(1 / 3)
     assert kept.figures["failed_share"] == pytest.approx(1 / 4)
 

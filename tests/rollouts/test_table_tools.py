@@ -1,4 +1,4 @@
-"""Claims about simulators of specifications: what tools do, how they fail, what is refused."""
+"""Simulators made from specifications: what tools do, how they fail, what is refused."""
 
 import copy
 import json

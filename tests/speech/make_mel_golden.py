@@ -12,7 +12,7 @@ RATE = 16_000
 
 
 def sounds():
-    """Tones that slide, with noise and a silence in it; and a short one of odd length."""
+    """A sliding tone with noise and a silence in it, and a short part of it of odd length."""
     rng = np.random.default_rng(0)
     time = np.arange(RATE // 2) / RATE
     slide = 0.4 * np.sin(2 * np.pi * (150 * time + 1800 * time**2))

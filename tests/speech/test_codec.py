@@ -56,7 +56,7 @@ def test_idle_codes_are_set_to_sound_and_never_to_padding(fresh):
 
 def test_training_lowers_the_error_and_uses_the_codebook(fresh):
     rng = np.random.default_rng(0)
-    kinds = rng.standard_normal((8, 80)) * 0.5  # eight sounds that keep on for a token
+    kinds = rng.standard_normal((8, 80)) * 0.5  # eight sounds, each held for a token
     mel_BFM = jnp.asarray(np.repeat(kinds[rng.integers(0, 8, (8, 10))], 4, axis=1), jnp.float32)
     is_sound = jnp.ones((8, 10), bool)
     optimizer = optax.adam(3e-3)

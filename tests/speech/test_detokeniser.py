@@ -46,7 +46,7 @@ def test_a_stream_sounds_the_same_beside_others(spoken):
 
 
 def test_frames_are_heard_again_in_the_sound_of_them():
-    """Two tones: features of the sound are near those it was made of, and far from silence's."""
+    """Two tones: loud features of the sound are near those that it was made from."""
     time = np.arange(8000) / mel.SAMPLE_RATE
     sound = 0.3 * np.sin(2 * np.pi * 440 * time) + 0.2 * np.sin(2 * np.pi * 1320 * time)
     wanted_FM = mel.log_mel(sound)

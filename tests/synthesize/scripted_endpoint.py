@@ -76,7 +76,7 @@ def request(text="hello", model="m", **more):
 
 
 class Slept(list):
-    """In place of asyncio.sleep: the seconds that were to be waited."""
+    """Stands in for asyncio.sleep and lists the seconds that it was asked to wait."""
 
     async def __call__(self, seconds):
         self.append(seconds)

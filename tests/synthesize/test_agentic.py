@@ -53,7 +53,7 @@ def _lines(path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Of an agent that does nothing in a third of its conversations."""
+    """A run's folder and report; its agent does nothing in a third of its conversations."""
     out = tmp_path_factory.mktemp("agentic")
     report, _ = _run(out, functools.partial(_answered, script.Model(0.33)))
     return out, report
@@ -145,8 +145,9 @@ def test_what_a_model_gets_wrong_is_left_out_by_name(system, said, rule, tmp_pat
 
     plan = dataclasses.replace(PLAN, topics=script.TOPICS[:1], num_tasks=2, failing=0.0)
     report, _ = _run(tmp_path, answer, plan)
-    assert any(one.startswith(rule) or rule in one for one in report["left out"])
-    assert report["conversations"] == 0 or system == "You design"
+    assert any(rule in one for one in report["left out"])
+    # Conversations about the seeds' specifications need no designed ones.
+    assert (report["conversations"] > 0) == (system == "You design")
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +230,7 @@ def test_goals_are_reached_by_their_calls_and_the_same_for_a_seed():
             assert not any(one["content"].startswith("error: ") for one in results)
             assert tables.lasting(after) == goal.tables and len(goal.calls) == 2
             assert goal == goals.drawn(varied, tuple(spec.tools), 2, seed)
-    assert goals.varied(spec, 1).rows != goals.varied(spec, 2).rows
+        assert goals.varied(spec, 1).rows != goals.varied(spec, 2).rows
 
 
 def test_words_must_have_each_value_as_a_word_of_its_own():

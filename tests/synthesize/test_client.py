@@ -17,7 +17,7 @@ SECONDS = dict.fromkeys(FAULTS, 10.0) | {"hang": 0.5}
 
 
 def _ask(script, path, *requests, slept=None, **settings):
-    """The texts or failures of requests, and what the endpoint was asked."""
+    """The text or the kind of failure of each request, the endpoint, and the client's counts."""
 
     async def run():
         with Records(path) as records:
@@ -56,7 +56,7 @@ def test_a_fault_is_tried_again_and_its_answer_kept_once(fault, tmp_path):
     assert len(_lines(tmp_path / "a.jsonl")) == 1
     if fault == "429 with seconds":
         assert slept == [7.0, 7.0]
-    else:  # longer and longer, between a half of the most and all of it
+    else:  # from a half to all of 1 s, then of 2 s
         assert 0.5 <= slept[0] <= 1.0 <= slept[1] <= 2.0
 
 
@@ -190,7 +190,7 @@ def test_a_bucket_gives_its_rate_in_the_long_run():
     clock.now = 0.0
     assert asyncio.run(take([1] * 65)) == pytest.approx(60.0)
     clock.now = 0.0
-    assert asyncio.run(take([30, 1])) == pytest.approx(26.0)  # 30 of 5 there: 25 owed, then 1
+    assert asyncio.run(take([30, 1])) == pytest.approx(26.0)  # 5 are there: 25 owed, then 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the checks of a rewrite find of planted mistakes, and that they let faithful ones pass."""
+"""The checks of a rewrite find planted mistakes and let faithful rewrites pass."""
 
 from decimal import Decimal
 

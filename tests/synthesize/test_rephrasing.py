@@ -1,4 +1,4 @@
-"""Rephrasing against an endpoint that knows rewrites by hand: order, resuming, chunks, problems."""
+"""Rephrasing against an endpoint with handwritten rewrites: order, resuming, chunks, problems."""
 
 import asyncio
 import dataclasses
@@ -66,7 +66,7 @@ def test_rewrites_stand_in_the_order_of_their_sources(unbroken):
     assert json.loads((unbroken / "report.json").read_text())["usable"] == {"wiki": len(PAIRS)}
 
 
-def test_a_second_run_asks_nothing_and_writes_the_same(unbroken, tmp_path):
+def test_a_second_run_asks_nothing_and_writes_the_same(unbroken):
     before = _outcome(unbroken)
     assert _run(unbroken, _script)[1] == 0
     assert _outcome(unbroken) == before
@@ -96,7 +96,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(unbroken, tmp_path):
 
 
 def test_an_endpoint_that_does_all_wrong_changes_no_byte(unbroken, tmp_path):
-    """Each request meets each of these once, from another one on, until it is answered."""
+    """Each request meets each of these once, from a place that its length gives, then an answer."""
     wrong = [
         *(FAULTS[one] for one in FAULTS if one not in ("hang", "429 with seconds")),
         reply(status=429, headers=["Retry-After: 0"]),
@@ -173,7 +173,10 @@ def test_each_chunk_goes_on_from_the_end_of_the_rewrite(tmp_path):
     assert texts == ["\n\n".join(rewrite for _, rewrite in PAIRS[:3])] * 2
 
 
-@pytest.mark.parametrize(("answer", "kinds"), [("8", []), ("9", ["answer changed"])])
+@pytest.mark.parametrize(
+    ("answer", "kinds"),
+    [("8", []), ("9", ["number missing", "number added", "answer changed"])],
+)
 def test_the_final_answer_of_a_solution_must_stay(answer, kinds, tmp_path):
     source = of_text("Mina has five pens and gets three. So she has eight. Answer: 8", "test")
     said = f"Five pens and three more that Mina gets make up what she has. Answer: {answer}"
@@ -182,11 +185,11 @@ def test_the_final_answer_of_a_solution_must_stay(answer, kinds, tmp_path):
     _run(tmp_path, lambda *_: reply(completion(said)), documents, settings)
     left_out = _lines(tmp_path / "left_out.jsonl")
     found = [kind for one in left_out for kind, _ in one["problems"]]
-    assert [kind for kind in found if kind == "answer changed"] == kinds
+    assert found == kinds
 
 
 def _judged(out, said, settings):
-    """By a judge who says so of every rewrite; rewrites come from another model."""
+    """A run whose judge says `said` of every rewrite; the rewrites come from another model."""
 
     def script(body, times):
         if body["model"] == "judge":
@@ -292,7 +295,7 @@ FLAGS = ["--endpoint=http://127.0.0.1:9/v1", "--model=m", "--language=en"]
         ("--key-variable=NO_SUCH_KEY", "there is no such variable"),
         ("--judge-endpoint=http://127.0.0.1:8/v1", "--judge-endpoint needs --judge-model"),
         ("--judge-key-variable=HOME", "is of --judge-endpoint"),
-        ("--text-field=body", "body"),
+        ("--text-field=body", "expected the key 'body', got 'text'"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_asked(flag, wanted, tmp_path, capsys):
