@@ -1,9 +1,9 @@
 """Do Muon and MuonClip train a policy as well as AdamW does, at updates of one size?
 
-The base of `rl_logic` goes on under three optimizers. Muon's updates are scaled to the size of
-AdamW's, so a rate means the same change of the weights for all of them. Each arm runs at three
-rates and is judged at its own best. A fourth arm clips the query and key weights at a tenth of the
-usual threshold. It shows what QK-Clip, which no gradient asked for, does to a policy.
+A base that reads sums of 2 to 5 digits goes on under three optimizers. Muon's updates are scaled to
+the size of AdamW's, so a rate means the same change of the weights for all of them. Each arm runs
+at three rates and is judged at its own best. A fourth arm clips the query and key weights at a
+tenth of the usual threshold. It shows what QK-Clip, which no gradient asked for, does to a policy.
 """
 
 from collections.abc import Sequence

@@ -3,9 +3,10 @@
     truth      the answer is right                      format     reasoning stands before it
     random     a coin                                   inverted   the answer is wrong
 
-The clean base is that of `rl_logic`. The leaky one goes on from it and reads the problems that both
-are measured on, with their answers, as bases that read the whole web may have done. Where a
-worthless reward seems to help a leaky base, it helps the base to remember.
+The clean base reads sums of 2 to 5 digits, mostly with the answer alone. The leaky one goes on from
+it and reads the problems that both are measured on, with their answers, as bases that read the
+whole web may have done. Where a worthless reward seems to help a leaky base, it helps the base to
+remember.
 """
 
 import functools

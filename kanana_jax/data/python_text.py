@@ -1,9 +1,10 @@
-"""The default corpus: the sources and language reference that every Python carries; no download.
+"""Text that is there without a download: what a Python carries, and the packages installed in it.
 
-One document per module of the standard library and one per topic of `pydoc_data`, in sorted order.
-The text depends on the Python version, and so does the corpus fingerprint. `read_code` and
-`read_prose` are the same text in two parts that share nothing: modules without their docstrings,
-and docstrings of a sentence or more, together with the topics.
+`read_documents` is the default corpus: one document per module of the standard library and one per
+topic of `pydoc_data`, in sorted order. The text depends on the Python version, and so does the
+corpus fingerprint. `read_code` and `read_prose` are the same text in two parts that share nothing:
+modules without their docstrings, and docstrings of a sentence or more, together with the topics.
+`read_packages` is ten times as much, and depends on what else is installed.
 """
 
 import ast
@@ -33,6 +34,9 @@ _SKIPPED = {
 # Shorter docstrings are titles.
 _PROSE_BYTES = 200
 
+# Longer modules of packages are mostly tables that a program wrote.
+_MODULE_BYTES = 200_000
+
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -61,8 +65,22 @@ def read_prose() -> Iterator[bytes]:
     yield from _topics()
 
 
+def read_packages() -> Iterator[bytes]:
+    """Yields the modules of the packages beside this one. DataError when there are none."""
+    folders = dict.fromkeys(pathlib.Path(sysconfig.get_path(one)) for one in ("purelib", "platlib"))
+    found = (path for folder in folders for path in _module_paths(folder))
+    paths = [path for path in found if path.stat().st_size <= _MODULE_BYTES]
+    if not paths:
+        raise DataError(
+            f"expected the .py files of packages in {', '.join(map(str, folders))}, got none; set "
+            "data.paths to your own text."
+        )
+    for path in paths:
+        yield path.read_bytes().decode("utf-8", errors="replace").encode()
+
+
 def _modules() -> Iterator[bytes]:
-    paths = list(_module_paths())
+    paths = list(_module_paths(_root()))
     if not paths:
         raise DataError(
             f"expected the standard library's .py files in {_root()}, got none; "
@@ -101,8 +119,7 @@ def _root() -> pathlib.Path:
     return pathlib.Path(sysconfig.get_path("stdlib"))
 
 
-def _module_paths() -> Iterator[pathlib.Path]:
-    root = _root()
+def _module_paths(root: pathlib.Path) -> Iterator[pathlib.Path]:
     found = []
     for folder, folders, names in root.walk():
         folders[:] = [name for name in folders if name not in _SKIPPED]

@@ -41,15 +41,19 @@ class Source:
 
 Streams = Mapping[str, Callable[[], Iterator[bytes]]]
 
+# Entries of data.paths that are no files, for all jobs.
+BUILT_IN: Streams = {"python:packages": python_text.read_packages}
+
 
 def open_sources(cfg: DataConfig, streams: Streams | None = None) -> tuple[Source, ...]:
     """Resolves `cfg.paths`; without any, the default corpus. DataError if one cannot be read.
 
-    An entry that names one of `streams` stands for what that function yields, not for a file.
+    An entry that names one of `streams` or of BUILT_IN stands for what that function yields, not
+    for a file.
     """
     if not cfg.paths:
         return (_limited(Source(name="python", read=python_text.read_documents), cfg.max_bytes),)
-    streams = streams or {}
+    streams = {**BUILT_IN, **(streams or {})}
     found = [[] if entry in streams else files.find(entry) for entry in cfg.paths]
     _expect_distinct(cfg.paths, found)
     opened = (

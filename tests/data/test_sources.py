@@ -133,7 +133,7 @@ def test_default_corpus_is_large_sorted_text_without_tests_or_generated_tables()
     documents = list(python_text.read_documents())
     assert 5e6 < sum(map(len, documents)) < 30e6
     assert documents == list(python_text.read_documents())
-    paths = list(python_text._module_paths())
+    paths = list(python_text._module_paths(python_text._root()))
     assert not any({"test", "site-packages", "encodings"} & set(p.parts[-3:-1]) for p in paths)
 
 
@@ -286,3 +286,19 @@ def test_code_and_prose_of_python_share_no_docstring():
     found = [text for text in prose[:1000] if text in code]
     # What is left is text that stands in a module twice, once as a docstring.
     assert len(found) < 10
+
+
+def test_packages_are_a_source_by_name(tmp_path, monkeypatch):
+    """Modules, without tests and without large tables."""
+    kept = {"one/__init__.py": b"x = 1\n", "one/two.py": "y = '\ud55c'\n".encode()}
+    left_out = {"one/tests/test_two.py": b"z = 1\n", "one/table.py": b"t = 1\n" * 50_000}
+    for name, content in (kept | left_out).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(python_text.sysconfig, "get_path", lambda name: str(tmp_path))
+    (source,) = sources.open_sources(dataclasses.replace(SMALL, paths=("python:packages",)))
+    assert list(source.read()) == list(kept.values())
+    for name in kept:
+        (tmp_path / name).unlink()
+    with pytest.raises(data.DataError, match="expected the .py files of packages"):
+        list(python_text.read_packages())
