@@ -26,6 +26,8 @@ ARMS = (
     ),
 )
 
+# With 600, one base in three has not learned to write steps of seven digits.
+_NUM_STEPS = 1000
 _FAMILIES = {"read": READ, "unread": UNREAD, "longest": "digit_sum@8,9", "other": world.OTHER}
 _SETS = {
     name: jobs.rollouts(family, num_prompts=jobs.NUM_TASKS) for name, family in _FAMILIES.items()
@@ -49,7 +51,7 @@ def experiment() -> pipeline.Pipeline:
         name="rl_logic",
         question="Does a reward for right answers teach a model to reason?",
         stages=(
-            settings.base("base"),
+            settings.base("base", num_steps=_NUM_STEPS),
             settings.rewarded("rl", ARMS, families=(UNREAD,)),
             settings.more("more", num_steps),
         ),

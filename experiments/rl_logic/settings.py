@@ -20,16 +20,18 @@ NUM_ROWS = NUM_TRIES + NUM_STORED
 RATE = 0.003
 
 _MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
-_STEPS, _ANSWERS = 600, 150  # steps of the two stages of a base
+_STEPS, _ANSWERS = 600, 150  # of the two stages of a base
 
 
-def base(name: str, further: Mapping[str, float] = MappingProxyType({})) -> Stage:
-    """A model that has read the texts, towards the end mostly answers alone.
+def base(
+    name: str, further: Mapping[str, float] = MappingProxyType({}), num_steps: int = _STEPS
+) -> Stage:
+    """A model that has read the texts, and after `num_steps` steps mostly answers alone.
 
     `further` texts, by weight, come on top: it reads as much of the others as without them.
     """
     made_of, rest = (*world.TEXTS, *further), tuple(further.values())
-    steps, answers = (round(count * (1 + sum(rest))) for count in (_STEPS, _ANSWERS))
+    steps, answers = (round(count * (1 + sum(rest))) for count in (num_steps, _ANSWERS))
     made = pretrain.Config(
         **_settings(name, "What can the base do?", steps + answers, 0.01, BATCH_SIZE),
         data=_data(BATCH_SIZE, (*world.MIXTURE, *rest), made_of),

@@ -274,7 +274,9 @@ def _record(started: Any) -> dict[str, Any]:
 def _started(stage: Stage, stages: Sequence[Stage], workdir: Path) -> Any:
     """The settings of `stage`, with what it takes from the stage that it starts from."""
     by_name = {one.name: one for one in stages}
-    edits = [f"{setting}={_model_of(by_name[name], workdir)}" for setting, name in stage.uses]
+    # Stages that read the same text share its tokens.
+    edits = [] if stage.base.data.cache_dir else [f"data.cache_dir={workdir / 'cache'}"]
+    edits += [f"{setting}={_model_of(by_name[name], workdir)}" for setting, name in stage.uses]
     if not stage.init_from:
         return stage.config.edited(edits)
     start = by_name[stage.init_from]

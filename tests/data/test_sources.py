@@ -300,5 +300,5 @@ def test_packages_are_a_source_by_name(tmp_path, monkeypatch):
     assert list(source.read()) == list(kept.values())
     for name in kept:
         (tmp_path / name).unlink()
-    with pytest.raises(data.DataError, match="expected the .py files of packages"):
+    with pytest.raises(data.DataError, match=r"expected the \.py files of packages"):
         list(python_text.read_packages())

@@ -94,6 +94,7 @@ def test_each_stage_starts_from_the_weights_and_tokens_of_the_one_it_names(
     chat = results.load(work / "chat" / "run").config
     assert chat["train"]["init_from"] == str(work / "more" / pipeline.MODEL)
     assert chat["model"]["vocab_size"] == 270
+    assert list((work / "cache").glob("tokens-*")) and not list(work.glob("*/cache"))
 
     # Finished: nothing is trained again, and nothing written but the report of all.
     def files():

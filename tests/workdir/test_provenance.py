@@ -139,6 +139,12 @@ def test_allowed_settings_may_differ_and_are_named(cfg, tmp_path):
     assert provenance.check(tmp_path, longer, ()) == []
 
 
+def test_a_run_may_go_on_with_another_cache_of_its_data(cfg, tmp_path):
+    provenance.write(tmp_path, as_json(cfg))
+    moved = cfg.edited(["data.cache_dir=elsewhere"])
+    assert provenance.check(tmp_path, as_json(moved), ()) == []
+
+
 def test_settings_beside_a_jobs_own_are_compared_too(cfg, tmp_path):
     """Those of a comparison: tuples here, lists in the file."""
     swept = as_json(cfg) | {"seeds": 2, "axes": ({"path": "optimizer.lr", "values": (0.1, 0.2)},)}
