@@ -1,4 +1,7 @@
-"""depth_upscaling on one H100 or H200: 8 layers become 12, from 70M parameters, BPE, bf16."""
+"""depth_upscaling on one H100 or H200: 8 layers become 12, from 70M parameters, BPE, bf16.
+
+It reads the sources of installed packages: some 25M tokens, of which the longest run takes 21M.
+"""
 
 from experiments import depth_upscaling
 from experiments.depth_upscaling import settings
@@ -10,7 +13,9 @@ run = depth_upscaling.run
 
 
 def experiment() -> pipeline.Pipeline:
-    text = config.DataConfig(tokenizer="bpe", seq_len=1024, batch_size=16)
+    text = config.DataConfig(
+        paths=("python:packages",), tokenizer="bpe", seq_len=1024, batch_size=16
+    )
     size = settings.Size(
         parent=presets.small(vocab_size=text.bpe_vocab_size),
         num_layers=12,

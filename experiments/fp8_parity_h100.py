@@ -22,7 +22,9 @@ def experiment() -> sweep.Sweep:
         name="fp8_parity_h100",
         model=presets.small(),
         execution=config.ExecutionConfig(loss_chunk_tokens=16_384),
-        data=config.DataConfig(tokenizer="bpe", seq_len=1024, batch_size=16),
+        data=config.DataConfig(
+            paths=("python:packages",), tokenizer="bpe", seq_len=1024, batch_size=16
+        ),
         optimizer=dataclasses.replace(
             base.optimizer,
             lr=0.01,

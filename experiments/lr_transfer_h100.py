@@ -33,7 +33,9 @@ def experiment() -> sweep.Sweep:
         name="lr_transfer_h100",
         model=shape(WIDTHS[0]),
         execution=config.ExecutionConfig(loss_chunk_tokens=16_384),
-        data=config.DataConfig(tokenizer="bpe", seq_len=512, batch_size=32),
+        data=config.DataConfig(
+            paths=("python:packages",), tokenizer="bpe", seq_len=512, batch_size=32
+        ),
         optimizer=dataclasses.replace(comparison.base.optimizer, polar_dtype="auto"),
     )
     arms = lr_transfer.arms(shape, WIDTHS, RULES)

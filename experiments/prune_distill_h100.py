@@ -10,7 +10,9 @@ from kanana_jax.model import presets
 
 _TRAINING = settings.Training(
     execution=config.ExecutionConfig(loss_chunk_tokens=16_384),
-    data=config.DataConfig(tokenizer="bpe", seq_len=1024, batch_size=16),
+    data=config.DataConfig(
+        paths=("python:packages",), tokenizer="bpe", seq_len=1024, batch_size=16
+    ),
     fresh_lr=0.01,
     cut_lr=0.005,
     warmup_steps=20,
