@@ -24,7 +24,8 @@ from benchmarks import slices
 from kanana_jax import config, parallel
 from kanana_jax.objectives import NextToken
 from kanana_jax.plan import figures
-from kanana_jax.train import step, trained
+from kanana_jax.train import step_functions, trained
+from kanana_jax.train.step_config import StepConfig
 
 _TINY = flags.DEFINE_bool("tiny", False, "A tiny model and batch.")
 _PRESET = flags.DEFINE_string("preset", "kanana_2_30b_a3b", "A function of model.presets.")
@@ -61,8 +62,8 @@ def measured(name: str) -> dict[str, Any]:
         train=config.TrainConfig(num_steps=100, router_bias_rate=0.0),
         mesh=config.MeshConfig(data=1),
     ).edited([*(edit.format(rank=_RANK.value) for edit in ARMS[name]), *_SET.value])
-    made = step.step_config(cfg, NextToken(), num_devices=1)
-    steps = step.build(made, parallel.make_mesh(cfg.mesh, jax.devices()[:1]))
+    made = StepConfig.of(cfg, NextToken(), num_devices=1)
+    steps = step_functions.build(made, parallel.make_mesh(cfg.mesh, jax.devices()[:1]))
     began = time.perf_counter()
     memory: Any = steps.lower().compile().memory_analysis()
     state = figures.bytes_per_device((steps.like.weights, steps.like.opt_state))

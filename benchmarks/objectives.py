@@ -37,7 +37,8 @@ from kanana_jax.objectives.corrections import Truncated
 from kanana_jax.objectives.distillation import Distillation, Teaching
 from kanana_jax.objectives.dpo import dpo
 from kanana_jax.objectives.reward import Reward
-from kanana_jax.train import step, teacher
+from kanana_jax.train import step_functions, teacher
+from kanana_jax.train.step_config import StepConfig
 
 _TINY = flags.DEFINE_bool("tiny", False, "A tiny model and batch, for a machine without a GPU.")
 _LAYERS = flags.DEFINE_integer("layers", 2, "Layers kept, the leading dense ones first.")
@@ -79,7 +80,7 @@ def described(objective: Objective) -> config.TrainingConfig:
     return cfg.edited(_SET.value)
 
 
-def batch_of_pairs(cfg: step.StepConfig, mesh) -> Batch:
+def batch_of_pairs(cfg: StepConfig, mesh) -> Batch:
     """Random tokens in segments of one length, the second half of each an answer."""
     shape = (cfg.batch_size, cfg.seq_len)
     rng = np.random.default_rng(0)
@@ -95,7 +96,7 @@ def batch_of_pairs(cfg: step.StepConfig, mesh) -> Batch:
     return parallel.shard_batch(mesh, batch)
 
 
-def _routes(rng: np.random.Generator, cfg: step.StepConfig) -> np.ndarray:
+def _routes(rng: np.random.Generator, cfg: StepConfig) -> np.ndarray:
     """Experts that differ for every token, each equally often in the mean."""
     shape = cfg.model
     first = rng.integers(
@@ -109,9 +110,9 @@ def measured(name: str) -> dict[str, Any]:
     objective = OBJECTIVES[name]
     settings = described(objective)
     is_taught = objective.teaching is not None
-    cfg = step.step_config(settings, objective, teacher=settings.model if is_taught else None)
+    cfg = StepConfig.of(settings, objective, teacher=settings.model if is_taught else None)
     mesh = parallel.make_mesh(settings.mesh, jax.devices()[:1])
-    steps = step.build(cfg, mesh)
+    steps = step_functions.build(cfg, mesh)
     began = time.perf_counter()
     memory: Any = steps.lower().compile().memory_analysis()
     compile_s = time.perf_counter() - began

@@ -24,7 +24,8 @@ from kanana_jax.batch import Batch
 from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
 from kanana_jax.report import statistics
-from kanana_jax.train import step
+from kanana_jax.train import step_functions
+from kanana_jax.train.step_config import StepConfig
 
 _IMPLEMENTATION = flags.DEFINE_enum(
     "implementation", "mosaic_gpu", ["mosaic_gpu", "mosaic_tpu", "xla"], "Of the products."
@@ -42,7 +43,7 @@ LR = 0.01
 MARGIN = 0.01  # nats per token
 
 
-def described(**polar: Any) -> step.StepConfig:
+def described(**polar: Any) -> StepConfig:
     """Two layers, one of them of experts; every matrix is one that all kernels take."""
     shape = dataclasses.replace(
         presets.tiny(VOCAB),
@@ -65,7 +66,7 @@ def described(**polar: Any) -> step.StepConfig:
         optimizer=config.OptimizerConfig(**polar),
         train=config.TrainConfig(num_steps=_STEPS.value),
     )
-    return step.step_config(cfg, NextToken(z_weight=cfg.train.z_loss_weight))
+    return StepConfig.of(cfg, NextToken(z_weight=cfg.train.z_loss_weight))
 
 
 def chain_batch(successors_VS, rng) -> Batch:
@@ -77,10 +78,10 @@ def chain_batch(successors_VS, rng) -> Batch:
     return Batch.of_tokens(np.stack(tokens, axis=1).astype(np.int32))
 
 
-def final_loss(cfg: step.StepConfig, seed: int) -> float:
+def final_loss(cfg: StepConfig, seed: int) -> float:
     """Mean loss of the last steps of one run."""
     mesh = parallel.make_mesh(config.MeshConfig(), jax.devices()[:1])
-    steps = step.build(cfg, mesh)
+    steps = step_functions.build(cfg, mesh)
     state = steps.init(seed)
     rng = np.random.default_rng(seed)
     successors_VS = np.random.default_rng(0).integers(0, VOCAB, (VOCAB, NUM_SUCCESSORS))

@@ -27,7 +27,8 @@ from kanana_jax import config, model, parallel
 from kanana_jax.batch import Batch
 from kanana_jax.objectives import NextToken
 from kanana_jax.plan import chips, flops
-from kanana_jax.train import step
+from kanana_jax.train import step_functions
+from kanana_jax.train.step_config import StepConfig
 
 _PRESET = flags.DEFINE_string(
     "preset", "kanana_2_30b_a3b", "A function of kanana_jax.model.presets."
@@ -61,7 +62,7 @@ def described() -> config.TrainingConfig:
     return cfg.edited(_SET.value)
 
 
-def random_batch(cfg: step.StepConfig, mesh) -> Batch:
+def random_batch(cfg: StepConfig, mesh) -> Batch:
     """One document per row, ids drawn uniformly."""
     shape = (cfg.batch_size, cfg.seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, cfg.model.vocab_size, shape, np.int32)
@@ -70,9 +71,9 @@ def random_batch(cfg: step.StepConfig, mesh) -> Batch:
 
 def main(_) -> None:
     settings = described()
-    cfg = step.step_config(settings, NextToken(z_weight=settings.train.z_loss_weight))
+    cfg = StepConfig.of(settings, NextToken(z_weight=settings.train.z_loss_weight))
     mesh = parallel.make_mesh(settings.mesh)
-    steps = step.build(cfg, mesh)
+    steps = step_functions.build(cfg, mesh)
     state, batch = steps.init(0), random_batch(cfg, mesh)
     num_params, _ = model.num_params(cfg.model)
     compiled = steps.lower().compile()

@@ -29,6 +29,8 @@ with extras.needed("train"):
     from kanana_jax.objectives import NextToken
     from kanana_jax.report import canvas
     from kanana_jax.train import step as step_lib
+    from kanana_jax.train import step_functions
+    from kanana_jax.train.step_config import StepConfig
 
 _PROGRAM = "kanana_jax.coordinates"
 READ_AFTER = (1, 2, 5, 10)  # steps
@@ -89,7 +91,7 @@ def training(
 
 
 def changes(
-    step: step_lib.StepConfig, lr: float, batches: Sequence[Batch], seeds: Sequence[int]
+    step: StepConfig, lr: float, batches: Sequence[Batch], seeds: Sequence[int]
 ) -> Iterator[Change]:
     """Takes one step on each batch and compares the first batch's activations with the start."""
     mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=1), jax.devices()[:1])
@@ -105,7 +107,7 @@ def changes(
 
     for seed in seeds:
         with jax.set_mesh(mesh):
-            weights = step_lib.build(step, mesh).weights(seed)
+            weights = step_functions.build(step, mesh).weights(seed)
             opt_state = optimizer.init(weights.params)
             first = jax.device_get(read(weights, batches[0].inputs))
             for number, batch in enumerate(batches, start=1):
@@ -121,7 +123,7 @@ def changes(
 
 
 @functools.lru_cache(maxsize=16)
-def _shared_by_rules(step: step_lib.StepConfig):
+def _shared_by_rules(step: StepConfig):
     """Functions for activations and gradients, which the rule for rates does not change."""
 
     def activations(weights, inputs):
@@ -224,7 +226,7 @@ def _run(arguments: argparse.Namespace) -> None:
         batches = [next(read) for _ in range(max(READ_AFTER))]
     found: list[Change] = []
     for cfg in cfgs:
-        step = step_lib.step_config(cfg.with_vocab(corpus.vocab_size), NextToken(), num_devices=1)
+        step = StepConfig.of(cfg.with_vocab(corpus.vocab_size), NextToken(), num_devices=1)
         found += changes(step, arguments.lr, batches, range(arguments.seeds))
         print(f"{cfg.optimizer.transfer}, width {cfg.model.hidden_size}: done", flush=True)
     of_rules = slopes(found)

@@ -35,7 +35,7 @@ from kanana_jax.jobs import (
     sweep,
 )
 from kanana_jax.model import presets
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import step_functions
 from kanana_jax.workdir import Run
 
 ROOT = Path(__file__).parents[1]
@@ -472,7 +472,7 @@ def _take(steps, taken):
         key = _of_usual_schedule(step_config), cfg.mesh
         if key in taken:
             continue
-        built = step_lib.build(step_config, parallel.make_mesh(cfg.mesh, jax.devices()[:1]))
+        built = step_functions.build(step_config, parallel.make_mesh(cfg.mesh, jax.devices()[:1]))
         after, record = built.trace().out_info
         assert jax.tree.structure(after) == jax.tree.structure(built.like)
         assert record["max_logits"].shape == _layers_and_heads(cfg.model)

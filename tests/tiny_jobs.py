@@ -19,8 +19,8 @@ from kanana_jax.jobs import outcome, pretrain, training
 from kanana_jax.model import presets
 from kanana_jax.report import metrics, progress
 from kanana_jax.rollouts.environments import drawing, families
-from kanana_jax.train import fit, state
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import fit, state, step_functions
+from kanana_jax.train.step_config import StepConfig
 from kanana_jax.weights import native
 from kanana_jax.workdir import Run, StopRequest, Work, opened
 
@@ -122,17 +122,17 @@ def restored_cache():
 
 def step_config(
     cfg: config.TrainingConfig, vocab_size: int = 258, job: training.Job = pretrain.JOB
-) -> step_lib.StepConfig:
+) -> StepConfig:
     """What the step of a job depends on; the vocabulary is that of bytes."""
     cfg = cfg.with_vocab(vocab_size)
-    return step_lib.step_config(cfg, job.objective(cfg))
+    return StepConfig.of(cfg, job.objective(cfg))
 
 
 def build(cfg: config.TrainingConfig) -> training.Built:
     """The compiled functions on one device."""
     mesh = parallel.make_mesh(cfg.mesh, jax.devices()[:1])
     step = step_config(cfg)
-    return training.Built(mesh, step_lib.build(step, mesh), step.objective)
+    return training.Built(mesh, step_functions.build(step, mesh), step.objective)
 
 
 def train(

@@ -23,8 +23,8 @@ from kanana_jax.batch import Batch
 from kanana_jax.data.whole_documents import WholeDocuments
 from kanana_jax.jobs import heldout
 from kanana_jax.jobs.job import Built
-from kanana_jax.train import fit, head
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import choices, fit, head
+from kanana_jax.train.step_config import StepConfig
 
 
 def evaluators(
@@ -81,13 +81,13 @@ def summarize(
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(cfg: step_lib.StepConfig, mesh: jax.sharding.Mesh):
+def _compiled(cfg: StepConfig, mesh: jax.sharding.Mesh):
     count = functools.partial(_hits, cfg=cfg)
     return jax.jit(count, out_shardings=NamedSharding(mesh, P()))
 
 
 def _hits(
-    weights: model.Weights, batch: Batch, *, cfg: step_lib.StepConfig
+    weights: model.Weights, batch: Batch, *, cfg: StepConfig
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Counts the trained tokens of each sequence: those with the largest logit, and all of them."""
     hidden_BSD, _ = model.hidden_states(cfg.model, weights, batch.inputs, cfg.execution)
@@ -96,7 +96,7 @@ def _hits(
         weights.params,
         hidden_BSD,
         batch.targets,
-        chunk_tokens=step_lib.chunk_tokens(cfg.execution),
+        chunk_tokens=choices.chunk_tokens(cfg.execution),
     )
     counted_BS = (batch.loss_mask > 0).astype(jnp.float32)
     return jnp.sum(is_hit_BS * counted_BS, axis=1), jnp.sum(counted_BS, axis=1)

@@ -12,15 +12,16 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from kanana_jax import config, parallel
-from kanana_jax.train import step
+from kanana_jax.train import step_functions
+from kanana_jax.train.step_config import StepConfig
 
-Key = tuple[step.StepConfig, Mesh]
+Key = tuple[StepConfig, Mesh]
 
 
-def expect_able(label: str, cfg: step.StepConfig, mesh: config.MeshConfig) -> None:
+def expect_able(label: str, cfg: StepConfig, mesh: config.MeshConfig) -> None:
     """Raises ConfigError when an op of the train step cannot run on these devices."""
     try:
-        step.build(cfg, parallel.make_mesh(mesh)).trace()
+        step_functions.build(cfg, parallel.make_mesh(mesh)).trace()
     except (NotImplementedError, ValueError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise config.ConfigError(f"{label or 'this'} cannot be trained here: {reason}") from error
@@ -29,7 +30,7 @@ def expect_able(label: str, cfg: step.StepConfig, mesh: config.MeshConfig) -> No
 @contextlib.contextmanager
 def ahead(
     needed: Sequence[Key],
-) -> Iterator[Callable[[step.StepConfig, Mesh], tuple[step.Steps, float]]]:
+) -> Iterator[Callable[[StepConfig, Mesh], tuple[step_functions.Steps, float]]]:
     """Compiles every step once, in threads; yields a function that gives one when it is ready.
 
     A step that is not in `needed` is compiled where it is first called. The function also returns
@@ -37,8 +38,8 @@ def ahead(
     keeps more than one core busy.
     """
 
-    def compile(cfg: step.StepConfig, mesh: Mesh) -> step.Steps:
-        steps = step.build(cfg, mesh)
+    def compile(cfg: StepConfig, mesh: Mesh) -> step_functions.Steps:
+        steps = step_functions.build(cfg, mesh)
         steps.compile()
         return steps
 
@@ -46,10 +47,10 @@ def ahead(
     try:
         compiled = {key: pool.submit(compile, *key) for key in dict.fromkeys(needed)}
 
-        def wait(cfg: step.StepConfig, mesh: Mesh) -> tuple[step.Steps, float]:
+        def wait(cfg: StepConfig, mesh: Mesh) -> tuple[step_functions.Steps, float]:
             begin_s = time.monotonic()
             is_needed = (cfg, mesh) in compiled
-            made = compiled[cfg, mesh].result() if is_needed else step.build(cfg, mesh)
+            made = compiled[cfg, mesh].result() if is_needed else step_functions.build(cfg, mesh)
             return made, time.monotonic() - begin_s
 
         yield wait

@@ -12,8 +12,7 @@ from jaxtyping import Int64
 from kanana_jax import model
 from kanana_jax.batch import Batch
 from kanana_jax.report import statistics
-from kanana_jax.train import fit
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import fit, step_functions
 
 
 class Sources(NamedTuple):
@@ -47,7 +46,7 @@ def bits_per_byte(
 
     With two `sources` or more, also for each source.
     """
-    steps: step_lib.Steps = built.steps
+    steps: step_functions.Steps = built.steps
 
     def measure(weights: model.Weights) -> Mapping[str, Any]:
         per_batch = jax.device_get([steps.evaluate(weights, batch) for batch in placed])

@@ -12,8 +12,7 @@ from kanana_jax.objectives import Objective
 from kanana_jax.report import results
 from kanana_jax.report.canvas import Picture
 from kanana_jax.report.tables import Column
-from kanana_jax.train import fit
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import fit, step_functions
 
 
 class Corpus(Protocol):
@@ -50,7 +49,7 @@ class Built(NamedTuple):
     """What is needed besides settings and corpus to make sources and evaluators."""
 
     mesh: jax.sharding.Mesh
-    steps: step_lib.Steps
+    steps: step_functions.Steps
     objective: Objective
     frozen: Mapping[str, model.Weights] = {}
     own: Any = None  # what `Job.own` gives of the settings

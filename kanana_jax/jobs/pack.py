@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from kanana_jax import config
 from kanana_jax.batch import Batch
-from kanana_jax.train import several, state
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import several, state, step_functions
 
 
 class Request(NamedTuple):
@@ -87,10 +86,10 @@ class Pack:
 
 
 def train(
-    steps: step_lib.Steps,
+    steps: step_functions.Steps,
     mesh: Any,
     size: int,
-    runs: Sequence[Callable[[step_lib.Steps], Any]],
+    runs: Sequence[Callable[[step_functions.Steps], Any]],
 ) -> list[Any]:
     """Calls all `runs` at once, each with the functions it trains with; returns what each returns.
 

@@ -7,7 +7,7 @@ from typing import Any
 from kanana_jax import config
 from kanana_jax.jobs import initial
 from kanana_jax.jobs.likelihood import Score
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import step_functions
 from kanana_jax.weights import native
 
 
@@ -22,6 +22,6 @@ def load(folder: Path, built: Any) -> Score:
             f"judge.reward_model: expected a model with a scalar head, got {folder}; train one "
             "with kanana_jax.jobs.reward"
         )
-    steps = step_lib.build(dataclasses.replace(built.steps.cfg, model=shape), built.mesh)
+    steps = step_functions.build(dataclasses.replace(built.steps.cfg, model=shape), built.mesh)
     weights = initial.restore(str(folder), steps.like_whole)
     return lambda batch: steps.scalars(weights, batch)

@@ -14,8 +14,8 @@ from kanana_jax.jobs import adapters, compiling, initial, outcome, pack
 from kanana_jax.jobs.job import Built, Job, Start
 from kanana_jax.plan import chips, flops
 from kanana_jax.report import progress
-from kanana_jax.train import fit, state, trained
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import fit, state, step_functions, trained
+from kanana_jax.train.step_config import StepConfig
 from kanana_jax.workdir import Run, Stopped, StopRequest, Work, Workdir, opened
 
 
@@ -29,11 +29,11 @@ def cache_dir(cfg: config.DataConfig, workdir: Path) -> Path:
     return Path(cfg.cache_dir) if cfg.cache_dir else workdir / "cache"
 
 
-def step_configs(job: Job, one: Run) -> list[step_lib.StepConfig]:
+def step_configs(job: Job, one: Run) -> list[StepConfig]:
     """What the compiled step of each stage depends on."""
     rates = one.config.rate_segments()
     return [
-        step_lib.step_config(
+        StepConfig.of(
             stage.config,
             job.objective(stage.config),
             rates=rates,
@@ -110,7 +110,7 @@ class _Member(NamedTuple):
 
 
 def _packs(
-    waiting: Sequence[Run], needed: Sequence[list[step_lib.StepConfig]], size: int
+    waiting: Sequence[Run], needed: Sequence[list[StepConfig]], size: int
 ) -> list[list[int]]:
     """Places in `waiting` of the runs that train at once, in the order of the first of each."""
     alike: dict[Any, list[int]] = {}
@@ -140,7 +140,7 @@ def _train_together(
     if pack_size == 1:
         return [_train_one(job, member, built) for member in members]
 
-    def train_one(member: _Member, steps: step_lib.Steps) -> fit.Outcome:
+    def train_one(member: _Member, steps: step_functions.Steps) -> fit.Outcome:
         return _train_one(job, member, [built[0]._replace(steps=steps)])
 
     runs = [functools.partial(train_one, member) for member in members]
@@ -216,7 +216,7 @@ def _train_one(job: Job, member: _Member, of_stages: Sequence[Built]) -> fit.Out
     return ended
 
 
-def _work(step: step_lib.StepConfig) -> Work:
+def _work(step: StepConfig) -> Work:
     """What a step does, and what the devices could do in a second."""
     chip = chips.of_device(jax.devices()[0])
     peak = chip.bf16_flops * jax.device_count() if chip else 0.0

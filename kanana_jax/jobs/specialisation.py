@@ -24,8 +24,7 @@ from jaxtyping import Float
 from kanana_jax import model
 from kanana_jax.batch import Batch
 from kanana_jax.jobs import heldout
-from kanana_jax.train import fit
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import fit, step_functions
 
 
 def evaluators(
@@ -35,7 +34,7 @@ def evaluators(
 
     It makes a forward pass of its own over each batch.
     """
-    steps: step_lib.Steps = built.steps
+    steps: step_functions.Steps = built.steps
     has_experts = steps.like.weights.buffers["router_bias"].size > 0
     if len(set(sources.source_S.tolist())) < 2 or not has_experts:
         return ()

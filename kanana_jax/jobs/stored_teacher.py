@@ -21,8 +21,7 @@ from kanana_jax.batch import Batch
 from kanana_jax.data import StoreError, cache_files, teacher_store
 from kanana_jax.jobs.job import Built, Start
 from kanana_jax.objectives.soft_targets import Divergence
-from kanana_jax.train import digest, fit
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import choices, digest, fit
 from kanana_jax.train import teacher as teacher_lib
 
 
@@ -129,6 +128,6 @@ def _compiled(
         divergence=divergence,
         cfg=shape,
         execution=execution,
-        chunk_tokens=step_lib.chunk_tokens(execution),
+        chunk_tokens=choices.chunk_tokens(execution),
     )
     return jax.jit(read, out_shardings=NamedSharding(mesh, P()))

@@ -21,8 +21,7 @@ from kanana_jax.jobs.job import Built, Corpus, Job, Start, Text, stored
 from kanana_jax.jobs.runs import cache_dir, data_stages
 from kanana_jax.objectives import NextToken
 from kanana_jax.report import results, single
-from kanana_jax.train import optimizers, trained
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import choices, optimizers, trained
 from kanana_jax.workdir import (
     Run,
     StopRequest,
@@ -165,7 +164,7 @@ def _check(job: Job, plan: Plan, workdir: Path) -> Plan:
                 cfg.model,
                 cfg.data.batch_size,
                 cfg.data.seq_len,
-                step_lib.num_micro(cfg.execution),
+                choices.num_micro(cfg.execution),
                 parallel.make_mesh(cfg.mesh).shape,
             )
     changes = provenance.check(workdir, plan.record, allow)

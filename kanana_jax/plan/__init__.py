@@ -7,7 +7,7 @@ with extras.needed("train"):
     from kanana_jax.plan.compile import compile_plan
     from kanana_jax.plan.figures import Plan
     from kanana_jax.plan.lower import estimate_plan
-    from kanana_jax.train.step import StepConfig
+    from kanana_jax.train.step_config import StepConfig
 
 __all__ = ["Plan", "make_plan"]
 

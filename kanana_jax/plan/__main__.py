@@ -26,7 +26,7 @@ from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
 from kanana_jax.plan import picture
 from kanana_jax.train import choices
-from kanana_jax.train.step import StepConfig, step_config
+from kanana_jax.train.step_config import StepConfig
 
 _PRESET = flags.DEFINE_string("preset", None, "Function of kanana_jax.model.presets.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5p:4x4x4, or h100:8x8 (hosts x GPUs).")
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
         steps: dict[StepConfig, list[str]] = {}
         for stage in cfg.in_stages():
             rates = cfg.rate_segments()
-            step = step_config(stage.config, NextToken(), device, num_devices, rates)
+            step = StepConfig.of(stage.config, NextToken(), device, num_devices, rates)
             steps.setdefault(step, []).append(stage.name)
         found = {
             _name(cfg.name, names): plan.make_plan(_name(cfg.name, names), step, cfg.mesh, topology)

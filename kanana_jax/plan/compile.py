@@ -14,8 +14,8 @@ from jax.experimental import topologies
 
 from kanana_jax import config, parallel
 from kanana_jax.plan import collectives, cost_model, figures
-from kanana_jax.train import step
-from kanana_jax.train.step import StepConfig
+from kanana_jax.train import choices, step_functions
+from kanana_jax.train.step_config import StepConfig
 
 _ESTIMATES = ("compute_s", "network_s", "mfu")
 
@@ -30,9 +30,9 @@ def compile_plan(
     """
     devices = _devices(topology)
     sizes = parallel.axis_sizes(mesh_cfg, len(devices))
-    parallel.check(cfg.model, cfg.batch_size, cfg.seq_len, step.num_micro(cfg.execution), sizes)
+    parallel.check(cfg.model, cfg.batch_size, cfg.seq_len, choices.num_micro(cfg.execution), sizes)
     mesh = parallel.make_mesh(mesh_cfg, devices)
-    steps = step.build(cfg, mesh)
+    steps = step_functions.build(cfg, mesh)
     start = time.monotonic()
     compiled = _compile(steps)
     compile_s = time.monotonic() - start
@@ -70,7 +70,7 @@ def _traffic(hlo: str, cfg: StepConfig, sizes: Mapping[str, int]) -> figures.Tra
     return found
 
 
-def _compile(steps: step.Steps) -> jax.stages.Compiled:
+def _compile(steps: step_functions.Steps) -> jax.stages.Compiled:
     lowered = steps.lower()
     try:
         return lowered.compile()

@@ -31,8 +31,8 @@ from kanana_jax.model import exchange
 from kanana_jax.optim import chunks, matrices
 from kanana_jax.parallel import rules
 from kanana_jax.plan import collectives, flops
-from kanana_jax.train import optimizers, state
-from kanana_jax.train.step import StepConfig, chunk_tokens, num_micro
+from kanana_jax.train import choices, optimizers, state
+from kanana_jax.train.step_config import StepConfig
 
 _BATCH_LIKE = (*config.BATCH_AXES, "context")  # devices along these see different tokens
 
@@ -74,7 +74,7 @@ def traffic(
 def _add_weight(add, cfg: StepConfig, sizes: Mapping[str, int], leaf: Leaf) -> None:
     """Gathers of a weight before its use, sums of its gradient after."""
     is_stack = leaf.spec.logical_axes[0] == "layers"
-    num_layers, micro_batches = leaf.shape[0] if is_stack else 1, num_micro(cfg.execution)
+    num_layers, micro_batches = leaf.shape[0] if is_stack else 1, choices.num_micro(cfg.execution)
     is_wide = leaf.spec.role in ("embedding", "head", "scalar_head", "router", "norm")
     item = 4 if is_wide else _itemsize(cfg)
     numbers = math.prod(leaf.shape) / num_layers
@@ -123,22 +123,22 @@ def exchanged_groups(
 
 def _add_activations(add, cfg: StepConfig, sizes: Mapping[str, int], platform: str) -> None:
     shape, item = cfg.model, _itemsize(cfg)
-    tokens, micro_batches = tokens_per_device(cfg, sizes), num_micro(cfg.execution)
+    tokens, micro_batches = tokens_per_device(cfg, sizes), choices.num_micro(cfg.execution)
     hidden, moe_times = shape.hidden_size, shape.num_moe_layers * micro_batches
     times = shape.num_layers * micro_batches
-    on_axis, choices = tokens * sizes["expert"], shape.num_experts_per_token * 4
+    on_axis, chosen = tokens * sizes["expert"], shape.num_experts_per_token * 4
     if exchange.form(shape, cfg.execution, sizes["expert"], platform) == "ragged":
         sent = on_axis * exchange.share_sent(
             shape.num_experts, shape.num_experts_per_token, sizes["expert"]
         )
         add("ragged-all-to-all", ("expert",), sent * hidden * item, 5 * moe_times)
-        add("ragged-all-to-all", ("expert",), sent * 2 * choices, 3 * moe_times)
+        add("ragged-all-to-all", ("expert",), sent * 2 * chosen, 3 * moe_times)
         add("all-gather", ("expert",), 4 * sizes["expert"] ** 2, 2 * moe_times)
     else:
         add("all-gather", ("expert",), on_axis * hidden * item, 3 * moe_times)
-        add("all-gather", ("expert",), on_axis * 2 * choices, 2 * moe_times)
+        add("all-gather", ("expert",), on_axis * 2 * chosen, 2 * moe_times)
         add("reduce-scatter", ("expert",), on_axis * hidden * item, 2 * moe_times)
-        add("reduce-scatter", ("expert",), on_axis * choices, moe_times)
+        add("reduce-scatter", ("expert",), on_axis * chosen, moe_times)
     moved = model.attention.of(shape).moved(shape)
     keys = tokens * moved.over_context * item
     keys /= sizes["tensor"] if moved.is_split_over_tensor else 1
@@ -164,7 +164,7 @@ def temporary_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
         return math.prod(leaf.shape) / math.prod(sizes[axis] for axis in leaf.axes)
 
     gradients = 4 * sum(numbers(leaf) for leaf in leaves(cfg, sizes))
-    copies = 1 + (num_micro(cfg.execution) > 1)
+    copies = 1 + (choices.num_micro(cfg.execution) > 1)
     shape, item = cfg.model, _itemsize(cfg)
     stream = tokens_per_device(cfg, sizes) * shape.hidden_size * item
     backward = shape.num_layers * stream + max(_block_bytes(cfg, sizes), _head_bytes(cfg, sizes))
@@ -212,14 +212,16 @@ def _block_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
 def _head_bytes(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
     """The whole head and the logits of a chunk, both in float32 with their gradients."""
     shape = cfg.model
-    chunk = min(chunk_tokens(cfg.execution), tokens_per_device(cfg, sizes) / sizes["tensor"])
+    chunk = min(
+        choices.chunk_tokens(cfg.execution), tokens_per_device(cfg, sizes) / sizes["tensor"]
+    )
     return 2 * 4 * shape.vocab_size * (shape.hidden_size + chunk)
 
 
 def tokens_per_device(cfg: StepConfig, sizes: Mapping[str, int]) -> float:
     """Tokens of a micro-batch on one device."""
     devices = math.prod(sizes[axis] for axis in _BATCH_LIKE)
-    return cfg.batch_size * cfg.seq_len / devices / num_micro(cfg.execution)
+    return cfg.batch_size * cfg.seq_len / devices / choices.num_micro(cfg.execution)
 
 
 def leaves(cfg: StepConfig, sizes: Mapping[str, int]) -> Iterator[Leaf]:

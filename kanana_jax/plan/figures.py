@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from kanana_jax.plan import chips, collectives, flops
-from kanana_jax.train import state
-from kanana_jax.train.step import StepConfig, num_micro
+from kanana_jax.train import choices, state
+from kanana_jax.train.step_config import StepConfig
 
 Traffic = Mapping[tuple[str, str], collectives.Traffic]
 
@@ -74,7 +74,7 @@ def make(
         mesh=dict(sizes),
         batch_size=cfg.batch_size,
         seq_len=cfg.seq_len,
-        accumulation_steps=num_micro(cfg.execution),
+        accumulation_steps=choices.num_micro(cfg.execution),
         hbm_bytes=chip.hbm_bytes,
         param_bytes=bytes_per_device(like.weights.params),
         optimizer_bytes=bytes_per_device(like.opt_state),

@@ -12,7 +12,7 @@ import jax
 
 from kanana_jax import config, model
 from kanana_jax.train import optimizers, state
-from kanana_jax.train.step import StepConfig
+from kanana_jax.train.step_config import StepConfig
 
 
 def of_model(shape: config.ModelConfig, batch_size: int, seq_len: int) -> float:

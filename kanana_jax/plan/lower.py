@@ -10,8 +10,8 @@ import jax
 
 from kanana_jax import config, parallel
 from kanana_jax.plan import chips, cost_model, figures
-from kanana_jax.train import step
-from kanana_jax.train.step import StepConfig
+from kanana_jax.train import choices, step_functions
+from kanana_jax.train.step_config import StepConfig
 
 _ESTIMATES = ("temporary_bytes", "collectives", "compute_s", "network_s", "mfu")
 
@@ -30,7 +30,7 @@ def estimate_plan(
         )
     hosts, gpus = chips.hosts_and_gpus(topology)
     sizes = parallel.axis_sizes(mesh_cfg, hosts * gpus)
-    parallel.check(cfg.model, cfg.batch_size, cfg.seq_len, step.num_micro(cfg.execution), sizes)
+    parallel.check(cfg.model, cfg.batch_size, cfg.seq_len, choices.num_micro(cfg.execution), sizes)
     kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
     kind = topology.partition(":")[0].upper()
     mesh = jax.sharding.AbstractMesh(
@@ -39,7 +39,7 @@ def estimate_plan(
         axis_types=kinds,
         abstract_device=jax.sharding.AbstractDevice(kind, None, "gpu"),
     )
-    steps = step.build(cfg, mesh)
+    steps = step_functions.build(cfg, mesh)
     start = time.monotonic()
     steps.lower(("cuda",))
     return figures.make(

@@ -119,3 +119,15 @@ def _token_bytes(execution: config.ExecutionConfig, shape: config.ModelConfig) -
     each = 8 * hidden + heads
     dense = shape.num_dense_layers * 3 * shape.intermediate_size
     return item * (shape.num_layers * each + dense + shape.num_moe_layers * (experts + shared))
+
+
+def num_micro(execution: config.ExecutionConfig) -> int:
+    """Micro-batches per step."""
+    chosen = execution.accumulation_steps
+    return 1 if chosen == "auto" else chosen
+
+
+def chunk_tokens(execution: config.ExecutionConfig) -> int:
+    """Tokens whose logits a device forms at a time."""
+    chosen = execution.loss_chunk_tokens
+    return 4096 if chosen == "auto" else chosen

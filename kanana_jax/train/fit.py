@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from kanana_jax import config, model, optim, parallel
 from kanana_jax.batch import Batch
-from kanana_jax.train import state
+from kanana_jax.train import state, step_functions
 from kanana_jax.train import step as step_lib
 
 
@@ -102,7 +102,7 @@ class Stage(NamedTuple):
 
     last_batch: int  # counted from 1, over all stages
     batch_size: int
-    steps: step_lib.Steps
+    steps: step_functions.Steps
     evaluators: Sequence[Evaluator]
 
 

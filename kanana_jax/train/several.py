@@ -16,15 +16,16 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kanana_jax.batch import Batch
-from kanana_jax.train import state
+from kanana_jax.train import state, step_functions
 from kanana_jax.train import step as step_lib
+from kanana_jax.train.step_config import StepConfig
 
 Taken = tuple[state.TrainState, step_lib.Metrics]
 Step = Callable[[Sequence[state.TrainState], Sequence[Batch], Sequence[float]], Sequence[Taken]]
 
 
 @functools.lru_cache(maxsize=8)
-def build(cfg: step_lib.StepConfig, mesh: Any, size: int) -> Step:
+def build(cfg: StepConfig, mesh: Any, size: int) -> Step:
     """The step of `size` runs, compiled at the first call. No state is donated.
 
     For objectives that read no frozen weights. Numbers are those of single steps, to rounding.
@@ -44,7 +45,7 @@ def build(cfg: step_lib.StepConfig, mesh: Any, size: int) -> Step:
     compiled = jax.jit(
         take,
         out_shardings=((placed, whole),) * size,
-        compiler_options=step_lib.compiler_options(cfg.execution),
+        compiler_options=step_functions.compiler_options(cfg.execution),
     )
 
     def call(states, batches, rates):

@@ -16,8 +16,8 @@ from kanana_jax import data, optim, parallel
 from kanana_jax.jobs import pretrain, training
 from kanana_jax.objectives import NextToken
 from kanana_jax.report import results
-from kanana_jax.train import optimizers
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import optimizers, step_functions
+from kanana_jax.train.step_config import StepConfig
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ class FaultyLoss(NextToken):
         return found._replace(sums=found.sums | {"loss": loss})
 
 
-class SpoiledStep(step_lib.StepConfig):
+class SpoiledStep(StepConfig):
     """One update of the optimizer is NaN."""
 
     def make_optimizer(self, lr):
@@ -82,10 +82,10 @@ def lab(tmp_path_factory):
     cfg = tiny_run.configuration(text).edited([*steps, *schedule])
     corpus = data.open_corpus(cfg.data, folder / "cache")
     cfg = cfg.with_vocab(corpus.vocab_size)
-    plain = step_lib.step_config(cfg, FaultyLoss(cfg.train.z_loss_weight))
+    plain = StepConfig.of(cfg, FaultyLoss(cfg.train.z_loss_weight))
     blocks = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
     mesh = parallel.make_mesh(cfg.mesh, jax.devices()[:1])
-    steps = step_lib.build(SpoiledStep(**blocks), mesh)
+    steps = step_functions.build(SpoiledStep(**blocks), mesh)
     steps.compile()
     return cfg, corpus, training.Built(mesh, steps, parallel.local_rows(mesh, 8))
 

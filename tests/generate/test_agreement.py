@@ -10,7 +10,7 @@ from kanana_jax import config, model
 from kanana_jax.batch import Batch
 from kanana_jax.generate import Request, Sampling, answers
 from kanana_jax.model import presets
-from kanana_jax.train import step
+from kanana_jax.train import forward
 
 BFLOAT16 = config.ExecutionConfig(compute_dtype="bfloat16")
 
@@ -40,7 +40,7 @@ def _trainer(cfg, stacks, batch, execution):
 
     @jax.jit
     def both(stacks, batch):
-        logp_BS = step.log_probabilities(stacks, batch, cfg=cfg, execution=execution)
+        logp_BS = forward.log_probabilities(stacks, batch, cfg=cfg, execution=execution)
         _, aux = model.hidden_states(cfg, stacks, batch.inputs, execution=execution)
         return logp_BS, jnp.moveaxis(aux.routes, 0, 2)
 

@@ -14,7 +14,7 @@ from kanana_jax.data import images, inserted
 from kanana_jax.generate import Request, Room, Sampling, answers
 from kanana_jax.generate.requests import RequestError
 from kanana_jax.model import presets
-from kanana_jax.train import step
+from kanana_jax.train import forward
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def test_the_trainer_finds_what_was_drawn_as_likely_as_the_sampler(stacks):
     found = answers(engine, requests)
 
     logp = jax.jit(
-        lambda batch: step.log_probabilities(stacks, batch, cfg=CFG, execution=presets.LAPTOP)
+        lambda batch: forward.log_probabilities(stacks, batch, cfg=CFG, execution=presets.LAPTOP)
     )
     for request, answer in zip(requests, found, strict=True):
         ids = np.array([[*request.prompt, *answer.ids]], np.int32)

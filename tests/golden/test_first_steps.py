@@ -14,7 +14,8 @@ from kanana_jax import config, parallel
 from kanana_jax.batch import Batch
 from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import step_functions
+from kanana_jax.train.step_config import StepConfig
 
 GOLDEN = Path(__file__).with_name("tiny.json")
 # Between the supported jax versions the losses differ by a few float32 roundings per step; a
@@ -24,7 +25,7 @@ RTOL = 2e-5
 
 def first_steps(num_steps: int = 5) -> dict[str, list[float]]:
     """Five MuonClip steps of the tiny preset on fixed tokens, one device, every head clipping."""
-    cfg = step_lib.StepConfig(
+    cfg = StepConfig(
         model=dataclasses.replace(presets.tiny(256), num_layers=2),
         execution=config.ExecutionConfig(compute_dtype="float32"),
         optimizer=config.OptimizerConfig(tau=0.02, polar_dtype="float32"),
@@ -37,7 +38,7 @@ def first_steps(num_steps: int = 5) -> dict[str, list[float]]:
         router_bias_rate=1e-3,
     )
     mesh = parallel.make_mesh(config.MeshConfig(), jax.devices()[:1])
-    steps = step_lib.build(cfg, mesh)
+    steps = step_functions.build(cfg, mesh)
     state = steps.init(0)
     tokens = np.random.default_rng(0).integers(0, 256, (4, 65), dtype=np.int32)
     batch = parallel.shard_batch(mesh, Batch.of_tokens(tokens))

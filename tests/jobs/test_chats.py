@@ -13,7 +13,7 @@ from kanana_jax.data import chat, conversations, whole_documents
 from kanana_jax.jobs import chats, sft
 from kanana_jax.model import presets
 from kanana_jax.report import metrics, results
-from kanana_jax.train import step
+from kanana_jax.train import forward
 from kanana_jax.weights import run_folder
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"properties": {"a": {}}}}}]
@@ -105,7 +105,7 @@ def test_packed_conversations_have_the_log_probabilities_that_each_has_alone(cfg
 
     @jax.jit
     def logp(batch):
-        return step.log_probabilities(weights, batch, cfg=shape, execution=presets.LAPTOP)
+        return forward.log_probabilities(weights, batch, cfg=shape, execution=presets.LAPTOP)
 
     def of_row(row_N):
         row = whole_documents.make_row(corpus.examples, row_N, token_bytes_V, seq_len, {})

@@ -14,7 +14,7 @@ from kanana_jax.data import tokenizer
 from kanana_jax.generate import Request, Sampling
 from kanana_jax.generate.unstacked import UnstackedWeights
 from kanana_jax.jobs import sampling, training
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import step_functions
 
 PLACE = sampling.Place(num_rows=6, length=40, with_routes=True)
 
@@ -26,7 +26,7 @@ def _built(**axes):
     cfg = dataclasses.replace(cfg, mesh=config.MeshConfig(**axes))
     mesh = parallel.make_mesh(cfg.mesh, jax.devices()[: int(np.prod(list(axes.values())))])
     step = tiny_jobs.step_config(cfg)
-    steps = step_lib.build(step, mesh)
+    steps = step_functions.build(step, mesh)
     weights = _built(data=1)[1] if axes != {"data": 1} else steps.weights(0)
     if axes != {"data": 1}:
         shardings = jax.tree.map(lambda x: x.sharding, steps.like.weights)

@@ -12,7 +12,7 @@ from kanana_jax import checkpoint, config, convert, parallel
 from kanana_jax.data import tokenizer
 from kanana_jax.generate import __main__ as generate_command
 from kanana_jax.jobs import initial, pretrain, sweep
-from kanana_jax.train import step
+from kanana_jax.train import step_functions
 from kanana_jax.weights import hf_architectures, native
 
 
@@ -76,7 +76,7 @@ def test_training_starts_from_the_folder_and_its_run_can_be_exported(
 def test_the_first_state_is_the_folder_in_float32_on_the_mesh(cfg, imported):
     continued = initial.with_shape(_continued(cfg, imported))
     mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=2), jax.devices()[:2])
-    steps = step.build(tiny_jobs.step_config(continued, continued.model.vocab_size), mesh)
+    steps = step_functions.build(tiny_jobs.step_config(continued, continued.model.vocab_size), mesh)
     state = steps.start(initial.restore(continued.train.init_from, steps.like.weights), 0)
     want = native.restore(imported, native.abstract(continued.model, jax.numpy.float32))
     jax.tree.map(np.testing.assert_array_equal, state.weights, want)

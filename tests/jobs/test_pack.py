@@ -16,8 +16,7 @@ from kanana_jax.jobs import pack, pretrain, runs, sweep
 from kanana_jax.objectives import NextToken
 from kanana_jax.objectives.dpo import dpo
 from kanana_jax.report import metrics, results
-from kanana_jax.train import several
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import several, step_functions
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +77,7 @@ def test_the_first_step_is_that_of_single_runs(one_device, text_file, tmp_path):
     one, *_ = sweep.plan(made(text_file), tmp_path)
     (step,) = runs.step_configs(pretrain.JOB, one._replace(config=one.config.with_vocab(258)))
     mesh = parallel.make_mesh(one.config.mesh)
-    alone, together = step_lib.build(step, mesh), several.build(step, mesh, 2)
+    alone, together = step_functions.build(step, mesh), several.build(step, mesh, 2)
     rates, random = (0.01, 0.02), np.random.default_rng(0)
     batches = [Batch.of_tokens(random.integers(0, 256, (8, 33))) for _ in rates]
     taken = together([alone.init(0), alone.init(1)], batches, rates)

@@ -13,7 +13,7 @@ from kanana_jax.data import tokenizer
 from kanana_jax.generate import decoder
 from kanana_jax.jobs import solving, training
 from kanana_jax.rollouts import tasks
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import step_functions
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,7 @@ def test_weights_on_several_devices_solve_the_same(learnt):
     on = dataclasses.replace(cfg, mesh=config.MeshConfig(data=2, fsdp=2, expert=2))
     mesh = parallel.make_mesh(on.mesh)
     step = tiny_jobs.step_config(on)
-    steps = step_lib.build(step, mesh)
+    steps = step_functions.build(step, mesh)
     spread = jax.tree.map(
         lambda x, like: jax.device_put(np.asarray(x), like.sharding), weights, steps.like.weights
     )

@@ -9,7 +9,7 @@ from kanana_jax import config
 from kanana_jax.config import ConfigError
 from kanana_jax.config.ranges import SEED_MAX
 from kanana_jax.jobs import pretrain, sweep
-from kanana_jax.train import step
+from kanana_jax.train.step_config import StepConfig
 
 RATE, TAU, RANK = "optimizer.lr", "optimizer.tau", "model.kv_lora_rank"
 
@@ -31,7 +31,7 @@ def test_seeds_and_rates_share_what_is_compiled(tmp_path):
 
     def compiled(one):
         cfg = one.config.with_vocab(258)
-        return step.step_config(cfg, pretrain.JOB.objective(cfg))
+        return StepConfig.of(cfg, pretrain.JOB.objective(cfg))
 
     assert len({compiled(one) for one in runs}) == len(made.arms)
 

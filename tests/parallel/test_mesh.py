@@ -13,7 +13,8 @@ from kanana_jax import config, parallel
 from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
 from kanana_jax.parallel import rules
-from kanana_jax.train import state, step
+from kanana_jax.train import choices, state
+from kanana_jax.train.step_config import StepConfig
 
 GROUPED = {
     "model.kv_lora_rank": "none",
@@ -28,7 +29,7 @@ def configuration(*edits: str) -> config.TrainingConfig:
 
 
 def check(cfg: config.TrainingConfig, sizes) -> None:
-    num_micro = step.num_micro(cfg.execution)
+    num_micro = choices.num_micro(cfg.execution)
     parallel.check(cfg.model, cfg.data.batch_size, cfg.data.seq_len, num_micro, sizes)
 
 
@@ -149,7 +150,7 @@ def test_optimizer_state_follows_its_parameter():
 
 def test_the_average_of_the_weights_lies_as_they_do_below_the_guard():
     cfg = configuration("mesh.data=1", "mesh.fsdp=8", "train.average.every_tokens=4096")
-    made = step.step_config(cfg, NextToken())
+    made = StepConfig.of(cfg, NextToken())
     mesh = parallel.make_mesh(cfg.mesh)
     like = state.abstract(made.model, made.make_optimizer(1.0), mesh)
     (average,) = (part.average for part in like.opt_state.inner if hasattr(part, "average"))

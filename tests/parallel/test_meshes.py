@@ -14,7 +14,8 @@ from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
 from kanana_jax.plan import collectives
 from kanana_jax.train import step as step_lib
-from kanana_jax.train import trained
+from kanana_jax.train import step_functions, trained
+from kanana_jax.train.step_config import StepConfig
 from pallas_kernels import hopper, selection
 from pallas_kernels.symmetric_matmul.gpu import dispatch as symmetric_on_gpu
 
@@ -79,8 +80,8 @@ def batch() -> Batch:
     )
 
 
-def build(cfg: config.TrainingConfig, mesh: jax.sharding.Mesh) -> step_lib.Steps:
-    return step_lib.build(step_lib.step_config(cfg, NextToken(cfg.train.z_loss_weight)), mesh)
+def build(cfg: config.TrainingConfig, mesh: jax.sharding.Mesh) -> step_functions.Steps:
+    return step_functions.build(StepConfig.of(cfg, NextToken(cfg.train.z_loss_weight)), mesh)
 
 
 def run(cfg: config.TrainingConfig, num_devices: int, num_steps: int = 2):
@@ -242,9 +243,9 @@ def test_quantile_balancing_moves_the_bias_as_on_one_device():
 def test_gradients_take_the_collectives_of_the_cost_model(axis, form, expected):
     cfg = configuration(**{axis: 8}).edited([f"execution.expert_exchange={form}"])
     mesh = parallel.make_mesh(cfg.mesh)
-    made = step_lib.step_config(cfg, NextToken(cfg.train.z_loss_weight))
-    weights = step_lib.build(made, mesh).like.weights
-    rows = step_lib.abstract_batch(BATCH, SEQ_LEN, mesh)
+    made = StepConfig.of(cfg, NextToken(cfg.train.z_loss_weight))
+    weights = step_functions.build(made, mesh).like.weights
+    rows = step_functions.abstract_batch(BATCH, SEQ_LEN, mesh)
     with jax.set_mesh(mesh):
         gradients = jax.jit(step_lib.gradients, static_argnums=3)
         compiled = gradients.lower(weights, rows, {}, made).compile()

@@ -9,11 +9,13 @@ from kanana_jax import config, parallel
 from kanana_jax.model import exchange, presets
 from kanana_jax.plan import collectives, cost_model
 from kanana_jax.train import step as step_lib
+from kanana_jax.train import step_functions
+from kanana_jax.train.step_config import StepConfig
 
 BATCH, SEQ_LEN = 8, 32
 
 
-def step_config(**execution) -> step_lib.StepConfig:
+def step_config(**execution) -> StepConfig:
     """Two layers of each kind, so that no loop is short enough to be unrolled and shared."""
     model = dataclasses.replace(
         presets.tiny(64),
@@ -32,7 +34,7 @@ def step_config(**execution) -> step_lib.StepConfig:
         num_experts_per_token=3,
     )
     execution = {"compute_dtype": "float32", "remat": "full", "loss_chunk_tokens": 16} | execution
-    return step_lib.StepConfig(
+    return StepConfig(
         model=model,
         execution=config.ExecutionConfig(**execution),
         optimizer=config.OptimizerConfig(),
@@ -45,7 +47,7 @@ def step_config(**execution) -> step_lib.StepConfig:
     )
 
 
-def grouped(cfg: step_lib.StepConfig) -> step_lib.StepConfig:
+def grouped(cfg: StepConfig) -> StepConfig:
     """The same with grouped-query attention, two query heads for each key head."""
     model = dataclasses.replace(
         cfg.model,
@@ -63,9 +65,9 @@ def mesh_of(**axes) -> jax.sharding.Mesh:
     return parallel.make_mesh(config.MeshConfig(**({"data": 1} | axes)))
 
 
-def compiled_gradients(cfg: step_lib.StepConfig, mesh: jax.sharding.Mesh):
-    weights = step_lib.build(cfg, mesh).like.weights
-    rows = step_lib.abstract_batch(BATCH, SEQ_LEN, mesh)
+def compiled_gradients(cfg: StepConfig, mesh: jax.sharding.Mesh):
+    weights = step_functions.build(cfg, mesh).like.weights
+    rows = step_functions.abstract_batch(BATCH, SEQ_LEN, mesh)
     of_params = jax.tree.map(lambda x: x.sharding, weights.params)
     gradients = jax.jit(step_lib.gradients, static_argnums=3, out_shardings=(of_params, None, None))
     with jax.set_mesh(mesh):
@@ -115,7 +117,7 @@ def test_exchanged_tokens_take_the_collectives_of_the_cost_model():
 @pytest.mark.slow
 def test_muon_moves_the_bytes_of_the_cost_model():
     cfg, mesh = step_config(), mesh_of(fsdp=4, tensor=2)
-    compiled = step_lib.build(cfg, mesh).lower().compile()
+    compiled = step_functions.build(cfg, mesh).lower().compile()
     found = collectives.traffic(compiled.as_text(), mesh.shape)
     wanted = cost_model.traffic(cfg, mesh.shape)
 

@@ -12,7 +12,8 @@ from kanana_jax import config, model, optim, parallel, plan
 from kanana_jax.model import presets
 from kanana_jax.objectives import NextToken
 from kanana_jax.plan import chips, collectives, cost_model, figures, flops, picture
-from kanana_jax.train import step
+from kanana_jax.train import step_functions
+from kanana_jax.train.step_config import StepConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,8 +29,8 @@ def configuration(*edits: str) -> config.TrainingConfig:
     return cfg.edited([*wide, *deep, "data.batch_size=4", "data.seq_len=16", *edits])
 
 
-def step_config(cfg: config.TrainingConfig) -> step.StepConfig:
-    return step.step_config(cfg, NextToken())
+def step_config(cfg: config.TrainingConfig) -> StepConfig:
+    return StepConfig.of(cfg, NextToken())
 
 
 def make_plan(cfg: config.TrainingConfig, topology: str) -> plan.Plan:
@@ -82,7 +83,9 @@ def test_the_program_does_not_grow_with_depth():
     def lowered(num_layers: int) -> str:
         edits = [f"model.num_layers={num_layers}", "mesh.expert=2", "data.batch_size=16"]
         cfg = configuration(*edits, "execution.accumulation_steps=2")
-        text = step.build(step_config(cfg), parallel.make_mesh(cfg.mesh)).lower().as_text()
+        text = (
+            step_functions.build(step_config(cfg), parallel.make_mesh(cfg.mesh)).lower().as_text()
+        )
         return re.sub(r"0x[0-9A-F]+|\d+", "#", text)
 
     assert lowered(9) == lowered(17)

@@ -9,19 +9,19 @@ from jax.experimental.compilation_cache import compilation_cache
 import pallas_kernels
 from kanana_jax import data
 from kanana_jax.jobs import compiling
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import step_functions
 
 
 def build(cfg):
-    step_lib.build.cache_clear()
-    step_lib._shared_by_arms.cache_clear()
+    step_functions.build.cache_clear()
+    step_functions._shared_by_arms.cache_clear()
     return tiny_jobs.build(cfg)
 
 
 @pytest.mark.slow
 def test_every_compiled_function_of_a_step_has_the_option(cfg, corpus, monkeypatch):
     """XLA refuses an option that it does not know, which shows that it was given one."""
-    monkeypatch.setattr(step_lib, "_DETERMINISTIC", {"xla_gpu_no_such_option": True})
+    monkeypatch.setattr(step_functions, "_DETERMINISTIC", {"xla_gpu_no_such_option": True})
     built = build(cfg.edited(["execution.deterministic=true"]))
     batch = built.place(data.train_batch(corpus, cfg.data, 0), 8)
     steps = built.steps
@@ -38,7 +38,7 @@ def test_every_compiled_function_of_a_step_has_the_option(cfg, corpus, monkeypat
 
 
 def test_xla_knows_the_option():
-    options = step_lib._DETERMINISTIC
+    options = step_functions._DETERMINISTIC
     assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
 
 

@@ -12,7 +12,9 @@ from kanana_jax import config, model
 from kanana_jax.batch import Batch
 from kanana_jax.model import transformer
 from kanana_jax.objectives import NextToken
+from kanana_jax.train import forward
 from kanana_jax.train import step as step_lib
+from kanana_jax.train.step_config import StepConfig
 
 B, S, V = 4, 6, 16
 
@@ -32,7 +34,7 @@ def table(monkeypatch, cfg):
 
     monkeypatch.setattr(model, "hidden_states", hidden_states)
     edits = [f"model.vocab_size={V}", "data.batch_size=4"]
-    made = step_lib.step_config(cfg.edited(edits), NextToken(z_weight=0.1))
+    made = StepConfig.of(cfg.edited(edits), NextToken(z_weight=0.1))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: model.init(made.model, jax.random.key(0)))
     params = {
@@ -91,7 +93,7 @@ def test_evaluation_routes_with_the_routers_bias(table):
     options = {"cfg": cfg.model, "execution": cfg.execution}
     batch = batch_with(UNEVEN_BS)
     shifted = jax.tree.map(lambda x: x + 1.0, weights.buffers)
-    nats, num_bytes = step_lib.evaluate_batch(weights._replace(buffers=shifted), batch, **options)
-    plain, _ = step_lib.evaluate_batch(weights, batch, **options)
+    nats, num_bytes = forward.evaluate_batch(weights._replace(buffers=shifted), batch, **options)
+    plain, _ = forward.evaluate_batch(weights, batch, **options)
     assert (np.asarray(nats) != np.asarray(plain)).all()
     np.testing.assert_array_equal(num_bytes, np.full(B, S))

@@ -20,7 +20,8 @@ from kanana_jax.objectives.distillation import Distillation, Teaching
 from kanana_jax.objectives.dpo import dpo, dpo_norm
 from kanana_jax.objectives.reward import Reward
 from kanana_jax.objectives.soft_targets import ForwardKL, TopK
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import step_functions
+from kanana_jax.train.step_config import StepConfig
 
 ROWS, SEQ_LEN, VOCAB = 8, 256, 4096  # 2,048 tokens
 OBJECTIVES = {
@@ -51,7 +52,7 @@ def compiled(name: str, loss_chunk_tokens: int = 256) -> Any:
         intermediate_size=32,
         scalar_head=objective.reads_scalars or objective.critic is not None,
     )  # fmt: skip
-    cfg = step_lib.StepConfig(
+    cfg = StepConfig(
         model=shape,
         execution=config.ExecutionConfig(
             compute_dtype="float32", loss_chunk_tokens=loss_chunk_tokens
@@ -65,7 +66,7 @@ def compiled(name: str, loss_chunk_tokens: int = 256) -> Any:
         seq_len=SEQ_LEN,
     )
     mesh = parallel.make_mesh(config.MeshConfig(), jax.devices()[:1])
-    return step_lib.build(cfg, mesh).lower().compile()
+    return step_functions.build(cfg, mesh).lower().compile()
 
 
 def largest(program: str) -> int:

@@ -10,8 +10,7 @@ import pytest
 import tiny_jobs
 
 from kanana_jax import config, data, model, parallel
-from kanana_jax.train import optimizers
-from kanana_jax.train import step as step_lib
+from kanana_jax.train import optimizers, step_functions
 
 RELATIVES = ("normuon", "adamuon", "muon_hyperball")
 
@@ -34,7 +33,7 @@ def test_every_metric_of_an_optimizer_has_an_idle_value(cfg):
 def _losses(cfg, corpus, num_devices, num_steps):
     cfg = cfg.edited([f"mesh.fsdp={num_devices}"])
     mesh = parallel.make_mesh(cfg.mesh, jax.devices()[:num_devices])
-    steps = step_lib.build(tiny_jobs.step_config(cfg), mesh)
+    steps = step_functions.build(tiny_jobs.step_config(cfg), mesh)
     state, losses = steps.init(0), []
     batch = parallel.shard_batch(mesh, data.train_batch(corpus, cfg.data, 0), 8)
     for _ in range(num_steps):

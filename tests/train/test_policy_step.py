@@ -16,7 +16,9 @@ from kanana_jax import config, model, parallel
 from kanana_jax.batch import Batch
 from kanana_jax.objectives import presets
 from kanana_jax.objectives.critic import ValueLoss
+from kanana_jax.train import forward, step_functions
 from kanana_jax.train import step as step_lib
+from kanana_jax.train.step_config import StepConfig
 
 B, S, V = 4, 16, 64
 PPO = presets.ppo(
@@ -30,13 +32,13 @@ PPO = presets.ppo(
 )
 
 
-def made_with(objective, scalar_head=True) -> step_lib.StepConfig:
+def made_with(objective, scalar_head=True) -> StepConfig:
     cfg = tiny_jobs.pretraining("words.txt")
     shape = dataclasses.replace(cfg.model, vocab_size=V, scalar_head=scalar_head)
     data = dataclasses.replace(cfg.data, batch_size=B, seq_len=S)
     still = dataclasses.replace(cfg.train, balance_loss_weight=0.0, router_bias_rate=0.0)
     cfg = dataclasses.replace(cfg, model=shape, data=data, train=still)
-    return step_lib.step_config(cfg, objective)
+    return StepConfig.of(cfg, objective)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_log_probabilities_are_at_the_temperature_of_the_batch(weights):
     made = made_with(PPO)
     batch = jax.tree.map(jnp.asarray, batch_of_rollouts(made, weights))
     logits_BSV, _ = logits_and_values(made, *weights[:2], batch)
-    logp = functools.partial(step_lib.log_probabilities, cfg=made.model, execution=made.execution)
+    logp = functools.partial(forward.log_probabilities, cfg=made.model, execution=made.execution)
     found = functools.partial(jax.jit(logp), weights)
     wanted_BS = log_probabilities(logits_BSV, batch)
     np.testing.assert_allclose(found(batch), wanted_BS, rtol=1e-4, atol=1e-4)
@@ -143,7 +145,7 @@ def test_log_probabilities_are_at_the_temperature_of_the_batch(weights):
 def test_a_step_is_compiled_for_the_routes_that_its_objective_replays(replays_routes):
     made = made_with(presets.grpo(replays_routes=replays_routes), scalar_head=False)
     mesh = parallel.make_mesh(config.MeshConfig(data=1), jax.devices()[:1])
-    inputs = step_lib.build(made, mesh).trace().jaxpr.in_avals
+    inputs = step_functions.build(made, mesh).trace().jaxpr.in_avals
     shape = B, S, made.model.num_moe_layers, made.model.num_experts_per_token
     routes = [one for one in inputs if one.shape == shape and one.dtype == jnp.int32]
     assert len(routes) == replays_routes
@@ -153,4 +155,4 @@ def test_a_critic_needs_a_model_with_a_scalar_head():
     made = made_with(presets.ppo(), scalar_head=False)
     mesh = parallel.make_mesh(config.MeshConfig(data=1), jax.devices()[:1])
     with pytest.raises(ValueError, match=r"model\.scalar_head=true"):
-        step_lib.build(made, mesh).trace()
+        step_functions.build(made, mesh).trace()

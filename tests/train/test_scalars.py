@@ -16,18 +16,20 @@ from kanana_jax import config, model, parallel
 from kanana_jax.batch import Batch
 from kanana_jax.objectives.dpo import dpo
 from kanana_jax.objectives.reward import Reward
+from kanana_jax.train import forward, step_functions
 from kanana_jax.train import step as step_lib
+from kanana_jax.train.step_config import StepConfig
 
 B, S = 4, 16
 
 
 @pytest.fixture
-def made(cfg) -> step_lib.StepConfig:
+def made(cfg) -> StepConfig:
     shape = dataclasses.replace(cfg.model, vocab_size=64, scalar_head=True)
     data = dataclasses.replace(cfg.data, batch_size=B, seq_len=S)
     still = dataclasses.replace(cfg.train, balance_loss_weight=0.0, router_bias_rate=0.0)
     cfg = tiny_jobs.pretraining("words.txt", model=shape, data=data, train=still)
-    return step_lib.step_config(cfg, Reward(0.1))
+    return StepConfig.of(cfg, Reward(0.1))
 
 
 def batch_of_pairs() -> Batch:
@@ -52,7 +54,7 @@ def gradients(weights, batch, made):
 
 def test_scalars_are_products_of_the_hidden_states_with_the_head(made):
     mesh = parallel.make_mesh(config.MeshConfig(data=1), jax.devices()[:1])
-    steps, weights = step_lib.build(made, mesh), random_weights(made)
+    steps, weights = step_functions.build(made, mesh), random_weights(made)
     batch = batch_of_pairs()
     hidden_BSD, _ = model.hidden_states(made.model, weights, batch.inputs, made.execution)
     wanted_BS = np.float64(hidden_BSD) @ np.float64(weights.params["scalar_head"])
@@ -101,7 +103,7 @@ def test_a_column_of_the_batch_reaches_its_micro_batch(made, num_micro):
     weights, batch = random_weights(made), batch_of_pairs()
     ref_BS = np.float32(np.random.default_rng(1).normal(-4.0, 2.0, (B, S)))
     placed = jax.tree.map(jnp.asarray, batch._replace(extra={"reference": ref_BS}))
-    logp = functools.partial(step_lib.log_probabilities, cfg=made.model, execution=made.execution)
+    logp = functools.partial(forward.log_probabilities, cfg=made.model, execution=made.execution)
     logp_BS = jax.jit(logp)(weights, placed)
     _, seen = gradients(weights, placed, made)
     wanted = cached.seen(logp_BS, logp_BS, placed, cached.totals(placed), {}).sums["loss"]
@@ -110,7 +112,7 @@ def test_a_column_of_the_batch_reaches_its_micro_batch(made, num_micro):
 
 def test_the_batch_that_a_step_is_compiled_for_has_the_columns_of_its_objective(made):
     mesh = parallel.make_mesh(config.MeshConfig(data=1), jax.devices()[:1])
-    batch = step_lib.abstract_batch(B, S, mesh, ("reference",))
+    batch = step_functions.abstract_batch(B, S, mesh, ("reference",))
     assert batch.extra["reference"].shape == (B, S)
     assert batch.extra["reference"].dtype == jnp.float32
-    assert step_lib.abstract_batch(B, S, mesh).extra == {}
+    assert step_functions.abstract_batch(B, S, mesh).extra == {}

@@ -11,7 +11,7 @@ import pytest
 import tiny_jobs
 
 from kanana_jax import config, data, model, optim, parallel
-from kanana_jax.train import optimizers
+from kanana_jax.train import optimizers, step_functions
 from kanana_jax.train import state as train_state
 from kanana_jax.train import step as step_lib
 
@@ -117,7 +117,7 @@ def test_64_bits_change_no_dtype_of_the_state(cfg):
     def trained():
         mesh = parallel.make_mesh(cfg.mesh, jax.devices()[:1])
         before = train_state.abstract(made.model, made.make_optimizer(1.0), mesh)
-        batch = step_lib.abstract_batch(made.batch_size, made.seq_len, mesh)
+        batch = step_functions.abstract_batch(made.batch_size, made.seq_len, mesh)
         step = functools.partial(step_lib.train_step, cfg=made)
         with jax.set_mesh(mesh):
             after, metrics = jax.eval_shape(step, before, batch, jnp.float32(0.1), {})
