@@ -19,19 +19,22 @@ NUM_STORED = 16  # rows of stored text beside them
 NUM_ROWS = NUM_TRIES + NUM_STORED
 RATE = 0.003
 
+# Of a base that says no other; other stages have the shape of what they start from.
 _MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
 _STEPS, _ANSWERS = 600, 150  # of the two stages of a base
 
 
 def base(
-    name: str, further: Mapping[str, float] = MappingProxyType({}), num_steps: int = _STEPS
+    name: str,
+    further: Mapping[str, float] = MappingProxyType({}),
+    shape: config.ModelConfig = _MODEL,
 ) -> Stage:
-    """A model that has read the texts, and after `num_steps` steps mostly answers alone.
+    """A model that has read the texts, towards the end mostly answers alone.
 
     `further` texts, by weight, come on top: it reads as much of the others as without them.
     """
     made_of, rest = (*world.TEXTS, *further), tuple(further.values())
-    steps, answers = (round(count * (1 + sum(rest))) for count in (num_steps, _ANSWERS))
+    steps, answers = (round(count * (1 + sum(rest))) for count in (_STEPS, _ANSWERS))
     made = pretrain.Config(
         **_settings(name, "What can the base do?", steps + answers, 0.01, BATCH_SIZE),
         data=_data(BATCH_SIZE, (*world.MIXTURE, *rest), made_of),
@@ -42,7 +45,7 @@ def base(
         # Steps are learned within a few updates, whose gradients look like a spike.
         guard=config.GuardConfig(num_sigmas=100.0),
     )
-    return Stage(name, Sweep(base=made))
+    return Stage(name, Sweep(base=dataclasses.replace(made, model=shape)))
 
 
 def _part(name: str, num_steps: int, weights: tuple[float, ...]) -> config.StageConfig:
