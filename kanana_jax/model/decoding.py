@@ -12,7 +12,8 @@ import jax
 from flax import nnx
 
 from kanana_jax.config import ExecutionConfig, ModelConfig
-from kanana_jax.model import attention, transformer
+from kanana_jax.model import attention
+from kanana_jax.model.block import Block
 from kanana_jax.model.describe import describe
 from kanana_jax.model.param_specs import ParamSpec
 
@@ -35,9 +36,7 @@ def describe_layer(cfg: ModelConfig, *, is_moe: bool) -> Params:
     return layer | {"attention": attention.of(cfg).prepare_specs(layer["attention"])}
 
 
-def bind(
-    cfg: ModelConfig, execution: ExecutionConfig, params: Params, *, is_moe: bool
-) -> transformer.Block:
+def bind(cfg: ModelConfig, execution: ExecutionConfig, params: Params, *, is_moe: bool) -> Block:
     """The block that holds `params`, arrays or tracers; its attention is over a cache."""
     graph, abstract = _skeleton(cfg, execution, is_moe)
     expected, got = jax.tree.structure(nnx.to_pure_dict(abstract)), jax.tree.structure(params)
@@ -57,7 +56,7 @@ def _skeleton(cfg: ModelConfig, execution: ExecutionConfig, is_moe: bool):
     def make():
         rngs = nnx.Rngs(0)
         over_cache = attention.of(cfg).over_cache(cfg, execution, rngs=rngs)
-        return transformer.Block(cfg, execution, over_cache, is_moe=is_moe, rngs=rngs)
+        return Block(cfg, execution, over_cache, is_moe=is_moe, rngs=rngs)
 
     return nnx.split(jax.eval_shape(make))
 

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 from numpy_model import SMALL, init, jit, weights
 
 from kanana_jax import config, model
-from kanana_jax.model import layers, presets, rope, transformer
+from kanana_jax.model import layers, presets, rope
+from kanana_jax.model.block import Context
 
 LAPTOP = presets.LAPTOP
 
@@ -34,7 +35,7 @@ def unrolled_loss(params, inputs):
     """The same, with a Python loop over single blocks and no checkpointing."""
     whole = model.bind(SMALL, params, LAPTOP)
     rotation = rope.rotation(SMALL, inputs.positions)
-    context = transformer.Context(rotation, inputs.segment_ids)
+    context = Context(rotation, inputs.segment_ids)
     x, balance = whole.embed[...][inputs.tokens], 0.0
     for stack, size in ((whole.dense_layers, 1), (whole.moe_layers, 2)):
         for index in range(size):
