@@ -19,16 +19,11 @@ NUM_STORED = 16  # rows of stored text beside them
 NUM_ROWS = NUM_TRIES + NUM_STORED
 RATE = 0.003
 
-# Of a base that says no other; other stages have the shape of what they start from.
 _MODEL = dataclasses.replace(presets.tiny(), num_layers=2)
-_STEPS, _ANSWERS = 600, 150  # of the two stages of a base
+_STEPS, _ANSWERS = 600, 150  # steps of the two stages of a base
 
 
-def base(
-    name: str,
-    further: Mapping[str, float] = MappingProxyType({}),
-    shape: config.ModelConfig = _MODEL,
-) -> Stage:
+def base(name: str, further: Mapping[str, float] = MappingProxyType({})) -> Stage:
     """A model that has read the texts, towards the end mostly answers alone.
 
     `further` texts, by weight, come on top: it reads as much of the others as without them.
@@ -45,7 +40,7 @@ def base(
         # Steps are learned within a few updates, whose gradients look like a spike.
         guard=config.GuardConfig(num_sigmas=100.0),
     )
-    return Stage(name, Sweep(base=dataclasses.replace(made, model=shape)))
+    return Stage(name, Sweep(base=made))
 
 
 def _part(name: str, num_steps: int, weights: tuple[float, ...]) -> config.StageConfig:
