@@ -30,7 +30,7 @@ def judge(runs: Sequence[Run]) -> list[Claim]:
     rewarded = [arm(name) for name in (GRPO, SQUARED)]
     found = [
         claims.rises(
-            f"Does pass@1 of lengths that the base has not read rise by {GAIN:g} with {name}?",
+            f"Does pass@1 of the length that the base has not read rise by {GAIN:g} with {name}?",
             of(name, UNREAD),
             of("base", UNREAD),
             GAIN,

@@ -14,7 +14,7 @@ from kanana_jax.config.ranges import Count, CountOrZero, Range, Seed, SourceWeig
 class DataConfig:
     """What to train on. With no paths: the sources and documentation of the running Python."""
 
-    # Files, globs or URLs; each entry is one source of the mixture.
+    # Files, globs, URLs or python:packages; each entry is one source of the mixture.
     paths: tuple[Annotated[str, Location(schemes=None)], ...] = ()
     # One per path, 0: held-out text only; empty: in proportion to tokens.
     weights: tuple[SourceWeight, ...] = ()

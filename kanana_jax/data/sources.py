@@ -41,7 +41,7 @@ class Source:
 
 Streams = Mapping[str, Callable[[], Iterator[bytes]]]
 
-# Entries of data.paths that are no files, for all jobs.
+# Entries of data.paths that are no files, for all that reads text.
 BUILT_IN: Streams = {"python:packages": python_text.read_packages}
 
 

@@ -19,6 +19,7 @@
 
 Each stage has a folder of its own in the working directory, with its checkpoints and report. The
 last checkpoint becomes the model folder <stage>/model, and the next stage reads with its tokenizer.
+Tokens of a text are made once, in the folder cache beside those of the stages.
 A comparison of one arm has a model for each seed, such as model/seed0, from which the same seed of
 a later comparison goes on. A stage with `surgery` grows or cuts that model and starts from the
 result, each seed from its own, with a new optimizer; the text that the stage reads decides what
@@ -51,6 +52,7 @@ WriteReport = Callable[[list[results.Run], Mapping[str, Any], Path], str]
 MODEL = "model"  # the folder of a finished stage's weights
 MERGED = "merged"  # the folder of the weights that a stage with merges starts from
 CHANGED = "changed"  # the same for a stage with surgery
+CACHE = "cache"  # beside the folders of stages: the tokens of what they read
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ class Pipeline:
             raise ConfigError("a pipeline needs a stage or more, got none")
         earlier: dict[str, Stage] = {}
         for stage in self.stages:
+            if stage.name == CACHE:
+                raise ConfigError(f"no stage can be called {CACHE!r}: all stages keep tokens there")
             if stage.name in earlier:
                 raise ConfigError(f"stages must have names of their own, got {stage.name!r} twice")
             for name in stage.starts:
@@ -275,7 +279,7 @@ def _started(stage: Stage, stages: Sequence[Stage], workdir: Path) -> Any:
     """The settings of `stage`, with what it takes from the stage that it starts from."""
     by_name = {one.name: one for one in stages}
     # Stages that read the same text share its tokens.
-    edits = [] if stage.base.data.cache_dir else [f"data.cache_dir={workdir / 'cache'}"]
+    edits = [] if stage.base.data.cache_dir else [f"data.cache_dir={workdir / CACHE}"]
     edits += [f"{setting}={_model_of(by_name[name], workdir)}" for setting, name in stage.uses]
     if not stage.init_from:
         return stage.config.edited(edits)

@@ -113,7 +113,7 @@ def constrain_stream(x_BSD: Array) -> Array:
     return local.constrain(x_BSD, ("batch", "sequence", "whole"))
 
 
-def stack(
+def new_stack(
     cfg: ModelConfig, execution: ExecutionConfig, num_layers: int, *, is_moe: bool, rngs: nnx.Rngs
 ) -> Block:
     """One Block whose every leaf has a leading axis of `num_layers` layers."""

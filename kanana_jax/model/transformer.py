@@ -4,8 +4,8 @@
 
 Parameters leave as a plain nested dict in which each stack's leaves carry its layers on axis 0.
 
-Letters: B batch, S sequence, D hidden, V vocabulary, L layers, H heads, E experts, X parts of the
-batch, N bins.
+Letters: B batch, S sequence, D hidden, V vocabulary, L layers, H heads, E experts, K experts of
+a token, X parts of the batch, N bins.
 """
 
 import functools
@@ -90,11 +90,11 @@ class Transformer(nnx.Module):
         self.cfg, self.execution = cfg, execution
         self.embed = layers.normal(rngs, cfg, cfg.vocab_size, cfg.hidden_size)
         if cfg.num_dense_layers:
-            self.dense_layers = block.stack(
+            self.dense_layers = block.new_stack(
                 cfg, execution, cfg.num_dense_layers, is_moe=False, rngs=rngs
             )
         if cfg.num_moe_layers:
-            self.moe_layers = block.stack(
+            self.moe_layers = block.new_stack(
                 cfg, execution, cfg.num_moe_layers, is_moe=True, rngs=rngs
             )
         self.final_norm = layers.norm_gamma(cfg, cfg.hidden_size)

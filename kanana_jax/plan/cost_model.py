@@ -126,19 +126,19 @@ def _add_activations(add, cfg: StepConfig, sizes: Mapping[str, int], platform: s
     tokens, micro_batches = tokens_per_device(cfg, sizes), choices.num_micro(cfg.execution)
     hidden, moe_times = shape.hidden_size, shape.num_moe_layers * micro_batches
     times = shape.num_layers * micro_batches
-    on_axis, chosen = tokens * sizes["expert"], shape.num_experts_per_token * 4
+    on_axis, choice_bytes = tokens * sizes["expert"], shape.num_experts_per_token * 4
     if exchange.form(shape, cfg.execution, sizes["expert"], platform) == "ragged":
         sent = on_axis * exchange.share_sent(
             shape.num_experts, shape.num_experts_per_token, sizes["expert"]
         )
         add("ragged-all-to-all", ("expert",), sent * hidden * item, 5 * moe_times)
-        add("ragged-all-to-all", ("expert",), sent * 2 * chosen, 3 * moe_times)
+        add("ragged-all-to-all", ("expert",), sent * 2 * choice_bytes, 3 * moe_times)
         add("all-gather", ("expert",), 4 * sizes["expert"] ** 2, 2 * moe_times)
     else:
         add("all-gather", ("expert",), on_axis * hidden * item, 3 * moe_times)
-        add("all-gather", ("expert",), on_axis * 2 * chosen, 2 * moe_times)
+        add("all-gather", ("expert",), on_axis * 2 * choice_bytes, 2 * moe_times)
         add("reduce-scatter", ("expert",), on_axis * hidden * item, 2 * moe_times)
-        add("reduce-scatter", ("expert",), on_axis * chosen, moe_times)
+        add("reduce-scatter", ("expert",), on_axis * choice_bytes, moe_times)
     moved = model.attention.of(shape).moved(shape)
     keys = tokens * moved.over_context * item
     keys /= sizes["tensor"] if moved.is_split_over_tensor else 1

@@ -82,7 +82,7 @@ def _documents(arguments: argparse.Namespace) -> list[Document]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {_PROGRAM}", allow_abbrev=False)
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="IN", help="files, globs or URLs")
+    add("inputs", nargs="+", metavar="IN", help="files, globs, URLs or python:packages")
     add("--to", required=True, help="a folder")
     add("--language", required=True, choices=LANGUAGES, help="of the text")
     add("--styles", default="wiki", help=f"of {','.join(styles.STYLES)}")

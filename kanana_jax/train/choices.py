@@ -123,11 +123,11 @@ def _token_bytes(execution: config.ExecutionConfig, shape: config.ModelConfig) -
 
 def num_micro(execution: config.ExecutionConfig) -> int:
     """Micro-batches per step."""
-    chosen = execution.accumulation_steps
-    return 1 if chosen == "auto" else chosen
+    count = execution.accumulation_steps
+    return 1 if count == "auto" else count
 
 
 def chunk_tokens(execution: config.ExecutionConfig) -> int:
     """Tokens whose logits a device forms at a time."""
-    chosen = execution.loss_chunk_tokens
-    return 4096 if chosen == "auto" else chosen
+    count = execution.loss_chunk_tokens
+    return 4096 if count == "auto" else count

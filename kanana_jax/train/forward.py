@@ -1,4 +1,7 @@
-"""What a model makes of a batch, without gradient: log-probabilities, scalars, loads, routes."""
+"""What a model makes of a batch, without gradient: log-probabilities, scalars, loads, routes.
+
+Letters: B batch, S sequence, D hidden, L MoE layers, E experts, K experts of a token.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +40,7 @@ def log_probabilities(
     """
     hidden_BSD, _ = model.hidden_states(cfg, weights, batch.inputs, execution)
     read_BSD = tempered(hidden_BSD, batch)
-    return values(head.losses, weights.params, read_BSD, batch, cfg, execution)
+    return of_positions(head.losses, weights.params, read_BSD, batch, cfg, execution)
 
 
 def scalars_of(
@@ -90,7 +93,7 @@ def tempered(hidden_BSD: Float[Array, "B S D"], batch: Batch) -> Float[Array, "B
     return (hidden_BSD / divisor_BS[..., None]).astype(hidden_BSD.dtype)
 
 
-def values(
+def of_positions(
     losses: Callable,
     params: Any,
     hidden_BSD: Float[Array, "B S D"],
@@ -98,7 +101,10 @@ def values(
     cfg: config.ModelConfig,
     execution: config.ExecutionConfig,
 ) -> Float[Array, "B S"]:
-    """Of every position. Nothing is differentiated, so a head makes no gradients on the way."""
+    """What `losses` gives for every position, its sign turned.
+
+    Nothing is differentiated, so a head makes no gradients on the way.
+    """
     params, hidden_BSD = jax.lax.stop_gradient((params, hidden_BSD))
     _, nll_BS, _ = losses(
         cfg,

@@ -1,4 +1,7 @@
-"""One batch: losses and gradients, micro-batch by micro-batch, and one update."""
+"""One batch: losses and gradients, micro-batch by micro-batch, and one update.
+
+Letters: B batch, S sequence, D hidden, L layers, H heads, E experts, X parts of the batch, N bins.
+"""
 
 import math
 from collections.abc import Mapping
@@ -150,7 +153,7 @@ def micro_loss(
     read_BSD = hidden_BSD if objective.reads_scalars else forward.tempered(hidden_BSD, batch)
     value_BS = None
     if objective.needs_values:
-        value_BS = forward.values(losses, params, read_BSD, batch, cfg.model, cfg.execution)
+        value_BS = forward.of_positions(losses, params, read_BSD, batch, cfg.model, cfg.execution)
     logp_of_frozen = {
         name: forward.log_probabilities(frozen[name], batch, cfg=cfg.model, execution=cfg.execution)
         for name in objective.frozen

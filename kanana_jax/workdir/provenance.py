@@ -18,15 +18,12 @@ from kanana_jax.report import progress
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorstore", "numpy")
 
-# Settings that change no result.
-_FREE = ("data.cache_dir",)
-
 
 def check(workdir: Path, wanted: dict[str, Any], allow: tuple[str, ...]) -> list[str]:
     """The settings in which `wanted` differs from what ran in `workdir`; all of them may differ.
 
-    Where data are cached is none of them. `wanted` is the JSON form of a job's configuration;
-    `allow` names settings or groups. Raises ConfigError when others differ. Writes nothing.
+    `wanted` is the JSON form of a job's configuration; `allow` names settings or groups. Raises
+    ConfigError when others differ. Writes nothing.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -41,11 +38,7 @@ def check(workdir: Path, wanted: dict[str, Any], allow: tuple[str, ...]) -> list
     wanted = json.loads(json.dumps(wanted))  # lists for tuples, as in the file
     if wanted.get("model", {}).get("vocab_size") == 0:  # the tokenizer's, known since it began
         wanted["model"]["vocab_size"] = saved["model"]["vocab_size"]
-    lines = [
-        line
-        for line in config.diff(saved | {"resume": None}, wanted | {"resume": None})
-        if not is_allowed(line.partition(":")[0], _FREE)
-    ]
+    lines = config.diff(comparable(saved), comparable(wanted))
     refused = [line for line in lines if not is_allowed(line.partition(":")[0], allow)]
     if refused:
         # A setting that this version no longer has can be named by its group.
@@ -57,6 +50,12 @@ def check(workdir: Path, wanted: dict[str, Any], allow: tuple[str, ...]) -> list
             f"these by --set=resume.allow={paths}"
         )
     return lines
+
+
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without the settings that change no result: how to resume, and where data are cached."""
+    data = {key: value for key, value in settings.get("data", {}).items() if key != "cache_dir"}
+    return settings | {"resume": None, "data": data}
 
 
 def _known_part(path: str, settings: dict[str, Any]) -> str:

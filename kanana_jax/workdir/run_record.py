@@ -85,11 +85,8 @@ def _is_stale(one: Run, is_changed: bool) -> bool:
     saved = _read(one.directory / RUN_NAME).get("config")
     if saved is None:
         return is_changed
-    return _comparable(saved) != _comparable(json.loads(config.to_json(one.config)))
-
-
-def _comparable(content: dict[str, Any]) -> dict[str, Any]:
-    return content | {"resume": None}
+    own = json.loads(config.to_json(one.config))
+    return provenance.comparable(saved) != provenance.comparable(own)
 
 
 def begin(

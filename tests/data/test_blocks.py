@@ -75,7 +75,7 @@ def test_a_cluster_writes_what_one_machine_does(by_us, tmp_path):
 
 
 def test_tasks_that_are_repeated_change_nothing(by_us, tmp_path):
-    """As after a machine that died halfway: the executor's own record of what was done is gone."""
+    """As after a crash that lost the executor's own record."""
     _run(tmp_path / "out", tmp_path / "first", last=6)
     _run(tmp_path / "out", tmp_path / "second")
     assert _lines(tmp_path / "out") == _lines(by_us)

@@ -226,6 +226,15 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_text_that_python_brings_is_told_by_what_is_installed(tmp_path, capsys):
+    command.main(["python:packages", f"--to={tmp_path / 'out'}", "--dry-run"])
+    assert "reads python:packages\n" in capsys.readouterr().out
+    (told,) = command.plan_of(command._parser().parse_args(["python:packages", "--to=x"])).inputs[
+        "files"
+    ]
+    assert any(one.startswith("jax ") for one in told["packages"])
+
+
 @pytest.mark.parametrize(
     ("flag", "wanted"),
     [

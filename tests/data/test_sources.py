@@ -289,15 +289,27 @@ def test_code_and_prose_of_python_share_no_docstring():
 
 
 def test_packages_are_a_source_by_name(tmp_path, monkeypatch):
-    """Modules, without tests and without large tables."""
-    kept = {"one/__init__.py": b"x = 1\n", "one/two.py": "y = '\ud55c'\n".encode()}
-    left_out = {"one/tests/test_two.py": b"z = 1\n", "one/table.py": b"t = 1\n" * 50_000}
+    """Modules of both folders, without tests, large tables, and what holds a machine's paths."""
+    kept = {
+        "pure/one/__init__.py": b"x = 1\n",
+        "pure/one/two.py": "y = '\ud55c'\n".encode(),
+        "plat/three.py": b"# \xe9\n",
+    }
+    left_out = {
+        "pure/one/tests/test_two.py": b"z = 1\n",
+        "pure/one/table.py": b"t = 1\n" * 50_000,
+        "pure/__editable___one_finder.py": b"'/home'\n",
+    }
     for name, content in (kept | left_out).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    monkeypatch.setattr(python_text.sysconfig, "get_path", lambda name: str(tmp_path))
+    (tmp_path / "pure/one/gone.py").symlink_to(tmp_path / "nowhere")
+    folders = {"purelib": tmp_path / "pure", "platlib": tmp_path / "plat"}
+    monkeypatch.setattr(python_text.sysconfig, "get_path", lambda name: str(folders[name]))
     (source,) = sources.open_sources(dataclasses.replace(SMALL, paths=("python:packages",)))
-    assert list(source.read()) == list(kept.values())
+    read = list(source.read())
+    wanted = [one.decode(errors="replace").encode() for one in kept.values()]
+    assert sorted(read) == sorted(wanted) and read == list(source.read())
     for name in kept:
         (tmp_path / name).unlink()
     with pytest.raises(data.DataError, match=r"expected the \.py files of packages"):

@@ -94,7 +94,9 @@ def test_each_stage_starts_from_the_weights_and_tokens_of_the_one_it_names(
     chat = results.load(work / "chat" / "run").config
     assert chat["train"]["init_from"] == str(work / "more" / pipeline.MODEL)
     assert chat["model"]["vocab_size"] == 270
-    assert list((work / "cache").glob("tokens-*")) and not list(work.glob("*/cache"))
+    # One text, with the tokenizer that `base` trained and with the one that `more` was given.
+    assert len(list((work / pipeline.CACHE).glob("tokens-*.lock"))) == 2
+    assert not list(work.glob("*/cache"))
 
     # Finished: nothing is trained again, and nothing written but the report of all.
     def files():
@@ -432,6 +434,16 @@ def test_a_stage_can_use_the_model_of_another_one(staged, tmp_path):
     assert started.data.cache_dir == str(tmp_path / "base" / pipeline.MODEL)
     with pytest.raises(config.ConfigError, match="none of the stages before it"):
         dataclasses.replace(given, stages=given.stages[1:])
+
+
+def test_a_stage_keeps_a_cache_of_its_own(short, tmp_path):
+    own = pipeline.Stage("base", short.edited(["data.cache_dir=mine"]))
+    assert pipeline._started(own, (own,), tmp_path).data.cache_dir == "mine"
+    shared = pipeline.Stage("base", short)
+    started = pipeline._started(shared, (shared,), tmp_path)
+    assert started.data.cache_dir == str(tmp_path / pipeline.CACHE)
+    with pytest.raises(config.ConfigError, match="no stage can be called 'cache'"):
+        pipeline.Pipeline(name="x", question="?", stages=(pipeline.Stage("cache", short),))
 
 
 def test_seeds_of_a_pipeline_are_those_of_all_its_comparisons(staged):

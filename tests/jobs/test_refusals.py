@@ -244,7 +244,7 @@ def test_a_run_that_was_begun_stays_as_it_is(begun, place, name):
 
 
 def test_a_directory_in_use_is_refused_before_the_text_is_kept(begun, place):
-    elsewhere = begun.edited(["data.cache_dir=elsewhere", "resume.allow=data.cache_dir"])
+    elsewhere = begun.edited(["data.cache_dir=elsewhere"])
     with lock.held(place / "work"):
         _assert_refused(lambda: _run(elsewhere, place / "work"), place, "is in use by process")
 

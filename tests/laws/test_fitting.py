@@ -10,7 +10,8 @@ from kanana_jax.laws import design, errors, fitting, forms, intervals, objective
 
 pytestmark = pytest.mark.slow
 
-# A reference's standard deviations over ten draws of noise: 64 points, other mixes, two sigmas.
+# Of an earlier study of the same law with other mixtures: standard deviations over ten draws of
+# noise, 64 points, by the size of the noise.
 SD = {
     0.003: {
         "E": 0.045,
@@ -72,7 +73,7 @@ def test_both_ways_agree_and_the_interval_holds_the_truth(points):
 @pytest.mark.long
 @pytest.mark.parametrize("sigma", [0.003, 0.01])
 def test_over_ten_draws_of_noise_the_truth_is_recovered(points, sigma):
-    """Means lie within one standard deviation of the reference, spreads below 3.5 times it."""
+    """Means lie within one reference deviation of the truth, spreads below 3.5 of them."""
     draws = [
         fitting.fit(FORM, points, _losses(points, sigma, seed)).law.values for seed in range(10)
     ]

@@ -96,7 +96,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(unbroken, tmp_path):
 
 
 def test_an_endpoint_that_does_all_wrong_changes_no_byte(unbroken, tmp_path):
-    """Each request meets each of these once, from a place that its length gives, then an answer."""
+    """Each request meets each of these once, starting at one that its length gives."""
     wrong = [
         *(FAULTS[one] for one in FAULTS if one not in ("hang", "429 with seconds")),
         reply(status=429, headers=["Retry-After: 0"]),

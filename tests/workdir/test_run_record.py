@@ -38,6 +38,8 @@ def test_a_result_is_dropped_when_its_own_settings_change_and_metrics_are_kept(o
     result.write_text("{}")
     allowed = one.config.edited(["resume.allow=axes"])
     run_record.begin(one._replace(config=allowed), "test", "", is_changed=True)
+    moved = one.config.edited(["data.cache_dir=elsewhere"])
+    run_record.begin(one._replace(config=moved), "test", "", is_changed=True)
     assert result.exists()
     changed = one.config.edited(["optimizer.tau=9"])
     run_record.begin(one._replace(config=changed), "test", "", is_changed=True)

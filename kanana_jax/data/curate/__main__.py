@@ -10,6 +10,7 @@ text cannot be used.
 """
 
 import argparse
+import importlib.metadata
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -72,6 +73,9 @@ def plan_of(arguments: argparse.Namespace) -> running.Plan:
 
 def _told(entry: str) -> Mapping[str, Any]:
     """What tells the files of an entry from others of the same names."""
+    if entry in sources.BUILT_IN:
+        installed = (f"{one.name} {one.version}" for one in importlib.metadata.distributions())
+        return {"entry": entry, "packages": sorted(installed)}
     found = []
     for file in files.find(entry):
         info = file.filesystem.info(file.path)
@@ -86,7 +90,10 @@ def _python() -> list[Mapping[str, Any]]:
 
 def _show(plan: running.Plan, out: Any) -> None:
     for entry in plan.inputs["files"]:
-        of_entry = entry.get("files", [])
+        of_entry = entry.get("files")
+        if of_entry is None:
+            print(f"reads {entry['entry']}")
+            continue
         size = sum(one[1] or 0 for one in of_entry)
         print(f"reads {entry['entry']}: {len(of_entry)} files, {size / 1e6:.2f} MB")
     for number, stage in enumerate(plan.stages, 1):
@@ -102,7 +109,7 @@ def _tell(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {_PROGRAM}", allow_abbrev=False)
     add = parser.add_argument
-    add("inputs", nargs="*", metavar="IN", help="files, globs or URLs")
+    add("inputs", nargs="*", metavar="IN", help="files, globs, URLs or python:packages")
     add("--to", required=True, help="a folder, new or of the same command")
     add("--stages", default=",".join(chain.DEFAULT), help=f"of {','.join(chain.NAMES)}")
     add("--languages", default="en,ko", help="which are kept, by the stage language")
