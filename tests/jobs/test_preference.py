@@ -44,6 +44,7 @@ def cfg(tmp_path) -> preference.Config:
     return preference.Config(**_fields(base) | {"train": train, "preference": own})
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_learns_what_is_preferred_from_the_file_to_the_report(cfg, tmp_path, capsys):
     cfg = cfg.edited(["train.num_steps=16"])

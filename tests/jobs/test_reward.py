@@ -37,6 +37,7 @@ def cfg(tmp_path) -> reward.Config:
     return reward.Config(**given)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_learns_rewards_from_the_file_to_the_report_and_to_a_folder(cfg, tmp_path):
     cfg = cfg.edited(["train.num_steps=16"])
