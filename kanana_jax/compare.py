@@ -54,7 +54,7 @@ def differences(runs: Sequence[results.Run]) -> list[tuple[str, str]]:
     """Settings in which arms differ, each with its value by arm."""
     by_arm: dict[str, Mapping[str, Any]] = {}
     for run in runs:
-        by_arm.setdefault(run.arm, dict(_flat(run.config)))
+        by_arm.setdefault(run.arm, dict(_flat(provenance.comparable(run.config))))
     paths = dict.fromkeys(path for settings in by_arm.values() for path in settings)
     rows = []
     for path in paths:

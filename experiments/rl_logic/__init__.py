@@ -32,14 +32,9 @@ _SETS = {
 }
 _READING, _REWARDED = jobs.of_texts(world.texts(READ), _SETS)
 
-run = pipeline.of(
-    {
-        "base": sweep.of(_READING),
-        "rl": sweep.of(_REWARDED),
-        "more": sweep.of(_READING),
-    },
-    verdict.write,
-)
+_JOBS = {"base": _READING, "rl": _REWARDED, "more": _READING}
+
+run = pipeline.of({name: sweep.of(job) for name, job in _JOBS.items()}, verdict.write)
 
 
 def experiment() -> pipeline.Pipeline:

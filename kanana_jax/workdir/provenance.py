@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,10 +53,10 @@ def check(workdir: Path, wanted: dict[str, Any], allow: tuple[str, ...]) -> list
     return lines
 
 
-def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Without the settings that change no result: how to resume, and where data are cached."""
     data = {key: value for key, value in settings.get("data", {}).items() if key != "cache_dir"}
-    return settings | {"resume": None, "data": data}
+    return {**settings, "resume": None, "data": data}
 
 
 def _known_part(path: str, settings: dict[str, Any]) -> str:

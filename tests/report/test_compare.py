@@ -1,5 +1,7 @@
 """Finished runs of several folders in one report."""
 
+import dataclasses
+
 import pytest
 from fabricate import run
 
@@ -25,6 +27,16 @@ def test_folders_are_arms_and_their_settings_are_set_apart(two, capsys):
     page = (two / "out/report.html").read_text()
     assert "Settings that differ" in page
     assert (two / "out/max_logit.png").exists()
+
+
+def test_where_data_are_cached_is_no_difference(two):
+    runs = [*compare.runs_of(str(two / "PE")), *compare.runs_of(str(two / "MuonClip"))]
+    found = compare.differences(runs)
+    moved = [
+        dataclasses.replace(one, config={**one.config, "data": {"cache_dir": one.arm}})
+        for one in runs
+    ]
+    assert compare.differences(moved) == found
 
 
 def test_seeds_of_one_folder_are_one_arm(two):
