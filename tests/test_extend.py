@@ -85,7 +85,7 @@ def test_every_diff_has_a_check_and_names_its_files_in_the_table():
             assert f"`{path}`" in table, (title, path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("title", CHECKS)
 def test_a_diff_does_what_its_section_says(title, tmp_path):
     for package in ("kanana_jax", "pallas_kernels"):

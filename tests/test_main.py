@@ -156,7 +156,6 @@ def experiment():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_an_experiment_outside_the_repository_runs_by_its_module_and_by_its_file(tmp_path):
     """The second finds the run of the first finished, and shows the same report."""
     (tmp_path / "mine").mkdir()
@@ -225,6 +224,7 @@ def _values(cfg):
     return {one.path: one for one in listing.settings(cfg)}
 
 
+@pytest.mark.long
 def test_help_lists_every_experiment_with_its_question_and_every_setting_with_its_type():
     answer = _command("--help")
     assert answer.returncode == 0, answer.stderr
@@ -383,7 +383,10 @@ _LARGE = {
     *("prune_distill_h100", "depth_upscaling_h100", "lr_transfer_h100"),
     *("prune_distill", "cascade", "rl_routing", "fp8_parity", "rmsnorm", "rmsnorm_adamw"),
     *("polar_express_late", "clip_granularity", "stabilisers", "sparsity_law", "head_count"),
-    *("atlas", "tune_or_scratch", "distill_smollm2", "lr_transfer", "muon_rl"),
+    *("atlas", "tune_or_scratch", "distill_smollm2", "lr_transfer", "muon_rl", "batch_ramp"),
+    *("router_balance", "weight_average", "staged_pretraining", "mid_training", "curation"),
+    *("rl_logic", "preference_small", "reward_small", "sft_small", "rephrase", "agentic"),
+    *("speech_heard", "continue_from_hf"),
 }  # fmt: skip
 
 
@@ -434,6 +437,11 @@ def _marks(name):
     return [] if name == "muon_stress" else pytest.mark.slow
 
 
+@pytest.mark.parametrize("name", sorted({*main.experiment_names()} - _TRAIN_NOTHING))
+def test_every_experiment_compiles_as_many_steps_as_it_should(name, tmp_path):
+    assert len(_steps(name, tmp_path)) == _NUM_STEPS.get(name, 1)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -444,7 +452,6 @@ def _marks(name):
 def test_every_experiment_can_take_a_step(name, tmp_path, taken):
     """Traced with every arm's optimizer, without arrays."""
     steps = _steps(name, tmp_path)
-    assert len(steps) == _NUM_STEPS.get(name, 1)
     one_of_each = {_but_sizes(step): step for step in steps}.values()
     _take({step: steps[step] for step in one_of_each}, taken)
 

@@ -49,6 +49,7 @@ def test_the_template_writes_the_text_of_the_pieces(messages, tools, fmt, name):
 
 
 @given
+@pytest.mark.long
 def test_tokens_of_the_model_are_those_that_the_template_marks(messages, tools, fmt, name):
     """The mask is what the template marks: one end more or one token less would be seen."""
     marked = twin(fmt).render(messages, tools=tools, add_generation_prompt=False, is_marked=True)
@@ -73,6 +74,7 @@ def test_results_of_tools_and_questions_are_never_the_models(messages, tools, fm
 
 
 @given
+@pytest.mark.long
 def test_ids_of_some_turns_begin_those_of_more(messages, tools, fmt, name):
     used = TOKENIZERS[name]()
     whole = chat.encode(fmt, used, messages, tools)
@@ -83,6 +85,7 @@ def test_ids_of_some_turns_begin_those_of_more(messages, tools, fmt, name):
 
 
 @given
+@pytest.mark.long
 def test_a_continuation_follows_the_end_of_the_answer(messages, tools, fmt, name):
     """What a rollout appends to the sampled ids makes the ids of the whole conversation."""
     used = TOKENIZERS[name]()
@@ -105,6 +108,7 @@ def test_a_continuation_follows_the_end_of_the_answer(messages, tools, fmt, name
 
 
 @given
+@pytest.mark.long
 def test_text_that_spells_a_special_token_stays_text(messages, tools, fmt, name):
     used = TOKENIZERS["chatml"]()
     ids = chat.encode(fmt, used, messages, tools).ids
@@ -123,6 +127,7 @@ def test_text_that_spells_a_special_token_stays_text(messages, tools, fmt, name)
     TOKENIZER_NAMES,
     st.integers(0, 200),
 )
+@pytest.mark.long
 def test_packing_counts_the_models_tokens_once_and_no_other(many, fmt, name, room):
     used = TOKENIZERS[name]()
     encoded = [chat.encode(fmt, used, messages, TOOLS) for messages in many]

@@ -279,6 +279,7 @@ def test_a_stream_is_a_source_beside_files(tmp_path):
         data.read_text(cfg, tmp_path / "cache")
 
 
+@pytest.mark.long
 def test_code_and_prose_of_python_share_no_docstring():
     code = b"\n".join(python_text.read_code())
     prose = list(python_text.read_prose())

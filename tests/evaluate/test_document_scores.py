@@ -30,7 +30,7 @@ def test_bits_per_byte_are_those_of_the_scorer():
     assert 0 < found[0] < found[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_states_are_a_row_for_each_document_whatever_stands_beside_it(tmp_path):
     folder = tmp_path / "native"
     hf.import_directory(TRAINED, folder)

@@ -78,7 +78,7 @@ def test_an_answer_is_what_training_counts_behind_its_prompt(data):
         assert pair["chosen"].encode() == bytes(chosen.continuation[:-1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_says_what_the_scores_say(data, capsys):
     preferences.main(
         [f"--checkpoint={TRAINED}", f"--data={data}", "--dtype=float32", "--length=64"]
@@ -113,6 +113,7 @@ def judge(tmp_path_factory):
     return folder, cfg, weights
 
 
+@pytest.mark.long
 def test_a_folder_with_a_scalar_head_is_measured_by_the_reward_of_the_last_token(
     judge, data, capsys
 ):

@@ -68,6 +68,7 @@ def test_scores_are_those_of_the_full_forward(loaded, log_p):
     assert [scores[place].is_greedy for place in (1, 3)] == [False, True]
 
 
+@pytest.mark.long
 def test_a_context_that_is_too_long_loses_its_beginning(loaded):
     scorer = scoring.Scorer(loaded, num_rows=1, length=8)
     long = scoring.Pair(list(b"abcdefghijklmnop"), list(b"xyz"))
@@ -97,6 +98,7 @@ def test_windows_score_every_token_once_with_as_much_context_as_fits():
     assert scoring.windows([], 1, 5) == []
 
 
+@pytest.mark.long
 def test_bits_per_byte_of_each_source(loaded, log_p, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("The model")
     lines = [{"text": "\uac00 b"}, {"text": "Muon"}]

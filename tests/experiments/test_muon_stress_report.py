@@ -104,6 +104,7 @@ def test_the_overview_shows_the_rate_at_which_unclipped_muon_peaks_highest(runs,
     assert right.get_xlabel() == "peak learning rate"
 
 
+@pytest.mark.long
 def test_a_sweep_over_tau_ends_in_a_report_with_each_run_over_its_own(tmp_path):
     runs = [
         fabricate.run(tmp_path, arm=f"Muon, tau {tau:g}", tau=tau, peak=90.0)
@@ -115,6 +116,7 @@ def test_a_sweep_over_tau_ends_in_a_report_with_each_run_over_its_own(tmp_path):
     assert "tau = 30, 100." in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_other_axes_than_the_rate_get_the_report_of_any_comparison(tmp_path):
     runs = [
         fabricate.run(tmp_path, arm=arm, seed=width, bpb=3.0 + width / 100,

@@ -144,6 +144,7 @@ def test_the_verdict_names_the_floor_and_multiples_of_it(sweep):
     assert f"quantile: 0.320, {0.32 / floor.mean:.1f} times it" in found.details[1]
 
 
+@pytest.mark.long
 def test_the_report_has_the_verdict_and_the_floor_in_the_picture(sweep, tmp_path):
     text = report.write(sweep(seeds=1), fabricate.about(), tmp_path / "page" / "report.html")
     page = (tmp_path / "page" / "report.html").read_text()
@@ -155,6 +156,7 @@ def test_the_report_has_the_verdict_and_the_floor_in_the_picture(sweep, tmp_path
     assert heights == [[0.1], [0.08]]
 
 
+@pytest.mark.long
 def test_other_axes_get_the_report_of_any_comparison(sweep, tmp_path):
     runs = sweep(seeds=1, axes={"optimizer.lr": 0.01})
     text = report.write(runs, fabricate.about(), tmp_path / "page" / "report.html")

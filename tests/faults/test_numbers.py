@@ -125,6 +125,7 @@ def _assert_finite(tree):
         assert np.all(np.isfinite(np.asarray(leaf, np.float32)))
 
 
+@pytest.mark.long
 def test_each_kind_of_nan_costs_one_step_and_leaves_no_trace(train, lab):
     """The optimizer's own NaN comes at the first update after BAD_UPDATE_COUNT accepted ones."""
     columns, state, kinds = train({5: "data", 10: "loss", 15: "gradient"})

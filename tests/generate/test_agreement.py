@@ -54,7 +54,7 @@ def drawn(cfg, weights):
     return requests, answers(small_engine.make(cfg, weights), requests)
 
 
-@pytest.mark.parametrize("replay", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("replay", [pytest.param(False, marks=pytest.mark.long), True])
 def test_trainer_and_sampler_agree_in_float32(cfg, stacks, drawn, replay):
     assert np.abs(stacks.buffers["router_bias"]).max() > 0.1
     batch = _batch(*drawn, replay=replay)
@@ -82,7 +82,6 @@ def _k3(logp_BS, sampled_BS):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_replay_brings_a_bfloat16_trainer_closer_to_its_sampler(cfg, stacks):
     requests = _requests(cfg, 32)
     engine = small_engine.make(cfg, stacks, execution=BFLOAT16, num_rows=16)

@@ -46,6 +46,7 @@ def test_pieces_have_the_routes_of_what_was_read_for_them(cfg, weights):
     assert lengths == [len(request.prompt)] + [1] * (len(pieces) - 1)
 
 
+@pytest.mark.long
 def test_routes_are_there_when_asked_for_and_change_nothing_else(cfg, weights):
     requests = small_engine.mixed(cfg)
     with_routes = answers(small_engine.make(cfg, weights), requests)

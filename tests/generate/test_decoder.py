@@ -66,7 +66,7 @@ def test_prefill_and_decode_equal_the_full_forward(cfg, stacks, weights, prompt_
         _assert_close(logits[1], want[position])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [
@@ -103,6 +103,7 @@ def test_the_cache_of_kanana_2_holds_576_numbers_per_layer_and_token():
     assert [layer.shape for layer in cache] == [(1, 1, 576)] * 48
 
 
+@pytest.mark.long
 def test_scores_are_the_log_probabilities_of_the_full_forward(cfg, stacks, weights):
     tokens = np.random.default_rng(1).integers(0, cfg.vocab_size, 16).astype(np.int32)
     want = np.asarray(jax.nn.log_softmax(_full(cfg, stacks, tokens)))
@@ -119,6 +120,7 @@ def test_scores_are_the_log_probabilities_of_the_full_forward(cfg, stacks, weigh
             np.testing.assert_array_equal(best[row], rows.argmax(axis=-1))
 
 
+@pytest.mark.long
 def test_a_position_beyond_the_cache_is_not_written(cfg, weights):
     cache = decoder.init_cache(cfg, EXECUTION, 1, 8)
     tokens = np.arange(8, dtype=np.int32)

@@ -38,6 +38,7 @@ def _tokens(engine, requests):
     return tokens
 
 
+@pytest.mark.long
 def test_a_request_gets_the_same_tokens_alone_and_in_a_queue(cfg, weights):
     requests = _requests(cfg)
     alone_engine = small_engine.make(cfg, weights)
@@ -46,6 +47,7 @@ def test_a_request_gets_the_same_tokens_alone_and_in_a_queue(cfg, weights):
     assert [len(tokens) for tokens in alone] == [request.max_tokens for request in requests]
 
 
+@pytest.mark.long
 def test_tokens_do_not_depend_on_how_often_the_host_looks(cfg, weights):
     requests = _requests(cfg)
     want = _tokens(small_engine.make(cfg, weights, tokens_per_step=1), requests)
@@ -125,7 +127,7 @@ def test_what_is_no_token_is_refused(cfg, weights, request_, message):
     assert engine.is_idle
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_after_the_warm_up_no_request_compiles_anything(cfg, caplog):
     # Sizes that no other test has: its functions would be compiled already.
     cfg = dataclasses.replace(cfg, num_layers=1)

@@ -52,6 +52,7 @@ def test_errors_are_counted_in_characters_of_what_was_said():
     assert found["cer_shuffled"] == (3 + 4) / 6  # abc for xy, xy for abcd
 
 
+@pytest.mark.long
 def test_every_sound_is_written_down_by_the_model_and_judged(folder, tmp_path, capsys):
     write_model(tmp_path / "hearer", chat.PLAIN.template, CFG)
     arguments = [

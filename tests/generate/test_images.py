@@ -42,6 +42,7 @@ def stacks():
     return small_decoder.random_weights(CFG)
 
 
+@pytest.mark.long
 def test_the_trainer_finds_what_was_drawn_as_likely_as_the_sampler(stacks):
     requests = [_request(n, spans) for n, spans in enumerate(SPANS)]
     # The same text after another image, and without one.

@@ -62,6 +62,7 @@ def _pieces(engine, *requests):
     return found
 
 
+@pytest.mark.long
 def test_penalties_and_biases_are_those_of_the_formula(engine, logits_after):
     request = Request(prompt=PROMPT, max_tokens=14, sampling=GREEDY, processors=PENALTIES)
     (got,) = answers(engine, [request])
@@ -106,6 +107,7 @@ def test_an_answer_that_was_cut_off_goes_on_with_its_penalties(engine):
         assert rest.logps == whole.logps[cut:]
 
 
+@pytest.mark.long
 def test_others_keep_their_bits_beside_a_row_that_is_processed(cfg, weights):
     plain = small_engine.mixed(cfg)
     want = answers(small_engine.make(cfg, weights), plain)
@@ -298,6 +300,7 @@ def test_impossible_values_are_refused(values):
         Processors(**values)
 
 
+@pytest.mark.long
 def test_a_processed_draw_is_that_of_sampling():
     """A bias makes another distribution, whose draws are those of the biased logits."""
     logits = jnp.array(np.random.default_rng(1).standard_normal((3, 40)), jnp.float32)

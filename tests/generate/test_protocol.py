@@ -313,6 +313,7 @@ _JSON = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from([COMPLETION, CHAT]), st.dictionaries(_NAMES | st.text(), _JSON, max_size=4))
+@pytest.mark.long
 def test_any_body_is_understood_or_refused_in_short(base, extra):
     for parse in (protocol.parse_completion, protocol.parse_chat):
         try:

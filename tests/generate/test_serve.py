@@ -117,6 +117,7 @@ def test_a_prompt_that_spells_special_tokens_has_them(served, loaded):
     assert loaded.prompt_ids("a<|eos|><|bos|>") == [256, 97, 257, 256]
 
 
+@pytest.mark.long
 def test_its_own_message_may_be_sent_back(served):
     user = {"role": "user", "content": "hi"}
     ask = {"temperature": 0, "max_tokens": 4}

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 GOOD = generate.Request(prompt=[1], max_tokens=2)
 
 
+@pytest.mark.long
 def test_a_full_queue_says_so_and_a_free_place_is_taken(loaded):
     with Served(loaded, num_rows=1, max_waiting=1) as server:
         asyncio.run(_fill_queue(server))
@@ -88,7 +89,7 @@ async def _hang_up(port, is_streamed, max_tokens=60):
     writer.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_clients_that_hang_up_free_their_rows(loaded, monkeypatch):
     endless = loaded._replace(eos_ids=())
     with Served(endless, num_rows=2, length=4096) as server:

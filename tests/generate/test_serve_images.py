@@ -95,6 +95,7 @@ def test_the_answer_is_that_of_the_engine_on_the_same_pixels(served, loaded):
     assert abs(_logprobs(turned)[0] - wanted.logps[0]) > 1e-3
 
 
+@pytest.mark.long
 def test_an_image_that_is_too_large_for_a_request_is_made_smaller(served):
     large = _part(_pixels(2, (80, 60)), detail="low")
     answer = served.fetch("/v1/chat/completions", _body(large, "?"))

@@ -29,6 +29,7 @@ def _logprobs(server, **asked):
 
 
 @pytest.mark.parametrize("max_tokens", [1, 0])
+@pytest.mark.long
 def test_an_echoed_prompt_has_the_scorers_log_probabilities(served, scorer, max_tokens):
     ids = CONTEXT + CONTINUATION
     asked = {"prompt": [ids], "echo": True, "logprobs": 1, "max_tokens": max_tokens}
@@ -50,6 +51,7 @@ def test_an_echoed_prompt_has_the_scorers_log_probabilities(served, scorer, max_
     assert found["text_offset"][:10] == [0, 0, 1, 2, 3, 4, 5, 5, 5, 6][: len(ids) + max_tokens]
 
 
+@pytest.mark.long
 def test_greedy_tokens_are_the_most_likely_ones(served):
     asked = {"prompt": "abc", "logprobs": 3, "max_tokens": 8, "temperature": 0}
     found = _logprobs(served, **asked)
@@ -129,6 +131,7 @@ CHOICE = {
 }
 
 
+@pytest.mark.long
 def test_a_random_model_does_what_it_must(loaded):
     """A model that knows nothing keeps to constraints of form and of choice."""
     asked = {"messages": [{"role": "user", "content": "x"}]}

@@ -50,6 +50,7 @@ def stacks():
     return small_decoder.random_weights(CFG)
 
 
+@pytest.mark.long
 def test_the_trainer_finds_what_was_drawn_as_likely_as_the_sampler(stacks):
     requests = [_request(0, (30,)), _request(1, (7,)), _request(2, (25, 11))]
     requests.append(dataclasses.replace(requests[0], features=_request(7, (30,)).features))

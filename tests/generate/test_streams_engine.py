@@ -98,6 +98,7 @@ def alone(make):
     return [spoken(make(), [one])[0][0] for one in ASKED]
 
 
+@pytest.mark.long
 def test_an_utterance_ends_in_order_and_sounds_for_its_tokens(alone):
     for asked, (pcm, num_tokens, reason) in zip(ASKED, alone, strict=True):
         assert len(pcm) == 2 * mel.SAMPLES_PER_TOKEN * num_tokens

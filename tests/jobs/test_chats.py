@@ -49,7 +49,6 @@ def cfg(tmp_path) -> sft.Config:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_model_is_tuned_from_the_file_to_the_report(cfg, tmp_path, capsys):
     cfg = cfg.edited(["train.num_steps=24", "optimizer.lr=0.02"])
     sft.run(cfg, tmp_path / "work")
@@ -65,7 +64,7 @@ def test_a_model_is_tuned_from_the_file_to_the_report(cfg, tmp_path, capsys):
     assert capsys.readouterr().out == table
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tuned_model_gives_the_ids_of_training_and_buckets_of_its_sources(cfg, tmp_path, capsys):
     cfg = cfg.edited(["train.num_steps=2"])
     sft.run(cfg, tmp_path / "work")

@@ -24,12 +24,14 @@ def test_kurtosis_of_normal_numbers_is_none_and_of_outliers_large():
     assert float(gains.kurtosis(jnp.asarray(y))) > 50
 
 
+@pytest.mark.long
 def test_fp8_error_is_that_of_three_bits():
     y = np.random.default_rng(0).standard_normal((1, 64, 256), np.float32)
     assert 0.02 < float(gains.fp8_error(jnp.asarray(y))) < 0.04
     assert float(gains.fp8_error(jnp.ones((1, 2, 128)))) == 0.0
 
 
+@pytest.mark.long
 def test_sizes_are_those_of_the_gains():
     weights = jax.tree.map(
         jnp.zeros_like, jax.eval_shape(lambda: model.init(CFG, jax.random.key(0)))
@@ -44,6 +46,7 @@ def test_sizes_are_those_of_the_gains():
     assert "gain_max_q_latent" not in found
 
 
+@pytest.mark.long
 def test_outputs_are_those_of_the_norms():
     """Layers applied one by one end where the model ends."""
     cfg = dataclasses.replace(CFG, num_layers=1, num_dense_layers=1)

@@ -64,7 +64,6 @@ def unbroken(cfg, tmp_path_factory):
     return directory
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_a_run_that_was_stopped_in_a_round_ends_as_one_that_was_not(cfg, unbroken, tmp_path):
     class Stop(Exception):
@@ -95,7 +94,7 @@ def test_a_run_that_was_stopped_in_a_round_ends_as_one_that_was_not(cfg, unbroke
             assert (unbroken / name).read_bytes() == (cut / name).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rounds_say_how_tokens_were_drawn_and_the_report_what_came_of_them(unbroken):
     rounds = [store.read(unbroken / "run", number) for number in range(4)]
     # Answers take two rounds of 4 tokens, or end before.

@@ -62,6 +62,7 @@ def _measured(built, weights, problems=LEARNT, max_tokens=24):
     return evaluator.measure(weights)
 
 
+@pytest.mark.long
 def test_what_was_learnt_by_heart_is_solved(learnt):
     _, built, weights = learnt
     found = _measured(built, weights)

@@ -43,6 +43,7 @@ def points():
 
 
 @pytest.mark.parametrize("method", ["direct", "projected"])
+@pytest.mark.long
 def test_without_noise_the_law_is_found_exactly(points, method):
     start = _near() + np.linspace(-0.05, 0.05, 9)
     found = fitting.fit(FORM, points, recovery.TRUTH.loss(points), method=method, start=start)
@@ -83,6 +84,7 @@ def test_over_ten_draws_of_noise_the_truth_is_recovered(points, sigma):
         assert found_D.std(ddof=1) < 3.5 * sd, name
 
 
+@pytest.mark.long
 def test_points_of_one_run_share_their_luck(points):
     losses = _losses(points, 0.003, seed=2)
     found = fitting.fit(FORM, points, losses, start=_near())

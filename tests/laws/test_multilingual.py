@@ -127,6 +127,7 @@ def test_the_cheapest_pair_reaches_the_loss_and_none_beside_it_is_cheaper():
         iso_loss.factors(blind, 2)
 
 
+@pytest.mark.long
 def test_the_curse_is_recovered():
     grid = np.stack(np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 4), [1, 4, 16]))
     size_P, token_P, language_P = grid.reshape(3, -1)

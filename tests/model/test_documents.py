@@ -53,6 +53,7 @@ def test_a_packed_document_has_the_logits_it_has_alone(apply):
     )
 
 
+@pytest.mark.long
 def test_padding_counts_nowhere(apply):
     tokens, positions, segments = row((8,), num_padding=8)
     one, seen = apply(tokens, positions, segments)
@@ -70,7 +71,7 @@ def test_padding_counts_nowhere(apply):
     np.testing.assert_allclose(seen.balance_loss, alone.balance_loss, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_padding_gets_no_gradient_and_none_is_nan():
     tokens, positions, segments = row((8,), num_padding=8)
 

@@ -39,14 +39,13 @@ def layer_and_gradients(layer, x, bias):
     return *found, gradients
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "seq_len"),
     [
-        ({"expert": 2}, 4),
+        pytest.param({"expert": 2}, 4, marks=pytest.mark.long),
         pytest.param({"expert": 4}, 4, marks=pytest.mark.long),
         ({"expert": 8}, 1),  # a single token on every device
-        ({"expert": 2, "fsdp": 2, "tensor": 2}, 4),
+        pytest.param({"expert": 2, "fsdp": 2, "tensor": 2}, 4, marks=pytest.mark.long),
         ({"data": 2, "expert": 2, "context": 2}, 4),
     ],
     ids=str,

@@ -52,6 +52,7 @@ def _logits(weights, **execution):
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.long), "bfloat16"])
+@pytest.mark.long
 def test_before_the_first_step_logits_are_those_of_the_base_bit_for_bit(dtype):
     base, adapted = _weights(with_b=False)
     assert all(np.any(one.a) for one in _adapters(adapted))
@@ -100,6 +101,7 @@ def _role(path):
 @pytest.mark.parametrize(
     "execution", [{}, {"remat": "dots", "scan_layers": False}], ids=["scanned", "unrolled"]
 )
+@pytest.mark.long
 def test_what_computes_with_adapters_is_the_model_with_their_products_in_it(execution):
     base, adapted = _weights()
     found, aux = _logits(adapted, **execution)

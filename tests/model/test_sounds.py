@@ -34,6 +34,7 @@ def apply():
     return lambda features: run(weights(CFG), inputs._replace(features=features))
 
 
+@pytest.mark.long
 def test_text_is_read_to_the_bit_as_by_a_model_without_an_encoder(apply):
     text = dataclasses.replace(CFG, audio=None)
     params = {name: x for name, x in weights(CFG).params.items() if name != "audio"}
@@ -65,6 +66,7 @@ def test_a_slot_stands_where_it_is_said_to_and_is_of_its_sound(apply):
     np.testing.assert_array_equal(after, before)
 
 
+@pytest.mark.long
 def test_qk_clip_scales_the_heads_of_the_encoder_behind_those_of_images():
     cfg = dataclasses.replace(CFG, vision=VISION)
     params = init(cfg)

@@ -74,13 +74,14 @@ def unrolled():
         pytest.param("full", True, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.long
 def test_scan_and_checkpoint_give_the_gradients_of_a_loop(unrolled, remat, scan_layers):
     execution = dataclasses.replace(LAPTOP, remat=remat, scan_layers=scan_layers)
     got = jit(jax.value_and_grad(functools.partial(loss, execution)))(init(SMALL), batch())
     assert_trees_close(got, unrolled, 2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_scan_over_eight_devices_gives_the_gradients_of_a_loop_on_one(unrolled):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.device_put(batch(), NamedSharding(mesh, P("data")))
@@ -89,6 +90,7 @@ def test_scan_over_eight_devices_gives_the_gradients_of_a_loop_on_one(unrolled):
     assert_trees_close(got, unrolled, 2e-5)
 
 
+@pytest.mark.long
 def test_full_remat_keeps_fewer_numbers_for_the_backward_pass():
     def kept(remat):
         execution = dataclasses.replace(LAPTOP, remat=remat)
@@ -161,7 +163,7 @@ def test_a_router_bias_of_another_shape_raises():
         model.apply(SMALL, wrong, batch())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_init_draws_every_layer_alike_on_one_device_or_eight():
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
     make = functools.partial(model.init_params, SMALL)
@@ -211,6 +213,7 @@ def test_parameters_and_gradients_are_float32_and_activations_bfloat16():
     }
 
 
+@pytest.mark.long
 def test_bfloat16_logits_are_near_float32_ones():
     half = config.ExecutionConfig(compute_dtype="bfloat16")
     want, got = (

@@ -291,6 +291,7 @@ def _first_heads(found, size):
     return found._replace(stacks=stacks)
 
 
+@pytest.mark.long
 def test_copies_that_add_nothing_leave_every_bit_of_the_logits():
     cfg, made = LATENT, jax.tree.map(jnp.asarray, alive(LATENT))
     new, grown = surgery.interpose(cfg, alive(LATENT), 2, is_zero=True)

@@ -69,6 +69,7 @@ def test_every_square_of_an_image_is_read_and_where_it_lies_counts(encoder):
     assert np.abs(turned - before[::-1]).max() > 0.01
 
 
+@pytest.mark.long
 def test_the_convolution_of_the_abstractor_is_one_over_the_grid():
     """Against sums over a padded grid, for images of two grids in one row."""
     cfg, shape = ABSTRACTED, ABSTRACTED.vision
@@ -97,6 +98,7 @@ def test_the_convolution_of_the_abstractor_is_one_over_the_grid():
         np.testing.assert_allclose(got_PD[span], wanted, atol=1e-5)
 
 
+@pytest.mark.long
 def test_text_is_read_to_the_bit_as_by_a_model_without_an_encoder():
     """With no room for images in the batch, and with room that holds no image."""
     text = dataclasses.replace(SMALL, num_layers=1, num_dense_layers=0)
@@ -117,6 +119,7 @@ def test_text_is_read_to_the_bit_as_by_a_model_without_an_encoder():
         assert np.isneginf(aux.max_logits[:1, 2:]).all()
 
 
+@pytest.mark.long
 def test_qk_clip_scales_the_heads_of_the_encoder():
     """The logits of one head of its last layer fall by gamma, and nothing else moves."""
     cfg, params = PLAIN, init(PLAIN)

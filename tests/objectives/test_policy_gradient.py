@@ -219,6 +219,7 @@ def per_token(smallest, largest):
 
 @hypothesis.settings(deadline=None, max_examples=10)
 @hypothesis.given(advantage_S=per_token(-4.0, 4.0), log_ratio_S=per_token(-60.0, 60.0))
+@pytest.mark.long
 def test_a_ratio_never_pulls_beyond_its_bounds(advantage_S, log_ratio_S):
     """By at most 1 + high where it is rewarded, by dual where it is punished; cispo both ways."""
     batch, logp_BS = tokens_of(advantage_S, log_ratio_S)

@@ -180,6 +180,7 @@ def test_weights_are_minus_the_gradient_of_the_loss_that_is_reported(case):
     shift=st.floats(-3.0, 3.0, width=32),
     kind=st.sampled_from(["dpo_norm", "ipo"]),
 )
+@pytest.mark.long
 def test_a_shift_of_all_tokens_changes_no_margin_of_means(lengths, shift, kind):
     """Sums would favour the longer answer by the shift times the difference in length."""
     objective = objective_of((kind, 2.0, 0.0, 0.0, 1.0))

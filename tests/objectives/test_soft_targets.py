@@ -93,6 +93,7 @@ def test_parts_of_the_probability_vary_less_than_independent_draws():
     assert np.all(np.diff(np.asarray(ids).ravel()) >= 0)
 
 
+@pytest.mark.long
 def test_the_likeliest_tokens_keep_the_mass_of_all_others():
     """The student that minimises TopK gives them the teacher's mass, neither 0 nor 1."""
     teacher = jnp.log(1.0 / jnp.arange(1.0, 65.0))[None, None]  # Zipf's law

@@ -73,6 +73,7 @@ def test_hyperparameters_can_be_injected(name, kind):
     assert jax.tree.structure(updates) == jax.tree.structure(example())
 
 
+@pytest.mark.long
 def test_an_injected_rate_and_decay_are_used():
     injected = optax.inject_hyperparams(optim.muonclip)(
         lr=0.1, specs=SPECS, clip_specs=CLIP_SPECS, tau=1e3

@@ -97,6 +97,7 @@ def test_without_a_layout_experts_stay_in_place_and_sharded_matrices_are_gathere
 
 
 @pytest.mark.parametrize("layout", [pytest.param("in_place", marks=pytest.mark.slow), "spread"])
+@pytest.mark.long
 def test_eight_devices_give_the_update_of_one(layout):
     mesh, names = mesh_of(fsdp=8), tuple(LEAVES)
     chosen = optim.layouts.in_place if layout == "in_place" else spread_over(mesh, names)
@@ -109,7 +110,7 @@ def test_eight_devices_give_the_update_of_one(layout):
         assert got[name].sharding.spec == LEAVES[name][2] or name != "rows"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_and_columns_sharded_over_two_axes_and_shared_replicas_agree_too():
     leaves = {
         "both": ((5, 32, 64), STACK, PartitionSpec(None, "fsdp", "tensor")),

@@ -25,7 +25,7 @@ IMPLEMENTATIONS = {
     "mosaic_gpu": (functools.partial(on_gpu.attention, config=_GPU, interpret=True), (128,)),
 }
 CASES = [
-    pytest.param((name, length), marks=pytest.mark.slow if name == "mosaic_gpu" else ())
+    pytest.param((name, length), marks=pytest.mark.long if "mosaic" in name else ())
     for name, (_, lengths) in IMPLEMENTATIONS.items()
     for length in lengths
 ]

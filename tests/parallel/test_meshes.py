@@ -134,7 +134,6 @@ ADAPTED = ["lora.rank=2", "optimizer.name=muon", "train.router_bias_rate=0"]
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_adapters_are_trained_on_a_mesh_as_on_one_device():
     wanted = run(configuration().edited(ADAPTED), 1)
     mesh = {"fsdp": 2, "expert": 2, "tensor": 2}
@@ -189,7 +188,6 @@ def grouped(*, qk_norm: bool, **mesh) -> config.TrainingConfig:
     return dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, **edits))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "qk_norm"),
     [
@@ -214,7 +212,6 @@ def test_tokens_that_are_exchanged_train_as_on_one_device(mesh, on_one_device):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_quantile_balancing_moves_the_bias_as_on_one_device():
     """Histograms of all devices: those of one would move it by some hundredths elsewhere."""
 
@@ -228,7 +225,6 @@ def test_quantile_balancing_moves_the_bias_as_on_one_device():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "form", "expected"),
     [
@@ -256,7 +252,7 @@ def test_gradients_take_the_collectives_of_the_cost_model(axis, form, expected):
     assert {axes for _, axes in found} == {axis}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mesh",
     [

@@ -76,7 +76,6 @@ def test_a_step_that_does_not_fit_says_so_with_numbers():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_the_program_does_not_grow_with_depth():
     """The lowered steps of 9 and 17 layers differ in numbers only, so in shapes and trip counts."""
 
@@ -160,7 +159,7 @@ def test_muon_flops_of_one_matrix():
     assert flops.of_stack((3, 8, 4), spec, 5) == wanted
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "line"),
     [

@@ -17,6 +17,7 @@ def two(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_folders_are_arms_and_their_settings_are_set_apart(two, capsys):
     given = [f"before={two / 'PE'}", f"after={two / 'MuonClip'}", f"--out={two / 'out'}"]
     assert compare.main(given) == 0

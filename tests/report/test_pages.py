@@ -141,6 +141,7 @@ def _forget_fonts():
 
 
 @pytest.mark.usefixtures("latin_alone")
+@pytest.mark.long
 def test_arms_of_any_name_are_told_apart_in_figures(runs, tmp_path, monkeypatch):
     """Warnings, which matplotlib gives of letters that it cannot draw, are errors here."""
     legends, legend = [], canvas.legend

@@ -48,6 +48,7 @@ def test_a_band_covers_the_true_difference_as_often_as_it_says(seeds, deviations
     assert 0.933 < covered < 0.99, covered
 
 
+@pytest.mark.long
 def test_one_seed_covers_the_difference_that_this_seed_has_and_no_more():
     random = np.random.default_rng(1)
     quiet = {"of_seed": 0.0, "of_sequence": 0.1, "of_rest": 0.1}

@@ -54,6 +54,7 @@ def test_idle_codes_are_set_to_sound_and_never_to_padding(fresh):
     np.testing.assert_allclose(book.code_CD[1:], 1.0, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_training_lowers_the_error_and_uses_the_codebook(fresh):
     rng = np.random.default_rng(0)
     kinds = rng.standard_normal((8, 80)) * 0.5  # eight sounds, each held for a token

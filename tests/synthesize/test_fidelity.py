@@ -57,6 +57,7 @@ def test_names_are_capitals_inside_sentences_and_no_headings():
     assert names.months("They may march on.", "en") == set()
 
 
+@pytest.mark.long
 def test_korean_names_are_proper_nouns_and_titles():
     text = "김민수 씨는 한라산과 아르덴에서 '별 노래'를 불렀다. 이야기를 모르는 고양이도 있었다."
     assert names.of(text, "ko") == {"김민수", "한라산", "아르덴", "별 노래"}

@@ -18,7 +18,7 @@ def build(cfg):
     return tiny_jobs.build(cfg)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_compiled_function_of_a_step_has_the_option(cfg, corpus, monkeypatch):
     """XLA refuses an option that it does not know, which shows that it was given one."""
     monkeypatch.setattr(step_functions, "_DETERMINISTIC", {"xla_gpu_no_such_option": True})
@@ -43,6 +43,7 @@ def test_xla_knows_the_option():
 
 
 @pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.long
 def test_attention_is_told(cfg, wanted, monkeypatch):
     told = []
     attend = pallas_kernels.flash_attention

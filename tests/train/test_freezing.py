@@ -37,8 +37,8 @@ def _cfg(tmp_path, encoders=types.MappingProxyType({"vision": VISION}), **change
     ("encoders", "frozen"),
     [
         ({"vision": VISION}, ("encoder", "decoder")),
-        ({"vision": VISION}, ("projector",)),
-        ({"audio": AUDIO}, ("encoder",)),
+        pytest.param({"vision": VISION}, ("projector",), marks=pytest.mark.long),
+        pytest.param({"audio": AUDIO}, ("encoder",), marks=pytest.mark.long),
         ({"audio": AUDIO}, ("projector", "decoder")),
     ],
 )

@@ -54,6 +54,7 @@ def a_run(monkeypatch):
     return make
 
 
+@pytest.mark.long
 def test_norms_of_another_stage_are_forgotten_also_on_the_way_back(a_run):
     made = optim.skip_bad_steps(optax.sgd(1.0), window_steps=1)
     norms = []

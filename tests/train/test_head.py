@@ -44,6 +44,7 @@ def scaled_grads(fn, *args):
     return jax.grad(lambda params, hidden: 3.0 * fn(params, hidden)[0], argnums=(0, 1))(*args)
 
 
+@pytest.mark.long
 def test_a_frozen_head_has_no_gradient_formed_and_may_be_of_16_bits():
     params, hidden, *rest = arrays(CFG)
 

@@ -40,6 +40,7 @@ def _inputs(made):
     return begun._replace(params=params), {trained.NAME: base}, batch
 
 
+@pytest.mark.long
 def test_gradients_are_those_of_the_products_whatever_the_micro_batches(made):
     own, frozen, batch = _inputs(made)
     whole = trained.whole(made.model, made.lora, own, frozen)
@@ -76,6 +77,7 @@ def _product(a, b, like):
     return lora.effective(zeros, dataclasses.replace(like, a=a, b=b), jnp.float32)
 
 
+@pytest.mark.long
 def test_a_step_moves_adapters_and_the_state_holds_nothing_of_the_model(made):
     mesh = parallel.make_mesh(config.MeshConfig(data=1, fsdp=1), jax.devices()[:1])
     like = state.abstract(made.model, made.make_optimizer(1.0), mesh, made.lora)

@@ -56,7 +56,7 @@ def batch_with(mask_BS):
 UNEVEN_BS = np.arange(S) < np.array([[6], [1], [4], [1]])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_micro_batches_weigh_by_their_targets(table):
     cfg, weights = table
     batch = batch_with(UNEVEN_BS)

@@ -43,7 +43,6 @@ def _losses(cfg, corpus, num_devices, num_steps):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("name", RELATIVES)
 def test_a_relative_of_muon_trains_and_two_devices_train_as_one(cfg, corpus, name):
     """On one batch, which it learns."""
@@ -132,6 +131,7 @@ def test_what_decay_leaves_alone_is_named(cfg, edit):
     ],
     ids=str,
 )
+@pytest.mark.long
 def test_decay_is_left_out_of_the_leaves_that_are_named_and_of_no_other(cfg, name, edits):
     cfg = cfg.edited(["model.vocab_size=258", f"optimizer.name={name}"])
     edits = [f"optimizer.{edit}" for edit in edits]

@@ -108,7 +108,7 @@ def loss_with_logits(made, batch, params, buffers):
     return jnp.sum(l_BS * drawn_BS) / drawn_BS.sum() + 0.3 * ptx
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("num_micro", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_gradients_are_those_of_the_loss_written_with_logits(weights, num_micro):
     made = config.edit(made_with(PPO), [f"execution.accumulation_steps={num_micro}"])

@@ -62,7 +62,7 @@ def test_scalars_are_products_of_the_hidden_states_with_the_head(made):
     np.testing.assert_allclose(got_BS, wanted_BS, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("num_micro", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_gradients_are_those_of_the_loss_written_with_scalars(made, num_micro):
     weights, batch = random_weights(made), jax.tree.map(jnp.asarray, batch_of_pairs())
@@ -93,7 +93,7 @@ def test_scalars_of_a_model_without_the_head_are_refused(made):
         model.scalars(shape, {}, jnp.zeros((B, S, shape.hidden_size)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("num_micro", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_column_of_the_batch_reaches_its_micro_batch(made, num_micro):
     """A reference that is shifted by row would change the loss of the others."""

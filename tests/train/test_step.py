@@ -34,14 +34,13 @@ def _assert_same_run(found, wanted, rtol):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_micro_batches_add_up_to_the_batch(cfg, corpus):
     whole = _take_steps(cfg, corpus, 3)
     parts = _take_steps(cfg.edited(["execution.accumulation_steps=4"]), corpus, 3)
     _assert_same_run(parts, whole, rtol=2e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_max_logits_of_micro_batches_are_maximised(cfg, corpus):
     """A sum or a mean over micro-batches would be off by far more than rounding."""
     made = tiny_jobs.step_config(cfg.edited(["execution.accumulation_steps=4"]))
@@ -69,7 +68,6 @@ def test_a_clipped_head_is_bounded_by_the_next_forward_pass(cfg, corpus):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_muonclip_with_a_high_tau_is_muon(cfg, corpus):
     """To rounding: two programs, compiled apart. tests/optim has the bit-for-bit claim."""
     clipped, _ = _take_steps(cfg.edited(["optimizer.tau=1e6"]), corpus, 3)
@@ -96,7 +94,6 @@ def test_rates_and_seeds_share_one_compilation(cfg):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_what_was_compiled_ahead_is_not_compiled_again(cfg, corpus, caplog):
     built = tiny_jobs.build(cfg.edited(["optimizer.momentum=0.9"]))  # no other test's
     steps = built.steps
@@ -111,6 +108,7 @@ def test_what_was_compiled_ahead_is_not_compiled_again(cfg, corpus, caplog):
     assert not [name for name in compiled if "train_step" in name or "diagnose" in name]
 
 
+@pytest.mark.long
 def test_64_bits_change_no_dtype_of_the_state(cfg):
     made = tiny_jobs.step_config(cfg.edited(["execution.accumulation_steps=2"]))
 
@@ -141,6 +139,7 @@ def test_every_parameter_has_exactly_one_optimizer(cfg):
     assert sum(by_muon("optimizer.name=adamw")) == 0
 
 
+@pytest.mark.long
 def test_the_router_bias_moves_against_the_load(cfg, corpus):
     state, records = _take_steps(cfg, corpus, 1)
     bias = state.weights.buffers["router_bias"]
@@ -176,7 +175,7 @@ def test_quantile_balancing_sends_the_bias_where_the_batch_is_even(cfg, corpus):
     np.testing.assert_array_equal(after.weights.buffers["router_bias"], bias)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_histograms_of_micro_batches_are_those_of_the_batch(cfg, corpus):
     cfg = cfg.edited(QUANTILE)
     weights = tiny_jobs.build(cfg).steps.init(0).weights

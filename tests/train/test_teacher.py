@@ -126,6 +126,7 @@ def test_a_stored_teacher_gives_the_loss_and_gradients_of_a_live_one():
 
 
 @pytest.mark.parametrize("is_live", [True, False])
+@pytest.mark.long
 def test_eight_devices_give_the_gradients_of_one(is_live):
     batch, params, hidden, *of_teacher = arrays()
     divergence = ForwardKL() if is_live else Sampled(4)

@@ -87,6 +87,7 @@ def test_nothing_changes_at_the_base_width(rule):
     assert set(factors(rule, BASE).values()) == {1.0}
 
 
+@pytest.mark.long
 def test_the_rate_of_a_leaf_is_its_factor_times_the_rate():
     """Updates with and without a rule differ by the factors alone."""
     tiny = dataclasses.replace(presets.tiny(64), num_layers=1, num_dense_layers=0)
@@ -114,6 +115,7 @@ def test_the_rate_of_a_leaf_is_its_factor_times_the_rate():
 @pytest.mark.parametrize(
     ("rule", "head"), [("none", 1.0), ("kakao", 1.0), ("spectral", 0.5), ("half", 1.0)]
 )
+@pytest.mark.long
 def test_fresh_weights_have_the_scale_of_their_fan_in(rule, head):
     shape = dataclasses.replace(presets.tiny(64), num_layers=2)
     weights = jax.jit(lambda: model.init(shape, jax.random.key(0)))()

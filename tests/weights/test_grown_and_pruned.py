@@ -34,7 +34,7 @@ def _exported(path):
     return hf.open_directory(path.with_name(f"{path.name}-hf")).cfg
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_pruned_folder_holds_the_cuts_of_what_text_shows(tmp_path, text, capsys):
     made = random_weights()
     start = folder(tmp_path / "start", made, tokenizer_config="{}")
@@ -63,6 +63,7 @@ def test_a_pruned_folder_holds_the_cuts_of_what_text_shows(tmp_path, text, capsy
     assert _exported(tmp_path / "to") == cfg
 
 
+@pytest.mark.long
 def test_a_grown_folder_of_16_bits_keeps_them_and_says_what_it_costs(tmp_path, capsys):
     fields = parity_cases.CASES["like_deepseek"]
     start = hf_folder.write(tmp_path / "hf", fields, hf_folder.tensors(fields, ml_dtypes.bfloat16))

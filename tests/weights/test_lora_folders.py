@@ -57,7 +57,7 @@ def _assert_close(found, wanted):
     jax.tree.map(close, found, wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_model_that_a_run_made_is_written_with_its_adapters_in_it(base, tmp_path):
     run, state = _run(tmp_path / "work", base)
     convert.main([f"--from-run={run}", f"--to={tmp_path / 'to'}"])

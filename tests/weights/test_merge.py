@@ -66,6 +66,7 @@ def _leaf(where, path):
     return np.asarray(native.part_reader(where)(path).read().result())
 
 
+@pytest.mark.long
 def test_a_mean_of_16_bits_is_rounded_once_or_stays_float32_where_that_is_asked(tmp_path):
     like = native.abstract(CFG, jnp.bfloat16)
     models = [

@@ -28,7 +28,6 @@ def _traced_steps(folder):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_a_run_leaves_a_trace_of_these_steps(cfg, corpus, tmp_path):
     traced = cfg.edited(["profile.steps=3:4", "train.num_steps=6", "optimizer.name=adamw"])
@@ -64,6 +63,7 @@ def test_without_steps_nothing_is_written(steps, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_run_that_ends_before_the_last_step_keeps_what_was_traced(cfg, tmp_path):
     """And the next run of the process can trace again."""
     for name in ("first", "second"):

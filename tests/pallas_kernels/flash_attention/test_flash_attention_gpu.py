@@ -55,7 +55,7 @@ INTERPRETED = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("shape, causal, document", INTERPRETED)
 def test_interpreted_kernels_agree_and_have_no_races(shape, causal, document, capfd):
     ids = (None, None)
@@ -113,7 +113,7 @@ def test_gradient_lowers_inside_shard_map():
     jax.jit(run).trace(q, k, v, dout).lower(lowering_platforms=("cuda",))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("scale", (-0.1, 0.0))
 def test_any_scale_gives_the_maximum(scale):
     q, k, v, _ = make(1, 64, 64, 1, 1, 64, 64)

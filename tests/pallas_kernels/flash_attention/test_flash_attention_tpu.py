@@ -15,7 +15,7 @@ from pallas_kernels.flash_attention.tpu import dispatch
 
 # Blocks of 128: the small cases have up to six of them, and up to three chunks.
 CONFIG = dispatch.Config(128, 128, forward_keys=256, backward_keys=256, vmem_bytes=16 << 20)
-FAST_CASES = ("grouped_queries", "chunked_prefill", "documents", "unseen_rows")
+FAST_CASES = ("chunked_prefill", "unseen_rows")
 DOCUMENTS = next(case for case in cases.SMALL_CASES if case.name == "documents")
 
 
@@ -69,7 +69,7 @@ def test_bfloat16_errs_at_most_twice_as_much_as_plain_bfloat16(case, capfd):
     assert_errs_at_most_twice_as_much(got, max_logits, theirs, inputs, case.causal)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("scale", (-0.3, 0.0))
 def test_float32_agrees_with_the_reference_at_any_scale(scale):
     q, k, v, dout, ids = cast_inputs(DOCUMENTS, jnp.float32)
@@ -97,6 +97,7 @@ def test_documents_in_blocks_of_their_own_do_not_touch_each_other(poisoned):
         np.testing.assert_array_equal(np.isnan(x).any(axis=(0, 2, 3)), is_poisoned)
 
 
+@pytest.mark.long
 def test_padded_queries_have_no_part_in_a_negative_maximum():
     case = next(case for case in cases.SMALL_CASES if case.name == "odd_length")
     q, k, v, dout, _ = cast_inputs(case, jnp.bfloat16)
@@ -107,6 +108,7 @@ def test_padded_queries_have_no_part_in_a_negative_maximum():
     np.testing.assert_allclose(max_logits, want, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_vmap_is_a_batch():
     q, k, v, dout, _ = cast_inputs(cases.SMALL_CASES[0], jnp.bfloat16)
     v = v[:1]
@@ -122,7 +124,6 @@ def test_vmap_is_a_batch():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_shard_map_over_the_batch_changes_nothing():
     case = next(case for case in cases.SMALL_CASES if case.name == "scanned_tiles")
     *arrays, ids = cast_inputs(case._replace(batch=2), jnp.bfloat16)

@@ -199,6 +199,7 @@ def test_new_group_sizes_compile_nothing():
     assert len(traces) == 1 and product._cache_size() == 1
 
 
+@pytest.mark.long
 def test_works_under_checkpoint_and_vmap():
     lhs, rhs, _, group_sizes = cast_inputs(cases.SMALL_CASES[2], jnp.float32)
 
@@ -211,6 +212,7 @@ def test_works_under_checkpoint_and_vmap():
     np.testing.assert_allclose(got, np.stack([want, 2 * want]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_shard_map_sums_the_gradient_of_replicated_matrices():
     lhs, rhs, _, _ = cast_inputs(cases.SMALL_CASES[0], jnp.float32)
     group_sizes = np.array([[100, 28, 0, 128], [7, 49, 200, 0]], np.int32)

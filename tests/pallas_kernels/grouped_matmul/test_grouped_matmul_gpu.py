@@ -60,7 +60,7 @@ def interpreted(lhs, rhs, grad, group_sizes, *, transpose_rhs):
     return out, sums(lhs, grad, group_sizes, out_dtype=jnp.float32)
 
 
-@pytest.mark.parametrize("transpose_rhs", (False, True))
+@pytest.mark.parametrize("transpose_rhs", (pytest.param(False, marks=pytest.mark.long), True))
 @pytest.mark.parametrize("group_sizes", SIZES)
 def test_interpreted_kernels_agree_and_have_no_races(group_sizes, transpose_rhs, capfd):
     case = cases.Case("small", NUM_ROWS, WIDTH, OUT_WIDTH, NUM_GROUPS, group_sizes)
@@ -84,6 +84,7 @@ def test_interpreted_kernels_agree_and_have_no_races(group_sizes, transpose_rhs,
 
 @pytest.mark.parametrize("clamp", [None, 0.5])
 @pytest.mark.parametrize("group_sizes", (SIZES[0],))
+@pytest.mark.long
 def test_interpreted_activation_is_that_of_the_rounded_product(group_sizes, clamp, capfd):
     case = cases.Case("small", NUM_ROWS, WIDTH, 512, NUM_GROUPS, group_sizes)
     x, w, _, sizes = cases.make_inputs(case)
@@ -125,6 +126,7 @@ KEYS = (FIRST, *(pytest.param(key, marks=pytest.mark.slow) for key in OTHERS))
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: "-".join(map(str, key)))
+@pytest.mark.long
 def test_tuned_configurations_lower_for_cuda(key):
     width, out_width, num_groups = key
     lhs, grad = (abstract(49_152, n) for n in (width, out_width))
@@ -141,7 +143,7 @@ def test_tuned_configurations_lower_for_cuda(key):
     assert all("mosaic_gpu" in text for text in texts)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_candidates_of_the_tuner_lower_for_cuda():
     lhs, rhs, sizes = abstract(4096, 2048), abstract(8, 2048, 1536), abstract(8, dtype=jnp.int32)
     matmuls, outers = tune.candidates()
@@ -158,6 +160,7 @@ def products(lhs, rhs, group_sizes):
     return out, dispatch.outer(lhs, lhs, group_sizes, out_dtype=lhs.dtype)
 
 
+@pytest.mark.long
 def test_vmap_lowers_for_cuda():
     args = abstract(3, 200, 128), abstract(4, 128, 256), abstract(3, 4, dtype=jnp.int32)
     mapped = jax.vmap(products, in_axes=(0, None, 0))

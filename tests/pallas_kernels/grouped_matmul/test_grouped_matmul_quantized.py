@@ -59,8 +59,8 @@ def interpreted(lhs, rhs, sizes, *, transpose_rhs):
 @pytest.mark.parametrize(
     ("group_sizes", "transpose_rhs", "scale"),
     [
-        (*SIZES[0].values, True, "power_of_two"),
-        (*SIZES[1].values, False, "float32"),
+        pytest.param(*SIZES[0].values, True, "power_of_two", marks=pytest.mark.long),
+        pytest.param(*SIZES[1].values, False, "float32", marks=pytest.mark.long),
         (*SIZES[2].values, True, "power_of_two"),
     ],
 )

@@ -178,6 +178,7 @@ def test_rows_of_other_groups_do_not_leak_even_if_they_are_not_numbers():
     np.testing.assert_array_equal(drhs[2], 0.0)
 
 
+@pytest.mark.long
 def test_16_bit_products_are_rounded_once():
     lhs, rhs, _, group_sizes = cases.make_inputs(cases.SMALL_CASES[2])
     lhs, rhs = jnp.asarray(lhs, jnp.bfloat16), jnp.asarray(rhs, jnp.bfloat16)
@@ -188,7 +189,7 @@ def test_16_bit_products_are_rounded_once():
     np.testing.assert_array_equal(unrounded.astype(jnp.bfloat16), rounded)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_vmap_and_shard_map_agree_with_single_products():
     lhs, rhs, _, _ = (jnp.asarray(x) for x in cases.make_inputs(cases.SMALL_CASES[0]))
     lhs, group_sizes = lhs.reshape(2, 256, -1), jnp.array([[100, 28, 0, 128], [7, 49, 200, 0]])

@@ -33,6 +33,7 @@ def made_of(w_gate_up, w_down, precision="fp8"):
 
 
 @pytest.mark.parametrize("precision", ["fp8", "fp8_float32_scales"])
+@pytest.mark.long
 def test_results_are_those_of_matrices_made_at_every_use(precision):
     inputs = cases.make_inputs(CASE)
     got = with_gradients(precision, *inputs, made_of(*inputs[1:3], precision))
@@ -65,6 +66,7 @@ def test_matrices_of_other_weights_are_refused(precision, num_experts, words):
         pallas_kernels.moe_mlp(*arrays, precision=precision, matrices=made)
 
 
+@pytest.mark.long
 def test_kernels_find_both_orientations_and_transpose_none(monkeypatch):
     monkeypatch.setattr(hopper, "why_not", lambda platform: None)
     matrices = [jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in ((4, 2, 128, 256), (4, 128, 256))]

@@ -74,6 +74,7 @@ def test_what_is_clipped_is_so_in_both_passes_and_has_no_gradient():
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * np.abs(y).max(), err_msg=name)
 
 
+@pytest.mark.long
 def test_a_clamp_that_nothing_reaches_changes_no_bit():
     inputs = cast_inputs(CASE, jnp.bfloat16)
     wide = with_gradients(functools.partial(pallas_kernels.moe_mlp, clamp=1e4), *inputs)
@@ -127,7 +128,6 @@ def test_backward_pass_keeps_less_than_23_kb_per_token_at_kanana_2_widths():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_compiled_layers_do_not_keep_what_they_make_again():
     num_tokens, hidden, width, num_experts, top_k = 512, 64, 48, 8, 4
     shapes = (num_experts, 2, width, hidden), (num_experts, width, hidden)
@@ -150,6 +150,7 @@ def test_compiled_layers_do_not_keep_what_they_make_again():
     assert (temporary_bytes(4) - temporary_bytes(2)) / 2 < 2.5 * kept
 
 
+@pytest.mark.long
 def test_works_under_checkpoint_and_vmap():
     inputs = cast_inputs(CASE, jnp.float32)
     ids = jnp.asarray(inputs[3])
@@ -166,6 +167,7 @@ def test_works_under_checkpoint_and_vmap():
     np.testing.assert_allclose(got, np.stack(want), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_shard_map_sums_the_gradient_of_replicated_weights():
     x, w_gate_up, w_down, ids, weights, _ = cast_inputs(CASE, jnp.float32)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -65,6 +65,7 @@ def check(precision, clamp, *, interpret, most_off):
 
 
 @pytest.mark.parametrize(("precision", "clamp"), KINDS)
+@pytest.mark.long
 def test_interpreted_passes_are_the_pieces_and_have_no_races(precision, clamp, capfd):
     check(precision, clamp, interpret=True, most_off=1e-3)
     assert "RACE DETECTED" not in capfd.readouterr().out
@@ -96,6 +97,7 @@ def test_rows_are_those_of_the_index_on_a_gpu(dtype):
     gathered(dtype, interpret=False)
 
 
+@pytest.mark.long
 def test_passes_lower_for_cuda():
     num_rows, width, recipe = 49_152, 768, RECIPES["fp8"]
     h = jax.ShapeDtypeStruct((num_rows, 2 * width), jnp.bfloat16)

@@ -81,7 +81,10 @@ def relative(got, want):
     return np.linalg.norm(np.float64(got) - want) / np.linalg.norm(want)
 
 
-@pytest.mark.parametrize("precision", RECIPES)
+@pytest.mark.parametrize(
+    "precision",
+    [*RECIPES[:2], *(pytest.param(one, marks=pytest.mark.long) for one in RECIPES[2:])],
+)
 def test_output_and_gradients_are_those_of_the_recipe(precision):
     inputs = cases.make_inputs(CASE)
     assert len(np.unique(inputs[3])) < CASE.num_experts
@@ -91,6 +94,7 @@ def test_output_and_gradients_are_those_of_the_recipe(precision):
         assert relative(x, y) < 3e-3, name
 
 
+@pytest.mark.long
 def test_errors_are_those_of_the_format():
     """Rounding errs evenly by up to 2^-4: 3.6 % of a norm, and 5.1 % of a product of two.
 
@@ -105,6 +109,7 @@ def test_errors_are_those_of_the_format():
     assert 0.01 < relative(dx, np.float64(plain[1])) < 0.144
 
 
+@pytest.mark.long
 def test_what_is_only_kept_changes_no_bit_of_the_output():
     x, *others = cases.make_inputs(CASE)
     inputs = jnp.asarray(x, jnp.bfloat16), *others[:-1], jnp.asarray(others[-1], jnp.bfloat16)
@@ -151,6 +156,7 @@ def test_zeros_and_denormals_give_zeros_and_what_is_not_finite_is_seen(precision
         assert is_lost[:2].all() and not is_lost[2:].any()
 
 
+@pytest.mark.long
 def test_few_rows_are_computed_as_many_are():
     """An answer does not depend on how many tokens are read at once."""
     inputs = cases.make_inputs(CASE._replace(num_tokens=3))[:-1]
@@ -184,6 +190,7 @@ def test_is_traced_inside_shard_map_and_vmap(precision):
     assert jax.eval_shape(mapped, *(a[None] for a in args[:3]), matrices).shape == (1, *x.shape)
 
 
+@pytest.mark.long
 def test_layer_and_gradients_lower_for_cuda_with_the_kernel_of_fp8(monkeypatch):
     monkeypatch.setattr(hopper, "why_not", lambda platform: None)
     shapes = (256, 256), (4, 2, 128, 256), (4, 128, 256)

@@ -29,6 +29,7 @@ def assert_sorted(ids, num_experts):
     shape=st.sampled_from([(1, 1), (127, 1), (64, 2), (43, 3), (300, 2)]),
     num_used=st.integers(1, EXPERTS),
 )
+@pytest.mark.long
 def test_order_is_numpys_stable_order_around_the_edges_of_chunks(seed, shape, num_used):
     ids = np.random.default_rng(seed).integers(0, num_used, shape, dtype=np.int32)
     assert_sorted(ids, EXPERTS)

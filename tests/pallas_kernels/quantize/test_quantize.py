@@ -104,6 +104,7 @@ def test_a_transposed_copy_is_exact_up_to_underflow(shape):
     assert (np.abs(got - want) <= each * 2.0**-10).all()
 
 
+@pytest.mark.long
 def test_transposed_squares_keep_every_bit():
     x = np.random.default_rng(0).standard_normal((2, 200, 130)).astype(np.float32)
     squares = quantize(x, block=q.SQUARE_BLOCK)

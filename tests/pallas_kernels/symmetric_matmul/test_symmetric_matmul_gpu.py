@@ -28,11 +28,15 @@ def commuting(batch, size, dtype):
 # operands.
 INTERPRETED = (
     pytest.param(
-        (2, 320, 192), False, kernel.Config(2, 2, 2, num_clusters=2), jnp.bfloat16, id="clusters"
+        *((2, 320, 192), False, kernel.Config(2, 2, 2, num_clusters=2), jnp.bfloat16),
+        id="clusters",
+        marks=pytest.mark.long,
     ),
     pytest.param((2, 320, 192), False, kernel.Config(2, 1, 2, 3), jnp.bfloat16, id="pairs"),
     pytest.param(
-        (2, 320, 320), True, kernel.Config(1, 1, 3, num_clusters=2), jnp.float16, id="single"
+        *((2, 320, 320), True, kernel.Config(1, 1, 3, num_clusters=2), jnp.float16),
+        id="single",
+        marks=pytest.mark.long,
     ),
 )
 

@@ -31,7 +31,7 @@ def inputs(kind):
     return lhs, lhs, None
 
 
-@pytest.mark.parametrize("kind", ("gram", "commuting"))
+@pytest.mark.parametrize("kind", (pytest.param("gram", marks=pytest.mark.long), "commuting"))
 def test_interpreted_kernel_agrees_is_symmetric_and_has_no_races(kind, capfd):
     arrays = inputs(kind)
     factors = PLAIN if kind == "gram" else FACTORS
