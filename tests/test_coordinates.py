@@ -12,6 +12,7 @@ from kanana_jax.batch import Batch
 from kanana_jax.model import presets, streams
 
 
+@pytest.mark.slow
 def test_layers_one_by_one_are_the_model():
     cfg = presets.tiny_family(32, vocab_size=31)
     inputs = Batch.of_tokens(np.random.default_rng(0).integers(0, 31, (2, 9))).inputs

@@ -15,7 +15,7 @@ from kanana_jax.weights import hf
 TRAINED = Path(__file__).parents[1] / "generate" / "trained"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bits_per_byte_are_those_of_the_scorer():
     texts = ["Muon's model", "", "\ud55c\uad6d\uc5b4 is not known to it, long as it is."]
     found = document_scores.bits_per_byte(str(TRAINED), num_rows=2, length=16)(texts)

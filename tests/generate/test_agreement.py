@@ -54,6 +54,7 @@ def drawn(cfg, weights):
     return requests, answers(small_engine.make(cfg, weights), requests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replay", [pytest.param(False, marks=pytest.mark.long), True])
 def test_trainer_and_sampler_agree_in_float32(cfg, stacks, drawn, replay):
     assert np.abs(stacks.buffers["router_bias"]).max() > 0.1

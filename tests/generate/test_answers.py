@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import small_engine
 
 from kanana_jax.generate import Answer, Request, Sampling, answers

@@ -64,7 +64,7 @@ def test_ids_named_by_the_config_replace_the_tokenizers(folder, tmp_path):
     assert (loaded.bos_ids, loaded.eos_ids) == ((), (3, 4))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_prints_the_same_text_for_the_same_seed(folder, capsys):
     arguments = [f"--checkpoint={folder}", "--prompt=ab", "--max-tokens=6", "--seed=3"]
     shown = []
@@ -82,7 +82,7 @@ def test_the_command_prints_the_same_text_for_the_same_seed(folder, capsys):
     assert second != shown[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_chat_goes_through_the_template(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path / "chat")
     template = "<|bos|>{% for m in messages %}{{ m.content }}{% endfor %}"

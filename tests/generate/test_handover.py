@@ -31,6 +31,7 @@ def test_an_update_copies_nothing(cfg, stacks):
     assert [leaf.unsafe_buffer_pointer() for leaf in held] == before
 
 
+@pytest.mark.slow
 def test_after_an_update_answers_are_those_of_the_new_weights(cfg, stacks):
     requests = small_engine.mixed(cfg)
     engine = small_engine.make(cfg, stacks)

@@ -98,6 +98,7 @@ def test_logits_are_moved_as_the_formula_says(name):
     np.testing.assert_allclose(got[0], want, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.long
 def test_an_answer_that_was_cut_off_goes_on_with_its_penalties(engine):
     request = Request(prompt=PROMPT, max_tokens=14, processors=PENALTIES)
     (whole,) = answers(engine, [request])
@@ -134,6 +135,7 @@ def test_rows_that_ask_for_nothing_keep_the_bits_of_their_logits():
     assert (np.asarray(got[1]) != np.asarray(logits[1])).sum() == 4  # 1, 2, 3 and 7
 
 
+@pytest.mark.long
 def test_logprobs_are_the_models_own_whatever_is_drawn(engine, logits_after):
     how = dataclasses.replace(PENALTIES, logit_bias=((3, 100.0),))
     request = Request(

@@ -1,5 +1,6 @@
 """The server over real sockets: OpenAI's forms of answers."""
 
+import pytest
 from served import GREEDY, LENGTH, NUM_ROWS, text_of
 
 from kanana_jax import generate

@@ -52,6 +52,7 @@ def test_what_the_queue_never_holds_is_a_bad_request(loaded):
             assert "more than the 2 that" in answer.body["error"]["message"]
 
 
+@pytest.mark.long
 def test_a_request_that_the_engine_cannot_serve_does_not_reach_its_thread(loaded):
     async def ask(worker, request):
         with pytest.raises(generate.RequestError, match="token ids must lie in"):

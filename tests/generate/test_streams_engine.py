@@ -107,6 +107,7 @@ def test_an_utterance_ends_in_order_and_sounds_for_its_tokens(alone):
     assert {reason for *_, reason in alone} == {"length", "stop"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", sorted(scheduling.POLICIES))
 def test_what_is_said_does_not_depend_on_who_speaks_beside(make, alone, policy):
     """Four utterances in three rows, so one takes a row that has sounded."""

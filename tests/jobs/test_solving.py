@@ -75,6 +75,7 @@ def test_what_was_learnt_by_heart_is_solved(learnt):
     assert found["heldout_trace_accuracy"] == found["heldout_trace_share"] == 3 / 4
 
 
+@pytest.mark.long
 def test_what_is_not_the_answer_is_not_right(learnt):
     """Of four problems two have another answer now, and one other numbers."""
     _, built, weights = learnt
@@ -97,6 +98,7 @@ def test_what_is_not_the_answer_is_not_right(learnt):
     )
 
 
+@pytest.mark.long
 def test_an_answer_that_is_cut_off_is_none(learnt):
     _, built, weights = learnt
     found = _measured(built, weights, max_tokens=3)
@@ -120,6 +122,7 @@ def test_weights_on_several_devices_solve_the_same(learnt):
     assert _measured(several, spread) == _measured(built, weights)
 
 
+@pytest.mark.long
 def test_runs_of_a_comparison_compile_once(learnt):
     _, built, weights = learnt
     _measured(built, weights)
@@ -165,6 +168,7 @@ def test_shares_of_one_kind_are_not_given_twice():
     assert found["heldout_accuracy"] == 1 and np.isnan(found["heldout_accuracy_stderr"])
 
 
+@pytest.mark.long
 def test_no_problems_are_refused(learnt):
     _, built, _ = learnt
     with pytest.raises(config.ConfigError, match="expected problems"):

@@ -86,6 +86,7 @@ def test_a_run_killed_in_every_stage_equals_an_unbroken_one_bit_for_bit(
     assert native.read_description(tmp_path / "model").cfg.yarn == YARN
 
 
+@pytest.mark.slow
 def test_a_source_that_would_run_dry_is_refused_with_the_numbers(staged, tmp_path):
     many = staged.edited(["stages.short.tokens=2560000", "max_epochs=4"])
     with pytest.raises(config.ConfigError, match=r"max_epochs = 4 .*words.txt \d+\.\d\d times"):

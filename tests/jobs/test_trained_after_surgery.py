@@ -95,7 +95,7 @@ def _made():
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*CUTS, "stack", "interpose", "interpose_zero", "experts"])
 def test_what_every_change_makes_is_spread_over_a_mesh_and_named_for_export(name):
     """Nothing is compiled: shapes, axes and names go together."""

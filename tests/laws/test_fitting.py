@@ -52,6 +52,7 @@ def test_without_noise_the_law_is_found_exactly(points, method):
         np.testing.assert_allclose(found.law[name], value, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.long
 def test_both_ways_agree_and_the_interval_holds_the_truth(points):
     losses = _losses(points, 0.003, seed=1)
     projected = fitting.fit(FORM, points, losses)

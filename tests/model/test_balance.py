@@ -150,6 +150,7 @@ def test_histograms_of_parts_add_up():
     )
 
 
+@pytest.mark.slow
 def test_eight_devices_count_as_one():
     cfg = dataclasses.replace(SMALL, num_layers=2, num_dense_layers=1)
     weights = model.Weights(init(cfg), {"router_bias": np.linspace(-0.1, 0.1, 8)[None]})

@@ -46,7 +46,7 @@ def layer_and_gradients(layer, x, bias):
         pytest.param({"expert": 4}, 4, marks=pytest.mark.long),
         ({"expert": 8}, 1),  # a single token on every device
         pytest.param({"expert": 2, "fsdp": 2, "tensor": 2}, 4, marks=pytest.mark.long),
-        ({"data": 2, "expert": 2, "context": 2}, 4),
+        pytest.param({"data": 2, "expert": 2, "context": 2}, 4, marks=pytest.mark.long),
     ],
     ids=str,
 )

@@ -111,6 +111,7 @@ def test_what_computes_with_adapters_is_the_model_with_their_products_in_it(exec
     assert np.abs(wanted - _logits(base)[0]).max() > 0.1
 
 
+@pytest.mark.long
 def test_decoding_reads_the_merged_layers():
     _, adapted = _weights()
     found = unstacked.from_stacks(CFG, adapted, jnp.float32)

@@ -61,6 +61,7 @@ def with_gradients(case, implementation, arrays):
     return out, *pullback(jnp.cos(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_64_bits_keep_their_digits(case):
     arrays = [draw(*shape) for shape in CASES[case][1]]

@@ -176,6 +176,7 @@ EXCHANGED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_eight_devices_train_as_one(mesh, on_one_device):
     assert_same(run(configuration(**mesh), 8), on_one_device)

@@ -22,6 +22,7 @@ def written(runs, tmp_path_factory):
     return path, comparison.write(runs, fabricate.about(), path, curves=sample_curves.ALL)
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_from_elsewhere(written):
     html = written[0].read_text()
     sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'>\s]{0,30})", html)

@@ -85,6 +85,7 @@ def quantisations(jaxpr, shapes):
     return count
 
 
+@pytest.mark.slow
 def test_a_step_quantises_each_matrix_once(made):
     function, arguments = made()
     experts, width, hidden = arguments[0].params["moe_layers"]["mlp"]["w_down"].shape[1:]

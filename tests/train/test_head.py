@@ -63,6 +63,7 @@ def test_a_frozen_head_has_no_gradient_formed_and_may_be_of_16_bits():
     np.testing.assert_array_equal(jax.grad(loss)(hidden, narrow), jax.grad(loss)(hidden, wide))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chunk_tokens", "seq_len", "tied"),
     [

@@ -35,7 +35,7 @@ OBJECTIVES = {
     "top_k_cached": Distillation(Teaching(TopK(8), is_live=False)),
     "ppo": presets_of_policies.ppo(kl="loss_k2", kl_weight=0.1, has_temperature=True),
 }
-_OTHERS = ("dpo_computed", "ppo", "dpo_norm_cached", "reward")
+_OTHERS = ("dpo_cached", "dpo_computed", "ppo", "dpo_norm_cached", "reward")
 OTHERS = [pytest.param(name, marks=pytest.mark.long) for name in _OTHERS]
 
 
@@ -78,7 +78,7 @@ def largest(program: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sft", "dpo_cached", *OTHERS])
+@pytest.mark.parametrize("name", ["sft", *OTHERS])
 def test_no_array_holds_the_logits_of_all_tokens(name):
     assert largest(compiled(name).as_text()) < ROWS * SEQ_LEN * VOCAB
 

@@ -127,6 +127,7 @@ def test_gradients_are_those_of_the_loss_written_with_logits(weights, num_micro)
     )
 
 
+@pytest.mark.long
 def test_log_probabilities_are_at_the_temperature_of_the_batch(weights):
     made = made_with(PPO)
     batch = jax.tree.map(jnp.asarray, batch_of_rollouts(made, weights))

@@ -42,6 +42,7 @@ def _inputs(cfg, name):
     return model.Inputs.of_tokens(jnp.asarray(tokens))._replace(features=images.stacked([row]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(x, marks=[] if x in FAST else pytest.mark.long) for x in image_cases.CASES],

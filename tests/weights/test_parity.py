@@ -29,7 +29,7 @@ def test_there_are_numbers_for_every_case():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in FAST else pytest.mark.slow)
+        pytest.param(name, marks=[] if name in FAST else pytest.mark.long)
         for name in parity_cases.CASES
     ],
 )
@@ -46,6 +46,7 @@ def test_logits_equal_those_of_transformers(name, tmp_path):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", parity_cases.GREEDY)
 def test_greedy_tokens_over_a_cache_equal_those_of_transformers(name, tmp_path):
     cfg, weights = _imported(name, tmp_path)

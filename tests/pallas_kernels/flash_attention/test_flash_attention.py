@@ -181,7 +181,7 @@ def test_checkpoint_changes_nothing():
     np.testing.assert_allclose(remade, kept, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shard_map_over_batch_and_heads_changes_nothing():
     arrays = small_problem(600)  # long enough to scan
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)

@@ -51,6 +51,7 @@ def plainly(q, k, v, dout, segment_ids, *, causal):
     return out, *pullback(dout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [

@@ -60,6 +60,7 @@ def interpreted(lhs, rhs, grad, group_sizes, *, transpose_rhs):
     return out, sums(lhs, grad, group_sizes, out_dtype=jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transpose_rhs", (pytest.param(False, marks=pytest.mark.long), True))
 @pytest.mark.parametrize("group_sizes", SIZES)
 def test_interpreted_kernels_agree_and_have_no_races(group_sizes, transpose_rhs, capfd):

@@ -56,6 +56,7 @@ def interpreted(lhs, rhs, sizes, *, transpose_rhs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group_sizes", "transpose_rhs", "scale"),
     [

@@ -81,6 +81,7 @@ def relative(got, want):
     return np.linalg.norm(np.float64(got) - want) / np.linalg.norm(want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "precision",
     [*RECIPES[:2], *(pytest.param(one, marks=pytest.mark.long) for one in RECIPES[2:])],
