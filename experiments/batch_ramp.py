@@ -1,7 +1,7 @@
 """When should a batch grow, at equal tokens? On a laptop.
 
 The batch is small throughout, large from early or from late on, or large throughout. It grows
-fourfold. Every arm runs at three peak rates, since larger batches take larger ones, and is judged
+fourfold. Every arm runs at four peak rates, since larger batches take larger ones, and is judged
 at its own best. A small batch takes four times the steps for the same tokens: the report has loss
 against steps, and the verdict says what an arm pays in tokens and saves in steps.
 """
@@ -104,6 +104,6 @@ def experiment() -> sweep.Sweep:
     return sweep.Sweep(
         base=base,
         arms=arms(tokens, seq_len, batch_size),
-        axes=(sweep.Axis("optimizer.lr", (0.0075, 0.015, 0.03)),),
+        axes=(sweep.Axis("optimizer.lr", (0.00375, 0.0075, 0.015, 0.03)),),
         seeds=3,
     )
