@@ -49,7 +49,7 @@ test-oldest: .venv-oldest/installed  ## The fast tests of what uses jax, on the 
 	$(QUICK) .venv-oldest/bin/python -m pytest $(SPREAD) -m "not slow and not long" \
 		$(WITHOUT_JAX:%=--ignore=tests/%)
 
-test-long: $(VENV)/installed  ## Real processes killed and damaged, every mesh axis alone: a quarter of an hour
+test-long: $(VENV)/installed  ## What takes over four seconds: real processes killed, meshes, longer cases of kernels
 	$(QUICK) $(BIN)/python -m pytest $(SPREAD) -m long
 
 gpu-test: $(VENV)/installed  ## The kernels' whole case tables; skips without a Hopper GPU
