@@ -155,8 +155,8 @@ def leftovers(workdir: Path) -> list[str]:
 
 
 def fill(path: Path, leave_bytes: int = 0) -> None:
-    """Writes `path` until the disk takes no more, and then gives `leave_bytes` back."""
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+    """Writes on in `path` until the disk takes no more, and then gives `leave_bytes` back."""
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
     os.truncate(path, path.stat().st_size - leave_bytes)

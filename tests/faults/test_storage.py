@@ -16,11 +16,17 @@ METRICS_ONLY_BYTES = 100_000  # enough for lines of metrics, not for a checkpoin
 def start(lab, unbroken, small_disk):
     """start() -> a slow process that works on the small disk, and where it works."""
 
+    started = []
+
     def fn():
         cache = f"data.cache_dir={unbroken / 'cache'}"
-        return lab.start(small_disk / "work", cache, **SLOW_STEPS), small_disk / "work"
+        started.append(lab.start(small_disk / "work", cache, **SLOW_STEPS))
+        return started[-1], small_disk / "work"
 
-    return fn
+    yield fn
+    for process in started:
+        with process:
+            process.kill()
 
 
 def assert_equal_to(unbroken, workdir):
@@ -50,9 +56,11 @@ def test_a_full_disk_stops_neither_the_run_nor_its_records(start, unbroken, smal
     """The disk is full from step 12 to step 32 of 60, metrics and checkpoints alike."""
     (process, workdir), filler = start(), small_disk / "filler"
     processes.wait_for_step(process, workdir, 12)
-    processes.fill(filler)
+    for _ in range(10):  # a save that fails meanwhile gives its place back
+        processes.fill(filler)
+        time.sleep(0.1)
     stuck = processes.last_step(workdir)
-    time.sleep(2)
+    time.sleep(1)
     assert process.poll() is None
     assert processes.last_step(workdir) <= stuck + 8, "what fits into the last block"
     filler.unlink()
