@@ -337,6 +337,7 @@ _JOBS = {
 
 _TINY = presets.tiny(vocab_size=258)
 _TRAIN_NOTHING = {"speech_serving"}
+_TRAINED = sorted({*main.experiment_names()} - _TRAIN_NOTHING)
 
 # Steps that an experiment compiles, where it is more than one.
 _NUM_STEPS = {
@@ -379,7 +380,7 @@ _NUM_STEPS = {
 }
 
 
-_LARGE = {
+_LEFT_TO_LONG = {
     *("prune_distill_h100", "depth_upscaling_h100", "lr_transfer_h100"),
     *("prune_distill", "cascade", "rl_routing", "fp8_parity", "rmsnorm", "rmsnorm_adamw"),
     *("polar_express_late", "clip_granularity", "stabilisers", "sparsity_law", "head_count"),
@@ -431,23 +432,20 @@ def _runs(made, folder):
 
 
 def _marks(name):
-    """Those of large machines take the steps of their small siblings at other sizes; so do some."""
-    if name.endswith("_h100") or name in _LARGE:
+    """Most that are left to the long tests take the steps of others, at other sizes."""
+    if name.endswith("_h100") or name in _LEFT_TO_LONG:
         return pytest.mark.long
     return [] if name == "muon_stress" else pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", sorted({*main.experiment_names()} - _TRAIN_NOTHING))
+@pytest.mark.parametrize("name", _TRAINED)
 def test_every_experiment_compiles_as_many_steps_as_it_should(name, tmp_path):
     assert len(_steps(name, tmp_path)) == _NUM_STEPS.get(name, 1)
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=_marks(name))
-        for name in sorted({*main.experiment_names()} - _TRAIN_NOTHING)
-    ],
+    [pytest.param(name, marks=_marks(name)) for name in _TRAINED],
 )
 def test_every_experiment_can_take_a_step(name, tmp_path, taken):
     """Traced with every arm's optimizer, without arrays."""
@@ -457,7 +455,7 @@ def test_every_experiment_can_take_a_step(name, tmp_path, taken):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", sorted({*main.experiment_names()} - _TRAIN_NOTHING))
+@pytest.mark.parametrize("name", _TRAINED)
 def test_every_experiment_can_take_a_step_at_each_of_its_sizes(name, tmp_path, taken):
     _take(_steps(name, tmp_path), taken)
 

@@ -116,7 +116,6 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("path", "code"), EXAMPLES)
-@pytest.mark.long
 def test_an_example_runs_on_its_own(path, code):
     exec(compile(code, path.name, "exec"), {})
 

@@ -66,7 +66,7 @@ def test_trainings_stacks_give_the_same_bits(cfg, stacks, weights):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("tie_embeddings", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("tie_embeddings", [False, True])
 def test_stacks_in_bfloat16_give_what_layers_in_bfloat16_do(tie_embeddings):
     cfg = dataclasses.replace(small_decoder.SHALLOW, tie_embeddings=tie_embeddings)
     stacks = small_decoder.random_weights(cfg)

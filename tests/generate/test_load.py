@@ -48,7 +48,6 @@ def _drawn(loaded):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_two_devices_draw_what_one_does(hf_directory):
     split = generate.load(hf_directory, "float32", tensor_parallel=2)
     w_down = split.weights.layers[1].block["mlp"]["w_down"]

@@ -22,7 +22,6 @@ def _free_port():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_sigterm_lets_an_answer_end_and_exits_with_0(served_folder):
     port = _free_port()
     words = [sys.executable, "-m", "kanana_jax.generate.serve", f"--checkpoint={served_folder}"]

@@ -47,7 +47,6 @@ def _checkpointed(workdir):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_cached_teacher_gives_the_losses_of_a_live_one_and_a_resumed_run_those_of_a_whole(
     cfg, tmp_path, monkeypatch
 ):

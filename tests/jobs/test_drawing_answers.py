@@ -60,10 +60,7 @@ def test_what_every_token_would_have_to_gather_is_copied_to_one_device():
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(handed.weights)} == {1}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "axes", [{"data": 2, "expert": 2}, pytest.param({"data": 1, "fsdp": 2}, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("axes", [{"data": 2, "expert": 2}, {"data": 1, "fsdp": 2}])
 @pytest.mark.long
 def test_answers_are_alike_wherever_the_weights_lie(axes):
     want = _answers(*_built(data=1), version=4)

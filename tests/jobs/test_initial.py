@@ -49,7 +49,6 @@ def _continued(cfg, imported):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_training_starts_from_the_folder_and_its_run_can_be_exported(
     cfg, imported, tmp_path, capsys
 ):

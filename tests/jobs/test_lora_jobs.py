@@ -50,7 +50,6 @@ def _kill_in(step, monkeypatch, run):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_adapters_are_all_that_is_kept_and_the_merged_model_measures_as_they_did(
     cfg, base, tmp_path, monkeypatch, capsys
 ):
@@ -168,7 +167,6 @@ def _rl(cfg, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("make", [_preference, _reward, _distillation, _rl])
 def test_every_kind_of_objective_trains_adapters(make, cfg, tmp_path):
     job, made = make(cfg, tmp_path)

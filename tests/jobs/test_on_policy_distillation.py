@@ -45,7 +45,6 @@ def test_a_cached_teacher_is_refused(cfg):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_every_round_is_of_the_students_own_tokens_and_a_student_of_itself_learns_nothing_at_first(
     cfg, tmp_path
 ):

@@ -74,7 +74,6 @@ def _must_not_run(cfg, workdir):
     raise AssertionError(f"{workdir} was finished")
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_each_stage_starts_from_the_weights_and_tokens_of_the_one_it_names(
     staged, tmp_path, capsys
@@ -121,7 +120,6 @@ def test_each_stage_starts_from_the_weights_and_tokens_of_the_one_it_names(
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", ["base", "more"])
 def test_an_interrupted_pipeline_goes_on(short, tmp_path, stopped_at):
     """It goes on with the interrupted stage, whose first steps are not repeated."""
@@ -334,7 +332,6 @@ def _steps_of_optimizer(run: Path, cfg: pretrain.Config) -> tuple[int, int]:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_seeds_of_a_comparison_go_on_from_their_own_models_and_optimizers(short, tmp_path, capsys):
     arms = tuple(sweep.Arm(name=name, edits=(f"data.heldout_fraction={x}",)) for name, x in
                  (("much", 0.1), ("more", 0.2)))  # fmt: skip

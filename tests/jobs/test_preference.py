@@ -45,7 +45,6 @@ def cfg(tmp_path) -> preference.Config:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_model_learns_what_is_preferred_from_the_file_to_the_report(cfg, tmp_path, capsys):
     cfg = cfg.edited(["train.num_steps=16"])
     preference.run(cfg, tmp_path / "work")
@@ -62,7 +61,6 @@ def test_a_model_learns_what_is_preferred_from_the_file_to_the_report(cfg, tmp_p
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_micro_batches_change_nothing_but_rounding(cfg, tmp_path):
     found = {}
     for count in (1, 2):
@@ -105,8 +103,7 @@ def _assert_same(found, wanted):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=5e-6, err_msg=name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("loss", ["dpo", pytest.param("ipo", marks=pytest.mark.long)])
+@pytest.mark.parametrize("loss", ["dpo", "ipo"])
 @pytest.mark.long
 def test_a_cached_reference_gives_the_losses_of_a_computed_one(cfg, tmp_path, loss):
     cfg = cfg.edited(["train.num_steps=4", f"preference.loss={loss}"])

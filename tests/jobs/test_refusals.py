@@ -250,7 +250,6 @@ def test_a_directory_in_use_is_refused_before_the_text_is_kept(begun, place):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_arms_read_the_text_and_tokenizer_that_they_name(cfg, place):
     """And runs that differ only in the order of their data share one corpus."""
     seen = []

@@ -38,7 +38,6 @@ def cfg(tmp_path) -> reward.Config:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_model_learns_rewards_from_the_file_to_the_report_and_to_a_folder(cfg, tmp_path):
     cfg = cfg.edited(["train.num_steps=16"])
     reward.run(cfg, tmp_path / "work")

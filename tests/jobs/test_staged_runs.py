@@ -56,7 +56,6 @@ def _columns(workdir):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_run_killed_in_every_stage_equals_an_unbroken_one_bit_for_bit(
     staged, tmp_path, capsys, monkeypatch
 ):

@@ -111,7 +111,6 @@ def test_what_every_change_makes_is_spread_over_a_mesh_and_named_for_export(name
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "change"),
     [(LATENT, ALL), (LATENT, GROWN), (GROUPED, OF_GROUPED)],

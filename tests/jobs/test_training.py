@@ -23,7 +23,6 @@ def _no_source(*_):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_finished_arms_are_not_rerun(compared, tmp_path, capsys):
     sweep.of(pretrain.JOB)(compared, tmp_path)
     table = capsys.readouterr().out
@@ -40,7 +39,6 @@ def test_finished_arms_are_not_rerun(compared, tmp_path, capsys):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_report_of_the_experiments_own_judges_the_finished_runs(cfg, tmp_path, capsys):
     """And runs over an axis of the model's shape each have the shape that they name.
 

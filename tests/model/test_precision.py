@@ -94,7 +94,6 @@ def gradients(cfg, how):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_gradients_on_several_devices_are_those_of_one():
     cfg = dataclasses.replace(SMALL, num_layers=2)
     want = gradients(cfg, FP8)

@@ -65,14 +65,7 @@ def unrolled():
 
 @pytest.mark.parametrize(
     ("remat", "scan_layers"),
-    [
-        ("none", False),
-        *(
-            pytest.param(*case, marks=pytest.mark.long)
-            for case in (("dots", True), ("full", False))
-        ),
-        pytest.param("full", True, marks=pytest.mark.slow),
-    ],
+    [("none", False), ("dots", True), ("full", False), ("full", True)],
 )
 @pytest.mark.long
 def test_scan_and_checkpoint_give_the_gradients_of_a_loop(unrolled, remat, scan_layers):

@@ -96,8 +96,7 @@ def test_without_a_layout_experts_stay_in_place_and_sharded_matrices_are_gathere
     assert collectives(theirs)["all-gather"] >= 10
 
 
-@pytest.mark.parametrize("layout", [pytest.param("in_place", marks=pytest.mark.slow), "spread"])
-@pytest.mark.long
+@pytest.mark.parametrize("layout", [pytest.param("in_place", marks=pytest.mark.long), "spread"])
 def test_eight_devices_give_the_update_of_one(layout):
     mesh, names = mesh_of(fsdp=8), tuple(LEAVES)
     chosen = optim.layouts.in_place if layout == "in_place" else spread_over(mesh, names)

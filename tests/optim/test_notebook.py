@@ -9,7 +9,6 @@ NOTEBOOK = Path(__file__).parents[2] / "experiments/notebooks/borrow_the_optimiz
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_notebook_runs_and_the_clip_holds(run_notebook):
     variables = run_notebook(NOTEBOOK)
     # The clip acts one step late, hence the room above tau.

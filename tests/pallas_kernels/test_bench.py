@@ -110,7 +110,6 @@ def test_time_is_per_call_and_in_milliseconds(monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_program_runs_on_a_cpu_and_records_what_it_ran_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     out = tmp_path / "times.json"

@@ -193,9 +193,9 @@ def grouped(*, qk_norm: bool, **mesh) -> config.TrainingConfig:
     ("mesh", "qk_norm"),
     [
         ({"fsdp": 2, "context": 2, "tensor": 2}, True),
-        pytest.param({"data": 2, "tensor": 4}, True, marks=long),
-        pytest.param({"fsdp": 8}, False, marks=long),
-        pytest.param({"context": 8}, True, marks=long),
+        ({"data": 2, "tensor": 4}, True),
+        ({"fsdp": 8}, False),
+        ({"context": 8}, True),
     ],
     ids=str,
 )
@@ -256,13 +256,10 @@ def test_gradients_take_the_collectives_of_the_cost_model(axis, form, expected):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "mesh",
-    [
-        pytest.param({"data": 2, "fsdp": 2, "expert": 2}, marks=long),
-        {"expert": 2, "context": 2, "tensor": 2},
-    ],
+    [{"data": 2, "fsdp": 2, "expert": 2}, {"expert": 2, "context": 2, "tensor": 2}],
     ids=str,
 )
-@pytest.mark.parametrize("form", ["gather", pytest.param("ragged", marks=long)])
+@pytest.mark.parametrize("form", ["gather", "ragged"])
 def test_the_step_lowers_with_the_kernels_of_gpus(mesh, form, monkeypatch):
     """What varies over devices has a type of its own inside of a kernel too."""
     monkeypatch.setattr(hopper, "why_not", selection.always)

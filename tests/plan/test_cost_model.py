@@ -87,7 +87,6 @@ def gathered_and_added(traffic) -> tuple[float, float]:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", [lambda cfg: cfg, grouped], ids=["latent", "grouped"])
 @pytest.mark.parametrize("axis", ["data", "fsdp", "expert", "context", "tensor"])
 def test_gradients_move_the_bytes_of_the_cost_model(axis, kind):
@@ -102,7 +101,6 @@ def test_gradients_move_the_bytes_of_the_cost_model(axis, kind):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_exchanged_tokens_take_the_collectives_of_the_cost_model():
     """On CPUs blocks are filled up: as many bytes more as the model's share is below one."""
     cfg, mesh = step_config(expert_exchange="ragged"), mesh_of(expert=8)
@@ -114,7 +112,6 @@ def test_exchanged_tokens_take_the_collectives_of_the_cost_model():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_muon_moves_the_bytes_of_the_cost_model():
     cfg, mesh = step_config(), mesh_of(fsdp=4, tensor=2)
     compiled = step_functions.build(cfg, mesh).lower().compile()

@@ -117,7 +117,6 @@ def test_the_time_of_a_run_adds_up(cfg, corpus, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_run_that_becomes_nan_is_recorded_and_stops(cfg, corpus, tmp_path):
     cfg = cfg.edited(["guard.enabled=false"])
     built = tiny_jobs.build(cfg)
@@ -133,7 +132,6 @@ def test_a_run_that_becomes_nan_is_recorded_and_stops(cfg, corpus, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_loss_above_its_start_counts_as_diverged(cfg, corpus, tmp_path):
     cfg = cfg.edited(["optimizer.name=adamw", "optimizer.lr=30"])
     tiny_jobs.train(cfg, corpus, tmp_path, tiny_jobs.build(cfg))

@@ -109,7 +109,7 @@ def loss_with_logits(made, batch, params, buffers):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("num_micro", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize("num_micro", [1, 2])
 def test_gradients_are_those_of_the_loss_written_with_logits(weights, num_micro):
     made = config.edit(made_with(PPO), [f"execution.accumulation_steps={num_micro}"])
     batch = jax.tree.map(jnp.asarray, batch_of_rollouts(made, weights))

@@ -63,7 +63,7 @@ def test_scalars_are_products_of_the_hidden_states_with_the_head(made):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("num_micro", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize("num_micro", [1, 2])
 def test_gradients_are_those_of_the_loss_written_with_scalars(made, num_micro):
     weights, batch = random_weights(made), jax.tree.map(jnp.asarray, batch_of_pairs())
     made = config.edit(made, [f"execution.accumulation_steps={num_micro}"])
@@ -94,7 +94,7 @@ def test_scalars_of_a_model_without_the_head_are_refused(made):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("num_micro", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize("num_micro", [1, 2])
 def test_a_column_of_the_batch_reaches_its_micro_batch(made, num_micro):
     """A reference that is shifted by row would change the loss of the others."""
     cached = dpo(0.5, reference="cached")

