@@ -45,8 +45,8 @@ API := $(addprefix kanana_jax.,optim model objectives generate data weights roll
 api: $(VENV)/installed  ## The reference of these packages, from docstrings, in build/api
 	JAX_PLATFORMS=cpu $(BIN)/python -W error -m pdoc --docformat=google -o build/api $(API)
 
-test-oldest: .venv-oldest/installed  ## The fast tests of what uses jax, on the oldest supported one
-	$(QUICK) .venv-oldest/bin/python -m pytest $(SPREAD) -m "not slow and not long" \
+test-oldest: .venv-oldest/installed  ## A case of each fast test of what uses jax, on the oldest supported one
+	$(QUICK) .venv-oldest/bin/python -m pytest $(SPREAD) -m "not slow and not long" --first-cases \
 		$(WITHOUT_JAX:%=--ignore=tests/%)
 
 test-long: $(VENV)/installed  ## What takes over four seconds: real processes killed, meshes, longer cases of kernels

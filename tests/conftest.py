@@ -15,6 +15,27 @@ jax.config.update("jax_num_cpu_devices", 8)
 WORTH_KEEPING_S = 0.1
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--first-cases",
+        action="store_true",
+        help="run every test function with the first of its cases that is not left out otherwise",
+    )
+
+
+@pytest.hookimpl(trylast=True)  # after marks and -k have left out theirs
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("first_cases"):
+        return
+    first, others, seen = [], [], set()
+    for item in items:
+        function, _, _ = item.nodeid.partition("[")
+        (others if function in seen else first).append(item)
+        seen.add(function)
+    config.hook.pytest_deselected(items=others)
+    items[:] = first
+
+
 def pytest_configure(config):
     """Whatever one test, worker or subprocess compiles is there for all others of this run."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:

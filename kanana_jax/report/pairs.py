@@ -61,10 +61,15 @@ def by_seed(runs: Sequence[Run], source: str = "") -> statistics.BySeed:
 
 
 def described(difference: statistics.Difference) -> str:
-    """The value, its band, the outcome, and the smallest difference that could have been seen."""
+    """The value, its band, the outcome, and the smallest difference that could have been seen.
+
+    What counts as equal is told with it: a band without 0 may still be equal.
+    """
+    outcome = difference.outcome(MARGIN_BPB)
+    within = f" within {MARGIN_BPB:g}" if outcome == "equal" else ""
     return (
         f"{difference.value:+.4f} +- {difference.band:.4f} bits per byte, "
-        f"{difference.outcome(MARGIN_BPB)} (detects {difference.smallest_seen:.4f})"
+        f"{outcome}{within} (detects {difference.smallest_seen:.4f})"
     )
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kanana_jax.report import statistics
+from kanana_jax.report import pairs, statistics
 from kanana_jax.report.statistics import Heldout
 
 TRUE = 0.3  # bits per byte
@@ -113,6 +113,12 @@ def test_bits_per_byte_weigh_sequences_by_their_bytes():
 )  # fmt: skip
 def test_the_band_decides_the_outcome(value, band, outcome):
     assert statistics.Difference(value, band, 0.0, 3).outcome(margin=0.05) == outcome
+
+
+def test_what_counts_as_equal_is_told():
+    apart = statistics.Difference(0.022, 0.004, 0.005, 3)
+    assert "+0.0220 +- 0.0040 bits per byte, equal within 0.05 (" in pairs.described(apart)
+    assert "bits per byte, worse (" in pairs.described(statistics.Difference(0.06, 0.004, 0.005, 3))
 
 
 def test_one_number_per_seed_gives_students_band():

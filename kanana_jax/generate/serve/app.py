@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import reprlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -25,7 +25,6 @@ from starlette.routing import Route
 
 from kanana_jax.data.chat.dialects import Thinking
 from kanana_jax.data.chat.reading import Reader
-from kanana_jax.generate.chat import ChatError
 from kanana_jax.generate.grammar import GrammarError, Grammars
 from kanana_jax.generate.load import Loaded
 from kanana_jax.generate.requests import Matcher, Request, RequestError
@@ -34,7 +33,6 @@ from kanana_jax.generate.serve import (
     bodies,
     failures,
     hearing,
-    images,
     messages,
     metrics,
     protocol,
@@ -45,11 +43,9 @@ from kanana_jax.generate.serve import (
 from kanana_jax.generate.serve.fields import ApiError, bad
 from kanana_jax.generate.serve.hearing import SoundLimits
 from kanana_jax.generate.serve.images import ImageLimits, Prompt
+from kanana_jax.generate.serve.prompts import Prompts
 from kanana_jax.generate.serve.protocol import Ask
-from kanana_jax.generate.serve.tools import Tooling
 from kanana_jax.generate.serve.worker import Worker
-
-_MANY_CHARACTERS = 20_000  # more text is tokenized in a thread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +122,7 @@ class _Server:
         self._loaded, self._worker, self._limits = loaded, worker, limits
         self._workers, self._ears = workers, ears
         self._dialect = loaded.dialect
+        self._prompts = Prompts(loaded, limits.images, limits.sounds)
         self._grammars = Grammars(loaded.tokenizer, loaded.cfg.vocab_size, loaded.eos_ids)
         self._started = int(time.time())
         self.metrics = metrics.Metrics()
@@ -154,9 +151,9 @@ class _Server:
         if sounds:
             raise bad("messages", "must have no sound here: an encoder reads it, not as tokens")
         if not isinstance(ask.given, str):
-            ids = (await self._chat_prompt(ask.given, ask.tooling, ask.variables)).ids
+            ids = (await self._prompts.of_conversation(ask.given, ask.tooling, ask.variables)).ids
         elif ask.is_whole:
-            ids = await self._prompt_ids(ask.given)
+            ids = await self._prompts.of_text(ask.given)
         else:
             ids = await asyncio.to_thread(self._loaded.tokenizer.encode_marked, ask.given)
         return JSONResponse(
@@ -180,7 +177,7 @@ class _Server:
         ask = protocol.parse_completion(await self.read_json(http))
         self._check(ask)
         used, is_drawn = self._loaded.tokenizer, ask.max_tokens != 0
-        prompts = [Prompt(await self._prompt_ids(one)) for one in ask.inputs]
+        prompts = [Prompt(await self._prompts.of_text(one)) for one in ask.inputs]
 
         def choice(place: int) -> replies.Choice:
             given, ids = ask.inputs[place], prompts[place].ids
@@ -197,10 +194,10 @@ class _Server:
         self._check(ask)
         if sounds and ask.image_urls:
             raise bad("messages", "must have images or sounds of one kind, got both")
-        prompt = await self._chat_prompt(
+        prompt = await self._prompts.of_conversation(
             ask.inputs[0], ask.tooling, ask.variables, ask.image_urls, sounds
         )
-        thinking = self._thinking(prompt.ids)
+        thinking = self._prompts.thinking_after(prompt.ids)
         constraint = await self._constraint(ask, thinking)
         reads_calls = ask.tooling.reads_calls
 
@@ -251,72 +248,6 @@ class _Server:
                 param="model",
                 code="model_not_found",
             )
-
-    async def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
-        if not isinstance(prompt, str):
-            return prompt
-        is_long = len(prompt) > _MANY_CHARACTERS
-        prompt_ids = self._loaded.prompt_ids
-        return await asyncio.to_thread(prompt_ids, prompt) if is_long else prompt_ids(prompt)
-
-    async def _chat_prompt(
-        self,
-        conversation: list[dict[str, Any]],
-        tooling: Tooling,
-        variables: Mapping[str, Any],
-        image_urls: Sequence[str] = (),
-        sounds: Sequence[hearing.Mel] = (),
-    ) -> Prompt:
-        template = self._loaded.template
-        if template is not None:
-            if tooling.told and (self._dialect is None or not template.reads("tools")):
-                raise ApiError(
-                    400,
-                    "tools are not supported here: the chat template of this model does not tell "
-                    "them, or writes calls in a form that this server does not read",
-                    param="tools",
-                    code="unsupported_parameter",
-                )
-            if "documents" in variables and not template.reads("documents"):
-                raise ApiError(
-                    400,
-                    "documents are not supported here: the chat template of this model does not "
-                    "read them; put their text into a message",
-                    param="documents",
-                    code="unsupported_parameter",
-                )
-        told = tooling.told or None
-        try:
-            if sounds:
-                assert self._limits.sounds is not None  # else no sounds are collected
-                return await asyncio.to_thread(
-                    hearing.prompt,
-                    self._loaded,
-                    conversation,
-                    sounds,
-                    self._limits.sounds,
-                    told,
-                    variables,
-                )
-            return await asyncio.to_thread(
-                images.prompt,
-                self._loaded,
-                conversation,
-                image_urls,
-                self._limits.images,
-                told,
-                variables,
-            )
-        except ChatError as error:
-            raise ApiError(400, str(error), param="messages") from None
-
-    def _thinking(self, prompt: Sequence[int]) -> Thinking:
-        """In which state the template has left the reasoning."""
-        if self._dialect is None or self._dialect.is_line:
-            return "possible"
-        end = self._loaded.tokenizer.decode_marked(prompt[-16:]).rstrip()
-        opening, closing = self._dialect.thought
-        return "open" if end.endswith(opening) else "over" if end.endswith(closing) else "possible"
 
     async def _constraint(self, ask: Ask, thinking: Thinking) -> Callable[[], Matcher] | None:
         wanted = ask.tooling.wanted
