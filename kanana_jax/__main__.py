@@ -30,6 +30,7 @@ COMMANDS = {
     "speech": ("kanana_jax.speech", "a codec of speech and conversations with it, on toy voices"),
     "plan": ("kanana_jax.plan", "memory and collectives of machines that are not here"),
     "laws": ("kanana_jax.laws", "the rate of a larger run, from small ones"),
+    "fp8-check": ("kanana_jax.fp8_check", "how far FP8 moves the gradients of a run"),
     "coordinates": ("kanana_jax.coordinates", "how activations move with width"),
 }
 

@@ -121,6 +121,13 @@ ROOMS = {
         },
         {*_ARRAYS, "optax"},
     ),
+    "kanana_jax/fp8_check.py": Room(
+        {
+            *("batch", "config", "data", "errors", "extras", "jobs", "model", "parallel"),
+            *("train", "weights"),
+        },
+        _ARRAYS,
+    ),
     "kanana_jax/surgery.py": Room({"batch", "config", "data", "model", "plan", "weights"}, {"jax"}),
     "kanana_jax/__main__.py": Room(()),
     "kanana_jax/compare.py": Room(("config", "errors", "extras", "jobs", "report", "workdir")),
