@@ -1,6 +1,7 @@
 """Comparisons over any setting: their axes, edits of them, what their runs share."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -201,3 +202,24 @@ def test_an_edit_with_which_every_arm_agrees_is_taken(compared, edit):
 def test_a_sweep_is_described_by_its_base(compared):
     assert (compared.name, compared.question) == ("test", "?")
     assert isinstance(compared.base, config.TrainingConfig)
+
+
+@pytest.mark.long
+def test_runs_of_several_folders_become_one_comparison(cfg, tmp_path, capsys):
+    """As docs/hosts.md says: of other arms and of other seeds, copied beside each other."""
+    cfg = cfg.edited(["mesh.data=-1", "train.num_steps=2", "train.checkpoint_interval_steps=2"])
+    whole = sweep.Sweep(base=cfg, arms=(sweep.Arm(name="a"), sweep.Arm(name="b")), seeds=2)
+    run, runs = sweep.of(pretrain.JOB), tmp_path / "one" / "runs"
+    run(whole.edited(["arms=a", "seeds=1"]), tmp_path / "one")
+    run(whole.edited(["arms=b"]), tmp_path / "two")
+    run(whole.edited(["arms=a", "seeds=1", "train.seed=1"]), tmp_path / "three")
+    for folder in ("two", "three"):
+        shutil.copytree(tmp_path / folder / "runs", runs, dirs_exist_ok=True)
+    made = {path: path.read_bytes() for path in runs.glob("*/metrics.jsonl")}
+    assert {path.parent.name for path in made} == {"a-seed0", "a-seed1", "b-seed0", "b-seed1"}
+    capsys.readouterr()
+    run(whole.edited(["resume.allow=arms,seeds"]), tmp_path / "one")
+    assert {path: path.read_bytes() for path in runs.glob("*/metrics.jsonl")} == made
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    of_two_seeds = [row[0] for row in rows if row[:1] in (["a"], ["b"]) and "+-" in row]
+    assert of_two_seeds == ["a", "b"]
