@@ -335,7 +335,7 @@ _JOBS = {
 }
 
 
-_TINY = presets.tiny(vocab_size=258)
+_SHAPE = presets.tiny(vocab_size=258)
 _TRAIN_NOTHING = {"speech_serving"}
 _TRAINED = sorted({*main.experiment_names()} - _TRAIN_NOTHING)
 
@@ -401,9 +401,9 @@ def _but_sizes(step):
     """What steps have in common that differ in sizes, and in what is chosen by sizes, alone."""
     usual = dataclasses.replace(
         _of_usual_schedule(step),
-        model=_TINY,
+        model=_SHAPE,
         execution=config.ExecutionConfig(precision=step.execution.precision),
-        teacher=step.teacher and _TINY,
+        teacher=step.teacher and _SHAPE,
         batch_size=1,
         seq_len=1,
         rates=(),
