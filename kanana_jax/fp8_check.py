@@ -93,9 +93,8 @@ def text(found: Sequence[Moved]) -> str:
     for one in found:
         cells.setdefault((one.weight, one.arm), []).append(one)
     arms = list(dict.fromkeys(one.arm for one in found))
-    lines = [f"{'error of the gradient, cosine of the update':<46}" + "".join(
-        f"{arm:>20}" for arm in arms
-    )]  # fmt: skip
+    head = "error of the gradient, cosine of the update"
+    lines = [f"{head:<46}" + "".join(f"{arm:>20}" for arm in arms)]
     for weight in dict.fromkeys(one.weight for one in found):
         row = (cells[weight, arm] for arm in arms)
         shown = (
@@ -111,9 +110,16 @@ def of_run(run: Path) -> list[Moved]:
     recorded = run_folder.open_run(run)
     settings = json.loads((run / "run.json").read_text())["config"]
     cfg = config.from_json(pretrain.Config, settings)
+    # The model as `import_run` writes it: of the last stage, and with adapters merged.
+    cfg = dataclasses.replace(
+        cfg,
+        model=recorded.what.cfg,
+        lora=config.LoraConfig(),
+        mesh=config.MeshConfig(data=1, fsdp=1),
+        execution=dataclasses.replace(cfg.execution, accumulation_steps=1),
+    )
     if recorded.tokenizer is not None:
         cfg = cfg.edited([f"data.tokenizer={recorded.tokenizer}"])
-    cfg = cfg.edited(["mesh.data=1", "mesh.fsdp=1", "execution.accumulation_steps=1"])
     mesh = parallel.make_mesh(cfg.mesh, jax.devices()[:1])
     with tempfile.TemporaryDirectory() as folder:
         corpus = data.open_corpus(cfg.data, Path(folder))
